@@ -1,0 +1,24 @@
+"""The one exception for mistakes that a user can mend; scripts show it as one line, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Says on one line which file or key is wrong, what was found and what is allowed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def one_of(what: str, found: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that is not in a registry."""
+    known = sorted(known)
+    return UserError(
+        f"{what}: '{found}' is unknown; known are {', '.join(known)}{nearest(found, known)}"
+    )

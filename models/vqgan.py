@@ -1,0 +1,230 @@
+"""The VQGAN that turns images into tokens and back (Esser et al. 2021; spec section 2).
+
+One description, `TokenizerConfig`, builds the lab's network and the small ones. Attribute names are
+the keys of the lab's checkpoints, so that `load_state_dict(..., strict=True)` takes them as they are.
+
+Shapes: B batch, C latent channels, h x w token grid, N = h * w tokens, K codebook size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config.schema import TokenizerConfig
+
+
+class Swish(nn.Module):
+    """x * sigmoid(x), element by element."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x)
+
+
+class Norm(nn.Module):
+    """Group normalisation over the image, or layer normalisation at each position by itself.
+
+    Statistics over the image let a hole change every token of it; statistics per position do not.
+    """
+
+    def __init__(self, channels: int, kind: str) -> None:
+        super().__init__()
+        groups = 32 if channels % 32 == 0 else 1
+        self.gn = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.per_position = kind == "position"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.per_position:
+            return self.gn(x)
+        x = x.permute(0, 2, 3, 1)  # (B, h, w, C), contiguous when x is channels_last
+        x = F.layer_norm(x, x.shape[-1:], self.gn.weight, self.gn.bias, self.gn.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, swish, convolution, twice, plus the input. (B, c_in, h, w) -> (B, c_out, h, w)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, norm: str) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            Norm(c_in, norm),
+            Swish(),
+            nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2),
+            Norm(c_out, norm),
+            Swish(),
+            nn.Conv2d(c_out, c_out, kernel, padding=kernel // 2),
+        )
+        self.channel_up = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.channel_up(x) + self.block(x)
+
+
+class NonLocalBlock(nn.Module):
+    """One-head attention over all positions, with a residual. (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.norm = Norm(channels, norm)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (f(h).flatten(2) for f in (self.q, self.k, self.v))  # (B, C, N)
+        scores = q.transpose(1, 2) @ k * x.shape[1] ** -0.5  # (B, N, N)
+        attended = v @ scores.softmax(-1).transpose(1, 2)  # (B, C, N)
+        return x + self.proj_out(attended.view_as(x))
+
+
+class DownSampleBlock(nn.Module):
+    """Halve the grid: kernel 3 padded by one right and below (the lab's), or kernel 2 unpadded."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel, stride=2)
+        self.padding = (0, kernel - 2, 0, kernel - 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, self.padding))
+
+
+class UpSampleBlock(nn.Module):
+    """Double the grid: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _middle(channels: int, kernel: int, norm: str, attention: bool) -> list[nn.Module]:
+    """Residual, attention, residual: what stands at the token grid in both halves."""
+    attend = [NonLocalBlock(channels, norm)] if attention else []
+    first, last = (ResidualBlock(channels, channels, kernel, norm) for _ in range(2))
+    return [first, *attend, last]
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, 64, 64) -> latents (B, C, 16, 16)."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        c, kernels, norm = config.encoder_channels, config.encoder_kernels, config.norm
+        layers: list[nn.Module] = [nn.Conv2d(3, c[0], 3, padding=1)]
+        for level, kernel in enumerate(kernels):
+            widths = [c[level]] + [c[level + 1]] * config.encoder_blocks
+            layers += [ResidualBlock(a, b, kernel, norm) for a, b in zip(widths, widths[1:])]
+            if level in config.downsample_after:
+                layers.append(DownSampleBlock(c[level + 1], config.downsample_kernel))
+        last = kernels[-1]
+        layers += _middle(c[-1], last, norm, config.encoder_attention)
+        layers += [Norm(c[-1], norm), Swish()]
+        layers.append(nn.Conv2d(c[-1], config.latent_dim, last, padding=last // 2))
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
+class Decoder(nn.Module):
+    """Latents (B, C, 16, 16) -> images (B, 3, 64, 64). No swish before the last convolution."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        c, norm = config.decoder_channels, config.norm
+        attention = config.decoder_attention
+        layers: list[nn.Module] = [nn.Conv2d(config.latent_dim, c[-1], 3, padding=1)]
+        layers += _middle(c[-1], 3, norm, attention)
+        width, at_token_grid = c[-1], True
+        for level in reversed(range(len(c))):
+            for _ in range(config.decoder_blocks):
+                layers.append(ResidualBlock(width, c[level], 3, norm))
+                width = c[level]
+                if at_token_grid and attention:
+                    layers.append(NonLocalBlock(width, norm))
+            if level in config.upsample_after:
+                layers.append(UpSampleBlock(width))
+                at_token_grid = False
+        layers += [Norm(width, norm), nn.Conv2d(width, 3, 3, padding=1)]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.model(latents)
+
+
+class Codebook(nn.Module):
+    """The K vectors a latent may become; `embedding.weight` is (K, C)."""
+
+    def __init__(self, codebook_size: int, latent_dim: int, normalize: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codebook_size, latent_dim)
+        nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
+        self.normalize = normalize
+
+    def vectors(self) -> Tensor:
+        """The codes as they are compared and decoded, (K, C); unit length if so configured."""
+        weight = self.embedding.weight
+        return F.normalize(weight, dim=-1) if self.normalize else weight
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Index of the nearest code by Euclidean distance (eq. 1): (..., C) -> (...), in fp32."""
+        codes = self.vectors().float()
+        flat = latents.reshape(-1, latents.shape[-1]).float()
+        if self.normalize:
+            flat = F.normalize(flat, dim=-1)
+        with torch.autocast(flat.device.type, enabled=False):
+            distances = codes.pow(2).sum(1) - 2 * flat @ codes.T  # |z|^2 does not change the order
+        return distances.argmin(1).view(latents.shape[:-1])
+
+    def lookup(self, token_ids: Tensor) -> Tensor:
+        """Codes of the tokens, (...) -> (..., C)."""
+        return F.embedding(token_ids, self.vectors())
+
+
+class VQGAN(nn.Module):
+    """Encoder, codebook and decoder. Images are normalised by the data's mean and std."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.codebook = Codebook(config.codebook_size, config.latent_dim, config.normalize_codes)
+        self.quant_conv = nn.Conv2d(config.latent_dim, config.latent_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_dim, config.latent_dim, 1)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Latents before quantisation, (B, 3, H, W) -> (B, h, w, C)."""
+        return self.quant_conv(self.encoder(images)).permute(0, 2, 3, 1)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> token ids (B, N), row by row."""
+        return self.codebook.nearest(self.latents(images)).flatten(1)
+
+    @torch.no_grad()
+    def encode_to_z(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images -> quantised latents (B, C, h, w) and flat token ids (B, N) (spec section 2)."""
+        token_ids = self.encode(images)
+        return self._grid(self.codebook.lookup(token_ids)), token_ids
+
+    @torch.no_grad()
+    def decode(self, token_ids: Tensor) -> Tensor:
+        """Token ids (B, N) -> images (B, 3, H, W)."""
+        return self.decode_latents(self._grid(self.codebook.lookup(token_ids)))
+
+    def decode_latents(self, z_q: Tensor) -> Tensor:
+        """Quantised latents (B, C, h, w) -> images (B, 3, H, W)."""
+        return self.decoder(self.post_quant_conv(z_q))
+
+    @staticmethod
+    def _grid(codes: Tensor) -> Tensor:
+        """(B, N, C) -> (B, C, h, w) for a square grid."""
+        side = round(codes.shape[1] ** 0.5)
+        return codes.transpose(1, 2).unflatten(2, (side, side))
