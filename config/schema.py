@@ -13,7 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 PositiveInt = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
-Channel = tuple[float, float, float]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+Channel = tuple[Share, Share, Share]
+MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine"]
+LearningRateSchedule = Literal["constant", "cosine"]
 
 
 class Section(BaseModel):
@@ -57,5 +62,231 @@ class TokenizerConfig(Section):
     """Compare and decode codes and latents at unit length."""
 
 
-class MaskGITConfig(Section):
-    tokenizer: TokenizerConfig = TokenizerConfig()
+class TokenizerTraining(Section):
+    """Stage 1: how the tokenizer is trained (spec eq. 2). Read by training_vqgan.py."""
+
+    epochs: PositiveInt = 50
+    """Passes over the training images."""
+    batch_size: PositiveInt = 32
+    """Images a step."""
+    learning_rate: Rate = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: NonNegativeInt = 200
+    """Steps over which the learning rate rises linearly from 0."""
+    lr_schedule: LearningRateSchedule = "cosine"
+    """Learning rate after the warm-up: constant, or a cosine down to a hundredth of the peak."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm."""
+    mirror: bool = True
+    """Show each image mirrored half of the time."""
+    perceptual_weight: NonNegativeFloat = 1.0
+    """Weight of the distance between EfficientNet-Lite0 features."""
+    commitment_weight: NonNegativeFloat = 0.25
+    """Beta of van den Oord et al. 2017, eq. 3."""
+    codebook_decay: Share = 0.99
+    """Decay of the moving averages that codes follow (van den Oord et al. 2017, appendix A.1)."""
+    restart_below: NonNegativeFloat = 0.03
+    """A code whose average use a batch falls below this is moved onto a latent of the batch."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between checkpoints."""
+
+
+class TokenizerSection(TokenizerConfig):
+    """The tokenizer, where its weights lie and how they are trained."""
+
+    weights: Path | None = None
+    """Weights to use: .safetensors, or a lab .pt. Without it, <run>/tokenizer/vqgan.safetensors."""
+    training: TokenizerTraining = TokenizerTraining()
+
+
+class TransformerConfig(Section):
+    """The bidirectional transformer. The defaults are the report's."""
+
+    dim: PositiveInt = 768
+    """Width D."""
+    num_heads: PositiveInt = 16
+    """Attention heads H; dim must be a multiple of it."""
+    num_layers: PositiveInt = 15
+    """Blocks."""
+    mlp_dim: PositiveInt = 1536
+    """Width of the hidden layer of each MLP."""
+    dropout: Share = 0.1
+    """Dropout after the embedding, on attention probabilities, and after attention and MLP."""
+    num_tokens: PositiveInt = 256
+    """Tokens N an image; the tokenizer's grid must have as many places."""
+    codebook_size: PositiveInt = 1024
+    """Number of codes K; must equal the tokenizer's."""
+    attention: Literal["plain", "fused"] = "plain"
+    """plain: written out, q k^T, softmax, v. fused: PyTorch's kernel, the same numbers."""
+    norm: Literal["post", "pre"] = "post"
+    """Layer normalisation after each residual sum (the report's), or before each sublayer."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> TransformerConfig:
+        if self.dim % self.num_heads:
+            raise ValueError(
+                f"dim {self.dim} is not divisible by num_heads {self.num_heads}; "
+                f"allowed num_heads: {_divisors(self.dim)}"
+            )
+        return self
+
+
+class TransformerSection(TransformerConfig):
+    """The transformer and where its weights lie."""
+
+    weights: Path | None = None
+    """Weights to use. Without it, <run>/transformer/transformer.safetensors."""
+
+
+class MaskingConfig(Section):
+    """Masked visual token modelling: what is hidden in training and what the loss covers."""
+
+    mask_schedule: MaskSchedule = "cosine"
+    """The model's gamma(r). Training may draw p from it; the listing decode rule applies it."""
+    ratio: Literal["uniform", "schedule"] = "uniform"
+    """p is r itself (the report's code), or gamma(r) (its text and MaskGIT); r ~ U(0, 1)."""
+    ratio_per: Literal["batch", "sample"] = "batch"
+    """One r for the whole batch (the report's code), or one for each image (MaskGIT)."""
+    loss_on: Literal["all", "hidden"] = "all"
+    """Cross-entropy over all tokens (the report's code), or over the hidden ones (MaskGIT)."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target spread over all codes (MaskGIT: 0.1)."""
+
+
+class TrainingConfig(Section):
+    """Stage 2: how the transformer is trained. Read by training_transformer.py."""
+
+    epochs: PositiveInt = 200
+    """Passes over the training images."""
+    batch_size: PositiveInt = 10
+    """Images a forward pass."""
+    accumulate: PositiveInt = 10
+    """Batches whose gradients are averaged into one optimiser step."""
+    learning_rate: Rate = 0.000149456302123
+    """Peak learning rate of AdamW; `lr` is accepted too."""
+    warmup_steps: NonNegativeInt = 0
+    """Optimiser steps over which the learning rate rises linearly from 0."""
+    lr_schedule: LearningRateSchedule = "constant"
+    """Learning rate after the warm-up: constant, or a cosine down to a hundredth of the peak."""
+    betas: tuple[Share, Share] = (0.9, 0.96)
+    """AdamW's averages (MaskGIT appendix)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's decay of matrices; biases, norms and embeddings never decay."""
+    max_grad_norm: PositiveFloat | None = None
+    """Gradients are scaled down to this norm; null leaves them."""
+    mirror: bool = True
+    """Train on the mirror images too."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between checkpoints."""
+
+
+class SearchConfig(Section):
+    """Optuna's search for the learning rate (training_transformer.py --lr-search)."""
+
+    trials: PositiveInt = 10
+    """Trials of the study."""
+    low: Rate = 1e-5
+    """Lower end of the log-uniform range of learning rates."""
+    high: Rate = 1e-2
+    """Upper end of the range."""
+    epochs: PositiveInt = 1
+    """Epochs each trial trains."""
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> SearchConfig:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
+class DecodingConfig(Section):
+    """Inpainting by iterative decoding (spec section 6). Read by inpainting.py."""
+
+    rule: Literal["listing", "maskgit"] = "listing"
+    """listing: the report's code, two curves on top of each other. maskgit: the paper's."""
+    mask_schedule: MaskSchedule = "cosine"
+    """The schedule of --mask-func: how fast tokens are revealed."""
+    total_iter: PositiveInt = 10
+    """Iterations T that the schedule is stretched over."""
+    sweet_spot: PositiveInt | None = None
+    """Stop after this many iterations, at most total_iter; null runs them all."""
+    choice_temperature: NonNegativeFloat = 4.5
+    """Scale of the Gumbel noise on confidences at the start; it falls to 0."""
+    hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
+    """What holes hold before encoding: the lab's grey, the known mean, or a smooth fill."""
+    composite: Literal["none", "hard"] = "none"
+    """hard: known pixels are pasted back over the decoded image."""
+    batch_size: PositiveInt = 32
+    """Images decoded at once; the result does not depend on it."""
+
+    @model_validator(mode="after")
+    def _sweet_spot_within_total(self) -> DecodingConfig:
+        if self.sweet_spot is not None and self.sweet_spot > self.total_iter:
+            raise ValueError(
+                f"sweet_spot {self.sweet_spot} lies beyond total_iter {self.total_iter}; "
+                f"allowed are 1 to {self.total_iter}"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """The prepared folder (prepare_data.py) and how pixels become numbers."""
+
+    root: Path = Path("data/cats64")
+    """Folder with train/, val/, masked_image/ and mask64/."""
+    image_size: PositiveInt = 64
+    """Side of the square images in pixels."""
+    mean: Channel = (0.4868, 0.4341, 0.3844)
+    """Channel means, 0 to 1 (spec section 1)."""
+    std: Channel = (0.2620, 0.2527, 0.2543)
+    """Channel standard deviations, 0 to 1."""
+
+
+class ScoringConfig(Section):
+    """How reports score repaired images (faster-pytorch-fid)."""
+
+    features: Literal["inception", "efficientnet-lite0"] = "efficientnet-lite0"
+    """inception gives FID and needs its weights; efficientnet-lite0 works offline, is not FID."""
+    batch_size: PositiveInt = 32
+    """Images a feature batch."""
+
+
+class Config(Section):
+    """One run: everything a script reads. A run is a folder that can be traced to this file."""
+
+    run: Path = Path("runs/maskgit")
+    """Folder of the run: weights, logs, curves, samples."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of everything random."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto (CUDA if there is one, else the CPU), cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of matrix products; auto takes bf16 where the hardware has it."""
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerSection = TokenizerSection()
+    transformer: TransformerSection = TransformerSection()
+    masking: MaskingConfig = MaskingConfig()
+    training: TrainingConfig = TrainingConfig()
+    search: SearchConfig = SearchConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Config:
+        grid = self.data.image_size >> len(self.tokenizer.downsample_after)
+        if grid * grid != self.transformer.num_tokens:
+            raise ValueError(
+                f"transformer.num_tokens {self.transformer.num_tokens} does not match the token "
+                f"grid: data.image_size {self.data.image_size} halved "
+                f"{len(self.tokenizer.downsample_after)} times gives {grid} x {grid} = {grid**2}"
+            )
+        if self.tokenizer.codebook_size != self.transformer.codebook_size:
+            raise ValueError(
+                f"transformer.codebook_size {self.transformer.codebook_size} differs from "
+                f"tokenizer.codebook_size {self.tokenizer.codebook_size}; they must be equal"
+            )
+        return self
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

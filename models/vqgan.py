@@ -1,12 +1,14 @@
 """The VQGAN that turns images into tokens and back (Esser et al. 2021; spec section 2).
 
-One description, `TokenizerConfig`, builds the lab's network and the small ones. Attribute names are
-the keys of the lab's checkpoints, so that `load_state_dict(..., strict=True)` takes them as they are.
+One description, `TokenizerConfig`, builds the lab's network and the small ones. Attribute names
+are the keys of the lab's checkpoints, so that `load_state_dict(..., strict=True)` takes them as is.
 
 Shapes: B batch, C latent channels, h x w token grid, N = h * w tokens, K codebook size.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +121,7 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(3, c[0], 3, padding=1)]
         for level, kernel in enumerate(kernels):
             widths = [c[level]] + [c[level + 1]] * config.encoder_blocks
-            layers += [ResidualBlock(a, b, kernel, norm) for a, b in zip(widths, widths[1:])]
+            layers += [ResidualBlock(a, b, kernel, norm) for a, b in pairwise(widths)]
             if level in config.downsample_after:
                 layers.append(DownSampleBlock(c[level + 1], config.downsample_kernel))
         last = kernels[-1]

@@ -1,0 +1,177 @@
+"""Read a YAML config into `Config`, with errors that name the file, the line and the key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from config.errors import UserError, nearest
+from config.schema import Config
+
+SCHEMA_FILE = Path(__file__).with_name("schema.json")
+SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
+MAX_CONFIG_BYTES = 1 << 20
+
+Key = tuple[str | int, ...]  # where a value stands, e.g. ("training", "learning_rate")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and apply ``section.key=value`` overrides in their order.
+
+    Raises `UserError` with file, line, key, what was found, what is allowed and the nearest name.
+    """
+    path = Path(path)
+    values, lines = _read(path)
+    sources = {key: f"{path}:{line}" for key, line in lines.items()}
+    for override in overrides:
+        key, value = _parse_override(override)
+        _assign(values, key, value, override)
+        sources[key] = f"--set {override}"
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, str(path), sources)) from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write a resolved config that `load_config` reads back to an equal one."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def json_schema() -> str:
+    """The text of config/schema.json, which gives editors completion and hover help."""
+    return json.dumps(Config.model_json_schema(), indent=1) + "\n"
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+    """Values of a YAML file, and the line on which each key stands."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a config")
+        text = path.read_text(encoding="utf-8")
+        _refuse_aliases(path, text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}: not valid YAML ({what})") from None
+    if values is None:
+        return {}, {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a {type(values).__name__}; allowed are sections of keys")
+    lines: dict[Key, int] = {}
+    _note_lines(path, root, (), lines)
+    _rename(values, lines)
+    return values, lines
+
+
+def _refuse_aliases(path: Path, text: str) -> None:
+    """Aliases let a few lines grow without bound; a config has no need of them."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1
+            raise UserError(f"{path}:{line}: alias *{event.anchor} found; write the value out")
+
+
+def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) -> None:
+    """Record the line of every key below ``node``; a key given twice is an error."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, child in enumerate(node.value):
+            lines[(*key, index)] = child.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for name, child in node.value:
+        below, line = (*key, name.value), name.start_mark.line + 1
+        if below in lines:
+            dotted = ".".join(map(str, below))
+            raise UserError(
+                f"{path}:{line}: {dotted} is given twice, first on line {lines[below]}; keep one"
+            )
+        lines[below] = line
+        _note_lines(path, child, below, lines)
+
+
+def _rename(values: dict[str, Any], lines: dict[Key, int]) -> None:
+    """Replace accepted synonyms by their key."""
+    for (section, old), (_, new) in SYNONYMS.items():
+        inner = values.get(section)
+        if isinstance(inner, dict) and old in inner and new not in inner:
+            inner[new] = inner.pop(old)
+            lines[(section, new)] = lines[(section, old)]
+
+
+def _parse_override(text: str) -> tuple[Key, Any]:
+    """``training.lr=1e-4`` -> (("training", "learning_rate"), 1e-4)."""
+    dotted, equals, raw = text.partition("=")
+    key: Key = tuple(dotted.strip().split("."))
+    if not equals or not all(key):
+        raise UserError(f"--set {text}: expected section.key=value")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not valid YAML") from None
+    return SYNONYMS.get(key, key), value
+
+
+def _assign(values: dict[str, Any], key: Key, value: Any, override: str) -> None:
+    for name in key[:-1]:
+        below = values.setdefault(name, {})
+        if below is None:
+            below = values[name] = {}
+        if not isinstance(below, dict):
+            raise UserError(f"--set {override}: '{name}' is no section")
+        values = below
+    values[key[-1]] = value
+
+
+def _explain(error: ValidationError, file: str, sources: dict[Key, str]) -> str:
+    """One line for the first mistake: where, which key, what was found, what is allowed."""
+    first = error.errors()[0]
+    key: Key = first["loc"]
+    where = next((sources[key[:n]] for n in range(len(key), 0, -1) if key[:n] in sources), file)
+    dotted = ".".join(map(str, key))
+    if first["type"] == "extra_forbidden":
+        known = _known_names(key[:-1])
+        found = str(key[-1])
+        return f"{where}: unknown key {dotted}{nearest(found, known)}; known: {', '.join(known)}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if not key or isinstance(first["input"], dict | BaseModel):
+        return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"
+    hint = _nearest_choice(first)
+    others = error.error_count() - 1
+    more = f" (and {others} more)" if others else ""
+    return f"{where}: {dotted} is {first['input']!r}: {message}{hint}{more}"
+
+
+def _nearest_choice(first: Any) -> str:
+    """The closest allowed word for a wrong one."""
+    if first["type"] != "literal_error" or not isinstance(first["input"], str):
+        return ""
+    choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+    return nearest(first["input"], choices)
+
+
+def _known_names(section: Key) -> list[str]:
+    """Keys of a section, by walking the schema's classes."""
+    model: Any = Config
+    for name in section:
+        annotation = model.model_fields[name].annotation
+        model = next((a for a in get_args(annotation) if isinstance(a, type)), annotation)
+    return sorted(model.model_fields)
+
+
+if __name__ == "__main__":  # python -m config.loading: regenerate the editors' schema
+    SCHEMA_FILE.write_text(json_schema())
+    print(f"wrote {SCHEMA_FILE.relative_to(Path.cwd())}")

@@ -1,0 +1,44 @@
+"""Random numbers that belong to the image: a pure function of (seed, image, step, position).
+
+The counter is hashed with SplitMix64's finaliser (Steele, Lea, Flood 2014) in integer arithmetic,
+so the bits are the same on every device, for any batch size, order or number of processes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # odd increment, as a signed 64-bit number
+_FACTOR_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_FACTOR_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Bijective scrambling of int64, wrapping on overflow."""
+    x = (x ^ _shift(x, 30)) * _FACTOR_1
+    x = (x ^ _shift(x, 27)) * _FACTOR_2
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical shift right; PyTorch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def uniform(seed: int, image_ids: Tensor, step: int, stream: int, count: int) -> Tensor:
+    """Uniform numbers in the open interval (0, 1): (B,) image ids -> (B, count) float64.
+
+    stream separates the uses of one step; count runs over positions.
+    """
+    state = torch.tensor(seed, dtype=torch.int64, device=image_ids.device)
+    for part in (image_ids[:, None], step, stream):
+        state = _mix(state + _GOLDEN + part)
+    counter = torch.arange(count, device=image_ids.device)
+    bits = _mix(_mix(state + counter * _GOLDEN))
+    return (_shift(bits, 12).double() + 0.5) * 2.0**-52
+
+
+def gumbel(seed: int, image_ids: Tensor, step: int, stream: int, count: int) -> Tensor:
+    """Standard Gumbel noise, -log(-log(u)): (B,) image ids -> (B, count) float64."""
+    return -(-uniform(seed, image_ids, step, stream, count).log()).log()
