@@ -1,0 +1,68 @@
+"""Prepare a data set in the lab's layout from the embedded photographs or from your own images.
+
+python prepare_data.py photos --out data/photos
+python prepare_data.py images cats.zip --out data/cats64 --split 12000 2253 747
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from config.errors import UserError
+from utils.cli import ArgumentParser, run
+from utils.holes import DEFAULT_SHARE, HOLE_KINDS
+from utils.photos import Photos
+from utils.prepare import Settings, prepare
+from utils.sources import open_source
+
+
+def parser() -> ArgumentParser:
+    """Describe the command line."""
+    top = ArgumentParser(description=__doc__.splitlines()[0])
+    sources = top.add_subparsers(dest="source_kind", required=True)
+    photos = sources.add_parser("photos", help="crops of photographs that scikit-image carries")
+    photos.set_defaults(split=[2000, 200, 200])
+    images = sources.add_parser("images", help="your images, from a folder or a zip file")
+    images.add_argument("source", type=Path, help="folder of any depth, or zip file")
+    images.set_defaults(split=[12000, 2253, 747])
+    for part in (photos, images):
+        part.add_argument("--out", type=Path, required=True, help="folder to write")
+        part.add_argument(
+            "--split", type=int, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="images in each"
+        )
+        part.add_argument("--image-size", type=int, default=64, help="pixels of a side (64)")
+        part.add_argument("--seed", type=int, default=0, help="of the shuffle and the holes (0)")
+        part.add_argument(
+            "--holes", choices=HOLE_KINDS, default="lab", help="shape of the test holes (lab)"
+        )
+        part.add_argument(
+            "--hole-share",
+            type=float,
+            nargs=2,
+            default=DEFAULT_SHARE,
+            metavar=("LOW", "HIGH"),
+            help="hidden part of a test image, 0.01 to 0.9 ({:g} {:g})".format(*DEFAULT_SHARE),
+        )
+        part.add_argument("--workers", type=int, default=4, help="decoding threads (4)")
+        part.add_argument("--force", action="store_true", help="replace another data set in --out")
+    return top
+
+
+def main() -> None:
+    """Prepare one data set."""
+    args = parser().parse_args()
+    if args.workers < 1:
+        raise UserError(f"--workers: {args.workers}; allowed are 1 and more")
+    settings = Settings(
+        split=tuple(args.split),
+        image_size=args.image_size,
+        seed=args.seed,
+        holes=args.holes,
+        hole_share=tuple(args.hole_share),
+    )
+    source = Photos() if args.source_kind == "photos" else open_source(args.source)
+    prepare(source, args.out, settings, workers=args.workers, force=args.force)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,142 @@
+"""Hole masks to train, test and teach with; True = hidden, one seed and index give one mask.
+
+A hole kind is a plain function (rng, size, share) -> mask (size, size), where `share` in 0..1 is
+the part of the image to hide. `lab` and `brush` hide exactly round(share * size^2) pixels; `box`
+stays within 1 % of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from config.errors import UserError, one_of
+
+HoleKind = Callable[[np.random.Generator, int, float], np.ndarray]
+
+SHARE_LIMITS = (0.01, 0.9)  # beyond these a walk or a box says nothing about inpainting
+DEFAULT_SHARE = (0.15, 0.35)  # the lab's holes cover about a quarter
+BOX_TOLERANCE = 0.01  # of the image
+MAX_WALKS, MAX_PINHOLES, MAX_BOXES = 3, 6, 3
+BRUSH_WIDTH = (3 / 64, 8 / 64)  # of the image's side
+
+
+def lab_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
+    """Draw ragged random walks of one-pixel steps, with pinholes.
+
+    A walk leaves single known pixels inside its ragged area; up to MAX_PINHOLES single hidden
+    pixels lie elsewhere. Walks turn back at the border.
+    """
+    wanted = _pixels(size, share)
+    pinholes = min(int(rng.integers(MAX_PINHOLES + 1)), wanted - 1)
+    walks = int(rng.integers(1, MAX_WALKS + 1))
+    mask = np.zeros(size * size, dtype=bool)
+    for walk in range(walks):
+        left = wanted - pinholes - np.count_nonzero(mask)
+        _cover(mask, left // (walks - walk), lambda: _walk(rng, size))
+    _cover(mask, pinholes, lambda: rng.integers(size * size, size=4 * MAX_PINHOLES))
+    return mask.reshape(size, size)
+
+
+def brush_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
+    """Draw round-brush strokes that bend as they go, each with a width of its own."""
+    mask = np.zeros(size * size, dtype=bool)
+    _cover(mask, _pixels(size, share), lambda: _stroke(rng, size))
+    return mask.reshape(size, size)
+
+
+def box_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
+    """Draw rectangles with sides in a ratio of 1:2 to 2:1; overlaps are made up by smaller ones."""
+    wanted = _pixels(size, share)
+    mask = np.zeros((size, size), dtype=bool)
+    area = wanted / rng.integers(1, MAX_BOXES + 1)
+    while (left := wanted - np.count_nonzero(mask)) > BOX_TOLERANCE * size * size:
+        height = int(np.clip(round(np.sqrt(min(area, left) * 2 ** rng.uniform(-1, 1))), 1, size))
+        width = int(np.clip(round(min(area, left) / height), 1, size))
+        top, start = rng.integers(size - height + 1), rng.integers(size - width + 1)
+        mask[top : top + height, start : start + width] = True
+    return mask
+
+
+def mixed_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
+    """Draw one of the other kinds, each as likely."""
+    kinds = (lab_holes, brush_holes, box_holes)
+    return kinds[rng.integers(len(kinds))](rng, size, share)
+
+
+HOLE_KINDS: dict[str, HoleKind] = {
+    "lab": lab_holes,
+    "brush": brush_holes,
+    "box": box_holes,
+    "mix": mixed_holes,
+}
+
+
+def draw_hole(
+    kind: str, size: int, share_range: tuple[float, float], seed: int, image_index: int
+) -> np.ndarray:
+    """Return the hole mask (size, size) of one image, True = hidden.
+
+    The share is uniform in `share_range`; all chance comes from (seed, image_index), so a mask
+    does not depend on which others are drawn.
+    """
+    check_holes(kind, share_range)
+    rng = np.random.default_rng([seed, image_index])
+    return HOLE_KINDS[kind](rng, size, rng.uniform(*share_range))
+
+
+def check_holes(kind: str, share_range: tuple[float, float]) -> None:
+    """Raise UserError for an unknown kind or a share range that cannot be drawn."""
+    if kind not in HOLE_KINDS:
+        raise one_of("holes", kind, HOLE_KINDS)
+    low, high = share_range
+    if not SHARE_LIMITS[0] <= low <= high <= SHARE_LIMITS[1]:
+        raise UserError(
+            f"hole share: {low:g} to {high:g}; allowed are two rising numbers"
+            f" from {SHARE_LIMITS[0]:g} to {SHARE_LIMITS[1]:g}"
+        )
+
+
+def _pixels(size: int, share: float) -> int:
+    return max(1, round(share * size * size))
+
+
+def _cover(mask: np.ndarray, count: int, draw: Callable[[], np.ndarray]) -> None:
+    """Hide `count` further pixels of the flat mask: the first new ones along the drawn paths."""
+    while count > 0:
+        path = draw()
+        path = path[~mask[path]]
+        _, first = np.unique(path, return_index=True)
+        new = path[np.sort(first)[:count]]
+        mask[new] = True
+        count -= len(new)
+
+
+def _walk(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return the flat places of a walk of size^2 steps to one of the four neighbours."""
+    steps = rng.integers(4, size=size * size)
+    sign = 1 - 2 * (steps & 1)
+    rows = _reflect(rng.integers(size) + np.cumsum(np.where(steps < 2, sign, 0)), size)
+    columns = _reflect(rng.integers(size) + np.cumsum(np.where(steps < 2, 0, sign)), size)
+    return rows * size + columns
+
+
+def _stroke(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return the flat places under a round brush along a bending line, in painting order."""
+    radius = size * rng.uniform(*BRUSH_WIDTH) / 2
+    steps = int(size * rng.uniform(0.5, 1.5))  # of one pixel each
+    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.15, size=steps))
+    rows = _reflect(np.rint(rng.uniform(0, size) + np.cumsum(np.sin(heading))), size)
+    columns = _reflect(np.rint(rng.uniform(0, size) + np.cumsum(np.cos(heading))), size)
+    reach = np.arange(-int(radius), int(radius) + 1)
+    dy, dx = (a[reach[:, None] ** 2 + reach**2 <= radius**2] for a in np.meshgrid(reach, reach))
+    rows, columns = (rows[:, None] + dy).ravel(), (columns[:, None] + dx).ravel()
+    inside = (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
+    return rows[inside] * size + columns[inside]
+
+
+def _reflect(places: np.ndarray, size: int) -> np.ndarray:
+    """Fold places on an endless line back into 0..size - 1, as at a mirror, as integers."""
+    places = places.astype(np.int64) % (2 * size)
+    return np.where(places < size, places, 2 * size - 1 - places)

@@ -1,0 +1,186 @@
+"""Image files in and out: every mode becomes 8-bit RGB, every fault one line with the file's name.
+
+A mask file holds 255 where a pixel is known and 0 where it is a hole; in memory a hole is True.
+Letters: H height, W width, in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from config.errors import UserError
+from utils.files import atomic
+
+IMAGE_SUFFIXES = frozenset(  # what every Pillow reads
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
+MAX_PIXELS = 64_000_000  # declared size above which nothing is decoded
+KNOWN, HOLE = 255, 0  # values of a mask file
+HOLE_COLOUR = 128  # grey that paints a hole in a masked image
+BATCH = 256  # items handed to threads at once, so an interruption does not wait for all
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels show white paper
+
+
+def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """Read one image as 8-bit RGB, turned upright by its EXIF orientation.
+
+    Grey, palette, CMYK and 16-bit images are converted (16 bits by value / 257), transparency is
+    laid over white, an animation gives its first frame; colour profiles are not applied.
+    `name` stands for the file in messages. Raises UserError for what cannot be read.
+    """
+    name = name or str(source)
+    return _to_rgb(_read(source, name), name)
+
+
+def load_mask(path: Path) -> np.ndarray:
+    """Read a mask file as a bool array (H, W), True = hole.
+
+    Grey, or colour with equal channels; only 255 (known) and 0 (hole) are allowed, since a
+    smoothed or JPEG-compressed mask no longer says which pixels are known.
+    """
+    image = _read(path, str(path))
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+        raise UserError(f"{path}: a mask must not be transparent; save it as a grey PNG")
+    pixels = np.asarray(_to_rgb(image, str(path)))
+    values = pixels[..., 0]
+    if (pixels != values[..., None]).any():
+        raise UserError(f"{path}: a mask must be grey, this one has coloured pixels")
+    wrong = np.argwhere((values != KNOWN) & (values != HOLE))
+    if len(wrong):
+        row, column = wrong[0]
+        raise UserError(
+            f"{path}: mask value {values[row, column]} at row {row}, column {column};"
+            f" allowed are {KNOWN} (known) and {HOLE} (hole)"
+        )
+    return values == HOLE
+
+
+def encode_png(image: np.ndarray | Image.Image) -> bytes:
+    """Return the PNG bytes of a PIL image or of a uint8 array, (H, W) grey or (H, W, 3) RGB."""
+    if isinstance(image, np.ndarray):
+        assert image.dtype == np.uint8, f"PNG pixels are uint8, not {image.dtype}"
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_png(path: Path, image: np.ndarray | Image.Image) -> None:
+    """Write a PNG so that `path` is either the old file or the whole new one, never a part."""
+    content = encode_png(image)
+    with atomic(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the images directly in `folder` in natural order; hidden files are ignored.
+
+    Raises UserError if the folder is missing or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder")
+    try:
+        paths = [path for path in folder.iterdir() if is_image_name(path.name) and path.is_file()]
+    except PermissionError:
+        raise UserError(f"{folder}: no permission to read this folder") from None
+    if not paths:
+        raise UserError(f"{folder}: holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def is_image_name(name: str) -> bool:
+    """Say whether a bare file name has an image's suffix and is not hidden."""
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
+    parts = re.split(r"(\d+)", name)  # text and numbers alternate, so equal places compare
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """Yield `function` of each item, in order, worked out by a few threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(items), BATCH):
+            yield from pool.map(function, items[start : start + BATCH])
+
+
+def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, in 0..1, over all pixels of uint8 (H, W, 3).
+
+    The sums are whole numbers, so the result does not depend on the images' order.
+    """
+    count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for image in images:
+        pixels = image.reshape(-1, 3).astype(np.int64)
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += (pixels**2).sum(axis=0)
+    mean = total / count
+    std = np.sqrt(squares / count - mean**2)
+    return (mean / 255).tolist(), (std / 255).tolist()
+
+
+def _read(source: Path | BinaryIO, name: str) -> Image.Image:
+    """Decode the first frame in its own mode, upright."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oversized and odd files are judged here, once
+            image = Image.open(source)
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    f"{name}: {image.width} x {image.height} pixels;"
+                    f" allowed are {MAX_PIXELS // 1_000_000} megapixels"
+                )
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{name}: is a folder, not an image") from None
+    except PermissionError:
+        raise UserError(f"{name}: no permission to read this file") from None
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{name}: too many pixels; allowed are {MAX_PIXELS // 1_000_000} megapixels"
+        ) from None
+    except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image that can be decoded"
+        raise UserError(f"{name}: cannot be read as an image: {reason}") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert any mode to RGB."""
+    if image.mode == "F":
+        raise UserError(f"{name}: floating-point images are not read; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UserError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND, 255))
+        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
