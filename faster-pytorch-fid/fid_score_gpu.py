@@ -1,0 +1,180 @@
+"""Score images against their ground truth: FID and more, from the command line.
+
+    python faster-pytorch-fid/fid_score_gpu.py --predicted-path test_results --device cuda:0
+
+Exit codes: 0 scored or verified, 1 a certificate does not agree, 2 a mistake in the call or files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from certificate import build_certificate, differences, read_certificate, write_certificate
+from features import BACKENDS, default_workers
+from fid_errors import ScoreError
+from fid_ranks import Ranks
+from fid_scoring import METRICS, Outcome, Settings, notes, save_predicted_statistics, score
+from fid_weights import default_weights_dir
+
+DISAGREES, MISTAKE, INTERRUPTED = 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that answers a wrong argument with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"error: {message} (see --help)\n")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def metric_names(text: str) -> tuple[str, ...]:
+    """A comma-separated choice of metrics; the distance itself always comes along."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in METRICS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(METRICS)}")
+    return names
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--predicted-path", help="folder, .zip or .csv of images, or .npz of statistics")
+    add("--gt-path", help="the same for the ground truth; default: the predicted folder's manifest")
+    add("--mask-path", help="hole masks (255 known, 0 hole); default: the manifest's")
+    add("--device", default="auto", help="auto, cpu or cuda:N (default auto)")
+    add("--batch-size", type=positive, default=32, help="images at once (default 32)")
+    add("--num-workers", type=int, default=default_workers(), help="loading processes, 0: none")
+    add("--features", choices=BACKENDS, default="inception", help="feature network")
+    add("--dims", type=int, help="feature size; inception: 64, 192, 768 or 2048 (default)")
+    add("--weights", metavar="FILE", help="FID weight file; default: cached or downloaded")
+    add("--weights-dir", type=Path, help="where that file is kept; default: torch hub's folder")
+    add("--metrics", type=metric_names, default=("fid",), help=",".join(METRICS) + " (default fid)")
+    add("--bootstrap-samples", type=positive, default=100, help="of the interval (default 100)")
+    add("--legacy", action="store_true", help="pytorch-fid's matrix root with eps 1e-6")
+    add("--seed", type=int, default=2020, help="of KID subsets and bootstrap (default 2020)")
+    add("--cache-dir", type=Path, help="where reference statistics are kept")
+    add("--no-cache", action="store_true", help="neither read nor write reference statistics")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--save-stats",
+        metavar="FILE",
+        type=Path,
+        help="only write the .npz of --predicted-path's statistics (pytorch-fid reads it)",
+    )
+    action.add_argument("--json", metavar="FILE", type=Path, help="write a certificate")
+    action.add_argument("--verify", metavar="FILE", type=Path, help="recompute a certificate")
+    return parser
+
+
+def default_cache_dir() -> Path:
+    """The user's cache folder (XDG_CACHE_HOME moves it)."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "faster-pytorch-fid"
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """Arguments as settings."""
+    if args.predicted_path is None:
+        raise ScoreError("--predicted-path is missing")
+    return Settings(
+        predicted_path=args.predicted_path,
+        gt_path=args.gt_path,
+        mask_path=args.mask_path,
+        features=args.features,
+        dims=args.dims,
+        weights=args.weights,
+        weights_dir=args.weights_dir or default_weights_dir(),
+        device=args.device,
+        batch_size=args.batch_size,
+        workers=max(args.num_workers, 0),
+        metrics=args.metrics,
+        bootstrap_samples=args.bootstrap_samples,
+        legacy=args.legacy,
+        seed=args.seed,
+        cache_dir=None if args.no_cache else args.cache_dir or default_cache_dir(),
+    )
+
+
+def report(outcome: Outcome) -> None:
+    """Print the scores, then on stderr what a reader must know about them."""
+    key = outcome.backend.distance_key
+    for name, value in outcome.scores.items():
+        shown = outcome.distance_name if name == key else name
+        print(f"{shown}: {value:.4f}" if name == key else f"{shown}: {value:.6g}")
+    for note in notes(outcome):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def verify(args: argparse.Namespace, ranks: Ranks) -> int:
+    """Recompute what a certificate states, from scratch; print every difference.
+
+    Paths, --device and --weights given on the command line replace the certificate's.
+    """
+    stated = read_certificate(args.verify)
+    given: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("predicted_path", "gt_path", "mask_path", "weights")
+        if getattr(args, name) is not None
+    }
+    for name, value in (stated["settings"] | given).items():
+        setattr(args, name, tuple(value) if isinstance(value, list) else value)
+    settings = dataclasses.replace(settings_from(args), cache_dir=None)
+    outcome = score(settings, ranks)
+    if ranks.rank > 0:
+        return 0
+    lines = differences(stated, build_certificate(settings, outcome, args.verify.parent))
+    report(outcome)
+    for line in lines:
+        print(f"differs: {line}")
+    print(f"{args.verify}: " + (f"{len(lines)} differences" if lines else "verified"))
+    return DISAGREES if lines else 0
+
+
+def main(args: argparse.Namespace, ranks: Ranks) -> int:
+    """Do what the arguments ask; the exit code."""
+    if args.verify:
+        return verify(args, ranks)
+    settings = settings_from(args)
+    if args.save_stats:
+        save_predicted_statistics(settings, ranks, args.save_stats)
+        return 0
+    outcome = score(settings, ranks)
+    if ranks.rank == 0:
+        if args.json:
+            write_certificate(args.json, build_certificate(settings, outcome, args.json.parent))
+        report(outcome)
+    return 0
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Parse, work, and turn a mistake into one line and code 2."""
+    args = build_parser().parse_args(arguments)
+    ranks = Ranks.start()
+    try:
+        return main(args, ranks)
+    except ScoreError as error:
+        if ranks.rank == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        ranks.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

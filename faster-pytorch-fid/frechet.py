@@ -1,0 +1,111 @@
+"""Frechet distance between Gaussian fits of features, in float64, by three routes.
+
+|mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^1/2   (Dowson and Landau 1982; Heusel et al. 2017)
+
+tr (S1 S2)^1/2 sums the square roots of the eigenvalues of S1 S2, which are real and >= 0:
+  * nuclear (n1, n2 <= d): with S_i = F_i^T F_i, F_i = centred features / sqrt(n_i - 1), (n_i, d),
+    those roots are the singular values of F1 F2^T. Their sum is a nuclear norm: an n1 x n2
+    problem, exact for singular covariances, with no eps.
+  * eigen (otherwise): S1 S2 has the eigenvalues of the symmetric A S2 A^T for any A^T A = S1. A is
+    the features' F1 where n1 <= d, else S1^1/2 in S1's own eigenbasis, without its null space.
+  * legacy: `scipy.linalg.sqrtm` of S1 S2 and, where that is not finite, of
+    (S1 + eps I)(S2 + eps I), as pytorch-fid and the TensorFlow original have it: to reproduce
+    published scores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import Literal
+
+import numpy as np
+import scipy.linalg
+import torch
+from feature_stats import FeatureStatistics
+from fid_errors import ScoreError
+from torch import Tensor
+
+LEGACY_EPS = 1e-6
+IMAGINARY_TOLERANCE = 1e-3
+
+Route = Literal["nuclear", "eigen", "legacy"]
+
+
+def trace_sqrt_nuclear(factor1: Tensor, factor2: Tensor) -> Tensor:
+    """tr (S1 S2)^1/2 from factors S_i = F_i^T F_i, (n1, d), (n2, d) -> scalar."""
+    return torch.linalg.svdvals(factor1 @ factor2.T).sum()
+
+
+def trace_sqrt_eigen(factor1: Tensor, covariance2: Tensor) -> Tensor:
+    """tr (S1 S2)^1/2 from S1 = A^T A and S2, (r, d), (d, d) -> scalar."""
+    product = factor1 @ covariance2 @ factor1.T
+    eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
+    return eigenvalues.clamp_min(0).sqrt().sum()
+
+
+def symmetric_factor(covariance: Tensor) -> Tensor:
+    """A with A^T A = S: sqrt of the eigenvalues times eigenvectors, null space left out, (r, d)."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    floor = eigenvalues[-1].clamp_min(0) * len(covariance) * torch.finfo(covariance.dtype).eps
+    kept = eigenvalues > floor
+    return eigenvalues[kept].sqrt()[:, None] * eigenvectors[:, kept].T
+
+
+def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float:
+    """tr (S1 S2)^1/2 as pytorch-fid computes it, whatever the SciPy version.
+
+    Raises:
+        ScoreError: the root has an imaginary part, where pytorch-fid gives up too.
+    """
+    root = _sqrtm(covariance1.dot(covariance2))
+    if not np.isfinite(root).all():
+        offset = np.eye(len(covariance1)) * LEGACY_EPS
+        root = _sqrtm((covariance1 + offset).dot(covariance2 + offset))
+    if np.iscomplexobj(root):
+        imaginary = np.diagonal(root).imag
+        if not np.allclose(imaginary, 0, atol=IMAGINARY_TOLERANCE):
+            raise ScoreError(
+                f"--legacy: the matrix root has imaginary parts up to {np.abs(imaginary).max():.3g}"
+                ", where pytorch-fid fails too; score without --legacy"
+            )
+        root = root.real
+    return float(np.trace(root))
+
+
+def _sqrtm(matrix: np.ndarray) -> np.ndarray:
+    """SciPy's matrix root, silent; its `disp` argument went away, so it is not passed."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return np.asarray(scipy.linalg.sqrtm(matrix))
+
+
+def frechet_distance(
+    first: FeatureStatistics, second: FeatureStatistics, legacy: bool = False
+) -> tuple[float, Route]:
+    """Frechet distance of two sets of features, and the route taken.
+
+    Raises:
+        ScoreError: only with `legacy`, see `trace_sqrt_legacy`.
+    """
+    shift = first.mean() - second.mean()
+    factor1, factor2 = first.factor(), second.factor()
+    if factor1 is not None and factor2 is not None and not legacy:
+        traces = factor1.square().sum() + factor2.square().sum()
+        root, route = trace_sqrt_nuclear(factor1, factor2), "nuclear"
+    elif not legacy:
+        if factor1 is None and factor2 is not None:  # the side with features is the smaller one
+            return frechet_distance(second, first)
+        covariance1, covariance2 = first.covariance(), second.covariance()
+        traces = covariance1.trace() + covariance2.trace()
+        smaller = symmetric_factor(covariance1) if factor1 is None else factor1
+        root, route = trace_sqrt_eigen(smaller, covariance2), "eigen"
+    else:
+        covariance1, covariance2 = first.covariance(), second.covariance()
+        traces = covariance1.trace() + covariance2.trace()
+        root = trace_sqrt_legacy(covariance1.cpu().numpy(), covariance2.cpu().numpy())
+        route = "legacy"
+    distance = float(shift.dot(shift) + traces - 2 * root)
+    # Rounding may leave a tiny negative; pytorch-fid's own numbers are left as they are.
+    return (distance if legacy else max(distance, 0.0)), route
