@@ -1,0 +1,138 @@
+"""What every benchmark needs: the machine's description, its peak speeds, memory, and reporting.
+
+A benchmark appends one JSON line to `bench/results/NAME.jsonl` and prints its result as its last
+line.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PEAK_SECONDS = 1.0  # how long each peak is sought
+_LAUNCHER = """
+import os, sys
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+with open(sys.argv[1], "w") as file:
+    file.write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def machine() -> dict[str, Any]:
+    """The hardware and software that the numbers belong to."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "gpus": [torch.cuda.get_device_name(index) for index in gpus],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def report(name: str, result: dict[str, Any], details: dict[str, Any] | None = None) -> None:
+    """Append result, details, machine and date to `bench/results/NAME.jsonl`; print the result."""
+    RESULTS.mkdir(exist_ok=True)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    record = {"date": now, "result": result, "details": details or {}, "machine": machine()}
+    with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    print(json.dumps(result), flush=True)
+
+
+def peak_memory(command: Sequence[str]) -> tuple[int, str]:
+    """Run a command; its peak resident memory in bytes and what it printed.
+
+    The kernel counts the largest single process among the command and the children it waited for.
+
+    Raises:
+        RuntimeError: the command failed.
+    """
+    # The kernel also counts the launching process, so a small one launches: this one holds torch.
+    with tempfile.NamedTemporaryFile("r") as peak:
+        launched = subprocess.run(
+            [sys.executable, "-S", "-c", _LAUNCHER, peak.name, *command],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if launched.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} left with code {launched.returncode}")
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+        return int(peak.read()) * unit, launched.stdout
+
+
+def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
+    """Best FLOP/s of a square matrix product on the default device."""
+    device = _device()
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / _best_seconds(lambda: a @ b, device)
+
+
+def conv_peak(dtype: torch.dtype, channels: int = 256, side: int = 32, batch: int = 16) -> float:
+    """Best FLOP/s of a 3 x 3 convolution, channels last, on the default device."""
+    device, layout = _device(), torch.channels_last
+    images = torch.randn(batch, channels, side, side, device=device).to(dtype, memory_format=layout)
+    kernel = torch.randn(channels, channels, 3, 3, device=device).to(dtype, memory_format=layout)
+    flops = 2 * batch * side**2 * channels**2 * 9
+    return flops / _best_seconds(lambda: F.conv2d(images, kernel, padding=1), device)
+
+
+def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Shortest of the repetitions that fit into `PEAK_SECONDS`."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    with torch.inference_mode():
+        timed()  # the first call chooses kernels and allocates
+        best, end = timed(), time.perf_counter() + PEAK_SECONDS
+        while time.perf_counter() < end:
+            best = min(best, timed())
+    return best
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory_gib() -> float | None:
+    if not hasattr(os, "sysconf"):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
