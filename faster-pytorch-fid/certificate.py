@@ -16,7 +16,6 @@ import numpy as np
 import PIL
 import scipy
 import torch
-import torchvision
 from fid_errors import ScoreError
 from fid_images import ImageSet
 from fid_inputs import Source
@@ -55,7 +54,6 @@ def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dic
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
             "numpy": np.__version__,
             "scipy": scipy.__version__,
             "pillow": PIL.__version__,
