@@ -10,6 +10,10 @@ class UserError(Exception):
     """Says on one line which file or key is wrong, what was found and what is allowed."""
 
 
+class StopRequested(Exception):
+    """Somebody asked the run to stop (Ctrl-C or SIGTERM); its state has been saved."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -79,14 +79,28 @@ class TokenizerTraining(Section):
     """Gradients are scaled down to this norm."""
     mirror: bool = True
     """Show each image mirrored half of the time."""
-    perceptual_weight: NonNegativeFloat = 1.0
-    """Weight of the distance between EfficientNet-Lite0 features."""
+    perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = "efficientnet-lite0"
+    """Features of the perceptual term; lpips-vgg needs the package lpips and a network once."""
+    perceptual_weight: NonNegativeFloat = 0.2
+    """Weight of the perceptual term beside the L1 reconstruction."""
+    codebook: Literal["ema", "loss"] = "ema"
+    """Codes follow moving averages of their latents, or a loss of their own."""
+    codebook_decay: Share = 0.99
+    """Decay of the moving averages (van den Oord et al. 2017, appendix A.1)."""
     commitment_weight: NonNegativeFloat = 0.25
     """Beta of van den Oord et al. 2017, eq. 3."""
-    codebook_decay: Share = 0.99
-    """Decay of the moving averages that codes follow (van den Oord et al. 2017, appendix A.1)."""
-    restart_below: NonNegativeFloat = 0.03
-    """A code whose average use a batch falls below this is moved onto a latent of the batch."""
+    restart_below: NonNegativeFloat = 0.1
+    """A code chosen by fewer latents of a batch, on average, is moved onto one of them."""
+    restart_until: Share = 0.8
+    """Share of the training after which codes are left alone."""
+    adversarial_weight: NonNegativeFloat = 0.0
+    """Weight of the PatchGAN term, on top of the adaptive weight (VQGAN eq. 7); 0 leaves it out."""
+    adversarial_start: NonNegativeInt = 10
+    """Epochs before the discriminator joins."""
+    ema_half_life: PositiveFloat = 10_000.0
+    """Images after which half of the averaged weights are new; the averages are what is used."""
+    validation_images: PositiveInt = 747
+    """Images of val/ that each epoch's figures are computed on."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints."""
 
@@ -174,10 +188,19 @@ class TrainingConfig(Section):
     """AdamW's decay of matrices; biases, norms and embeddings never decay."""
     max_grad_norm: PositiveFloat | None = None
     """Gradients are scaled down to this norm; null leaves them."""
+    ema_half_life: NonNegativeFloat = 0.0
+    """Images after which half of the averaged weights are new; 0 keeps the last weights."""
     mirror: bool = True
     """Train on the mirror images too."""
+    validation_images: PositiveInt = 512
+    """Images of val/ that each epoch's figures are computed on."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints."""
+
+    @property
+    def images_a_step(self) -> int:
+        """Images an optimiser step."""
+        return self.batch_size * self.accumulate
 
 
 class SearchConfig(Section):
@@ -216,6 +239,8 @@ class DecodingConfig(Section):
     """What holes hold before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard"] = "none"
     """hard: known pixels are pasted back over the decoded image."""
+    step_pictures: bool = True
+    """Write the token masks and the image after every step beside the result."""
     batch_size: PositiveInt = 32
     """Images decoded at once; the result does not depend on it."""
 
@@ -286,6 +311,16 @@ class Config(Section):
                 f"tokenizer.codebook_size {self.tokenizer.codebook_size}; they must be equal"
             )
         return self
+
+    @property
+    def tokenizer_weights(self) -> Path:
+        """The tokenizer's weights: as configured, or where stage 1 of this run leaves them."""
+        return self.tokenizer.weights or self.run / "tokenizer" / "vqgan.safetensors"
+
+    @property
+    def transformer_weights(self) -> Path:
+        """The transformer's weights: as configured, or where stage 2 of this run leaves them."""
+        return self.transformer.weights or self.run / "transformer" / "transformer.safetensors"
 
 
 def _divisors(number: int) -> str:

@@ -176,10 +176,7 @@ class Codebook(nn.Module):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Index of the nearest code by Euclidean distance (eq. 1): (..., C) -> (...), in fp32."""
-        codes = self.vectors().float()
-        flat = latents.reshape(-1, latents.shape[-1]).float()
-        if self.normalize:
-            flat = F.normalize(flat, dim=-1)
+        codes, flat = self.vectors(), latents.reshape(-1, latents.shape[-1])
         with torch.autocast(flat.device.type, enabled=False):
             distances = codes.pow(2).sum(1) - 2 * flat @ codes.T  # |z|^2 does not change the order
         return distances.argmin(1).view(latents.shape[:-1])
@@ -202,8 +199,9 @@ class VQGAN(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.latent_dim, config.latent_dim, 1)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Latents before quantisation, (B, 3, H, W) -> (B, h, w, C)."""
-        return self.quant_conv(self.encoder(images)).permute(0, 2, 3, 1)
+        """Latents before quantisation, (B, 3, H, W) -> (B, h, w, C); unit length if configured."""
+        z = self.quant_conv(self.encoder(images)).permute(0, 2, 3, 1).float()
+        return F.normalize(z, dim=-1) if self.codebook.normalize else z
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

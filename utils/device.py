@@ -1,0 +1,35 @@
+"""Where a run computes and in which arithmetic."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from config.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA if there is one, else the CPU. Raises `UserError` for a missing GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f"device {name}: {found} CUDA devices found; use --device cpu or auto")
+    return device
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Type of matrix products; ``auto`` is bf16 where the hardware has it, else fp16 or fp32."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision != "auto":
+        return named[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Matrix products in ``dtype`` within this context; fp32 leaves them as they are."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

@@ -1,0 +1,72 @@
+"""What both training stages share: the position in a run, its randomness, and a clean stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Position:
+    """Where a run stands; together with the weights and averages, all that a resume needs.
+
+    Every random draw is a function of (seed, epoch, batch), so no generator has to be saved.
+    """
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the present epoch
+    step: int = 0  # optimiser steps so far
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the present epoch's losses
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Count a batch; losses stay on their device."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.batch += 1
+
+    def means(self) -> dict[str, float]:
+        """Mean losses of the present epoch so far."""
+        return {name: float(total) / max(1, self.batch) for name, total in self.sums.items()}
+
+    def next_epoch(self) -> None:
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+
+
+def generator_for(*key: int) -> torch.Generator:
+    """A CPU generator that depends on nothing but the key, e.g. (seed, epoch, batch)."""
+    seed = 0
+    for part in key:
+        seed = (seed * 1_000_003 + part + 1) % (2**63 - 1)
+    return torch.Generator().manual_seed(seed)
+
+
+def shuffled_batches(
+    count: int, batch_size: int, generator: torch.Generator, skip: int = 0
+) -> Iterator[Tensor]:
+    """Indices of each batch of an epoch, the last one shorter; ``skip`` batches are passed over."""
+    order = torch.randperm(count, generator=generator)
+    yield from order.split(batch_size)[skip:]
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying; a second one ends the process at once."""
+    received: list[int] = []
+    before = {}
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

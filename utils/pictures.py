@@ -1,0 +1,89 @@
+"""Pictures: grids of masks and images, comparison strips, loss curves (spec sections 5 and 6).
+
+Images are (H, W, 3) uint8, token masks (N,) bool, True = hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from utils.files import atomic
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+MASKS_PER_ROW = 10
+IMAGES_PER_ROW = 7
+GAP = 2  # pixels between tiles
+
+
+def mask_grid(token_masks: Sequence[np.ndarray], steps: int) -> np.ndarray:
+    """One tile a step, white known, black hidden, 10 a row; steps not run stay black."""
+    side = math.isqrt(len(token_masks[0]))
+    tiles = [np.where(mask, 0, 255).astype(np.uint8).reshape(side, side) for mask in token_masks]
+    return tile([np.repeat(t[..., None], 3, 2) for t in tiles], steps, MASKS_PER_ROW)
+
+
+def image_grid(images: Sequence[np.ndarray], steps: int) -> np.ndarray:
+    """The masked input, then the image after every step, 7 a row; steps not run stay black."""
+    return tile(images, 1 + steps, IMAGES_PER_ROW)
+
+
+def tile(images: Sequence[np.ndarray], places: int, per_row: int) -> np.ndarray:
+    """Images side by side on black, with black gaps around them, (rows, columns, 3) uint8."""
+    height, width, _ = images[0].shape
+    rows = -(-places // per_row)
+    columns = min(places, per_row)
+    canvas = np.zeros(
+        (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), dtype=np.uint8
+    )
+    for place, image in enumerate(images):
+        top = GAP + place // per_row * (height + GAP)
+        left = GAP + place % per_row * (width + GAP)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Training and validation loss and the learning rate by epoch, from the rows of a log."""
+    epochs = [row["epoch"] for row in rows]
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(epochs, [row["train_loss"] for row in rows], label="train", marker=".")
+    axes.plot(epochs, [row["val_loss"] for row in rows], label="val (mean over ratios)", marker=".")
+    axes.set(xlabel="epoch", ylabel="cross-entropy in nats", title="Transformer loss")
+    axes.grid(alpha=0.3)
+    rate = axes.twinx()
+    rate.plot(epochs, [row["learning_rate"] for row in rows], color="grey", ls=":", lw=1)
+    rate.set_ylabel("learning rate (dotted)", color="grey")
+    axes.legend(loc="upper right")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    plt.close(figure)
+
+
+def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Every number of a log by epoch, one small plot each."""
+    names = [name for name in rows[-1] if name not in ("epoch", "time")]
+    per_row = 4
+    figure, grid = plt.subplots(
+        -(-len(names) // per_row),
+        per_row,
+        figsize=(3 * per_row, 2.2 * -(-len(names) // per_row)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, name in zip(grid.flat, names, strict=False):
+        points = [(row["epoch"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), marker=".")
+        axes.set_title(name, fontsize=9)
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(names) :]:
+        axes.axis("off")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)

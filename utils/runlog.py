@@ -1,0 +1,77 @@
+"""The folder of a run: its config, environment, numbers by epoch and curves."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from config.loading import save_config
+from config.schema import Config
+from utils.files import atomic, write_text
+from utils.images import save_png
+
+
+class RunLog:
+    """Writes what a stage has to say into its folder: log.jsonl, TensorBoard, pictures."""
+
+    def __init__(self, folder: Path, config: Config, after_epoch: int) -> None:
+        """Continue the log after an epoch; later lines, from a run cut short, are dropped."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "config.yml") as temporary:
+            save_config(config, temporary)
+        write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        self.folder = folder
+        self.path = folder / "log.jsonl"
+        kept = [row for row in self.rows() if row["epoch"] <= after_epoch]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=after_epoch + 1)
+
+    def rows(self) -> list[dict]:
+        """All rows so far, one an epoch; a line cut off by a crash is left out."""
+        return read_rows(self.path)
+
+    def epoch(self, epoch: int, numbers: dict[str, float]) -> None:
+        """Add the numbers of an epoch, counted from 1."""
+        row = {"epoch": epoch, "time": round(time.time(), 1), **numbers}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, epoch)
+
+    def picture(self, name: str, image: Tensor, epoch: int) -> None:
+        """Keep an image (H, W, 3) uint8 in samples/ and show it in TensorBoard."""
+        save_png(self.folder / "samples" / f"{name}_{epoch:04d}.png", image.numpy())
+        self.board.add_image(name, image, epoch, dataformats="HWC")
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Rows of a log.jsonl; [] if there is none."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware that a result depends on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "gpu": gpu,
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,247 @@
+"""Stage 1: train the VQGAN (Esser et al. 2021, section 3.1; spec eq. 2).
+
+Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w latents of a batch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from config.errors import StopRequested, UserError
+from config.schema import Config
+from models import losses, quantizer
+from models.vqgan import VQGAN
+from utils.checkpoint import load_state, save_state, save_weights
+from utils.data import ImageFolder
+from utils.device import autocast, pick_device, pick_dtype
+from utils.loop import (
+    Position,
+    generator_for,
+    shuffled_batches,
+    stop_signals,
+)
+from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
+from utils.pictures import save_curves
+from utils.runlog import RunLog
+from utils.validate_tokenizer import TokenizerValidation
+
+CHECK_EVERY = 20  # batches between looks at the loss and the codebook's use
+COLLAPSED = 0.1  # share of codes in use below which a codebook counts as collapsed
+BETAS = (0.9, 0.95)  # AdamW's averages
+ADVERSARIAL_BETAS = (0.5, 0.9)  # the discriminator's, which must follow faster
+KEPT = ("vqgan", "averaged", "averages", "optimizer", "discriminator", "discriminator_optimizer")
+
+
+class TokenizerTrainer:
+    """Everything that a step of stage 1 changes, and the step."""
+
+    def __init__(self, config: Config, image_count: int) -> None:
+        self.config, self.settings = config, config.tokenizer.training
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.precision, self.device)
+        torch.manual_seed(config.seed)
+        self.vqgan = self._place(VQGAN(config.tokenizer))
+        self.vqgan.codebook.requires_grad_(self.settings.codebook == "loss")
+        self.averaged = averaged(self.vqgan, self.settings.ema_half_life, self.settings.batch_size)
+        self.averages = self._place(
+            quantizer.CodebookAverages(
+                self.vqgan.codebook, self.settings.codebook_decay, self.settings.restart_below
+            )
+        )
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.vqgan, 0.0), betas=BETAS)
+        self.discriminator = self._place(losses.PatchDiscriminator())
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), betas=ADVERSARIAL_BETAS, weight_decay=0.0
+        )
+        self.perceptual = self._place(losses.perceptual_distance(self.settings.perceptual))
+        self.position = Position()
+        self.total_steps = self.settings.epochs * -(-image_count // self.settings.batch_size)
+        self.mean = torch.tensor(config.data.mean, device=self.device)[:, None, None]
+        self.std = torch.tensor(config.data.std, device=self.device)[:, None, None]
+
+    def _place(self, network: torch.nn.Module) -> torch.nn.Module:
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def state_dict(self) -> dict:
+        """All that a resume needs."""
+        state = {name: getattr(self, name).state_dict() for name in KEPT}
+        return {**state, "position": vars(self.position)}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in KEPT:
+            getattr(self, name).load_state_dict(state[name])
+        self.position = Position(**state["position"])
+
+    def step(self, images: Tensor) -> None:
+        """One optimiser step on images (B, 3, H, W), 0..1; the losses go into the position."""
+        generator = generator_for(self.config.seed, self.position.epoch, self.position.batch)
+        self._set_rates()
+        with autocast(self.device, self.dtype):
+            latents = self.vqgan.latents((images - self.mean) / self.std)  # (B, h, w, C)
+            outputs, codes = self._quantise_and_decode(latents, generator)
+            terms = self._terms(images, outputs, latents, codes)
+        loss = sum(weight * value for weight, value in terms.values())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.vqgan.parameters(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        named = {name: value for name, (_, value) in terms.items()}
+        if self.adversarial:
+            named["discriminator"] = self._discriminator_step(images, outputs.detach())
+        self.averaged.update_parameters(self.vqgan)
+        self.position.step += 1
+        self.position.add({"loss": loss, **named})
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the discriminator plays a part yet."""
+        started = self.position.epoch >= self.settings.adversarial_start
+        return self.settings.adversarial_weight > 0 and started
+
+    def codes_in_use(self) -> float:
+        """Share of the codes that recent batches chose at least once in a while."""
+        return (self.averages.use >= self.settings.restart_below).float().mean().item()
+
+    def _set_rates(self) -> None:
+        rate = learning_rate(
+            self.settings.learning_rate,
+            self.position.step,
+            schedule=self.settings.lr_schedule,
+            warmup=self.settings.warmup_steps,
+            total=self.total_steps,
+        )
+        set_learning_rate(self.optimizer, rate)
+        set_learning_rate(self.discriminator_optimizer, rate)
+
+    def _quantise_and_decode(
+        self, latents: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Latents -> images in 0..1 and the codes (B, h, w, C); the averages move on the way."""
+        codebook, flat = self.vqgan.codebook, latents.detach().flatten(0, 2)
+        if self.position.step < self.settings.restart_until * self.total_steps:
+            self.averages.restart(codebook, flat, generator)
+        token_ids = codebook.nearest(latents.detach())
+        self.averages.update(flat, token_ids.flatten())
+        if self.settings.codebook == "ema":
+            self.averages.move(codebook)
+        codes = codebook.lookup(token_ids)
+        through = quantizer.straight_through(latents, codes).permute(0, 3, 1, 2)
+        return self.vqgan.decode_latents(through) * self.std + self.mean, codes
+
+    def _terms(
+        self, images: Tensor, outputs: Tensor, latents: Tensor, codes: Tensor
+    ) -> dict[str, tuple[float | Tensor, Tensor]]:
+        """Weight and value of each loss term (spec eq. 2)."""
+        settings = self.settings
+        reconstruction = (outputs - images).abs().mean()
+        perceptual = self.perceptual(outputs, images)
+        terms: dict[str, tuple[float | Tensor, Tensor]] = {
+            "reconstruction": (1.0, reconstruction),
+            "perceptual": (settings.perceptual_weight, perceptual),
+            "commitment": (settings.commitment_weight, quantizer.commitment_loss(latents, codes)),
+        }
+        if settings.codebook == "loss":
+            terms["codebook"] = (1.0, quantizer.codebook_loss(latents, codes))
+        if self.adversarial:
+            adversarial = losses.generator_loss(self.discriminator(_signed(outputs)))
+            similar = reconstruction + settings.perceptual_weight * perceptual
+            last_layer = self.vqgan.decoder.model[-1].weight
+            adaptive = losses.adaptive_weight(similar, adversarial, last_layer)
+            terms["adversarial"] = (settings.adversarial_weight * adaptive, adversarial)
+        return terms
+
+    def _discriminator_step(self, images: Tensor, outputs: Tensor) -> Tensor:
+        """Teach the discriminator to tell images from outputs; returns its loss."""
+        with autocast(self.device, self.dtype):
+            real, fake = (self.discriminator(_signed(x)) for x in (images, outputs))
+            loss = losses.discriminator_loss(real, fake)
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.discriminator_optimizer.step()
+        return loss
+
+
+def train_tokenizer(config: Config, *, resume: bool) -> Path:
+    """Train stage 1 and return the weights file, <run>/tokenizer/vqgan.safetensors.
+
+    Raises `UserError` for unusable data and for a loss that is no longer finite, `StopRequested`
+    after a clean stop.
+    """
+    folder, settings = config.run / "tokenizer", config.tokenizer.training
+    train, val = (
+        ImageFolder(config.data.root / split, config.data.image_size).images
+        for split in ("train", "val")
+    )
+    trainer = TokenizerTrainer(config, len(train))
+    state = load_state(folder / "state.pt") if resume else None
+    if state is not None:
+        trainer.load_state_dict(state)
+    position = trainer.position
+    log = RunLog(folder, config, after_epoch=position.epoch)
+    validation = TokenizerValidation(val[: settings.validation_images], config, trainer.device)
+    with stop_signals() as stopping:
+        while position.epoch < settings.epochs:
+            _train_epoch(trainer, train, folder, stopping)
+            numbers = position.means()
+            position.next_epoch()
+            numbers |= validation(trainer.averaged.module)
+            log.epoch(position.epoch, numbers)
+            save_curves(folder / "curves.png", log.rows())
+            log.picture("reconstructions", validation.picture, position.epoch)
+            if position.epoch % settings.checkpoint_every == 0 or position.epoch == settings.epochs:
+                _save(trainer, folder)
+    log.close()
+    return folder / "vqgan.safetensors"
+
+
+def _train_epoch(trainer: TokenizerTrainer, train: Tensor, folder: Path, stopping: list) -> None:
+    """The rest of the present epoch, with a progress bar."""
+    position, settings = trainer.position, trainer.settings
+    order = generator_for(trainer.config.seed, position.epoch)
+    mirrored = torch.rand(len(train), generator=order) < (0.5 if settings.mirror else 0.0)
+    batches = shuffled_batches(len(train), settings.batch_size, order, skip=position.batch)
+    total = -(-len(train) // settings.batch_size)
+    title = f"epoch {position.epoch + 1}/{settings.epochs}"
+    with tqdm(batches, title, total=total, initial=position.batch, dynamic_ncols=True) as bar:
+        for batch in bar:
+            images = train[batch].to(trainer.device) / 255  # (B, 3, H, W), 0..1
+            flip = mirrored[batch, None, None, None].to(trainer.device)
+            trainer.step(torch.where(flip, images.flip(3), images))
+            if position.batch % CHECK_EVERY == 0 or position.batch == total:
+                _check(trainer, bar)
+            if stopping:
+                _save(trainer, folder)
+                raise StopRequested(f"stopped in {title}, saved; go on with --resume")
+
+
+def _check(trainer: TokenizerTrainer, bar: tqdm) -> None:
+    """Show the running means; stop on a broken loss, warn of a collapsing codebook."""
+    means, used = trainer.position.means(), trainer.codes_in_use()
+    if not all(torch.isfinite(torch.tensor(value)) for value in means.values()):
+        raise UserError(
+            f"epoch {trainer.position.epoch + 1}, batch {trainer.position.batch}: the loss is no "
+            "longer finite; the last checkpoint is kept, lower tokenizer.training.learning_rate"
+        )
+    if used < COLLAPSED and trainer.position.step > CHECK_EVERY:
+        bar.write(
+            f"codebook collapse: {used:.0%} of the codes in use; encoder and codes drift apart, "
+            "raise restart_below or commitment_weight, or lower learning_rate"
+        )
+    bar.set_postfix({**{k: f"{v:.3f}" for k, v in means.items()}, "codes": f"{used:.0%}"})
+
+
+def _save(trainer: TokenizerTrainer, folder: Path) -> None:
+    """Write the training state and the averaged weights."""
+    weights = trainer.averaged.module.state_dict()
+    notes = {"epoch": str(trainer.position.epoch), "seed": str(trainer.config.seed)}
+    save_weights(folder / "vqgan.safetensors", weights, trainer.config.tokenizer, notes)
+    save_state(folder / "state.pt", trainer.state_dict())
+
+
+def _signed(images: Tensor) -> Tensor:
+    """0..1 -> -1..1, what the discriminator sees."""
+    return images * 2 - 1

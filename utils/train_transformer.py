@@ -1,0 +1,188 @@
+"""Stage 2: train the transformer by masked visual token modelling (MaskGIT section 3.1).
+
+Shapes: B batch, N tokens, n images of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from config.errors import StopRequested, UserError
+from config.schema import Config
+from models.maskgit import masked_token_loss
+from models.transformer import BidirectionalTransformer
+from utils.checkpoint import load_state, load_tokenizer, save_state, save_weights
+from utils.device import autocast, pick_device, pick_dtype
+from utils.loop import Position, generator_for, shuffled_batches, stop_signals
+from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
+from utils.pictures import save_loss_curve
+from utils.runlog import RunLog
+from utils.token_cache import AS_IS, MIRRORED, as_token_ids, cached_tokens
+from utils.validate_transformer import validate
+
+CHECK_EVERY = 20  # batches between looks at the loss
+KEPT = ("transformer", "averaged", "optimizer", "scaler")
+
+
+class TransformerTrainer:
+    """Everything that a step of stage 2 changes, and the step. The tokenizer is not part of it."""
+
+    def __init__(self, config: Config, batches_per_epoch: int) -> None:
+        self.config, self.settings = config, config.training
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.precision, self.device)
+        torch.manual_seed(config.seed)
+        self.transformer = BidirectionalTransformer(config.transformer).to(self.device)
+        self.averaged = averaged(
+            self.transformer, self.settings.ema_half_life, self.settings.images_a_step
+        )
+        groups = parameter_groups(self.transformer, self.settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, betas=self.settings.betas)
+        scaled = self.device.type == "cuda" and self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.position = Position()
+        self.batches_per_epoch = batches_per_epoch
+        self.total_steps = self.settings.epochs * -(-batches_per_epoch // self.settings.accumulate)
+
+    def state_dict(self) -> dict:
+        """All that a resume needs."""
+        state = {name: getattr(self, name).state_dict() for name in KEPT}
+        return {**state, "position": vars(self.position)}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in KEPT:
+            getattr(self, name).load_state_dict(state[name])
+        self.position = Position(**state["position"])
+
+    def accumulate(self, token_ids: Tensor) -> None:
+        """Add the gradient of one batch (B, N), divided by the number of batches of its group."""
+        group = self.position.batch // self.settings.accumulate
+        start = group * self.settings.accumulate
+        in_group = min(self.settings.accumulate, self.batches_per_epoch - start)
+        key = (self.config.seed, self.position.epoch, self.position.batch)
+        torch.manual_seed(generator_for(*key).initial_seed())  # dropout's draws
+        with autocast(self.device, self.dtype):
+            loss = masked_token_loss(
+                self.transformer, token_ids, self.config.masking, generator_for(*key)
+            )
+        self.scaler.scale(loss / in_group).backward()
+        self.position.add({"loss": loss})
+
+    def group_is_full(self) -> bool:
+        """Whether the optimiser should step now; the last group of an epoch may be shorter."""
+        done = self.position.batch
+        return done % self.settings.accumulate == 0 or done == self.batches_per_epoch
+
+    def take_step(self) -> None:
+        """Set the learning rate, clip, step, and let the averaged weights follow."""
+        self.rate = learning_rate(
+            self.settings.learning_rate,
+            self.position.step,
+            schedule=self.settings.lr_schedule,
+            warmup=self.settings.warmup_steps,
+            total=self.total_steps,
+        )
+        set_learning_rate(self.optimizer, self.rate)
+        if self.settings.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(
+                self.transformer.parameters(), self.settings.max_grad_norm
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.averaged.update_parameters(self.transformer)
+        self.position.step += 1
+
+
+def train_transformer(
+    config: Config, *, resume: bool, after_epoch: Callable[[int, float], None] | None = None
+) -> Path:
+    """Train stage 2 and return the weights file, <run>/transformer/transformer.safetensors.
+
+    after_epoch is told the epoch and the validation loss, and may raise to end the training.
+    Raises `UserError` for unusable data or a loss that is no longer finite, `StopRequested` after
+    a clean stop.
+    """
+    folder, settings = config.run / "transformer", config.training
+    train, val = token_splits(config)
+    batches = -(-len(train) // settings.batch_size)
+    trainer = TransformerTrainer(config, batches)
+    state = load_state(folder / "state.pt") if resume else None
+    if state is not None:
+        trainer.load_state_dict(state)
+    position = trainer.position
+    log = RunLog(folder, config, after_epoch=position.epoch)
+    with stop_signals() as stopping:
+        while position.epoch < settings.epochs:
+            _train_epoch(trainer, train, folder, stopping)
+            numbers = {"train_loss": position.means()["loss"], "learning_rate": trainer.rate}
+            position.next_epoch()
+            numbers |= validate(trainer.averaged.module, val, trainer.device, trainer.dtype)
+            log.epoch(position.epoch, numbers)
+            save_loss_curve(folder / "loss_curve.png", log.rows())
+            if position.epoch % settings.checkpoint_every == 0 or position.epoch == settings.epochs:
+                _save(trainer, folder)
+            if after_epoch is not None:
+                after_epoch(position.epoch, numbers["val_loss"])
+    log.close()
+    return folder / "transformer.safetensors"
+
+
+def token_splits(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Cached tokens of train and val, (n, 2, N) each, made by the config's tokenizer."""
+    vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
+    cache, device = config.data.root / "token_cache", pick_device(config.device)
+    train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
+    return train, val[: config.training.validation_images]
+
+
+def _train_epoch(
+    trainer: TransformerTrainer, train: np.ndarray, folder: Path, stopping: list[int]
+) -> None:
+    """The rest of the present epoch, with a progress bar."""
+    position, settings = trainer.position, trainer.settings
+    trainer.transformer.train()
+    order = generator_for(trainer.config.seed, position.epoch)
+    views = torch.full((len(train),), AS_IS)
+    if settings.mirror:
+        views = torch.randint(AS_IS, MIRRORED + 1, (len(train),), generator=order)
+    batches = shuffled_batches(len(train), settings.batch_size, order, skip=position.batch)
+    title, total = f"epoch {position.epoch + 1}/{settings.epochs}", trainer.batches_per_epoch
+    with tqdm(batches, title, total, initial=position.batch, dynamic_ncols=True) as bar:
+        for batch in bar:
+            rows = train[batch.numpy(), views[batch].numpy()]
+            trainer.accumulate(as_token_ids(rows, trainer.device))
+            if position.batch % CHECK_EVERY == 0 or position.batch == total:
+                _check(trainer, bar)
+            if not trainer.group_is_full():
+                continue
+            trainer.take_step()
+            if stopping:
+                _save(trainer, folder)
+                raise StopRequested(f"stopped in {title}, saved; go on with --resume")
+
+
+def _check(trainer: TransformerTrainer, bar: tqdm) -> None:
+    """Show the running loss; stop when it is no longer finite."""
+    position, loss = trainer.position, trainer.position.means()["loss"]
+    if not np.isfinite(loss):
+        raise UserError(
+            f"epoch {position.epoch + 1}, batch {position.batch}: the loss is no longer finite; "
+            "the last checkpoint is kept, lower training.learning_rate"
+        )
+    bar.set_postfix(loss=f"{loss:.4f}")
+
+
+def _save(trainer: TransformerTrainer, folder: Path) -> None:
+    """Write the averaged weights and the training state."""
+    notes = {"epoch": str(trainer.position.epoch), "seed": str(trainer.config.seed)}
+    weights = trainer.averaged.module.state_dict()
+    save_weights(folder / "transformer.safetensors", weights, trainer.config.transformer, notes)
+    save_state(folder / "state.pt", trainer.state_dict())

@@ -1,0 +1,73 @@
+"""How good a tokenizer is: figures of its reconstructions, and a picture of them.
+
+Shapes: n images, H x W pixels, N tokens, K codebook size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from config.schema import Config
+from models.quantizer import perplexity
+from models.vqgan import VQGAN
+from utils.data import normalise, to_uint8
+from utils.scoring import FeatureDistance
+
+BATCH = 64
+GRID_IMAGES = 16  # originals over reconstructions, in two double rows
+
+
+class TokenizerValidation:
+    """Scores any VQGAN on the same images; the features of the originals are computed once."""
+
+    def __init__(self, images: Tensor, config: Config, device: torch.device) -> None:
+        """images: (n, 3, H, W) uint8."""
+        self.inputs, self.config, self.device = images, config, device
+        self.images = images.permute(0, 2, 3, 1).contiguous()  # (n, H, W, 3), as pictures are
+        self.distance = FeatureDistance(self.images, device)
+
+    def __call__(self, vqgan: VQGAN) -> dict[str, float]:
+        """PSNR in dB, SSIM, Frechet distance, share of codes in use, perplexity."""
+        outputs, token_ids = self.reconstruct(vqgan)
+        self.picture = reconstruction_grid(self.images, outputs)
+        counts = torch.bincount(token_ids.flatten(), minlength=vqgan.config.codebook_size)
+        return {
+            "psnr": psnr(self.images, outputs),
+            "ssim": ssim(self.images, outputs),
+            "frechet_efficientnet": self.distance(outputs),
+            "codes_used": (counts > 0).double().mean().item(),
+            "perplexity": perplexity(counts.double()).item(),
+        }
+
+    @torch.inference_mode()
+    def reconstruct(self, vqgan: VQGAN) -> tuple[Tensor, Tensor]:
+        """Reconstructions (n, H, W, 3) uint8 and token ids (n, N)."""
+        outputs, token_ids = [], []
+        mean, std = self.config.data.mean, self.config.data.std
+        for batch in self.inputs.split(BATCH):
+            ids = vqgan.encode(normalise(batch.to(self.device), mean, std))
+            outputs.append(to_uint8(vqgan.decode(ids), mean, std).cpu())
+            token_ids.append(ids.cpu())
+        return torch.cat(outputs), torch.cat(token_ids)
+
+
+def reconstruction_grid(images: Tensor, outputs: Tensor) -> Tensor:
+    """Two rows of originals, each over its reconstructions: (n, H, W, 3) -> (rows, columns, 3)."""
+    pairs = [side[:GRID_IMAGES].unflatten(0, (2, -1)) for side in (images, outputs)]
+    rows = torch.stack(pairs, dim=1).flatten(0, 1)  # (4, n / 2, H, W, 3)
+    return rows.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+
+def psnr(images: Tensor, outputs: Tensor) -> float:
+    """Mean over images of the peak signal-to-noise ratio in dB, (n, H, W, 3) uint8 each."""
+    error = (images.float() - outputs.float()).square().mean((1, 2, 3)).clamp(min=1e-6)
+    return (10 * (255**2 / error).log10()).mean().item()
+
+
+def ssim(images: Tensor, outputs: Tensor) -> float:
+    """Mean structural similarity (Wang et al. 2004), (n, H, W, 3) uint8 each."""
+    pairs = zip(images.numpy(), outputs.numpy(), strict=True)
+    return float(np.mean([structural_similarity(a, b, channel_axis=2) for a, b in pairs]))
