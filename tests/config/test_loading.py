@@ -1,0 +1,224 @@
+"""Reading a config: what loads, and that every mistake is one line with file, line and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from config.errors import UserError
+from config.loading import MAX_CONFIG_BYTES, load_config, save_config
+from config.schema import Config
+
+PRESETS = sorted((Path(__file__).parents[2] / "config").glob("*.yml"))
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_text(text: str) -> Path:
+        path = tmp_path / "run.yml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_text
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    """The message of the UserError, which must be one line."""
+    with pytest.raises(UserError) as error:
+        load_config(path, overrides)
+    message = str(error.value)
+    assert message.isprintable(), message  # no line breaks, no control characters
+    return message
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.name)
+def test_presets_load(preset):
+    assert isinstance(load_config(preset), Config)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.name)
+def test_presets_survive_saving_and_loading(preset, tmp_path):
+    config = load_config(preset)
+    save_config(config, tmp_path / "resolved.yml")
+    assert load_config(tmp_path / "resolved.yml") == config
+
+
+def test_settings_survive_saving_and_loading(write, tmp_path):
+    source = write(
+        "run: runs/größer\n"
+        "seed: 9223372036854775807\n"
+        "training: {learning_rate: 1.0e-5, max_grad_norm: 0.3}\n"
+        "decoding: {sweet_spot: 4, mask_schedule: 'square'}\n"
+        "tokenizer: {weights: weights/vqgan.pt}\n"
+    )
+    config = load_config(source)
+    save_config(config, tmp_path / "resolved.yml")
+    assert load_config(tmp_path / "resolved.yml") == config
+    assert config.training.learning_rate == 1e-5
+    assert config.tokenizer.weights == Path("weights/vqgan.pt")
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}\n"])
+def test_an_empty_file_gives_the_defaults(write, text):
+    assert load_config(write(text)) == Config()
+
+
+def test_a_partial_section_keeps_the_other_defaults(write):
+    config = load_config(write("decoding:\n  total_iter: 5\n"))
+    assert config.decoding.total_iter == 5
+    assert config.decoding.choice_temperature == 4.5
+    assert config.training == Config().training
+
+
+@pytest.mark.parametrize("number", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
+def test_floats_may_be_written_in_every_usual_way(write, number):
+    path = write(f"training:\n  learning_rate: {number}\n")
+    assert load_config(path).training.learning_rate == 1e-4
+    assert load_config(write(""), [f"training.lr={number}"]).training.learning_rate == 1e-4
+
+
+def test_lr_is_a_synonym_in_files_and_overrides(write):
+    path = write("training:\n  lr: 0.5\n")
+    assert load_config(path).training.learning_rate == 0.5
+    assert load_config(path, ["training.lr=0.25"]).training.learning_rate == 0.25
+    assert load_config(path, ["training.learning_rate=0.125"]).training.learning_rate == 0.125
+
+
+def test_overrides_apply_in_their_order_over_the_file(write):
+    path = write("decoding:\n  total_iter: 5\n  sweet_spot: 3\n")
+    overrides = ["decoding.total_iter=6", "decoding.total_iter=7", "decoding.sweet_spot=null"]
+    config = load_config(path, [*overrides, "run=runs/a=b", "tokenizer.training.epochs=2"])
+    assert config.decoding.total_iter == 7
+    assert config.decoding.sweet_spot is None
+    assert config.run == Path("runs/a=b")
+    assert config.tokenizer.training.epochs == 2
+    assert config.decoding.choice_temperature == 4.5
+
+
+def test_overrides_may_be_lists(write):
+    config = load_config(write(""), ["data.mean=[0.5, 0.5, 0.25]"])
+    assert config.data.mean == (0.5, 0.5, 0.25)
+
+
+MISTAKES = {
+    "unknown section": ("seed: 1\ntraning:\n  epochs: 3\n", 2, ["traning", "'training'?"]),
+    "unknown key": (
+        "training:\n  epochs: 3\n  batch_sise: 4\n",
+        3,
+        ["unknown key training.batch_sise", "'batch_size'?", "learning_rate"],
+    ),
+    "unknown key two levels down": (
+        "tokenizer:\n  training:\n    epoch: 3\n",
+        3,
+        ["tokenizer.training.epoch", "'epochs'?"],
+    ),
+    "wrong type": ("training:\n  epochs: many\n", 2, ["training.epochs", "'many'", "integer"]),
+    "a fraction for a count": ("training:\n  epochs: 2.5\n", 2, ["training.epochs", "2.5"]),
+    "a mapping for a number": ("training:\n  epochs: {a: 1}\n", 2, ["training.epochs", "integer"]),
+    "a number for a section": ("seed: 1\ntraining: 3\n", 2, ["training", "3"]),
+    "below the range": ("seed: -1\n", 1, ["seed is -1", "greater than or equal to 0"]),
+    "above the range": ("\ntransformer:\n  dropout: 2\n", 3, ["transformer.dropout is 2", "1"]),
+    "wrong word": (
+        "masking:\n  mask_schedule: cosin\n",
+        2,
+        ["masking.mask_schedule is 'cosin'", "'maskgit_cosine'", "mean 'cosine'?"],
+    ),
+    "wrong place in a list": (
+        "tokenizer:\n  downsample_after:\n    - 2\n    - x\n",
+        4,
+        ["tokenizer.downsample_after.1", "'x'"],
+    ),
+    "heads that do not divide": (
+        "seed: 1\ntransformer:\n  dim: 12\n  num_heads: 5\n",
+        2,
+        ["dim 12", "num_heads 5", "1, 2, 3, 4, 6, 12"],
+    ),
+    "sweet spot beyond the total": (
+        "decoding: {total_iter: 5, sweet_spot: 6}\n",
+        1,
+        ["sweet_spot 6", "total_iter 5", "1 to 5"],
+    ),
+    "grid that does not match": (
+        "transformer: {num_tokens: 64}\n",
+        None,
+        ["transformer.num_tokens 64", "16 x 16 = 256"],
+    ),
+    "codebooks that differ": (
+        "tokenizer: {codebook_size: 512}\n",
+        None,
+        ["transformer.codebook_size 1024", "tokenizer.codebook_size 512"],
+    ),
+    "range upside down": ("search: {low: 0.1, high: 0.01}\n", 1, ["low 0.1", "high 0.01"]),
+    "key given twice": (
+        "training:\n  epochs: 3\n  accumulate: 2\n  epochs: 4\n",
+        4,
+        ["training.epochs", "twice", "line 2"],
+    ),
+    "section given twice": ("data: {}\nseed: 1\ndata: {}\n", 3, ["data", "twice", "line 1"]),
+    "alias": ("run: &name a\ndata:\n  root: *name\n", 3, ["alias *name"]),
+    "tab": ("training:\n\tepochs: 3\n", 2, ["not valid YAML", "'\\t'"]),
+    "bracket left open": ("data:\n  mean: [1, 2\nseed: 1\n", 3, ["not valid YAML"]),
+    "text instead of a mapping": ("hello\n", None, ["holds a str", "sections"]),
+    "list instead of a mapping": ("- a\n- b\n", None, ["holds a list", "sections"]),
+    "two documents": ("seed: 1\n---\nseed: 2\n", 2, ["another document"]),
+    "python object": ("seed: !!python/object:os.system 1\n", 1, ["not valid YAML"]),
+    "impossible date": ("run: 2024-99-99\n", None, ["not valid YAML", "month"]),
+    "control character": ("seed: 1\n\0", None, ["not valid YAML"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_with_file_line_finding_and_remedy(write, mistake):
+    text, line, parts = MISTAKES[mistake]
+    path = write(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}:{line}: " if line else f"{path}: ")
+    for part in parts:
+        assert part in message
+
+
+def test_values_in_messages_never_break_the_line(write):
+    assert "'a\\nb'" in refusal(write('training:\n  epochs: "a\\nb"\n'))
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.epochs", ["section.key=value"]),
+        ("=3", ["section.key=value"]),
+        ("training..epochs=3", ["section.key=value"]),
+        ("training.epochs=[", ["not valid YAML"]),
+        ("training.epochs=*name", ["not valid YAML"]),
+        ("training.epochs=0", ["training.epochs is 0", "greater than or equal to 1"]),
+        ("training.epochs=", ["training.epochs"]),
+        ("training.lr=2", ["training.learning_rate is 2"]),
+        ("training.epoch=2", ["unknown key training.epoch", "mean 'epochs'?"]),
+        ("seed.low=2", ["'seed' is no section"]),
+    ],
+)
+def test_a_bad_override_is_named_in_one_line(write, override, parts):
+    message = refusal(write("seed: 1\n"), override)
+    assert message.startswith(f"--set {override}: ")
+    for part in parts:
+        assert part in message
+
+
+def test_a_missing_file_a_folder_and_a_binary_file_are_one_line_each(tmp_path):
+    assert refusal(tmp_path / "none.yml") == f"{tmp_path / 'none.yml'}: no such config file"
+    assert refusal(tmp_path).startswith(f"{tmp_path}: cannot be read")
+    binary = tmp_path / "weights.pt"
+    binary.write_bytes(b"\x80\x02\xff\xfe")
+    assert refusal(binary).startswith(f"{binary}: cannot be read as text")
+
+
+def test_a_file_too_large_for_a_config_is_refused_unread(write):
+    path = write("#" * (MAX_CONFIG_BYTES + 1))
+    assert "larger than" in refusal(path)
+
+
+def test_deep_nesting_is_refused_not_crashed_on(write):
+    path = write("[" * 500 + "]" * 500)
+    assert refusal(path).startswith(f"{path}: not valid YAML")

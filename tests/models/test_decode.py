@@ -1,0 +1,384 @@
+"""Both decode rules: against the slow reference, by algebra, and what must never happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from config.errors import UserError
+from config.schema import DecodingConfig
+from models.decode import CONFIDENCE_STREAM, TOKEN_STREAM, decode, still_hidden
+from models.masking import MASK_SCHEDULES
+from models.noise import gumbel, uniform
+
+from .reference_decode import Settings, State, decode_image
+
+RULES = ("listing", "maskgit")
+SCHEDULES = sorted(MASK_SCHEDULES)
+TEMPERATURES = (0.0, 0.3, 4.5)
+
+
+class LinearModel:
+    """Logits that depend on every token linearly: a mixing of positions after a lookup.
+
+    Computed in float64 and rounded to float32 once, so that both sides get equal numbers.
+    """
+
+    def __init__(self, num_tokens: int, codebook_size: int, rng: np.random.Generator) -> None:
+        self.mixing = 2 * rng.normal(size=(num_tokens, num_tokens)) / num_tokens**0.5
+        self.table = rng.normal(size=(codebook_size + 1, codebook_size))
+
+    def image(self, token_ids: list[int]) -> list[list[float]]:
+        return (self.mixing @ self.table[token_ids]).astype(np.float32).tolist()
+
+    def batch(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.tensor([self.image(row) for row in token_ids.tolist()])[mask]
+
+
+def run_decode(
+    logits_of: Callable[[Tensor, Tensor], Tensor],
+    token_ids: Tensor,
+    mask: Tensor,
+    settings: DecodingConfig,
+    *,
+    codebook_size: int,
+    model_schedule: str = "cosine",
+    seed: int = 0,
+    image_ids: Tensor | None = None,
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Decode a batch; returns the tokens and what on_step saw."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    decoded = decode(
+        logits_of,
+        token_ids,
+        mask,
+        settings,
+        model_schedule=model_schedule,
+        mask_token_id=codebook_size,
+        seed=seed,
+        image_ids=torch.arange(len(token_ids)) if image_ids is None else image_ids,
+        on_step=lambda step, ids, hidden: seen.append((ids.clone(), hidden.clone())),
+    )
+    return decoded, seen
+
+
+def hole(kind: str, num_tokens: int, rng: np.random.Generator) -> np.ndarray:
+    if kind == "one":
+        return np.arange(num_tokens) == rng.integers(num_tokens)
+    share = {"none": 0.0, "all": 1.1}.get(kind, rng.uniform())
+    return rng.random(num_tokens) < share
+
+
+def random_settings(rule: str, schedule: str, rng: np.random.Generator) -> DecodingConfig:
+    """Any T from 1 to 300, most of them small, and any sweet spot up to it or none."""
+    total = int(rng.choice([1, 2, 3, 5, 8, 10, 20, rng.integers(1, 41)]))
+    return DecodingConfig(
+        rule=rule,
+        mask_schedule=schedule,
+        total_iter=total,
+        sweet_spot=None if rng.random() < 0.3 else int(rng.integers(1, total + 1)),
+        choice_temperature=float(rng.choice(TEMPERATURES)),
+    )
+
+
+def assert_decodes_like_the_reference(
+    settings: DecodingConfig, model_schedule: str, rng: np.random.Generator, max_tokens: int = 64
+) -> None:
+    """A batch of ragged holes, step by step against one image at a time."""
+    tokens, codes = int(rng.integers(4, max_tokens + 1)), int(rng.integers(2, 13))
+    batch, seed = int(rng.integers(1, 6)), int(rng.integers(2**40))
+    kinds = rng.choice(["none", "one", "all", "ragged", "ragged"], size=batch)
+    mask = torch.tensor(np.stack([hole(kind, tokens, rng) for kind in kinds]))
+    token_ids = torch.tensor(rng.integers(codes, size=(batch, tokens)))
+    image_ids = torch.tensor(rng.integers(10**6, size=batch))
+    model = LinearModel(tokens, codes, rng)
+    decoded, seen = run_decode(
+        model.batch,
+        token_ids,
+        mask,
+        settings,
+        codebook_size=codes,
+        model_schedule=model_schedule,
+        seed=seed,
+        image_ids=image_ids,
+    )
+    steps = settings.sweet_spot or settings.total_iter
+    plain = Settings(
+        settings.rule,
+        settings.mask_schedule,
+        model_schedule,
+        settings.total_iter,
+        steps,
+        settings.choice_temperature,
+        codes,
+    )
+    assert len(seen) == steps
+    for image in range(batch):
+        own = image_ids[image : image + 1]
+        g = [gumbel(seed, own, t, CONFIDENCE_STREAM, tokens)[0].tolist() for t in range(steps)]
+        u = [uniform(seed, own, t, TOKEN_STREAM, tokens)[0].tolist() for t in range(steps)]
+        start = token_ids[image].tolist(), mask[image].tolist()
+        expected = decode_image(model.image, *start, plain, g, u)
+        found = [State(ids[image].tolist(), hidden[image].tolist()) for ids, hidden in seen]
+        assert found == expected
+        assert decoded[image].tolist() == expected[-1].token_ids
+
+
+@pytest.mark.parametrize("model_schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("rule", RULES)
+def test_decoding_equals_the_slow_reference_step_by_step(rule, schedule, model_schedule):
+    for case in range(10):
+        rng = np.random.default_rng([case, SCHEDULES.index(schedule), len(model_schedule)])
+        settings = random_settings(rule, schedule, rng)
+        assert_decodes_like_the_reference(settings, model_schedule, rng)
+
+
+@pytest.mark.parametrize("sweet_spot", range(1, 11))
+@pytest.mark.parametrize("rule", RULES)
+def test_every_sweet_spot_equals_the_slow_reference(rule, sweet_spot):
+    settings = DecodingConfig(rule=rule, total_iter=10, sweet_spot=sweet_spot)
+    rng = np.random.default_rng(sweet_spot)
+    assert_decodes_like_the_reference(settings, "cosine", rng)
+
+
+@pytest.mark.parametrize("total_iter", [64, 300])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("rule", RULES)
+def test_more_steps_than_hidden_tokens_equal_the_slow_reference(rule, schedule, total_iter):
+    settings = DecodingConfig(rule=rule, mask_schedule=schedule, total_iter=total_iter)
+    rng = np.random.default_rng(total_iter)
+    assert_decodes_like_the_reference(settings, schedule, rng, max_tokens=8)
+
+
+def flat_logits(token_ids: Tensor, mask: Tensor) -> Tensor:
+    """Every one of 8 codes is as likely as any other."""
+    return torch.zeros(int(mask.sum()), 8)
+
+
+def hidden_counts(settings: DecodingConfig, model_schedule: str, hidden: int) -> list[int]:
+    mask = torch.arange(20)[None] < hidden
+    _, seen = run_decode(
+        flat_logits,
+        torch.zeros(1, 20, dtype=torch.long),
+        mask,
+        settings,
+        codebook_size=8,
+        model_schedule=model_schedule,
+    )
+    return [int(still.sum()) for _, still in seen]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "model_schedule", "counts"),
+    [
+        # the chosen curve alone, where the model's gamma is linear: ceil(16 gamma(q)), q = 1/4 ...
+        ("linear", "linear", [12, 8, 4, 0]),
+        ("square", "linear", [15, 12, 7, 0]),
+        ("cosine", "linear", [14, 8, 3, 0]),  # 13.66, 8, 2.34
+        ("maskgit_cosine", "linear", [15, 12, 7, 0]),  # 14.78, 11.31, 6.12
+        # the model's curve alone, where the chosen one is linear
+        ("linear", "cosine", [14, 8, 3, 0]),
+        ("linear", "square", [15, 12, 7, 0]),
+        # both: square on square is 1 - q^4, cosine on cosine 15.17, 8, 0.83
+        ("square", "square", [16, 15, 11, 0]),
+        ("cosine", "cosine", [16, 8, 1, 0]),
+        ("square", "cosine", [16, 14, 7, 0]),  # (1 + cos(pi q^2)) / 2: 15.85, 13.66, 6.44
+        ("cosine", "square", [16, 12, 5, 0]),  # 1 - r^2, r = 0.1464, 0.5, 0.8536: 15.66, 12, 4.34
+    ],
+)
+def test_counts_of_hidden_tokens_by_the_listing_rule_are_two_curves(
+    schedule, model_schedule, counts
+):
+    settings = DecodingConfig(rule="listing", mask_schedule=schedule, total_iter=4)
+    assert hidden_counts(settings, model_schedule, hidden=16) == counts
+
+
+@pytest.mark.parametrize("model_schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("schedule", "counts"),
+    [
+        ("linear", [12, 8, 4, 0]),
+        ("square", [15, 12, 7, 0]),
+        ("cosine", [13, 8, 2, 0]),
+        ("maskgit_cosine", [14, 11, 6, 0]),
+    ],
+)
+def test_counts_of_hidden_tokens_by_maskgits_rule_are_one_curve(schedule, counts, model_schedule):
+    settings = DecodingConfig(rule="maskgit", mask_schedule=schedule, total_iter=4)
+    assert hidden_counts(settings, model_schedule, hidden=16) == counts
+
+
+def test_maskgits_rule_reveals_at_least_one_a_step_and_keeps_one_for_the_last():
+    settings = DecodingConfig(rule="maskgit", mask_schedule="linear", total_iter=8)
+    # floor(3 (1 - q)) is 2, 2, 1, 1, 1, 0, 0, 0
+    assert hidden_counts(settings, "cosine", hidden=3) == [2, 1, 1, 1, 1, 1, 1, 0]
+    assert hidden_counts(settings, "cosine", hidden=1) == [1, 1, 1, 1, 1, 1, 1, 0]
+    assert hidden_counts(settings, "cosine", hidden=0) == [0] * 8
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_counts_do_not_suffer_from_binary_fractions(rule):
+    # Linear on linear with T = U = 10: one token a step, although (1 - 7 / 10) * 10 > 3 in floats.
+    settings = DecodingConfig(rule=rule, mask_schedule="linear", total_iter=10)
+    assert hidden_counts(settings, "linear", hidden=10) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_step_reveals_everything(rule):
+    assert hidden_counts(DecodingConfig(rule=rule, total_iter=1), "cosine", hidden=20) == [0]
+
+
+@pytest.fixture
+def ragged() -> tuple[LinearModel, Tensor, Tensor]:
+    """A model, token ids (6, 32) of 8 codes and masks that hide none, one, some and all."""
+    rng = np.random.default_rng(0)
+    mask = torch.tensor(rng.random((6, 32)) < np.array([[0], [0.2], [0.4], [0.6], [0.8], [1.1]]))
+    mask[1] = torch.arange(32) == 5
+    return LinearModel(32, 8, rng), torch.tensor(rng.integers(8, size=(6, 32))), mask
+
+
+@pytest.mark.parametrize("temperature", [0.0, 4.5])
+@pytest.mark.parametrize("rule", RULES)
+def test_known_tokens_never_change_and_nothing_known_is_hidden_again(rule, temperature, ragged):
+    model, token_ids, mask = ragged
+    settings = DecodingConfig(rule=rule, choice_temperature=temperature)
+    decoded, seen = run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
+    hidden_before, ids_before = mask, token_ids
+    for ids, hidden in seen:
+        assert not (hidden & ~hidden_before).any()
+        assert torch.equal(ids[~hidden_before], ids_before[~hidden_before])
+        hidden_before, ids_before = hidden, ids
+    assert torch.equal(decoded[~mask], token_ids[~mask])
+    assert not hidden_before.any()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_model_sees_the_mask_id_exactly_where_tokens_are_hidden(rule, ragged):
+    model, token_ids, mask = ragged
+
+    def watched(ids: Tensor, hidden: Tensor) -> Tensor:
+        assert torch.equal(ids == 8, hidden)
+        return model.batch(ids, hidden)
+
+    decoded, _ = run_decode(watched, token_ids, mask, DecodingConfig(rule=rule), codebook_size=8)
+    assert decoded.max() < 8
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_inputs_are_left_as_they_were(rule, ragged):
+    model, token_ids, mask = ragged
+    ids_copy, mask_copy = token_ids.clone(), mask.clone()
+    run_decode(model.batch, token_ids, mask, DecodingConfig(rule=rule), codebook_size=8)
+    assert torch.equal(token_ids, ids_copy)
+    assert torch.equal(mask, mask_copy)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_sweet_spot_stops_a_run_that_is_otherwise_the_same(rule, ragged):
+    model, token_ids, mask = ragged
+    _, full = run_decode(model.batch, token_ids, mask, DecodingConfig(rule=rule), codebook_size=8)
+    for stop in range(1, 11):
+        settings = DecodingConfig(rule=rule, sweet_spot=stop)
+        decoded, seen = run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
+        assert len(seen) == stop
+        assert torch.equal(decoded, full[stop - 1][0])
+        assert torch.equal(seen[-1][1], full[stop - 1][1])
+        assert decoded.max() < 8  # tokens still hidden hold their present best guess
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_batch_and_order_of_images_do_not_matter(rule, ragged):
+    model, token_ids, mask = ragged
+    settings, ids = DecodingConfig(rule=rule), torch.tensor([4, 9, 2, 77, 5, 6])
+
+    def decoded(rows: list[int]) -> Tensor:
+        picked = token_ids[rows], mask[rows], settings
+        return run_decode(model.batch, *picked, codebook_size=8, image_ids=ids[rows])[0]
+
+    together = decoded(list(range(6)))
+    assert torch.equal(torch.cat([decoded([row]) for row in range(6)]), together)
+    assert torch.equal(decoded([5, 3, 1, 0, 2, 4]), together[[5, 3, 1, 0, 2, 4]])
+
+
+def test_without_noise_the_most_confident_tokens_are_revealed_first():
+    certainty = torch.tensor([0.5, 2.0, 1.0, 3.0])  # logit of code 0 at each place; code 1 has 0
+
+    def logits_of(token_ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.stack([certainty, torch.zeros(4)], dim=-1)[mask[0]]
+
+    settings = DecodingConfig(mask_schedule="linear", total_iter=4, choice_temperature=0.0)
+    start = torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.bool)
+    decoded, seen = run_decode(
+        logits_of, *start, settings, codebook_size=2, model_schedule="linear"
+    )
+    order = [still[0].nonzero().flatten().tolist() for _, still in seen]
+    assert order == [[0, 1, 2], [0, 2], [0], []]
+    assert (decoded == 0).all()
+
+
+def test_listing_takes_the_most_probable_token_and_maskgit_draws_from_the_softmax():
+    # Probabilities 0.7, 0.2, 0.1 at each of 4,000 places, all decided in one step.
+    def logits_of(token_ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.tensor([0.7, 0.2, 0.1]).log().expand(int(mask.sum()), 3)
+
+    start = torch.zeros(4, 1000, dtype=torch.long), torch.ones(4, 1000, dtype=torch.bool)
+    one_step = {"total_iter": 1, "choice_temperature": 4.5}
+    decoded, _ = run_decode(
+        logits_of, *start, DecodingConfig(rule="listing", **one_step), codebook_size=3
+    )
+    assert (decoded == 0).all()
+    decoded, _ = run_decode(
+        logits_of, *start, DecodingConfig(rule="maskgit", **one_step), codebook_size=3
+    )
+    shares = decoded.flatten().bincount(minlength=3) / 4000
+    # four standard deviations of a share of 4,000: 4 sqrt(0.7 * 0.3 / 4000) = 0.029
+    assert shares.tolist() == pytest.approx([0.7, 0.2, 0.1], abs=0.03)
+
+
+def test_codes_of_no_probability_are_never_sampled():
+    def logits_of(token_ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]).expand(mask.sum(), 5)
+
+    start = torch.zeros(4, 1000, dtype=torch.long), torch.ones(4, 1000, dtype=torch.bool)
+    settings = DecodingConfig(rule="maskgit", total_iter=1)
+    decoded, _ = run_decode(logits_of, *start, settings, codebook_size=5)
+    assert set(decoded.flatten().tolist()) == {1, 3}
+
+
+def test_seeds_and_image_ids_change_the_noise(ragged):
+    model, token_ids, mask = ragged
+    settings = DecodingConfig(rule="maskgit")
+
+    def decoded(seed: int, first: int) -> Tensor:
+        ids = torch.arange(first, first + 6)
+        common = {"codebook_size": 8, "seed": seed, "image_ids": ids}
+        return run_decode(model.batch, token_ids, mask, settings, **common)[0]
+
+    assert torch.equal(decoded(0, 0), decoded(0, 0))
+    assert not torch.equal(decoded(0, 0), decoded(5, 0))
+    assert not torch.equal(decoded(0, 0), decoded(0, 5))
+
+
+def test_still_hidden_keeps_the_least_confident_of_each_image_ties_to_the_first():
+    inf = torch.inf
+    confidence = torch.tensor([[0.3, inf, 0.1, 0.2], [0.5, 0.5, 0.5, inf], [inf, inf, inf, inf]])
+    hidden = confidence.isfinite()
+    assert still_hidden(confidence, hidden, torch.tensor([2, 1, 3])).tolist() == [
+        [False, False, True, True],
+        [True, False, False, False],
+        [False, False, False, False],
+    ]
+    assert torch.equal(still_hidden(confidence, hidden, torch.tensor([3, 3, 0])), hidden)
+    assert not still_hidden(confidence, hidden, torch.tensor([0, 0, 0])).any()
+
+
+def test_an_unknown_rule_lists_the_known_ones(ragged):
+    model, token_ids, mask = ragged
+    settings = DecodingConfig().model_copy(update={"rule": "listings"})
+    with pytest.raises(UserError, match=r"'listings' .*listing, maskgit.*mean 'listing'"):
+        run_decode(model.batch, token_ids, mask, settings, codebook_size=8)

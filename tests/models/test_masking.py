@@ -1,0 +1,157 @@
+"""Mask schedules by closed form, token masks by hand, drawn masks by their statistics."""
+
+from __future__ import annotations
+
+from math import cos, pi, sqrt
+
+import pytest
+import torch
+
+from config.errors import UserError
+from config.schema import MaskingConfig
+from models.masking import MASK_SCHEDULES, draw_token_mask, gamma, token_mask_from_holes
+
+CLOSED_FORMS = {
+    "linear": lambda r: 1 - r,
+    "cosine": lambda r: (1 + cos(pi * r)) / 2,
+    "square": lambda r: 1 - r * r,
+    "maskgit_cosine": lambda r: cos(pi * r / 2),
+}
+
+
+def test_every_schedule_has_its_closed_form_here():
+    assert set(CLOSED_FORMS) == set(MASK_SCHEDULES)
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_schedules_start_at_exactly_one_and_end_at_exactly_zero(name):
+    assert gamma(name, 0.0).item() == 1.0
+    assert gamma(name, 1.0).item() == 0.0
+    single = gamma(name, torch.tensor([0.0, 1.0]))
+    assert single.tolist() == [1.0, 0.0]
+    assert single.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_schedules_equal_their_closed_form_in_double_precision(name):
+    for r in (0.001, 0.1, 0.25, 1 / 3, 0.5, 0.75, 0.999):
+        assert gamma(name, r).dtype == torch.float64
+        assert gamma(name, r).item() == pytest.approx(CLOSED_FORMS[name](r), abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [("linear", 0.5), ("cosine", 0.5), ("square", 0.75), ("maskgit_cosine", sqrt(0.5))],
+)
+def test_schedules_at_one_half(name, half):
+    assert gamma(name, 0.5).item() == pytest.approx(half, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_schedules_fall_all_the_way_and_keep_the_shape(name):
+    r = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    values = gamma(name, r)
+    assert (values.diff() < 0).all()
+    assert gamma(name, r.view(7, 11, 13)).shape == (7, 11, 13)
+
+
+def test_an_unknown_schedule_lists_the_known_ones_and_the_nearest():
+    with pytest.raises(UserError) as error:
+        gamma("cosin", 0.5)
+    message = str(error.value)
+    assert "'cosin'" in message
+    assert "cosine, linear, maskgit_cosine, square" in message
+    assert "did you mean 'cosine'?" in message
+
+
+def test_one_hole_pixel_anywhere_hides_its_token_and_no_other():
+    for row in range(8):
+        for column in range(8):
+            holes = torch.zeros(1, 8, 8, dtype=torch.bool)
+            holes[0, row, column] = True
+            hidden = token_mask_from_holes(holes, grid=2).view(2, 2)
+            assert hidden.nonzero().tolist() == [[row // 4, column // 4]]
+
+
+def test_token_masks_are_true_where_hidden_row_by_row():
+    picture = """
+        #.......
+        ........
+        .....#..
+        ......##
+        ..##....
+        ..##....
+        ........
+        .......#
+    """
+    rows = [[pixel == "#" for pixel in line] for line in picture.split()]
+    # 2 x 2 pixels a token: 4 x 4 tokens
+    assert token_mask_from_holes(torch.tensor([rows]), grid=4).int().view(4, 4).tolist() == [
+        [1, 0, 0, 0],
+        [0, 0, 1, 1],
+        [0, 1, 0, 0],
+        [0, 0, 0, 1],
+    ]
+
+
+def test_images_of_a_batch_keep_their_own_masks():
+    holes = torch.zeros(3, 64, 64, dtype=torch.bool)
+    holes[1] = True
+    holes[2, 63, 0] = True
+    hidden = token_mask_from_holes(holes, grid=16)
+    assert hidden.shape == (3, 256)
+    assert hidden.dtype == torch.bool
+    assert hidden.sum(1).tolist() == [0, 256, 1]
+    assert hidden[2, 240]
+
+
+def shares(ratio: str, per: str, generator: torch.Generator, schedule: str = "square"):
+    """Share hidden of each image in 400 draws of 4 images with 2,000 tokens, (400, 4)."""
+    masking = MaskingConfig(ratio=ratio, ratio_per=per, mask_schedule=schedule)
+    draws = [draw_token_mask(4, 2000, masking, generator) for _ in range(400)]
+    return torch.stack(draws).double().mean(2)
+
+
+def test_one_ratio_a_batch_hides_the_same_share_of_every_image(generator):
+    share = shares("uniform", "batch", generator)
+    assert share.std(1).max() < 0.04  # sqrt(p (1 - p) / 2000) <= 0.0112
+    assert share.mean(1).std() == pytest.approx(sqrt(1 / 12), abs=0.03)
+
+
+def test_one_ratio_a_sample_hides_shares_that_do_not_follow_each_other(generator):
+    share = shares("uniform", "sample", generator)
+    correlation = torch.corrcoef(share.T) - torch.eye(4)
+    assert correlation.abs().max() < 0.2  # 4 / sqrt(400)
+
+
+def test_uniform_ratios_have_the_moments_of_the_uniform_distribution(generator):
+    share = shares("uniform", "sample", generator)
+    assert share.mean() == pytest.approx(1 / 2, abs=0.03)
+    assert share.square().mean() == pytest.approx(1 / 3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mean"),
+    [("linear", 1 / 2), ("cosine", 1 / 2), ("square", 2 / 3), ("maskgit_cosine", 2 / pi)],
+)
+def test_scheduled_ratios_have_the_integral_of_gamma_as_their_mean(generator, schedule, mean):
+    share = shares("schedule", "sample", generator, schedule)
+    assert share.mean() == pytest.approx(mean, abs=0.03)
+
+
+def test_within_an_image_tokens_are_hidden_independently_of_their_place(generator):
+    masking = MaskingConfig(ratio_per="sample")
+    hidden = draw_token_mask(20_000, 8, masking, generator).double()
+    assert (hidden.mean(0) - 0.5).abs().max() < 0.02
+    # given p, places are independent: P(both) = E[p^2] = 1/3
+    both = (hidden[:, 0] * hidden[:, 7]).mean()
+    assert both == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_the_generator_alone_decides_the_mask():
+    masking = MaskingConfig()
+    first, second, other = (
+        draw_token_mask(2, 64, masking, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)

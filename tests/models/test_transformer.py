@@ -1,0 +1,170 @@
+"""The transformer against PyTorch's own encoder layers, its start, and the lab's checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config.schema import TransformerConfig
+from models.transformer import BidirectionalTransformer
+
+LAB_KEYS = Path(__file__).parents[1] / "data" / "lab_transformer_keys.json"
+
+
+def random_ids(config: TransformerConfig, batch: int = 3) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randint(config.codebook_size + 1, (batch, config.num_tokens))
+
+
+def encoder_layer(state: dict[str, Tensor], index: int, config: TransformerConfig) -> nn.Module:
+    """PyTorch's TransformerEncoderLayer with the weights of block ``index``."""
+    layer = nn.TransformerEncoderLayer(
+        config.dim,
+        config.num_heads,
+        config.mlp_dim,
+        dropout=0.0,
+        activation="gelu",
+        layer_norm_eps=1e-12,
+        batch_first=True,
+        norm_first=config.norm == "pre",
+    ).eval()
+    prefix = f"blocks.{index}."
+    ours = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    theirs = {
+        "self_attn.in_proj_weight": ours["Attention.qkv.weight"],
+        "self_attn.in_proj_bias": torch.zeros(3 * config.dim),
+        "self_attn.out_proj.weight": ours["Attention.proj.weight"],
+        "self_attn.out_proj.bias": ours["Attention.proj.bias"],
+    }
+    for own, name in [("MLP.0", "linear1"), ("MLP.2", "linear2")]:
+        theirs |= {f"{name}.{part}": ours[f"{own}.{part}"] for part in ("weight", "bias")}
+    for own, name in [("LayerNorm1", "norm1"), ("LayerNorm2", "norm2")]:
+        theirs |= {f"{name}.{part}": ours[f"{own}.{part}"] for part in ("weight", "bias")}
+    layer.load_state_dict(theirs)
+    return layer
+
+
+def reference_logits(
+    state: dict[str, Tensor], token_ids: Tensor, config: TransformerConfig
+) -> Tensor:
+    """Spec section 3 with PyTorch's layers, (B, N) -> (B, N, K + 1)."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-12)
+
+    x = norm(state["tok_emb.weight"][token_ids] + state["pos_emb"], "LN")
+    for index in range(config.num_layers):
+        x = encoder_layer(state, index, config)(x)
+    if config.norm == "pre":
+        x = norm(x, "final_norm")
+    head = state["Token_Prediction.0.weight"], state["Token_Prediction.0.bias"]
+    x = norm(F.gelu(F.linear(x, *head)), "Token_Prediction.2")
+    return x @ state["tok_emb.weight"].T + state["bias"]
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("attention", ["plain", "fused"])
+def test_logits_equal_those_of_pytorch_encoder_layers(transformer_config, norm, attention):
+    config = transformer_config.model_copy(update={"norm": norm, "attention": attention})
+    torch.manual_seed(0)
+    model = BidirectionalTransformer(config).eval()
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.5)
+    ids = random_ids(config)
+    with torch.no_grad():
+        expected = reference_logits(model.state_dict(), ids, config)
+        torch.testing.assert_close(model(ids), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_lab_preset_has_exactly_the_keys_and_shapes_of_the_lab_checkpoint():
+    with torch.device("meta"):
+        model = BidirectionalTransformer(TransformerConfig())
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == json.loads(LAB_KEYS.read_text())
+
+
+def test_a_lab_checkpoint_of_reduced_widths_loads_strictly_and_computes_the_same_function():
+    smaller = {768: 32, 2304: 96, 1536: 48, 256: 16, 1025: 9}
+    listing = json.loads(LAB_KEYS.read_text())
+    torch.manual_seed(0)
+    state = {key: 0.3 * torch.randn([smaller[n] for n in shape]) for key, shape in listing.items()}
+    config = TransformerConfig(dim=32, mlp_dim=48, num_tokens=16, codebook_size=8, dropout=0.0)
+    model = BidirectionalTransformer(config).eval()
+    model.load_state_dict(state, strict=True)
+    ids = random_ids(config)
+    with torch.no_grad():
+        expected = reference_logits(state, ids, config)
+        torch.testing.assert_close(model(ids), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_compact_logits_are_the_full_logits_at_the_masked_places(transformer, transformer_config):
+    ids = random_ids(transformer_config)
+    mask = torch.rand(ids.shape) < 0.4
+    mask[1] = False  # an image with nothing hidden contributes no rows
+    compact = transformer(ids, mask)
+    assert compact.shape == (mask.sum(), transformer_config.codebook_size + 1)
+    torch.testing.assert_close(compact, transformer(ids)[mask])
+
+
+def test_compact_logits_of_nothing_are_empty(transformer, transformer_config):
+    ids = random_ids(transformer_config)
+    assert transformer(ids, torch.zeros_like(ids, dtype=torch.bool)).shape == (0, 17)
+
+
+def test_every_token_sees_every_other_token(transformer, transformer_config):
+    ids = random_ids(transformer_config, batch=1)
+    before = transformer(ids)
+    for changed in (0, transformer_config.num_tokens - 1):
+        other = ids.clone()
+        other[0, changed] = (other[0, changed] + 1) % transformer_config.codebook_size
+        assert ((transformer(other) - before).abs().amax(-1) > 1e-5).all()
+
+
+def test_images_of_a_batch_do_not_see_each_other(transformer, transformer_config):
+    ids = random_ids(transformer_config)
+    alone = torch.cat([transformer(row[None]) for row in ids])
+    torch.testing.assert_close(transformer(ids), alone)
+
+
+def test_the_mask_token_is_one_beyond_the_last_code(transformer, transformer_config):
+    assert transformer.mask_token_id == transformer_config.codebook_size
+    transformer(torch.full((1, transformer_config.num_tokens), transformer.mask_token_id))
+
+
+def test_the_output_matrix_is_the_embedding(transformer, transformer_config):
+    # Weight tying: doubling the embedding of a code that is not in the input doubles its logits.
+    ids = torch.zeros(1, transformer_config.num_tokens, dtype=torch.long)
+    with torch.no_grad():
+        transformer.bias.zero_()
+        expected = transformer(ids)
+        expected[..., 5] *= 2
+        transformer.tok_emb.weight[5] *= 2
+        torch.testing.assert_close(transformer(ids), expected)
+
+
+def test_linear_and_embedding_weights_start_with_std_002_and_biases_at_zero():
+    torch.manual_seed(0)
+    model = BidirectionalTransformer(TransformerConfig(num_layers=1, num_tokens=16))
+    for name, weight in model.state_dict().items():
+        if name.endswith("bias"):
+            assert (weight == 0).all(), name
+        elif "LN" in name or "Norm" in name or name == "Token_Prediction.2.weight":
+            assert (weight == 1).all(), name
+        else:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.05), name
+            assert abs(weight.mean()) < 1e-3, name
+
+
+def test_dropout_changes_training_and_rests_in_eval(transformer_config):
+    torch.manual_seed(0)
+    model = BidirectionalTransformer(transformer_config.model_copy(update={"dropout": 0.5}))
+    ids = random_ids(transformer_config)
+    assert not torch.equal(model.train()(ids), model(ids))
+    assert torch.equal(model.eval()(ids), model(ids))
+    rates = {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
+    assert rates == {0.5}

@@ -1,0 +1,139 @@
+"""Imports run one way: config <- models <- utils <- scripts, never upward, without a circle.
+
+The scorer stands alone, so that its folder can be copied out: it imports nothing of ours, and
+only utils and scripts may use it.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCORER = "faster-pytorch-fid"
+SCRIPTS = "scripts"  # every top-level *.py
+MAY_IMPORT = {
+    "config": {"config"},
+    "models": {"config", "models"},
+    "utils": {"config", "models", "utils", SCORER},
+    SCORER: {SCORER},
+    SCRIPTS: {"config", "models", "utils", SCORER, SCRIPTS},
+}
+
+Modules = dict[str, tuple[str, Path]]  # dotted name -> place, file
+
+
+def modules_of(root: Path) -> Modules:
+    """Our modules by the name under which they are imported; the scorer's files by bare name."""
+    found: Modules = {}
+    for place in MAY_IMPORT:
+        files = root.glob("*.py") if place == SCRIPTS else (root / place).rglob("*.py")
+        for file in files:
+            base = root / SCORER if place == SCORER else root
+            parts = file.relative_to(base).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = (place, file)
+    return found
+
+
+def imported_names(name: str, file: Path) -> set[str]:
+    """Every dotted name that a file imports, wherever in the file, relative ones resolved."""
+    names: set[str] = set()
+    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def edges_of(modules: Modules) -> dict[str, set[str]]:
+    """Which of our modules each of our modules imports."""
+    edges = {name: imported_names(name, file) & set(modules) for name, (_, file) in modules.items()}
+    # `from package import module` touches the package too, which is no circle of its own
+    return {name: {n for n in to if n != name} for name, to in edges.items()}
+
+
+def upward_imports(root: Path) -> list[str]:
+    modules = modules_of(root)
+    return sorted(
+        f"{name} ({modules[name][0]}) imports {other} ({modules[other][0]})"
+        for name, others in edges_of(modules).items()
+        for other in others
+        if modules[other][0] not in MAY_IMPORT[modules[name][0]]
+    )
+
+
+def circle(root: Path) -> list[str]:
+    """The modules that are left when those without imports are taken away again and again."""
+    edges = edges_of(modules_of(root))
+    while free := {name for name, others in edges.items() if not others}:
+        edges = {name: others - free for name, others in edges.items() if name not in free}
+    return sorted(edges)
+
+
+def test_the_tree_is_seen_at_all():
+    modules = modules_of(ROOT)
+    assert {"config.schema", "models.maskgit", "utils.cli"} <= set(modules)
+    assert "config.schema" in edges_of(modules)["models.decode"]
+
+
+def test_no_module_imports_upward():
+    assert upward_imports(ROOT) == []
+
+
+def test_no_modules_import_in_a_circle():
+    assert circle(ROOT) == []
+
+
+def write_tree(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+LAWFUL = {
+    "config/__init__.py": "",
+    "config/schema.py": "import pydantic",
+    "models/net.py": "from config.schema import Config",
+    "utils/data.py": "import models.net",
+    f"{SCORER}/frechet.py": "import torch",
+    f"{SCORER}/fid.py": "from frechet import distance",
+    "train.py": "from utils import data",
+}
+
+
+def test_the_checker_passes_a_lawful_tree(tmp_path):
+    write_tree(tmp_path, LAWFUL)
+    assert upward_imports(tmp_path) == []
+    assert circle(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "culprit"),
+    [
+        ("config/bad.py", "import models.net", "config.bad (config) imports models.net (models)"),
+        ("config/bad.py", "from models import net", "config.bad (config) imports models.net"),
+        ("models/bad.py", "def f():\n    from utils.data import x", "models.bad (models) imports"),
+        ("models/bad.py", "from ..utils import data", "models.bad (models) imports utils.data"),
+        ("utils/bad.py", "import train", "utils.bad (utils) imports train (scripts)"),
+        ("models/bad.py", "from frechet import distance", f"imports frechet ({SCORER})"),
+        (f"{SCORER}/bad.py", "from config.schema import Config", f"bad ({SCORER}) imports config"),
+    ],
+)
+def test_the_checker_catches_an_upward_import(tmp_path, file, text, culprit):
+    write_tree(tmp_path, LAWFUL | {file: text})
+    found = upward_imports(tmp_path)
+    assert found
+    assert any(culprit in line for line in found)
+
+
+def test_the_checker_catches_a_circle(tmp_path):
+    circular = {"models/a.py": "from models import b", "models/b.py": "from . import a"}
+    write_tree(tmp_path, LAWFUL | circular)
+    assert circle(tmp_path) == ["models.a", "models.b"]
