@@ -187,12 +187,16 @@ def load_statistics(path: Path, dims: int, provenance: Provenance) -> FeatureSta
             f"{path}: mu is {mean.shape} and sigma {covariance.shape}, but the features in use "
             f"have {dims} dims"
         )
+    if not all(np.issubdtype(array.dtype, np.number) for array in (mean, covariance)):
+        raise ScoreError(f"{path}: mu or sigma holds text, expected numbers")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ScoreError(f"{path}: mu or sigma holds values that are not finite")
     for key, wanted in provenance.items():
         if key in arrays and str(arrays[key]) != str(wanted):
             raise ScoreError(f"{path}: made with {key} {arrays[key]}, but {wanted} is in use")
     if "features" in arrays:
+        if arrays["features"].ndim != 2 or arrays["features"].shape[1] != dims:
+            raise ScoreError(f"{path}: features are {arrays['features'].shape}, not (n, {dims})")
         statistics = FeatureStatistics(dims, keep_features=True)
         statistics.update(torch.from_numpy(arrays["features"]))
         return statistics

@@ -1,0 +1,105 @@
+"""The scorer stands alone in a folder with dashes: its modules are imported as top-level ones."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+FOLDER = Path(__file__).resolve().parents[2] / "faster-pytorch-fid"
+sys.path.insert(0, str(FOLDER))
+
+SIDE = 16
+
+
+@pytest.fixture(scope="session")
+def fid_folder() -> Path:
+    return FOLDER
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's caches."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
+
+
+def random_state(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Seeded weights under the public file's keys, scaled so that images stay apart at depth."""
+    from torchvision.models import Inception3
+
+    torch.manual_seed(seed)
+    network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, 0, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.8, 1.25)
+            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    return network.state_dict()
+
+
+@pytest.fixture(scope="session")
+def inception_state() -> dict[str, torch.Tensor]:
+    return random_state()
+
+
+@pytest.fixture(scope="session")
+def stem_weights(inception_state, tmp_path_factory) -> Path:
+    """A weight file with the layers that 64 and 192 dims need: small, so that tests are quick."""
+    path = tmp_path_factory.mktemp("weights") / "stem.pth"
+    torch.save({k: v for k, v in inception_state.items() if k.startswith(("Conv2d", "fc"))}, path)
+    return path
+
+
+def draw_images(count: int, seed: int, side: int = SIDE) -> list[np.ndarray]:
+    """Images of coloured patches, (side, side, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (count, side // 4, side // 4, 3), dtype=np.uint8)
+    return list(small.repeat(4, axis=1).repeat(4, axis=2))
+
+
+def write_folder(folder: Path, images: list[np.ndarray], prefix: str = "image") -> Path:
+    folder.mkdir(parents=True)
+    for index, pixels in enumerate(images):
+        Image.fromarray(pixels).save(folder / f"{prefix}_{index:03d}.png")
+    return folder
+
+
+def write_csv(path: Path, images: list[np.ndarray]) -> Path:
+    lines = [",".join(f"pixel{i}" for i in range(images[0].size))]
+    lines += [",".join(map(str, pixels.ravel())) for pixels in images]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def lab(tmp_path) -> Path:
+    """What inpainting leaves: test_results with its manifest, beside the truth and the masks."""
+    truth, results = draw_images(8, seed=1), []
+    mask = np.full((SIDE, SIDE), 255, np.uint8)
+    mask[4:10, 4:12] = 0
+    for pixels in truth:
+        result = pixels.copy()
+        result[mask == 0] = result[mask == 0] // 2
+        results.append(result)
+    write_folder(tmp_path / "truth", truth)
+    write_folder(tmp_path / "masks", [mask] * 8, "mask")
+    write_folder(tmp_path / "test_results", results)
+    entries = [
+        {
+            "image": f"image_{i:03d}.png",
+            "ground_truth": f"image_{i:03d}.png",
+            "mask": f"mask_{i:03d}.png",
+        }
+        for i in range(8)
+    ]
+    manifest = {"ground_truth": "../truth", "masks": "../masks", "images": entries}
+    (tmp_path / "test_results" / "manifest.json").write_text(json.dumps(manifest))
+    return tmp_path

@@ -1,0 +1,126 @@
+"""Streaming statistics: exact merges, independence of batches, files that pytorch-fid shares."""
+
+import numpy as np
+import pytest
+import torch
+from feature_stats import FeatureStatistics, load_statistics, save_statistics
+from fid_errors import ScoreError
+
+
+def gather(features: torch.Tensor, batch: int, keep: bool = False) -> FeatureStatistics:
+    statistics = FeatureStatistics(features.shape[1], keep)
+    for rows in features.split(batch):
+        statistics.update(rows)
+    return statistics
+
+
+def features(count: int, dims: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return 1000 + torch.randn(count, dims, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("count", [2, 6, 7, 12, 50])
+@pytest.mark.parametrize("batch", [1, 5, 64])
+def test_mean_and_covariance_are_numpys(count, batch):
+    rows = features(count)
+    statistics = gather(rows, batch)
+    assert statistics.count == count
+    np.testing.assert_allclose(statistics.mean(), rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(
+        statistics.covariance(), np.cov(rows.numpy(), rowvar=False), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_batch_size_changes_no_bit():
+    rows = features(50)
+    one, many = gather(rows, 1), gather(rows, 17)
+    assert torch.equal(one.mean(), many.mean())
+    assert torch.equal(one.covariance(), many.covariance())
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 20), (20, 3), (20, 30), (5, 2, 40)])
+def test_merged_parts_equal_the_whole(sizes):
+    parts = features(sum(sizes)).split(list(sizes))
+    merged = gather(parts[0], 4)
+    for part in parts[1:]:
+        merged.merge(gather(part, 4))
+    whole = gather(torch.cat(parts), 4)
+    assert merged.count == whole.count
+    np.testing.assert_allclose(merged.mean(), whole.mean(), rtol=1e-13)
+    np.testing.assert_allclose(merged.covariance(), whole.covariance(), rtol=1e-9, atol=1e-9)
+
+
+def test_merging_kept_features_keeps_their_order():
+    rows = features(9)
+    merged = gather(rows[:4], 2, keep=True)
+    merged.merge(gather(rows[4:], 2, keep=True))
+    assert torch.equal(merged.features(), rows)
+
+
+def test_memory_is_bounded_by_the_dims_however_many_images_come():
+    statistics = FeatureStatistics(4)
+    for rows in features(1000, 4).split(10):
+        statistics.update(rows)
+        assert sum(len(kept) for kept in statistics._rows) <= 4
+    assert statistics.features() is None
+    assert statistics.factor() is None
+
+
+def test_factor_squares_to_the_covariance():
+    statistics = gather(features(5), 2)
+    factor = statistics.factor()
+    np.testing.assert_allclose(factor.T @ factor, statistics.covariance(), atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_statistics_survive_a_file_and_pytorch_fid_reads_them(tmp_path, count):
+    from pytorch_fid.fid_score import compute_statistics_of_path
+
+    path, rows = tmp_path / "stats.npz", features(count)
+    save_statistics(path, gather(rows, 8), {"backend": "x"})
+    mean, covariance = compute_statistics_of_path(str(path), None, 1, 6, "cpu")
+    np.testing.assert_allclose(mean, rows.mean(0))
+    np.testing.assert_allclose(covariance, np.cov(rows.numpy(), rowvar=False), atol=1e-9)
+    loaded = load_statistics(path, 6, {"backend": "x"})
+    assert loaded.count == count
+    assert (loaded.features() is None) == (count > 6)
+    np.testing.assert_allclose(loaded.covariance(), covariance, atol=1e-9)
+    assert [p.name for p in tmp_path.iterdir()] == ["stats.npz"]
+
+
+def test_a_file_of_pytorch_fid_is_read(tmp_path):
+    np.savez_compressed(tmp_path / "theirs.npz", mu=np.arange(3.0), sigma=np.eye(3))
+    loaded = load_statistics(tmp_path / "theirs.npz", 3, {"backend": "x"})
+    assert loaded.count is None
+    assert loaded.mean().tolist() == [0, 1, 2]
+    assert torch.equal(loaded.covariance(), torch.eye(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mu": np.zeros(3)}, "no 'sigma' in it .it holds mu."),
+        ({"mean": np.zeros(3)}, "no 'mu' in it .it holds mean."),
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, "features in use have 3 dims"),
+        ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "not finite"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "backend": np.array("y")}, "made with backend y"),
+        ({"mu": np.array([None]), "sigma": np.eye(3)}, "not a readable npz"),
+        ({"mu": np.array(["a", "b", "c"]), "sigma": np.eye(3)}, "holds text"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros((2, 5))}, "features are"),
+    ],
+)
+def test_an_npz_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, message):
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(ScoreError, match=message) as caught:
+        load_statistics(path, 3, {"backend": "x"})
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_npz_is_refused(tmp_path):
+    path = tmp_path / "cut.npz"
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ScoreError, match="not a readable npz"):
+        load_statistics(path, 3, {})
