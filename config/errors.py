@@ -9,6 +9,9 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Says on one line which file or key is wrong, what was found and what is allowed."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
+
 
 class StopRequested(Exception):
     """Somebody asked the run to stop (Ctrl-C or SIGTERM); its state has been saved."""

@@ -15,7 +15,13 @@ from config.schema import Config
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
-MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_BYTES = 1 << 16
+MAX_DEPTH = 10
+STRING_TAG = "tag:yaml.org,2002:str"
+PLAIN_MESSAGES = {  # pydantic's own speak of Python
+    "model_type": "expected a section of keys",
+    "path_type": "expected a path",
+}
 
 Key = tuple[str | int, ...]  # where a value stands, e.g. ("training", "learning_rate")
 
@@ -28,10 +34,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     path = Path(path)
     values, lines = _read(path)
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
+    _rename(values, sources)
     for override in overrides:
         key, value = _parse_override(override)
         _assign(values, key, value, override)
-        sources[key] = f"--set {override}"
+        sources = {known: where for known, where in sources.items() if known[: len(key)] != key}
+        for length in range(1, len(key) + 1):
+            sources.setdefault(key[:length], f"--set {override}")
+        _rename(values, sources)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -40,7 +50,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def save_config(config: Config, path: Path) -> None:
     """Write a resolved config that `load_config` reads back to an equal one."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def json_schema() -> str:
@@ -54,7 +65,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a config")
         text = path.read_text(encoding="utf-8")
-        _refuse_aliases(path, text)
+        _refuse_bombs(path, text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except FileNotFoundError:
@@ -72,16 +83,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         raise UserError(f"{path}: holds a {type(values).__name__}; allowed are sections of keys")
     lines: dict[Key, int] = {}
     _note_lines(path, root, (), lines)
-    _rename(values, lines)
     return values, lines
 
 
-def _refuse_aliases(path: Path, text: str) -> None:
-    """Aliases let a few lines grow without bound; a config has no need of them."""
+def _refuse_bombs(path: Path, text: str) -> None:
+    """Aliases and deep nesting let a few lines grow without bound; a config has no need of them."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        where = f"{path}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
-            line = event.start_mark.line + 1
-            raise UserError(f"{path}:{line}: alias *{event.anchor} found; write the value out")
+            raise UserError(f"{where}: alias *{event.anchor} found; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise UserError(f"{where}: nested deeper than {MAX_DEPTH} levels, not a config")
 
 
 def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) -> None:
@@ -93,6 +108,8 @@ def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) ->
         return
     for name, child in node.value:
         below, line = (*key, name.value), name.start_mark.line + 1
+        if name.tag != STRING_TAG:
+            raise UserError(f"{path}:{line}: key {name.value} is no plain word; put it in quotes")
         if below in lines:
             dotted = ".".join(map(str, below))
             raise UserError(
@@ -102,13 +119,17 @@ def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) ->
         _note_lines(path, child, below, lines)
 
 
-def _rename(values: dict[str, Any], lines: dict[Key, int]) -> None:
+def _rename(values: dict[str, Any], sources: dict[Key, str]) -> None:
     """Replace accepted synonyms by their key."""
     for (section, old), (_, new) in SYNONYMS.items():
         inner = values.get(section)
-        if isinstance(inner, dict) and old in inner and new not in inner:
-            inner[new] = inner.pop(old)
-            lines[(section, new)] = lines[(section, old)]
+        if not isinstance(inner, dict) or old not in inner:
+            continue
+        where = sources.get((section, old), sources.get((section,), ""))
+        if new in inner:
+            raise UserError(f"{where}: {section}.{old} and {section}.{new} are the same; keep one")
+        inner[new] = inner.pop(old)
+        sources[section, new] = where
 
 
 def _parse_override(text: str) -> tuple[Key, Any]:
@@ -119,8 +140,8 @@ def _parse_override(text: str) -> tuple[Key, Any]:
         raise UserError(f"--set {text}: expected section.key=value")
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value is not valid YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(f"--set {text[:80]}: the value is not valid YAML") from None
     return SYNONYMS.get(key, key), value
 
 
@@ -145,7 +166,7 @@ def _explain(error: ValidationError, file: str, sources: dict[Key, str]) -> str:
         known = _known_names(key[:-1])
         found = str(key[-1])
         return f"{where}: unknown key {dotted}{nearest(found, known)}; known: {', '.join(known)}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = PLAIN_MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, "))
     message = message[0].lower() + message[1:]
     if not key or isinstance(first["input"], dict | BaseModel):
         return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"

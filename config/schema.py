@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
+Finite = Field(allow_inf_nan=False)
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ProperShare = Annotated[float, Field(ge=0.0, lt=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-Channel = tuple[Share, Share, Share]
+PositiveFloat = Annotated[float, Field(gt=0.0), Finite]
+NonNegativeFloat = Annotated[float, Field(ge=0.0), Finite]
 MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine"]
 LearningRateSchedule = Literal["constant", "cosine"]
 
@@ -27,6 +28,12 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, values: object) -> object:
+        """A section whose keys are all commented out reads as null and keeps its defaults."""
+        return {} if values is None else values
 
 
 class TokenizerConfig(Section):
@@ -61,6 +68,26 @@ class TokenizerConfig(Section):
     normalize_codes: bool = False
     """Compare and decode codes and latents at unit length."""
 
+    @model_validator(mode="after")
+    def _levels_agree(self) -> TokenizerConfig:
+        widths, levels = len(self.encoder_channels), len(self.encoder_kernels)
+        if widths != levels + 1:
+            raise ValueError(
+                f"encoder_channels has {widths} entries and encoder_kernels {levels}; allowed is "
+                "one width more than kernels"
+            )
+        counts = {"downsample_after": levels, "upsample_after": len(self.decoder_channels)}
+        for key, count in counts.items():
+            found = getattr(self, key)
+            if len(set(found)) != len(found) or not all(0 <= level < count for level in found):
+                raise ValueError(f"{key} is {found}; allowed are different levels 0 to {count - 1}")
+        if len(self.downsample_after) != len(self.upsample_after):
+            raise ValueError(
+                f"downsample_after {self.downsample_after} and upsample_after "
+                f"{self.upsample_after} must name equally many levels"
+            )
+        return self
+
 
 class TokenizerTraining(Section):
     """Stage 1: how the tokenizer is trained (spec eq. 2). Read by training_vqgan.py."""
@@ -72,7 +99,7 @@ class TokenizerTraining(Section):
     learning_rate: Rate = 1e-3
     """Peak learning rate of AdamW."""
     warmup_steps: NonNegativeInt = 200
-    """Steps over which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises from 0 and the latents are not quantised yet."""
     lr_schedule: LearningRateSchedule = "cosine"
     """Learning rate after the warm-up: constant, or a cosine down to a hundredth of the peak."""
     max_grad_norm: PositiveFloat = 1.0
@@ -85,12 +112,12 @@ class TokenizerTraining(Section):
     """Weight of the perceptual term beside the L1 reconstruction."""
     codebook: Literal["ema", "loss"] = "ema"
     """Codes follow moving averages of their latents, or a loss of their own."""
-    codebook_decay: Share = 0.99
+    codebook_decay: ProperShare = 0.99
     """Decay of the moving averages (van den Oord et al. 2017, appendix A.1)."""
     commitment_weight: NonNegativeFloat = 0.25
     """Beta of van den Oord et al. 2017, eq. 3."""
     restart_below: NonNegativeFloat = 0.1
-    """A code chosen by fewer latents of a batch, on average, is moved onto one of them."""
+    """A code used less than this share of the mean use is moved onto a latent of the batch."""
     restart_until: Share = 0.8
     """Share of the training after which codes are left alone."""
     adversarial_weight: NonNegativeFloat = 0.0
@@ -163,8 +190,8 @@ class MaskingConfig(Section):
     """One r for the whole batch (the report's code), or one for each image (MaskGIT)."""
     loss_on: Literal["all", "hidden"] = "all"
     """Cross-entropy over all tokens (the report's code), or over the hidden ones (MaskGIT)."""
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the target spread over all codes (MaskGIT: 0.1)."""
+    label_smoothing: ProperShare = 0.0
+    """Share of the target spread over all K + 1 ids (MaskGIT: 0.1)."""
 
 
 class TrainingConfig(Section):
@@ -182,7 +209,7 @@ class TrainingConfig(Section):
     """Optimiser steps over which the learning rate rises linearly from 0."""
     lr_schedule: LearningRateSchedule = "constant"
     """Learning rate after the warm-up: constant, or a cosine down to a hundredth of the peak."""
-    betas: tuple[Share, Share] = (0.9, 0.96)
+    betas: tuple[ProperShare, ProperShare] = (0.9, 0.96)
     """AdamW's averages (MaskGIT appendix)."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW's decay of matrices; biases, norms and embeddings never decay."""
@@ -261,9 +288,9 @@ class DataConfig(Section):
     """Folder with train/, val/, masked_image/ and mask64/."""
     image_size: PositiveInt = 64
     """Side of the square images in pixels."""
-    mean: Channel = (0.4868, 0.4341, 0.3844)
+    mean: tuple[Share, Share, Share] = (0.4868, 0.4341, 0.3844)
     """Channel means, 0 to 1 (spec section 1)."""
-    std: Channel = (0.2620, 0.2527, 0.2543)
+    std: tuple[Rate, Rate, Rate] = (0.2620, 0.2527, 0.2543)
     """Channel standard deviations, 0 to 1."""
 
 
@@ -281,7 +308,7 @@ class Config(Section):
 
     run: Path = Path("runs/maskgit")
     """Folder of the run: weights, logs, curves, samples."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     """Seed of everything random."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto (CUDA if there is one, else the CPU), cpu, cuda or cuda:N."""
@@ -298,7 +325,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Config:
-        grid = self.data.image_size >> len(self.tokenizer.downsample_after)
+        patch = 2 ** len(self.tokenizer.downsample_after)
+        grid = self.data.image_size // patch
+        if self.data.image_size % patch:
+            raise ValueError(
+                f"data.image_size {self.data.image_size} is no multiple of a token's {patch} pixels"
+            )
         if grid * grid != self.transformer.num_tokens:
             raise ValueError(
                 f"transformer.num_tokens {self.transformer.num_tokens} does not match the token "

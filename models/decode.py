@@ -19,7 +19,7 @@ from models.masking import gamma
 from models.noise import gumbel, uniform
 
 CONFIDENCE_STREAM, TOKEN_STREAM = 0, 1
-ROUNDING = 1e-9  # keeps 0.30000000000000004 * 10 from counting as more than 3
+ROUNDING = 1e-11  # keeps 0.30000000000000004 * 10 from counting as more than 3
 
 LogitsOf = Callable[[Tensor, Tensor], Tensor]  # masked token ids (B, N), mask (B, N) -> (M, K)
 OnStep = Callable[[int, Tensor, Tensor], None]  # step, token ids (B, N), still hidden (B, N)
@@ -111,8 +111,8 @@ def decode(
     """Fill the hidden tokens of each image step by step, (B, N) -> (B, N).
 
     logits_of gives the logits of the K codes at hidden places, never of the mask id. image_ids
-    (B,) key the noise, so an image decodes alike in any batch. After each step, on_step gets the
-    image's tokens, those still hidden with their present best guess. Stops at the sweet spot.
+    (B,) int64 key the noise, so an image decodes alike in any batch. After each step, on_step gets
+    the tokens, those still hidden with their present best guess. Stops at the sweet spot.
     """
     if settings.rule not in RULES:
         raise one_of("decoding.rule", settings.rule, RULES)

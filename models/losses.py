@@ -14,7 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from config.errors import UserError, one_of
 
-FEATURE_BLOCKS = (2, 4, 7)  # of EfficientNet-Lite0: 24, 40 and 80 channels at 1/4, 1/8, 1/16
+FEATURE_BLOCKS = (2, 4, 10)  # of EfficientNet-Lite0: 24, 40, 112 channels at 1/4, 1/8, 1/16
+FEATURE_SIZE = 128  # pixels that images are enlarged to, since the network knows larger ones
 CONV_AND_NORM = (
     ("_conv_stem", "_bn0"),
     ("_expand_conv", "_bn0"),
@@ -50,7 +51,9 @@ class EfficientNetDistance(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Feature maps of three depths, each of unit length over channels."""
-        x = self.activation(self.stem((images * 255 - 127) / 128))
+        size = (FEATURE_SIZE, FEATURE_SIZE)
+        x = F.interpolate((images * 255 - 127) / 128, size, mode="bilinear", align_corners=False)
+        x = self.activation(self.stem(x))
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)

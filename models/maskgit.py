@@ -60,7 +60,7 @@ class MaskGIT(nn.Module):
         self.tokenizer = tokenizer.requires_grad_(False)
         self.transformer = transformer
         self.mask_schedule = mask_schedule
-        self.train(self.training)
+        tokenizer.eval()
 
     def train(self, mode: bool = True) -> MaskGIT:
         """Switch the transformer's mode; the tokenizer stays in eval mode."""
@@ -86,8 +86,9 @@ class MaskGIT(nn.Module):
         """Token ids of the repaired images, (B, N).
 
         images: (B, 3, H, W) normalised, holes filled with anything. holes: (B, H, W) bool.
-        image_ids: (B,) int64, which key each image's noise.
+        image_ids: (B,) int64 on the images' device, which key each image's noise.
         """
+        assert not self.training, "dropout must be off: call eval() first"
         token_ids = self.tokenizer.encode(images)
         grid = round(token_ids.shape[1] ** 0.5)
         return decode(

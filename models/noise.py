@@ -27,12 +27,13 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 def uniform(seed: int, image_ids: Tensor, step: int, stream: int, count: int) -> Tensor:
-    """Uniform numbers in the open interval (0, 1): (B,) image ids -> (B, count) float64.
+    """Uniform numbers in the open interval (0, 1): (B,) int64 image ids -> (B, count) float64.
 
     stream separates the uses of one step; count runs over positions.
     """
-    state = torch.tensor(seed, dtype=torch.int64, device=image_ids.device)
-    for part in (image_ids[:, None], step, stream):
+    assert image_ids.dtype == torch.int64, f"image ids are int64, not {image_ids.dtype}"
+    state = torch.zeros_like(image_ids[:, None])
+    for part in (seed, image_ids[:, None], step, stream):
         state = _mix(state + _GOLDEN + part)
     counter = torch.arange(count, device=image_ids.device)
     bits = _mix(_mix(state + counter * _GOLDEN))

@@ -31,14 +31,16 @@ class CodebookAverages(nn.Module):
 
     @torch.no_grad()
     def restart(self, codebook: Codebook, latents: Tensor, generator: torch.Generator) -> None:
-        """Move every code used less than the threshold onto a random one of the latents (M, C).
+        """Move every code used far less than the mean onto a random one of the latents (M, C).
 
-        It counts as chosen once a batch, which gives it time to find latents of its own.
+        It counts as used like the mean code, which gives it time to find latents of its own.
         """
-        dead = (self.use < self.restart_below).nonzero()[:, 0]
+        dead = (self.use <= self.restart_below * self.use.mean()).nonzero()[:, 0]
         picks = torch.randint(len(latents), (len(dead),), generator=generator).to(latents.device)
-        codebook.embedding.weight[dead] = self.total[dead] = latents[picks]
-        self.use[dead] = 1.0
+        mean_use = len(latents) / len(self.use)
+        codebook.embedding.weight[dead] = latents[picks]
+        self.total[dead] = latents[picks] * mean_use
+        self.use[dead] = mean_use
 
     @torch.no_grad()
     def update(self, latents: Tensor, token_ids: Tensor) -> None:

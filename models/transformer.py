@@ -93,7 +93,7 @@ class BidirectionalTransformer(nn.Module):
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Truncated normal, std 0.02, for linear and embedding weights; biases 0."""
+    """Normal, std 0.02, cut at -2 and 2 as in the report, for matrices; biases 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -28,6 +28,7 @@ class Norm(nn.Module):
     """Group normalisation over the image, or layer normalisation at each position by itself.
 
     Statistics over the image let a hole change every token of it; statistics per position do not.
+    Groups number 32, or one where the width is no multiple of 32.
     """
 
     def __init__(self, channels: int, kind: str) -> None:

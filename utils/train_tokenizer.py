@@ -104,7 +104,8 @@ class TokenizerTrainer:
 
     def codes_in_use(self) -> float:
         """Share of the codes that recent batches chose at least once in a while."""
-        return (self.averages.use >= self.settings.restart_below).float().mean().item()
+        use = self.averages.use
+        return (use > self.settings.restart_below * use.mean()).float().mean().item()
 
     def _set_rates(self) -> None:
         rate = learning_rate(
@@ -121,6 +122,8 @@ class TokenizerTrainer:
         self, latents: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Latents -> images in 0..1 and the codes (B, h, w, C); the averages move on the way."""
+        if self.position.step < self.settings.warmup_steps:
+            return self._decode(latents), latents
         codebook, flat = self.vqgan.codebook, latents.detach().flatten(0, 2)
         if self.position.step < self.settings.restart_until * self.total_steps:
             self.averages.restart(codebook, flat, generator)
@@ -129,15 +132,19 @@ class TokenizerTrainer:
         if self.settings.codebook == "ema":
             self.averages.move(codebook)
         codes = codebook.lookup(token_ids)
-        through = quantizer.straight_through(latents, codes).permute(0, 3, 1, 2)
-        return self.vqgan.decode_latents(through) * self.std + self.mean, codes
+        return self._decode(quantizer.straight_through(latents, codes)), codes
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """(B, h, w, C) -> images in 0..1."""
+        decoded = self.vqgan.decode_latents(latents.permute(0, 3, 1, 2))
+        return decoded.float() * self.std + self.mean
 
     def _terms(
         self, images: Tensor, outputs: Tensor, latents: Tensor, codes: Tensor
     ) -> dict[str, tuple[float | Tensor, Tensor]]:
         """Weight and value of each loss term (spec eq. 2)."""
         settings = self.settings
-        reconstruction = (outputs - images).abs().mean()
+        reconstruction = ((outputs - images) / self.std).abs().mean()
         perceptual = self.perceptual(outputs, images)
         terms: dict[str, tuple[float | Tensor, Tensor]] = {
             "reconstruction": (1.0, reconstruction),
@@ -226,7 +233,7 @@ def _check(trainer: TokenizerTrainer, bar: tqdm) -> None:
             f"epoch {trainer.position.epoch + 1}, batch {trainer.position.batch}: the loss is no "
             "longer finite; the last checkpoint is kept, lower tokenizer.training.learning_rate"
         )
-    if used < COLLAPSED and trainer.position.step > CHECK_EVERY:
+    if used < COLLAPSED and trainer.position.step > trainer.settings.warmup_steps:
         bar.write(
             f"codebook collapse: {used:.0%} of the codes in use; encoder and codes drift apart, "
             "raise restart_below or commitment_weight, or lower learning_rate"

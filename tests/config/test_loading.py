@@ -221,4 +221,52 @@ def test_a_file_too_large_for_a_config_is_refused_unread(write):
 
 def test_deep_nesting_is_refused_not_crashed_on(write):
     path = write("[" * 500 + "]" * 500)
-    assert refusal(path).startswith(f"{path}: not valid YAML")
+    assert refusal(path).startswith(f"{path}:1: nested deeper than")
+
+
+def test_a_synonym_inside_an_overridden_section_counts(write):
+    assert load_config(write(""), ["training={lr: 0.5}"]).training.learning_rate == 0.5
+
+
+def test_a_key_and_its_synonym_together_are_refused(write):
+    path = write("training:\n  learning_rate: 0.1\n  lr: 0.2\n")
+    assert refusal(path).startswith(f"{path}:3: training.lr and training.learning_rate")
+
+
+def test_an_empty_section_keeps_its_defaults(write):
+    assert load_config(write("training:\n#  epochs: 3\ntokenizer:\n")) == load_config(write(""))
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        ("trainin.epochs=2", "--set trainin.epochs=2: unknown key trainin (did you mean"),
+        ("training.epochs.x=3", "--set training.epochs.x=3: training.epochs"),
+        ("training={epochs: 0}", "--set training={epochs: 0}: training.epochs is 0"),
+        ("run=2024-99-99", "--set run=2024-99-99: the value is not valid YAML"),
+        ("seed=" + "[" * 3000, "--set seed=["),
+    ],
+)
+def test_a_wrong_override_is_blamed_on_itself(write, override, start):
+    path = write("training:\n  accumulate: 5\n")
+    assert refusal(path, override).startswith(start)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "training: {betas: [0.9, 1.0]}",
+        "data: {std: [0.2, 0.2, 0]}",
+        "decoding: {choice_temperature: .inf}",
+        "training: {epochs: true}",
+        "tokenizer: {encoder_channels: [8, 8], encoder_kernels: []}",
+        "tokenizer: {downsample_after: [2, 9]}",
+        "tokenizer: {downsample_after: [2, 2]}",
+        "tokenizer: {upsample_after: [4]}",
+        "data: {image_size: 65}",
+        "1: 2",
+        '"a\\nb": 1',
+    ],
+)
+def test_values_that_would_fail_later_fail_at_load(write, text):
+    assert "\n" not in refusal(write(text))
