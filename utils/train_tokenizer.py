@@ -179,12 +179,15 @@ def train_tokenizer(config: Config, *, resume: bool) -> Path:
     after a clean stop.
     """
     folder, settings = config.run / "tokenizer", config.tokenizer.training
+    state = load_state(folder / "state.pt") if resume else None
+    if state is not None and state["position"]["epoch"] >= settings.epochs:
+        print(f"{folder}: all {settings.epochs} epochs are done")
+        return folder / "vqgan.safetensors"
     train, val = (
         ImageFolder(config.data.root / split, config.data.image_size).images
         for split in ("train", "val")
     )
     trainer = TokenizerTrainer(config, len(train))
-    state = load_state(folder / "state.pt") if resume else None
     if state is not None:
         trainer.load_state_dict(state)
     position = trainer.position

@@ -111,10 +111,13 @@ def train_transformer(
     a clean stop.
     """
     folder, settings = config.run / "transformer", config.training
+    state = load_state(folder / "state.pt") if resume else None
+    if state is not None and state["position"]["epoch"] >= settings.epochs:
+        print(f"{folder}: all {settings.epochs} epochs are done")
+        return folder / "transformer.safetensors"
     train, val = token_splits(config)
     batches = -(-len(train) // settings.batch_size)
     trainer = TransformerTrainer(config, batches)
-    state = load_state(folder / "state.pt") if resume else None
     if state is not None:
         trainer.load_state_dict(state)
     position = trainer.position

@@ -1,0 +1,78 @@
+# make demo   set up, train, inpaint, score, report (about ten minutes on two CPU cores)
+# make test   set up, run the tests
+# An activated conda environment is used as it is; otherwise everything goes into .venv.
+
+ifneq ($(filter-out base,$(CONDA_DEFAULT_ENV)),)
+ENV := $(CONDA_PREFIX)
+else
+ENV := .venv
+endif
+PYTHON := $(ENV)/bin/python
+FOUND_PYTHON ?= python3
+
+RUN := runs/demo
+DATA := data/demo
+CONFIG := config/demo.yml
+SCHEDULES := cosine linear square
+SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
+
+.PHONY: demo test test-long lint format schema clean
+.SECONDARY:
+
+demo: $(RUN)/report.html
+	@echo "look at $(RUN)/report.html"
+
+$(RUN)/report.html: $(foreach s,masked_input $(SCHEDULES),$(RUN)/$(s)/score.json) utils/report.py utils/report.html
+	$(PYTHON) -m utils.report --config $(CONFIG)
+
+$(RUN)/masked_input/score.json: $(DATA)/dataset.json | $(RUN)/transformer/done
+	@mkdir -p $(@D)
+	$(SCORE) --predicted-path $(DATA)/masked_image --gt-path $(DATA)/test --mask-path $(DATA)/mask64 --json $@
+
+$(RUN)/%/score.json: $(RUN)/%/test_results/manifest.json
+	$(SCORE) --predicted-path $(RUN)/$*/test_results --json $@
+
+$(RUN)/%/test_results/manifest.json: $(RUN)/transformer/done
+	$(PYTHON) inpainting.py --config $(CONFIG) --mask-func $* --output $(RUN)/$*
+
+$(RUN)/transformer/done: $(RUN)/tokenizer/done
+	$(PYTHON) training_transformer.py --config $(CONFIG) --resume
+	@touch $@
+
+$(RUN)/tokenizer/done: $(DATA)/dataset.json
+	$(PYTHON) training_vqgan.py --config $(CONFIG) --resume
+	@touch $@
+
+$(DATA)/dataset.json: | $(ENV)/.maskgit
+	$(PYTHON) prepare_data.py photos --out $(DATA)
+
+test: $(ENV)/.maskgit-dev
+	$(PYTHON) -m pytest -m "not long"
+
+test-long: $(ENV)/.maskgit-dev
+	$(PYTHON) -m pytest -m long
+
+lint: $(ENV)/.maskgit-dev
+	$(ENV)/bin/ruff check .
+	$(ENV)/bin/ruff format --check .
+
+format: $(ENV)/.maskgit-dev
+	$(ENV)/bin/ruff check --fix .
+	$(ENV)/bin/ruff format .
+
+schema: $(ENV)/.maskgit
+	$(PYTHON) -m config.loading
+
+clean:
+	rm -rf $(RUN) $(DATA)
+
+$(ENV)/bin/python:
+	$(FOUND_PYTHON) -m venv $(ENV)
+
+$(ENV)/.maskgit: pyproject.toml | $(ENV)/bin/python
+	$(PYTHON) -m pip install --quiet .
+	@touch $@
+
+$(ENV)/.maskgit-dev: pyproject.toml | $(ENV)/bin/python
+	$(PYTHON) -m pip install --quiet ".[dev]"
+	@touch $@ $(ENV)/.maskgit

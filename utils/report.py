@@ -1,0 +1,186 @@
+"""One self-contained HTML page of a run: pictures, scores, curves, and where they come from.
+
+``python -m utils.report --config config/demo.yml`` reads what the scripts left in the run's folder:
+tokenizer/, transformer/, and one folder of results with its score.json for each schedule.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import yaml
+
+from config.errors import UserError
+from config.loading import load_config
+from config.schema import Config
+from utils.cli import ArgumentParser, add_config_arguments, run
+from utils.data import InpaintingSet
+from utils.files import write_text
+from utils.images import encode_png, load_rgb
+from utils.inpaint import MANIFEST, MASKS, RESULTS, STEPS
+from utils.pictures import IMAGES_PER_ROW, tile
+
+TEMPLATE = Path(__file__).with_name("report.html")
+SCHEDULES = ("cosine", "linear", "square")  # in the report's order
+SCORE = "score.json"
+MASKED = "masked input"
+COMPARED = 10  # images in the three-row comparison
+SHOWN = 2  # images whose decoding is shown step by step
+ENLARGED = 2  # factor of small pictures on the page
+SCORE_COLUMNS = {  # key in a certificate: heading, decimals, whether lower is better
+    "frechet_distance_efficientnet_lite0": ("EfficientNet-Lite0 Fréchet distance", 2, True),
+    "fid": ("FID", 2, True),
+    "hole_mae": ("mean error in the hole", 2, True),
+    "hole_psnr": ("PSNR in the hole, dB", 2, False),
+}
+
+
+def build_report(config: Config) -> Path:
+    """Write <run>/report.html and return its path.
+
+    Raises `UserError` when a schedule's results or scores are missing.
+    """
+    folder, dataset = config.run, InpaintingSet(config.data.root)
+    results = {schedule: _read_manifest(folder / schedule) for schedule in SCHEDULES}
+    manifest = next(iter(results.values()))
+    chosen = np.linspace(0, len(dataset) - 1, min(COMPARED, len(dataset))).astype(int)
+    first = results[SCHEDULES[0]]
+    steps = [
+        (f"{schedule}, image {index}", _picture(folder / schedule / STEPS / _final(index)))
+        for schedule in SCHEDULES
+        for index in chosen[1 : 1 + SHOWN]
+    ]
+    masks = [
+        (schedule, _picture(folder / schedule / MASKS / _final(chosen[1])))
+        for schedule in SCHEDULES
+    ]
+    page = _template().render(
+        title=f"MaskGIT inpainting: {folder.name}",
+        lead=_lead(config, first),
+        **_score_table(folder),
+        comparison=_comparison(folder / SCHEDULES[0], dataset, chosen),
+        masks=masks,
+        steps=steps,
+        mask_width=ENLARGED * 10 * 18,
+        step_width=ENLARGED * IMAGES_PER_ROW * (config.data.image_size + 2),
+        total_iter=config.decoding.total_iter,
+        training=_training(folder),
+        config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+        environment=json.dumps(manifest["environment"], indent=1),
+        weights=json.dumps({k: v for k, v in manifest.items() if "sha256" in k}, indent=1),
+    )
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _lead(config: Config, manifest: dict) -> str:
+    decoding = config.decoding
+    return (
+        f"{len(manifest['images'])} held-out images, seed {config.seed}, rule {decoding.rule}, "
+        f"{decoding.sweet_spot or decoding.total_iter} of {decoding.total_iter} iterations, "
+        f"choice temperature {decoding.choice_temperature}, hole fill {decoding.hole_fill}, "
+        f"composite {decoding.composite}; {manifest['images_per_second']:.1f} images a second."
+    )
+
+
+def _score_table(folder: Path) -> dict:
+    """Rows and columns of the score table, the best schedule marked."""
+    certificates = {MASKED: _read_json(folder / MASKED.replace(" ", "_") / SCORE)}
+    certificates |= {schedule: _read_json(folder / schedule / SCORE) for schedule in SCHEDULES}
+    scores = {name: certificate["scores"] for name, certificate in certificates.items()}
+    known = [key for key in SCORE_COLUMNS if all(key in row for row in scores.values())]
+    best = min(SCHEDULES, key=lambda name: scores[name][known[0]])
+    rows = [
+        {
+            "name": name,
+            "best": name == best,
+            "values": [f"{row[key]:.{SCORE_COLUMNS[key][1]}f}" for key in known],
+        }
+        for name, row in scores.items()
+    ]
+    notes = " ".join(certificates[best]["notes"])
+    return {
+        "scores": rows,
+        "columns": [SCORE_COLUMNS[key][0] for key in known],
+        "score_note": f"The best schedule is in bold. {notes}",
+    }
+
+
+def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> list[tuple[str, str]]:
+    """The rows masked, inpainted and truth as pictures."""
+    rows = {
+        "masked": [dataset[index].image for index in chosen],
+        "inpainted": [_pixels(results / RESULTS / f"image_{index:03d}.png") for index in chosen],
+        "truth": [dataset.ground_truth(index) for index in chosen],
+    }
+    return [
+        (name, _embed(np.kron(tile(images, len(images), len(images)), _block())))
+        for name, images in rows.items()
+        if all(image is not None for image in images)
+    ]
+
+
+def _block() -> np.ndarray:
+    return np.ones((ENLARGED, ENLARGED, 1), dtype=np.uint8)
+
+
+def _training(folder: Path) -> list[tuple[str, str, str]]:
+    """Curves and samples that the two stages left, as far as they did."""
+    pictures = [("Transformer: loss by epoch", folder / "transformer" / "loss_curve.png", "plot")]
+    pictures.append(("Tokenizer: all curves", folder / "tokenizer" / "curves.png", "plot"))
+    samples = sorted((folder / "tokenizer" / "samples").glob("*.png"))[-1:]
+    pictures += [("Tokenizer: originals over reconstructions", path, "pixels") for path in samples]
+    return [(name, _picture(path), kind) for name, path, kind in pictures if path.exists()]
+
+
+def _read_manifest(folder: Path) -> dict:
+    return _read_json(folder / RESULTS / MANIFEST)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; run inpainting.py and the scorer first") from None
+
+
+def _final(index: int) -> str:
+    return f"final_test_{index}.png"
+
+
+def _pixels(path: Path) -> np.ndarray:
+    return np.asarray(load_rgb(path))
+
+
+def _picture(path: Path) -> str:
+    """A PNG file as a data URI, so that the page needs no other file."""
+    return _data_uri(path.read_bytes())
+
+
+def _embed(image: np.ndarray) -> str:
+    return _data_uri(encode_png(image))
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    add_config_arguments(parser, {})
+    args = parser.parse_args()
+    path = build_report(load_config(args.config, args.set))
+    print(f"report: {path}")
+
+
+if __name__ == "__main__":
+    run(main)
