@@ -16,10 +16,12 @@ import numpy as np
 import PIL
 import scipy
 import torch
+from features import BACKENDS
 from fid_errors import ScoreError
+from fid_files import replacing
 from fid_images import ImageSet
 from fid_inputs import Source
-from fid_scoring import Outcome, Settings, notes
+from fid_scoring import METRICS, Outcome, Settings, notes
 from fid_weights import sha256_of_file
 
 FORMAT = 1
@@ -64,18 +66,8 @@ def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dic
 
 def write_certificate(path: Path, certificate: dict[str, Any]) -> None:
     """Write the JSON at once or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(certificate, file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None
+    with replacing(path) as file:
+        file.write(json.dumps(certificate, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def read_certificate(path: Path) -> dict[str, Any]:
@@ -90,13 +82,41 @@ def read_certificate(path: Path) -> dict[str, Any]:
         raise ScoreError(f"{path}: not a score certificate of format {FORMAT}")
     expected = {"scores", "predicted", "reference", "weights_sha256", "settings"}
     missing = expected - certificate.keys()
-    missing |= {*SETTINGS, *PATHS} - certificate.get("settings", {}).keys()
+    settings = certificate.get("settings")
+    missing |= {*SETTINGS, *PATHS} - (settings.keys() if isinstance(settings, dict) else set())
     if missing:
         raise ScoreError(f"{path}: {sorted(missing)[0]!r} is missing")
+    _check_types(path, certificate)
     for name in PATHS:
         if certificate["settings"][name] is not None:
             certificate["settings"][name] = str(path.parent / certificate["settings"][name])
     return certificate
+
+
+def _check_types(path: Path, certificate: dict[str, Any]) -> None:
+    """Refuse a certificate whose values the scorer cannot have written."""
+    settings, scores = certificate["settings"], certificate["scores"]
+    fits = {
+        "scores": isinstance(scores, dict) and all(map(_is_number, scores.values())),
+        "predicted": isinstance(certificate["predicted"], dict),
+        "reference": isinstance(certificate["reference"], dict),
+        "masks": isinstance(certificate.get("masks"), dict | None),
+        "features": settings["features"] in tuple(BACKENDS),
+        "metrics": isinstance(settings["metrics"], list)
+        and all(name in METRICS for name in settings["metrics"]),
+        "legacy": isinstance(settings["legacy"], bool),
+        "dims": isinstance(settings["dims"], int | None),
+    }
+    fits |= {name: isinstance(settings[name], str | None) for name in PATHS}
+    numbers = ("bootstrap_samples", "seed", "batch_size")
+    fits |= {name: type(settings[name]) is int and settings[name] >= 0 for name in numbers}
+    for name, fit in fits.items():
+        if not fit:
+            raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:

@@ -8,13 +8,13 @@ not change the arithmetic.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from fid_errors import ScoreError
+from fid_files import replacing
 from torch import Tensor
 
 Provenance = dict[str, str | int]
@@ -149,17 +149,8 @@ def save_statistics(path: Path, statistics: FeatureStatistics, provenance: Prove
         arrays["features"] = features
     extra = {} if statistics.count is None else {"n": np.array(statistics.count)}
     extra |= {name: np.array(value) for name, value in provenance.items()}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            np.savez(file, **{name: t.cpu().numpy() for name, t in arrays.items()}, **extra)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None
+    with replacing(path) as file:
+        np.savez(file, **{name: t.cpu().numpy() for name, t in arrays.items()}, **extra)
 
 
 def load_statistics(path: Path, dims: int, provenance: Provenance) -> FeatureStatistics:

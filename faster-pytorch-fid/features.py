@@ -249,5 +249,10 @@ def extract_statistics(
         for pixels in batches(images, indices, batch_size, workers, device.type == "cuda"):
             pixels = pixels.to(device, non_blocking=True)
             inputs = backend.prepare(pixels).contiguous(memory_format=torch.channels_last)
-            statistics.update(network(inputs))
+            try:
+                statistics.update(network(inputs))
+            except torch.cuda.OutOfMemoryError:
+                raise ScoreError(
+                    f"--batch-size {batch_size}: {device} is out of memory, use a smaller one"
+                ) from None
     return statistics

@@ -186,7 +186,7 @@ def open_images(path: Path, selection: Sequence[str | int] | None = None) -> Ima
         images = ZipImages(path, _zip_names(path))
     else:
         raise ScoreError(f"{path}: expected a folder, a .zip, a .csv or an .npz of statistics")
-    if selection is not None:
+    if selection is not None and len(images) > 0:
         images = _select(images, selection)
     if len(images) < 2:
         found = "no images" if len(images) == 0 else "only one image"
@@ -195,9 +195,13 @@ def open_images(path: Path, selection: Sequence[str | int] | None = None) -> Ima
 
 
 def _folder_names(path: Path) -> list[str]:
+    try:
+        entries = list(path.iterdir())
+    except OSError as error:
+        raise ScoreError(f"{path}: {error.strerror}") from None
     return sorted(
         entry.name
-        for entry in path.iterdir()
+        for entry in entries
         if entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
     )
 
@@ -250,15 +254,15 @@ def _open_csv(path: Path) -> CsvImages:
 def _select(images: ImageSet, selection: Sequence[str | int]) -> ImageSet:
     """The named images in the named order."""
     if isinstance(images, CsvImages):
-        rows = [row for row in selection if isinstance(row, int) and 0 <= row < len(images)]
-        if len(rows) < len(selection):
-            bad = next(row for row in selection if row not in rows)
-            raise ScoreError(f"{images.path}: no row {bad!r}, it has rows 0 to {len(images) - 1}")
-        chosen = CsvImages(images.path, [images.spans[row] for row in rows], images.side)
-        chosen.names = [str(row) for row in rows]
+        rows = range(len(images))
+        for row in selection:
+            if type(row) is not int or row not in rows:  # True is an int too
+                raise ScoreError(f"{images.path}: no row {row!r}, it has rows 0 to {rows[-1]}")
+        chosen = CsvImages(images.path, [images.spans[row] for row in selection], images.side)
+        chosen.names = [str(row) for row in selection]
         return chosen
     known = set(images.names)
-    missing = [name for name in selection if name not in known]
-    if missing:
-        raise ScoreError(f"{images.path}: no image {missing[0]!r}, though the manifest names it")
-    return type(images)(images.path, [str(name) for name in selection])
+    for name in selection:
+        if not isinstance(name, str) or name not in known:
+            raise ScoreError(f"{images.path}: no image {name!r}, though the manifest names it")
+    return type(images)(images.path, selection)

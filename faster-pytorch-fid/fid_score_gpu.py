@@ -153,9 +153,9 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
         return 0
     outcome = score(settings, ranks)
     if ranks.rank == 0:
+        report(outcome)  # first, so that a full disk does not cost the score
         if args.json:
             write_certificate(args.json, build_certificate(settings, outcome, args.json.parent))
-        report(outcome)
     return 0
 
 

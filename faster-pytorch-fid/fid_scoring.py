@@ -111,9 +111,9 @@ class Scorer:
         if folder is None or isinstance(source, Path):
             return self.statistics(source, keep_features)
         path = self.ranks.on_first(lambda: folder / self._cache_name(source, keep_features))
-        cached = self.ranks.together(lambda: self._load_cached(path))
-        if all(statistics is not None for statistics in cached):
-            return cached[self.ranks.rank].to(self.device)
+        cached = self.ranks.on_first(lambda: self._load_cached(path))
+        if cached is not None:
+            return cached.to(self.device)
         statistics = self.statistics(source, keep_features)
         self.ranks.on_first(lambda: self._save_cached(path, statistics))
         return statistics
@@ -163,9 +163,9 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
     Raises:
         ScoreError: any mistake in the settings or the files.
     """
-    inputs = ranks.together(
+    inputs = ranks.on_first(
         lambda: resolve_inputs(settings.predicted_path, settings.gt_path, settings.mask_path)
-    )[ranks.rank]
+    )
     assert inputs.reference is not None
     _check_metrics(settings, inputs)
     scorer = Scorer(settings, ranks)
@@ -266,9 +266,9 @@ def notes(outcome: Outcome) -> list[str]:
 
 def save_predicted_statistics(settings: Settings, ranks: Ranks, path: Path) -> None:
     """Write the statistics of the predicted images to an npz that pytorch-fid reads too."""
-    inputs = ranks.together(
+    inputs = ranks.on_first(
         lambda: resolve_inputs(settings.predicted_path, None, None, need_reference=False)
-    )[ranks.rank]
+    )
     scorer = Scorer(settings, ranks)
     statistics = scorer.statistics(inputs.predicted, keep_features=False)
     ranks.on_first(lambda: save_statistics(path, statistics, scorer.provenance))

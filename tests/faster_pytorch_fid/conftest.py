@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[2] / "faster-pytorch-fid"
-sys.path.insert(0, str(FOLDER))
+sys.path[:0] = [str(FOLDER), str(Path(__file__).resolve().parent)]
 
-SIDE = 16
+from fid_test_images import SIDE, draw_images, write_folder  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -55,27 +54,6 @@ def stem_weights(inception_state, tmp_path_factory) -> Path:
     """A weight file with the layers that 64 and 192 dims need: small, so that tests are quick."""
     path = tmp_path_factory.mktemp("weights") / "stem.pth"
     torch.save({k: v for k, v in inception_state.items() if k.startswith(("Conv2d", "fc"))}, path)
-    return path
-
-
-def draw_images(count: int, seed: int, side: int = SIDE) -> list[np.ndarray]:
-    """Images of coloured patches, (side, side, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (count, side // 4, side // 4, 3), dtype=np.uint8)
-    return list(small.repeat(4, axis=1).repeat(4, axis=2))
-
-
-def write_folder(folder: Path, images: list[np.ndarray], prefix: str = "image") -> Path:
-    folder.mkdir(parents=True)
-    for index, pixels in enumerate(images):
-        Image.fromarray(pixels).save(folder / f"{prefix}_{index:03d}.png")
-    return folder
-
-
-def write_csv(path: Path, images: list[np.ndarray]) -> Path:
-    lines = [",".join(f"pixel{i}" for i in range(images[0].size))]
-    lines += [",".join(map(str, pixels.ravel())) for pixels in images]
-    path.write_text("\n".join(lines) + "\n")
     return path
 
 

@@ -1,0 +1,443 @@
+"""The command: its forms, the manifest's defaults, certificates, and one line for every mistake."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+
+import fid_score_gpu
+import numpy as np
+import pytest
+import torch
+from fid_test_images import SIDE, draw_images, write_csv, write_folder
+from PIL import Image
+
+
+@pytest.fixture
+def command(stem_weights, capsys):
+    """Run the scorer in this process with the quick weights: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object, network: bool = True) -> tuple[int, str, str]:
+        chosen = ["--weights", stem_weights, "--dims", 64] if network else []
+        given = ["--device", "cpu", "--num-workers", 0, *chosen, *arguments]
+        capsys.readouterr()
+        try:
+            code = fid_score_gpu.run(list(map(str, given)))
+        except SystemExit as left:
+            code = left.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def distance(output: str) -> float:
+    return float(re.search(r"distance: (.+)|^FID: (.+)", output)[1])
+
+
+def test_the_reports_own_command_works_after_inpainting(lab, fid_folder):
+    arguments = "--predicted-path test_results --device cpu --batch-size 1"
+    done = subprocess.run(
+        [
+            sys.executable,
+            fid_folder / "fid_score_gpu.py",
+            *arguments.split(),
+            "--features",
+            "efficientnet-lite0",
+        ],
+        cwd=lab,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"EfficientNet-Lite0 Frechet distance: \d+\.\d{4}\n", done.stdout)
+    assert "8 images are fewer than the 1280 feature dimensions" in done.stderr
+
+
+def test_every_form_of_the_same_images_has_the_same_score(lab, command, tmp_path):
+    truth, results = draw_images(8, seed=1), lab / "test_results"
+    with zipfile.ZipFile(lab / "truth.zip", "w") as archive:
+        for path in (lab / "truth").iterdir():
+            archive.write(path, f"inner/{path.name}")
+    write_csv(lab / "test_gt.csv", truth)
+    assert command("--predicted-path", lab / "truth", "--save-stats", lab / "t.npz")[0] == 0
+    found = {}
+    for name in ("truth", "truth.zip", "test_gt.csv", "t.npz"):
+        code, output, error = command("--predicted-path", results, "--gt-path", lab / name)
+        assert code == 0, error
+        found[name] = distance(output)
+    assert len(set(found.values())) == 1, found
+    assert found["truth"] > 0.01
+    code, output, _ = command("--predicted-path", results)
+    assert distance(output) == found["truth"]  # the manifest's ground truth
+
+
+def test_a_csv_named_by_the_manifest_is_read_by_row(lab, command):
+    truth = draw_images(8, seed=1)
+    write_csv(lab / "test_gt.csv", [*draw_images(2, seed=9), *truth])
+    manifest_path = lab / "test_results" / "manifest.json"
+    expected = distance(command("--predicted-path", lab / "test_results")[1])
+    manifest = json.loads(manifest_path.read_text())
+    manifest["ground_truth"] = str(lab / "test_gt.csv")
+    for index, entry in enumerate(manifest["images"]):
+        entry["ground_truth"] = index + 2
+    manifest_path.write_text(json.dumps(manifest))
+    code, output, error = command("--predicted-path", lab / "test_results", "--metrics", "paired")
+    assert code == 0, error
+    assert distance(output) == expected
+    assert "hole_mae" in output
+
+
+def test_images_outside_the_manifest_are_left_out_and_said(lab, command):
+    before = command("--predicted-path", lab / "test_results")
+    Image.fromarray(draw_images(1, 50)[0]).save(lab / "test_results" / "zz_stale.png")
+    after = command("--predicted-path", lab / "test_results")
+    assert after[1] == before[1]
+    assert "note: 1 images are not in manifest.json" in after[2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_score_does_not_depend_on_batch_size_or_workers(lab, command, workers):
+    scores = []
+    for batch in (1, 3, 8):
+        _, output, _ = command(
+            "--predicted-path",
+            lab / "test_results",
+            "--no-cache",
+            "--batch-size",
+            batch,
+            "--json",
+            lab / "c.json",
+            "--num-workers",
+            workers,
+        )
+        assert output
+        scores += json.loads((lab / "c.json").read_text())["scores"].values()
+    assert max(scores) == pytest.approx(min(scores), rel=1e-6)
+
+
+def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command, monkeypatch):
+    import fid_scoring
+
+    extracted = []
+    extract = fid_scoring.extract_statistics
+
+    def counted(backend, images, *rest):
+        extracted.append(images.path.name)
+        return extract(backend, images, *rest)
+
+    monkeypatch.setattr(fid_scoring, "extract_statistics", counted)
+    arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
+    first, second = command(*arguments), command(*arguments)
+    assert first == second
+    assert extracted == ["test_results", "truth", "test_results"]
+    assert len(list((lab / "cache").iterdir())) == 1
+    for path in (lab / "cache").iterdir():
+        path.write_bytes(b"damaged")
+    assert command(*arguments)[:2] == first[:2]
+    shutil.copy(lab / "truth" / "image_000.png", lab / "truth" / "image_001.png")
+    assert distance(command(*arguments)[1]) != distance(first[1])
+    assert extracted[3:] == ["test_results", "truth"] * 2
+
+
+ALL = "fid,kid,prc,paired,bootstrap"
+
+
+def test_a_certificate_states_its_sources_and_verifies(lab, command):
+    path = lab / "test_results" / "score.json"
+    arguments = (
+        "--predicted-path",
+        lab / "test_results",
+        "--metrics",
+        ALL,
+        "--bootstrap-samples",
+        5,
+    )
+    code, output, error = command(*arguments, "--json", path)
+    assert code == 0, error
+    stated = json.loads(path.read_text())
+    assert stated["score_name"] == "Inception-64 Frechet distance"
+    assert stated["predicted"]["n"] == stated["reference"]["n"] == 8
+    assert stated["reference"]["path"] == "../truth"
+    assert stated["settings"]["seed"] == 2020
+    assert {"torch", "scipy", "pillow"} <= stated["versions"].keys()
+    assert {"psnr", "ssim", "hole_mae", "hole_psnr", "precision", "recall"} <= stated[
+        "scores"
+    ].keys()
+    key = "frechet_distance_inception_64"
+    assert stated["scores"][f"{key}_low"] < stated["scores"][f"{key}_high"]
+    assert "fid" not in stated["scores"]
+    moved = lab.parent / "moved"
+    lab.rename(moved)  # a certificate travels with its images
+    code, output, _ = command("--verify", moved / "test_results" / "score.json", network=False)
+    assert (code, output.splitlines()[-1].partition(": ")[2]) == (0, "verified")
+
+
+def test_verification_prints_every_difference_and_leaves_with_1(lab, command):
+    path = lab / "score.json"
+    command("--predicted-path", lab / "test_results", "--json", path)
+    shutil.copy(lab / "truth" / "image_003.png", lab / "test_results" / "image_003.png")
+    stated = json.loads(path.read_text())
+    stated["weights_sha256"] = "0" * 64
+    path.write_text(json.dumps(stated))
+    code, output, _ = command("--verify", path, network=False)
+    assert code == 1
+    lines = [line for line in output.splitlines() if line.startswith("differs: ")]
+    assert [line.split()[1] for line in lines] == [
+        "predicted",
+        "weights_sha256:",
+        "frechet_distance_inception_64:",
+    ]
+    assert output.splitlines()[-1].endswith("3 differences")
+
+
+def test_legacy_repeats_pytorch_fid_from_saved_statistics(lab, command):
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    arrays = []
+    for name in ("test_results", "truth"):
+        command("--predicted-path", lab / name, "--save-stats", lab / f"{name}.npz")
+        with np.load(lab / f"{name}.npz") as file:
+            arrays += [file["mu"], file["sigma"]]
+    _, output, _ = command("--predicted-path", lab / "test_results", "--legacy")
+    with pytest.warns(Warning, match="singular|disp"):
+        expected = calculate_frechet_distance(*arrays)
+    assert distance(output) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument")
+def test_full_rank_scores_equal_pytorch_fids_within_a_thousandth(
+    lab, command, inception_state, monkeypatch
+):
+    import pytorch_fid.fid_score
+    import pytorch_fid.inception
+
+    monkeypatch.setattr(
+        pytorch_fid.inception, "load_state_dict_from_url", lambda *_, **__: inception_state
+    )
+    folders = [lab / "many", lab / "more"]
+    for seed, folder in enumerate(folders):
+        write_folder(folder, draw_images(66, seed))  # more than the 64 dims
+    expected = pytorch_fid.fid_score.calculate_fid_given_paths(
+        [str(folder) for folder in folders], 33, "cpu", 64, num_workers=0
+    )
+    code, output, error = command("--predicted-path", folders[0], "--gt-path", folders[1])
+    assert code == 0, error
+    assert distance(output) == pytest.approx(expected, abs=1e-3)
+
+
+def run_ranks(fid_folder, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes with the environment that torchrun gives them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    line = [sys.executable, fid_folder / "fid_score_gpu.py", "--device", "cpu", *arguments]
+    ranks = [
+        subprocess.Popen(
+            list(map(str, line)),
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [rank.communicate(timeout=120) for rank in ranks]
+    return [
+        subprocess.CompletedProcess(line, rank.returncode, *output)
+        for rank, output in zip(ranks, outputs, strict=True)
+    ]
+
+
+def test_two_processes_score_as_one(lab, stem_weights, command, fid_folder):
+    arguments = ["--predicted-path", lab / "test_results", "--metrics", "fid,kid"]
+    arguments += ["--json", lab / "c.json", "--no-cache"]
+    command(*arguments)
+    alone = json.loads((lab / "c.json").read_text())["scores"]
+    arguments += ["--dims", 64, "--weights", stem_weights]
+    first, second = run_ranks(fid_folder, *arguments)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "distance:" in first.stdout
+    assert second.stdout == second.stderr == ""
+    together = json.loads((lab / "c.json").read_text())["scores"]
+    assert together == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_mistake_in_one_processs_share_ends_both_with_one_line(lab, stem_weights, fid_folder):
+    (lab / "truth" / "image_007.png").write_bytes(b"broken")  # in the second rank's share
+    arguments = ["--predicted-path", lab / "test_results", "--dims", 64, "--weights", stem_weights]
+    first, second = run_ranks(fid_folder, *arguments, "--no-cache")
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert re.fullmatch(r"error: .*image_007.png: not a readable image.*\n", first.stderr)
+    assert second.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "not a score certificate of format 1"),
+        ({"scores": None}, "'scores' has a value"),
+        ({"scores": {"fid": "low"}}, "'scores' has a value"),
+        ({"settings": {}}, "'batch_size' is missing"),
+        ({"settings": []}, "'batch_size' is missing"),
+    ],
+)
+def test_a_certificate_that_was_bent_is_a_mistake(lab, command, change, message):
+    path = lab / "score.json"
+    command("--predicted-path", lab / "test_results", "--json", path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    code, _, error = command("--verify", path, network=False)
+    assert code == 2
+    assert re.fullmatch(rf"error: .*{message}.*\n", error), error
+
+
+@pytest.mark.parametrize("name", ["features", "metrics", "seed", "dims", "gt_path", "legacy"])
+def test_a_certificate_with_a_foreign_setting_is_a_mistake(lab, command, name):
+    path = lab / "score.json"
+    command("--predicted-path", lab / "test_results", "--json", path)
+    stated = json.loads(path.read_text())
+    stated["settings"][name] = ["vgg"]
+    path.write_text(json.dumps(stated))
+    code, _, error = command("--verify", path, network=False)
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"{name!r} has a value that no certificate can have" in error
+
+
+def test_an_unwritable_certificate_is_a_mistake(lab, command):
+    target = lab / "truth" / "image_000.png" / "c.json"
+    code, _, error = command("--predicted-path", lab / "test_results", "--json", target)
+    assert code == 2
+    assert "c.json: cannot be written" in error
+
+
+def break_image(lab):
+    (lab / "test_results" / "image_004.png").write_bytes(b"no image")
+
+
+def resize_image(lab):
+    Image.new("RGB", (9, 7)).save(lab / "test_results" / "image_004.png")
+
+
+def drop_truth(lab):
+    (lab / "truth" / "image_004.png").unlink()
+
+
+def cut_manifest(lab):
+    (lab / "test_results" / "manifest.json").write_text('{"images": [')
+
+
+def manifest_without_truth(lab):
+    path = lab / "test_results" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ground_truth": None}))
+
+
+def manifest_of_text(lab):
+    (lab / "test_results" / "manifest.json").write_text('{"images": ["a.png", "b.png"]}')
+
+
+def no_manifest(lab):
+    (lab / "test_results" / "manifest.json").unlink()
+
+
+def wrong_npz(lab):
+    np.savez(lab / "test_results.npz", mu=np.zeros(2048), sigma=np.zeros((2048, 2048)))
+
+
+def nothing(lab):
+    pass
+
+
+GT = ("--gt-path", "{lab}/truth")
+MISTAKES = [
+    (break_image, (), "image_004.png: not a readable image"),
+    (resize_image, (), "image_004.png: 9 x 7, but image_000.png is 16 x 16"),
+    (drop_truth, (), "truth: no image 'image_004.png', though the manifest names it"),
+    (drop_truth, (*GT, "--metrics", "paired"), "has 8 images, the ground truth .* has 7"),
+    (cut_manifest, (), "manifest.json: not readable JSON"),
+    (manifest_without_truth, (), "manifest.json: names no ground truth; give --gt-path"),
+    (manifest_of_text, (), "expected an object with a list of objects under 'images'"),
+    (no_manifest, (), "no manifest.json in it names a ground truth; --gt-path"),
+    (wrong_npz, ("--gt-path", "{lab}/test_results.npz"), "the features in use have 64 dims"),
+    (nothing, ("--gt-path", "{lab}/none.npz"), "none.npz: no such file or folder"),
+    (nothing, ("--gt-path", "{lab}/nowhere"), "nowhere: no such file or folder"),
+    (nothing, ("--device", "tpu"), "--device tpu: expected auto, cpu or cuda:N"),
+    (nothing, ("--dims", "65"), "--dims 65: inception has 64, 192, 768, 2048"),
+    (nothing, ("--dims", "2048"), "not the FID InceptionV3's weights: .* is missing"),
+    (nothing, ("--batch-size", "0"), "'0' is not a whole number from 1"),
+    (nothing, ("--metrics", "fid,is"), "'is' is none of fid, kid, prc, paired, bootstrap"),
+    (nothing, ("--features", "vgg"), "invalid choice: 'vgg'"),
+    (nothing, ("--verify", "{lab}/none.json"), "none.json: No such file"),
+    (nothing, ("--save-stats", "a.npz", "--json", "b.json"), "not allowed with argument"),
+]
+
+
+@pytest.mark.parametrize(("prepare", "arguments", "message"), MISTAKES)
+def test_a_mistake_is_one_line_on_stderr_and_code_2(lab, command, prepare, arguments, message):
+    prepare(lab)
+    given = [argument.format(lab=lab) for argument in arguments]
+    code, output, error = command("--predicted-path", lab / "test_results", *given)
+    assert code == 2
+    assert output == ""
+    assert re.fullmatch(rf"error: .*{message}.*\n", error), error
+
+
+def test_a_missing_path_argument_is_a_mistake(command):
+    code, _, error = command()
+    assert (code, error) == (2, "error: --predicted-path is missing\n")
+
+
+def test_metrics_that_statistics_cannot_give_are_refused_before_the_work(lab, command):
+    command("--predicted-path", lab / "truth", "--save-stats", lab / "t.npz")
+    for metric in ("kid", "prc", "paired"):
+        code, _, error = command(
+            "--predicted-path",
+            lab / "test_results",
+            "--gt-path",
+            lab / "t.npz",
+            "--metrics",
+            metric,
+        )
+        assert code == 2
+        assert f"--metrics {metric}: needs images, {lab / 't.npz'} holds statistics" in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_a_missing_gpu_is_said(lab, command):
+    code, _, error = command("--predicted-path", lab / "test_results", "--device", "cuda:0")
+    assert code == 2
+    assert "cuda:0 was asked and none is there, use --device cpu" in error
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_cpus_score(lab, command):
+    arguments = "--predicted-path", lab / "test_results", "--no-cache"
+    there = distance(command(*arguments, "--device", "cuda:0")[1])
+    assert there == pytest.approx(distance(command(*arguments)[1]), abs=1e-3)
+
+
+def test_other_weights_than_the_fids_are_said(lab, command):
+    _, _, error = command("--predicted-path", lab / "test_results")
+    assert "note: not the public FID weights" in error
+
+
+def test_masks_may_be_given_by_hand(lab, command):
+    no_manifest(lab)
+    code, output, error = command(
+        "--predicted-path",
+        lab / "test_results",
+        *[a.format(lab=lab) for a in GT],
+        "--mask-path",
+        lab / "masks",
+        "--metrics",
+        "paired",
+    )
+    assert code == 0, error
+    truth = np.stack(draw_images(8, seed=1))[:, 4:10, 4:12].astype(int)
+    expected = np.abs(truth - truth // 2).mean()
+    assert float(re.search(r"hole_mae: (.+)", output)[1]) == pytest.approx(expected, rel=1e-4)
+    assert SIDE == 16

