@@ -105,9 +105,10 @@ def theirs(work: Path, dims: int) -> dict[str, float]:
 
 def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, float]:
     """This scorer from two folders to a score; the same steps as `fid_scoring.score`."""
-    from fid_images import open_images
+    from fid_open import open_images
     from fid_ranks import Ranks
-    from fid_scoring import Scorer, Settings
+    from fid_scorer import Scorer
+    from fid_settings import Settings
     from frechet import frechet_distance
 
     start = time.perf_counter()

@@ -21,7 +21,8 @@ from fid_errors import ScoreError
 from fid_files import replacing
 from fid_images import ImageSet
 from fid_inputs import Source
-from fid_scoring import METRICS, Outcome, Settings, notes
+from fid_scoring import Outcome, notes
+from fid_settings import METRICS, Settings
 from fid_weights import sha256_of_file
 
 FORMAT = 1

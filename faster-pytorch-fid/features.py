@@ -1,4 +1,4 @@
-"""Feature networks by name, and features of image sets.
+"""Feature networks by name.
 
 A backend maps uint8 pixels to features and says what its scores are called: only the 2048 features
 of the FID InceptionV3 give a number called FID. To add one, write a function that returns a
@@ -10,22 +10,17 @@ Shapes: B batch, H height, W width, d feature size. Pixels are (B, 3, H, W) uint
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.error
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from feature_stats import FeatureStatistics
 from fid_errors import ScoreError
-from fid_images import ImageSet
 from fid_weights import find_weights, read_weights, sha256_of_file
 from inception import DEPTH_BY_DIMS, build_inception
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -162,97 +157,3 @@ BACKENDS: dict[str, Callable[[BackendOptions], Backend]] = {
     "efficientnet-lite0": efficientnet_lite0,
     "dinov2": dinov2,
 }
-
-
-class _Pixels(Dataset):
-    """Images of one size by index; a bad image comes back as its error, to be raised outside."""
-
-    def __init__(self, images: ImageSet, indices: Sequence[int]) -> None:
-        self.images = images
-        self.indices = indices
-        self.shape = images.pixels(0).shape
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, item: int) -> np.ndarray | ScoreError:
-        index = self.indices[item]
-        try:
-            pixels = self.images.pixels(index)
-        except ScoreError as error:
-            return error
-        if pixels.shape != self.shape:
-            (height, width), (height0, width0) = pixels.shape[:2], self.shape[:2]
-            return ScoreError(
-                f"{self.images.label(index)}: {width} x {height}, but {self.images.names[0]} is "
-                f"{width0} x {height0}; all images of a set must have one size"
-            )
-        return pixels
-
-
-def _collate(items: list[np.ndarray | ScoreError]) -> Tensor | ScoreError:
-    """One uint8 batch (B, H, W, 3), or the first error among the images."""
-    for item in items:
-        if isinstance(item, ScoreError):
-            return item
-    return torch.from_numpy(np.stack(items))
-
-
-def default_workers() -> int:
-    """Loading processes where the user does not say: one a core, at most four."""
-    try:
-        return min(4, len(os.sched_getaffinity(0)))
-    except AttributeError:  # only Linux has it
-        return min(4, os.cpu_count() or 1)
-
-
-def batches(
-    images: ImageSet, indices: Sequence[int], batch_size: int, workers: int, pinned: bool
-) -> Iterator[Tensor]:
-    """Read images in worker processes, yield (B, 3, H, W) uint8 in channels-last memory order.
-
-    Raises:
-        ScoreError: the first image that cannot be read or has another size.
-    """
-    loader = DataLoader(
-        _Pixels(images, indices),
-        batch_size=batch_size,
-        num_workers=min(workers, len(indices) // (4 * batch_size)),
-        collate_fn=_collate,
-        pin_memory=pinned,
-    )
-    for batch in loader:
-        if isinstance(batch, ScoreError):
-            raise batch
-        yield batch.permute(0, 3, 1, 2)
-
-
-def extract_statistics(
-    backend: Backend,
-    images: ImageSet,
-    indices: Sequence[int],
-    device: torch.device,
-    batch_size: int,
-    workers: int,
-    keep_features: bool,
-) -> FeatureStatistics:
-    """Show the images to the network and gather their features' statistics (on the CPU or GPU).
-
-    float32 all through: TF32 would move a GPU's scores in the second decimal.
-    """
-    network = backend.network.to(device, memory_format=torch.channels_last)
-    statistics = FeatureStatistics(backend.dims, keep_features)
-    exact = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    with torch.inference_mode(), exact:
-        for pixels in batches(images, indices, batch_size, workers, device.type == "cuda"):
-            pixels = pixels.to(device, non_blocking=True)
-            inputs = backend.prepare(pixels).contiguous(memory_format=torch.channels_last)
-            try:
-                statistics.update(network(inputs))
-            except torch.cuda.OutOfMemoryError:
-                raise ScoreError(
-                    f"--batch-size {batch_size}: {device} is out of memory, use a smaller one"
-                ) from None
-    return statistics

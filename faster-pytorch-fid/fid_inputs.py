@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fid_errors import ScoreError
-from fid_images import ImageSet, open_images
+from fid_images import ImageSet
+from fid_open import open_images
 
 MANIFEST = "manifest.json"
 

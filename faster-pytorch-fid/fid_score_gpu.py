@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from certificate import build_certificate, differences, read_certificate, write_certificate
-from features import BACKENDS, default_workers
+from feature_extraction import default_workers
+from features import BACKENDS
 from fid_errors import ScoreError
 from fid_ranks import Ranks
-from fid_scoring import METRICS, Outcome, Settings, notes, save_predicted_statistics, score
+from fid_scoring import Outcome, notes, save_predicted_statistics, score
+from fid_settings import METRICS, Settings
 from fid_weights import default_weights_dir
 
 DISAGREES, MISTAKE, INTERRUPTED = 1, 2, 130

@@ -121,16 +121,16 @@ def test_the_score_does_not_depend_on_batch_size_or_workers(lab, command, worker
 
 
 def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command, monkeypatch):
-    import fid_scoring
+    import fid_scorer
 
     extracted = []
-    extract = fid_scoring.extract_statistics
+    extract = fid_scorer.extract_statistics
 
     def counted(backend, images, *rest):
         extracted.append(images.path.name)
         return extract(backend, images, *rest)
 
-    monkeypatch.setattr(fid_scoring, "extract_statistics", counted)
+    monkeypatch.setattr(fid_scorer, "extract_statistics", counted)
     arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
     first, second = command(*arguments), command(*arguments)
     assert first == second

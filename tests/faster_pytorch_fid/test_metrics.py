@@ -13,7 +13,7 @@ from feature_metrics import (
 )
 from feature_stats import FeatureStatistics
 from fid_errors import ScoreError
-from fid_images import open_images
+from fid_open import open_images
 from fid_test_images import draw_images, write_folder
 from frechet import frechet_distance
 from paired_metrics import paired_metrics, psnr, ssim
