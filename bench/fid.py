@@ -20,10 +20,12 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import skimage.data
 import torch
 from common import conv_peak, peak_memory, report
 from PIL import Image
@@ -34,6 +36,8 @@ sys.path.insert(0, str(ROOT / "faster-pytorch-fid"))
 DIMS, FULL_RANK_DIMS = 2048, 192
 GROWTH = (747, 2_000, 5_000, 10_000, 20_000)  # images, distance only
 SIDE = 64
+PHOTOGRAPHS = (skimage.data.astronaut, skimage.data.chelsea, skimage.data.coffee)
+EXTENSIONS = {".png", ".jpg", ".jpeg"}
 WEIGHTS_NAME = "random-inception.pth"
 
 
@@ -52,27 +56,30 @@ def write_weights(path: Path) -> None:
     torch.save(network.state_dict(), path)
 
 
-def synthesise(rng: np.random.Generator) -> np.ndarray:
-    """An image of smooth colours with edges and fine grain, (64, 64, 3) uint8."""
-    image = np.zeros((SIDE, SIDE, 3))
-    for cells, strength in ((2, 90), (8, 45), (32, 20)):
-        noise = rng.normal(size=(cells, cells, 3)).repeat(SIDE // cells, 0).repeat(SIDE // cells, 1)
-        image += strength * noise
-    return np.clip(image + 128, 0, 255).astype(np.uint8)
+def crops(count: int) -> Iterator[np.ndarray]:
+    """Seeded crops of photographs that come with scikit-image, 64 x 64 after shrinking up to 3x."""
+    photographs = [Image.fromarray(photo()) for photo in PHOTOGRAPHS]
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        photograph = photographs[rng.integers(len(photographs))]
+        side = int(rng.integers(SIDE, 3 * SIDE))
+        left, top = (int(rng.integers(size - side + 1)) for size in photograph.size)
+        box = (left, top, left + side, top + side)
+        crop = photograph.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box)
+        yield np.asarray(crop.convert("RGB"))
 
 
 def write_images(truth: Path, predicted: Path, given: Path | None, count: int) -> None:
-    """Ground truth (given or synthesised) and predictions: the same with a smeared square."""
+    """Ground truth (given or cropped) and predictions: the same with a smeared square."""
     truth.mkdir()
     predicted.mkdir()
-    files = (
-        sorted(p for p in given.iterdir() if p.suffix.lower() in {".png", ".jpg"})[:count]
-        if given
-        else [None] * count
-    )
-    for index, file in enumerate(files):
+    if given is None:
+        images: Iterable[np.ndarray] = crops(count)
+    else:
+        files = sorted(path for path in given.iterdir() if path.suffix.lower() in EXTENSIONS)
+        images = (np.asarray(Image.open(file).convert("RGB")) for file in files[:count])
+    for index, pixels in enumerate(images):
         rng = np.random.default_rng(index)
-        pixels = np.asarray(Image.open(file).convert("RGB")) if file else synthesise(rng)
         Image.fromarray(pixels).save(truth / f"image_{index:05d}.png")
         pixels, side = pixels.copy(), min(pixels.shape[:2]) // 2
         top, left = rng.integers(0, side, 2)
@@ -121,7 +128,7 @@ def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, fl
         weights=str(work / WEIGHTS_NAME),
         weights_dir=work,
         device="cpu",
-        batch_size=32,
+        batch_size=16,
         workers=_workers(),
         metrics=("fid",),
         bootstrap_samples=1,
@@ -143,7 +150,7 @@ def growth(count: int, whose: str) -> dict[str, float]:
     from frechet import frechet_distance
     from pytorch_fid.fid_score import calculate_frechet_distance
 
-    def blocks(seed: int) -> list[torch.Tensor]:
+    def blocks(seed: int) -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
         scale = torch.linspace(1, 0.05, DIMS) * (1 + 0.1 * seed)
         for start in range(0, count, 500):
@@ -231,7 +238,9 @@ def compare(work: Path, counts: tuple[int, ...]) -> tuple[dict[str, float], dict
 def main() -> None:
     """Prepare weights and images, compare, report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=Path, help="folder of ground truth; default: synthesised")
+    parser.add_argument(
+        "--images", type=Path, help="folder of ground truth; default: crops of photographs"
+    )
     parser.add_argument("--count", type=int, help="images a set (default 747, quick 40)")
     parser.add_argument("--quick", action="store_true", help="few images, no growth")
     parser.add_argument("--task", help=argparse.SUPPRESS)
