@@ -13,6 +13,7 @@ FOUND_PYTHON ?= python3
 RUN := runs/demo
 DATA := data/demo
 CONFIG := config/demo.yml
+SPLIT :=  # e.g. --split 2000 200 200
 SCHEDULES := cosine linear square
 SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
 
@@ -44,7 +45,7 @@ $(RUN)/tokenizer/done: $(DATA)/dataset.json
 	@touch $@
 
 $(DATA)/dataset.json: | $(ENV)/.maskgit
-	$(PYTHON) prepare_data.py photos --out $(DATA)
+	$(PYTHON) prepare_data.py photos --out $(DATA) $(SPLIT)
 
 test: $(ENV)/.maskgit-dev
 	$(PYTHON) -m pytest -m "not long"

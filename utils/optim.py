@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 FINAL_SHARE = 0.01  # of the peak learning rate, at the end of a cosine
 
@@ -48,7 +48,13 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
 def averaged(network: nn.Module, half_life: float, batch_size: int) -> AveragedModel:
     """A moving average of weights that forgets half of the past every ``half_life`` images.
 
-    A half-life of 0 makes it a copy of the weights. batch_size is images an optimiser step.
+    Early on it forgets faster, so that the random start is gone after a few steps. A half-life of 0
+    makes it a copy of the weights. batch_size is images an optimiser step.
     """
     decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def follow(average: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+        now = min(decay, (1 + float(count)) / (10 + float(count)))
+        return average.lerp(weight, 1 - now)
+
+    return AveragedModel(network, avg_fn=follow)

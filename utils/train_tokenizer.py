@@ -192,7 +192,7 @@ def train_tokenizer(config: Config, *, resume: bool) -> Path:
         trainer.load_state_dict(state)
     position = trainer.position
     log = RunLog(folder, config, after_epoch=position.epoch)
-    validation = TokenizerValidation(val[: settings.validation_images], config, trainer.device)
+    validation = TokenizerValidation(val[: settings.validation_images], config)
     with stop_signals() as stopping:
         while position.epoch < settings.epochs:
             _train_epoch(trainer, train, folder, stopping)

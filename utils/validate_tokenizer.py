@@ -14,6 +14,7 @@ from config.schema import Config
 from models.quantizer import perplexity
 from models.vqgan import VQGAN
 from utils.data import normalise, to_uint8
+from utils.device import autocast, pick_device, pick_dtype
 from utils.scoring import FeatureDistance
 
 BATCH = 64
@@ -23,11 +24,13 @@ GRID_IMAGES = 16  # originals over reconstructions, in two double rows
 class TokenizerValidation:
     """Scores any VQGAN on the same images; the features of the originals are computed once."""
 
-    def __init__(self, images: Tensor, config: Config, device: torch.device) -> None:
+    def __init__(self, images: Tensor, config: Config) -> None:
         """images: (n, 3, H, W) uint8."""
-        self.inputs, self.config, self.device = images, config, device
+        self.inputs, self.config = images, config
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.precision, self.device)
         self.images = images.permute(0, 2, 3, 1).contiguous()  # (n, H, W, 3), as pictures are
-        self.distance = FeatureDistance(self.images, device)
+        self.distance = FeatureDistance(self.images, self.device)
 
     def __call__(self, vqgan: VQGAN) -> dict[str, float]:
         """PSNR in dB, SSIM, Frechet distance, share of codes in use, perplexity."""
@@ -49,7 +52,9 @@ class TokenizerValidation:
         mean, std = self.config.data.mean, self.config.data.std
         for batch in self.inputs.split(BATCH):
             ids = vqgan.encode(normalise(batch.to(self.device), mean, std))
-            outputs.append(to_uint8(vqgan.decode(ids), mean, std).cpu())
+            with autocast(self.device, self.dtype):
+                decoded = vqgan.decode(ids)
+            outputs.append(to_uint8(decoded, mean, std).cpu())
             token_ids.append(ids.cpu())
         return torch.cat(outputs), torch.cat(token_ids)
 

@@ -1,0 +1,57 @@
+"""Measure how far holes reach through a tokenizer, for each way to fill them before encoding.
+
+    python bench/leak.py --config config/cats64.yml --data data/cats64
+
+Prints the share of known tokens that keep the index they have in the whole image, by distance to
+the hole, and says which fill keeps most. Last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+from common import report  # noqa: E402
+
+from config.errors import UserError  # noqa: E402
+from config.loading import load_config  # noqa: E402
+from utils.checkpoint import load_tokenizer  # noqa: E402
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run  # noqa: E402
+from utils.data import InpaintingSet  # noqa: E402
+from utils.device import pick_device  # noqa: E402
+from utils.files import content_hash  # noqa: E402
+from utils.fill import HOLE_FILLS  # noqa: E402
+from utils.leak import kept_tokens  # noqa: E402
+
+OPTIONS = {
+    "--data": ("data.root", str, "prepared folder with masked_image/, mask64/ and test/"),
+    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
+    "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
+}
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    add_config_arguments(parser, OPTIONS)
+    args = parser.parse_args()
+    config = load_config(args.config, as_overrides(args, OPTIONS))
+    dataset, device = InpaintingSet(config.data.root), pick_device(config.device)
+    if dataset.truth is None:
+        raise UserError(f"{config.data.root}: has no test/; the true images are needed")
+    vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
+    shares = {fill: kept_tokens(vqgan, dataset, config.data, fill, device) for fill in HOLE_FILLS}
+    columns = list(next(iter(shares.values())))
+    print(f"{'fill':12}" + "".join(f"{column:>8}" for column in columns))
+    for fill, row in shares.items():
+        print(f"{fill:12}" + "".join(f"{row[column]:8.1%}" for column in columns))
+    best = max(shares, key=lambda fill: shares[fill]["all"])
+    print(f"suggested: decoding.hole_fill: {best}")
+    details = {"images": len(dataset), "tokenizer": content_hash([config.tokenizer_weights])}
+    report("leak", {"suggested_fill": best, "kept": shares}, details)
+
+
+if __name__ == "__main__":
+    run(main)

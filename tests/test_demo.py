@@ -1,0 +1,88 @@
+"""`make demo`, the whole way, on a configuration small enough to take seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "tokenizer": {
+        "encoder_channels": [8, 8, 8],
+        "encoder_kernels": [1, 1],
+        "encoder_blocks": 1,
+        "downsample_after": [0, 1],
+        "downsample_kernel": 2,
+        "encoder_attention": False,
+        "decoder_channels": [8, 8, 8],
+        "decoder_blocks": 1,
+        "upsample_after": [2, 1],
+        "decoder_attention": False,
+        "norm": "position",
+        "latent_dim": 4,
+        "codebook_size": 16,
+        "training": {"epochs": 1, "warmup_steps": 1, "validation_images": 4},
+    },
+    "transformer": {
+        "dim": 16, "num_heads": 2, "num_layers": 1, "mlp_dim": 16, "codebook_size": 16
+    },
+    "training": {"epochs": 1},
+    "decoding": {"total_iter": 3, "composite": "hard"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a demo with everything else of it beside."""
+    place = tmp_path_factory.mktemp("demo")
+    config = TINY | {"run": str(place / "run"), "data": {"root": str(place / "data")}}
+    (place / "demo.yml").write_text(yaml.safe_dump(config))
+    make(place)
+    return place / "run"
+
+
+def make(place: Path) -> str:
+    """Run `make demo` within this interpreter's environment and return what it printed."""
+    variables = [f"ENV={sys.prefix}", f"RUN={place / 'run'}", f"DATA={place / 'data'}"]
+    variables += [f"CONFIG={place / 'demo.yml'}", "SPLIT=--split 32 4 6"]
+    result = subprocess.run(
+        ["make", "demo", *variables, "-o", f"{sys.prefix}/.maskgit"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_report_is_one_page_that_needs_no_other_file(demo):
+    page = (demo / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) >= 3 + 3 + 6 + 3  # comparison, masks, steps, training
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "http" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
+
+
+def test_every_schedule_is_decoded_and_scored(demo):
+    for schedule in ("cosine", "linear", "square"):
+        names = sorted(path.name for path in (demo / schedule / "test_results").glob("*.png"))
+        assert names == [f"image_{index:03d}.png" for index in range(6)]
+        certificate = json.loads((demo / schedule / "score.json").read_text())
+        assert certificate["score_name"] == "EfficientNet-Lite0 Frechet distance"
+        assert certificate["predicted"]["n"] == certificate["reference"]["n"] == 6
+
+
+def test_a_second_call_reuses_what_is_there(demo):
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("*") if path.is_file()}
+    printed = make(demo.parent)
+    assert "python" not in printed
+    assert {path: path.stat().st_mtime_ns for path in before} == before

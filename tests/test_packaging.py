@@ -1,0 +1,63 @@
+"""The ways to install agree with each other, and the README's commands exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE_FOLDERS = ("config", "models", "utils", "faster-pytorch-fid")
+OPTIONAL = {"lpips"}  # asked for by name when a config wants it
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_conda_installs_the_same_packages_and_ranges_as_pip():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *plain, from_pip = environment["dependencies"]
+    assert environment["name"] == "maskgit"
+    assert plain == [f"python{project()['requires-python']}", "pip"]
+    assert from_pip["pip"] == project()["dependencies"]
+
+
+def test_every_script_and_make_target_that_the_readme_names_exists():
+    text = (ROOT / "README.md").read_text()
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= set(targets)
+    for script in re.findall(r"python ([\w./-]+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    for module in re.findall(r"python -m (utils\.[\w.]+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
+def imported_names(path: Path) -> set[str]:
+    """Top-level names of all imports of a file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_the_packages_that_the_code_imports_are_declared():
+    import_names = {"pyyaml": "yaml", "pillow": "PIL", "scikit-image": "skimage"}
+    packages = {re.split(r"[>=<]", spec)[0] for spec in project()["dependencies"]}
+    declared = {import_names.get(name, name.replace("-", "_")) for name in packages}
+    files = [p for folder in (".", *SOURCE_FOLDERS) for p in (ROOT / folder).glob("*.py")]
+    ours = {path.stem for path in files} | set(SOURCE_FOLDERS)
+    found = set().union(*map(imported_names, files))
+    assert found - ours - declared - set(sys.stdlib_module_names) <= OPTIONAL
