@@ -110,7 +110,7 @@ def _check_types(path: Path, certificate: dict[str, Any]) -> None:
     }
     fits |= {name: isinstance(settings[name], str | None) for name in PATHS}
     numbers = ("bootstrap_samples", "seed", "batch_size")
-    fits |= {name: type(settings[name]) is int and settings[name] >= 0 for name in numbers}
+    fits |= {name: type(settings[name]) is int and 0 <= settings[name] < 2**32 for name in numbers}
     for name, fit in fits.items():
         if not fit:
             raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import struct
 import warnings
@@ -22,6 +23,7 @@ from fid_errors import ScoreError
 from PIL import Image
 
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
 MAX_PIXELS = 50_000_000  # of one decoded image
 MAX_MEMBER_BYTES = 256 << 20  # of one unpacked zip member
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa"}
@@ -34,7 +36,7 @@ def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
         ScoreError: not an image, a broken one, too many pixels, or more than 8 bits a channel.
     """
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is ours
             if image.width * image.height > MAX_PIXELS:
                 raise ScoreError(
@@ -109,8 +111,9 @@ class ZipImages(ImageSet):
             zipfile.BadZipFile,
             zlib.error,
             RuntimeError,
-            NotImplementedError,
+            lzma.LZMAError,
             EOFError,
+            OSError,
         ) as error:
             raise ScoreError(f"{self.label(index)}: cannot be unpacked ({error})") from None
         if len(data) > MAX_MEMBER_BYTES:

@@ -59,7 +59,9 @@ def resolve_inputs(
     if gt_path is not None:
         return Inputs(predicted, open_source(Path(gt_path), None), masks, paired=False)
     if manifest is None:
-        raise ScoreError(f"{predicted_path}: no {MANIFEST} in it names a ground truth; --gt-path?")
+        raise ScoreError(
+            f"{predicted_path}: has no {MANIFEST} that names the ground truth; give --gt-path"
+        )
     if not manifest.get("ground_truth"):
         raise ScoreError(f"{predicted_path}/{MANIFEST}: names no ground truth; give --gt-path")
     truth = Path(predicted_path) / manifest["ground_truth"]

@@ -40,6 +40,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """A whole number from 0 to 2^32 - 1, what random generators take as a seed."""
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^32 - 1")
+    return int(text)
+
+
 def metric_names(text: str) -> tuple[str, ...]:
     """A comma-separated choice of metrics; the distance itself always comes along."""
     names = tuple(dict.fromkeys(text.split(",")))
@@ -57,8 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--gt-path", help="the same for the ground truth; default: the predicted folder's manifest")
     add("--mask-path", help="hole masks (255 known, 0 hole); default: the manifest's")
     add("--device", default="auto", help="auto, cpu or cuda:N (default auto)")
-    add("--batch-size", type=positive, default=32, help="images at once (default 32)")
-    add("--num-workers", type=int, default=default_workers(), help="loading processes, 0: none")
+    add("--batch-size", type=positive, default=16, help="images at once (default 16)")
+    add("--num-workers", type=natural, default=default_workers(), help="loading processes, 0: none")
     add("--features", choices=BACKENDS, default="inception", help="feature network")
     add("--dims", type=int, help="feature size; inception: 64, 192, 768 or 2048 (default)")
     add("--weights", metavar="FILE", help="FID weight file; default: cached or downloaded")
@@ -66,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--metrics", type=metric_names, default=("fid",), help=",".join(METRICS) + " (default fid)")
     add("--bootstrap-samples", type=positive, default=100, help="of the interval (default 100)")
     add("--legacy", action="store_true", help="pytorch-fid's matrix root with eps 1e-6")
-    add("--seed", type=int, default=2020, help="of KID subsets and bootstrap (default 2020)")
+    add("--seed", type=natural, default=2020, help="of KID subsets and bootstrap (default 2020)")
     add("--cache-dir", type=Path, help="where reference statistics are kept")
     add("--no-cache", action="store_true", help="neither read nor write reference statistics")
     action = parser.add_mutually_exclusive_group()
@@ -101,7 +108,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         weights_dir=args.weights_dir or default_weights_dir(),
         device=args.device,
         batch_size=args.batch_size,
-        workers=max(args.num_workers, 0),
+        workers=args.num_workers,
         metrics=args.metrics,
         bootstrap_samples=args.bootstrap_samples,
         legacy=args.legacy,

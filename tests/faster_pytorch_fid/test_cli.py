@@ -361,7 +361,7 @@ MISTAKES = [
     (cut_manifest, (), "manifest.json: not readable JSON"),
     (manifest_without_truth, (), "manifest.json: names no ground truth; give --gt-path"),
     (manifest_of_text, (), "expected an object with a list of objects under 'images'"),
-    (no_manifest, (), "no manifest.json in it names a ground truth; --gt-path"),
+    (no_manifest, (), "has no manifest.json that names the ground truth; give --gt-path"),
     (wrong_npz, ("--gt-path", "{lab}/test_results.npz"), "the features in use have 64 dims"),
     (nothing, ("--gt-path", "{lab}/none.npz"), "none.npz: no such file or folder"),
     (nothing, ("--gt-path", "{lab}/nowhere"), "nowhere: no such file or folder"),
@@ -369,6 +369,7 @@ MISTAKES = [
     (nothing, ("--dims", "65"), "--dims 65: inception has 64, 192, 768, 2048"),
     (nothing, ("--dims", "2048"), "not the FID InceptionV3's weights: .* is missing"),
     (nothing, ("--batch-size", "0"), "'0' is not a whole number from 1"),
+    (nothing, ("--seed", "-1"), "'-1' is not a whole number from 0"),
     (nothing, ("--metrics", "fid,is"), "'is' is none of fid, kid, prc, paired, bootstrap"),
     (nothing, ("--features", "vgg"), "invalid choice: 'vgg'"),
     (nothing, ("--verify", "{lab}/none.json"), "none.json: No such file"),
@@ -423,6 +424,19 @@ def test_a_gpu_gives_the_cpus_score(lab, command):
 def test_other_weights_than_the_fids_are_said(lab, command):
     _, _, error = command("--predicted-path", lab / "test_results")
     assert "note: not the public FID weights" in error
+
+
+def test_weights_that_give_no_numbers_are_a_mistake(lab, command, inception_state, tmp_path):
+    broken = {k: v for k, v in inception_state.items() if k.startswith(("Conv2d", "fc"))}
+    broken["Conv2d_2b_3x3.bn.bias"] = torch.full((64,), float("nan"))
+    torch.save(broken, tmp_path / "nan.pth")
+    code, _, error = command(
+        "--predicted-path", lab / "test_results", "--weights", tmp_path / "nan.pth"
+    )
+    assert (code, error) == (
+        2,
+        "error: inception: features are not finite, the weights cannot be right\n",
+    )
 
 
 def test_masks_may_be_given_by_hand(lab, command):

@@ -81,6 +81,7 @@ def test_grey_palette_and_transparent_images_become_rgb(pixels):
     ("data", "message"),
     [
         (b"", "x.png: not a readable image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "x.png: not a readable image"),
         (b"text", "x.png: not a readable image"),
         (encoded(draw_images(1, 0, 64)[0])[:300], "x.png: not a readable image"),
         (encoded(np.zeros((4, 4), np.uint16)), "x.png: pixel type I;16, expected 8 bits"),
