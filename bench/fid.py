@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -179,6 +180,7 @@ def _timed(start: float, middle: float, score: float) -> dict[str, float]:
         "features_s": middle - start,
         "distance_s": end - middle,
         "total_s": end - start,
+        "cpu_s": sum(os.times()[:4]),  # all threads and workers, imports included
         "score": float(score),
     }
 

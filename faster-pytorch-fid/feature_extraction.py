@@ -109,7 +109,7 @@ def extract_statistics(
                 raise ScoreError(
                     f"--batch-size {batch_size}: {device} is out of memory, use a smaller one"
                 ) from None
-        if not torch.isfinite(statistics.mean()).all():
+        if statistics.count and not torch.isfinite(statistics.mean()).all():
             raise ScoreError(
                 f"{backend.name}: features are not finite, the weights cannot be right"
             )

@@ -1,0 +1,54 @@
+"""Shards of a set: what each rank reads, and that together they are the set."""
+
+import pytest
+import torch
+from feature_extraction import extract_statistics
+from features import Backend
+from fid_open import open_images
+from fid_ranks import Ranks
+from fid_test_images import draw_images, write_folder
+from torch import nn
+
+
+class FirstValues(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, 0, 0, :4]  # (B, 4)
+
+
+@pytest.fixture
+def backend() -> Backend:
+    """Features are the first four red values."""
+    return Backend(
+        name="red",
+        distance="Red Frechet distance",
+        distance_key="frechet_distance_red",
+        kernel_key="kernel_distance_red",
+        dims=4,
+        network=FirstValues(),
+        prepare=lambda pixels: pixels.float(),
+        resize="none",
+        weights_sha256="",
+    )
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_shards_in_rank_order_are_the_whole_set_even_with_idle_ranks(tmp_path, backend, world):
+    pixels = draw_images(5, seed=2)
+    images = open_images(write_folder(tmp_path / "a", pixels))
+    parts = [
+        extract_statistics(
+            backend,
+            images,
+            Ranks(rank, world).shard(5),
+            torch.device("cpu"),
+            batch_size=2,
+            workers=0,
+            keep_features=True,
+        )
+        for rank in range(world)
+    ]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole.merge(part)
+    expected = torch.stack([torch.tensor(p)[0, :4, 0] for p in pixels]).double()
+    assert torch.equal(whole.features(), expected)
