@@ -161,6 +161,10 @@ class TransformerConfig(Section):
     """plain: written out, q k^T, softmax, v. fused: PyTorch's kernel, the same numbers."""
     norm: Literal["post", "pre"] = "post"
     """Layer normalisation after each residual sum (the report's), or before each sublayer."""
+    qkv_bias: bool = False
+    """Give q, k and v biases, which the report's attention does without."""
+    prior_dim: NonNegativeInt = 0
+    """The tokenizer's latent_dim adds an interpolation of known codes to the logits; 0: none."""
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> TransformerConfig:
@@ -197,6 +201,8 @@ class MaskingConfig(Section):
 class TrainingConfig(Section):
     """Stage 2: how the transformer is trained. Read by training_transformer.py."""
 
+    init: Literal["random", "codebook"] = "random"
+    """Start embeddings at random (the report's), or from the codes and their frequencies."""
     epochs: PositiveInt = 200
     """Passes over the training images."""
     batch_size: PositiveInt = 10
@@ -268,7 +274,7 @@ class DecodingConfig(Section):
     """hard: known pixels are pasted back over the decoded image."""
     step_pictures: bool = True
     """Write the token masks and the image after every step beside the result."""
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 16
     """Images decoded at once; the result does not depend on it."""
 
     @model_validator(mode="after")
@@ -286,12 +292,20 @@ class DataConfig(Section):
 
     root: Path = Path("data/cats64")
     """Folder with train/, val/, masked_image/ and mask64/."""
+    train: Path | None = None
+    """Folder of the training images, where it is not <root>/train."""
+    val: Path | None = None
+    """Folder of the validation images, where it is not <root>/val."""
     image_size: PositiveInt = 64
     """Side of the square images in pixels."""
     mean: tuple[Share, Share, Share] = (0.4868, 0.4341, 0.3844)
     """Channel means, 0 to 1 (spec section 1)."""
     std: tuple[Rate, Rate, Rate] = (0.2620, 0.2527, 0.2543)
     """Channel standard deviations, 0 to 1."""
+
+    def folder(self, split: Literal["train", "val"]) -> Path:
+        """The folder of a split's images."""
+        return getattr(self, split) or self.root / split
 
 
 class ScoringConfig(Section):
@@ -341,6 +355,11 @@ class Config(Section):
             raise ValueError(
                 f"transformer.codebook_size {self.transformer.codebook_size} differs from "
                 f"tokenizer.codebook_size {self.tokenizer.codebook_size}; they must be equal"
+            )
+        if self.transformer.prior_dim not in (0, self.tokenizer.latent_dim):
+            raise ValueError(
+                f"transformer.prior_dim {self.transformer.prior_dim} differs from "
+                f"tokenizer.latent_dim; allowed are 0 and {self.tokenizer.latent_dim}"
             )
         return self
 

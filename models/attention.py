@@ -12,17 +12,25 @@ from torch import Tensor, nn
 class MultiHeadSelfAttention(nn.Module):
     """softmax(q k^T / sqrt(d)) v over all tokens, (B, N, D) -> (B, N, D).
 
-    One product gives q, k and v (no bias), dropout falls on the probabilities. `fused` hands the
-    same formula to PyTorch's kernel, which does not keep the (B, H, N, N) probabilities.
+    One product gives q, k and v, without biases unless `qkv_bias`; dropout falls on the
+    probabilities. `fused` hands the same formula to PyTorch's kernel, which does not keep the
+    (B, H, N, N) probabilities.
     """
 
-    def __init__(self, dim: int, num_heads: int, dropout: float, fused: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dropout: float,
+        fused: bool = False,
+        qkv_bias: bool = False,
+    ) -> None:
         super().__init__()
         assert dim % num_heads == 0, f"dim {dim} is not divisible by num_heads {num_heads}"
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.fused = fused
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.attn_drop = nn.Dropout(dropout)
 

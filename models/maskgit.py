@@ -89,7 +89,8 @@ class MaskGIT(nn.Module):
         image_ids: (B,) int64 on the images' device, which key each image's noise.
         """
         assert not self.training, "dropout must be off: call eval() first"
-        token_ids = self.tokenizer.encode(images)
+        with torch.autocast(images.device.type, enabled=False):  # a token must not hang on rounding
+            token_ids = self.tokenizer.encode(images)
         grid = round(token_ids.shape[1] ** 0.5)
         return decode(
             self.logits_of,

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
+from models.prior import InterpolationPrior
 
 LAYER_NORM_EPS = 1e-12
 INIT_STD = 0.02
+MASK_BIAS = -12.0  # the mask id is never a target
 
 
 class Block(nn.Module):
@@ -25,7 +27,11 @@ class Block(nn.Module):
         super().__init__()
         dim = config.dim
         self.Attention = MultiHeadSelfAttention(
-            dim, config.num_heads, config.dropout, fused=config.attention == "fused"
+            dim,
+            config.num_heads,
+            config.dropout,
+            fused=config.attention == "fused",
+            qkv_bias=config.qkv_bias,
         )
         self.LayerNorm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.LayerNorm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
@@ -65,6 +71,10 @@ class BidirectionalTransformer(nn.Module):
             nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         )
         self.bias = nn.Parameter(torch.zeros(config.num_tokens, vocabulary))
+        if config.prior_dim:
+            self.prior = InterpolationPrior(
+                config.num_tokens, config.codebook_size, config.prior_dim, dim
+            )
         self.apply(_init_weights)
         nn.init.trunc_normal_(self.pos_emb, std=INIT_STD)
 
@@ -78,18 +88,38 @@ class BidirectionalTransformer(nn.Module):
 
         token_ids: (B, N) int, mask ids included. token_mask: (B, N) bool.
         """
-        x = self.drop(self.LN(self.tok_emb(token_ids) + self.pos_emb))  # (B, N, D)
+        if token_mask is None:
+            token_mask = torch.ones_like(token_ids, dtype=torch.bool)
+            return self(token_ids, token_mask).unflatten(0, token_ids.shape)
+        x = self.tok_emb(token_ids) + self.pos_emb  # (B, N, D)
+        if self.config.prior_dim:
+            neighbours = self.prior.neighbours(token_ids, self.mask_token_id)  # (B, N, C + 1)
+            x = x + self.prior.to_width(neighbours)
+        x = self.drop(self.LN(x))
         for block in self.blocks:
             x = block(x)
-        x = self.final_norm(x)
-        if token_mask is None:
-            return self._head(x) + self.bias
-        positions = token_mask.nonzero()[:, 1]  # (M,)
-        return self._head(x[token_mask]) + self.bias[positions]
+        x = self.final_norm(x)[token_mask]  # (M, D)
+        logits = self.Token_Prediction(x) @ self.tok_emb.weight.T  # tied to the embedding
+        logits = logits + self.bias[token_mask.nonzero()[:, 1]]
+        if self.config.prior_dim:
+            logits = logits + self.prior.logits(x, neighbours[token_mask])
+        return logits
 
-    def _head(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., K + 1); the output matrix is the embedding (weight tying)."""
-        return self.Token_Prediction(x) @ self.tok_emb.weight.T
+    @torch.no_grad()
+    def start_from_codebook(self, codes: Tensor, counts: Tensor) -> None:
+        """Start where tokens that look alike are alike, and frequent ones likely.
+
+        codes: (K, C) of the tokenizer. counts: (K,) how often training images use each.
+        """
+        frequency = ((counts + 1) / (counts + 1).sum()).to(codes.dtype)
+        centred = codes - codes.mean(0)
+        spread = nn.init.orthogonal_(torch.empty(codes.shape[1], self.config.dim))
+        embedding = centred @ spread
+        self.tok_emb.weight[:-1] = embedding * INIT_STD / embedding.std()
+        self.bias[:, :-1] = frequency.log()
+        self.bias[:, -1] = MASK_BIAS
+        if self.config.prior_dim:
+            self.prior.set_codes(codes, frequency)
 
 
 def _init_weights(module: nn.Module) -> None:

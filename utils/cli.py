@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -12,6 +13,7 @@ from config.errors import StopRequested, UserError
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 
 USER_MISTAKE = 2  # exit code
+OUT_OF_REACH = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 INTERRUPTED = 130  # what shells report after Ctrl-C
 DEFAULT_CONFIG = "config/MaskGit.yml"
 
@@ -54,6 +56,11 @@ def run(main: Callable[[], None]) -> NoReturn:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+    except OSError as error:
+        if error.errno not in OUT_OF_REACH:
+            raise
+        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
     except StopRequested as stopped:
         print(stopped, file=sys.stderr)

@@ -62,16 +62,14 @@ class Inpainter:
         self.maskgit.to(self.device)
         tokenizer.to(memory_format=torch.channels_last)
 
-    def __call__(
-        self, images: np.ndarray, holes: np.ndarray, image_ids: list[int]
-    ) -> tuple[np.ndarray, Trace]:
-        """Repair images (B, H, W, 3) uint8 with holes (B, H, W) bool, and tell how it went."""
+    def __call__(self, images: np.ndarray, holes: np.ndarray, image_ids: list[int]) -> Trace:
+        """Decode images (B, H, W, 3) uint8 with holes (B, H, W) bool; every step is kept."""
         settings, data = self.config.decoding, self.config.data
         pairs = zip(images, holes, strict=True)
         filled = np.stack([fill_hole(image, hole, settings.hole_fill) for image, hole in pairs])
         trace = Trace()
         with autocast(self.device, self.dtype):
-            token_ids = self.maskgit.inpaint(
+            self.maskgit.inpaint(
                 normalise(filled, data.mean, data.std).to(self.device),
                 torch.from_numpy(holes).to(self.device),
                 settings,
@@ -79,7 +77,7 @@ class Inpainter:
                 image_ids=torch.tensor(image_ids, device=self.device),
                 on_step=trace,
             )
-        return self.pixels(token_ids, images, holes), trace
+        return trace
 
     @torch.inference_mode()
     def pixels(self, token_ids: Tensor, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
@@ -116,19 +114,20 @@ def inpaint_set(config: Config, dataset: InpaintingSet, output: Path) -> dict[st
 def _repair(inpainter: Inpainter, items: list[InpaintingItem], output: Path) -> None:
     """Repair one batch and write its pictures."""
     images, holes = (np.stack([getattr(i, part) for i in items]) for part in ("image", "hole"))
-    results, trace = inpainter(images, holes, [item.index for item in items])
-    for item, result in zip(items, results, strict=True):
+    settings = inpainter.config.decoding
+    trace = inpainter(images, holes, [item.index for item in items])
+    wanted = trace.token_ids if settings.step_pictures else trace.token_ids[-1:]
+    steps = [inpainter.pixels(ids, images, holes) for ids in wanted]  # T of (B, H, W, 3)
+    for item, result in zip(items, steps[-1], strict=True):
         save_png(output / RESULTS / f"image_{item.index:03d}.png", result)
-    if not inpainter.config.decoding.step_pictures:
+    if not settings.step_pictures:
         return
-    total = inpainter.config.decoding.total_iter
-    steps = [inpainter.pixels(ids, images, holes) for ids in trace.token_ids]  # T of (B, H, W, 3)
     masks = torch.stack(trace.hidden).cpu().numpy()  # (T, B, N)
     for place, item in enumerate(items):
         name = f"final_test_{item.index}.png"
-        save_png(output / MASKS / name, mask_grid(masks[:, place], total))
+        save_png(output / MASKS / name, mask_grid(masks[:, place], settings.total_iter))
         shown = [item.image, *(step[place] for step in steps)]
-        save_png(output / STEPS / name, image_grid(shown, total))
+        save_png(output / STEPS / name, image_grid(shown, settings.total_iter))
 
 
 def _batches(dataset: InpaintingSet, size: int, side: int) -> Iterator[list[InpaintingItem]]:

@@ -19,7 +19,7 @@ from models.vqgan import VQGAN
 from utils.data import InpaintingSet, normalise
 from utils.fill import fill_hole
 
-BATCH = 64
+BATCH = 16  # larger ones fall out of the processor's cache
 FARTHEST = 4  # distances from here on are counted together
 
 

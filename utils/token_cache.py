@@ -20,7 +20,7 @@ from utils.data import ImageFolder, normalise
 from utils.files import atomic, content_hash
 from utils.images import list_images
 
-BATCH = 64
+BATCH = 16  # larger ones fall out of the processor's cache
 AS_IS, MIRRORED = 0, 1  # places of an image and its mirror image in the cache
 
 
@@ -48,7 +48,7 @@ def as_token_ids(rows: np.ndarray, device: torch.device) -> Tensor:
 
 def _key(vqgan: VQGAN, data: DataConfig, split: str) -> str:
     """Sixteen hexadecimal digits that change with the weights, the pixels or their scaling."""
-    digest = hashlib.sha256(content_hash(list_images(data.root / split)).encode())
+    digest = hashlib.sha256(content_hash(list_images(data.folder(split))).encode())
     digest.update(repr((data.image_size, data.mean, data.std)).encode())
     for name, value in vqgan.state_dict().items():
         digest.update(name.encode())
@@ -58,7 +58,7 @@ def _key(vqgan: VQGAN, data: DataConfig, split: str) -> str:
 
 def _encode(vqgan: VQGAN, data: DataConfig, split: str, device: torch.device) -> np.ndarray:
     """Encode every image and its mirror image in fp32, (n, 2, N) uint16."""
-    images = ImageFolder(data.root / split, data.image_size).images
+    images = ImageFolder(data.folder(split), data.image_size).images
     vqgan = vqgan.to(device, memory_format=torch.channels_last)
     rows = []
     for batch in tqdm(images.split(BATCH), f"tokens of {split}", dynamic_ncols=True):

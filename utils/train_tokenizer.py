@@ -184,7 +184,7 @@ def train_tokenizer(config: Config, *, resume: bool) -> Path:
         print(f"{folder}: all {settings.epochs} epochs are done")
         return folder / "vqgan.safetensors"
     train, val = (
-        ImageFolder(config.data.root / split, config.data.image_size).images
+        ImageFolder(config.data.folder(split), config.data.image_size).images
         for split in ("train", "val")
     )
     trainer = TokenizerTrainer(config, len(train))

@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, n images of a split.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,31 @@ CHECK_EVERY = 20  # batches between looks at the loss
 KEPT = ("transformer", "averaged", "optimizer", "scaler")
 
 
-class TransformerTrainer:
-    """Everything that a step of stage 2 changes, and the step. The tokenizer is not part of it."""
+@dataclass(frozen=True)
+class Tokens:
+    """What stage 2 learns from; the tokenizer itself is not part of it."""
 
-    def __init__(self, config: Config, batches_per_epoch: int) -> None:
+    train: np.ndarray  # (n, 2, N) uint16: images and their mirror images
+    val: np.ndarray
+    codes: Tensor  # (K, C)
+
+    def counts(self) -> Tensor:
+        """How often the training images use each code, (K,) float64."""
+        return torch.from_numpy(np.bincount(self.train.ravel(), minlength=len(self.codes))).double()
+
+
+class TransformerTrainer:
+    """Everything that a step of stage 2 changes, and the step."""
+
+    def __init__(self, config: Config, tokens: Tokens) -> None:
         self.config, self.settings = config, config.training
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.precision, self.device)
         torch.manual_seed(config.seed)
-        self.transformer = BidirectionalTransformer(config.transformer).to(self.device)
+        self.transformer = BidirectionalTransformer(config.transformer)
+        if self.settings.init == "codebook":
+            self.transformer.start_from_codebook(tokens.codes, tokens.counts())
+        self.transformer.to(self.device)
         self.averaged = averaged(
             self.transformer, self.settings.ema_half_life, self.settings.images_a_step
         )
@@ -47,8 +64,9 @@ class TransformerTrainer:
         scaled = self.device.type == "cuda" and self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.position = Position()
-        self.batches_per_epoch = batches_per_epoch
-        self.total_steps = self.settings.epochs * -(-batches_per_epoch // self.settings.accumulate)
+        self.batches_per_epoch = -(-len(tokens.train) // self.settings.batch_size)
+        steps_per_epoch = -(-self.batches_per_epoch // self.settings.accumulate)
+        self.total_steps = self.settings.epochs * steps_per_epoch
 
     def state_dict(self) -> dict:
         """All that a resume needs."""
@@ -79,15 +97,19 @@ class TransformerTrainer:
         done = self.position.batch
         return done % self.settings.accumulate == 0 or done == self.batches_per_epoch
 
-    def take_step(self) -> None:
-        """Set the learning rate, clip, step, and let the averaged weights follow."""
-        self.rate = learning_rate(
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return learning_rate(
             self.settings.learning_rate,
             self.position.step,
             schedule=self.settings.lr_schedule,
             warmup=self.settings.warmup_steps,
             total=self.total_steps,
         )
+
+    def take_step(self) -> None:
+        """Set the learning rate, clip, step, and let the averaged weights follow."""
         set_learning_rate(self.optimizer, self.rate)
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -115,19 +137,18 @@ def train_transformer(
     if state is not None and state["position"]["epoch"] >= settings.epochs:
         print(f"{folder}: all {settings.epochs} epochs are done")
         return folder / "transformer.safetensors"
-    train, val = token_splits(config)
-    batches = -(-len(train) // settings.batch_size)
-    trainer = TransformerTrainer(config, batches)
+    tokens = load_tokens(config)
+    trainer = TransformerTrainer(config, tokens)
     if state is not None:
         trainer.load_state_dict(state)
     position = trainer.position
     log = RunLog(folder, config, after_epoch=position.epoch)
     with stop_signals() as stopping:
         while position.epoch < settings.epochs:
-            _train_epoch(trainer, train, folder, stopping)
+            _train_epoch(trainer, tokens.train, folder, stopping)
             numbers = {"train_loss": position.means()["loss"], "learning_rate": trainer.rate}
             position.next_epoch()
-            numbers |= validate(trainer.averaged.module, val, trainer.device, trainer.dtype)
+            numbers |= validate(trainer.averaged.module, tokens.val, trainer.device, trainer.dtype)
             log.epoch(position.epoch, numbers)
             save_loss_curve(folder / "loss_curve.png", log.rows())
             if position.epoch % settings.checkpoint_every == 0 or position.epoch == settings.epochs:
@@ -138,12 +159,12 @@ def train_transformer(
     return folder / "transformer.safetensors"
 
 
-def token_splits(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Cached tokens of train and val, (n, 2, N) each, made by the config's tokenizer."""
+def load_tokens(config: Config) -> Tokens:
+    """Cached tokens of both splits and the codes of the config's tokenizer."""
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
     cache, device = config.data.root / "token_cache", pick_device(config.device)
     train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
-    return train, val[: config.training.validation_images]
+    return Tokens(train, val[: config.training.validation_images], vqgan.codebook.vectors().cpu())
 
 
 def _train_epoch(

@@ -17,7 +17,7 @@ from utils.data import normalise, to_uint8
 from utils.device import autocast, pick_device, pick_dtype
 from utils.scoring import FeatureDistance
 
-BATCH = 64
+BATCH = 16  # larger ones fall out of the processor's cache
 GRID_IMAGES = 16  # originals over reconstructions, in two double rows
 
 

@@ -1,0 +1,64 @@
+"""All figures of a tokenizer's model card, in one command.
+
+    python bench/tokenizer_quality.py --config config/cats64.yml --data data/cats64
+
+Reconstruction of the images of val/ (PSNR, SSIM, EfficientNet-Lite0 Frechet distance, codes in use)
+and the share of known tokens that the holes of mask64/ leave unchanged. Last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+from common import report  # noqa: E402
+
+from config.loading import load_config  # noqa: E402
+from utils.checkpoint import load_tokenizer  # noqa: E402
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run  # noqa: E402
+from utils.data import ImageFolder, InpaintingSet  # noqa: E402
+from utils.device import pick_device  # noqa: E402
+from utils.files import content_hash  # noqa: E402
+from utils.images import save_png  # noqa: E402
+from utils.leak import kept_tokens  # noqa: E402
+from utils.validate_tokenizer import TokenizerValidation  # noqa: E402
+
+OPTIONS = {
+    "--data": ("data.root", str, "prepared folder with val/, masked_image/, mask64/ and test/"),
+    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
+    "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
+    "--images": ("tokenizer.training.validation_images", int, "images of val/ to reconstruct"),
+}
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    add_config_arguments(parser, OPTIONS)
+    parser.add_argument("--grid", type=Path, help="write originals over reconstructions here")
+    args = parser.parse_args()
+    config = load_config(args.config, as_overrides(args, OPTIONS))
+    device = pick_device(config.device)
+    vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
+    images = ImageFolder(config.data.root / "val", config.data.image_size).images
+    validation = TokenizerValidation(images[: config.tokenizer.training.validation_images], config)
+    figures = {name: round(value, 4) for name, value in validation(vqgan).items()}
+    holed = InpaintingSet(config.data.root)
+    kept = kept_tokens(vqgan, holed, config.data, config.decoding.hole_fill, device)
+    figures["kept_tokens"] = {distance: round(share, 4) for distance, share in kept.items()}
+    if args.grid:
+        save_png(args.grid, validation.picture.numpy())
+    details = {
+        "images": len(validation.images),
+        "holed_images": len(holed),
+        "hole_fill": config.decoding.hole_fill,
+        "parameters": sum(weight.numel() for weight in vqgan.parameters()),
+        "tokenizer_sha256": content_hash([config.tokenizer_weights]),
+    }
+    report("tokenizer_quality", figures, details)
+
+
+if __name__ == "__main__":
+    run(main)

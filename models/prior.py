@@ -1,0 +1,66 @@
+"""What the known neighbours suggest, built into the logits instead of learned from nothing.
+
+The codes of known tokens are averaged with weights that fall with distance; every code is then
+scored by a Gaussian around that mean. The transformer moves the mean and sharpens or flattens the
+Gaussian, so that training starts from a smooth fill and not from single-token frequencies.
+
+Shapes: B batch, N tokens, D width, C code channels, K codebook size, M hidden tokens of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+START_REACH = 0.7  # tokens over which a neighbour's weight falls to 1/e
+START_VARIANCE = 0.2  # of the Gaussian, in mean squared lengths of the centred codes
+EMPTY = 1e-4  # total weight at which the mean code of all is as likely as the neighbours'
+
+
+class InterpolationPrior(nn.Module):
+    """Distance-weighted interpolation of known codes, and the logits that follow from it."""
+
+    codes: Tensor  # (K + 1, C), centred, mean squared length 1; the mask id has the zero code
+
+    def __init__(self, num_tokens: int, codebook_size: int, code_dim: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.zeros(codebook_size + 1, code_dim))
+        self.register_buffer("distance", _grid_distance(num_tokens), persistent=False)
+        self.log_reach = nn.Parameter(torch.tensor(math.log(START_REACH)))
+        self.log_precision = nn.Parameter(torch.tensor(-math.log(2 * START_VARIANCE)))
+        self.to_width = nn.Linear(code_dim + 1, dim)
+        self.correction = nn.Linear(dim, code_dim + 1)
+
+    @torch.no_grad()
+    def set_codes(self, codes: Tensor, frequency: Tensor) -> None:
+        """Take over the tokenizer's codes (K, C), centred and scaled under their frequency (K,)."""
+        centred = codes - frequency @ codes
+        length = (frequency @ centred.square().sum(1)).sqrt()
+        self.codes[:-1] = centred / length
+        nn.init.zeros_(self.correction.weight)
+
+    def neighbours(self, token_ids: Tensor, mask_token_id: int) -> Tensor:
+        """Mean code around each place and the log of its total weight: (B, N) -> (B, N, C + 1)."""
+        weights = (-self.distance * torch.exp(-self.log_reach)).exp()  # (N, N)
+        known = (token_ids != mask_token_id).to(weights.dtype)[..., None]  # (B, N, 1)
+        total = weights @ known
+        mean = weights @ (known * self.codes[token_ids]) / (total + EMPTY)
+        return torch.cat([mean, (total + EMPTY).log()], dim=-1)
+
+    def logits(self, features: Tensor, neighbours: Tensor) -> Tensor:
+        """Log densities up to a constant: (..., D), (..., C + 1) -> (..., K + 1), in fp32."""
+        correction = self.correction(features).float()
+        with torch.autocast(features.device.type, enabled=False):
+            mean = neighbours[..., :-1].float() + correction[..., :-1]
+            precision = (self.log_precision + correction[..., -1:]).exp()
+            distance = self.codes.square().sum(1) / 2 - mean @ self.codes.T
+            return -2 * precision * distance
+
+
+def _grid_distance(num_tokens: int) -> Tensor:
+    """Euclidean distance between the places of a square token grid, (N, N)."""
+    side = math.isqrt(num_tokens)
+    places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    return torch.cdist(places, places)
