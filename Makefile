@@ -17,7 +17,7 @@ SPLIT :=  # e.g. --split 2000 200 200
 SCHEDULES := cosine linear square
 SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
 
-.PHONY: demo test test-long lint format schema clean
+.PHONY: demo results test test-long lint format schema clean
 .SECONDARY:
 
 demo: $(RUN)/report.html
@@ -46,6 +46,10 @@ $(RUN)/tokenizer/done: $(DATA)/dataset.json
 
 $(DATA)/dataset.json: | $(ENV)/.maskgit
 	$(PYTHON) prepare_data.py photos --out $(DATA) $(SPLIT)
+
+results: demo
+	for s in masked_input $(SCHEDULES); do cp $(RUN)/$$s/score.json docs/results/demo/$$s.json; done
+	cp $(RUN)/comparison.png docs/results/demo/comparison.png
 
 test: $(ENV)/.maskgit-dev
 	$(PYTHON) -m pytest -m "not long"

@@ -20,13 +20,14 @@ from config.schema import Config
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data import InpaintingSet
 from utils.files import write_text
-from utils.images import encode_png, load_rgb
+from utils.images import encode_png, load_rgb, save_png
 from utils.inpaint import MANIFEST, MASKS, RESULTS, STEPS
 from utils.pictures import IMAGES_PER_ROW, tile
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SCHEDULES = ("cosine", "linear", "square")  # in the report's order
 SCORE = "score.json"
+COMPARISON = "comparison.png"
 MASKED = "masked input"
 COMPARED = 10  # images in the three-row comparison
 SHOWN = 2  # images whose decoding is shown step by step
@@ -58,11 +59,13 @@ def build_report(config: Config) -> Path:
         (schedule, _picture(folder / schedule / MASKS / _final(chosen[1])))
         for schedule in SCHEDULES
     ]
+    rows = _comparison(folder / SCHEDULES[0], dataset, chosen)
+    save_png(folder / COMPARISON, np.concatenate(list(rows.values())))
     page = _template().render(
         title=f"MaskGIT inpainting: {folder.name}",
         lead=_lead(config, first),
         **_score_table(folder),
-        comparison=_comparison(folder / SCHEDULES[0], dataset, chosen),
+        comparison=[(name, _embed(row)) for name, row in rows.items()],
         masks=masks,
         steps=steps,
         mask_width=ENLARGED * 10 * 18,
@@ -115,22 +118,19 @@ def _score_table(folder: Path) -> dict:
     }
 
 
-def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> list[tuple[str, str]]:
-    """The rows masked, inpainted and truth as pictures."""
+def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows masked, inpainted and truth, each one picture, enlarged."""
     rows = {
         "masked": [dataset[index].image for index in chosen],
         "inpainted": [_pixels(results / RESULTS / f"image_{index:03d}.png") for index in chosen],
         "truth": [dataset.ground_truth(index) for index in chosen],
     }
-    return [
-        (name, _embed(np.kron(tile(images, len(images), len(images)), _block())))
+    block = np.ones((ENLARGED, ENLARGED, 1), dtype=np.uint8)
+    return {
+        name: np.kron(tile(images, len(images), len(images)), block)
         for name, images in rows.items()
         if all(image is not None for image in images)
-    ]
-
-
-def _block() -> np.ndarray:
-    return np.ones((ENLARGED, ENLARGED, 1), dtype=np.uint8)
+    }
 
 
 def _training(folder: Path) -> list[tuple[str, str, str]]:
