@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
-from config.schema import TokenizerConfig, TransformerConfig
+import models.losses
+import utils.files
+import utils.train_tokenizer
+import utils.train_transformer
+import utils.validate_tokenizer
+from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.maskgit import MaskGIT
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
+from utils.checkpoint import save_weights
+from utils.images import encode_png
 
 torch.set_num_threads(1)
 
@@ -65,3 +79,147 @@ def transformer(transformer_config: TransformerConfig) -> BidirectionalTransform
 @pytest.fixture
 def maskgit(tokenizer: VQGAN, transformer: BidirectionalTransformer) -> MaskGIT:
     return MaskGIT(tokenizer, transformer, "cosine").eval()
+
+
+# Runs: pictures on disk, a config for them, and what is slow replaced by what is not
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A prepared folder with 11 training and 6 validation images of 4 x 4 coloured patches."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 11), ("val", 6)):
+        folder = tmp_path / "data" / split
+        folder.mkdir(parents=True)
+        for index in range(count):
+            patches = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            pixels = patches.repeat(4, axis=0).repeat(4, axis=1)
+            (folder / f"image_{index}.png").write_bytes(encode_png(pixels))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(
+    tmp_path: Path,
+    data_root: Path,
+    tokenizer_config: TokenizerConfig,
+    transformer_config: TransformerConfig,
+) -> Config:
+    """Two short epochs of either stage, and decoding in three steps, in fp32 on the CPU."""
+    stage_1 = {"epochs": 2, "batch_size": 4, "warmup_steps": 1, "learning_rate": 0.01}
+    return Config.model_validate(
+        {
+            "run": tmp_path / "run",
+            "device": "cpu",
+            "precision": "fp32",
+            "data": {"root": data_root, "image_size": 16},
+            "tokenizer": {**tokenizer_config.model_dump(), "training": stage_1},
+            "transformer": transformer_config.model_dump(),
+            "training": {"epochs": 2, "batch_size": 2, "accumulate": 2, "learning_rate": 0.01},
+            "decoding": {"total_iter": 3},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def changed() -> Callable[[Config, dict[str, Any]], Config]:
+    """A checked copy of a config with some keys changed: changed(config, {"data.root": ...})."""
+
+    def change(config: Config, values: dict[str, Any]) -> Config:
+        tree = config.model_dump()
+        for dotted, value in values.items():
+            *sections, key = dotted.split(".")
+            section = tree
+            for name in sections:
+                section = section[name]
+            section[key] = value
+        return Config.model_validate(tree)
+
+    return change
+
+
+@pytest.fixture
+def weights(config: Config, tokenizer: VQGAN, transformer: BidirectionalTransformer) -> Config:
+    """The config, with both networks' weights where its run expects them."""
+    notes = {"epoch": "1"}
+    save_weights(config.tokenizer_weights, tokenizer.state_dict(), tokenizer.config, notes)
+    save_weights(config.transformer_weights, transformer.state_dict(), transformer.config, notes)
+    return config
+
+
+class MeanDifference:
+    """Stands in for the Frechet distance, which needs a real network."""
+
+    def __init__(self, targets: torch.Tensor, device: torch.device) -> None:
+        self.targets = targets
+
+    def __call__(self, images: torch.Tensor) -> float:
+        return (images.float() - self.targets.float()).abs().mean().item()
+
+
+class SquaredDifference(torch.nn.Module):
+    """Stands in for the perceptual distance."""
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (images - targets).square().mean()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No feature networks, no curves, a narrow discriminator, no waiting for the disk."""
+    narrow = partial(models.losses.PatchDiscriminator, 8)
+    monkeypatch.setattr(models.losses, "PatchDiscriminator", narrow)
+    monkeypatch.setattr(utils.files.os, "fsync", lambda number: None)
+    monkeypatch.setattr(utils.validate_tokenizer, "FeatureDistance", MeanDifference)
+    monkeypatch.setitem(models.losses.PERCEPTUAL, "efficientnet-lite0", SquaredDifference)
+    monkeypatch.setattr(utils.train_tokenizer, "save_curves", lambda path, rows: None)
+    monkeypatch.setattr(utils.train_transformer, "save_loss_curve", lambda path, rows: None)
+
+
+class Stop(list):
+    """Signals received: none, until a stage has looked for them ``looks`` times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __bool__(self) -> bool:
+        self.looks -= 1
+        return self.looks == 0
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make training believe that it was told to stop after so many optimiser steps."""
+
+    def plan(steps: int) -> None:
+        @contextmanager
+        def signals():
+            yield Stop(steps)
+
+        for stage in (utils.train_tokenizer, utils.train_transformer):
+            monkeypatch.setattr(stage, "stop_signals", signals)
+
+    return plan
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[..., None]:
+    """Compare two nested states bit by bit."""
+
+    def compare(a: Any, b: Any, where: str = "state") -> None:
+        assert type(a) is type(b), where
+        if isinstance(a, torch.Tensor):
+            assert torch.equal(a, b), where
+        elif isinstance(a, dict):
+            assert a.keys() == b.keys(), where
+            for key in a:
+                compare(a[key], b[key], f"{where}.{key}")
+        elif isinstance(a, list | tuple):
+            assert len(a) == len(b), where
+            for index, (x, y) in enumerate(zip(a, b, strict=True)):
+                compare(x, y, f"{where}[{index}]")
+        else:
+            assert a == b, where
+
+    return compare

@@ -1,0 +1,197 @@
+"""The scripts' edges: exit codes and one line for each mistake. The scripts run in this process."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from config.errors import StopRequested, UserError
+from config.loading import load_config, save_config
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ("training_vqgan.py", "training_transformer.py", "inpainting.py")
+OPTIONS = {
+    "--data": ("data.root", str, "folder"),
+    "--total-iter": ("decoding.total_iter", int, "T"),
+}
+
+
+def leave(error: BaseException | None = None) -> int:
+    """Exit code of a script whose main function raises the error."""
+
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    return left.value.code
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, config, tmp_path):
+    """Run a script with the tiny config; returns its exit code and what it said on stderr."""
+    path = tmp_path / "tiny.yml"
+    save_config(config, path)
+
+    def script(name: str, *arguments: object) -> tuple[int, str]:
+        command = [name, "--config", str(path), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        said = capsys.readouterr().err
+        return left.value.code, said.splitlines()[-1] if said else ""
+
+    return script
+
+
+# run()
+
+
+def test_success_leaves_with_0():
+    assert leave() == 0
+
+
+def test_a_mistake_is_one_line_and_2(capsys):
+    assert leave(UserError("a.yml:\n two lines")) == 2
+    assert capsys.readouterr().err == "error: a.yml:  two lines\n"
+
+
+def test_ctrl_c_is_one_line_and_130(capsys):
+    assert leave(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_clean_stop_is_one_line_and_130(capsys):
+    assert leave(StopRequested("stopped in epoch 3")) == 130
+    assert capsys.readouterr().err == "stopped in epoch 3\n"
+
+
+def test_an_error_of_ours_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+# Arguments
+
+
+def parsed(*arguments: str) -> list[str]:
+    parser = ArgumentParser(prog="script.py")
+    add_config_arguments(parser, OPTIONS)
+    return as_overrides(parser.parse_args(arguments), OPTIONS)
+
+
+def test_only_flags_that_were_given_override_and_they_come_last():
+    assert parsed() == []
+    found = parsed("--total-iter", "8", "--set", "seed=1", "--data", "x", "--set", "run=y")
+    assert found == ["seed=1", "run=y", "data.root=x", "decoding.total_iter=8"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--total-iter", "x"], "argument --total-iter: invalid int value: 'x'"),
+        (["--data"], "argument --data: expected one argument"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_2(capsys, arguments, said):
+    with pytest.raises(SystemExit) as left:
+        parsed(*arguments)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == f"script.py: error: {said} (see --help)\n"
+
+
+# Scripts
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_gpu_that_is_not_there_is_named(call, weights, data_root, name):
+    shutil.copytree(data_root / "val", data_root / "masked_image")
+    shutil.copytree(data_root / "val", data_root / "mask64")
+    code, said = call(name, "--device", "cuda:0")
+    assert (code, said) == (
+        2,
+        "error: device cuda:0: 0 CUDA devices found; use --device cpu or auto",
+    )
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_missing_data_folder_is_named(call, tmp_path, name):
+    code, said = call(name, "--data", tmp_path / "none")
+    assert code == 2
+    assert said.startswith(f"error: {tmp_path / 'none'}")
+    assert said.endswith("no such folder")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_unknown_key_is_named_with_the_nearest(call, name):
+    code, said = call(name, "--set", "training.batchsize=3")
+    assert code == 2
+    assert "unknown key training.batchsize (did you mean 'batch_size'?)" in said
+
+
+def test_stage_2_without_a_tokenizer_is_one_line(call, config):
+    code, said = call("training_transformer.py")
+    assert code == 2
+    assert said.startswith(f"error: {config.tokenizer_weights}: no such weights file; train first")
+
+
+def test_images_without_masks_are_one_line(call, tmp_path):
+    code, said = call("inpainting.py", "--images", tmp_path)
+    assert code == 2
+    assert said.endswith("give either --data, or --images together with --masks (see --help)")
+
+
+def test_flags_of_inpainting_reach_their_keys(call):
+    code, said = call("inpainting.py", "--total-iter", 4, "--sweet-spot", 9)
+    assert code == 2
+    assert "sweet_spot 9 lies beyond total_iter 4" in said
+
+
+@pytest.mark.usefixtures("weights", "quick")
+def test_the_search_hands_its_rate_to_the_training(call, config, monkeypatch):
+    import utils.search
+
+    monkeypatch.setattr(utils.search, "search_learning_rate", lambda config: 0.00123)
+    assert call("training_transformer.py", "--lr-search")[0] == 0
+    trained = load_config(config.run / "transformer" / "config.yml")
+    assert trained.training.learning_rate == 0.00123
+
+
+@pytest.fixture
+def full_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 64 kB, where this user may make one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_full_disk_ends_inpainting_with_one_line(call, data_root, full_disk):
+    shutil.copytree(data_root / "val", data_root / "masked_image")
+    (data_root / "mask64").mkdir()
+    from PIL import Image
+
+    for index in range(6):
+        Image.new("L", (16, 16), 255).save(data_root / "mask64" / f"mask_{index}.png")
+    (full_disk / "filler").write_bytes(bytes(60 << 10))
+    code, said = call("inpainting.py", "--output", full_disk)
+    assert code == 2
+    assert said.endswith("No space left on device")
+    assert not list(full_disk.rglob("*.tmp"))

@@ -1,0 +1,86 @@
+"""The position in a run, the order of its batches, and what a signal does."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from utils.loop import Position, generator_for, shuffled_batches, stop_signals
+
+
+def draw(*key: int) -> torch.Tensor:
+    return torch.rand(4, generator=generator_for(*key))
+
+
+def test_a_key_gives_the_same_draws_each_time():
+    assert torch.equal(draw(0, 1, 2), draw(0, 1, 2))
+
+
+def test_keys_of_any_length_give_draws_of_their_own():
+    keys = [(s, e, b) for s in range(3) for e in range(3) for b in range(3)]
+    keys += [(s, e) for s in range(3) for e in range(3)] + [(s,) for s in range(3)]
+    seeds = {generator_for(*key).initial_seed() for key in keys}
+    assert len(seeds) == len(keys)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_the_smallest_and_the_largest_seed_are_taken(seed):
+    assert draw(seed, 1).shape == (4,)
+
+
+def test_an_epoch_shows_every_image_once_and_its_last_batch_is_shorter():
+    batches = list(shuffled_batches(10, 4, generator_for(0, 0)))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert torch.cat(batches).sort().values.tolist() == list(range(10))
+
+
+def test_epochs_are_shuffled_differently():
+    first, second = (torch.cat([*shuffled_batches(50, 8, generator_for(0, e))]) for e in (0, 1))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2, 3])
+def test_skipped_batches_leave_the_others_as_they_were(skip):
+    whole = list(shuffled_batches(10, 4, generator_for(0, 0)))
+    rest = list(shuffled_batches(10, 4, generator_for(0, 0), skip=skip))
+    assert [batch.tolist() for batch in rest] == [batch.tolist() for batch in whole[skip:]]
+
+
+def test_means_are_sums_over_the_batches_of_the_present_epoch():
+    position = Position()
+    for a, b in ((1.0, 10.0), (2.0, 30.0), (6.0, 20.0)):
+        position.add({"a": torch.tensor(a), "b": torch.tensor(b)})
+    assert position.means() == pytest.approx({"a": 3.0, "b": 20.0})
+    assert position.batch == 3
+
+
+def test_a_new_epoch_starts_from_nothing_but_keeps_its_steps():
+    position = Position(step=7)
+    position.add({"a": torch.tensor(1.0)})
+    position.next_epoch()
+    assert position == Position(epoch=1, batch=0, step=7, sums={})
+
+
+def test_sums_hold_no_graph():
+    position = Position()
+    position.add({"a": torch.ones((), requires_grad=True) * 2})
+    assert not position.sums["a"].requires_grad
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_is_noted_and_a_second_one_would_end_the_process(number):
+    with stop_signals() as received:
+        assert not received
+        os.kill(os.getpid(), number)
+        assert received == [number]
+        assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_signal_handlers_are_put_back_even_after_an_error():
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ValueError, match="anything"), stop_signals():
+        raise ValueError("anything")
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before

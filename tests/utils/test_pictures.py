@@ -1,0 +1,79 @@
+"""Where each tile lies in the report's pictures, and that curves are pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.pictures import GAP, image_grid, mask_grid, save_curves, save_loss_curve, tile
+
+ROWS = [
+    {"epoch": e, "time": 1.0, "train_loss": 5 - e, "val_loss": 6 - e, "learning_rate": 1e-4}
+    for e in (1, 2, 3)
+]
+
+
+def flat(value: int, side: int = 4) -> np.ndarray:
+    return np.full((side, side, 3), value, np.uint8)
+
+
+def cell(grid: np.ndarray, place: int, per_row: int, side: int = 4) -> np.ndarray:
+    top, left = (GAP + index * (side + GAP) for index in divmod(place, per_row))
+    return grid[top : top + side, left : left + side]
+
+
+@pytest.mark.parametrize(
+    ("places", "rows", "columns"), [(1, 1, 1), (3, 1, 3), (7, 1, 7), (8, 2, 7), (21, 3, 7)]
+)
+def test_a_grid_has_room_for_its_places_and_gaps_around_them(places, rows, columns):
+    height, width, _ = tile([flat(9)], places, 7).shape
+    assert (height, width) == (rows * 6 + 2, columns * 6 + 2)
+
+
+def test_images_lie_row_by_row_and_all_else_is_black():
+    grid = tile([flat(10 * (i + 1)) for i in range(9)], 12, 7)
+    for place in range(9):
+        assert (cell(grid, place, 7) == 10 * (place + 1)).all()
+    for place in range(9, 14):
+        assert (cell(grid, place, 7) == 0).all()
+    assert np.count_nonzero(grid) == 9 * 4 * 4 * 3
+
+
+def test_masks_are_10_a_row_white_where_known_black_where_hidden():
+    first = np.zeros(16, bool)
+    first[[1, 4]] = True
+    grid = mask_grid([first, np.zeros(16, bool)], steps=12)
+    assert grid.shape == (2 * 6 + 2, 10 * 6 + 2, 3)
+    expected = np.full((4, 4), 255)
+    expected[0, 1] = expected[1, 0] = 0
+    assert (cell(grid, 0, 10) == expected[..., None]).all()
+    assert (cell(grid, 1, 10) == 255).all()
+    assert all((cell(grid, place, 10) == 0).all() for place in range(2, 12))
+
+
+def test_images_are_7_a_row_and_the_input_takes_the_first_place():
+    grid = image_grid([flat(50), flat(60), flat(70)], steps=7)
+    assert grid.shape == (2 * 6 + 2, 7 * 6 + 2, 3), "seven steps and the input need two rows"
+    assert [cell(grid, place, 7)[0, 0, 0] for place in range(4)] == [50, 60, 70, 0]
+
+
+@pytest.mark.parametrize("save", [save_loss_curve, save_curves])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_curve_is_a_picture_from_the_first_epoch_on(tmp_path, save, count):
+    save(tmp_path / "curve.png", ROWS[:count])
+    assert Image.open(tmp_path / "curve.png").format == "PNG"
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_a_curve_shows_numbers_that_join_later(tmp_path):
+    save_curves(tmp_path / "curve.png", [ROWS[0], {**ROWS[1], "adversarial": 0.3}])
+    assert (tmp_path / "curve.png").exists()
+
+
+def test_curves_leave_no_figure_open(tmp_path):
+    from matplotlib import pyplot
+
+    save_loss_curve(tmp_path / "a.png", ROWS)
+    save_curves(tmp_path / "b.png", ROWS)
+    assert pyplot.get_fignums() == []

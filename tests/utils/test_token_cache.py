@@ -1,0 +1,171 @@
+"""Tokens kept on disk: right, never stale, and whole whoever builds them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config.schema import Config
+from models.vqgan import VQGAN
+from utils import token_cache
+from utils.data import ImageFolder, normalise
+from utils.images import encode_png, load_rgb
+from utils.token_cache import AS_IS, MIRRORED, as_token_ids, cached_tokens
+
+CPU = torch.device("cpu")
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def files(cache: Path) -> list[Path]:
+    return sorted(cache.iterdir())
+
+
+def encode(vqgan: VQGAN, config: Config, pixels: torch.Tensor) -> list[list[int]]:
+    """Token ids of uint8 pixels (n, 3, H, W), one image at a time."""
+    data = config.data
+    batches = normalise(pixels, data.mean, data.std).split(1)
+    return [vqgan.encode(batch)[0].tolist() for batch in batches]
+
+
+def test_rows_are_the_encodings_of_the_images_and_of_their_mirror_images(tokenizer, config, cache):
+    tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    images = ImageFolder(config.data.root / "train").images
+    assert tokens.shape == (11, 2, 16)
+    assert tokens[:, AS_IS].tolist() == encode(tokenizer, config, images)
+    mirrored = torch.from_numpy(images.numpy()[..., ::-1].copy())
+    assert tokens[:, MIRRORED].tolist() == encode(tokenizer, config, mirrored)
+
+
+def test_rows_are_small_numbers_read_from_the_file(tokenizer, config, cache):
+    tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    assert tokens.dtype == np.uint16
+    assert isinstance(tokens, np.memmap)
+    assert Path(tokens.filename) == files(cache)[0]
+
+
+def test_rows_become_token_ids_for_the_network():
+    ids = as_token_ids(np.array([[0, 65535]], np.uint16), CPU)
+    assert ids.dtype == torch.int64
+    assert ids.tolist() == [[0, 65535]]
+
+
+def test_an_existing_cache_needs_no_network(tokenizer, config, cache, monkeypatch):
+    first = cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    monkeypatch.setattr(VQGAN, "encode", None)
+    again = cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    assert (again == first).all()
+
+
+def test_the_splits_have_files_of_their_own(tokenizer, config, cache):
+    lengths = [len(cached_tokens(tokenizer, config.data, s, cache, CPU)) for s in ("train", "val")]
+    assert lengths == [11, 6]
+    assert [path.name.split("-")[0] for path in files(cache)] == ["train", "val"]
+
+
+def change_a_pixel(_vqgan: VQGAN, config: Config) -> None:
+    path = config.data.root / "train" / "image_3.png"
+    pixels = np.array(load_rgb(path))
+    pixels[0, 0, 0] ^= 1
+    path.write_bytes(encode_png(pixels))
+
+
+def change_a_weight(vqgan: VQGAN, _config: Config) -> None:
+    weight = vqgan.encoder.model[0].bias.data
+    weight[0] = torch.nextafter(weight[0], torch.tensor(torch.inf))
+
+
+def change_a_code(vqgan: VQGAN, _config: Config) -> None:
+    vqgan.codebook.embedding.weight.data[5, 2] += 1e-6
+
+
+def remove_an_image(_vqgan: VQGAN, config: Config) -> None:
+    (config.data.root / "train" / "image_3.png").unlink()
+
+
+def swap_two_images(_vqgan: VQGAN, config: Config) -> None:
+    a, b = (config.data.root / "train" / f"image_{i}.png" for i in (1, 2))
+    a_bytes, b_bytes = a.read_bytes(), b.read_bytes()
+    a.write_bytes(b_bytes)
+    b.write_bytes(a_bytes)
+
+
+@pytest.mark.parametrize(
+    "change", [change_a_pixel, change_a_weight, change_a_code, remove_an_image, swap_two_images]
+)
+def test_any_change_makes_another_file(tokenizer, config, cache, change):
+    cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    change(tokenizer, config)
+    tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    assert len(files(cache)) == 2
+    images = ImageFolder(config.data.root / "train").images
+    assert tokens[:, AS_IS].tolist() == encode(tokenizer, config, images)
+
+
+def test_another_normalisation_makes_another_file(tokenizer, config, cache, changed):
+    cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    other = changed(config, {"data.mean": [0.5, 0.5, 0.5]})
+    cached_tokens(tokenizer, other.data, "train", cache, CPU)
+    assert len(files(cache)) == 2
+
+
+def test_touching_and_renaming_keep_the_file(tokenizer, config, cache):
+    cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    for path in (config.data.root / "train").iterdir():
+        path.rename(path.with_name("renamed_" + path.name))
+    cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    assert len(files(cache)) == 1
+
+
+def test_two_processes_that_build_at_once_both_succeed(tokenizer, config, cache, monkeypatch):
+    meeting, encode_all = FORK.Barrier(2), token_cache._encode
+
+    def encode_together(*arguments):
+        tokens = encode_all(*arguments)
+        meeting.wait(timeout=30)  # both have found no file, and both write now
+        return tokens
+
+    monkeypatch.setattr(token_cache, "_encode", encode_together)
+    hashes = FORK.Queue()
+
+    def build() -> None:
+        tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
+        hashes.put(hash(tokens.tobytes()))
+
+    builders = [FORK.Process(target=build) for _ in range(2)]
+    for builder in builders:
+        builder.start()
+    found = {hashes.get(timeout=60) for _ in builders}
+    for builder in builders:
+        builder.join()
+    assert [builder.exitcode for builder in builders] == [0, 0]
+    assert len(found) == 1
+    assert len(files(cache)) == 1
+
+
+def test_a_process_killed_while_writing_leaves_no_cache(tokenizer, config, cache, monkeypatch):
+    def save_half(file, tokens) -> None:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def build() -> None:
+        monkeypatch.setattr(token_cache.np, "save", save_half)
+        cached_tokens(tokenizer, config.data, "train", cache, CPU)
+
+    builder = FORK.Process(target=build)
+    builder.start()
+    builder.join()
+    assert builder.exitcode == -signal.SIGKILL
+    assert not [path for path in files(cache) if path.suffix == ".npy"]
+    assert cached_tokens(tokenizer, config.data, "train", cache, CPU).shape == (11, 2, 16)

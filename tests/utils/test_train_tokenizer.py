@@ -1,0 +1,199 @@
+"""Stage 1: the step, what trains when, and a resume that is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from config.errors import StopRequested, UserError
+from config.schema import Config
+from models.vqgan import VQGAN
+from utils import train_tokenizer as stage
+from utils.checkpoint import load_state, load_tokenizer, previous
+from utils.data import ImageFolder
+from utils.runlog import read_rows
+from utils.train_tokenizer import TokenizerTrainer, train_tokenizer
+
+NEVER = 10**6
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def config(config, changed) -> Config:
+    """Two epochs of 11 images in 3 batches; a discriminator that joins in the second."""
+    return changed(
+        config,
+        {
+            "tokenizer.training.adversarial_weight": 0.1,
+            "tokenizer.training.adversarial_start": 1,
+            "tokenizer.training.ema_half_life": 10.0,
+            "tokenizer.training.codebook_decay": 0.5,
+        },
+    )
+
+
+@pytest.fixture
+def images(config) -> torch.Tensor:
+    """Four training images, (4, 3, 16, 16), 0..1."""
+    return ImageFolder(config.data.root / "train", progress=False).images[:4] / 255
+
+
+def folder(config: Config) -> Path:
+    return config.run / "tokenizer"
+
+
+def log_of(config: Config) -> list[dict]:
+    return [{**row, "time": None} for row in read_rows(folder(config) / "log.jsonl")]
+
+
+def trainer_with(config: Config, changed, **settings) -> TokenizerTrainer:
+    keys = {f"tokenizer.training.{name}": value for name, value in settings.items()}
+    return TokenizerTrainer(changed(config, keys), image_count=11)
+
+
+def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in network.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Exact resume
+
+
+@pytest.mark.parametrize("codebook", ["ema", "loss"])
+def test_a_run_stopped_and_resumed_is_the_run_that_never_stopped(
+    config, changed, stop_after, assert_same, codebook
+):
+    config = changed(config, {"tokenizer.training.codebook": codebook})
+    whole = config.model_copy(update={"run": config.run / "other"})
+    train_tokenizer(whole, resume=False)
+    for steps in (3, 5):  # at the end of the first epoch; in the second, with the discriminator
+        stop_after(steps)
+        with pytest.raises(StopRequested, match=r"stopped in epoch ./2, saved"):
+            train_tokenizer(config, resume=False)
+        assert load_state(folder(config) / "state.pt")["position"]["step"] == steps
+        stop_after(NEVER)
+        path = train_tokenizer(config, resume=True)
+        assert_same(*(load_state(folder(c) / "state.pt") for c in (config, whole)))
+        assert log_of(config) == log_of(whole)
+        assert_same(load_file(path), load_file(folder(whole) / path.name))
+
+
+def test_a_broken_checkpoint_costs_one_interval_and_nothing_else(config, capsys, assert_same):
+    train_tokenizer(config, resume=False)
+    state = folder(config) / "state.pt"
+    before, rows = load_state(state), log_of(config)
+    state.write_bytes(state.read_bytes()[:1000])
+    assert load_state(previous(state))["position"]["epoch"] == 1
+    train_tokenizer(config, resume=True)
+    assert f"{state}: damaged checkpoint, passed over" in capsys.readouterr().err
+    assert_same(load_state(state), before)
+    assert log_of(config) == rows
+
+
+# What trains when
+
+
+def test_before_the_warm_up_ends_latents_are_decoded_as_they_are(config, changed, images):
+    trainer = trainer_with(config, changed, warmup_steps=1)
+    codes = weights_of(trainer.vqgan.codebook)
+    trainer.step(images)
+    assert trainer.position.means()["commitment"] == 0
+    assert same(weights_of(trainer.vqgan.codebook), codes)
+    trainer.step(images)
+    assert trainer.position.sums["commitment"] > 0
+    assert not same(weights_of(trainer.vqgan.codebook), codes)
+
+
+def test_codes_move_by_averages_or_by_their_loss_but_not_by_both(config, changed, images):
+    by_averages = trainer_with(config, changed, warmup_steps=0, codebook="ema")
+    by_loss = trainer_with(config, changed, warmup_steps=0, codebook="loss")
+    for trainer in (by_averages, by_loss):
+        trainer.step(images)
+    for trainer, wanted in ((by_averages, False), (by_loss, True)):
+        held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+        assert (id(trainer.vqgan.codebook.embedding.weight) in held) is wanted
+    assert "codebook" not in by_averages.position.sums
+    assert by_loss.position.sums["codebook"] > 0
+
+
+def test_the_discriminator_joins_at_its_epoch(config, changed, images):
+    trainer = trainer_with(config, changed, adversarial_start=1)
+    before = weights_of(trainer.discriminator)
+    trainer.step(images)
+    assert same(weights_of(trainer.discriminator), before)
+    trainer.position.next_epoch()
+    trainer.step(images)
+    assert {"adversarial", "discriminator"} <= trainer.position.sums.keys()
+    assert not same(weights_of(trainer.discriminator), before)
+
+
+def test_without_its_weight_the_discriminator_never_joins(config, changed, images):
+    trainer = trainer_with(config, changed, adversarial_start=0, adversarial_weight=0.0)
+    trainer.step(images)
+    assert "discriminator" not in trainer.position.sums
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(config, changed, images):
+    trainer = trainer_with(
+        config, changed, warmup_steps=0, perceptual_weight=0.3, commitment_weight=0.7
+    )
+    trainer.step(images)
+    sums = {name: value.item() for name, value in trainer.position.sums.items()}
+    expected = sums["reconstruction"] + 0.3 * sums["perceptual"] + 0.7 * sums["commitment"]
+    assert sums["loss"] == pytest.approx(expected)
+
+
+def test_codes_in_use_counts_those_above_the_share(config, changed):
+    trainer = trainer_with(config, changed, restart_below=0.5)
+    trainer.averages.use.copy_(torch.tensor([10.0] * 8 + [0.0] * 8))  # the border is 2.5
+    assert trainer.codes_in_use() == 0.5
+
+
+def test_the_reconstruction_gets_better(config, changed):
+    config = changed(config, {"tokenizer.training.epochs": 6})
+    train_tokenizer(config, resume=False)
+    rows = read_rows(folder(config) / "log.jsonl")
+    assert rows[-1]["reconstruction"] < 0.95 * rows[0]["reconstruction"]
+
+
+# What is left behind
+
+
+def test_the_weights_file_holds_the_average_and_loads_as_a_tokenizer(config, assert_same):
+    path = train_tokenizer(config, resume=False)
+    loaded = load_tokenizer(path, config.tokenizer)
+    trainer = TokenizerTrainer(config, 11)
+    trainer.load_state_dict(load_state(folder(config) / "state.pt"))
+    assert isinstance(loaded, VQGAN)
+    assert_same(dict(loaded.state_dict()), dict(trainer.averaged.module.state_dict()))
+    assert not same(weights_of(loaded), weights_of(trainer.vqgan))
+
+
+def test_every_epoch_has_a_row_and_a_picture(config):
+    train_tokenizer(config, resume=False)
+    rows = read_rows(folder(config) / "log.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    wanted = {"loss", "reconstruction", "perceptual", "psnr", "ssim", "codes_used", "perplexity"}
+    assert wanted <= rows[0].keys()
+    for epoch in (1, 2):
+        picture = folder(config) / "samples" / f"reconstructions_{epoch:04d}.png"
+        assert Image.open(picture).size == (3 * 16, 4 * 16), "6 images, 3 a double row"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    config, changed, monkeypatch
+):
+    train_tokenizer(config, resume=False)
+    before = (folder(config) / "state.pt").read_bytes()
+    nothing = torch.tensor(float("nan"))
+    monkeypatch.setattr(stage.quantizer, "commitment_loss", lambda latents, codes: nothing)
+    with pytest.raises(UserError, match=r"epoch 3, batch 3: the loss is no longer finite"):
+        train_tokenizer(changed(config, {"tokenizer.training.epochs": 3}), resume=True)
+    assert (folder(config) / "state.pt").read_bytes() == before

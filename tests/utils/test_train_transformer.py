@@ -1,0 +1,346 @@
+"""Stage 2: accumulation, steps, what trains, and a resume that is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models.maskgit
+from config.errors import StopRequested, UserError
+from config.schema import Config
+from models.transformer import BidirectionalTransformer
+from models.vqgan import VQGAN
+from utils import train_transformer as stage
+from utils.checkpoint import load_state, load_transformer, previous
+from utils.optim import learning_rate
+from utils.runlog import read_rows
+from utils.train_transformer import Tokens, TransformerTrainer, load_tokens, train_transformer
+
+NEVER = 10**6
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def config(weights, changed) -> Config:
+    """Three epochs of 11 images in 6 batches and 3 groups, with everything that draws numbers."""
+    return changed(
+        weights,
+        {
+            "training.epochs": 3,
+            "training.accumulate": 2,
+            "training.warmup_steps": 2,
+            "training.lr_schedule": "cosine",
+            "training.weight_decay": 0.05,
+            "training.max_grad_norm": 1.0,
+            "training.ema_half_life": 20.0,
+            "transformer.dropout": 0.1,
+        },
+    )
+
+
+def folder(config: Config) -> Path:
+    return config.run / "transformer"
+
+
+def log_of(config: Config) -> list[dict]:
+    """The rows of a run's log without their time."""
+    return [{**row, "time": None} for row in read_rows(folder(config) / "log.jsonl")]
+
+
+def elsewhere(config: Config, tmp_path: Path) -> Config:
+    """The same training in another folder, with the same tokenizer."""
+    section = config.tokenizer.model_copy(update={"weights": config.tokenizer_weights})
+    return config.model_copy(update={"run": tmp_path / "other", "tokenizer": section})
+
+
+def trained(config: Config) -> TransformerTrainer:
+    """A trainer after the run's last checkpoint."""
+    trainer = TransformerTrainer(config, load_tokens(config))
+    trainer.load_state_dict(load_state(folder(config) / "state.pt"))
+    return trainer
+
+
+# Exact resume
+
+
+def test_a_run_stopped_and_resumed_is_the_run_that_never_stopped(
+    config, tmp_path, stop_after, assert_same
+):
+    # three groups an epoch: steps 1 and 5 end in the middle of one, step 3 at its end
+    whole = elsewhere(config, tmp_path)
+    train_transformer(whole, resume=False)
+    for steps in (1, 3, 5):
+        stop_after(steps)
+        with pytest.raises(StopRequested, match=r"stopped in epoch .*, saved; go on with --resume"):
+            train_transformer(config, resume=False)
+        assert load_state(folder(config) / "state.pt")["position"]["step"] == steps
+        stop_after(NEVER)
+        path = train_transformer(config, resume=True)
+        assert_same(*(load_state(folder(c) / "state.pt") for c in (config, whole)))
+        assert log_of(config) == log_of(whole)
+        assert_same(load_file(path), load_file(folder(whole) / path.name))
+
+
+def test_a_broken_checkpoint_costs_one_interval_and_nothing_else(
+    config, tmp_path, capsys, assert_same
+):
+    whole = elsewhere(config, tmp_path)
+    train_transformer(whole, resume=False)
+    train_transformer(config, resume=False)
+    state = folder(config) / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert load_state(previous(state))["position"]["epoch"] == 2
+    train_transformer(config, resume=True)
+    assert f"{state}: damaged checkpoint, passed over" in capsys.readouterr().err
+    assert_same(load_state(state), load_state(folder(whole) / "state.pt"))
+    assert log_of(config) == log_of(whole)
+
+
+def test_two_broken_checkpoints_end_the_run_with_one_line(config):
+    train_transformer(config, resume=False)
+    state = folder(config) / "state.pt"
+    for path in (state, previous(state)):
+        path.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="damaged, and no earlier checkpoint is left"):
+        train_transformer(config, resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(config):
+    train_transformer(config, resume=False)
+    before = {path.name: path.read_bytes() for path in folder(config).glob("*.[spj]*")}
+    path = train_transformer(config, resume=True)
+    assert {path.name: path.read_bytes() for path in folder(config).glob("*.[spj]*")} == before
+    assert path == folder(config) / "transformer.safetensors"
+
+
+def test_another_seed_trains_another_network(config, tmp_path, changed):
+    train_transformer(config, resume=False)
+    other = changed(elsewhere(config, tmp_path), {"seed": 1})
+    train_transformer(other, resume=False)
+    assert log_of(config) != log_of(other)
+
+
+# Gradients and steps
+
+
+@pytest.fixture
+def table(monkeypatch) -> torch.Tensor:
+    """Masks (10, 16) that training takes row by row, however it is cut into batches."""
+    masks = torch.rand(10, 16, generator=torch.Generator().manual_seed(0)) < 0.5
+    left = list(masks)
+
+    def take(batch_size, num_tokens, masking, generator):
+        if not left:
+            left.extend(masks)
+        return torch.stack([left.pop(0) for _ in range(batch_size)])
+
+    monkeypatch.setattr(models.maskgit, "draw_token_mask", take)
+    return masks
+
+
+@pytest.fixture
+def token_ids() -> torch.Tensor:
+    return torch.randint(16, (10, 16), generator=torch.Generator().manual_seed(1))
+
+
+def exact(config: Config, changed, batch_size: int, accumulate: int, batches: int, **more):
+    """A trainer in float64 without dropout."""
+    settings = {"training.batch_size": batch_size, "training.accumulate": accumulate}
+    plain = {"transformer.dropout": 0.0, "training.max_grad_norm": None}
+    tokens = np.zeros((batch_size * batches, 2, 16), np.uint16)
+    data = Tokens(train=tokens, val=tokens, codes=torch.zeros(16, 8))
+    trainer = TransformerTrainer(changed(config, settings | plain | more), data)
+    trainer.transformer.double()
+    trainer.averaged.double()
+    return trainer
+
+
+def gradients(trainer: TransformerTrainer) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in trainer.transformer.named_parameters()}
+
+
+@pytest.mark.usefixtures("table")
+def test_ten_batches_of_one_have_the_gradient_and_the_step_of_one_batch_of_ten(
+    config, changed, token_ids
+):
+    small, large = exact(config, changed, 1, 10, 10), exact(config, changed, 10, 1, 1)
+    for row in token_ids.split(1):
+        assert not (small.position.batch and small.group_is_full())
+        small.accumulate(row)
+    large.accumulate(token_ids)
+    assert small.group_is_full()
+    assert large.group_is_full()
+    torch.testing.assert_close(gradients(small), gradients(large), rtol=1e-6, atol=1e-9)
+    for trainer in (small, large):
+        trainer.take_step()
+    rate = small.optimizer.param_groups[0]["lr"]
+    for a, b in zip(small.transformer.parameters(), large.transformer.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0.01 * rate)
+    assert small.position.means() == pytest.approx(large.position.means())
+
+
+@pytest.mark.usefixtures("table")
+def test_the_last_shorter_group_is_divided_by_its_own_count(config, changed, token_ids):
+    # 5 batches of 2 in groups of 3: the second group has 2 batches, 4 images
+    trainer = exact(config, changed, 2, 3, 5)
+    for batch in token_ids[:6].split(2):
+        trainer.accumulate(batch)
+    assert trainer.group_is_full()
+    trainer.optimizer.zero_grad()
+    trainer.accumulate(token_ids[6:8])
+    assert not trainer.group_is_full()
+    trainer.accumulate(token_ids[8:])
+    assert trainer.group_is_full()
+    found = gradients(trainer)
+    alone = exact(config, changed, 4, 1, 1)
+    models.maskgit.draw_token_mask(6, 16, None, None)  # pass over the first group's masks
+    alone.accumulate(token_ids[6:])
+    torch.testing.assert_close(found, gradients(alone), rtol=1e-6, atol=1e-9)
+
+
+def test_gradients_are_empty_after_a_step_and_the_average_follows(config, changed, token_ids):
+    trainer = exact(config, changed, 10, 1, 1, **{"training.ema_half_life": 0.0})
+    trainer.accumulate(token_ids)
+    trainer.take_step()
+    assert all(weight.grad is None for weight in trainer.transformer.parameters())
+    pairs = zip(trainer.transformer.parameters(), trainer.averaged.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_gradients_are_scaled_down_to_the_configured_norm(config, changed, token_ids, monkeypatch):
+    trainer, norms = exact(config, changed, 10, 1, 1), []
+    trainer.settings = trainer.settings.model_copy(update={"max_grad_norm": 0.01})
+    trainer.accumulate(token_ids)
+    step = trainer.optimizer.step
+
+    def note(*arguments):
+        norms.append(sum(g.square().sum() for g in gradients(trainer).values()).sqrt().item())
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer.optimizer, "step", note)
+    trainer.take_step()
+    assert norms == pytest.approx([0.01], rel=1e-3)
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 18), (4, 6), (10, 3)])
+def test_an_epoch_of_6_batches_takes_as_many_steps_as_it_has_groups(
+    config, changed, accumulate, steps
+):
+    config = changed(config, {"training.accumulate": accumulate})
+    train_transformer(config, resume=False)
+    assert load_state(folder(config) / "state.pt")["position"]["step"] == steps
+    assert trained(config).total_steps == steps
+
+
+def test_the_log_shows_the_rate_that_each_epoch_has_come_to(config):
+    train_transformer(config, resume=False)
+    rates = [row["learning_rate"] for row in read_rows(folder(config) / "log.jsonl")]
+    settings = {"schedule": "cosine", "warmup": 2, "total": 9}
+    assert rates == [learning_rate(0.01, step, **settings) for step in (3, 6, 9)]
+
+
+def test_the_loss_falls(config, changed):
+    config = changed(config, {"training.epochs": 6, "training.accumulate": 1})
+    train_transformer(config, resume=False)
+    losses = [row["train_loss"] for row in read_rows(folder(config) / "log.jsonl")]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_dropout_is_on_in_training_and_off_in_the_average(config, monkeypatch):
+    modes = []
+    loss = stage.masked_token_loss
+    monkeypatch.setattr(
+        stage,
+        "masked_token_loss",
+        lambda net, *rest: modes.append(net.training) or loss(net, *rest),
+    )
+    train_transformer(config, resume=False)
+    assert modes == [True] * 18
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    config, changed, monkeypatch
+):
+    train_transformer(config, resume=False)
+    before = (folder(config) / "state.pt").read_bytes()
+    longer = changed(config, {"training.epochs": 4})
+    monkeypatch.setattr(
+        stage, "masked_token_loss", lambda net, *rest: net.bias.sum() * float("nan")
+    )
+    with pytest.raises(UserError, match=r"epoch 4, batch 6: the loss is no longer finite"):
+        train_transformer(longer, resume=True)
+    assert (folder(config) / "state.pt").read_bytes() == before
+
+
+# What is trained, and what is not
+
+
+def test_the_tokenizer_never_runs_once_its_tokens_are_kept(config, monkeypatch):
+    load_tokens(config)
+
+    def refuse(*_arguments):
+        raise AssertionError("the tokenizer ran")
+
+    for name in ("encode", "latents", "decode"):
+        monkeypatch.setattr(VQGAN, name, refuse)
+    train_transformer(config, resume=False)
+
+
+def test_the_optimizer_holds_the_transformers_weights_and_no_others(config):
+    trainer = TransformerTrainer(config, load_tokens(config))
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in trainer.transformer.parameters()}
+    assert not any(isinstance(value, VQGAN) for value in vars(trainer).values())
+
+
+def test_the_weights_file_holds_the_average(config, assert_same):
+    path = train_transformer(config, resume=False)
+    loaded = load_transformer(path, config.transformer)
+    assert isinstance(loaded, BidirectionalTransformer)
+    assert_same(dict(loaded.state_dict()), dict(trained(config).averaged.module.state_dict()))
+    live = trained(config).transformer.state_dict()
+    assert any(not torch.equal(value, live[key]) for key, value in loaded.state_dict().items())
+
+
+def test_mirror_images_are_seen_only_if_wanted(config, changed, monkeypatch):
+    train = load_tokens(config).train
+    seen = []
+    accumulate = TransformerTrainer.accumulate
+    monkeypatch.setattr(
+        TransformerTrainer,
+        "accumulate",
+        lambda self, ids: seen.extend(map(tuple, ids.tolist())) or accumulate(self, ids),
+    )
+    as_is, mirrored = ({tuple(row) for row in train[:, side].tolist()} for side in (0, 1))
+    train_transformer(changed(config, {"training.mirror": False}), resume=False)
+    assert set(seen) == as_is
+    assert len(seen) == 3 * 11, "every image once an epoch"
+    seen.clear()
+    train_transformer(config, resume=False)
+    assert set(seen) <= as_is | mirrored
+    assert set(seen) & (mirrored - as_is)
+
+
+def test_validation_is_told_after_every_epoch(config):
+    told = []
+    train_transformer(config, resume=False, after_epoch=lambda *news: told.append(news))
+    rows = read_rows(folder(config) / "log.jsonl")
+    assert told == [(row["epoch"], row["val_loss"]) for row in rows]
+
+
+def test_only_so_many_validation_images_are_used(config, changed):
+    assert len(load_tokens(changed(config, {"training.validation_images": 2})).val) == 2
+    assert len(load_tokens(config).val) == 6
+
+
+def test_checkpoints_are_written_at_their_interval_and_at_the_end(config, changed, monkeypatch):
+    saved = []
+    save = stage._save
+    monkeypatch.setattr(stage, "_save", lambda t, f: saved.append(t.position.epoch) or save(t, f))
+    settings = {"training.epochs": 5, "training.checkpoint_every": 2}
+    train_transformer(changed(config, settings), resume=False)
+    assert saved == [2, 4, 5]
