@@ -4,7 +4,7 @@ from pathlib import Path
 
 from config.loading import load_config
 from models.masking import MASK_SCHEDULES
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, names, run
 from utils.data import InpaintingSet
 from utils.inpaint import RESULTS, inpaint_set
 
@@ -15,8 +15,8 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--batch-size": ("decoding.batch_size", int, "images at once; does not change the result"),
     "--seed": ("seed", int, "seed of the decoding noise"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
-    "--transformer": ("transformer.weights", str, "transformer weights file"),
-    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
+    "--transformer": ("transformer.weights", str, "transformer weights: ours, or a lab .pt"),
+    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
 }
 
 
@@ -26,9 +26,13 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="folder with masked_image/ and mask64/ (default data.root)"
     )
-    parser.add_argument("--images", type=Path, help="instead: a folder of images, or one image,")
-    parser.add_argument("--masks", type=Path, help="with a folder of masks, or one mask")
-    parser.add_argument("--ground-truth", type=Path, help="folder or csv the scorer compares with")
+    inputs = {
+        "--images": "instead: a folder of images, or one image,",
+        "--masks": "with a folder of masks, or one mask",
+        "--ground-truth": "folder or csv the scorer compares with",
+    }
+    for flag, text in inputs.items():
+        parser.add_argument(*names(flag), type=Path, help=text)
     parser.add_argument(
         "--output", type=Path, default=Path(), help="where the three folders go (default here)"
     )

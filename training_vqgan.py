@@ -1,7 +1,13 @@
 """Train the tokenizer, stage 1: ``python training_vqgan.py --config config/cats64.yml``."""
 
 from config.loading import load_config
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.cli import (
+    ArgumentParser,
+    add_config_arguments,
+    add_start_arguments,
+    as_overrides,
+    run,
+)
 from utils.train_tokenizer import train_tokenizer
 
 OPTIONS = {  # flag: key that it overrides, type, help
@@ -15,10 +21,15 @@ OPTIONS = {  # flag: key that it overrides, type, help
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    add_start_arguments(parser)
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
-    weights = train_tokenizer(config, resume=args.resume)
+    weights = train_tokenizer(
+        config,
+        resume=args.resume,
+        restart=args.restart,
+        allow_config_change=args.allow_config_change,
+    )
     print(f"tokenizer weights: {weights}")
 
 

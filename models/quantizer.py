@@ -53,7 +53,8 @@ class CodebookAverages(nn.Module):
     @torch.no_grad()
     def move(self, codebook: Codebook) -> None:
         """Put each code at the mean of its latents (van den Oord et al. 2017, eqs. 6 to 8)."""
-        codebook.embedding.weight.copy_(self.total / self.use.clamp(min=1e-6)[:, None])
+        used = self.use > 0
+        codebook.embedding.weight[used] = self.total[used] / self.use[used, None]
 
 
 def commitment_loss(latents: Tensor, codes: Tensor) -> Tensor:

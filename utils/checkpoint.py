@@ -2,28 +2,35 @@
 
 Weights are safetensors with their network's description in the header. A training state is read
 with `weights_only=True`; the one before it is kept, so that a broken file loses one interval.
+Any other suffix is taken for a lab solution's `.pt` file (utils/lab_keys.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
+import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from config.errors import UserError
+from config.errors import DivergedError, UserError
 from config.schema import Section, TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.files import atomic
+from utils.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
+from utils.lab_shapes import describe
 
+HEADER = "maskgit"  # the one metadata key of our safetensors files
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 State = dict[str, Any]
 
@@ -33,10 +40,21 @@ def save_weights(
 ) -> None:
     """Write a safetensors file whose header holds the network's description and notes."""
     fields = set(_base(type(description)).model_fields)
-    header = {"config": json.dumps(description.model_dump(mode="json", include=fields)), **notes}
+    header = {"config": description.model_dump(mode="json", include=fields), **notes}
     weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    with atomic(path) as temporary:
-        save_file(weights, temporary, metadata=header)
+    if bad := _not_finite(weights):
+        raise DivergedError(f"{path}: {bad} is no longer finite; the last good file is kept")
+    with atomic(path) as temporary:  # one sorted key, so that equal weights make equal files
+        temporary.write_bytes(save(weights, {HEADER: json.dumps(header, sort_keys=True)}))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Description and notes of a weights file of ours; {} for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}
 
 
 def load_tokenizer(path: Path, expected: TokenizerConfig) -> VQGAN:
@@ -45,40 +63,103 @@ def load_tokenizer(path: Path, expected: TokenizerConfig) -> VQGAN:
     Raises `UserError` if the file is missing, foreign, damaged, or does not fit ``expected``.
     """
     weights, description = _read(path, expected)
-    for key in ("codebook_size", "downsample_after"):
-        _agree(path, f"tokenizer.{key}", getattr(description, key), getattr(expected, key))
-    return _fill(VQGAN(description), weights, path).requires_grad_(False)
+    _agree(path, "tokenizer.codebook_size", description.codebook_size, expected.codebook_size)
+    halvings = len(description.downsample_after), len(expected.downsample_after)
+    _agree(path, "number of levels in tokenizer.downsample_after", *halvings)
+    return fill(VQGAN(description), weights, path).requires_grad_(False)
 
 
 def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTransformer:
     """Build the transformer that a file describes, in eval mode. Errors as `load_tokenizer`."""
     weights, description = _read(path, expected)
-    for key in ("codebook_size", "num_tokens"):
+    foreign = path.suffix != ".safetensors"  # its heads must be named, and go with a width
+    for key in ("codebook_size", "num_tokens", *(["dim"] if foreign else [])):
         _agree(path, f"transformer.{key}", getattr(description, key), getattr(expected, key))
     description = description.model_copy(update={"attention": expected.attention})
-    return _fill(BidirectionalTransformer(description), weights, path)
+    return fill(BidirectionalTransformer(description), weights, path)
+
+
+def read_lab_file(path: Path) -> LabFile:
+    """Read a lab solution's checkpoint: tensors and plain values, nothing that could run.
+
+    Raises `UserError` for a file that is missing or damaged, that asks for more, or that holds no
+    known network.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: {_refusal(error)}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: damaged or no weights file ({_first_line(error)})") from None
+    return read_keys(content, str(path))
+
+
+def codes_fingerprint(codes: Tensor) -> str:
+    """SHA-256 of the codes (K, C) in fp16, by which a transformer knows its tokenizer."""
+    return hashlib.sha256(codes.detach().cpu().half().numpy().tobytes()).hexdigest()
 
 
 def save_state(path: Path, state: State) -> None:
     """Write a training state; what was the latest becomes ``<name>.previous``."""
     with atomic(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # how PyTorch reports a write that failed
+            raise UserError(f"{path}: cannot be written: {_first_line(error)}") from None
         if path.exists():
             path.replace(previous(path))
 
 
 def load_state(path: Path) -> State | None:
-    """Read the latest whole training state, or None if there is none yet."""
+    """Read the latest whole training state, or None if there is none yet.
+
+    A damaged one is passed over with a line that says so. Raises `UserError` if none is whole.
+    """
     for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
         try:
+            if bad := zipfile.ZipFile(candidate).testzip():
+                raise RuntimeError(f"checksum of {bad}")
             return torch.load(candidate, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
+        except pickle.UnpicklingError as error:
+            print(f"{candidate}: {_refusal(error)}; passed over", file=sys.stderr)
+        except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile):
             print(f"{candidate}: damaged checkpoint, passed over", file=sys.stderr)
     if path.exists():
-        raise UserError(f"{path}: damaged, and no earlier checkpoint is left; start a new run")
+        raise UserError(f"{path}: damaged, and no earlier checkpoint is left; use --restart")
     return None
+
+
+def open_state(
+    path: Path, settings: dict[str, Any], *, resume: bool, restart: bool, allow_change: bool
+) -> State | None:
+    """The state to go on from, or None to begin; ``settings`` are those the result depends on.
+
+    Raises `UserError` when a run would be overwritten unasked, when the state is foreign, and when
+    its settings differ (keys named) without leave.
+    """
+    if not resume:
+        if path.exists() and not restart:
+            raise UserError(f"{path.parent}: holds a run; --resume goes on, --restart begins anew")
+        return None
+    state = load_state(path)
+    if state is None:
+        print(f"{path.parent}: nothing to resume, begins anew")
+        return None
+    if not isinstance(state, dict) or not {"settings", "position"} <= state.keys():
+        raise UserError(f"{path}: is no training state of ours")
+    found = state["settings"]
+    changed = sorted(k for k in settings.keys() | found.keys() if settings.get(k) != found.get(k))
+    if changed and not allow_change:
+        first = changed[0]
+        raise UserError(
+            f"{path}: the config differs in {', '.join(changed)} ({first} was {found.get(first)}, "
+            f"is {settings.get(first)}); --allow-config-change goes on all the same"
+        )
+    return state
 
 
 def previous(path: Path) -> Path:
@@ -92,40 +173,26 @@ def _base(kind: type[Section]) -> type[Section]:
 
 
 def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Description]:
-    """Weights and the description to build from: the header's, or ``expected`` for a .pt file."""
+    """Weights and the description to build from: the header's, or what a lab file's shapes tell."""
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; train first, or name one in the config")
     kind = _base(type(expected))
     if path.suffix != ".safetensors":
-        fields = expected.model_dump(include=set(kind.model_fields))
-        return _read_foreign(path), kind.model_validate(fields)
+        part = read_lab_file(path).part(TOKENIZER if kind is TokenizerConfig else TRANSFORMER)
+        return part.weights, describe(part, expected, str(path))
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return weights, kind.model_validate_json(header["config"])
+        return weights, kind.model_validate(read_header(path)["config"])
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     except (KeyError, ValidationError):
         raise UserError(f"{path}: holds no description of a {kind.__name__[:-6]}") from None
 
 
-def _read_foreign(path: Path) -> dict[str, Tensor]:
-    """A lab .pt file: a plain dictionary of tensors, nothing that could run."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: holds more than tensors and is not opened") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged or no weights file ({_first_line(error)})") from None
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise UserError(f"{path}: expected a dictionary of tensors")
-    return weights
-
-
-def _fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:
-    """Load weights strictly and switch to eval mode."""
-    if bad := next((k for k, w in weights.items() if not torch.isfinite(w).all()), None):
+def fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:
+    """Load weights strictly and switch to eval mode; ``path`` names their file in errors."""
+    if bad := _not_finite(weights):
         raise UserError(f"{path}: {bad} holds values that are not finite")
     own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
@@ -139,9 +206,23 @@ def _fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:
     return network.float().eval()
 
 
+def _not_finite(weights: dict[str, Tensor]) -> str | None:
+    """Name of the first tensor with a NaN or an infinity."""
+    return next((name for name, w in weights.items() if not torch.isfinite(w).all()), None)
+
+
 def _agree(path: Path, key: str, found: object, needed: object) -> None:
     if found != needed:
         raise UserError(f"{path}: {key} is {found}, but the config says {needed}")
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """Why a file is not opened, and what it would have run as far as that is known."""
+    if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"holds more than tensors and is not opened (it asks for {wanted[1]})"
+    if re.search(r"Unsupported operand|invalid load key", str(error)):
+        return "damaged or no weights file"
+    return "holds more than tensors and is not opened"
 
 
 def _first_line(error: Exception) -> str:

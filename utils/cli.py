@@ -9,13 +9,28 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from config.errors import StopRequested, UserError
+from config.loading import Override
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 
 USER_MISTAKE = 2  # exit code
-OUT_OF_REACH = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EIO),
+}
 INTERRUPTED = 130  # what shells report after Ctrl-C
 DEFAULT_CONFIG = "config/MaskGit.yml"
+LAB_FLAGS = {  # flag: what the lab's scripts call it (docs/from-the-lab.md)
+    "--config": "--MaskGitConfig",
+    "--images": "--test-maskedimage-path",
+    "--masks": "--test-mask-path",
+    "--ground-truth": "--gtcsv-path",
+    "--transformer": "--load-transformer-ckpt-path",
+    "--train": "--train_d_path",
+    "--val": "--val_d_path",
+    "--accumulate": "--accum-grad",
+    "--checkpoint-every": "--save-per-epoch",
+}
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -25,10 +40,15 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
 
 
+def names(flag: str) -> list[str]:
+    """A flag and the lab's name for it, if it has one there."""
+    return [flag, *([LAB_FLAGS[flag]] if flag in LAB_FLAGS else [])]
+
+
 def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
     """The arguments by which every script is told its config: a file, keys, and short flags."""
     parser.add_argument(
-        "--config", default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
+        *names("--config"), default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
     )
     parser.add_argument(
         "--set",
@@ -38,16 +58,27 @@ def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
         help="override one key, e.g. training.lr=1e-4; may be repeated",
     )
     for flag, (key, kind, text) in options.items():
-        parser.add_argument(flag, type=kind, help=f"{text} ({key})")
+        parser.add_argument(*names(flag), type=kind, help=f"{text} ({key})")
 
 
-def as_overrides(args: argparse.Namespace, options: Options) -> list[str]:
-    """The --set overrides, then the flags that were given, as ``section.key=value``."""
+def add_start_arguments(parser: ArgumentParser) -> None:
+    """The arguments that say what becomes of a run that is there already."""
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--restart", action="store_true", help="begin anew and overwrite the run")
+    parser.add_argument(
+        "--allow-config-change",
+        action="store_true",
+        help="go on although settings differ from the checkpoint's",
+    )
+
+
+def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
+    """The --set overrides, then the flags that were given with the keys that they stand for."""
     given = {
         key: getattr(args, flag.lstrip("-").replace("-", "_"))
         for flag, (key, _, _) in options.items()
     }
-    return args.set + [f"{key}={value}" for key, value in given.items() if value is not None]
+    return args.set + [(key, value) for key, value in given.items() if value is not None]
 
 
 def run(main: Callable[[], None]) -> NoReturn:

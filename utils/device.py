@@ -8,6 +8,8 @@ import torch
 
 from config.errors import UserError
 
+AMPERE = (8, 0)  # compute capability from which on bf16 is not emulated
+
 
 def pick_device(name: str) -> torch.device:
     """``auto`` takes CUDA if there is one, else the CPU. Raises `UserError` for a missing GPU."""
@@ -26,8 +28,10 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision != "auto":
         return named[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+        native = torch.cuda.get_device_capability(device) >= AMPERE
+        return torch.bfloat16 if native else torch.float16
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return torch.bfloat16 if has_bf16() else torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:

@@ -25,10 +25,15 @@ from tqdm import tqdm
 from config.errors import UserError
 from config.schema import Config
 from models.maskgit import MaskGIT
-from utils.checkpoint import load_tokenizer, load_transformer
+from utils.checkpoint import (
+    codes_fingerprint,
+    load_tokenizer,
+    load_transformer,
+    read_header,
+)
 from utils.data import InpaintingItem, InpaintingSet, normalise, to_uint8
 from utils.device import autocast, pick_device, pick_dtype
-from utils.files import content_hash, write_text
+from utils.files import content_hash, make_folder, write_text
 from utils.fill import fill_hole
 from utils.images import save_png
 from utils.pictures import image_grid, mask_grid
@@ -58,6 +63,12 @@ class Inpainter:
         self.dtype = pick_dtype(config.precision, self.device)
         tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
         transformer = load_transformer(config.transformer_weights, config.transformer)
+        wanted = read_header(config.transformer_weights).get("codes_sha256")
+        if wanted not in (None, codes_fingerprint(tokenizer.codebook.vectors())):
+            raise UserError(
+                f"{config.transformer_weights}: was trained on the tokens of another tokenizer "
+                f"than {config.tokenizer_weights}"
+            )
         self.maskgit = MaskGIT(tokenizer, transformer, config.masking.mask_schedule).eval()
         self.maskgit.to(self.device)
         tokenizer.to(memory_format=torch.channels_last)
@@ -98,7 +109,8 @@ def inpaint_set(config: Config, dataset: InpaintingSet, output: Path) -> dict[st
     """
     inpainter, began = Inpainter(config), time.perf_counter()
     for folder in (RESULTS, MASKS, STEPS):
-        _make_folder(output / folder)
+        make_folder(output / folder)
+    (output / RESULTS / MANIFEST).unlink(missing_ok=True)  # it speaks of the images it lies by
     batches = _batches(dataset, config.decoding.batch_size, config.data.image_size)
     with tqdm(total=len(dataset), desc=f"inpainting, {_title(config)}", unit="image") as bar:
         for items in batches:
@@ -172,15 +184,6 @@ def _manifest(
         "environment": environment(),
         **timing,
     }
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: no permission to write here")
 
 
 def _title(config: Config) -> str:

@@ -53,8 +53,8 @@ def averaged(network: nn.Module, half_life: float, batch_size: int) -> AveragedM
     """
     decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
 
-    def follow(average: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+    def follow(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
         now = min(decay, (1 + float(count)) / (10 + float(count)))
-        return average.lerp(weight, 1 - now)
+        torch._foreach_lerp_(averages, weights, 1 - now)
 
-    return AveragedModel(network, avg_fn=follow)
+    return AveragedModel(network, multi_avg_fn=follow)

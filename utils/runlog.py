@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from config.loading import save_config
 from config.schema import Config
-from utils.files import atomic, write_text
+from utils.files import atomic, make_folder, write_text
 from utils.images import save_png
 
 
@@ -22,7 +22,7 @@ class RunLog:
 
     def __init__(self, folder: Path, config: Config, after_epoch: int) -> None:
         """Continue the log after an epoch; later lines, from a run cut short, are dropped."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with atomic(folder / "config.yml") as temporary:
             save_config(config, temporary)
         write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")

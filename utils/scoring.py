@@ -11,11 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from config.errors import UserError
+
 SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid"
 sys.path.append(str(SCORER))
 
 from feature_stats import FeatureStatistics  # noqa: E402
 from features import BACKENDS, BackendOptions  # noqa: E402
+from fid_errors import ScoreError  # noqa: E402
 from frechet import frechet_distance  # noqa: E402
 
 BATCH = 32
@@ -28,7 +31,10 @@ class FeatureDistance:
     def __init__(self, targets: Tensor, device: torch.device) -> None:
         """targets: (n, H, W, 3) uint8."""
         options = BackendOptions(dims=None, weights=None, weights_dir=Path())
-        self.backend, self.device = BACKENDS[FEATURES](options), device
+        try:
+            self.backend, self.device = BACKENDS[FEATURES](options), device
+        except ScoreError as error:
+            raise UserError(str(error)) from None
         self.network = self.backend.network.to(device, memory_format=torch.channels_last)
         self.targets = self._statistics(targets)
 

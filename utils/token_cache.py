@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config.schema import DataConfig
+from config.schema import DataConfig, TokenizerConfig
 from models.vqgan import VQGAN
 from utils.data import ImageFolder, normalise
 from utils.files import atomic, content_hash
@@ -50,6 +50,8 @@ def _key(vqgan: VQGAN, data: DataConfig, split: str) -> str:
     """Sixteen hexadecimal digits that change with the weights, the pixels or their scaling."""
     digest = hashlib.sha256(content_hash(list_images(data.folder(split))).encode())
     digest.update(repr((data.image_size, data.mean, data.std)).encode())
+    architecture = set(TokenizerConfig.model_fields)
+    digest.update(vqgan.config.model_dump_json(include=architecture).encode())
     for name, value in vqgan.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config.errors import StopRequested, UserError
+from config.errors import DivergedError, StopRequested, UserError
+from config.loading import flat
 from config.schema import Config
 from models import losses, quantizer
 from models.vqgan import VQGAN
-from utils.checkpoint import load_state, save_state, save_weights
+from utils.checkpoint import open_state, save_state, save_weights
 from utils.data import ImageFolder
 from utils.device import autocast, pick_device, pick_dtype
 from utils.loop import (
@@ -33,7 +34,14 @@ CHECK_EVERY = 20  # batches between looks at the loss and the codebook's use
 COLLAPSED = 0.1  # share of codes in use below which a codebook counts as collapsed
 BETAS = (0.9, 0.95)  # AdamW's averages
 ADVERSARIAL_BETAS = (0.5, 0.9)  # the discriminator's, which must follow faster
-KEPT = ("vqgan", "averaged", "averages", "optimizer", "discriminator", "discriminator_optimizer")
+KEPT = (
+    "vqgan",
+    "averaged",
+    "codebook_averages",
+    "optimizer",
+    "discriminator",
+    "discriminator_optimizer",
+)
 
 
 class TokenizerTrainer:
@@ -43,11 +51,13 @@ class TokenizerTrainer:
         self.config, self.settings = config, config.tokenizer.training
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.precision, self.device)
+        if self.dtype == torch.float16:  # its small gradients would need scaling; fp32 does not
+            self.dtype = torch.float32
         torch.manual_seed(config.seed)
         self.vqgan = self._place(VQGAN(config.tokenizer))
         self.vqgan.codebook.requires_grad_(self.settings.codebook == "loss")
         self.averaged = averaged(self.vqgan, self.settings.ema_half_life, self.settings.batch_size)
-        self.averages = self._place(
+        self.codebook_averages = self._place(
             quantizer.CodebookAverages(
                 self.vqgan.codebook, self.settings.codebook_decay, self.settings.restart_below
             )
@@ -60,6 +70,14 @@ class TokenizerTrainer:
         self.perceptual = self._place(losses.perceptual_distance(self.settings.perceptual))
         self.position = Position()
         self.total_steps = self.settings.epochs * -(-image_count // self.settings.batch_size)
+        if self.settings.warmup_steps >= self.total_steps:
+            raise UserError(
+                f"tokenizer.training.warmup_steps is {self.settings.warmup_steps}, but the whole "
+                f"training has {self.total_steps} steps; lower it or train for more epochs"
+            )
+        self.chosen = torch.zeros(config.tokenizer.codebook_size, dtype=torch.bool)
+        self.chosen = self.chosen.to(self.device)
+        self.settings_of_run = {**flat(config, "seed", "data", "tokenizer"), "images": image_count}
         self.mean = torch.tensor(config.data.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(config.data.std, device=self.device)[:, None, None]
 
@@ -69,7 +87,7 @@ class TokenizerTrainer:
     def state_dict(self) -> dict:
         """All that a resume needs."""
         state = {name: getattr(self, name).state_dict() for name in KEPT}
-        return {**state, "position": vars(self.position)}
+        return {**state, "position": vars(self.position), "settings": self.settings_of_run}
 
     def load_state_dict(self, state: dict) -> None:
         for name in KEPT:
@@ -103,9 +121,10 @@ class TokenizerTrainer:
         return self.settings.adversarial_weight > 0 and started
 
     def codes_in_use(self) -> float:
-        """Share of the codes that recent batches chose at least once in a while."""
-        use = self.averages.use
-        return (use > self.settings.restart_below * use.mean()).float().mean().item()
+        """Share of the codes that were chosen since the last call."""
+        share = self.chosen.float().mean().item()
+        self.chosen.zero_()
+        return share
 
     def _set_rates(self) -> None:
         rate = learning_rate(
@@ -125,12 +144,14 @@ class TokenizerTrainer:
         if self.position.step < self.settings.warmup_steps:
             return self._decode(latents), latents
         codebook, flat = self.vqgan.codebook, latents.detach().flatten(0, 2)
-        if self.position.step < self.settings.restart_until * self.total_steps:
-            self.averages.restart(codebook, flat, generator)
+        first = self.position.step == self.settings.warmup_steps
+        if first or self.position.step < self.settings.restart_until * self.total_steps:
+            self.codebook_averages.restart(codebook, flat, generator)
         token_ids = codebook.nearest(latents.detach())
-        self.averages.update(flat, token_ids.flatten())
+        self.chosen[token_ids.flatten()] = True
+        self.codebook_averages.update(flat, token_ids.flatten())
         if self.settings.codebook == "ema":
-            self.averages.move(codebook)
+            self.codebook_averages.move(codebook)
         codes = codebook.lookup(token_ids)
         return self._decode(quantizer.straight_through(latents, codes)), codes
 
@@ -172,25 +193,34 @@ class TokenizerTrainer:
         return loss
 
 
-def train_tokenizer(config: Config, *, resume: bool) -> Path:
+def train_tokenizer(
+    config: Config, *, resume: bool, restart: bool = False, allow_config_change: bool = False
+) -> Path:
     """Train stage 1 and return the weights file, <run>/tokenizer/vqgan.safetensors.
 
-    Raises `UserError` for unusable data and for a loss that is no longer finite, `StopRequested`
+    A run that is there is gone on with (resume) or overwritten (restart). Raises `UserError`
+    if it is neither, for unusable data and for a loss that is no longer finite, `StopRequested`
     after a clean stop.
     """
     folder, settings = config.run / "tokenizer", config.tokenizer.training
-    state = load_state(folder / "state.pt") if resume else None
-    if state is not None and state["position"]["epoch"] >= settings.epochs:
-        print(f"{folder}: all {settings.epochs} epochs are done")
-        return folder / "vqgan.safetensors"
     train, val = (
         ImageFolder(config.data.folder(split), config.data.image_size).images
         for split in ("train", "val")
     )
     trainer = TokenizerTrainer(config, len(train))
+    state = open_state(
+        folder / "state.pt",
+        trainer.settings_of_run,
+        resume=resume,
+        restart=restart,
+        allow_change=allow_config_change,
+    )
     if state is not None:
         trainer.load_state_dict(state)
     position = trainer.position
+    if position.epoch >= settings.epochs:
+        print(f"{folder}: all {settings.epochs} epochs are done")
+        return folder / "vqgan.safetensors"
     log = RunLog(folder, config, after_epoch=position.epoch)
     validation = TokenizerValidation(val[: settings.validation_images], config)
     with stop_signals() as stopping:
@@ -232,11 +262,11 @@ def _check(trainer: TokenizerTrainer, bar: tqdm) -> None:
     """Show the running means; stop on a broken loss, warn of a collapsing codebook."""
     means, used = trainer.position.means(), trainer.codes_in_use()
     if not all(torch.isfinite(torch.tensor(value)) for value in means.values()):
-        raise UserError(
+        raise DivergedError(
             f"epoch {trainer.position.epoch + 1}, batch {trainer.position.batch}: the loss is no "
             "longer finite; the last checkpoint is kept, lower tokenizer.training.learning_rate"
         )
-    if used < COLLAPSED and trainer.position.step > trainer.settings.warmup_steps:
+    if used < COLLAPSED and trainer.position.step > trainer.settings.warmup_steps + CHECK_EVERY:
         bar.write(
             f"codebook collapse: {used:.0%} of the codes in use; encoder and codes drift apart, "
             "raise restart_below or commitment_weight, or lower learning_rate"

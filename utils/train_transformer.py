@@ -14,11 +14,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config.errors import StopRequested, UserError
+from config.errors import DivergedError, StopRequested, UserError
+from config.loading import flat
 from config.schema import Config
 from models.maskgit import masked_token_loss
 from models.transformer import BidirectionalTransformer
-from utils.checkpoint import load_state, load_tokenizer, save_state, save_weights
+from utils.checkpoint import (
+    State,
+    codes_fingerprint,
+    load_tokenizer,
+    load_transformer,
+    open_state,
+    save_state,
+    save_weights,
+)
 from utils.device import autocast, pick_device, pick_dtype
 from utils.loop import Position, generator_for, shuffled_batches, stop_signals
 from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
@@ -28,6 +37,7 @@ from utils.token_cache import AS_IS, MIRRORED, as_token_ids, cached_tokens
 from utils.validate_transformer import validate
 
 CHECK_EVERY = 20  # batches between looks at the loss
+MASK_STREAM, DROPOUT_STREAM = 0, 1  # random numbers of a batch that have nothing in common
 KEPT = ("transformer", "averaged", "optimizer", "scaler")
 
 
@@ -67,16 +77,27 @@ class TransformerTrainer:
         self.batches_per_epoch = -(-len(tokens.train) // self.settings.batch_size)
         steps_per_epoch = -(-self.batches_per_epoch // self.settings.accumulate)
         self.total_steps = self.settings.epochs * steps_per_epoch
+        self.codes_sha256 = codes_fingerprint(tokens.codes)
+        self.settings_of_run = {
+            **flat(config, "seed", "data", "transformer", "masking", "training"),
+            "images": len(tokens.train),
+            "codes": self.codes_sha256,
+        }
 
     def state_dict(self) -> dict:
         """All that a resume needs."""
         state = {name: getattr(self, name).state_dict() for name in KEPT}
-        return {**state, "position": vars(self.position)}
+        return {**state, "position": vars(self.position), "settings": self.settings_of_run}
 
     def load_state_dict(self, state: dict) -> None:
         for name in KEPT:
             getattr(self, name).load_state_dict(state[name])
         self.position = Position(**state["position"])
+
+    def start_from(self, network: BidirectionalTransformer) -> None:
+        """Begin with the weights of another network instead of fresh ones."""
+        for own in (self.transformer, self.averaged.module):
+            own.load_state_dict(network.state_dict())
 
     def accumulate(self, token_ids: Tensor) -> None:
         """Add the gradient of one batch (B, N), divided by the number of batches of its group."""
@@ -84,11 +105,10 @@ class TransformerTrainer:
         start = group * self.settings.accumulate
         in_group = min(self.settings.accumulate, self.batches_per_epoch - start)
         key = (self.config.seed, self.position.epoch, self.position.batch)
-        torch.manual_seed(generator_for(*key).initial_seed())  # dropout's draws
+        torch.manual_seed(generator_for(*key, DROPOUT_STREAM).initial_seed())
+        masks = generator_for(*key, MASK_STREAM)
         with autocast(self.device, self.dtype):
-            loss = masked_token_loss(
-                self.transformer, token_ids, self.config.masking, generator_for(*key)
-            )
+            loss = masked_token_loss(self.transformer, token_ids, self.config.masking, masks)
         self.scaler.scale(loss / in_group).backward()
         self.position.add({"loss": loss})
 
@@ -123,24 +143,53 @@ class TransformerTrainer:
         self.position.step += 1
 
 
+def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTransformer]:
+    """Weights to start from, and the config of a run that trains a network like theirs."""
+    start = load_transformer(path, config.transformer)
+    like = start.config.model_dump(exclude={"dropout", "attention"})
+    section = config.transformer.model_copy(update=like)
+    return config.model_copy(update={"transformer": section}), start
+
+
 def train_transformer(
-    config: Config, *, resume: bool, after_epoch: Callable[[int, float], None] | None = None
+    config: Config,
+    *,
+    resume: bool,
+    restart: bool = False,
+    allow_config_change: bool = False,
+    from_epoch: int | None = None,
+    start: BidirectionalTransformer | None = None,
+    after_epoch: Callable[[int, float], None] | None = None,
 ) -> Path:
     """Train stage 2 and return the weights file, <run>/transformer/transformer.safetensors.
 
-    after_epoch is told the epoch and the validation loss, and may raise to end the training.
-    Raises `UserError` for unusable data or a loss that is no longer finite, `StopRequested` after
-    a clean stop.
+    A run that is there is gone on with (resume) or overwritten (restart). from_epoch is the epoch
+    that a resumed checkpoint must stand after. start gives the weights of a run that begins.
+    after_epoch is told the epoch and the validation loss, and may raise to end the training. Raises
+    `UserError` for a run that is neither, for unusable data and for a loss that is no longer
+    finite, `StopRequested` after a clean stop.
     """
+    section = config.transformer.model_copy(update={"weights": None})  # the run makes its own
+    config = config.model_copy(update={"transformer": section})
     folder, settings = config.run / "transformer", config.training
-    state = load_state(folder / "state.pt") if resume else None
-    if state is not None and state["position"]["epoch"] >= settings.epochs:
-        print(f"{folder}: all {settings.epochs} epochs are done")
-        return folder / "transformer.safetensors"
     tokens = load_tokens(config)
     trainer = TransformerTrainer(config, tokens)
+    state = open_state(
+        folder / "state.pt",
+        trainer.settings_of_run,
+        resume=resume,
+        restart=restart,
+        allow_change=allow_config_change,
+    )
+    if resume and from_epoch is not None:
+        _check_epoch(folder, state, from_epoch)
     if state is not None:
         trainer.load_state_dict(state)
+    elif start is not None:
+        trainer.start_from(start)
+    if trainer.position.epoch >= settings.epochs:
+        print(f"{folder}: all {settings.epochs} epochs are done")
+        return folder / "transformer.safetensors"
     position = trainer.position
     log = RunLog(folder, config, after_epoch=position.epoch)
     with stop_signals() as stopping:
@@ -157,6 +206,20 @@ def train_transformer(
                 after_epoch(position.epoch, numbers["val_loss"])
     log.close()
     return folder / "transformer.safetensors"
+
+
+def _check_epoch(folder: Path, state: State | None, epoch: int) -> None:
+    """Refuse to go on from another place than the user believes."""
+    found = "there is none" if state is None else f"it stands after epoch {_epochs_done(state)}"
+    if state is None or _epochs_done(state) != epoch:
+        raise UserError(
+            f"{folder / 'state.pt'}: asked for a checkpoint after epoch {epoch}; {found}"
+        )
+
+
+def _epochs_done(state: State) -> int:
+    """Epochs that a training state has finished."""
+    return state["position"]["epoch"]
 
 
 def load_tokens(config: Config) -> Tokens:
@@ -197,7 +260,7 @@ def _check(trainer: TransformerTrainer, bar: tqdm) -> None:
     """Show the running loss; stop when it is no longer finite."""
     position, loss = trainer.position, trainer.position.means()["loss"]
     if not np.isfinite(loss):
-        raise UserError(
+        raise DivergedError(
             f"epoch {position.epoch + 1}, batch {position.batch}: the loss is no longer finite; "
             "the last checkpoint is kept, lower training.learning_rate"
         )
@@ -207,6 +270,7 @@ def _check(trainer: TransformerTrainer, bar: tqdm) -> None:
 def _save(trainer: TransformerTrainer, folder: Path) -> None:
     """Write the averaged weights and the training state."""
     notes = {"epoch": str(trainer.position.epoch), "seed": str(trainer.config.seed)}
+    notes["codes_sha256"] = trainer.codes_sha256  # of the tokenizer that it belongs to
     weights = trainer.averaged.module.state_dict()
     save_weights(folder / "transformer.safetensors", weights, trainer.config.transformer, notes)
     save_state(folder / "state.pt", trainer.state_dict())

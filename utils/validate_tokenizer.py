@@ -10,22 +10,28 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from config.errors import UserError
 from config.schema import Config
 from models.quantizer import perplexity
 from models.vqgan import VQGAN
 from utils.data import normalise, to_uint8
 from utils.device import autocast, pick_device, pick_dtype
+from utils.pictures import tile
 from utils.scoring import FeatureDistance
 
 BATCH = 16  # larger ones fall out of the processor's cache
-GRID_IMAGES = 16  # originals over reconstructions, in two double rows
+GRID_IMAGES, PER_ROW = 16, 8  # originals over reconstructions, in two double rows
 
 
 class TokenizerValidation:
     """Scores any VQGAN on the same images; the features of the originals are computed once."""
 
     def __init__(self, images: Tensor, config: Config) -> None:
-        """images: (n, 3, H, W) uint8."""
+        """images: (n, 3, H, W) uint8. Raises `UserError` for fewer than two."""
+        if len(images) < 2:
+            raise UserError(
+                f"{len(images)} validation images; the Frechet distance needs 2 or more"
+            )
         self.inputs, self.config = images, config
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.precision, self.device)
@@ -60,10 +66,14 @@ class TokenizerValidation:
 
 
 def reconstruction_grid(images: Tensor, outputs: Tensor) -> Tensor:
-    """Two rows of originals, each over its reconstructions: (n, H, W, 3) -> (rows, columns, 3)."""
-    pairs = [side[:GRID_IMAGES].unflatten(0, (2, -1)) for side in (images, outputs)]
-    rows = torch.stack(pairs, dim=1).flatten(0, 1)  # (4, n / 2, H, W, 3)
-    return rows.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    """Rows of originals over their reconstructions: (n, H, W, 3) -> (rows, columns, 3) uint8."""
+    rows = []
+    for originals, made in zip(
+        *(x[:GRID_IMAGES].split(PER_ROW) for x in (images, outputs)), strict=True
+    ):
+        for row in (originals, made):
+            rows += [*row.numpy(), *[np.zeros_like(row[0])] * (PER_ROW - len(row))]
+    return torch.from_numpy(tile(rows, len(rows), PER_ROW))
 
 
 def psnr(images: Tensor, outputs: Tensor) -> float:

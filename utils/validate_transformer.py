@@ -54,4 +54,6 @@ def _hidden_sums(
     targets = token_ids[token_mask]
     loss = F.cross_entropy(logits, targets, reduction="sum")
     hits = (logits.argmax(-1) == targets).sum()
-    return torch.stack([loss, hits, torch.tensor(len(targets))]).double().cpu()
+    return torch.stack(
+        [loss.double(), hits.double(), targets.new_tensor(len(targets)).double()]
+    ).cpu()

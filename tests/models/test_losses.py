@@ -107,7 +107,7 @@ def test_lpips_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)  # importing it now fails
     with pytest.raises(UserError) as error:
         perceptual_distance("lpips-vgg")
-    assert str(error.value) == "perceptual lpips-vgg: needs the package; run pip install lpips"
+    assert str(error.value) == "perceptual lpips-vgg: package missing; run pip install lpips"
 
 
 # Adversarial losses

@@ -93,7 +93,7 @@ def parsed(*arguments: str) -> list[str]:
 def test_only_flags_that_were_given_override_and_they_come_last():
     assert parsed() == []
     found = parsed("--total-iter", "8", "--set", "seed=1", "--data", "x", "--set", "run=y")
-    assert found == ["seed=1", "run=y", "data.root=x", "decoding.total_iter=8"]
+    assert found == ["seed=1", "run=y", ("data.root", "x"), ("decoding.total_iter", 8)]
 
 
 @pytest.mark.parametrize(

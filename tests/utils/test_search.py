@@ -30,8 +30,9 @@ class Training:
         self.configs: list[Config] = []
         self.stop_at = math.inf
 
-    def __call__(self, config: Config, *, resume: bool, after_epoch) -> None:
+    def __call__(self, config: Config, *, resume: bool, restart: bool, after_epoch) -> None:
         assert not resume
+        assert restart
         self.configs.append(config)
         if len(self.configs) == self.stop_at:
             raise StopRequested
@@ -53,7 +54,7 @@ def training(monkeypatch) -> Training:
 
 def study_of(config: Config) -> optuna.Study:
     path = config.run / "search" / "study.db"
-    return optuna.load_study(study_name="learning_rate", storage=f"sqlite:///{path}")
+    return optuna.load_study(study_name=None, storage=f"sqlite:///{path}")  # the only one
 
 
 def test_so_many_short_trainings_as_configured_each_in_its_own_folder(config, training):

@@ -76,7 +76,7 @@ def test_a_run_stopped_and_resumed_is_the_run_that_never_stopped(
     for steps in (3, 5):  # at the end of the first epoch; in the second, with the discriminator
         stop_after(steps)
         with pytest.raises(StopRequested, match=r"stopped in epoch ./2, saved"):
-            train_tokenizer(config, resume=False)
+            train_tokenizer(config, resume=False, restart=True)
         assert load_state(folder(config) / "state.pt")["position"]["step"] == steps
         stop_after(NEVER)
         path = train_tokenizer(config, resume=True)
@@ -150,10 +150,11 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(config, changed, images):
     assert sums["loss"] == pytest.approx(expected)
 
 
-def test_codes_in_use_counts_those_above_the_share(config, changed):
-    trainer = trainer_with(config, changed, restart_below=0.5)
-    trainer.averages.use.copy_(torch.tensor([10.0] * 8 + [0.0] * 8))  # the border is 2.5
-    assert trainer.codes_in_use() == 0.5
+def test_codes_in_use_are_those_chosen_since_the_last_look(config, changed):
+    trainer = trainer_with(config, changed)
+    trainer.chosen[:4] = True
+    assert trainer.codes_in_use() == 0.25
+    assert trainer.codes_in_use() == 0.0
 
 
 def test_the_reconstruction_gets_better(config, changed):
@@ -184,7 +185,7 @@ def test_every_epoch_has_a_row_and_a_picture(config):
     assert wanted <= rows[0].keys()
     for epoch in (1, 2):
         picture = folder(config) / "samples" / f"reconstructions_{epoch:04d}.png"
-        assert Image.open(picture).size == (3 * 16, 4 * 16), "6 images, 3 a double row"
+        assert Image.open(picture).size == (8 * 18 + 2, 2 * 18 + 2), "8 places over 8"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
@@ -195,5 +196,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     nothing = torch.tensor(float("nan"))
     monkeypatch.setattr(stage.quantizer, "commitment_loss", lambda latents, codes: nothing)
     with pytest.raises(UserError, match=r"epoch 3, batch 3: the loss is no longer finite"):
-        train_tokenizer(changed(config, {"tokenizer.training.epochs": 3}), resume=True)
+        train_tokenizer(
+            changed(config, {"tokenizer.training.epochs": 3}), resume=True, allow_config_change=True
+        )
     assert (folder(config) / "state.pt").read_bytes() == before

@@ -76,7 +76,7 @@ def test_a_run_stopped_and_resumed_is_the_run_that_never_stopped(
     for steps in (1, 3, 5):
         stop_after(steps)
         with pytest.raises(StopRequested, match=r"stopped in epoch .*, saved; go on with --resume"):
-            train_transformer(config, resume=False)
+            train_transformer(config, resume=False, restart=True)
         assert load_state(folder(config) / "state.pt")["position"]["step"] == steps
         stop_after(NEVER)
         path = train_transformer(config, resume=True)
@@ -272,7 +272,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
         stage, "masked_token_loss", lambda net, *rest: net.bias.sum() * float("nan")
     )
     with pytest.raises(UserError, match=r"epoch 4, batch 6: the loss is no longer finite"):
-        train_transformer(longer, resume=True)
+        train_transformer(longer, resume=True, allow_config_change=True)
     assert (folder(config) / "state.pt").read_bytes() == before
 
 
@@ -320,7 +320,7 @@ def test_mirror_images_are_seen_only_if_wanted(config, changed, monkeypatch):
     assert set(seen) == as_is
     assert len(seen) == 3 * 11, "every image once an epoch"
     seen.clear()
-    train_transformer(config, resume=False)
+    train_transformer(config, resume=False, restart=True)
     assert set(seen) <= as_is | mirrored
     assert set(seen) & (mirrored - as_is)
 

@@ -73,8 +73,8 @@ def test_the_distance_of_the_originals_to_themselves_in_any_order_is_nothing(ima
 def test_the_picture_has_each_original_above_its_reconstruction():
     images = torch.arange(16, dtype=torch.uint8)[:, None, None, None].expand(16, 4, 4, 3)
     grid = reconstruction_grid(images, images + 100)
-    assert grid.shape == (4 * 4, 8 * 4, 3)
-    corners = grid[::4, ::4, 0].tolist()
+    assert grid.shape == (4 * 6 + 2, 8 * 6 + 2, 3)  # 4 pixels and a gap of 2
+    corners = grid[2::6, 2::6, 0].tolist()
     first, second = list(range(8)), list(range(8, 16))
     plus = [[value + 100 for value in row] for row in (first, second)]
     assert corners == [first, plus[0], second, plus[1]]
