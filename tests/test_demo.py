@@ -28,7 +28,7 @@ TINY = {
         "norm": "position",
         "latent_dim": 4,
         "codebook_size": 16,
-        "training": {"epochs": 1, "warmup_steps": 1, "validation_images": 4},
+        "training": {"epochs": 1, "warmup_steps": 0, "validation_images": 4},
     },
     "transformer": {
         "dim": 16, "num_heads": 2, "num_layers": 1, "mlp_dim": 16, "codebook_size": 16

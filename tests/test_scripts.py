@@ -48,7 +48,7 @@ def finish(train, config: Config, stage: str, changed, state: dict) -> Config:
     """Resume in this process until two epochs after the checkpoint; returns the config."""
     key = "tokenizer.training.epochs" if stage == "tokenizer" else "training.epochs"
     config = changed(config, {key: state["position"]["epoch"] + 2})
-    train(config, resume=True)
+    train(config, resume=True, allow_config_change=True)
     return config
 
 
