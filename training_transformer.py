@@ -38,7 +38,7 @@ def main() -> None:
         "--start-from-epoch",
         type=int,
         metavar="N",
-        help="go on from the checkpoint after epoch N, which must be the run's last; 0: begin",
+        help="go on from the checkpoint after epoch N, which must be the run's last; 0: begin anew",
     )
     parser.add_argument(
         *names("--transformer"), type=Path, help="start from these weights: ours, or a lab .pt"
