@@ -107,7 +107,10 @@ PERCEPTUAL: dict[str, Callable[[], nn.Module]] = {
 
 
 def perceptual_distance(name: str) -> nn.Module:
-    """Build a network images, targets (B, 3, H, W) -> scalar. Raises `UserError` for an unknown or unavailable one."""
+    """Build a network (images, targets) -> scalar, (B, 3, H, W) each.
+
+    Raises `UserError` for an unknown or unavailable one.
+    """
     if name not in PERCEPTUAL:
         raise one_of("perceptual distance", name, PERCEPTUAL)
     return PERCEPTUAL[name]()
