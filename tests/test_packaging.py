@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from pathlib import Path
@@ -61,3 +62,12 @@ def test_the_packages_that_the_code_imports_are_declared():
     ours = {path.stem for path in files} | set(SOURCE_FOLDERS)
     found = set().union(*map(imported_names, files))
     assert found - ours - declared - set(sys.stdlib_module_names) <= OPTIONAL
+
+
+def test_the_readmes_table_is_that_of_the_committed_results():
+    text = (ROOT / "README.md").read_text()
+    for name in ("masked_input", "cosine", "linear", "square"):
+        scores = json.loads((ROOT / "docs/results/demo" / f"{name}.json").read_text())["scores"]
+        keys = ("frechet_distance_efficientnet_lite0", "hole_mae", "hole_psnr")
+        numbers = " | ".join(f"{scores[key]:.2f}" for key in keys)
+        assert f"| {name.replace('_', ' ')} | {numbers} |" in text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from pathlib import Path
 
 import jinja2
@@ -22,7 +23,7 @@ from utils.data import InpaintingSet
 from utils.files import write_text
 from utils.images import encode_png, load_rgb, save_png
 from utils.inpaint import MANIFEST, MASKS, RESULTS, STEPS
-from utils.pictures import IMAGES_PER_ROW, tile
+from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, tile
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SCHEDULES = ("cosine", "linear", "square")  # in the report's order
@@ -31,7 +32,7 @@ COMPARISON = "comparison.png"
 MASKED = "masked input"
 COMPARED = 10  # images in the three-row comparison
 SHOWN = 2  # images whose decoding is shown step by step
-ENLARGED = 2  # factor of small pictures on the page
+ENLARGED, MASK_ENLARGED = 2, 4  # factors of small pictures on the page
 SCORE_COLUMNS = {  # key in a certificate: heading, decimals, whether lower is better
     "frechet_distance_efficientnet_lite0": ("EfficientNet-Lite0 Fréchet distance", 2, True),
     "fid": ("FID", 2, True),
@@ -59,6 +60,7 @@ def build_report(config: Config) -> Path:
         (schedule, _picture(folder / schedule / MASKS / _final(chosen[1])))
         for schedule in SCHEDULES
     ]
+    grid = math.isqrt(config.transformer.num_tokens)
     rows = _comparison(folder / SCHEDULES[0], dataset, chosen)
     save_png(folder / COMPARISON, np.concatenate(list(rows.values())))
     page = _template().render(
@@ -68,7 +70,7 @@ def build_report(config: Config) -> Path:
         comparison=[(name, _embed(row)) for name, row in rows.items()],
         masks=masks,
         steps=steps,
-        mask_width=ENLARGED * 10 * 18,
+        mask_width=MASK_ENLARGED * MASKS_PER_ROW * (grid + 2),
         step_width=ENLARGED * IMAGES_PER_ROW * (config.data.image_size + 2),
         total_iter=config.decoding.total_iter,
         training=_training(folder),
