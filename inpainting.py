@@ -12,7 +12,7 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--mask-func": ("decoding.mask_schedule", str, f"schedule: {', '.join(MASK_SCHEDULES)}"),
     "--total-iter": ("decoding.total_iter", int, "iterations T of the schedule"),
     "--sweet-spot": ("decoding.sweet_spot", int, "stop after this many iterations"),
-    "--batch-size": ("decoding.batch_size", int, "images at once; does not change the result"),
+    "--batch-size": ("decoding.batch_size", int, "images at once; the tokens do not depend on it"),
     "--seed": ("seed", int, "seed of the decoding noise"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
     "--transformer": ("transformer.weights", str, "transformer weights: ours, or a lab .pt"),

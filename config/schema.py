@@ -275,7 +275,7 @@ class DecodingConfig(Section):
     step_pictures: bool = True
     """Write the token masks and the image after every step beside the result."""
     batch_size: PositiveInt = 16
-    """Images decoded at once; the result does not depend on it."""
+    """Images decoded at once; tokens do not depend on it, pixels only by rounding."""
 
     @model_validator(mode="after")
     def _sweet_spot_within_total(self) -> DecodingConfig:
