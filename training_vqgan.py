@@ -1,5 +1,7 @@
 """Train the tokenizer, stage 1: ``python training_vqgan.py --config config/cats64.yml``."""
 
+from pathlib import Path
+
 from config.loading import load_config
 from utils.cli import (
     ArgumentParser,
@@ -22,6 +24,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     add_start_arguments(parser)
+    parser.add_argument("--tokenizer", type=Path, help="start from these weights")
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
     weights = train_tokenizer(
@@ -29,6 +32,7 @@ def main() -> None:
         resume=args.resume,
         restart=args.restart,
         allow_config_change=args.allow_config_change,
+        start=args.tokenizer,
     )
     print(f"tokenizer weights: {weights}")
 

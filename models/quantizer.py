@@ -43,6 +43,13 @@ class CodebookAverages(nn.Module):
         self.use[dead] = mean_use
 
     @torch.no_grad()
+    def adopt(self, codebook: Codebook, latents: int) -> None:
+        """Take over trained codes as if each were used alike in batches of so many latents."""
+        mean_use = latents / len(self.use)
+        self.use.fill_(mean_use)
+        self.total.copy_(codebook.embedding.weight * mean_use)
+
+    @torch.no_grad()
     def update(self, latents: Tensor, token_ids: Tensor) -> None:
         """Take in the latents (M, C) of a batch and the codes (M,) they chose."""
         count = torch.bincount(token_ids, minlength=len(self.use)).to(self.use.dtype)

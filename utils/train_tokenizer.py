@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from config.errors import DivergedError, StopRequested, UserError
 from config.loading import flat
-from config.schema import Config
+from config.schema import Config, TokenizerConfig
 from models import losses, quantizer
 from models.vqgan import VQGAN
-from utils.checkpoint import open_state, save_state, save_weights
+from utils.checkpoint import load_tokenizer, open_state, save_state, save_weights
 from utils.data import ImageFolder
 from utils.device import autocast, pick_device, pick_dtype
 from utils.loop import (
@@ -69,6 +69,7 @@ class TokenizerTrainer:
         )
         self.perceptual = self._place(losses.perceptual_distance(self.settings.perceptual))
         self.position = Position()
+        self.has_codes = False  # until the first batch that is quantised
         self.total_steps = self.settings.epochs * -(-image_count // self.settings.batch_size)
         if self.settings.warmup_steps >= self.total_steps:
             raise UserError(
@@ -93,6 +94,15 @@ class TokenizerTrainer:
         for name in KEPT:
             getattr(self, name).load_state_dict(state[name])
         self.position = Position(**state["position"])
+        self.has_codes = bool(self.codebook_averages.use.any())
+
+    def start_from(self, network: VQGAN) -> None:
+        """Begin with the weights of another network instead of fresh ones."""
+        for own in (self.vqgan, self.averaged.module):
+            own.load_state_dict(network.state_dict())
+        latents = self.settings.batch_size * self.config.transformer.num_tokens
+        self.codebook_averages.adopt(self.vqgan.codebook, latents)
+        self.has_codes = True
 
     def step(self, images: Tensor) -> None:
         """One optimiser step on images (B, 3, H, W), 0..1; the losses go into the position."""
@@ -141,12 +151,13 @@ class TokenizerTrainer:
         self, latents: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Latents -> images in 0..1 and the codes (B, h, w, C); the averages move on the way."""
-        if self.position.step < self.settings.warmup_steps:
+        if not self.has_codes and self.position.step < self.settings.warmup_steps:
             return self._decode(latents), latents
         codebook, flat = self.vqgan.codebook, latents.detach().flatten(0, 2)
-        first = self.position.step == self.settings.warmup_steps
-        if first or self.position.step < self.settings.restart_until * self.total_steps:
+        restarting = self.position.step < self.settings.restart_until * self.total_steps
+        if restarting or not self.has_codes:
             self.codebook_averages.restart(codebook, flat, generator)
+            self.has_codes = True
         token_ids = codebook.nearest(latents.detach())
         self.chosen[token_ids.flatten()] = True
         self.codebook_averages.update(flat, token_ids.flatten())
@@ -194,13 +205,18 @@ class TokenizerTrainer:
 
 
 def train_tokenizer(
-    config: Config, *, resume: bool, restart: bool = False, allow_config_change: bool = False
+    config: Config,
+    *,
+    resume: bool,
+    restart: bool = False,
+    allow_config_change: bool = False,
+    start: Path | None = None,
 ) -> Path:
     """Train stage 1 and return the weights file, <run>/tokenizer/vqgan.safetensors.
 
-    A run that is there is gone on with (resume) or overwritten (restart). Raises `UserError`
-    if it is neither, for unusable data and for a loss that is no longer finite, `StopRequested`
-    after a clean stop.
+    A run that is there is gone on with (resume) or overwritten (restart). start gives the weights
+    of a run that begins. Raises `UserError` for a run that is neither, for unusable data or weights
+    and for a loss that is no longer finite, `StopRequested` after a clean stop.
     """
     folder, settings = config.run / "tokenizer", config.tokenizer.training
     train, val = (
@@ -217,6 +233,8 @@ def train_tokenizer(
     )
     if state is not None:
         trainer.load_state_dict(state)
+    elif start is not None:
+        trainer.start_from(_same_network(start, config))
     position = trainer.position
     if position.epoch >= settings.epochs:
         print(f"{folder}: all {settings.epochs} epochs are done")
@@ -236,6 +254,17 @@ def train_tokenizer(
                 _save(trainer, folder)
     log.close()
     return folder / "vqgan.safetensors"
+
+
+def _same_network(path: Path, config: Config) -> VQGAN:
+    """Weights to start from, which must be of the network that the config describes."""
+    network = load_tokenizer(path, config.tokenizer)
+    names = TokenizerConfig.model_fields
+    found, wanted = (c.model_dump(include=set(names)) for c in (network.config, config.tokenizer))
+    if differing := [name for name in names if found[name] != wanted[name]]:
+        name = differing[0]
+        raise UserError(f"{path}: {name} is {found[name]}, but the config says {wanted[name]}")
+    return network
 
 
 def _train_epoch(trainer: TokenizerTrainer, train: Tensor, folder: Path, stopping: list) -> None:

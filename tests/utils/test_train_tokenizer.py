@@ -164,6 +164,19 @@ def test_the_reconstruction_gets_better(config, changed):
     assert rows[-1]["reconstruction"] < 0.95 * rows[0]["reconstruction"]
 
 
+def test_a_run_may_start_from_trained_weights(config, changed, assert_same):
+    weights = train_tokenizer(config, resume=False)
+    trainer = TokenizerTrainer(config, 11)
+    trainer.start_from(load_tokenizer(weights, config.tokenizer))
+    assert_same(weights_of(trainer.vqgan), weights_of(load_tokenizer(weights, config.tokenizer)))
+    codes = trainer.vqgan.codebook.embedding.weight.clone()
+    trainer.codebook_averages.move(trainer.vqgan.codebook)
+    torch.testing.assert_close(trainer.vqgan.codebook.embedding.weight, codes)
+    other = changed(config, {"tokenizer.norm": "position", "run": config.run / "other"})
+    with pytest.raises(UserError, match="norm is group, but the config says position"):
+        train_tokenizer(other, resume=False, start=weights)
+
+
 # What is left behind
 
 
