@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from utils.train_tokenizer import train_tokenizer
 from utils.train_transformer import train_transformer
 
 ROOT = Path(__file__).parents[1]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: sums are rounded by their order
 PATIENCE = 120  # seconds for a script to reach its first checkpoint on a busy machine
 LONG = 400  # epochs, more than a script trains before the signal comes
 
@@ -31,7 +33,7 @@ def start(script: str, config: Config, *arguments: str | Path) -> subprocess.Pop
     path = config.data.root.parent / f"{config.run.name}.yml"
     save_config(config, path)
     command = [sys.executable, script, "--config", path, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
 
 
 def signalled(process: subprocess.Popen, state: Path, number: int) -> tuple[int, str]:
