@@ -258,7 +258,7 @@ def main() -> None:
         write_images(work / "truth", work / "predicted", args.images, count)
         result, details = compare(work, () if args.quick else GROWTH)
     details |= {"images": count, "quick": args.quick, "conv_peak": conv_peak(torch.float32)}
-    report("fid", {name: round(value, 6) for name, value in result.items()}, details)
+    report("fid", {name: float(f"{value:.6g}") for name, value in result.items()}, details)
 
 
 if __name__ == "__main__":
