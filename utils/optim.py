@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 FINAL_SHARE = 0.01  # of the peak learning rate, at the end of a cosine
 
 
-def learning_rate(peak: float, step: int, *, schedule: str, warmup: int, total: int) -> float:
-    """Rate of optimiser step ``step`` (from 0) of ``total``: linear warm-up, then the schedule."""
+def learning_rate(
+    peak: float,
+    step: int,
+    *,
+    schedule: str,
+    warmup: int,
+    total: int,
+    time_share: float = 0.0,
+    drop_steps: int = 1,
+    drop_factor: float = 1.0,
+) -> float:
+    """Rate of optimiser step ``step`` (from 0) of ``total``: linear warm-up, then the schedule.
+
+    time_share (0..1) is how much of a time limit is used up; the schedule stands where the larger
+    of it and the share of steps says. `step` multiplies by drop_factor every drop_steps steps.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
     if schedule == "constant":
         return peak
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    reached = max(step, time_share * total)
+    if schedule == "step":
+        return peak * drop_factor ** int(reached // drop_steps)
+    progress = min(1.0, (reached - warmup) / max(1, total - warmup))
     falling = (1 + math.cos(math.pi * progress)) / 2
     return peak * (FINAL_SHARE + (1 - FINAL_SHARE) * falling)
 
@@ -45,16 +62,38 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def averaged(network: nn.Module, half_life: float, batch_size: int) -> AveragedModel:
-    """A moving average of weights that forgets half of the past every ``half_life`` images.
+class Averaged(nn.Module):
+    """A moving average of a network's weights, in a copy of it that is never compiled.
 
-    Early on it forgets faster, so that the random start is gone after a few steps. A half-life of 0
-    makes it a copy of the weights. batch_size is images an optimiser step.
+    Every update moves each average by 1 - decay towards its weight; early on by more, so that the
+    random start is gone after a few steps. Buffers are copied. The count of updates stays on the
+    CPU, so that an update never waits for a GPU.
     """
-    decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
 
-    def follow(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-        now = min(decay, (1 + float(count)) / (10 + float(count)))
-        torch._foreach_lerp_(averages, weights, 1 - now)
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(network)
+        self.decay = decay
+        self.register_buffer("n_averaged", torch.tensor(0))
 
-    return AveragedModel(network, multi_avg_fn=follow)
+    @torch.no_grad()
+    def update_parameters(self, network: nn.Module) -> None:
+        """Follow the weights after an optimiser step."""
+        averages, weights = ([p.detach() for p in m.parameters()] for m in (self.module, network))
+        done = int(self.n_averaged)
+        keep = min(self.decay, (1 + done) / (10 + done)) if done else 0.0
+        if keep:
+            torch._foreach_lerp_(averages, weights, 1 - keep)
+        else:
+            torch._foreach_copy_(averages, weights)
+        for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
+            own.copy_(other)
+        self.n_averaged += 1
+
+
+def averaged(network: nn.Module, half_life: float, batch_size: int) -> Averaged:
+    """An average that forgets half of the past every ``half_life`` images; 0 makes it a copy.
+
+    batch_size is images an optimiser step.
+    """
+    return Averaged(network, 0.5 ** (batch_size / half_life) if half_life else 0.0)

@@ -46,6 +46,27 @@ def test_a_warm_up_longer_than_the_run_never_divides_by_zero():
     assert learning_rate(2.0, 4, schedule="cosine", warmup=4, total=4) == pytest.approx(2.0)
 
 
+def test_a_step_schedule_drops_after_each_so_many_steps_of_the_run():
+    drops = {"drop_steps": 5, "drop_factor": 0.1}
+    rate = partial(learning_rate, 2.0, schedule="step", warmup=2, total=20, **drops)
+    assert [rate(step) for step in (0, 1, 4, 5, 9, 10, 15)] == pytest.approx(
+        [1.0, 2.0, 2.0, 0.2, 0.2, 0.02, 0.002]
+    )
+
+
+def test_a_time_limit_moves_the_schedule_on_but_never_back():
+    # step 6 of 12 after a warm-up of 4 is a quarter of the cosine; half of the time is no more
+    assert COSINE(6, time_share=0.5) == COSINE(6)
+    assert COSINE(6, time_share=8 / 12) == pytest.approx(COSINE(8))
+    assert COSINE(5, time_share=1.0) == pytest.approx(0.02)
+    step = partial(learning_rate, 2.0, schedule="step", warmup=0, total=20, drop_steps=5)
+    assert step(1, time_share=0.6, drop_factor=0.5) == 0.5
+
+
+def test_the_warm_up_is_not_cut_short_by_a_time_limit():
+    assert COSINE(1, time_share=1.0) == COSINE(1) == 1.0
+
+
 def test_a_rate_goes_to_every_group():
     weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.AdamW([{"params": [weight]} for weight in weights], lr=1.0)
@@ -114,6 +135,28 @@ def test_a_half_life_of_0_keeps_exactly_the_last_weights():
         nn.init.normal_(network.weight, std=1e3)
         average.update_parameters(network)
         assert torch.equal(average.module.weight, network.weight)
+
+
+def test_the_count_of_updates_stays_on_the_cpu_and_buffers_are_copied():
+    network = nn.BatchNorm1d(3)
+    average = averaged(network, 10.0, 1)
+    network.running_mean.fill_(2.0)
+    average.update_parameters(network)
+    assert average.n_averaged.device.type == "cpu"
+    assert int(average.n_averaged) == 1
+    assert torch.equal(average.module.running_mean, network.running_mean)
+
+
+def test_an_average_goes_on_where_its_state_was_taken():
+    networks = [scalar(0.0), scalar(0.0)]
+    first, second = (averaged(network, 40, batch_size=10) for network in networks)
+    for value in (1.0, 2.0, 4.0):
+        nn.init.constant_(networks[0].weight, value)
+        first.update_parameters(networks[0])
+    second.load_state_dict(first.state_dict())
+    for average in (first, second):
+        average.update_parameters(networks[0])
+    assert torch.equal(first.module.weight, second.module.weight)
 
 
 def test_the_average_is_a_network_of_its_own(transformer):
