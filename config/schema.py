@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,8 @@ PositiveFloat = Annotated[float, Field(gt=0.0), Finite]
 NonNegativeFloat = Annotated[float, Field(ge=0.0), Finite]
 MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine"]
 LearningRateSchedule = Literal["constant", "cosine"]
+
+MAX_CODES_BESIDE_A_BIT = 1 << 15  # two bytes hold a token and whether a hole hides it
 
 
 class Section(BaseModel):
@@ -122,12 +125,18 @@ class TokenizerTraining(Section):
     """Share of the training after which codes are left alone."""
     adversarial_weight: NonNegativeFloat = 0.0
     """Weight of the PatchGAN term, on top of the adaptive weight (VQGAN eq. 7); 0 leaves it out."""
-    adversarial_start: NonNegativeInt = 10
-    """Epochs before the discriminator joins."""
+    adversarial_start: Share = 0.5
+    """Share of the training after which the discriminator joins."""
     ema_half_life: PositiveFloat = 10_000.0
     """Images after which half of the averaged weights are new; the averages are what is used."""
+    compile: bool = False
+    """Compile the networks (torch.compile): a minute at the start, then faster on a GPU."""
+    max_minutes: PositiveFloat | None = None
+    """End after this much time, schedules included; such a run cannot be repeated bit by bit."""
     validation_images: PositiveInt = 747
-    """Images of val/ that each epoch's figures are computed on."""
+    """Images of val/ that figures are computed on."""
+    validate_every: PositiveInt = 1
+    """Epochs between validations."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints."""
 
@@ -165,6 +174,10 @@ class TransformerConfig(Section):
     """Give q, k and v biases, which the report's attention does without."""
     prior_dim: NonNegativeInt = 0
     """The tokenizer's latent_dim adds an interpolation of known codes to the logits; 0: none."""
+    conv_kernel: Literal[0, 3] = 0
+    """3: a depthwise convolution over the token grid opens each block (Chu et al. 2021, PEG)."""
+    relative_bias: bool = False
+    """Add a learned bias per head and 2-D distance to the attention scores (Liu et al. 2021)."""
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> TransformerConfig:
@@ -172,6 +185,16 @@ class TransformerConfig(Section):
             raise ValueError(
                 f"dim {self.dim} is not divisible by num_heads {self.num_heads}; "
                 f"allowed num_heads: {_divisors(self.dim)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_is_square(self) -> TransformerConfig:
+        square = math.isqrt(self.num_tokens) ** 2 == self.num_tokens
+        if (self.conv_kernel or self.relative_bias) and not square:
+            raise ValueError(
+                f"num_tokens {self.num_tokens} is no square; conv_kernel and relative_bias "
+                "need a square token grid"
             )
         return self
 
@@ -196,6 +219,12 @@ class MaskingConfig(Section):
     """Cross-entropy over all tokens (the report's code), or over the hidden ones (MaskGIT)."""
     label_smoothing: ProperShare = 0.0
     """Share of the target spread over all K + 1 ids (MaskGIT: 0.1)."""
+    min_ratio: Share = 0.0
+    """p is at least this, as min_masking_rate in aMUSEd (Patil et al. 2024); the report: 0."""
+    shape: Literal["random", "blocks"] = "random"
+    """Hide each token by itself (the report, MaskGIT), or rectangles like BEiT's (section 2.3)."""
+    hole_share: Share = 0.0
+    """Share of the images seen as in inpainting, holed and filled; above 0 needs data.hole_views."""
 
 
 class TrainingConfig(Section):
@@ -213,8 +242,12 @@ class TrainingConfig(Section):
     """Peak learning rate of AdamW; `lr` is accepted too."""
     warmup_steps: NonNegativeInt = 0
     """Optimiser steps over which the learning rate rises linearly from 0."""
-    lr_schedule: LearningRateSchedule = "constant"
-    """Learning rate after the warm-up: constant, or a cosine down to a hundredth of the peak."""
+    lr_schedule: Literal["constant", "cosine", "step"] = "constant"
+    """Rate after the warm-up: constant, a cosine to a hundredth of the peak, or falling in steps."""
+    lr_step_epochs: PositiveInt = 50
+    """Epochs between two falls of lr_schedule step."""
+    lr_step_factor: Rate = 0.1
+    """What the rate is multiplied by at each of them."""
     betas: tuple[ProperShare, ProperShare] = (0.9, 0.96)
     """AdamW's averages (MaskGIT appendix)."""
     weight_decay: NonNegativeFloat = 0.0
@@ -225,10 +258,16 @@ class TrainingConfig(Section):
     """Images after which half of the averaged weights are new; 0 keeps the last weights."""
     mirror: bool = True
     """Train on the mirror images too."""
+    compile: bool = False
+    """Compile the blocks (torch.compile): a minute at the start, then faster on a GPU."""
+    max_minutes: PositiveFloat | None = None
+    """End after this time, the rate fully decayed; such a run cannot be repeated bit by bit."""
     validation_images: PositiveInt = 512
-    """Images of val/ that each epoch's figures are computed on."""
+    """Images of val/ that figures are computed on."""
+    validate_every: PositiveInt = 1
+    """Epochs between validations; the last epoch always has one."""
     checkpoint_every: PositiveInt = 1
-    """Epochs between checkpoints."""
+    """Epochs between checkpoints; the last epoch always has one."""
 
     @property
     def images_a_step(self) -> int:
@@ -302,6 +341,12 @@ class DataConfig(Section):
     """Channel means, 0 to 1 (spec section 1)."""
     std: tuple[Rate, Rate, Rate] = (0.2620, 0.2527, 0.2543)
     """Channel standard deviations, 0 to 1."""
+    views: Annotated[int, Field(ge=2, le=256, strict=True)] = 2
+    """Kept encodings of each training image: itself, its mirror image, then augmented ones."""
+    hole_views: Annotated[int, Field(ge=0, le=256, strict=True)] = 0
+    """Kept encodings of each training image with a hole, filled as decoding.hole_fill says."""
+    hole_kind: Literal["lab", "brush", "box", "mix"] = "lab"
+    """Shape of those holes, as in prepare_data.py --holes; they cover 15 to 35 % of the image."""
 
     def folder(self, split: Literal["train", "val"]) -> Path:
         """The folder of a split's images."""
@@ -360,6 +405,25 @@ class Config(Section):
             raise ValueError(
                 f"transformer.prior_dim {self.transformer.prior_dim} differs from "
                 f"tokenizer.latent_dim; allowed are 0 and {self.tokenizer.latent_dim}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> Config:
+        if self.data.views > 2 and not self.training.mirror:
+            raise ValueError(
+                f"data.views {self.data.views} beside training.mirror false: augmented views are "
+                "mirrored half of the time; allowed are 2 views, or mirror true"
+            )
+        if self.masking.hole_share > 0 and self.data.hole_views == 0:
+            raise ValueError(
+                f"masking.hole_share {self.masking.hole_share} needs encodings of holed images; "
+                "set data.hole_views to at least 1"
+            )
+        if self.data.hole_views and self.tokenizer.codebook_size > MAX_CODES_BESIDE_A_BIT:
+            raise ValueError(
+                f"tokenizer.codebook_size {self.tokenizer.codebook_size} leaves no bit for holes; "
+                f"with data.hole_views at most {MAX_CODES_BESIDE_A_BIT}"
             )
         return self
 

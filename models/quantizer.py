@@ -35,12 +35,12 @@ class CodebookAverages(nn.Module):
 
         It counts as used like the mean code, which gives it time to find latents of its own.
         """
-        dead = (self.use <= self.restart_below * self.use.mean()).nonzero()[:, 0]
+        dead = self.use <= self.restart_below * self.use.mean()
         picks = torch.randint(len(latents), (len(dead),), generator=generator).to(latents.device)
         mean_use = len(latents) / len(self.use)
-        codebook.embedding.weight[dead] = latents[picks]
-        self.total[dead] = latents[picks] * mean_use
-        self.use[dead] = mean_use
+        _replace(codebook.embedding.weight, dead, latents[picks])
+        _replace(self.total, dead, latents[picks] * mean_use)
+        self.use.masked_fill_(dead, mean_use)
 
     @torch.no_grad()
     def adopt(self, codebook: Codebook, latents: int) -> None:
@@ -60,8 +60,13 @@ class CodebookAverages(nn.Module):
     @torch.no_grad()
     def move(self, codebook: Codebook) -> None:
         """Put each code at the mean of its latents (van den Oord et al. 2017, eqs. 6 to 8)."""
-        used = self.use > 0
-        codebook.embedding.weight[used] = self.total[used] / self.use[used, None]
+        mean = self.total / self.use.clamp(min=torch.finfo(self.use.dtype).tiny)[:, None]
+        _replace(codebook.embedding.weight, self.use > 0, mean)
+
+
+def _replace(rows: Tensor, where: Tensor, new: Tensor) -> None:
+    """Put new rows in place, (K, C), where (K,) bool says so; no wait for the device."""
+    rows.copy_(torch.where(where[:, None], new, rows))
 
 
 def commitment_loss(latents: Tensor, codes: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
 
 def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Every number of a log by epoch, one small plot each."""
-    names = [name for name in rows[-1] if name not in ("epoch", "time")]
+    names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("epoch", "time")]
     per_row = 4
     figure, grid = plt.subplots(
         -(-len(names) // per_row),

@@ -5,6 +5,7 @@ Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w la
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import torch
@@ -62,13 +63,22 @@ class TokenizerTrainer:
                 self.vqgan.codebook, self.settings.codebook_decay, self.settings.restart_below
             )
         )
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.vqgan, 0.0), betas=BETAS)
+        fused = self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.vqgan, 0.0), betas=BETAS, fused=fused
+        )
         self.discriminator = self._place(losses.PatchDiscriminator())
         self.discriminator_optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(), betas=ADVERSARIAL_BETAS, weight_decay=0.0
+            self.discriminator.parameters(),
+            betas=ADVERSARIAL_BETAS,
+            weight_decay=0.0,
+            fused=fused,
         )
         self.perceptual = self._place(losses.perceptual_distance(self.settings.perceptual))
-        self.position = Position()
+        self.latents_of, self.decode = self.vqgan.latents, self._decode
+        if self.settings.compile:
+            self._compile()
+        self.position, self.started = Position(), time.monotonic()
         self.has_codes = False  # until the first batch that is quantised
         self.total_steps = self.settings.epochs * -(-image_count // self.settings.batch_size)
         if self.settings.warmup_steps >= self.total_steps:
@@ -84,6 +94,15 @@ class TokenizerTrainer:
 
     def _place(self, network: torch.nn.Module) -> torch.nn.Module:
         return network.to(self.device, memory_format=torch.channels_last)
+
+    def _compile(self) -> None:
+        """Compile all networks; their parameters keep their names."""
+        torch._functorch.config.donated_buffer = False  # the adaptive weight walks graphs twice
+        self.latents_of, self.decode = (
+            torch.compile(part, dynamic=False) for part in (self.vqgan.latents, self._decode)
+        )
+        self.perceptual.compile(dynamic=False)
+        self.discriminator.compile(dynamic=False)
 
     def state_dict(self) -> dict:
         """All that a resume needs."""
@@ -109,7 +128,7 @@ class TokenizerTrainer:
         generator = generator_for(self.config.seed, self.position.epoch, self.position.batch)
         self._set_rates()
         with autocast(self.device, self.dtype):
-            latents = self.vqgan.latents((images - self.mean) / self.std)  # (B, h, w, C)
+            latents = self.latents_of((images - self.mean) / self.std)  # (B, h, w, C)
             outputs, codes = self._quantise_and_decode(latents, generator)
             terms = self._terms(images, outputs, latents, codes)
         loss = sum(weight * value for weight, value in terms.values())
@@ -125,9 +144,17 @@ class TokenizerTrainer:
         self.position.add({"loss": loss, **named})
 
     @property
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or, where it is limited, by time."""
+        by_time = 0.0
+        if self.settings.max_minutes is not None:
+            by_time = (time.monotonic() - self.started) / (60 * self.settings.max_minutes)
+        return min(1.0, max(self.position.step / self.total_steps, by_time))
+
+    @property
     def adversarial(self) -> bool:
         """Whether the discriminator plays a part yet."""
-        started = self.position.epoch >= self.settings.adversarial_start
+        started = self.progress >= self.settings.adversarial_start
         return self.settings.adversarial_weight > 0 and started
 
     def codes_in_use(self) -> float:
@@ -139,7 +166,7 @@ class TokenizerTrainer:
     def _set_rates(self) -> None:
         rate = learning_rate(
             self.settings.learning_rate,
-            self.position.step,
+            max(self.position.step, int(self.progress * self.total_steps)),
             schedule=self.settings.lr_schedule,
             warmup=self.settings.warmup_steps,
             total=self.total_steps,
@@ -152,10 +179,9 @@ class TokenizerTrainer:
     ) -> tuple[Tensor, Tensor]:
         """Latents -> images in 0..1 and the codes (B, h, w, C); the averages move on the way."""
         if not self.has_codes and self.position.step < self.settings.warmup_steps:
-            return self._decode(latents), latents
+            return self.decode(latents), latents
         codebook, flat = self.vqgan.codebook, latents.detach().flatten(0, 2)
-        restarting = self.position.step < self.settings.restart_until * self.total_steps
-        if restarting or not self.has_codes:
+        if self.progress < self.settings.restart_until or not self.has_codes:
             self.codebook_averages.restart(codebook, flat, generator)
             self.has_codes = True
         token_ids = codebook.nearest(latents.detach())
@@ -164,7 +190,7 @@ class TokenizerTrainer:
         if self.settings.codebook == "ema":
             self.codebook_averages.move(codebook)
         codes = codebook.lookup(token_ids)
-        return self._decode(quantizer.straight_through(latents, codes)), codes
+        return self.decode(quantizer.straight_through(latents, codes)), codes
 
     def _decode(self, latents: Tensor) -> Tensor:
         """(B, h, w, C) -> images in 0..1."""
@@ -241,16 +267,19 @@ def train_tokenizer(
         return folder / "vqgan.safetensors"
     log = RunLog(folder, config, after_epoch=position.epoch)
     validation = TokenizerValidation(val[: settings.validation_images], config)
+    train, finished = train.to(trainer.device), False
     with stop_signals() as stopping:
-        while position.epoch < settings.epochs:
+        while not finished:
             _train_epoch(trainer, train, folder, stopping)
             numbers = position.means()
             position.next_epoch()
-            numbers |= validation(trainer.averaged.module)
+            finished = position.epoch == settings.epochs or trainer.progress == 1.0
+            if position.epoch % settings.validate_every == 0 or finished:
+                numbers |= validation(trainer.averaged.module)
+                log.picture("reconstructions", validation.picture, position.epoch)
             log.epoch(position.epoch, numbers)
-            save_curves(folder / "curves.png", log.rows())
-            log.picture("reconstructions", validation.picture, position.epoch)
-            if position.epoch % settings.checkpoint_every == 0 or position.epoch == settings.epochs:
+            if position.epoch % settings.checkpoint_every == 0 or finished:
+                save_curves(folder / "curves.png", log.rows())
                 _save(trainer, folder)
     log.close()
     return folder / "vqgan.safetensors"
@@ -272,19 +301,22 @@ def _train_epoch(trainer: TokenizerTrainer, train: Tensor, folder: Path, stoppin
     position, settings = trainer.position, trainer.settings
     order = generator_for(trainer.config.seed, position.epoch)
     mirrored = torch.rand(len(train), generator=order) < (0.5 if settings.mirror else 0.0)
+    mirrored = mirrored[:, None, None, None].to(train.device)
     batches = shuffled_batches(len(train), settings.batch_size, order, skip=position.batch)
     total = -(-len(train) // settings.batch_size)
     title = f"epoch {position.epoch + 1}/{settings.epochs}"
     with tqdm(batches, title, total=total, initial=position.batch, dynamic_ncols=True) as bar:
         for batch in bar:
-            images = train[batch].to(trainer.device) / 255  # (B, 3, H, W), 0..1
-            flip = mirrored[batch, None, None, None].to(trainer.device)
-            trainer.step(torch.where(flip, images.flip(3), images))
+            batch = batch.to(train.device)
+            images = train[batch] / 255  # (B, 3, H, W), 0..1
+            trainer.step(torch.where(mirrored[batch], images.flip(3), images))
             if position.batch % CHECK_EVERY == 0 or position.batch == total:
                 _check(trainer, bar)
             if stopping:
                 _save(trainer, folder)
                 raise StopRequested(f"stopped in {title}, saved; go on with --resume")
+            if trainer.progress == 1.0:
+                break
 
 
 def _check(trainer: TokenizerTrainer, bar: tqdm) -> None:

@@ -19,7 +19,7 @@ from utils.device import autocast, pick_device, pick_dtype
 from utils.pictures import tile
 from utils.scoring import FeatureDistance
 
-BATCH = 16  # larger ones fall out of the processor's cache
+BATCHES = {"cpu": 16, "cuda": 256}  # larger ones fall out of a processor's cache
 GRID_IMAGES, PER_ROW = 16, 8  # originals over reconstructions, in two double rows
 
 
@@ -56,7 +56,7 @@ class TokenizerValidation:
         """Reconstructions (n, H, W, 3) uint8 and token ids (n, N)."""
         outputs, token_ids = [], []
         mean, std = self.config.data.mean, self.config.data.std
-        for batch in self.inputs.split(BATCH):
+        for batch in self.inputs.split(BATCHES[self.device.type]):
             ids = vqgan.encode(normalise(batch.to(self.device), mean, std))
             with autocast(self.device, self.dtype):
                 decoded = vqgan.decode(ids)

@@ -29,7 +29,7 @@ def config(config, changed) -> Config:
         config,
         {
             "tokenizer.training.adversarial_weight": 0.1,
-            "tokenizer.training.adversarial_start": 1,
+            "tokenizer.training.adversarial_start": 0.5,
             "tokenizer.training.ema_half_life": 10.0,
             "tokenizer.training.codebook_decay": 0.5,
         },
@@ -123,12 +123,12 @@ def test_codes_move_by_averages_or_by_their_loss_but_not_by_both(config, changed
     assert by_loss.position.sums["codebook"] > 0
 
 
-def test_the_discriminator_joins_at_its_epoch(config, changed, images):
-    trainer = trainer_with(config, changed, adversarial_start=1)
+def test_the_discriminator_joins_at_its_share_of_the_training(config, changed, images):
+    trainer = trainer_with(config, changed, adversarial_start=0.5)
     before = weights_of(trainer.discriminator)
     trainer.step(images)
     assert same(weights_of(trainer.discriminator), before)
-    trainer.position.next_epoch()
+    trainer.position.step = trainer.total_steps // 2
     trainer.step(images)
     assert {"adversarial", "discriminator"} <= trainer.position.sums.keys()
     assert not same(weights_of(trainer.discriminator), before)

@@ -48,7 +48,7 @@ def test_the_batch_size_changes_nothing_and_no_batch_is_dropped(
 ):
     validation = TokenizerValidation(images, config)
     whole = validation(tokenizer)
-    monkeypatch.setattr(validate_tokenizer, "BATCH", size)
+    monkeypatch.setitem(validate_tokenizer.BATCHES, "cpu", size)
     assert validation(tokenizer) == pytest.approx(whole, rel=1e-3, abs=1e-3)
 
 
