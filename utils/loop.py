@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ class Position:
     batch: int = 0  # finished batches of the present epoch
     step: int = 0  # optimiser steps so far
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the present epoch's losses
+    seconds: float = 0.0  # of a time limit that are used up
+    best_loss: float = math.inf  # lowest validation loss so far
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Count a batch; losses stay on their device."""
@@ -35,6 +39,24 @@ class Position:
 
     def next_epoch(self) -> None:
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+
+
+class TimeLimit:
+    """A limit on the wall-clock time of a run, over all the sessions that it is made in."""
+
+    def __init__(self, minutes: float | None, spent: float = 0.0) -> None:
+        """minutes: the limit, None for none. spent: seconds of it used up in earlier sessions."""
+        self.minutes, self.began = minutes, time.monotonic() - spent
+
+    @property
+    def spent(self) -> float:
+        """Seconds used up; always 0 without a limit, so that equal runs have equal states."""
+        return 0.0 if self.minutes is None else time.monotonic() - self.began
+
+    @property
+    def share(self) -> float:
+        """How much of the limit is used up, 0 to 1; 0 without a limit."""
+        return 0.0 if self.minutes is None else min(1.0, self.spent / (60 * self.minutes))
 
 
 def generator_for(*key: int) -> torch.Generator:

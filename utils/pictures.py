@@ -51,14 +51,15 @@ def tile(images: Sequence[np.ndarray], places: int, per_row: int) -> np.ndarray:
 
 def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Training and validation loss and the learning rate by epoch, from the rows of a log."""
-    epochs = [row["epoch"] for row in rows]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(epochs, [row["train_loss"] for row in rows], label="train", marker=".")
-    axes.plot(epochs, [row["val_loss"] for row in rows], label="val (mean over ratios)", marker=".")
+    for name, label in (("train_loss", "train"), ("val_loss", "val (mean over ratios)")):
+        points = [(row["epoch"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), label=label, marker=".")
     axes.set(xlabel="epoch", ylabel="cross-entropy in nats", title="Transformer loss")
     axes.grid(alpha=0.3)
     rate = axes.twinx()
-    rate.plot(epochs, [row["learning_rate"] for row in rows], color="grey", ls=":", lw=1)
+    rates = [(row["epoch"], row["learning_rate"]) for row in rows]
+    rate.plot(*zip(*rates, strict=True), color="grey", ls=":", lw=1)
     rate.set_ylabel("learning rate (dotted)", color="grey")
     axes.legend(loc="upper right")
     with atomic(path) as temporary:

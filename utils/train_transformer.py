@@ -29,16 +29,18 @@ from utils.checkpoint import (
     save_weights,
 )
 from utils.device import autocast, pick_device, pick_dtype
-from utils.loop import Position, generator_for, shuffled_batches, stop_signals
+from utils.loop import Position, TimeLimit, generator_for, shuffled_batches, stop_signals
 from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
 from utils.pictures import save_loss_curve
 from utils.runlog import RunLog
 from utils.token_cache import AS_IS, MIRRORED, as_token_ids, cached_tokens
 from utils.validate_transformer import validate
 
+COMPILER = "inductor"
 CHECK_EVERY = 20  # batches between looks at the loss
 MASK_STREAM, DROPOUT_STREAM = 0, 1  # random numbers of a batch that have nothing in common
 KEPT = ("transformer", "averaged", "optimizer", "scaler")
+FREE = ("checkpoint_every", "validate_every", "max_minutes")  # may differ in a resumed run
 
 
 @dataclass(frozen=True)
@@ -69,30 +71,39 @@ class TransformerTrainer:
         self.averaged = averaged(
             self.transformer, self.settings.ema_half_life, self.settings.images_a_step
         )
+        if self.settings.compile:
+            for block in self.transformer.blocks:  # in place, so that their names stay
+                block.compile(dynamic=False, backend=COMPILER)
         groups = parameter_groups(self.transformer, self.settings.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, betas=self.settings.betas)
+        self.fused = self.device.type == "cuda"  # one kernel for all weights
+        self.optimizer = torch.optim.AdamW(groups, betas=self.settings.betas, fused=self.fused)
         scaled = self.device.type == "cuda" and self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.position = Position()
+        self.limit = TimeLimit(self.settings.max_minutes)
         self.batches_per_epoch = -(-len(tokens.train) // self.settings.batch_size)
-        steps_per_epoch = -(-self.batches_per_epoch // self.settings.accumulate)
-        self.total_steps = self.settings.epochs * steps_per_epoch
+        self.steps_per_epoch = -(-self.batches_per_epoch // self.settings.accumulate)
+        self.total_steps = self.settings.epochs * self.steps_per_epoch
         self.codes_sha256 = codes_fingerprint(tokens.codes)
-        self.settings_of_run = {
-            **flat(config, "seed", "data", "transformer", "masking", "training"),
-            "images": len(tokens.train),
-            "codes": self.codes_sha256,
-        }
+        settings = flat(config, "seed", "data", "transformer", "masking", "training")
+        for key in FREE:
+            del settings[f"training.{key}"]
+        extra = {"images": len(tokens.train), "codes": self.codes_sha256}
+        self.settings_of_run = {**settings, **extra}
 
     def state_dict(self) -> dict:
         """All that a resume needs."""
+        self.position.seconds = self.limit.spent
         state = {name: getattr(self, name).state_dict() for name in KEPT}
         return {**state, "position": vars(self.position), "settings": self.settings_of_run}
 
     def load_state_dict(self, state: dict) -> None:
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = self.fused  # of this machine, not of the one that saved
         for name in KEPT:
             getattr(self, name).load_state_dict(state[name])
         self.position = Position(**state["position"])
+        self.limit = TimeLimit(self.settings.max_minutes, self.position.seconds)
 
     def start_from(self, network: BidirectionalTransformer) -> None:
         """Begin with the weights of another network instead of fresh ones."""
@@ -126,7 +137,15 @@ class TransformerTrainer:
             schedule=self.settings.lr_schedule,
             warmup=self.settings.warmup_steps,
             total=self.total_steps,
+            time_share=self.limit.share,
+            drop_steps=self.settings.lr_step_epochs * self.steps_per_epoch,
+            drop_factor=self.settings.lr_step_factor,
         )
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done or the time is used up."""
+        return self.position.epoch >= self.settings.epochs or self.limit.share == 1.0
 
     def take_step(self) -> None:
         """Set the learning rate, clip, step, and let the averaged weights follow."""
@@ -160,19 +179,24 @@ def train_transformer(
     from_epoch: int | None = None,
     start: BidirectionalTransformer | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
+    tokens: Tokens | None = None,
+    watch: Callable[[TransformerTrainer], None] | None = None,
 ) -> Path:
     """Train stage 2 and return the weights file, <run>/transformer/transformer.safetensors.
 
+    With a time limit, the epoch in which it runs out is cut short and the run is finished.
     A run that is there is gone on with (resume) or overwritten (restart). from_epoch is the epoch
     that a resumed checkpoint must stand after. start gives the weights of a run that begins.
-    after_epoch is told the epoch and the validation loss, and may raise to end the training. Raises
-    `UserError` for a run that is neither, for unusable data and for a loss that is no longer
-    finite, `StopRequested` after a clean stop.
+    after_epoch is told the epoch and the loss of each validation, and may raise to end the
+    training. tokens are what to learn from, where they are not the config's; watch is shown the
+    trainer before the first step and after each, and may raise as well. Raises `UserError` for a
+    run that is neither, for unusable data and for a loss that is no longer finite, `StopRequested`
+    after a clean stop.
     """
     section = config.transformer.model_copy(update={"weights": None})  # the run makes its own
     config = config.model_copy(update={"transformer": section})
     folder, settings = config.run / "transformer", config.training
-    tokens = load_tokens(config)
+    tokens = tokens or load_tokens(config)
     trainer = TransformerTrainer(config, tokens)
     state = open_state(
         folder / "state.pt",
@@ -187,22 +211,27 @@ def train_transformer(
         trainer.load_state_dict(state)
     elif start is not None:
         trainer.start_from(start)
-    if trainer.position.epoch >= settings.epochs:
-        print(f"{folder}: all {settings.epochs} epochs are done")
+    position, finished = trainer.position, trainer.finished
+    if finished:
+        print(f"{folder}: all {position.epoch} epochs are done")
         return folder / "transformer.safetensors"
-    position = trainer.position
     log = RunLog(folder, config, after_epoch=position.epoch)
     with stop_signals() as stopping:
-        while position.epoch < settings.epochs:
-            _train_epoch(trainer, tokens.train, folder, stopping)
+        if watch is not None:
+            watch(trainer)
+        while not finished:
+            _train_epoch(trainer, tokens.train, folder, stopping, watch)
             numbers = {"train_loss": position.means()["loss"], "learning_rate": trainer.rate}
             position.next_epoch()
-            numbers |= validate(trainer.averaged.module, tokens.val, trainer.device, trainer.dtype)
+            finished = trainer.finished
+            if validating := position.epoch % settings.validate_every == 0 or finished:
+                average = trainer.averaged.module
+                numbers |= validate(average, tokens.val, trainer.device, trainer.dtype)
             log.epoch(position.epoch, numbers)
-            save_loss_curve(folder / "loss_curve.png", log.rows())
-            if position.epoch % settings.checkpoint_every == 0 or position.epoch == settings.epochs:
+            if position.epoch % settings.checkpoint_every == 0 or finished:
+                save_loss_curve(folder / "loss_curve.png", log.rows())
                 _save(trainer, folder)
-            if after_epoch is not None:
+            if validating and after_epoch is not None:
                 after_epoch(position.epoch, numbers["val_loss"])
     log.close()
     return folder / "transformer.safetensors"
@@ -231,7 +260,11 @@ def load_tokens(config: Config) -> Tokens:
 
 
 def _train_epoch(
-    trainer: TransformerTrainer, train: np.ndarray, folder: Path, stopping: list[int]
+    trainer: TransformerTrainer,
+    train: np.ndarray,
+    folder: Path,
+    stopping: list[int],
+    watch: Callable[[TransformerTrainer], None] | None,
 ) -> None:
     """The rest of the present epoch, with a progress bar."""
     position, settings = trainer.position, trainer.settings
@@ -251,9 +284,13 @@ def _train_epoch(
             if not trainer.group_is_full():
                 continue
             trainer.take_step()
+            if watch is not None:
+                watch(trainer)
             if stopping:
                 _save(trainer, folder)
                 raise StopRequested(f"stopped in {title}, saved; go on with --resume")
+            if trainer.limit.share == 1.0:
+                break
 
 
 def _check(trainer: TransformerTrainer, bar: tqdm) -> None:

@@ -8,7 +8,8 @@ import signal
 import pytest
 import torch
 
-from utils.loop import Position, generator_for, shuffled_batches, stop_signals
+from utils import loop
+from utils.loop import Position, TimeLimit, generator_for, shuffled_batches, stop_signals
 
 
 def draw(*key: int) -> torch.Tensor:
@@ -62,6 +63,22 @@ def test_a_new_epoch_starts_from_nothing_but_keeps_its_steps():
     position.add({"a": torch.tensor(1.0)})
     position.next_epoch()
     assert position == Position(epoch=1, batch=0, step=7, sums={})
+
+
+def test_a_limit_counts_the_seconds_of_all_sessions(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    limit = TimeLimit(minutes=2.0, spent=30.0)
+    assert (limit.spent, limit.share) == (30.0, 0.25)
+    now[0] += 60
+    assert (limit.spent, limit.share) == (90.0, 0.75)
+    now[0] += 60
+    assert (limit.spent, limit.share) == (150.0, 1.0)
+
+
+def test_without_a_limit_no_time_is_counted():
+    limit = TimeLimit(None, spent=30.0)
+    assert (limit.spent, limit.share) == (0.0, 0.0)
 
 
 def test_sums_hold_no_graph():

@@ -14,6 +14,7 @@ from config.errors import StopRequested, UserError
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
+from utils import loop
 from utils import train_transformer as stage
 from utils.checkpoint import load_state, load_transformer, previous
 from utils.optim import learning_rate
@@ -335,6 +336,99 @@ def test_validation_is_told_after_every_epoch(config):
 def test_only_so_many_validation_images_are_used(config, changed):
     assert len(load_tokens(changed(config, {"training.validation_images": 2})).val) == 2
     assert len(load_tokens(config).val) == 6
+
+
+def test_validation_runs_at_its_interval_and_at_the_end(config, changed):
+    told = []
+    settings = {"training.epochs": 5, "training.validate_every": 2}
+    config = changed(config, settings)
+    train_transformer(config, resume=False, after_epoch=lambda epoch, _: told.append(epoch))
+    rows = read_rows(folder(config) / "log.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["epoch"] for row in rows if "val_loss" in row] == told == [2, 4, 5]
+
+
+def test_settings_that_only_say_when_to_look_may_change_in_a_resumed_run(config, changed, tmp_path):
+    train_transformer(changed(config, {"training.checkpoint_every": 3}), resume=False)
+    other = {"training.checkpoint_every": 1, "training.validate_every": 2}
+    train_transformer(changed(config, other), resume=True)
+
+
+# Time limits
+
+
+class Clock:
+    """Stands in for the module time; every look at it takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_a_run_with_a_time_limit_ends_in_time_with_its_rate_decayed_and_is_saved(
+    config, changed, monkeypatch
+):
+    monkeypatch.setattr(loop, "time", Clock())
+    settings = {"training.epochs": 1000, "training.max_minutes": 2.0}
+    path = train_transformer(changed(config, settings), resume=False)
+    rows = read_rows(folder(config) / "log.jsonl")
+    assert path.exists()
+    assert rows[-1]["epoch"] < 100
+    assert "val_loss" in rows[-1]
+    rates = [row["learning_rate"] for row in rows]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.01 * config.training.learning_rate)
+    assert load_state(folder(config) / "state.pt")["position"]["seconds"] >= 120
+
+
+def test_a_limited_run_that_is_resumed_goes_on_with_the_time_that_is_left(
+    config, changed, monkeypatch, capsys
+):
+    monkeypatch.setattr(loop, "time", Clock())
+    limited = changed(config, {"training.epochs": 1000, "training.max_minutes": 1.0})
+    train_transformer(limited, resume=False)
+    epochs = load_state(folder(config) / "state.pt")["position"]["epoch"]
+    train_transformer(limited, resume=True)
+    assert f"all {epochs} epochs are done" in capsys.readouterr().out
+    longer = changed(limited, {"training.max_minutes": 1.5})
+    train_transformer(longer, resume=True)
+    again = load_state(folder(config) / "state.pt")["position"]["epoch"]
+    assert epochs < again < 2 * epochs
+
+
+# Speed
+
+
+def test_a_compiled_run_has_the_same_numbers_and_keys(config, changed, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "COMPILER", "aot_eager")
+    plain = changed(elsewhere(config, tmp_path), {"transformer.dropout": 0.0})
+    compiled = changed(config, {"transformer.dropout": 0.0, "training.compile": True})
+    weights = [load_file(train_transformer(c, resume=False)) for c in (plain, compiled)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_only_the_network_that_trains_is_compiled(config, changed):
+    trainer = TransformerTrainer(changed(config, {"training.compile": True}), load_tokens(config))
+    compiled = [
+        any(m._compiled_call_impl is not None for m in network.modules())
+        for network in (trainer.transformer, trainer.averaged)
+    ]
+    assert compiled == [True, False]
+
+
+def test_a_state_saved_with_another_optimizer_kernel_is_taken(config):
+    train_transformer(config, resume=False)
+    state = load_state(folder(config) / "state.pt")
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True
+    trainer = TransformerTrainer(config, load_tokens(config))
+    trainer.load_state_dict(state)
+    assert {group["fused"] for group in trainer.optimizer.param_groups} == {False}
 
 
 def test_checkpoints_are_written_at_their_interval_and_at_the_end(config, changed, monkeypatch):

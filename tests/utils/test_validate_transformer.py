@@ -58,7 +58,7 @@ def test_the_batch_size_changes_nothing_and_no_batch_is_dropped(
     transformer, val, monkeypatch, size
 ):
     whole = validate(transformer, val, CPU, torch.float32)
-    monkeypatch.setattr(validate_transformer, "BATCH", size)
+    monkeypatch.setitem(validate_transformer.BATCH, "cpu", size)
     assert validate(transformer, val, CPU, torch.float32) == pytest.approx(whole, rel=1e-5)
 
 
