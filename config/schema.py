@@ -258,6 +258,8 @@ class TrainingConfig(Section):
     """Images after which half of the averaged weights are new; 0 keeps the last weights."""
     mirror: bool = True
     """Train on the mirror images too."""
+    checkpoint_activations: bool = False
+    """Compute activations twice instead of keeping them (Chen et al. 2016): less memory, slower."""
     compile: bool = False
     """Compile the blocks (torch.compile): a minute at the start, then faster on a GPU."""
     max_minutes: PositiveFloat | None = None
@@ -307,6 +309,18 @@ class DecodingConfig(Section):
     """Stop after this many iterations, at most total_iter; null runs them all."""
     choice_temperature: NonNegativeFloat = 4.5
     """Scale of the Gumbel noise on confidences at the start; it falls to 0."""
+    order: Literal["confidence", "random", "halton", "revise"] = "confidence"
+    """Which tokens are revealed first; revise may decide anew what it chose, never known ones."""
+    token_choice: Literal["rule", "argmax", "sample"] = "rule"
+    """The most probable token or one drawn; rule: listing takes argmax, maskgit draws."""
+    temperature: PositiveFloat = 1.0
+    """Divides the logits where tokens are drawn; confidences are the model's own."""
+    top_k: PositiveInt | None = None
+    """Draw among so many of the most probable tokens; null draws among all."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Draw among the fewest tokens of this total probability (Holtzman et al. 2020)."""
+    dilate: NonNegativeInt = 0
+    """Tokens by which the hidden area grows on all sides; bench/leak.py suggests a number."""
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What holes hold before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard"] = "none"

@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, D width, H heads, d = D / H.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +15,9 @@ class MultiHeadSelfAttention(nn.Module):
 
     One product gives q, k and v, without biases unless `qkv_bias`; dropout falls on the
     probabilities. `fused` hands the same formula to PyTorch's kernel, which does not keep the
-    (B, H, N, N) probabilities.
+    (B, H, N, N) probabilities. With `bias_grid`, the side of the token grid, each head adds a
+    learned number to the scores that depends on how far the key lies below and beside the query
+    (Liu et al. 2021, eq. 4).
     """
 
     def __init__(
@@ -24,6 +27,7 @@ class MultiHeadSelfAttention(nn.Module):
         dropout: float,
         fused: bool = False,
         qkv_bias: bool = False,
+        bias_grid: int | None = None,
     ) -> None:
         super().__init__()
         assert dim % num_heads == 0, f"dim {dim} is not divisible by num_heads {num_heads}"
@@ -33,6 +37,11 @@ class MultiHeadSelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.attn_drop = nn.Dropout(dropout)
+        self.relative_bias: nn.Embedding | None = None
+        if bias_grid is not None:
+            offsets = relative_offsets(bias_grid)
+            self.relative_bias = nn.Embedding((2 * bias_grid - 1) ** 2, num_heads)
+            self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, d)
@@ -42,8 +51,26 @@ class MultiHeadSelfAttention(nn.Module):
 
     def _plain(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = (q * self.scale) @ k.transpose(-2, -1)  # (B, H, N, N)
+        if self.relative_bias is not None:
+            scores = scores + self._bias()
         return self.attn_drop(scores.softmax(dim=-1)) @ v
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dropout = self.attn_drop.p if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        bias = None if self.relative_bias is None else self._bias().to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout, scale=self.scale)
+
+    def _bias(self) -> Tensor:
+        """What is added to the scores, (H, N, N)."""
+        assert self.relative_bias is not None
+        return self.relative_bias(self.offsets).permute(2, 0, 1)
+
+
+def relative_offsets(grid: int) -> Tensor:
+    """Number of the offset from each query to each key of a square grid, (N, N) int64.
+
+    Offsets count row by row from (1 - grid, 1 - grid) to (grid - 1, grid - 1).
+    """
+    places = torch.cartesian_prod(torch.arange(grid), torch.arange(grid))  # (N, 2)
+    down, across = (places[None] - places[:, None] + grid - 1).unbind(-1)  # each (N, N)
+    return down * (2 * grid - 1) + across

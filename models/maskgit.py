@@ -15,6 +15,8 @@ from models.masking import draw_token_mask, token_mask_from_holes
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 
+IMAGES_AT_ONCE = {"cpu": 1, "cuda": 64}  # in a forward pass; more are no faster
+
 
 def masked_token_loss(
     transformer: BidirectionalTransformer,
@@ -36,18 +38,39 @@ def token_loss(
     token_ids: Tensor,
     token_mask: Tensor,
     masking: MaskingConfig,
+    seen: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy for a given mask: (B, N) ids, (B, N) bool -> scalar; 0 if none counts."""
-    masked_ids = token_ids.masked_fill(token_mask, transformer.mask_token_id)
-    scored = torch.ones_like(token_mask) if masking.loss_on == "all" else token_mask
-    logits = transformer(masked_ids, None if masking.loss_on == "all" else scored)
-    total = F.cross_entropy(
+    """Mean cross-entropy for a given mask: (B, N) ids, (B, N) bool -> scalar; 0 if none counts.
+
+    seen: (B, N) tokens that stand at known places; without it, the targets `token_ids`.
+    """
+    seen = token_ids if seen is None else seen
+    masked_ids = seen.masked_fill(token_mask, transformer.mask_token_id)
+    smoothing = masking.label_smoothing
+    if masking.loss_on == "hidden" and _may_pick(token_ids.device):
+        logits = transformer(masked_ids, token_mask)  # (M, K + 1)
+        each = _cross_entropy(logits, token_ids[token_mask], smoothing)
+        return each.sum() / max(1, len(each))
+    each = _cross_entropy(transformer(masked_ids), token_ids, smoothing)  # (B, N)
+    if masking.loss_on == "all":
+        return each.mean()
+    return (each * token_mask).sum() / token_mask.sum().clamp(min=1)
+
+
+def _may_pick(device: torch.device) -> bool:
+    """Whether logits of hidden places alone are cheaper: a GPU would first have to count them."""
+    return device.type == "cpu"
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of each token in fp32, (..., K + 1) and (...) -> (...)."""
+    each = F.cross_entropy(
         logits.flatten(0, -2).float(),
-        token_ids[scored],
-        reduction="sum",
-        label_smoothing=masking.label_smoothing,
+        targets.flatten(),
+        reduction="none",
+        label_smoothing=smoothing,
     )
-    return total / scored.sum().clamp(min=1)
+    return each.view(targets.shape)
 
 
 class MaskGIT(nn.Module):
@@ -57,7 +80,7 @@ class MaskGIT(nn.Module):
         self, tokenizer: VQGAN, transformer: BidirectionalTransformer, mask_schedule: str
     ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer.requires_grad_(False)
+        self.tokenizer = tokenizer.requires_grad_(False).to(memory_format=torch.channels_last)
         self.transformer = transformer
         self.mask_schedule = mask_schedule
         tokenizer.eval()
@@ -70,7 +93,16 @@ class MaskGIT(nn.Module):
 
     def logits_of(self, masked_ids: Tensor, token_mask: Tensor) -> Tensor:
         """Logits of the K codes at hidden places, (M, K); the mask id cannot be predicted."""
-        return self.transformer(masked_ids, token_mask)[:, : self.transformer.mask_token_id]
+        batches = zip(_same_size(masked_ids), _same_size(token_mask), strict=True)
+        logits = torch.cat([self.transformer(*batch) for batch in batches])
+        return logits[:, : self.transformer.mask_token_id]
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Token ids (B, N) of normalised images (B, 3, H, W), in fp32."""
+        with torch.autocast(images.device.type, enabled=False):  # a token must not hang on rounding
+            token_ids = torch.cat([self.tokenizer.encode(batch) for batch in _same_size(images)])
+        return token_ids[: len(images)]
 
     @torch.no_grad()
     def inpaint(
@@ -81,25 +113,48 @@ class MaskGIT(nn.Module):
         *,
         seed: int,
         image_ids: Tensor,
+        samples: int = 1,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Token ids of the repaired images, (B, N).
+        """Token ids of the repaired images, (B * samples, N).
 
         images: (B, 3, H, W) normalised, holes filled with anything. holes: (B, H, W) bool.
-        image_ids: (B,) int64 on the images' device, which key each image's noise.
+        image_ids: (B,) int64 on the images' device, which key each image's noise. samples: how many
+        different repairs of each image, encoded once; repair s of image b is row b * samples + s,
+        also of what on_step gets, and s = 0 is the one repair that samples = 1 gives.
         """
         assert not self.training, "dropout must be off: call eval() first"
-        with torch.autocast(images.device.type, enabled=False):  # a token must not hang on rounding
-            token_ids = self.tokenizer.encode(images)
-        grid = round(token_ids.shape[1] ** 0.5)
+        token_ids = self.encode(images)
+        token_mask = token_mask_from_holes(holes, round(token_ids.shape[1] ** 0.5))
         return decode(
             self.logits_of,
-            token_ids,
-            token_mask_from_holes(holes, grid),
+            token_ids.repeat_interleave(samples, 0),
+            dilated(token_mask, settings.dilate).repeat_interleave(samples, 0),
             settings,
             model_schedule=self.mask_schedule,
             mask_token_id=self.transformer.mask_token_id,
             seed=seed,
-            image_ids=image_ids,
+            image_ids=image_ids.repeat_interleave(samples),
+            sample_ids=torch.arange(samples, device=image_ids.device).repeat(len(image_ids)),
             on_step=on_step,
         )
+
+
+def dilated(token_mask: Tensor, tokens: int) -> Tensor:
+    """Hide what lies up to so many tokens beside a hidden one, diagonally too, (B, N) -> (B, N)."""
+    side, around = round(token_mask.shape[1] ** 0.5), 2 * tokens + 1
+    grid = token_mask.unflatten(1, (side, side)).float()
+    return F.max_pool2d(grid, around, stride=1, padding=tokens).flatten(1) > 0
+
+
+def _same_size(rows: Tensor) -> list[Tensor]:
+    """Split a batch into equal ones of `IMAGES_AT_ONCE`, the last filled up with zeros.
+
+    A matrix product rounds differently for other shapes. Where each one has the same shape in any
+    batch, no token depends on how many images are repaired beside its own.
+    """
+    size = IMAGES_AT_ONCE.get(rows.device.type, 1)
+    missing = -len(rows) % size
+    if missing:
+        rows = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
+    return list(rows.split(size))

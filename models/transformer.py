@@ -8,8 +8,11 @@ Shapes: B batch, N tokens, D width, K codebook size, M hidden tokens of the whol
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
@@ -20,18 +23,38 @@ INIT_STD = 0.02
 MASK_BIAS = -12.0  # the mask id is never a target
 
 
+class GridConvolution(nn.Module):
+    """Depthwise 3 x 3 convolution over the token grid with a residual, (B, N, D) -> (B, N, D).
+
+    It tells a token where it stands by what stands around it (Chu et al. 2021, section 3.2).
+    """
+
+    def __init__(self, dim: int, grid: int, kernel: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (B, D, h, w)
+        return x + self.conv(pixels).flatten(2).transpose(1, 2)
+
+
 class Block(nn.Module):
     """Attention and MLP, each with a residual, (B, N, D) -> (B, N, D)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        dim = config.dim
+        dim, grid = config.dim, math.isqrt(config.num_tokens)
+        self.surroundings = (
+            GridConvolution(dim, grid, config.conv_kernel) if config.conv_kernel else nn.Identity()
+        )
         self.Attention = MultiHeadSelfAttention(
             dim,
             config.num_heads,
             config.dropout,
             fused=config.attention == "fused",
             qkv_bias=config.qkv_bias,
+            bias_grid=grid if config.relative_bias else None,
         )
         self.LayerNorm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.LayerNorm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
@@ -45,6 +68,7 @@ class Block(nn.Module):
         self.pre_norm = config.norm == "pre"
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.surroundings(x)
         if self.pre_norm:
             x = x + self.dropout(self.Attention(self.LayerNorm1(x)))
             return x + self.MLP(self.LayerNorm2(x))
@@ -53,7 +77,13 @@ class Block(nn.Module):
 
 
 class BidirectionalTransformer(nn.Module):
-    """Token ids with mask ids -> logits for every token, K codes and the mask id."""
+    """Token ids with mask ids -> logits for every token, K codes and the mask id.
+
+    `checkpoint_activations` makes training keep only what enters each block and compute the rest
+    again on the way back: less memory for about a third more time.
+    """
+
+    checkpoint_activations = False
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -77,6 +107,7 @@ class BidirectionalTransformer(nn.Module):
             )
         self.apply(_init_weights)
         nn.init.trunc_normal_(self.pos_emb, std=INIT_STD)
+        self.apply(_start_without_effect)
 
     @property
     def mask_token_id(self) -> int:
@@ -86,24 +117,30 @@ class BidirectionalTransformer(nn.Module):
     def forward(self, token_ids: Tensor, token_mask: Tensor | None = None) -> Tensor:
         """Logits (B, N, K + 1); with a token mask only at its True places, (M, K + 1).
 
-        token_ids: (B, N) int, mask ids included. token_mask: (B, N) bool.
+        token_ids: (B, N) int, mask ids included. token_mask: (B, N) bool; picking its places makes
+        the host wait for a GPU and breaks a compiled graph, which all places do not.
         """
-        if token_mask is None:
-            token_mask = torch.ones_like(token_ids, dtype=torch.bool)
-            return self(token_ids, token_mask).unflatten(0, token_ids.shape)
-        x = self.tok_emb(token_ids) + self.pos_emb  # (B, N, D)
+        neighbours = None
         if self.config.prior_dim:
             neighbours = self.prior.neighbours(token_ids, self.mask_token_id)  # (B, N, C + 1)
+        x, bias = self.body(token_ids, neighbours), self.bias
+        if token_mask is not None:
+            x, bias = x[token_mask], bias[token_mask.nonzero()[:, 1]]  # (M, D), (M, K + 1)
+            neighbours = None if neighbours is None else neighbours[token_mask]
+        logits = self.Token_Prediction(x) @ self.tok_emb.weight.T  # tied to the embedding
+        logits = logits + bias
+        return logits if neighbours is None else logits + self.prior.logits(x, neighbours)
+
+    def body(self, token_ids: Tensor, neighbours: Tensor | None) -> Tensor:
+        """Features of every token before the head, (B, N) and (B, N, C + 1) -> (B, N, D)."""
+        x = self.tok_emb(token_ids) + self.pos_emb  # (B, N, D)
+        if neighbours is not None:
             x = x + self.prior.to_width(neighbours)
         x = self.drop(self.LN(x))
+        recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
-        x = self.final_norm(x)[token_mask]  # (M, D)
-        logits = self.Token_Prediction(x) @ self.tok_emb.weight.T  # tied to the embedding
-        logits = logits + self.bias[token_mask.nonzero()[:, 1]]
-        if self.config.prior_dim:
-            logits = logits + self.prior.logits(x, neighbours[token_mask])
-        return logits
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        return self.final_norm(x)
 
     @torch.no_grad()
     def start_from_codebook(self, codes: Tensor, counts: Tensor) -> None:
@@ -128,3 +165,12 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def _start_without_effect(module: nn.Module) -> None:
+    """Zeros for what is added to the report's block, so that training starts from that block."""
+    if isinstance(module, GridConvolution):
+        nn.init.zeros_(module.conv.weight)
+        nn.init.zeros_(module.conv.bias)
+    if isinstance(module, MultiHeadSelfAttention) and module.relative_bias is not None:
+        nn.init.zeros_(module.relative_bias.weight)

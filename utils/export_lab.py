@@ -30,6 +30,8 @@ ONLY_HERE = {  # settings that change the function but not the shapes: a lab sol
     "norm": {"group", "post"},
     "normalize_codes": {False},
     "prior_dim": {0},
+    "conv_kernel": {0},
+    "relative_bias": {False},
 }
 
 

@@ -20,6 +20,7 @@ from config.schema import Config
 from models.maskgit import masked_token_loss
 from models.transformer import BidirectionalTransformer
 from utils.checkpoint import (
+    Resume,
     State,
     codes_fingerprint,
     load_tokenizer,
@@ -36,6 +37,7 @@ from utils.runlog import RunLog
 from utils.token_cache import AS_IS, MIRRORED, as_token_ids, cached_tokens
 from utils.validate_transformer import validate
 
+LAST, BEST = "transformer.safetensors", "best.safetensors"
 COMPILER = "inductor"
 CHECK_EVERY = 20  # batches between looks at the loss
 MASK_STREAM, DROPOUT_STREAM = 0, 1  # random numbers of a batch that have nothing in common
@@ -68,6 +70,7 @@ class TransformerTrainer:
         if self.settings.init == "codebook":
             self.transformer.start_from_codebook(tokens.codes, tokens.counts())
         self.transformer.to(self.device)
+        self.transformer.checkpoint_activations = self.settings.checkpoint_activations
         self.averaged = averaged(
             self.transformer, self.settings.ema_half_life, self.settings.images_a_step
         )
@@ -173,7 +176,7 @@ def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTra
 def train_transformer(
     config: Config,
     *,
-    resume: bool,
+    resume: Resume,
     restart: bool = False,
     allow_config_change: bool = False,
     from_epoch: int | None = None,
@@ -184,6 +187,8 @@ def train_transformer(
 ) -> Path:
     """Train stage 2 and return the weights file, <run>/transformer/transformer.safetensors.
 
+    It holds the averaged weights of the last epoch; best.safetensors beside it those of the lowest
+    validation loss.
     With a time limit, the epoch in which it runs out is cut short and the run is finished.
     A run that is there is gone on with (resume) or overwritten (restart). from_epoch is the epoch
     that a resumed checkpoint must stand after. start gives the weights of a run that begins.
@@ -214,7 +219,7 @@ def train_transformer(
     position, finished = trainer.position, trainer.finished
     if finished:
         print(f"{folder}: all {position.epoch} epochs are done")
-        return folder / "transformer.safetensors"
+        return folder / LAST
     log = RunLog(folder, config, after_epoch=position.epoch)
     with stop_signals() as stopping:
         if watch is not None:
@@ -227,6 +232,7 @@ def train_transformer(
             if validating := position.epoch % settings.validate_every == 0 or finished:
                 average = trainer.averaged.module
                 numbers |= validate(average, tokens.val, trainer.device, trainer.dtype)
+                numbers |= _keep_best(trainer, folder, numbers["val_loss"])
             log.epoch(position.epoch, numbers)
             if position.epoch % settings.checkpoint_every == 0 or finished:
                 save_loss_curve(folder / "loss_curve.png", log.rows())
@@ -234,7 +240,9 @@ def train_transformer(
             if validating and after_epoch is not None:
                 after_epoch(position.epoch, numbers["val_loss"])
     log.close()
-    return folder / "transformer.safetensors"
+    print(f"last weights: {folder / LAST}, epoch {position.epoch}")
+    print(f"best weights: {folder / BEST}, epoch {position.best_epoch}, {position.best_loss:.4f}")
+    return folder / LAST
 
 
 def _check_epoch(folder: Path, state: State | None, epoch: int) -> None:
@@ -306,8 +314,21 @@ def _check(trainer: TransformerTrainer, bar: tqdm) -> None:
 
 def _save(trainer: TransformerTrainer, folder: Path) -> None:
     """Write the averaged weights and the training state."""
+    _save_average(trainer, folder / LAST)
+    save_state(folder / "state.pt", trainer.state_dict())
+
+
+def _keep_best(trainer: TransformerTrainer, folder: Path, val_loss: float) -> dict[str, float]:
+    """Write the averaged weights if none had a lower loss; what to log about the best ones."""
+    position = trainer.position
+    if val_loss < position.best_loss:
+        position.best_loss, position.best_epoch = val_loss, position.epoch
+        _save_average(trainer, folder / BEST)
+    return {"best_val_loss": position.best_loss, "best_epoch": position.best_epoch}
+
+
+def _save_average(trainer: TransformerTrainer, path: Path) -> None:
+    """Write the averaged weights with what is to be known about them."""
     notes = {"epoch": str(trainer.position.epoch), "seed": str(trainer.config.seed)}
     notes["codes_sha256"] = trainer.codes_sha256  # of the tokenizer that it belongs to
-    weights = trainer.averaged.module.state_dict()
-    save_weights(folder / "transformer.safetensors", weights, trainer.config.transformer, notes)
-    save_state(folder / "state.pt", trainer.state_dict())
+    save_weights(path, trainer.averaged.module.state_dict(), trainer.config.transformer, notes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.attention import MultiHeadSelfAttention
+from models.attention import MultiHeadSelfAttention, relative_offsets
 
 BATCH, TOKENS, DIM, HEADS = 3, 7, 12, 4
 
@@ -108,3 +108,41 @@ def test_dropout_rests_outside_training(fused):
 def test_only_the_output_projection_has_a_bias():
     names = {name for name, _ in MultiHeadSelfAttention(DIM, HEADS, 0.0).named_parameters()}
     assert names == {"qkv.weight", "proj.weight", "proj.bias"}
+
+
+def test_offsets_are_numbered_by_rows_and_columns_between_query_and_key():
+    # a 2 x 2 grid has 3 x 3 offsets, numbered from (-1, -1) to (1, 1); 4 is no offset at all
+    assert relative_offsets(2).tolist() == [
+        [4, 5, 7, 8],
+        [3, 4, 6, 7],
+        [1, 2, 4, 5],
+        [0, 1, 3, 4],
+    ]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_relative_bias_is_added_to_the_scores_of_its_head(fused):
+    # With q = k = 0 the scores are the bias alone: token 0 attends by its softmax over offsets.
+    torch.manual_seed(0)
+    attention = MultiHeadSelfAttention(DIM, HEADS, 0.0, fused=fused, bias_grid=2).double()
+    with torch.no_grad():
+        attention.qkv.weight[: 2 * DIM] = 0
+        attention.qkv.weight[2 * DIM :] = torch.eye(DIM)
+        attention.proj.weight.copy_(torch.eye(DIM))
+        attention.proj.bias.zero_()
+    x = torch.randn(1, 4, DIM, dtype=torch.float64)
+    bias = attention.relative_bias.weight[[4, 5, 7, 8]]  # (4, H): from token 0 to each token
+    heads = x.view(4, HEADS, -1)
+    expected = torch.einsum("nh,nhd->hd", bias.softmax(0), heads).flatten()
+    torch.testing.assert_close(attention(x)[0, 0], expected)
+
+
+def test_gradients_of_the_relative_bias_do_not_depend_on_the_kernel():
+    gradients = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        attention = MultiHeadSelfAttention(DIM, HEADS, 0.0, fused=fused, bias_grid=3).double()
+        attention(torch.randn(2, 9, DIM, dtype=torch.float64)).square().sum().backward()
+        gradients.append(attention.relative_bias.weight.grad)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import models.maskgit
 from config.schema import DecodingConfig, MaskingConfig
 from models.maskgit import MaskGIT, masked_token_loss, token_loss
 from models.masking import draw_token_mask, token_mask_from_holes
@@ -60,6 +61,36 @@ def test_loss_equals_pytorch_cross_entropy_on_explicit_tensors(
     expected = F.cross_entropy(logits[token_mask], token_ids[token_mask], label_smoothing=smoothing)
     masking = MaskingConfig(loss_on="hidden", label_smoothing=smoothing)
     torch.testing.assert_close(token_loss(transformer, token_ids, token_mask, masking), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_picking_hidden_places_and_weighting_all_of_them_is_the_same_loss(
+    transformer, token_ids, token_mask, smoothing, monkeypatch
+):
+    masking = MaskingConfig(loss_on="hidden", label_smoothing=smoothing)
+    nothing = torch.zeros_like(token_mask)
+    found = []
+    for may_pick in (True, False):
+        monkeypatch.setattr(models.maskgit, "_may_pick", lambda _, yes=may_pick: yes)
+        found.append(
+            [token_loss(transformer, token_ids, m, masking) for m in (token_mask, nothing)]
+        )
+    torch.testing.assert_close(*found)
+    assert found[0][0] > 0
+    assert found[0][1] == found[1][1] == 0
+
+
+@pytest.mark.parametrize("on", ["all", "hidden"])
+def test_known_places_show_what_is_seen_while_targets_stay_clean(
+    transformer, token_ids, token_mask, on
+):
+    masking = MaskingConfig(loss_on=on)
+    seen = (token_ids + 1) % CODES
+    logits = transformer(seen.masked_fill(token_mask, CODES))
+    scored = token_mask if on == "hidden" else torch.ones_like(token_mask)
+    expected = F.cross_entropy(logits[scored], token_ids[scored])
+    found = token_loss(transformer, token_ids, token_mask, masking, seen)
+    torch.testing.assert_close(found, expected)
 
 
 def test_both_losses_agree_when_everything_is_hidden(transformer, token_ids):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import TransformerConfig
-from models.transformer import BidirectionalTransformer
+from models.transformer import BidirectionalTransformer, GridConvolution
 
 LAB_KEYS = Path(__file__).parents[1] / "data" / "lab_transformer_keys.json"
 
@@ -168,3 +168,108 @@ def test_dropout_changes_training_and_rests_in_eval(transformer_config):
     assert torch.equal(model.eval()(ids), model(ids))
     rates = {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
     assert rates == {0.5}
+
+
+OPTIONS = {
+    "plain block": {},
+    "convolution": {"conv_kernel": 3},
+    "relative bias": {"relative_bias": True},
+    "everything": {"conv_kernel": 3, "relative_bias": True, "norm": "pre", "qkv_bias": True},
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+def built(config: TransformerConfig, **options: object) -> BidirectionalTransformer:
+    """A transformer with large random weights, all drawn from the same seed."""
+    torch.manual_seed(0)
+    model = BidirectionalTransformer(config.model_copy(update=options))
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=0.5)
+    return model.eval()
+
+
+@every_option
+def test_fused_and_plain_attention_agree_with_every_option(transformer_config, options):
+    ids = random_ids(transformer_config)
+    plain, fused = (
+        built(transformer_config, **options, attention=kernel)(ids) for kernel in ("plain", "fused")
+    )
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_additions_to_the_block_start_without_effect_and_learn(transformer_config, norm):
+    config = transformer_config.model_copy(update={"norm": norm})
+    torch.manual_seed(0)
+    bare = BidirectionalTransformer(config)
+    more = {"conv_kernel": 3, "relative_bias": True}
+    model = BidirectionalTransformer(config.model_copy(update=more))
+    missing = model.load_state_dict(bare.state_dict(), strict=False).missing_keys
+    assert {key.split(".", 2)[2] for key in missing} == {
+        "surroundings.conv.weight",
+        "surroundings.conv.bias",
+        "Attention.relative_bias.weight",
+    }
+    ids = random_ids(config)
+    assert torch.equal(model(ids), bare(ids))
+    model(ids).square().sum().backward()
+    added = {key: dict(model.named_parameters())[key].grad for key in missing}
+    assert all(gradient.abs().max() > 0 for gradient in added.values())
+
+
+def test_the_convolution_adds_what_stands_around_a_token_on_the_grid():
+    convolution = GridConvolution(dim=2, grid=3, kernel=3)
+    with torch.no_grad():
+        convolution.conv.weight.zero_()
+        convolution.conv.bias.zero_()
+        convolution.conv.weight[0, 0, 0, 1] = 10.0  # the first channel looks up, the second not
+    x = torch.arange(9.0)[None, :, None].expand(1, 9, 2)
+    added = (convolution(x) - x)[0]
+    assert added[:, 0].tolist() == [0, 0, 0, 0, 10, 20, 30, 40, 50]
+    assert (added[:, 1] == 0).all()
+
+
+@every_option
+def test_recomputed_activations_give_the_same_gradients_also_with_dropout(
+    transformer_config, options
+):
+    gradients = []
+    for recompute in (False, True):
+        model = built(transformer_config, **options, dropout=0.3).train()
+        model.checkpoint_activations = recompute
+        torch.manual_seed(5)
+        model(random_ids(transformer_config)).square().mean().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(*gradients)
+
+
+def test_recomputation_keeps_less_for_the_way_back(transformer_config):
+    kept = []
+    for recompute in (False, True):
+        model = built(transformer_config).train()
+        model.checkpoint_activations = recompute
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
+        ):
+            model(random_ids(transformer_config))
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 2
+
+
+@every_option
+def test_blocks_compile_into_one_graph_in_bf16(transformer_config, options):
+    # aot_eager traces forward and backward as the real compiler does, and needs no C compiler
+    model = built(transformer_config, **options, attention="fused", dropout=0.1).train()
+    body = torch.compile(model.body, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        body(random_ids(transformer_config), None).float().square().mean().backward()
+    assert model.blocks[0].MLP[0].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("prior_dim", [0, 4])
+def test_logits_of_all_places_compile_into_one_graph(transformer_config, prior_dim):
+    model = built(transformer_config, prior_dim=prior_dim)
+    ids = random_ids(transformer_config)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(ids), model(ids))
