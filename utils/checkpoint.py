@@ -14,7 +14,7 @@ import re
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -33,6 +33,7 @@ from utils.lab_shapes import describe
 HEADER = "maskgit"  # the one metadata key of our safetensors files
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 State = dict[str, Any]
+Resume = bool | Literal["auto"]
 
 
 def save_weights(
@@ -102,7 +103,7 @@ def codes_fingerprint(codes: Tensor) -> str:
 
 
 def save_state(path: Path, state: State) -> None:
-    """Write a training state; what was the latest becomes ``<name>.previous``."""
+    """Write a training state, e.g. state.pt; what was the latest becomes state.previous.pt."""
     with atomic(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -127,27 +128,31 @@ def load_state(path: Path) -> State | None:
         except pickle.UnpicklingError as error:
             print(f"{candidate}: {_refusal(error)}; passed over", file=sys.stderr)
         except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile):
-            print(f"{candidate}: damaged checkpoint, passed over", file=sys.stderr)
+            older = ", the one before it is taken" if candidate == path else ""
+            print(f"{candidate}: damaged checkpoint, passed over{older}", file=sys.stderr)
     if path.exists():
         raise UserError(f"{path}: damaged, and no earlier checkpoint is left; use --restart")
     return None
 
 
 def open_state(
-    path: Path, settings: dict[str, Any], *, resume: bool, restart: bool, allow_change: bool
+    path: Path, settings: dict[str, Any], *, resume: Resume, restart: bool, allow_change: bool
 ) -> State | None:
     """The state to go on from, or None to begin; ``settings`` are those the result depends on.
+
+    Where there is nothing to resume, True says so and "auto" begins without a word.
 
     Raises `UserError` when a run would be overwritten unasked, when the state is foreign, and when
     its settings differ (keys named) without leave.
     """
     if not resume:
-        if path.exists() and not restart:
+        if (path.exists() or previous(path).exists()) and not restart:
             raise UserError(f"{path.parent}: holds a run; --resume goes on, --restart begins anew")
         return None
     state = load_state(path)
     if state is None:
-        print(f"{path.parent}: nothing to resume, begins anew")
+        if resume != "auto":
+            print(f"{path.parent}: nothing to resume, begins anew")
         return None
     if not isinstance(state, dict) or not {"settings", "position"} <= state.keys():
         raise UserError(f"{path}: is no training state of ours")
@@ -164,7 +169,7 @@ def open_state(
 
 def previous(path: Path) -> Path:
     """Where the state before the latest is kept."""
-    return path.with_name(path.name + ".previous")
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def _base(kind: type[Section]) -> type[Section]:

@@ -63,8 +63,17 @@ def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
 
 def add_start_arguments(parser: ArgumentParser) -> None:
     """The arguments that say what becomes of a run that is there already."""
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--restart", action="store_true", help="begin anew and overwrite the run")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume",
+        nargs="?",
+        choices=("auto",),
+        const=True,
+        default=False,
+        help="go on from the last checkpoint; auto: begin quietly where there is none, for scripts "
+        "that are started again after every interruption",
+    )
+    start.add_argument("--restart", action="store_true", help="begin anew and overwrite the run")
     parser.add_argument(
         "--allow-config-change",
         action="store_true",
@@ -81,6 +90,12 @@ def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
     return args.set + [(key, value) for key, value in given.items() if value is not None]
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """NumPy, PyTorch on a CPU and on a GPU say it in their own ways."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's main function; show a `UserError` as one line and leave with code 2."""
     try:
@@ -88,10 +103,16 @@ def run(main: Callable[[], None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print("error: out of memory; lower batch sizes, or sizes of the network", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
     except OSError as error:
         if error.errno not in OUT_OF_REACH:
             raise
-        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        line = UserError(f"{error.filename or 'output'}: {error.strerror}")
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
     except StopRequested as stopped:
         print(stopped, file=sys.stderr)

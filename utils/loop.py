@@ -26,6 +26,7 @@ class Position:
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the present epoch's losses
     seconds: float = 0.0  # of a time limit that are used up
     best_loss: float = math.inf  # lowest validation loss so far
+    best_epoch: int = 0  # after which it was found
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Count a batch; losses stay on their device."""

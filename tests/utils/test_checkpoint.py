@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from utils.checkpoint import (
     load_state,
     load_tokenizer,
     load_transformer,
+    open_state,
     previous,
     read_header,
     save_state,
@@ -212,7 +214,8 @@ def test_a_truncated_state_falls_back_to_the_previous_one_and_says_so(tmp_path, 
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     assert load_state(path)["step"] == 1
-    assert capsys.readouterr().err == f"{path}: damaged checkpoint, passed over\n"
+    said = f"{path}: damaged checkpoint, passed over, the one before it is taken\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_state_lost_between_two_renames_falls_back_too(tmp_path):
@@ -221,6 +224,25 @@ def test_a_state_lost_between_two_renames_falls_back_too(tmp_path):
         save_state(path, {"step": step})
     path.unlink()
     assert load_state(path)["step"] == 1
+
+
+def test_a_run_of_which_only_the_previous_state_is_left_is_not_overwritten_unasked(tmp_path):
+    path = tmp_path / "state.pt"
+    for step in (1, 2):
+        save_state(path, {"step": step})
+    path.unlink()
+    begin = partial(open_state, path, {}, resume=False, allow_change=False)
+    assert "holds a run" in message(partial(begin, restart=False))
+    assert begin(restart=True) is None
+
+
+@pytest.mark.parametrize(("resume", "said"), [(True, "nothing to resume"), ("auto", "")])
+def test_where_nothing_can_be_resumed_auto_begins_without_a_word(tmp_path, capsys, resume, said):
+    state = open_state(tmp_path / "state.pt", {}, resume=resume, restart=False, allow_change=False)
+    assert state is None
+    out = capsys.readouterr().out
+    assert said in out
+    assert bool(out) == bool(said)
 
 
 def test_two_broken_states_are_one_line(tmp_path, capsys):
@@ -254,7 +276,7 @@ def test_a_crash_while_saving_leaves_both_states(tmp_path, monkeypatch):
         save_state(path, {"step": 3})
     monkeypatch.undo()
     assert (load_state(path)["step"], load_state(previous(path))["step"]) == (2, 1)
-    assert {file.name for file in tmp_path.iterdir()} == {"state.pt", "state.pt.previous"}
+    assert {file.name for file in tmp_path.iterdir()} == {"state.pt", "state.previous.pt"}
 
 
 def test_a_crash_while_saving_weights_leaves_the_old_ones(saved, tokenizer, monkeypatch):

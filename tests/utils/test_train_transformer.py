@@ -16,7 +16,7 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils import loop
 from utils import train_transformer as stage
-from utils.checkpoint import load_state, load_transformer, previous
+from utils.checkpoint import load_state, load_transformer, previous, read_header
 from utils.optim import learning_rate
 from utils.runlog import read_rows
 from utils.train_transformer import Tokens, TransformerTrainer, load_tokens, train_transformer
@@ -305,6 +305,42 @@ def test_the_weights_file_holds_the_average(config, assert_same):
     assert_same(dict(loaded.state_dict()), dict(trained(config).averaged.module.state_dict()))
     live = trained(config).transformer.state_dict()
     assert any(not torch.equal(value, live[key]) for key, value in loaded.state_dict().items())
+
+
+def test_the_best_weights_are_those_of_the_lowest_validation_loss(config, changed, monkeypatch):
+    losses = iter([5.0, 3.0, 4.0, 3.0])
+    kept = []
+    monkeypatch.setattr(stage, "validate", lambda *_: {"val_loss": next(losses)})
+    save = stage._save_average
+    monkeypatch.setattr(
+        stage,
+        "_save_average",
+        lambda t, path: kept.append((path.name, t.position.epoch)) or save(t, path),
+    )
+    train_transformer(changed(config, {"training.epochs": 4}), resume=False)
+    assert [epoch for name, epoch in kept if name == "best.safetensors"] == [1, 2]
+    assert read_header(folder(config) / "best.safetensors")["epoch"] == "2"
+    assert read_header(folder(config) / "transformer.safetensors")["epoch"] == "4"
+    best = [
+        (row["best_epoch"], row["best_val_loss"]) for row in read_rows(folder(config) / "log.jsonl")
+    ]
+    assert best == [(1, 5.0), (2, 3.0), (2, 3.0), (2, 3.0)]
+
+
+def test_a_resumed_run_remembers_its_best_loss(config, changed, monkeypatch):
+    monkeypatch.setattr(stage, "validate", lambda *_: {"val_loss": 2.0})
+    train_transformer(config, resume=False)
+    monkeypatch.setattr(stage, "validate", lambda *_: {"val_loss": 3.0})
+    longer = changed(config, {"training.epochs": 4})
+    train_transformer(longer, resume=True, allow_config_change=True)
+    assert read_header(folder(config) / "best.safetensors")["epoch"] == "1"
+
+
+def test_both_weights_are_named_when_a_run_ends(config, capsys):
+    train_transformer(config, resume=False)
+    said = capsys.readouterr().out
+    assert f"last weights: {folder(config) / 'transformer.safetensors'}, epoch 3" in said
+    assert f"best weights: {folder(config) / 'best.safetensors'}, epoch" in said
 
 
 def test_mirror_images_are_seen_only_if_wanted(config, changed, monkeypatch):
