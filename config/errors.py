@@ -10,7 +10,8 @@ class UserError(Exception):
     """Says on one line which file or key is wrong, what was found and what is allowed."""
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())
+        text = " ".join(super().__str__().splitlines())  # a file's name may hold anything
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class DivergedError(UserError):

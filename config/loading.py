@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
 MAX_CONFIG_BYTES = 1 << 16
 MAX_DEPTH = 10
+SHOWN = 80  # characters of a wrong value
 PLACES = ("weights", "root", "train", "val")  # keys of paths, which may move
 STRING_TAG = "tag:yaml.org,2002:str"
 PLAIN_MESSAGES = {  # pydantic's own speak of Python
@@ -76,13 +77,20 @@ def json_schema() -> str:
     return json.dumps(Config.model_json_schema(), indent=1) + "\n"
 
 
+def _shorten(text: str) -> str:
+    """A text as an error line can hold it."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     """Values of a YAML file, and the line on which each key stands."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: cannot be read as text (is no file)")  # a pipe would hang
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a config")
         text = path.read_text(encoding="utf-8")
-        _refuse_bombs(path, text)
+        _refuse_bombs(text, lambda line: f"{path}:{line}")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except FileNotFoundError:
@@ -103,11 +111,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     return values, lines
 
 
-def _refuse_bombs(path: Path, text: str) -> None:
-    """Aliases and deep nesting let a few lines grow without bound; a config has no need of them."""
+def _refuse_bombs(text: str, place: Callable[[int], str]) -> None:
+    """Aliases and deep nesting let a few lines grow without bound; a config has no need of them.
+
+    ``place`` says where a line, counted from 1, stands.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        where = f"{path}:{event.start_mark.line + 1}"
+        where = place(event.start_mark.line + 1)
+        if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
+            raise UserError(f"{where}: a zero byte found; no name or number holds one")
         if isinstance(event, yaml.AliasEvent):
             raise UserError(f"{where}: alias *{event.anchor} found; write the value out")
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -164,9 +177,10 @@ def _parse_text(text: str) -> tuple[Key, Any]:
     if not equals or not all(key):
         raise UserError(f"--set {text}: expected section.key=value")
     try:
+        _refuse_bombs(raw, lambda _: f"--set {_shorten(text)}")
         value = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"--set {text[:80]}: the value is not valid YAML") from None
+        raise UserError(f"--set {_shorten(text)}: the value is not valid YAML") from None
     return SYNONYMS.get(key, key), value
 
 
@@ -198,7 +212,7 @@ def _explain(error: ValidationError, file: str, sources: dict[Key, str]) -> str:
     hint = _nearest_choice(first)
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
-    return f"{where}: {dotted} is {first['input']!r}: {message}{hint}{more}"
+    return f"{where}: {dotted} is {_shorten(repr(first['input']))}: {message}{hint}{more}"
 
 
 def _nearest_choice(first: Any) -> str:
@@ -213,8 +227,10 @@ def _known_names(section: Key) -> list[str]:
     """Keys of a section, by walking the schema's classes."""
     model: Any = Config
     for name in section:
+        if name not in model.model_fields:  # a key of the user's own, in search.space
+            continue
         annotation = model.model_fields[name].annotation
-        model = next((a for a in get_args(annotation) if isinstance(a, type)), annotation)
+        model = next((a for a in get_args(annotation) if hasattr(a, "model_fields")), annotation)
     return sorted(model.model_fields)
 
 

@@ -22,7 +22,7 @@ from fid_files import replacing
 from fid_images import ImageSet
 from fid_inputs import Source
 from fid_scoring import Outcome, notes
-from fid_settings import METRICS, Settings
+from fid_settings import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
 from fid_weights import sha256_of_file
 
 FORMAT = 1
@@ -74,10 +74,12 @@ def write_certificate(path: Path, certificate: dict[str, Any]) -> None:
 def read_certificate(path: Path) -> dict[str, Any]:
     """Read a certificate; its paths come back usable from the current folder."""
     try:
+        if path.exists() and not path.is_file():
+            raise ScoreError(f"{path}: is not a file")
         certificate = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ScoreError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScoreError(f"{path}: not JSON ({error})") from None
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
         raise ScoreError(f"{path}: not a score certificate of format {FORMAT}")
@@ -109,8 +111,12 @@ def _check_types(path: Path, certificate: dict[str, Any]) -> None:
         "dims": isinstance(settings["dims"], int | None),
     }
     fits |= {name: isinstance(settings[name], str | None) for name in PATHS}
-    numbers = ("bootstrap_samples", "seed", "batch_size")
-    fits |= {name: type(settings[name]) is int and 0 <= settings[name] < 2**32 for name in numbers}
+    ranges = {
+        "bootstrap_samples": range(1, MAX_BOOTSTRAP_SAMPLES + 1),
+        "batch_size": range(1, 2**32),
+        "seed": range(2**32),
+    }
+    fits |= {k: type(settings[k]) is int and settings[k] in r for k, r in ranges.items()}
     for name, fit in fits.items():
         if not fit:
             raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")

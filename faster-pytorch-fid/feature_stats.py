@@ -8,16 +8,24 @@ not change the arithmetic.
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from fid_errors import ScoreError
 from fid_files import replacing
+from fid_limits import check_limit
 from torch import Tensor
 
 Provenance = dict[str, str | int]
+BROKEN_NPZ = (  # what NumPy and zipfile raise on broken or foreign bytes
+    *(OSError, ValueError, EOFError, RuntimeError, NotImplementedError, OverflowError),
+    *(MemoryError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
 
 
 class FeatureStatistics:
@@ -163,11 +171,7 @@ def load_statistics(path: Path, dims: int, provenance: Provenance) -> FeatureSta
     Raises:
         ScoreError: not an npz, no `mu` or `sigma`, not finite, other dims or other features.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ScoreError(f"{path}: not a readable npz ({error})") from None
+    arrays = _read_arrays(path)
     for key in ("mu", "sigma"):
         if key not in arrays:
             found = ", ".join(arrays) or "nothing"
@@ -178,20 +182,50 @@ def load_statistics(path: Path, dims: int, provenance: Provenance) -> FeatureSta
             f"{path}: mu is {mean.shape} and sigma {covariance.shape}, but the features in use "
             f"have {dims} dims"
         )
-    if not all(np.issubdtype(array.dtype, np.number) for array in (mean, covariance)):
-        raise ScoreError(f"{path}: mu or sigma holds text, expected numbers")
+    if not all(_is_real(array) for array in (mean, covariance)):
+        raise ScoreError(f"{path}: mu or sigma is not of real numbers")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ScoreError(f"{path}: mu or sigma holds values that are not finite")
     for key, wanted in provenance.items():
         if key in arrays and str(arrays[key]) != str(wanted):
             raise ScoreError(f"{path}: made with {key} {arrays[key]}, but {wanted} is in use")
     if "features" in arrays:
-        if arrays["features"].ndim != 2 or arrays["features"].shape[1] != dims:
-            raise ScoreError(f"{path}: features are {arrays['features'].shape}, not (n, {dims})")
-        statistics = FeatureStatistics(dims, keep_features=True)
-        statistics.update(torch.from_numpy(arrays["features"]))
-        return statistics
-    count = int(arrays["n"]) if "n" in arrays else None
+        return _from_features(path, arrays["features"], dims)
+    count = _count(path, arrays["n"]) if "n" in arrays else None
     return FeatureStatistics.from_moments(
         torch.from_numpy(mean), torch.from_numpy(covariance), count
     )
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz, none of which may be a program or larger than the limit unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        check_limit("statistics_bytes", unpacked, f"{path}: unpacked")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except BROKEN_NPZ as error:
+        raise ScoreError(f"{path}: not a readable npz ({error})") from None
+
+
+def _from_features(path: Path, features: np.ndarray, dims: int) -> FeatureStatistics:
+    """Statistics of kept features (n, d)."""
+    if features.ndim != 2 or features.shape[1] != dims or len(features) < 2:
+        raise ScoreError(f"{path}: features are {features.shape}, not (n, {dims}) with n from 2")
+    if not _is_real(features) or not np.isfinite(features).all():
+        raise ScoreError(f"{path}: features hold values that are no finite numbers")
+    statistics = FeatureStatistics(dims, keep_features=True)
+    statistics.update(torch.from_numpy(features))
+    return statistics
+
+
+def _count(path: Path, n: np.ndarray) -> int:
+    """The number of images that a file states."""
+    if n.shape != () or not np.issubdtype(n.dtype, np.integer) or n < 2:
+        raise ScoreError(f"{path}: n is {str(n)[:40]}, expected one whole number from 2")
+    return int(n)
+
+
+def _is_real(array: np.ndarray) -> bool:
+    return np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
+import math
 import os
 import struct
 import warnings
@@ -20,12 +21,15 @@ from pathlib import Path
 
 import numpy as np
 from fid_errors import ScoreError
+from fid_limits import check_limit, limit
 from PIL import Image
 
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
-MAX_PIXELS = 50_000_000  # of one decoded image
-MAX_MEMBER_BYTES = 256 << 20  # of one unpacked zip member
+BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa"}
 
 
@@ -35,18 +39,18 @@ def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
     Raises:
         ScoreError: not an image, a broken one, too many pixels, or more than 8 bits a channel.
     """
+    if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would come first
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is ours
-            if image.width * image.height > MAX_PIXELS:
-                raise ScoreError(
-                    f"{name}: {image.width} x {image.height} is more than {MAX_PIXELS:,} pixels"
-                )
+            size = f"{image.width} x {image.height}"
+            check_limit("pixels", image.width * image.height, f"{name}: {size}")
             if image.mode not in EIGHT_BIT_MODES:
                 raise ScoreError(f"{name}: pixel type {image.mode}, expected 8 bits a channel")
             return np.asarray(image.convert(mode))
-    except Image.DecompressionBombError:
-        raise ScoreError(f"{name}: more than {MAX_PIXELS:,} pixels") from None
+    except Image.DecompressionBombError as error:  # declared sizes far beyond the limit
+        raise ScoreError(f"{name}: {str(error).partition(',')[0]}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None
@@ -86,8 +90,10 @@ class FolderImages(ImageSet):
     """The image files directly inside a folder, by name."""
 
     def stored_bytes(self, index: int) -> bytes:
+        path = self.path / self.names[index]
         try:
-            return (self.path / self.names[index]).read_bytes()
+            check_limit("file_bytes", path.stat().st_size, str(path))
+            return path.read_bytes()
         except OSError as error:
             raise ScoreError(f"{self.label(index)}: {error.strerror}") from None
 
@@ -106,20 +112,11 @@ class ZipImages(ImageSet):
             self._archive = (os.getpid(), zipfile.ZipFile(self.path))
         try:
             with self._archive[1].open(self.names[index]) as member:
-                data = member.read(MAX_MEMBER_BYTES + 1)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            RuntimeError,
-            lzma.LZMAError,
-            EOFError,
-            OSError,
-        ) as error:
+                allowed = limit("file_bytes")
+                data = member.read(-1 if math.isinf(allowed) else int(allowed) + 1)
+        except BROKEN_ARCHIVE as error:
             raise ScoreError(f"{self.label(index)}: cannot be unpacked ({error})") from None
-        if len(data) > MAX_MEMBER_BYTES:
-            raise ScoreError(
-                f"{self.label(index)}: unpacks to more than {MAX_MEMBER_BYTES:,} bytes"
-            )
+        check_limit("file_bytes", len(data), f"{self.label(index)}: unpacked")
         return data
 
 
@@ -136,9 +133,12 @@ class CsvImages(ImageSet):
 
     def stored_bytes(self, index: int) -> bytes:
         start, length = self.spans[index]
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            return file.read(length)
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise ScoreError(f"{self.path}: {error.strerror}") from None
 
     def pixels(self, index: int) -> np.ndarray:
         fields = self.stored_bytes(index).split(b",")

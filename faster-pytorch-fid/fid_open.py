@@ -6,9 +6,11 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from fid_errors import ScoreError
-from fid_images import EXTENSIONS, CsvImages, FolderImages, ImageSet, ZipImages
+from fid_images import BROKEN_ARCHIVE, EXTENSIONS, CsvImages, FolderImages, ImageSet, ZipImages
+from fid_limits import check_limit, limit
 
 
 def open_images(path: Path, selection: Sequence[str | int] | None = None) -> ImageSet:
@@ -25,6 +27,8 @@ def open_images(path: Path, selection: Sequence[str | int] | None = None) -> Ima
         raise ScoreError(f"{path}: no such file or folder")
     if path.is_dir():
         images: ImageSet = FolderImages(path, _folder_names(path))
+    elif not path.is_file():
+        raise ScoreError(f"{path}: is neither a file nor a folder")
     elif path.suffix.lower() == ".csv":
         images = _open_csv(path)
     elif path.suffix.lower() == ".zip":
@@ -44,11 +48,13 @@ def _folder_names(path: Path) -> list[str]:
         entries = list(path.iterdir())
     except OSError as error:
         raise ScoreError(f"{path}: {error.strerror}") from None
-    return sorted(
-        entry.name
-        for entry in entries
-        if entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
-    )
+    return sorted(entry.name for entry in entries if _is_image(entry))
+
+
+def _is_image(entry: Path) -> bool:
+    """An image's name on a file or a broken link, which is an error to be told; no pipe."""
+    named = entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
+    return named and (entry.is_file() or not entry.exists())
 
 
 def _zip_names(path: Path) -> list[str]:
@@ -56,12 +62,14 @@ def _zip_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except BROKEN_ARCHIVE as error:
         raise ScoreError(f"{path}: not a readable zip ({error})") from None
+    check_limit("members", len(members), str(path))
+    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
     names = []
     for member in members:
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if member.is_dir() or not parts or parts[0] == "__MACOSX" or parts[-1].startswith("._"):
+        if not parts or member.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith("._"):
             continue
         if PurePosixPath(parts[-1]).suffix.lower() not in EXTENSIONS:
             continue
@@ -78,10 +86,11 @@ def _open_csv(path: Path) -> CsvImages:
     """Index a csv's rows in one pass; the header's column count gives the images' side."""
     spans = []
     try:
+        check_limit("table_bytes", path.stat().st_size, str(path))
         with open(path, "rb") as file:
-            header = file.readline()
+            header = _row(file, path)
             start = len(header)
-            for line in file:
+            while line := _row(file, path):
                 if row := line.strip():
                     spans.append((start, len(row)))
                 start += len(line)
@@ -94,6 +103,14 @@ def _open_csv(path: Path) -> CsvImages:
             f"{path}: {columns:,} columns, expected 3 x side x side, as 12,288 for 64 x 64 images"
         )
     return CsvImages(path, spans, side)
+
+
+def _row(file: BinaryIO, path: Path) -> bytes:
+    """The next line of a table, which may be one without any end."""
+    longest = limit("row_bytes")
+    row = file.readline(-1 if math.isinf(longest) else int(longest) + 1)
+    check_limit("row_bytes", len(row), f"{path}: a row")
+    return row
 
 
 def _select(images: ImageSet, selection: Sequence[str | int]) -> ImageSet:

@@ -20,7 +20,7 @@ from features import BACKENDS
 from fid_errors import ScoreError
 from fid_ranks import Ranks
 from fid_scoring import Outcome, notes, save_predicted_statistics, score
-from fid_settings import METRICS, Settings
+from fid_settings import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
 from fid_weights import default_weights_dir
 
 DISAGREES, MISTAKE, INTERRUPTED = 1, 2, 130
@@ -37,6 +37,15 @@ def positive(text: str) -> int:
     """A whole number from 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def redraws(text: str) -> int:
+    """A number of bootstrap samples that ends within a day."""
+    if positive(text) > MAX_BOOTSTRAP_SAMPLES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is too large, allowed are 1 to {MAX_BOOTSTRAP_SAMPLES}"
+        )
     return int(text)
 
 
@@ -71,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weights", metavar="FILE", help="FID weight file; default: cached or downloaded")
     add("--weights-dir", type=Path, help="where that file is kept; default: torch hub's folder")
     add("--metrics", type=metric_names, default=("fid",), help=",".join(METRICS) + " (default fid)")
-    add("--bootstrap-samples", type=positive, default=100, help="of the interval (default 100)")
+    add("--bootstrap-samples", type=redraws, default=100, help="of the interval (default 100)")
     add("--legacy", action="store_true", help="pytorch-fid's matrix root with eps 1e-6")
     add("--seed", type=natural, default=2020, help="of KID subsets and bootstrap (default 2020)")
     add("--cache-dir", type=Path, help="where reference statistics are kept")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
 METRICS = ("fid", "kid", "prc", "paired", "bootstrap")
 
 

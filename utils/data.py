@@ -17,7 +17,14 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from utils.images import channel_statistics, in_threads, list_images, load_mask, load_rgb
-from utils.pairs import check_same_size, image_files, open_truth, pair, prepared_parts
+from utils.pairs import (
+    check_same_size,
+    image_files,
+    open_truth,
+    pair,
+    prepared_parts,
+    warn_if_inverted,
+)
 
 Channels = Sequence[float]  # one number for each of red, green, blue, in 0..1
 LOADING_THREADS = 4
@@ -122,6 +129,7 @@ class InpaintingSet(Dataset[InpaintingItem]):
         path = self.images[index]
         image, hole = np.asarray(load_rgb(path)), load_mask(self.masks[index])
         check_same_size(path, image, self.masks[index], hole)
+        warn_if_inverted(path, image, self.masks[index], hole)
         return InpaintingItem(index, path.name, image, hole)
 
     def ground_truth(self, index: int) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,26 +20,36 @@ from PIL import Image, ImageOps
 
 from config.errors import UserError
 from utils.files import atomic
+from utils.limits import check_limit, limit
 
 IMAGE_SUFFIXES = frozenset(  # what every Pillow reads
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
-MAX_PIXELS = 64_000_000  # declared size above which nothing is decoded
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
 KNOWN, HOLE = 255, 0  # values of a mask file
 HOLE_COLOUR = 128  # grey that paints a hole in a masked image
 BATCH = 256  # items handed to threads at once, so an interruption does not wait for all
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further frames are worth a word
 ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels show white paper
+LOSSES = {  # what a conversion leaves out: how it is told
+    "frames": "has several frames or pages; the first is used",
+    "alpha": "is transparent in part; white is laid under it",
+    "depth": "has 16 bits a channel; 8 are used",
+    "cmyk": "is in CMYK; it is converted without its colour profile",
+}
+_told: set[str] = set()  # losses that this process has told of
 
 
 def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """Read one image as 8-bit RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted (16 bits by value / 257), transparency is
-    laid over white, an animation gives its first frame; colour profiles are not applied.
-    `name` stands for the file in messages. Raises UserError for what cannot be read.
+    laid over white, an animation gives its first frame; colour profiles are not applied. The first
+    file that loses something so is named on stderr. `name` stands for the file in messages. Raises
+    UserError for what cannot be read.
     """
     name = name or str(source)
     return _to_rgb(_read(source, name), name)
@@ -144,14 +155,12 @@ def _read(source: Path | BinaryIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oversized and odd files are judged here, once
-            image = Image.open(source)
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(
-                    f"{name}: {image.width} x {image.height} pixels;"
-                    f" allowed are {MAX_PIXELS // 1_000_000} megapixels"
-                )
+            image = _open(source, name)
             image.load()
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+            if image.format in ANIMATED and _has_more_frames(image):
+                _tell("frames", name)
+            return upright
     except UserError:
         raise
     except FileNotFoundError:
@@ -160,10 +169,6 @@ def _read(source: Path | BinaryIO, name: str) -> Image.Image:
         raise UserError(f"{name}: is a folder, not an image") from None
     except PermissionError:
         raise UserError(f"{name}: no permission to read this file") from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"{name}: too many pixels; allowed are {MAX_PIXELS // 1_000_000} megapixels"
-        ) from None
     except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -171,16 +176,60 @@ def _read(source: Path | BinaryIO, name: str) -> Image.Image:
         raise UserError(f"{name}: cannot be read as an image: {reason}") from error
 
 
+def _open(source: Path | BinaryIO, name: str) -> Image.Image:
+    """Read an image's header, and refuse more pixels than the limit before any is decoded."""
+    allowed = limit("pixels")
+    if Image.MAX_IMAGE_PIXELS and allowed > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would come first
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except Image.DecompressionBombError as error:  # declared sizes far beyond the limit
+        found = int(re.search(r"\d+", str(error))[0])
+        check_limit("pixels", found, name)
+        raise
+    check_limit("pixels", image.width * image.height, f"{name}: {image.width} x {image.height}")
+    return image
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Say whether a decoded image is an animation or has further pages; moves to the next one."""
+    try:
+        image.seek(1)
+    except Exception:  # no second frame, or a broken one
+        return False
+    return True
+
+
+def _tell(loss: str, name: str) -> None:
+    """Name the first file that loses something on the way to RGB; a set of them needs one line."""
+    if loss not in _told:
+        _told.add(loss)
+        print(f"note: {name} {LOSSES[loss]}", file=sys.stderr)
+
+
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Convert any mode to RGB."""
+    try:
+        return _converted(image, name)
+    except ValueError:
+        raise UserError(f"{name}: pixels of type {image.mode} are not read; save as RGB") from None
+
+
+def _converted(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         raise UserError(f"{name}: floating-point images are not read; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UserError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits")
+        _tell("depth", name)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            _tell("alpha", name)
         background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND, 255))
-        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+        return Image.alpha_composite(background, image).convert("RGB")
+    if image.mode == "CMYK":
+        _tell("cmyk", name)
     return image.convert("RGB")

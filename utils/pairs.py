@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from config.errors import UserError
-from utils.images import list_images, load_rgb
+from utils.images import HOLE_COLOUR, list_images, load_rgb
+from utils.limits import check_limit, limit
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
 NAMES_SHOWN = 3  # offending names in an error line
@@ -98,9 +101,10 @@ class TruthTable:
         self.location = path
         self.starts: list[int] = []
         try:
+            check_limit("table_bytes", path.stat().st_size, str(path))
             with open(path, "rb") as file:
-                place = len(file.readline())
-                for line in file:
+                place = len(_row(file, path))
+                while line := _row(file, path):
                     if line.strip():
                         self.starts.append(place)
                     place += len(line)
@@ -131,6 +135,14 @@ class TruthTable:
         return values.astype(np.uint8).reshape(side, side, 3)
 
 
+def _row(file: BinaryIO, path: Path) -> bytes:
+    """The next line of a table, which may be one without any end."""
+    longest = limit("row_bytes")
+    row = file.readline(-1 if math.isinf(longest) else int(longest) + 1)
+    check_limit("row_bytes", len(row), f"{path}: a row")
+    return row
+
+
 Truth = TruthFiles | TruthTable
 
 
@@ -157,4 +169,15 @@ def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.n
         raise UserError(
             f"{other_path}: {other_width} x {other_height} pixels,"
             f" but {path} has {width} x {height}"
+        )
+
+
+def warn_if_inverted(path: Path, image: np.ndarray, mask_path: Path, hole: np.ndarray) -> None:
+    """Say so when just the pixels that a mask calls known have the colour that paints holes."""
+    painted = (image == HOLE_COLOUR).all(-1)
+    if hole.any() and painted.any() and (painted == ~hole).all():
+        print(
+            f"note: {mask_path}: inverted? All that it calls known (255) is painted as a hole in "
+            f"{path}",
+            file=sys.stderr,
         )

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from config.errors import UserError
 from utils.holes import DEFAULT_SHARE, check_holes, draw_hole
 from utils.images import HOLE, HOLE_COLOUR, KNOWN, channel_statistics, encode_png, in_threads
+from utils.limits import check_limit
 from utils.sources import SPLIT_NAMES, Counts, Splits
 
 DESCRIPTION = "dataset.json"
@@ -70,6 +71,7 @@ class Settings:
         low, high = SIZE_LIMITS
         if not low <= self.image_size <= high:
             raise UserError(f"--image-size: {self.image_size}; allowed are {low} to {high}")
+        check_limit("held_bytes", sum(self.split) * 3 * self.image_size**2, "--split")
 
     @property
     def counts(self) -> Counts:

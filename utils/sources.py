@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,12 +22,17 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from utils.images import in_threads, is_image_name, load_rgb, natural_key
+from utils.limits import check_limit
 
 Counts = dict[str, int]  # images by split
 Splits = dict[str, list[np.ndarray]]
 SPLIT_NAMES = ("train", "val", "test")
 
-MAX_FILE_BYTES = 256 * 1024**2  # of one image file, unpacked; more is a mistake or a zip bomb
+ENCRYPTED = 1  # bit of a member's flags
+BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
 MAC_FOLDER = "__MACOSX"  # resource forks beside the images in zips made on a Mac
 
 
@@ -177,7 +184,7 @@ def _open_folder(path: Path) -> ImageFiles:
 
     def read(name: str) -> bytes:
         try:
-            _check_bytes(name, (path / name).stat().st_size)
+            check_limit("file_bytes", (path / name).stat().st_size, name)
             return (path / name).read_bytes()
         except OSError as error:
             raise UserError(f"{name}: cannot be read: {error.strerror}") from error
@@ -189,24 +196,42 @@ def _open_zip(path: Path) -> ImageFiles:
     """List a zip's images; members are read in memory, so their paths never touch the disk."""
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except BROKEN_ARCHIVE as error:
         raise UserError(f"{path}: cannot be read as a zip file: {error}") from error
+    _check_members(path, archive.infolist())
     members = {
         member.filename: member
         for member in archive.infolist()
         if not member.is_dir() and _is_wanted(member.filename)
     }
-    if any(member.flag_bits & 1 for member in members.values()):
-        raise UserError(f"{path}: is encrypted; unpack it and name the folder instead")
 
     def read(name: str) -> bytes:
-        _check_bytes(name, members[name].file_size)
+        check_limit("file_bytes", members[name].file_size, name)
         try:
             return archive.read(members[name])
-        except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        except BROKEN_ARCHIVE as error:
             raise UserError(f"{name}: cannot be unpacked: {error}") from error
 
     return ImageFiles(path, list(members), read)
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip that claims too much or names what no packed folder of images has."""
+    check_limit("members", len(members), str(path))
+    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
+    seen = set()
+    for member in members:
+        name = member.filename
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not parts and not name.endswith("/"):
+            raise UserError(f"{path}: a member has no name; pack it anew")
+        if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):
+            raise UserError(f"{path}: member {name!r} points outside the archive; pack it anew")
+        if name in seen:
+            raise UserError(f"{path}: two members are called {name!r}; pack it anew")
+        if member.flag_bits & ENCRYPTED:
+            raise UserError(f"{path}: is encrypted; unpack it and name the folder instead")
+        seen.add(name)
 
 
 def _is_wanted(name: str) -> bool:
@@ -214,10 +239,3 @@ def _is_wanted(name: str) -> bool:
     parts = PurePosixPath(name).parts
     hidden = any((part.startswith(".") and part != "..") or part == MAC_FOLDER for part in parts)
     return is_image_name(parts[-1]) and not hidden
-
-
-def _check_bytes(name: str, found: int) -> None:
-    if found > MAX_FILE_BYTES:
-        raise UserError(
-            f"{name}: {found / 1024**2:.0f} MiB; allowed are {MAX_FILE_BYTES // 1024**2}"
-        )

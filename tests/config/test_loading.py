@@ -191,7 +191,7 @@ def test_values_in_messages_never_break_the_line(write):
         ("=3", ["section.key=value"]),
         ("training..epochs=3", ["section.key=value"]),
         ("training.epochs=[", ["not valid YAML"]),
-        ("training.epochs=*name", ["not valid YAML"]),
+        ("training.epochs=*name", ["alias *name found"]),
         ("training.epochs=0", ["training.epochs is 0", "greater than or equal to 1"]),
         ("training.epochs=", ["training.epochs"]),
         ("training.lr=2", ["training.learning_rate is 2"]),

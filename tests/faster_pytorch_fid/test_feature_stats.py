@@ -105,7 +105,7 @@ def test_a_file_of_pytorch_fid_is_read(tmp_path):
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "not finite"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "backend": np.array("y")}, "made with backend y"),
         ({"mu": np.array([None]), "sigma": np.eye(3)}, "not a readable npz"),
-        ({"mu": np.array(["a", "b", "c"]), "sigma": np.eye(3)}, "holds text"),
+        ({"mu": np.array(["a", "b", "c"]), "sigma": np.eye(3)}, "not of real numbers"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros((2, 5))}, "features are"),
     ],
 )

@@ -4,7 +4,6 @@ import io
 import pickle
 import zipfile
 
-import fid_images
 import numpy as np
 import pytest
 from fid_errors import ScoreError
@@ -85,11 +84,11 @@ def test_grey_palette_and_transparent_images_become_rgb(pixels):
         (b"text", "x.png: not a readable image"),
         (encoded(draw_images(1, 0, 64)[0])[:300], "x.png: not a readable image"),
         (encoded(np.zeros((4, 4), np.uint16)), "x.png: pixel type I;16, expected 8 bits"),
-        (encoded(np.zeros((7, 5, 3), np.uint8)), "x.png: 5 x 7 is more than 30 pixels"),
+        (encoded(np.zeros((7, 5, 3), np.uint8)), "x.png: 5 x 7: 35 pixels; allowed are 30"),
     ],
 )
 def test_a_bad_image_is_named_in_one_line(monkeypatch, data, message):
-    monkeypatch.setattr(fid_images, "MAX_PIXELS", 30 if "5 x 7" in message else 10_000)
+    monkeypatch.setenv("INPUT_LIMITS", f"pixels={30 if '5 x 7' in message else 10_000}")
     with pytest.raises(ScoreError, match=message) as caught:
         decode_image(data, "x.png")
     assert "\n" not in str(caught.value)
@@ -103,9 +102,9 @@ def test_a_zip_member_outside_the_archive_is_refused(tmp_path, name, pixels):
 
 
 def test_an_overlong_zip_member_is_refused(tmp_path, monkeypatch, pixels):
-    monkeypatch.setattr(fid_images, "MAX_MEMBER_BYTES", 50)
+    monkeypatch.setenv("INPUT_LIMITS", "file_bytes=50")
     images = open_images(write_zip(tmp_path / "a.zip", {f"{i}.png": b"0" * 60 for i in range(2)}))
-    with pytest.raises(ScoreError, match=r"0.png: unpacks to more than 50 bytes"):
+    with pytest.raises(ScoreError, match=r"0.png: unpacked: 51 bytes; allowed are 50"):
         images.pixels(0)
 
 

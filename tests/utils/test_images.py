@@ -116,9 +116,9 @@ def test_every_unreadable_file_is_one_line_with_its_name(tmp_path):
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     Image.new("L", (11, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setenv("INPUT_LIMITS", "pixels=100")
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("was decoded"))
-    with pytest.raises(UserError, match=r"a\.png: 11 x 10 pixels; allowed are"):
+    with pytest.raises(UserError, match=r"a\.png: 11 x 10: 110 pixels; allowed are 100"):
         load_rgb(tmp_path / "a.png")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import prepare_data
 from config.errors import UserError
-from utils import images, photos, sources
+from utils import photos
 from utils import prepare as preparing
 from utils.cli import run
 from utils.images import encode_png, list_images, load_mask, load_rgb
@@ -174,12 +174,19 @@ def test_too_few_files_are_an_error_with_counts(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_zip_members_stay_in_memory_and_their_names_touch_nothing(tmp_path):
+def test_a_zip_whose_members_point_outside_is_refused_and_nothing_is_written(tmp_path):
     members = {f"../../evil/{i}.png": encode_png(picture(i)) for i in range(11)}
+    with pytest.raises(UserError, match=r"member '\.\./\.\./evil/0\.png' points outside"):
+        make(pack(tmp_path / "in.zip", members), tmp_path / "here/out")
+    assert {path.name for path in tmp_path.iterdir()} == {"in.zip"}
+
+
+def test_what_a_mac_adds_to_a_zip_is_no_image(tmp_path):
+    members = {f"{i}.png": encode_png(picture(i)) for i in range(11)}
     members["__MACOSX/._0.png"] = b"resource fork"
-    make(pack(tmp_path / "in.zip", members), tmp_path / "here/out")
-    assert {path.name for path in tmp_path.iterdir()} == {"in.zip", "here"}
-    assert {path.name for path in (tmp_path / "here").iterdir()} == {"out"}
+    found = make(pack(tmp_path / "in.zip", members), tmp_path / "out")
+    assert found["files"]["files"] == 11
+    assert not found["skipped"]
 
 
 def test_an_encrypted_zip_is_refused(tmp_path):
@@ -198,16 +205,16 @@ def test_a_damaged_zip_member_and_oversized_files_are_skipped(tmp_path, monkeypa
     members["huge.png"] = encode_png(np.zeros((40, 40, 3), np.uint8))
     path = pack(tmp_path / "in.zip", members)
     path.write_bytes(path.read_bytes().replace(b"x" * 50, b"y" * 50))  # checksum now wrong
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 5000)
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 39)
+    monkeypatch.setenv("INPUT_LIMITS", f"file_bytes=5000,pixels={40 * 39}")
     found = make(path, tmp_path / "out", Settings((6, 3, 2), image_size=16, seed=3))
     told = dict(line.split(": ", 1) for line in found["skipped"])
     assert set(told) <= {"damaged.png", "large.png", "huge.png"}
     source = open_source(path)
-    for name, reason in [("damaged.png", "cannot be unpacked"), ("large.png", "MiB; allowed")]:
+    reasons = {"damaged.png": "cannot be unpacked", "large.png": "6,000 bytes; allowed are 5,000"}
+    for name, reason in reasons.items():
         with pytest.raises(UserError, match=reason):
             source.read(name)
-    assert told.get("huge.png", "40 x 40 pixels").startswith("40 x 40 pixels")
+    assert told.get("huge.png", "40 x 40: 1,600 pixels").startswith("40 x 40: 1,600 pixels")
 
 
 @pytest.mark.parametrize(
