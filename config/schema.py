@@ -375,8 +375,10 @@ class DecodingConfig(Section):
     """Tokens by which the hidden area grows on all sides; bench/leak.py suggests a number."""
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What holes hold before encoding: the lab's grey, the known mean, or a smooth fill."""
-    composite: Literal["none", "hard"] = "none"
-    """hard: known pixels are pasted back over the decoded image."""
+    composite: Literal["none", "hard", "feather"] = "none"
+    """hard: known pixels are pasted back; feather: and the hole meets them without a seam."""
+    feather_width: PositiveFloat = 8.0
+    """Pixels into the hole over which feather fades out; two tokens."""
     step_pictures: bool = True
     """Write the token masks and the image after every step beside the result."""
     batch_size: PositiveInt = 16

@@ -31,6 +31,7 @@ from utils.checkpoint import (
     load_transformer,
     read_header,
 )
+from utils.composite import composite
 from utils.data import InpaintingItem, InpaintingSet, normalise, to_uint8
 from utils.device import autocast, pick_device, pick_dtype
 from utils.files import content_hash, make_folder, write_text
@@ -97,9 +98,9 @@ class Inpainter:
         with autocast(self.device, self.dtype):
             decoded = self.maskgit.tokenizer.decode(token_ids)
         outputs = to_uint8(decoded, data.mean, data.std).cpu().numpy()
-        if self.config.decoding.composite == "hard":
-            outputs = np.where(holes[..., None], outputs, images)
-        return outputs
+        kind, width = self.config.decoding.composite, self.config.decoding.feather_width
+        parts = zip(outputs, images, holes, strict=True)
+        return np.stack([composite(*part, kind, width) for part in parts])
 
 
 def inpaint_set(config: Config, dataset: InpaintingSet, output: Path) -> dict[str, float]:
