@@ -1,13 +1,18 @@
 """The tokenizer is frozen, so its work is done once: token ids of a folder, kept on disk.
 
-A cache is keyed by the tokenizer's weights and the images' contents, so a stale one is never used.
-Shapes: n images, N tokens.
+A cache is keyed by the tokenizer's weights, the images' contents and how views and holes are made,
+so a stale one is never used.
+Shapes: n images, V views, H variants with a hole, N tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,30 +20,54 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import DataConfig, TokenizerConfig
+from models.masking import token_mask_from_holes
 from models.vqgan import VQGAN
+from utils import augment, hole_views
+from utils.augment import AS_IS, MIRRORED, Views
 from utils.data import ImageFolder, normalise
 from utils.files import atomic, content_hash
+from utils.hole_views import Chunk, Puncher
+from utils.holes import DEFAULT_SHARE
 from utils.images import list_images
 
-BATCH = 16  # larger ones fall out of the processor's cache
-AS_IS, MIRRORED = 0, 1  # places of an image and its mirror image in the cache
+CPU_BATCH = 16  # larger ones fall out of the processor's cache
+GPU_BATCH = 512
+HOLE_BATCH = 64  # images that a process fills at once
+HIDDEN_BIT = 0x8000  # set where a hole hides the token
+PLAIN_VIEWS = len((AS_IS, MIRRORED))
 
 
 def cached_tokens(
-    vqgan: VQGAN, data: DataConfig, split: str, cache: Path, device: torch.device
+    vqgan: VQGAN,
+    data: DataConfig,
+    split: Literal["train", "val"],
+    cache: Path,
+    device: torch.device,
 ) -> np.ndarray:
-    """Token ids of a split and of its mirror images, (n, 2, N) uint16, memory-mapped.
+    """Token ids of a split's images in all views, (n, V, N) uint16, memory-mapped.
 
-    Built with a progress bar when there is none for these weights and images. Two processes may
-    build it at once: both write the same bytes, and the last rename wins.
+    Views are the image, its mirror image and, in training, `data.views` - 2 augmented ones. Built
+    with a progress bar when there is none for these weights and images. Two processes may build it
+    at once: both write the same bytes, and the last rename wins.
     """
-    path = cache / f"{split}-{_key(vqgan, data, split)}.npy"
-    if not path.exists():
-        tokens = _encode(vqgan, data, split, device)
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, tokens)
-            file.flush()
-    return np.load(path, mmap_mode="r")
+    count = data.views if split == "train" else PLAIN_VIEWS
+    extra = [count, augment.VERSION] if count > PLAIN_VIEWS else []
+    path = cache / f"{split}-{_key(vqgan, data, split, extra)}.npy"
+    return _kept(path, lambda: _encode(vqgan, data, split, device))
+
+
+def cached_holes(
+    vqgan: VQGAN, data: DataConfig, fill: str, cache: Path, device: torch.device
+) -> np.ndarray:
+    """Token ids of training images with a filled hole, (n, H, N) uint16, memory-mapped.
+
+    HIDDEN_BIT is set where any pixel of a token's patch was hidden. Variant j is made of view
+    j modulo V, so clean tokens of the same picture are in `cached_tokens`. Built as they are.
+    """
+    how = [data.hole_views, data.hole_kind, fill, DEFAULT_SHARE, hole_views.SEED]
+    extra = [*how, hole_views.VERSION, data.views, augment.VERSION]
+    path = cache / f"train-holes-{_key(vqgan, data, 'train', extra)}.npy"
+    return _kept(path, lambda: _encode_holes(vqgan, data, fill, device))
 
 
 def as_token_ids(rows: np.ndarray, device: torch.device) -> Tensor:
@@ -46,8 +75,18 @@ def as_token_ids(rows: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(rows.astype(np.int64)).to(device, non_blocking=True)
 
 
-def _key(vqgan: VQGAN, data: DataConfig, split: str) -> str:
-    """Sixteen hexadecimal digits that change with the weights, the pixels or their scaling."""
+def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a file, which is built and written whole if there is none."""
+    if not path.exists():
+        tokens = build()
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.save(file, tokens)
+            file.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def _key(vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], extra: list) -> str:
+    """Sixteen hexadecimal digits that change with weights, pixels, their scaling and ``extra``."""
     digest = hashlib.sha256(content_hash(list_images(data.folder(split))).encode())
     digest.update(repr((data.image_size, data.mean, data.std)).encode())
     architecture = set(TokenizerConfig.model_fields)
@@ -55,16 +94,82 @@ def _key(vqgan: VQGAN, data: DataConfig, split: str) -> str:
     for name, value in vqgan.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    if extra:
+        digest.update(repr(extra).encode())
     return digest.hexdigest()[:16]
 
 
-def _encode(vqgan: VQGAN, data: DataConfig, split: str, device: torch.device) -> np.ndarray:
-    """Encode every image and its mirror image in fp32, (n, 2, N) uint16."""
+def _encode(
+    vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], device: torch.device
+) -> np.ndarray:
+    """Encode every view of every image, (n, V, N) uint16."""
     images = ImageFolder(data.folder(split), data.image_size).images
-    vqgan = vqgan.to(device, memory_format=torch.channels_last)
-    rows = []
-    for batch in tqdm(images.split(BATCH), f"tokens of {split}", dynamic_ncols=True):
-        inputs = normalise(batch.to(device), data.mean, data.std)
-        both = torch.stack([vqgan.encode(inputs), vqgan.encode(inputs.flip(3))], dim=1)
-        rows.append(both.cpu().numpy().astype(np.uint16))
+    views = Views(images, data.views if split == "train" else PLAIN_VIEWS)
+    encoder, rows = _Encoder(vqgan, data, device), []
+    with _bar(f"tokens of {split}", len(views) * views.count) as bar:
+        for part in _parts(len(views), GPU_BATCH if device.type == "cuda" else CPU_BATCH):
+            each = [encoder(views.of(part, view, device)) for view in range(views.count)]
+            rows.append(torch.stack(each, dim=1).cpu().numpy().astype(np.uint16))
+            bar.update(len(rows[-1]) * views.count)
     return np.concatenate(rows)
+
+
+def _encode_holes(vqgan: VQGAN, data: DataConfig, fill: str, device: torch.device) -> np.ndarray:
+    """Punch, fill and encode every variant of every training image, (n, H, N) uint16."""
+    images = ImageFolder(data.folder("train"), data.image_size).images
+    views, encoder = Views(images, data.views), _Encoder(vqgan, data, device)
+    total, variants = len(views) * data.hole_views, []
+    with Puncher(total) as punched, _bar("tokens beside holes", total) as bar:
+        for variant in range(data.hole_views):
+            rows = []
+            for filled, holes in punched(_chunks(views, variant, data.hole_kind, fill, device)):
+                token_ids = encoder(torch.from_numpy(filled).to(device)).cpu()
+                grid = math.isqrt(token_ids.shape[1])
+                hidden = token_mask_from_holes(torch.from_numpy(holes), grid)
+                rows.append((token_ids + hidden * HIDDEN_BIT).numpy().astype(np.uint16))
+                bar.update(len(filled))
+            variants.append(np.concatenate(rows))
+    return np.stack(variants, axis=1)
+
+
+def _chunks(
+    views: Views, variant: int, kind: str, fill: str, device: torch.device
+) -> Iterator[Chunk]:
+    """All images in the view that a variant is made of."""
+    for part in _parts(len(views), HOLE_BATCH if device.type == "cuda" else CPU_BATCH):
+        pixels = views.of(part, variant % views.count, device)
+        yield Chunk(pixels.permute(0, 2, 3, 1).cpu().numpy(), part.start, variant, kind, fill)
+
+
+class _Encoder:
+    """uint8 images, channels first or last, to token ids (B, N) on the device."""
+
+    def __init__(self, vqgan: VQGAN, data: DataConfig, device: torch.device) -> None:
+        self.vqgan = vqgan.to(device, memory_format=torch.channels_last)
+        self.data = data
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with _full_fp32(images.device):
+            return self.vqgan.encode(normalise(images, self.data.mean, self.data.std))
+
+
+@contextmanager
+def _full_fp32(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32, which convolutions use by default: tokens must not hang on it."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    """0..count - 1 in pieces of ``size``, the last one shorter."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _bar(title: str, total: int) -> tqdm:
+    return tqdm(total=total, desc=title, unit="image", dynamic_ncols=True)

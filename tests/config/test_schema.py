@@ -17,6 +17,11 @@ from config.schema import (
 from models.decode import RULES
 from models.masking import MASK_SCHEDULES
 
+CODES_WITHOUT_A_BIT = {
+    "tokenizer": {"codebook_size": 32769},
+    "transformer": {"codebook_size": 32769},
+}
+
 
 def test_the_defaults_are_the_reports_run():
     config = Config()
@@ -83,6 +88,12 @@ def test_every_setting_is_documented():
         (DecodingConfig, {"sweet_spot": 11}),
         (DecodingConfig, {"sweet_spot": 0}),
         (SearchConfig, {"low": 0.1, "high": 0.1}),
+        (TransformerConfig, {"num_tokens": 12, "conv_kernel": 3}),
+        (TransformerConfig, {"num_tokens": 12, "relative_bias": True}),
+        (Config, {"data": {"views": 1}}),
+        (Config, {"data": {"views": 3}, "training": {"mirror": False}}),
+        (Config, {"masking": {"hole_share": 0.5}}),
+        (Config, {"data": {"hole_views": 1}, **CODES_WITHOUT_A_BIT}),
         (Config, {"seed": 2**63}),
         (Config, {"device": "cuda:"}),
         (Config, {"device": "gpu"}),
@@ -101,6 +112,8 @@ def test_values_out_of_range_are_refused(section, values):
         (DecodingConfig, {"sweet_spot": 10}),
         (DecodingConfig, {"sweet_spot": 300, "total_iter": 300, "choice_temperature": 0}),
         (Config, {"seed": 2**63 - 1, "device": "cuda:12"}),
+        (TransformerConfig, {"num_tokens": 12}),
+        (MaskingConfig, {"min_ratio": 1, "hole_share": 1}),
     ],
 )
 def test_values_at_the_edge_are_allowed(section, values):

@@ -13,10 +13,20 @@ import torch
 
 from config.schema import Config
 from models.vqgan import VQGAN
-from utils import token_cache
+from utils import augment, hole_views, token_cache
+from utils.augment import Views
 from utils.data import ImageFolder, normalise
+from utils.fill import fill_hole
+from utils.holes import DEFAULT_SHARE, draw_hole
 from utils.images import encode_png, load_rgb
-from utils.token_cache import AS_IS, MIRRORED, as_token_ids, cached_tokens
+from utils.token_cache import (
+    AS_IS,
+    HIDDEN_BIT,
+    MIRRORED,
+    as_token_ids,
+    cached_holes,
+    cached_tokens,
+)
 
 CPU = torch.device("cpu")
 FORK = multiprocessing.get_context("fork")
@@ -71,6 +81,87 @@ def test_the_splits_have_files_of_their_own(tokenizer, config, cache):
     lengths = [len(cached_tokens(tokenizer, config.data, s, cache, CPU)) for s in ("train", "val")]
     assert lengths == [11, 6]
     assert [path.name.split("-")[0] for path in files(cache)] == ["train", "val"]
+
+
+# Augmented views and holes
+
+
+def test_augmented_views_follow_the_image_and_its_mirror_image(tokenizer, config, cache, changed):
+    more = changed(config, {"data.views": 5}).data
+    tokens = cached_tokens(tokenizer, more, "train", cache, CPU)
+    images = ImageFolder(config.data.root / "train").images
+    assert tokens.shape == (11, 5, 16)
+    views = Views(images, 5)
+    for view in range(5):
+        pixels = views.of(slice(0, 11), view, CPU)
+        assert tokens[:, view].tolist() == encode(tokenizer, config, pixels)
+
+
+def test_validation_keeps_to_the_plain_views(tokenizer, config, cache, changed):
+    more = changed(config, {"data.views": 5}).data
+    cached_tokens(tokenizer, more, "val", cache, CPU)
+    assert cached_tokens(tokenizer, config.data, "val", cache, CPU).shape == (6, 2, 16)
+    assert len(files(cache)) == 1
+
+
+def test_another_number_or_version_of_views_makes_another_file(
+    tokenizer, config, cache, changed, monkeypatch
+):
+    for views in (2, 3, 4):
+        cached_tokens(tokenizer, changed(config, {"data.views": views}).data, "train", cache, CPU)
+    assert len(files(cache)) == 3
+    monkeypatch.setattr(augment, "VERSION", augment.VERSION + 1)
+    for views in (2, 3):
+        cached_tokens(tokenizer, changed(config, {"data.views": views}).data, "train", cache, CPU)
+    assert len(files(cache)) == 4  # the plain views are what they were
+
+
+def test_hole_variants_are_the_encodings_of_filled_images_with_hidden_tokens_marked(
+    tokenizer, config, cache, changed
+):
+    data = changed(config, {"data.hole_views": 3, "data.hole_kind": "box"}).data
+    rows = cached_holes(tokenizer, data, "mean", cache, CPU)
+    assert rows.dtype == np.uint16
+    assert rows.shape == (11, 3, 16)
+    images = ImageFolder(config.data.root / "train").images.permute(0, 2, 3, 1).numpy()
+    for variant, mirrored in ((0, False), (1, True), (2, False)):
+        for place in (0, 7):
+            hole = draw_hole("box", 16, DEFAULT_SHARE, hole_views.SEED + variant, place)
+            image = images[place, :, ::-1] if mirrored else images[place]
+            filled = torch.from_numpy(fill_hole(image, hole, "mean"))[None]
+            token_ids = encode(tokenizer, config, filled)[0]
+            assert (rows[place, variant] & ~np.uint16(HIDDEN_BIT)).tolist() == token_ids
+            hidden = hole.reshape(4, 4, 4, 4).any((1, 3)).flatten()
+            assert ((rows[place, variant] & HIDDEN_BIT) > 0).tolist() == hidden.tolist()
+
+
+def test_another_fill_kind_or_number_of_holes_makes_another_file(tokenizer, config, cache, changed):
+    plain = changed(config, {"data.hole_views": 1}).data
+    more, other = (
+        changed(config, {"data.hole_views": 1, **key}).data
+        for key in ({"data.hole_views": 2}, {"data.hole_kind": "brush"})
+    )
+    for data, fill in ((plain, "grey"), (plain, "grey"), (plain, "mean"), (more, "grey")):
+        cached_holes(tokenizer, data, fill, cache, CPU)
+    cached_holes(tokenizer, other, "grey", cache, CPU)
+    assert len(files(cache)) == 4
+
+
+def test_encoding_leaves_autocast_and_tf32_aside_and_puts_them_back(tokenizer, config, cache):
+    seen = []
+    tokenizer.quant_conv.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(
+            (output.dtype, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        )
+    )
+    before = torch.backends.cudnn.allow_tf32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cached_tokens(tokenizer, config.data, "val", cache, CPU)
+    assert set(seen) == {(torch.float32, False, False)}
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+# Staleness
 
 
 def change_a_pixel(_vqgan: VQGAN, config: Config) -> None:

@@ -1,0 +1,86 @@
+"""Augmented views of images: what else the same picture could have looked like.
+
+A view is mirrored half of the time, scaled, shifted and turned about its centre, with the picture
+continued as in a mirror beyond its border, and slightly changed in brightness, contrast and
+saturation. All views of a set are drawn with one fixed seed, so that caches of them can be shared.
+Shapes: n images, B batch, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AS_IS, MIRRORED = 0, 1  # the views that every image has
+VERSION = 1  # of what this module computes; another number makes other caches
+SEED = 2022
+SCALE = (0.85, 1.15)  # of the picture; above 1 its border is cropped
+SHIFT = 4 / 64  # of a side, up or down and left or right
+ANGLE = 8.0  # degrees, either way
+BRIGHTNESS, CONTRAST, SATURATION = 0.08, 0.1, 0.15  # relative change, up or down
+NUMBERS = 8  # random numbers a view
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class Views:
+    """All views of some images: 0 as it is, 1 its mirror image, then augmented ones."""
+
+    def __init__(self, images: Tensor, count: int) -> None:
+        """images: (n, 3, H, W) uint8. count: views of each, at least 2."""
+        assert count >= len((AS_IS, MIRRORED)), f"{count} views leave no place for the mirror image"
+        self.images, self.count = images, count
+        generator = torch.Generator().manual_seed(SEED)
+        self.numbers = torch.rand(len(images), count - 2, NUMBERS, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def of(self, rows: slice, view: int, device: torch.device) -> Tensor:
+        """One view of some of the images, (B, 3, H, W) uint8, made on the device."""
+        images = self.images[rows].to(device)
+        if view in (AS_IS, MIRRORED):
+            return images.flip(3) if view == MIRRORED else images
+        return augment(images, self.numbers[rows, view - 2])
+
+
+def augment(images: Tensor, numbers: Tensor) -> Tensor:
+    """One view of each image: (B, 3, H, W) uint8, (B, 8) -> (B, 3, H, W) uint8 on its device."""
+    numbers = numbers.to(images.device)
+    places = F.affine_grid(_geometry(numbers), list(images.shape), align_corners=False)
+    moved = F.grid_sample(
+        images.float(), places, mode="bicubic", padding_mode="reflection", align_corners=False
+    )
+    return _recolour(moved, numbers).round().clamp(0, 255).to(torch.uint8)
+
+
+def _geometry(numbers: Tensor) -> Tensor:
+    """Where each pixel of a view comes from, as affine maps of [-1, 1]^2, (B, 8) -> (B, 2, 3)."""
+    side = torch.where(numbers[:, 0] < 0.5, -1.0, 1.0)
+    zoom = 1 / (SCALE[0] + (SCALE[1] - SCALE[0]) * numbers[:, 1])
+    angle = math.radians(ANGLE) * _either_way(numbers[:, 2])
+    across, down = (2 * SHIFT * _either_way(numbers[:, i]) for i in (3, 4))
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    rows = (side * cos, -sin, across, side * sin, cos, down)
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
+
+
+def _recolour(images: Tensor, numbers: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of images in 0..255, each by a factor."""
+    changes = zip((BRIGHTNESS, CONTRAST, SATURATION), (5, 6, 7), strict=True)
+    brightness, contrast, saturation = (
+        (1 + most * _either_way(numbers[:, i])).view(-1, 1, 1, 1) for most, i in changes
+    )
+    images = images.clamp(0, 255) * brightness  # bicubic weights reach a little beyond
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = mean + contrast * (images - mean)
+    luma = images.new_tensor(LUMA).view(1, 3, 1, 1)
+    grey = (images * luma).sum(1, keepdim=True)
+    return grey + saturation * (images - grey)
+
+
+def _either_way(uniform: Tensor) -> Tensor:
+    """[0, 1) -> [-1, 1)."""
+    return 2 * uniform - 1
