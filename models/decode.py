@@ -1,14 +1,16 @@
-"""Iterative masked decoding: one step of either rule, and the loop (spec section 6).
+"""Iterative masked decoding: the two rules, and the loop (spec section 6).
 
 Every decision is a pure function of its inputs. Each image keeps its own count of hidden tokens.
+A rule says how much a token is trusted and how many stay hidden, a token choice which token it is
+(`models/token_choice.py`), an order which ones stay hidden (`models/orders.py`).
 
 Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch, in row-major order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,84 +18,58 @@ from torch import Tensor
 from config.errors import one_of
 from config.schema import DecodingConfig
 from models.masking import gamma
-from models.noise import gumbel, uniform
+from models.orders import ORDERS, still_hidden
+from models.step import Step, one_sample
+from models.token_choice import TOKEN_CHOICES
 
-CONFIDENCE_STREAM, TOKEN_STREAM = 0, 1
 ROUNDING = 1e-11  # keeps 0.30000000000000004 * 10 from counting as more than 3
 
 LogitsOf = Callable[[Tensor, Tensor], Tensor]  # masked token ids (B, N), mask (B, N) -> (M, K)
 OnStep = Callable[[int, Tensor, Tensor], None]  # step, token ids (B, N), still hidden (B, N)
+Entry = TypeVar("Entry")
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a decode rule knows about step t, besides the logits."""
+class Verdict(NamedTuple):
+    """What a rule says about the tokens chosen at a step."""
 
-    index: int  # t, from 0
-    settings: DecodingConfig
-    model_schedule: str  # the gamma that the model was configured with
-    hidden_at_start: Tensor  # (B,), U in the spec
-    seed: int
-    image_ids: Tensor  # (B,)
-
-    @property
-    def progress(self) -> float:
-        """q = (t + 1) / T, in (0, 1]."""
-        return (self.index + 1) / self.settings.total_iter
-
-    def noise(self, stream: int, count: int) -> Tensor:
-        """Gumbel noise of this step for every token, (B, count) float64."""
-        return gumbel(self.seed, self.image_ids, self.index, stream, count)
+    confidence: Tensor  # (M,), how much each is trusted, without noise
+    temperature: Tensor | float  # scale of the noise on confidences
+    kept: Tensor  # (B,) int64, how many tokens stay hidden
 
 
-Rule = Callable[[Tensor, Tensor, Step], tuple[Tensor, Tensor, Tensor]]
+Rule = Callable[[Tensor, Tensor, Tensor, Step], Verdict]
 
 
-def listing(logits: Tensor, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-    """The report's code: argmax tokens, noise on the probability, two curves on top of each other.
+def listing(logits: Tensor, tokens: Tensor, hidden: Tensor, step: Step) -> Verdict:
+    """The report's code: trust is the probability, and two curves lie on top of each other.
 
     The chosen schedule maps progress q to r = 1 - gamma(q), then the model's own gamma is applied
-    to r. Returns tokens (M,), confidences (M,) and the count that stays hidden (B,).
+    to r. logits: (M, K), tokens: (M,), hidden: (B, N).
     """
     r = 1 - gamma(step.settings.mask_schedule, step.progress)
-    probability, tokens = logits.softmax(-1).max(-1)
-    temperature = step.settings.choice_temperature * (1 - r)
-    noise = step.noise(CONFIDENCE_STREAM, hidden.shape[1])[hidden]
+    probability = logits.softmax(-1).gather(1, tokens[:, None])[:, 0]
     kept = gamma(step.model_schedule, r).to(hidden.device) * step.hidden_at_start
-    return tokens, probability + temperature * noise, (kept - ROUNDING).ceil().long()
+    temperature = step.settings.choice_temperature * (1 - r)
+    return Verdict(probability, temperature, (kept - ROUNDING).ceil().long())
 
 
-def maskgit(logits: Tensor, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-    """MaskGIT section 3.2: sampled tokens, Gumbel noise on log p, one schedule.
+def maskgit(logits: Tensor, tokens: Tensor, hidden: Tensor, step: Step) -> Verdict:
+    """MaskGIT section 3.2: trust is log p(token), one schedule.
 
     At least one more token of each image is revealed at each step, and at least one stays hidden
-    until the last. Returns tokens (M,), confidences (M,) and the count that stays hidden (B,).
+    until the last. logits: (M, K), tokens: (M,), hidden: (B, N).
     """
     r = step.progress
-    tokens = _sample(logits, step, hidden)
     log_p = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-    temperature = step.settings.choice_temperature * (1 - r)
-    noise = step.noise(CONFIDENCE_STREAM, hidden.shape[1])[hidden]
     share = gamma(step.settings.mask_schedule, r).to(hidden.device)
     kept = (share * step.hidden_at_start + ROUNDING).floor().long()
     kept = kept.minimum(hidden.sum(1) - 1).clamp(min=1)
-    last = step.index + 1 == step.settings.total_iter
-    return tokens, log_p + temperature * noise, kept * (not last)
+    temperature = step.settings.choice_temperature * (1 - r)
+    return Verdict(log_p, temperature, kept * (not step.is_last))
 
 
 RULES: dict[str, Rule] = {"listing": listing, "maskgit": maskgit}
-
-
-def still_hidden(confidence: Tensor, hidden: Tensor, count: Tensor) -> Tensor:
-    """The ``count`` least confident hidden tokens of each image, ties to the first, -> (B, N) bool.
-
-    confidence: (B, N), +inf where known. count: (B,). Known tokens are never hidden again.
-    """
-    order = confidence.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
-    return (rank < count[:, None]) & hidden
+OWN_CHOICE = {"listing": "argmax", "maskgit": "sample"}  # where token_choice is "rule"
 
 
 def decode(
@@ -106,31 +82,71 @@ def decode(
     mask_token_id: int,
     seed: int,
     image_ids: Tensor,
+    sample_ids: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Fill the hidden tokens of each image step by step, (B, N) -> (B, N).
 
-    logits_of gives the logits of the K codes at hidden places, never of the mask id. image_ids
-    (B,) int64 key the noise, so an image decodes alike in any batch. After each step, on_step gets
-    the tokens, those still hidden with their present best guess. Stops at the sweet spot.
+    logits_of gives the logits of the K codes at hidden places, never of the mask id; it is called
+    only with images whose input is new, so never with finished ones. image_ids (B,) int64 and
+    sample_ids (B,) int64, 0 unless given, key the noise, so an image decodes alike in any batch.
+    After each step, on_step gets the tokens, those still hidden with their present best guess.
+    Stops at the sweet spot. Raises `UserError` for an unknown rule, order or token choice.
     """
-    if settings.rule not in RULES:
-        raise one_of("decoding.rule", settings.rule, RULES)
-    hidden_at_start, hidden = token_mask.sum(1), token_mask
+    rule = _look_up("rule", settings.rule, RULES)
+    order = _look_up("order", settings.order, ORDERS)
+    own = settings.token_choice == "rule"
+    name = OWN_CHOICE[settings.rule] if own else settings.token_choice
+    choose = _look_up("token_choice", name, TOKEN_CHOICES)
+    sample_ids = one_sample(image_ids) if sample_ids is None else sample_ids
+    hidden, before = token_mask, None
+    confidence = torch.zeros(hidden.shape, dtype=torch.float64, device=hidden.device)
     for index in range(settings.sweet_spot or settings.total_iter):
-        step = Step(index, settings, model_schedule, hidden_at_start, seed, image_ids)
-        logits = logits_of(token_ids.masked_fill(hidden, mask_token_id), hidden).float()
-        tokens, confidence, count = RULES[settings.rule](logits, hidden, step)
-        token_ids = token_ids.masked_scatter(hidden, tokens)
-        everywhere = torch.full(hidden.shape, torch.inf, dtype=torch.float64, device=hidden.device)
-        hidden = still_hidden(everywhere.masked_scatter(hidden, confidence.double()), hidden, count)
+        if hidden.any():
+            step = Step(index, settings, model_schedule, token_mask, seed, image_ids, sample_ids)
+            masked_ids = token_ids.masked_fill(hidden, mask_token_id)
+            logits = new_or_same(logits_of, masked_ids, hidden, before)
+            before = hidden, logits
+            tokens = choose(logits, hidden, step)
+            verdict = rule(logits, tokens, hidden, step)
+            token_ids = token_ids.masked_scatter(hidden, tokens)
+            confidence = confidence.masked_scatter(hidden, verdict.confidence.double())
+            ranking, candidates = order(confidence, verdict.temperature, hidden, step)
+            hidden = still_hidden(ranking, candidates, verdict.kept)
         if on_step is not None:
             on_step(index, token_ids, hidden)
     return token_ids
 
 
-def _sample(logits: Tensor, step: Step, hidden: Tensor) -> Tensor:
-    """Draw a token for each row from its softmax by inverting the distribution, (M, K) -> (M,)."""
-    u = uniform(step.seed, step.image_ids, step.index, TOKEN_STREAM, hidden.shape[1])[hidden]
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:])[:, 0]
+def new_or_same(
+    logits_of: LogitsOf,
+    masked_ids: Tensor,
+    hidden: Tensor,
+    before: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Logits (M, K) float32 at the hidden places, computed only for images whose input changed.
+
+    before: the last step's mask (B, N) and its logits. An image that hides what it hid then shows
+    the transformer what it showed then, since only hidden tokens are ever decided.
+    """
+    if before is None:
+        before = torch.zeros_like(hidden), masked_ids.new_empty(0, 1, dtype=torch.float32)
+    hidden_before, logits_before = before
+    same = (hidden == hidden_before).all(1)  # (B,), finished images among them
+    new = ~same & hidden.any(1)
+    logits = logits_of(masked_ids[new], hidden[new]).float() if new.any() else logits_before
+    kept = same[hidden_before.nonzero()[:, 0]]  # (M before,)
+    if not kept.any():
+        return logits
+    kept_now = same[hidden.nonzero()[:, 0]]  # (M,)
+    merged = logits_before.new_empty(len(kept_now), logits_before.shape[1])
+    merged[kept_now] = logits_before[kept]
+    if new.any():
+        merged[~kept_now] = logits
+    return merged
+
+
+def _look_up(key: str, name: str, known: Mapping[str, Entry]) -> Entry:
+    if name not in known:
+        raise one_of(f"decoding.{key}", name, known)
+    return known[name]

@@ -1,8 +1,9 @@
-"""Both decode rules, slowly: one image at a time, plain Python numbers, loops that read like prose.
+"""Every way to decode, slowly: one image at a time, plain Python numbers, loops like prose.
 
-Written from the rules alone and sharing no code with models/decode.py. Noise is an input, so that
-both sides may see the same: ``gumbel[t][i]`` perturbs the confidence of token i at step t, and
-``uniform[t][i]`` in (0, 1) picks the sampled token by inverting its distribution.
+Written from the rules alone and sharing no code with models/. Noise is an input, so that both sides
+may see the same: ``gumbel[t][i]`` perturbs the confidence of token i at step t, ``uniform[t][i]``
+in (0, 1) picks the sampled token by inverting its distribution, and ``priority[i]`` is the place
+of token i in a random order, the lowest revealed last.
 
 A count such as ceil(0.3 * 10) is meant over real numbers: products within 1e-11 of an integer,
 which is far more than rounding and far less than any genuine fraction here, are that integer.
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
 Numbers = list[float]
@@ -26,6 +29,17 @@ class Settings(NamedTuple):
     sweet_spot: int  # steps to run
     temperature: float
     mask_id: int
+    order: str = "confidence"
+    token_choice: str = "rule"
+    token_temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+
+class Noise(NamedTuple):
+    gumbel: list[Numbers]
+    uniform: list[Numbers]
+    priority: Numbers
 
 
 class State(NamedTuple):
@@ -75,7 +89,73 @@ def sampled(probabilities: Numbers, u: float) -> int:
         running += probability
         if running >= u:
             return token
-    return len(probabilities) - 1
+    return max(range(len(probabilities)), key=lambda token: (probabilities[token] > 0, token))
+
+
+def cut(probabilities: Numbers, top_k: int | None, top_p: float) -> Numbers:
+    """What remains of a distribution: the top k, of those the top p, shares again summing to 1."""
+    best_first = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])
+    best_first = best_first[:top_k]
+    total = sum(probabilities[token] for token in best_first)
+    allowed, reached = set(), 0.0
+    for token in best_first:
+        if reached < top_p:
+            allowed.add(token)
+        reached += probabilities[token] / total
+    kept = [p if token in allowed else 0.0 for token, p in enumerate(probabilities)]
+    return [p / sum(kept) for p in kept]
+
+
+def chosen(row: Numbers, settings: Settings, u: float) -> int:
+    """The token that a row of logits becomes."""
+    name = settings.token_choice
+    if name == "rule":
+        name = "argmax" if settings.rule == "listing" else "sample"
+    if name == "argmax":
+        return row.index(max(row))
+    probabilities = softmax([x / settings.token_temperature for x in row])
+    return sampled(cut(probabilities, settings.top_k, settings.top_p), u)
+
+
+@cache
+def halton_visits(num_tokens: int) -> dict[int, int]:
+    """When the Halton sequence, bases 3 down and 2 across, first visits each place."""
+    side, visits, i = math.isqrt(num_tokens), {}, 0
+    while len(visits) < num_tokens:
+        i += 1
+        row, column = (math.floor(side * van_der_corput(i, base)) for base in (3, 2))
+        visits.setdefault(row * side + column, i)
+    return visits
+
+
+def van_der_corput(i: int, base: int) -> Fraction:
+    """The digits of i mirrored at the point."""
+    value, weight = Fraction(0), Fraction(1, base)
+    while i:
+        value += weight * (i % base)
+        i, weight = i // base, weight / base
+    return value
+
+
+def tokens_to_hide(
+    stay: int,
+    hidden: list[bool],
+    hidden_at_start: list[bool],
+    trust: dict[int, float],
+    temperature: float,
+    gumbel: Numbers,
+    priority: Numbers,
+    order: str,
+) -> list[int]:
+    """The places that are hidden after a step."""
+    places = [p for p, h in enumerate(hidden_at_start if order == "revise" else hidden) if h]
+    if order == "random":
+        return sorted(places, key=priority.__getitem__)[:stay]
+    if order == "halton":
+        visits = halton_visits(len(hidden))
+        return sorted(places, key=visits.__getitem__)[max(0, len(places) - stay) :]
+    confidence = {place: trust[place] + temperature * gumbel[place] for place in places}
+    return sorted(places, key=confidence.__getitem__)[:stay]
 
 
 def decode_image(
@@ -83,12 +163,12 @@ def decode_image(
     token_ids: list[int],
     hidden: list[bool],
     settings: Settings,
-    gumbel: list[Numbers],
-    uniform: list[Numbers],
+    noise: Noise,
 ) -> list[State]:
     """Decode one image; returns its state after every step that is run."""
     token_ids, hidden = list(token_ids), list(hidden)
-    hidden_at_start = sum(hidden)
+    hidden_at_start, count_at_start = list(hidden), sum(hidden)
+    trust: dict[int, float] = {}
     states = []
     for t in range(settings.sweet_spot):
         q = (t + 1) / settings.total_iter
@@ -96,25 +176,28 @@ def decode_image(
         temperature = settings.temperature * (1 - r)
         shown = [settings.mask_id if h else i for i, h in zip(token_ids, hidden, strict=True)]
         rows = logits_of(shown)
-        confidence = {}
-        for position in [p for p, h in enumerate(hidden) if h]:
-            probabilities = softmax(rows[position])
-            if settings.rule == "listing":
-                token = probabilities.index(max(probabilities))
-                trust = probabilities[token]
-            else:
-                token = sampled(probabilities, uniform[t][position])
-                trust = math.log(probabilities[token])
-            token_ids[position] = token
-            confidence[position] = trust + temperature * gumbel[t][position]
+        for place in [p for p, h in enumerate(hidden) if h]:
+            token = chosen(rows[place], settings, noise.uniform[t][place])
+            probability = softmax(rows[place])[token]
+            token_ids[place] = token
+            trust[place] = probability if settings.rule == "listing" else math.log(probability)
         if settings.rule == "listing":
-            stay = math.ceil(snapped(gamma(settings.model_schedule, r) * hidden_at_start))
+            stay = math.ceil(snapped(gamma(settings.model_schedule, r) * count_at_start))
         elif t + 1 == settings.total_iter:
             stay = 0
         else:
-            share = math.floor(snapped(gamma(settings.schedule, r) * hidden_at_start))
+            share = math.floor(snapped(gamma(settings.schedule, r) * count_at_start))
             stay = max(1, min(sum(hidden) - 1, share))
-        least_confident = sorted(confidence, key=confidence.__getitem__)[:stay]
-        hidden = [position in least_confident for position in range(len(hidden))]
+        to_hide = tokens_to_hide(
+            stay,
+            hidden,
+            hidden_at_start,
+            trust,
+            temperature,
+            noise.gumbel[t],
+            noise.priority,
+            settings.order,
+        )
+        hidden = [place in to_hide for place in range(len(hidden))]
         states.append(State(list(token_ids), hidden))
     return states

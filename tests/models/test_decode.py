@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,15 +13,18 @@ from torch import Tensor
 
 from config.errors import UserError
 from config.schema import DecodingConfig
-from models.decode import CONFIDENCE_STREAM, TOKEN_STREAM, decode, still_hidden
+from models.decode import RULES, decode
 from models.masking import MASK_SCHEDULES
-from models.noise import gumbel, uniform
+from models.orders import ORDERS
+from models.step import Step
+from models.token_choice import TOKEN_CHOICES
 
-from .reference_decode import Settings, State, decode_image
+from .reference_decode import Noise, Settings, State, decode_image
 
-RULES = ("listing", "maskgit")
 SCHEDULES = sorted(MASK_SCHEDULES)
 TEMPERATURES = (0.0, 0.3, 4.5)
+CHOICES = ("rule", *TOKEN_CHOICES)
+SQUARES = (4, 9, 16, 25, 36, 49, 64)
 
 
 class LinearModel:
@@ -49,6 +54,7 @@ def run_decode(
     model_schedule: str = "cosine",
     seed: int = 0,
     image_ids: Tensor | None = None,
+    sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Decode a batch; returns the tokens and what on_step saw."""
     seen: list[tuple[Tensor, Tensor]] = []
@@ -61,6 +67,7 @@ def run_decode(
         mask_token_id=codebook_size,
         seed=seed,
         image_ids=torch.arange(len(token_ids)) if image_ids is None else image_ids,
+        sample_ids=sample_ids,
         on_step=lambda step, ids, hidden: seen.append((ids.clone(), hidden.clone())),
     )
     return decoded, seen
@@ -73,8 +80,10 @@ def hole(kind: str, num_tokens: int, rng: np.random.Generator) -> np.ndarray:
     return rng.random(num_tokens) < share
 
 
-def random_settings(rule: str, schedule: str, rng: np.random.Generator) -> DecodingConfig:
-    """Any T from 1 to 300, most of them small, and any sweet spot up to it or none."""
+def random_settings(
+    rule: str, schedule: str, rng: np.random.Generator, order: str = "confidence"
+) -> DecodingConfig:
+    """Any T from 1 to 300, most of them small, any sweet spot up to it or none, any way to draw."""
     total = int(rng.choice([1, 2, 3, 5, 8, 10, 20, rng.integers(1, 41)]))
     return DecodingConfig(
         rule=rule,
@@ -82,6 +91,29 @@ def random_settings(rule: str, schedule: str, rng: np.random.Generator) -> Decod
         total_iter=total,
         sweet_spot=None if rng.random() < 0.3 else int(rng.integers(1, total + 1)),
         choice_temperature=float(rng.choice(TEMPERATURES)),
+        order=order,
+        token_choice=rng.choice(CHOICES),
+        temperature=float(rng.choice([0.5, 1.0, 1.7])),
+        top_k=rng.choice([None, 1, 3, 50]),
+        top_p=float(rng.choice([0.2, 0.8, 1.0])),
+    )
+
+
+def noise_of(
+    settings: DecodingConfig,
+    steps: int,
+    seed: int,
+    mask: Tensor,
+    image_id: Tensor,
+    sample_id: Tensor,
+) -> Noise:
+    """All random numbers of one image."""
+    own = settings, "cosine", mask, seed, image_id, sample_id
+    all_steps = [Step(t, *own) for t in range(steps)]
+    return Noise(
+        [step.confidence_noise()[0].tolist() for step in all_steps],
+        [step.token_noise()[0].tolist() for step in all_steps],
+        all_steps[-1].order_noise()[0].tolist(),
     )
 
 
@@ -89,12 +121,14 @@ def assert_decodes_like_the_reference(
     settings: DecodingConfig, model_schedule: str, rng: np.random.Generator, max_tokens: int = 64
 ) -> None:
     """A batch of ragged holes, step by step against one image at a time."""
-    tokens, codes = int(rng.integers(4, max_tokens + 1)), int(rng.integers(2, 13))
+    tokens = int(rng.choice([n for n in SQUARES if n <= max_tokens]))
+    codes = int(rng.integers(2, 13))
     batch, seed = int(rng.integers(1, 6)), int(rng.integers(2**40))
     kinds = rng.choice(["none", "one", "all", "ragged", "ragged"], size=batch)
     mask = torch.tensor(np.stack([hole(kind, tokens, rng) for kind in kinds]))
     token_ids = torch.tensor(rng.integers(codes, size=(batch, tokens)))
     image_ids = torch.tensor(rng.integers(10**6, size=batch))
+    sample_ids = torch.tensor(rng.integers(3, size=batch))
     model = LinearModel(tokens, codes, rng)
     decoded, seen = run_decode(
         model.batch,
@@ -105,6 +139,7 @@ def assert_decodes_like_the_reference(
         model_schedule=model_schedule,
         seed=seed,
         image_ids=image_ids,
+        sample_ids=sample_ids,
     )
     steps = settings.sweet_spot or settings.total_iter
     plain = Settings(
@@ -115,44 +150,54 @@ def assert_decodes_like_the_reference(
         steps,
         settings.choice_temperature,
         codes,
+        settings.order,
+        settings.token_choice,
+        settings.temperature,
+        settings.top_k,
+        settings.top_p,
     )
     assert len(seen) == steps
     for image in range(batch):
-        own = image_ids[image : image + 1]
-        g = [gumbel(seed, own, t, CONFIDENCE_STREAM, tokens)[0].tolist() for t in range(steps)]
-        u = [uniform(seed, own, t, TOKEN_STREAM, tokens)[0].tolist() for t in range(steps)]
+        own = [part[image : image + 1] for part in (mask, image_ids, sample_ids)]
         start = token_ids[image].tolist(), mask[image].tolist()
-        expected = decode_image(model.image, *start, plain, g, u)
+        noise = noise_of(settings, steps, seed, *own)
+        expected = decode_image(model.image, *start, plain, noise)
         found = [State(ids[image].tolist(), hidden[image].tolist()) for ids, hidden in seen]
         assert found == expected
         assert decoded[image].tolist() == expected[-1].token_ids
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("model_schedule", SCHEDULES)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("rule", RULES)
-def test_decoding_equals_the_slow_reference_step_by_step(rule, schedule, model_schedule):
-    for case in range(10):
-        rng = np.random.default_rng([case, SCHEDULES.index(schedule), len(model_schedule)])
-        settings = random_settings(rule, schedule, rng)
+def test_decoding_equals_the_slow_reference_step_by_step(rule, schedule, model_schedule, order):
+    for case in range(3):
+        place = SCHEDULES.index(schedule), SCHEDULES.index(model_schedule), [*ORDERS].index(order)
+        rng = np.random.default_rng([case, *place])
+        settings = random_settings(rule, schedule, rng, order)
         assert_decodes_like_the_reference(settings, model_schedule, rng)
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("sweet_spot", range(1, 11))
 @pytest.mark.parametrize("rule", RULES)
-def test_every_sweet_spot_equals_the_slow_reference(rule, sweet_spot):
-    settings = DecodingConfig(rule=rule, total_iter=10, sweet_spot=sweet_spot)
+def test_every_sweet_spot_equals_the_slow_reference(rule, sweet_spot, order):
+    settings = DecodingConfig(rule=rule, total_iter=10, sweet_spot=sweet_spot, order=order)
     rng = np.random.default_rng(sweet_spot)
     assert_decodes_like_the_reference(settings, "cosine", rng)
 
 
-@pytest.mark.parametrize("total_iter", [64, 300])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("total_iter", "schedule"),
+    [*((64, schedule) for schedule in SCHEDULES), (300, "cosine"), (300, "linear")],
+)
 @pytest.mark.parametrize("rule", RULES)
-def test_more_steps_than_hidden_tokens_equal_the_slow_reference(rule, schedule, total_iter):
-    settings = DecodingConfig(rule=rule, mask_schedule=schedule, total_iter=total_iter)
+def test_more_steps_than_hidden_tokens_equal_the_slow_reference(rule, schedule, total_iter, order):
+    settings = DecodingConfig(rule=rule, mask_schedule=schedule, total_iter=total_iter, order=order)
     rng = np.random.default_rng(total_iter)
-    assert_decodes_like_the_reference(settings, schedule, rng, max_tokens=8)
+    assert_decodes_like_the_reference(settings, schedule, rng, max_tokens=9)
 
 
 def flat_logits(token_ids: Tensor, mask: Tensor) -> Tensor:
@@ -235,11 +280,11 @@ def test_one_step_reveals_everything(rule):
 
 @pytest.fixture
 def ragged() -> tuple[LinearModel, Tensor, Tensor]:
-    """A model, token ids (6, 32) of 8 codes and masks that hide none, one, some and all."""
+    """A model, token ids (6, 36) of 8 codes and masks that hide none, one, some and all."""
     rng = np.random.default_rng(0)
-    mask = torch.tensor(rng.random((6, 32)) < np.array([[0], [0.2], [0.4], [0.6], [0.8], [1.1]]))
-    mask[1] = torch.arange(32) == 5
-    return LinearModel(32, 8, rng), torch.tensor(rng.integers(8, size=(6, 32))), mask
+    mask = torch.tensor(rng.random((6, 36)) < np.array([[0], [0.2], [0.4], [0.6], [0.8], [1.1]]))
+    mask[1] = torch.arange(36) == 5
+    return LinearModel(36, 8, rng), torch.tensor(rng.integers(8, size=(6, 36))), mask
 
 
 @pytest.mark.parametrize("temperature", [0.0, 4.5])
@@ -364,21 +409,116 @@ def test_seeds_and_image_ids_change_the_noise(ragged):
     assert not torch.equal(decoded(0, 0), decoded(0, 5))
 
 
-def test_still_hidden_keeps_the_least_confident_of_each_image_ties_to_the_first():
-    inf = torch.inf
-    confidence = torch.tensor([[0.3, inf, 0.1, 0.2], [0.5, 0.5, 0.5, inf], [inf, inf, inf, inf]])
-    hidden = confidence.isfinite()
-    assert still_hidden(confidence, hidden, torch.tensor([2, 1, 3])).tolist() == [
-        [False, False, True, True],
-        [True, False, False, False],
-        [False, False, False, False],
-    ]
-    assert torch.equal(still_hidden(confidence, hidden, torch.tensor([3, 3, 0])), hidden)
-    assert not still_hidden(confidence, hidden, torch.tensor([0, 0, 0])).any()
-
-
 def test_an_unknown_rule_lists_the_known_ones(ragged):
     model, token_ids, mask = ragged
     settings = DecodingConfig().model_copy(update={"rule": "listings"})
     with pytest.raises(UserError, match=r"'listings' .*listing, maskgit.*mean 'listing'"):
         run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
+
+
+@pytest.mark.parametrize(("key", "known"), [("order", ORDERS), ("token_choice", TOKEN_CHOICES)])
+def test_an_unknown_order_or_token_choice_lists_the_known_ones(ragged, key, known):
+    model, token_ids, mask = ragged
+    settings = DecodingConfig().model_copy(update={key: "halten"})
+    with pytest.raises(UserError, match=f"decoding.{key}: 'halten' .*{', '.join(sorted(known))}"):
+        run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
+
+
+def test_the_schema_allows_what_the_registries_hold():
+    fields = DecodingConfig.model_fields
+    assert set(get_args(fields["rule"].annotation)) == set(RULES)
+    assert set(get_args(fields["order"].annotation)) == set(ORDERS)
+    assert set(get_args(fields["token_choice"].annotation)) == {"rule", *TOKEN_CHOICES}
+
+
+class CountingModel(LinearModel):
+    """Remembers how many images each forward pass had."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.passes: list[int] = []
+
+    def batch(self, token_ids: Tensor, mask: Tensor) -> Tensor:
+        assert mask.any(1).all()  # no finished image
+        self.passes.append(len(token_ids))
+        return super().batch(token_ids, mask)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_step_that_unmasked_nothing_reuses_its_logits(order):
+    # Of 10 hidden tokens ceil(10 - (t + 1) / 4) stay: one is revealed every four steps.
+    model = CountingModel(16, 8, np.random.default_rng(0))
+    settings = DecodingConfig(mask_schedule="linear", total_iter=40, order=order)
+    mask = torch.arange(16)[None] < 10
+    start = torch.zeros(1, 16, dtype=torch.long), mask
+    _, seen = run_decode(model.batch, *start, settings, codebook_size=8, model_schedule="linear")
+    assert [int(hidden.sum()) for _, hidden in seen] == [10 - (t + 1) // 4 for t in range(40)]
+    masks = [mask, *(hidden for _, hidden in seen)]
+    changed = sum(not torch.equal(a, b) for a, b in pairwise(masks))
+    assert len(model.passes) == changed  # one for each new mask but the last, which is empty
+    assert order == "revise" or changed == 10
+
+
+def test_only_images_with_a_new_mask_enter_a_forward_pass():
+    # linear on linear, T = 4: of 4 hidden tokens one a step is revealed, of 2 every second one
+    model = CountingModel(16, 8, np.random.default_rng(0))
+    settings = DecodingConfig(mask_schedule="linear", total_iter=4)
+    mask = torch.arange(16) < torch.tensor([[4], [2], [0]])
+    start = torch.zeros(3, 16, dtype=torch.long), mask
+    _, seen = run_decode(model.batch, *start, settings, codebook_size=8, model_schedule="linear")
+    assert [hidden.sum(1).tolist() for _, hidden in seen] == [
+        [3, 2, 0],
+        [2, 1, 0],
+        [1, 1, 0],
+        [0, 0, 0],
+    ]
+    assert model.passes == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_batch_without_holes_never_enters_the_model(rule):
+    model = CountingModel(16, 8, np.random.default_rng(0))
+    token_ids, mask = torch.ones(3, 16, dtype=torch.long), torch.zeros(3, 16, dtype=torch.bool)
+    settings = DecodingConfig(rule=rule)
+    decoded, seen = run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
+    assert model.passes == []
+    assert torch.equal(decoded, token_ids)
+    assert len(seen) == 10
+
+
+def test_revising_hides_earlier_choices_again_and_changes_them_but_nothing_known(ragged):
+    model, token_ids, mask = ragged
+    settings = DecodingConfig(rule="maskgit", order="revise", choice_temperature=0.0)
+    decoded, seen = run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
+    hidden_again, changed = 0, 0
+    for (ids_before, hidden_before), (ids, hidden) in pairwise(seen):
+        assert not (hidden & ~mask).any()
+        hidden_again += int((hidden & ~hidden_before).sum())
+        changed += int((ids != ids_before)[mask & ~hidden_before].sum())
+    assert hidden_again > 0
+    assert changed == 0  # what a step shows, it leaves; what it hid again, a later one decides
+    shown_once = {}
+    for ids, hidden in seen:
+        for place in (mask & ~hidden).nonzero().tolist():
+            shown_once.setdefault(tuple(place), ids[tuple(place)].item())
+    assert any(decoded[place].item() != token for place, token in shown_once.items())
+    assert torch.equal(decoded[~mask], token_ids[~mask])
+    assert not seen[-1][1].any()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rule", RULES)
+def test_sample_0_is_the_one_repair_and_others_differ(rule, order, ragged):
+    model, token_ids, mask = ragged
+    settings = DecodingConfig(rule=rule, order=order, token_choice="sample")
+
+    def decoded(sample_ids: Tensor | None) -> Tensor:
+        picked = token_ids, mask, settings
+        return run_decode(model.batch, *picked, codebook_size=8, sample_ids=sample_ids)[0]
+
+    first, second = decoded(torch.zeros(6, dtype=torch.long)), decoded(torch.full((6,), 1))
+    assert torch.equal(first, decoded(None))
+    assert not torch.equal(first, second)
+    mixed = decoded(torch.tensor([0, 1, 0, 1, 0, 1]))
+    assert torch.equal(mixed[::2], first[::2])
+    assert torch.equal(mixed[1::2], second[1::2])

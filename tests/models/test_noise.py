@@ -112,3 +112,17 @@ def test_the_global_generator_plays_no_part():
     first = draw()
     torch.manual_seed(1)
     assert torch.equal(first, draw())
+
+
+def test_repairs_of_one_image_have_noise_of_their_own_and_the_first_that_of_a_single_one():
+    ids = torch.tensor([7, 7, 7, 8])
+    u = uniform(5, ids, 2, 1, 1000, torch.tensor([0, 1, 2, 1]))
+    assert torch.equal(u[:1], uniform(5, ids[:1], 2, 1, 1000))
+    assert torch.equal(u[1:2], uniform(5, ids[:1], 2, 1, 1000, 1))
+    assert abs(np.corrcoef(u.numpy()) - np.eye(4)).max() < 5 / math.sqrt(1000)
+    streams = {
+        uniform(5, ids[:1], 2, stream, 1, sample).item()
+        for stream in range(10)
+        for sample in range(10)
+    }
+    assert len(streams) == 100
