@@ -39,8 +39,8 @@ def test_halton_visits_every_place_once(side):
 
 
 def test_halton_spreads_its_first_places_over_the_image():
-    # Two of the first 32 of 256 places are each 4 x 4 area's share. A random order leaves some areas
-    # empty: the chance that all 16 are hit is below 15 %.
+    # Two of the first 32 of 256 places are each 4 x 4 area's share. The chance that a random order
+    # hits all 16 areas and none more than four times is 7 %.
     places = torch.tensor(halton_places(16)[:32])
     areas = (places // 16 // 4) * 4 + places % 16 // 4
     counts = areas.bincount(minlength=16)

@@ -1,0 +1,128 @@
+"""Inpainting with whole networks: any batch gives the same tokens, several repairs, dilation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from config.schema import DecodingConfig, TransformerConfig
+from models.maskgit import MaskGIT, dilated
+from models.masking import token_mask_from_holes
+from models.orders import ORDERS
+from models.transformer import BidirectionalTransformer
+from models.vqgan import VQGAN
+
+
+def images_and_holes(count: int) -> tuple[Tensor, Tensor]:
+    """Noise images; the first has no hole, the second is all hole, the others are ragged."""
+    generator = torch.Generator().manual_seed(6)
+    images = torch.randn(count, 3, 16, 16, generator=generator)
+    share = torch.linspace(0.0, 0.3, count)[:, None, None]
+    holes = torch.rand(count, 16, 16, generator=generator) < share
+    holes[0], holes[1] = False, True
+    return images, holes
+
+
+@pytest.fixture
+def wide_maskgit(tokenizer: VQGAN) -> MaskGIT:
+    """Wide enough that matrix products of other shapes round differently."""
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        dim=192,
+        num_heads=4,
+        num_layers=2,
+        mlp_dim=384,
+        dropout=0.0,
+        num_tokens=16,
+        codebook_size=16,
+    )
+    return MaskGIT(tokenizer, BidirectionalTransformer(config), "cosine").eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rule", ["listing", "maskgit"])
+def test_tokens_and_logits_do_not_depend_on_the_batch_to_the_bit(wide_maskgit, rule, dtype):
+    images, holes = images_and_holes(64)
+    settings, ids = DecodingConfig(rule=rule, choice_temperature=0.0), torch.arange(64)
+    logits, decoded = {}, {}
+    for size in (1, 7, 64):
+        batches = zip(images.split(size), holes.split(size), ids.split(size), strict=True)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            decoded[size] = torch.cat(
+                [wide_maskgit.inpaint(i, h, settings, seed=1, image_ids=n) for i, h, n in batches]
+            )
+            mask = token_mask_from_holes(holes, 4)
+            shown = wide_maskgit.encode(images).masked_fill(mask, 16)
+            pairs = zip(shown.split(size), mask.split(size), strict=True)
+            logits[size] = torch.cat([wide_maskgit.logits_of(*pair) for pair in pairs])
+    for size in (7, 64):
+        assert torch.equal(decoded[size], decoded[1])
+        assert torch.equal(logits[size], logits[1])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_repairs_of_one_image_are_rows_of_their_own(maskgit, order):
+    images, holes = images_and_holes(5)
+    ids, settings = torch.arange(5) + 3, DecodingConfig(order=order, token_choice="sample")
+    single = maskgit.inpaint(images, holes, settings, seed=2, image_ids=ids)
+    masks = []
+    several = maskgit.inpaint(
+        images,
+        holes,
+        settings,
+        seed=2,
+        image_ids=ids,
+        samples=3,
+        on_step=lambda step, token_ids, hidden: masks.append(hidden),
+    ).unflatten(0, (5, 3))
+    assert torch.equal(several[:, 0], single)
+    assert masks[0].shape == (15, 16)
+    known = ~token_mask_from_holes(holes, grid=4)
+    assert torch.equal(several[:, 1][known], single[known])
+    assert not torch.equal(several[1, 1], several[1, 0])
+    assert not torch.equal(several[1, 1], several[1, 2])
+
+
+def test_several_repairs_need_one_encoding(maskgit, monkeypatch):
+    encoded = []
+    encode = maskgit.tokenizer.encode
+    monkeypatch.setattr(
+        maskgit.tokenizer, "encode", lambda images: encoded.append(len(images)) or encode(images)
+    )
+    images, holes = images_and_holes(4)
+    settings = DecodingConfig(total_iter=2)
+    maskgit.inpaint(images, holes, settings, seed=0, image_ids=torch.arange(4), samples=5)
+    assert sum(encoded) == 4
+
+
+def test_dilation_hides_the_tokens_around_a_hole():
+    mask = torch.zeros(2, 25, dtype=torch.bool)
+    mask[0, 6] = True  # row 1, column 1 of 5 x 5
+    assert torch.equal(dilated(mask, 0), mask)
+    once = torch.zeros(5, 5, dtype=torch.bool)
+    once[:3, :3] = True
+    assert torch.equal(dilated(mask, 1)[0].view(5, 5), once)
+    twice = torch.zeros(5, 5, dtype=torch.bool)
+    twice[:4, :4] = True
+    assert torch.equal(dilated(mask, 2)[0].view(5, 5), twice)
+    assert not dilated(mask, 3)[1].any()  # an image without a hole stays whole
+
+
+def test_a_dilated_hole_is_decoded_as_a_whole(maskgit):
+    images = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    holes = torch.zeros(1, 16, 16, dtype=torch.bool)
+    holes[0, 0, 0] = True
+    counts = []
+    for dilate in (0, 1, 3):
+        seen = []
+        maskgit.inpaint(
+            images,
+            holes,
+            DecodingConfig(total_iter=1000, dilate=dilate, sweet_spot=1),
+            seed=0,
+            image_ids=torch.arange(1),
+            on_step=lambda step, token_ids, hidden, seen=seen: seen.append(int(hidden.sum())),
+        )
+        counts += seen
+    assert counts == [1, 4, 16]
