@@ -26,6 +26,7 @@ from config.errors import DivergedError, UserError
 from config.schema import Section, TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
+from utils.distributed import is_main
 from utils.files import atomic
 from utils.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
 from utils.lab_shapes import describe
@@ -151,7 +152,7 @@ def open_state(
         return None
     state = load_state(path)
     if state is None:
-        if resume != "auto":
+        if resume != "auto" and is_main():
             print(f"{path.parent}: nothing to resume, begins anew")
         return None
     if not isinstance(state, dict) or not {"settings", "position"} <= state.keys():

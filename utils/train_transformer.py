@@ -6,19 +6,23 @@ Shapes: B batch, N tokens, n images of a split.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from config.errors import DivergedError, StopRequested, UserError
 from config.loading import flat
-from config.schema import Config
-from models.maskgit import masked_token_loss
+from config.schema import Config, MaskingConfig
+from models.maskgit import token_loss
+from models.masking import draw_token_mask
 from models.transformer import BidirectionalTransformer
+from utils import distributed
 from utils.checkpoint import (
     Resume,
     State,
@@ -40,6 +44,7 @@ from utils.validate_transformer import validate
 LAST, BEST = "transformer.safetensors", "best.safetensors"
 COMPILER = "inductor"
 CHECK_EVERY = 20  # batches between looks at the loss
+AGREE_EVERY = 10  # steps between exchanges of several processes about stopping
 MASK_STREAM, DROPOUT_STREAM = 0, 1  # random numbers of a batch that have nothing in common
 KEPT = ("transformer", "averaged", "optimizer", "scaler")
 FREE = ("checkpoint_every", "validate_every", "max_minutes")  # may differ in a resumed run
@@ -58,13 +63,30 @@ class Tokens:
         return torch.from_numpy(np.bincount(self.train.ravel(), minlength=len(self.codes))).double()
 
 
+class Objective(nn.Module):
+    """The loss as a module, so that DistributedDataParallel sees every forward pass."""
+
+    def __init__(self, transformer: BidirectionalTransformer, masking: MaskingConfig) -> None:
+        super().__init__()
+        self.transformer, self.masking = transformer, masking
+
+    def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        return token_loss(self.transformer, token_ids, token_mask, self.masking)
+
+
 class TransformerTrainer:
-    """Everything that a step of stage 2 changes, and the step."""
+    """Everything that a step of stage 2 changes, and the step.
+
+    Several processes (utils/distributed.py) hold equal trainers. Each is given whole batches and
+    draws their masks, then computes on its own share of the rows, so that all of them together do
+    what a single one would do with batches that are so many times as large.
+    """
 
     def __init__(self, config: Config, tokens: Tokens) -> None:
         self.config, self.settings = config, config.training
-        self.device = pick_device(config.device)
+        self.device = distributed.own_device(pick_device(config.device))
         self.dtype = pick_dtype(config.precision, self.device)
+        self.world = distributed.world_size()
         torch.manual_seed(config.seed)
         self.transformer = BidirectionalTransformer(config.transformer)
         if self.settings.init == "codebook":
@@ -72,31 +94,37 @@ class TransformerTrainer:
         self.transformer.to(self.device)
         self.transformer.checkpoint_activations = self.settings.checkpoint_activations
         self.averaged = averaged(
-            self.transformer, self.settings.ema_half_life, self.settings.images_a_step
+            self.transformer, self.settings.ema_half_life, self.world * self.settings.images_a_step
         )
         if self.settings.compile:
             for block in self.transformer.blocks:  # in place, so that their names stay
                 block.compile(dynamic=False, backend=COMPILER)
+        self.objective = Objective(self.transformer, config.masking)
+        if self.world > 1:
+            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
         groups = parameter_groups(self.transformer, self.settings.weight_decay)
         self.fused = self.device.type == "cuda"  # one kernel for all weights
         self.optimizer = torch.optim.AdamW(groups, betas=self.settings.betas, fused=self.fused)
         scaled = self.device.type == "cuda" and self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.position = Position()
-        self.limit = TimeLimit(self.settings.max_minutes)
-        self.batches_per_epoch = -(-len(tokens.train) // self.settings.batch_size)
+        self.limit, self.time_share = TimeLimit(self.settings.max_minutes), 0.0
+        self.batch_size = self.world * self.settings.batch_size
+        self.batches_per_epoch = -(-len(tokens.train) // self.batch_size)
         self.steps_per_epoch = -(-self.batches_per_epoch // self.settings.accumulate)
         self.total_steps = self.settings.epochs * self.steps_per_epoch
         self.codes_sha256 = codes_fingerprint(tokens.codes)
         settings = flat(config, "seed", "data", "transformer", "masking", "training")
         for key in FREE:
             del settings[f"training.{key}"]
+        settings["training.batch_size"] = self.batch_size  # of all processes together
         extra = {"images": len(tokens.train), "codes": self.codes_sha256}
         self.settings_of_run = {**settings, **extra}
 
     def state_dict(self) -> dict:
-        """All that a resume needs."""
+        """All that a resume needs; to be called by all processes at once."""
         self.position.seconds = self.limit.spent
+        self.position.sums = {k: distributed.total(v) for k, v in self.position.sums.items()}
         state = {name: getattr(self, name).state_dict() for name in KEPT}
         return {**state, "position": vars(self.position), "settings": self.settings_of_run}
 
@@ -106,7 +134,10 @@ class TransformerTrainer:
         for name in KEPT:
             getattr(self, name).load_state_dict(state[name])
         self.position = Position(**state["position"])
+        if not distributed.is_main():
+            self.position.sums = {}  # they are the sums of all
         self.limit = TimeLimit(self.settings.max_minutes, self.position.seconds)
+        self.time_share = self.limit.share
 
     def start_from(self, network: BidirectionalTransformer) -> None:
         """Begin with the weights of another network instead of fresh ones."""
@@ -114,17 +145,59 @@ class TransformerTrainer:
             own.load_state_dict(network.state_dict())
 
     def accumulate(self, token_ids: Tensor) -> None:
-        """Add the gradient of one batch (B, N), divided by the number of batches of its group."""
+        """Add the gradient of one batch (B, N), divided by the number of batches of its group.
+
+        Processes exchange gradients at the last batch of a group alone.
+        """
         group = self.position.batch // self.settings.accumulate
         start = group * self.settings.accumulate
         in_group = min(self.settings.accumulate, self.batches_per_epoch - start)
         key = (self.config.seed, self.position.epoch, self.position.batch)
-        torch.manual_seed(generator_for(*key, DROPOUT_STREAM).initial_seed())
+        stream = DROPOUT_STREAM + distributed.rank()
+        torch.manual_seed(generator_for(*key, stream).initial_seed())
         masks = generator_for(*key, MASK_STREAM)
-        with autocast(self.device, self.dtype):
-            loss = masked_token_loss(self.transformer, token_ids, self.config.masking, masks)
-        self.scaler.scale(loss / in_group).backward()
+        token_mask = draw_token_mask(*token_ids.shape, self.config.masking, masks)
+        own_ids, own_mask, weight = self._own_share(token_ids, token_mask.to(self.device))
+        last = self.position.batch + 1 == start + in_group
+        with nullcontext() if last or self.world == 1 else self.objective.no_sync():
+            with autocast(self.device, self.dtype):
+                loss = self.objective(own_ids, own_mask) * weight
+            # DistributedDataParallel takes the mean over processes of what is a sum
+            self.scaler.scale(loss * self.world / in_group).backward()
         self.position.add({"loss": loss})
+
+    def _own_share(
+        self, token_ids: Tensor, token_mask: Tensor
+    ) -> tuple[Tensor, Tensor, float | Tensor]:
+        """This process's rows of a batch, and what their mean loss weighs in the mean of all.
+
+        Weighed by scored tokens, the losses of all processes sum up to the whole batch's mean. A
+        process without a row takes one that weighs nothing.
+        """
+        if self.world == 1:
+            return token_ids, token_mask, 1.0
+        rows = slice(distributed.rank(), None, self.world)
+        own = token_mask[rows]
+        if not len(own):
+            return token_ids[:1], token_mask[:1], 0.0
+        if self.config.masking.loss_on == "all":
+            return token_ids[rows], own, len(own) / len(token_mask)
+        return token_ids[rows], own, own.sum() / token_mask.sum().clamp(min=1)
+
+    def mean_loss(self) -> float:
+        """Mean loss of the present epoch so far, over all processes, which must all ask."""
+        return float(distributed.total(self.position.sums["loss"])) / self.position.batch
+
+    def agree(self, stopping: bool) -> bool:
+        """Note the time that is used up; whether any process was told to stop."""
+        found = distributed.furthest([self.limit.share, float(stopping)], self.device)
+        self.time_share = found[0]
+        return found[1] > 0
+
+    def may_agree(self) -> bool:
+        """Whether all processes ask now; with several of them it makes a GPU wait."""
+        epoch_ends = self.position.batch == self.batches_per_epoch
+        return self.world == 1 or self.position.step % AGREE_EVERY == 0 or epoch_ends
 
     def group_is_full(self) -> bool:
         """Whether the optimiser should step now; the last group of an epoch may be shorter."""
@@ -140,7 +213,7 @@ class TransformerTrainer:
             schedule=self.settings.lr_schedule,
             warmup=self.settings.warmup_steps,
             total=self.total_steps,
-            time_share=self.limit.share,
+            time_share=self.time_share,
             drop_steps=self.settings.lr_step_epochs * self.steps_per_epoch,
             drop_factor=self.settings.lr_step_factor,
         )
@@ -148,7 +221,7 @@ class TransformerTrainer:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done or the time is used up."""
-        return self.position.epoch >= self.settings.epochs or self.limit.share == 1.0
+        return self.position.epoch >= self.settings.epochs or self.time_share == 1.0
 
     def take_step(self) -> None:
         """Set the learning rate, clip, step, and let the averaged weights follow."""
@@ -163,6 +236,9 @@ class TransformerTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.averaged.update_parameters(self.transformer)
         self.position.step += 1
+
+
+Watch = Callable[[TransformerTrainer], None]
 
 
 def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTransformer]:
@@ -183,7 +259,7 @@ def train_transformer(
     start: BidirectionalTransformer | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
     tokens: Tokens | None = None,
-    watch: Callable[[TransformerTrainer], None] | None = None,
+    watch: Watch | None = None,
 ) -> Path:
     """Train stage 2 and return the weights file, <run>/transformer/transformer.safetensors.
 
@@ -199,50 +275,65 @@ def train_transformer(
     after a clean stop.
     """
     section = config.transformer.model_copy(update={"weights": None})  # the run makes its own
-    config = config.model_copy(update={"transformer": section})
-    folder, settings = config.run / "transformer", config.training
-    tokens = tokens or load_tokens(config)
-    trainer = TransformerTrainer(config, tokens)
-    state = open_state(
-        folder / "state.pt",
-        trainer.settings_of_run,
-        resume=resume,
-        restart=restart,
-        allow_change=allow_config_change,
-    )
-    if resume and from_epoch is not None:
-        _check_epoch(folder, state, from_epoch)
-    if state is not None:
-        trainer.load_state_dict(state)
-    elif start is not None:
-        trainer.start_from(start)
-    position, finished = trainer.position, trainer.finished
-    if finished:
-        print(f"{folder}: all {position.epoch} epochs are done")
-        return folder / LAST
-    log = RunLog(folder, config, after_epoch=position.epoch)
+    config, folder = config.model_copy(update={"transformer": section}), config.run / "transformer"
+    with distributed.joined(distributed.own_device(pick_device(config.device))):
+        with distributed.main_first():
+            tokens = tokens or load_tokens(config)
+        trainer = TransformerTrainer(config, tokens)
+        state = open_state(
+            folder / "state.pt",
+            trainer.settings_of_run,
+            resume=resume,
+            restart=restart,
+            allow_change=allow_config_change,
+        )
+        if resume and from_epoch is not None:
+            _check_epoch(folder, state, from_epoch)
+        if state is not None:
+            trainer.load_state_dict(state)
+        elif start is not None:
+            trainer.start_from(start)
+        if not trainer.finished:
+            _train(trainer, tokens, folder, after_epoch, watch)
+        elif distributed.is_main():
+            print(f"{folder}: all {trainer.position.epoch} epochs are done")
+    return folder / LAST
+
+
+def _train(
+    trainer: TransformerTrainer,
+    tokens: Tokens,
+    folder: Path,
+    after_epoch: Callable[[int, float], None] | None,
+    watch: Watch | None,
+) -> None:
+    """All epochs that are left; the main process alone validates and writes."""
+    position, settings = trainer.position, trainer.settings
+    log = RunLog(folder, trainer.config, position.epoch) if distributed.is_main() else None
     with stop_signals() as stopping:
         if watch is not None:
             watch(trainer)
-        while not finished:
+        while not trainer.finished:
             _train_epoch(trainer, tokens.train, folder, stopping, watch)
-            numbers = {"train_loss": position.means()["loss"], "learning_rate": trainer.rate}
+            numbers = {"train_loss": trainer.mean_loss(), "learning_rate": trainer.rate}
             position.next_epoch()
-            finished = trainer.finished
-            if validating := position.epoch % settings.validate_every == 0 or finished:
-                average = trainer.averaged.module
-                numbers |= validate(average, tokens.val, trainer.device, trainer.dtype)
-                numbers |= _keep_best(trainer, folder, numbers["val_loss"])
-            log.epoch(position.epoch, numbers)
-            if position.epoch % settings.checkpoint_every == 0 or finished:
+            saving = position.epoch % settings.checkpoint_every == 0 or trainer.finished
+            validating = position.epoch % settings.validate_every == 0 or trainer.finished
+            if log and validating:
+                numbers |= _validate(trainer, tokens.val, folder)
+            if log:
+                log.epoch(position.epoch, numbers)
+            if log and saving:
                 save_loss_curve(folder / "loss_curve.png", log.rows())
+            if saving:
                 _save(trainer, folder)
-            if validating and after_epoch is not None:
+            if log and validating and after_epoch is not None:
                 after_epoch(position.epoch, numbers["val_loss"])
-    log.close()
-    print(f"last weights: {folder / LAST}, epoch {position.epoch}")
-    print(f"best weights: {folder / BEST}, epoch {position.best_epoch}, {position.best_loss:.4f}")
-    return folder / LAST
+    if log:
+        log.close()
+        best = f"epoch {position.best_epoch}, val loss {position.best_loss:.4f}"
+        print(f"last weights: {folder / LAST}, epoch {position.epoch}")
+        print(f"best weights: {folder / BEST}, {best}")
 
 
 def _check_epoch(folder: Path, state: State | None, epoch: int) -> None:
@@ -272,7 +363,7 @@ def _train_epoch(
     train: np.ndarray,
     folder: Path,
     stopping: list[int],
-    watch: Callable[[TransformerTrainer], None] | None,
+    watch: Watch | None,
 ) -> None:
     """The rest of the present epoch, with a progress bar."""
     position, settings = trainer.position, trainer.settings
@@ -281,9 +372,12 @@ def _train_epoch(
     views = torch.full((len(train),), AS_IS)
     if settings.mirror:
         views = torch.randint(AS_IS, MIRRORED + 1, (len(train),), generator=order)
-    batches = shuffled_batches(len(train), settings.batch_size, order, skip=position.batch)
+    batches = shuffled_batches(len(train), trainer.batch_size, order, skip=position.batch)
     title, total = f"epoch {position.epoch + 1}/{settings.epochs}", trainer.batches_per_epoch
-    with tqdm(batches, title, total, initial=position.batch, dynamic_ncols=True) as bar:
+    quiet = not distributed.is_main()
+    with tqdm(
+        batches, title, total, initial=position.batch, dynamic_ncols=True, disable=quiet
+    ) as bar:
         for batch in bar:
             rows = train[batch.numpy(), views[batch].numpy()]
             trainer.accumulate(as_token_ids(rows, trainer.device))
@@ -294,16 +388,16 @@ def _train_epoch(
             trainer.take_step()
             if watch is not None:
                 watch(trainer)
-            if stopping:
+            if trainer.may_agree() and trainer.agree(bool(stopping)):
                 _save(trainer, folder)
                 raise StopRequested(f"stopped in {title}, saved; go on with --resume")
-            if trainer.limit.share == 1.0:
+            if trainer.time_share == 1.0:
                 break
 
 
 def _check(trainer: TransformerTrainer, bar: tqdm) -> None:
     """Show the running loss; stop when it is no longer finite."""
-    position, loss = trainer.position, trainer.position.means()["loss"]
+    position, loss = trainer.position, trainer.mean_loss()
     if not np.isfinite(loss):
         raise DivergedError(
             f"epoch {position.epoch + 1}, batch {position.batch}: the loss is no longer finite; "
@@ -313,18 +407,22 @@ def _check(trainer: TransformerTrainer, bar: tqdm) -> None:
 
 
 def _save(trainer: TransformerTrainer, folder: Path) -> None:
-    """Write the averaged weights and the training state."""
-    _save_average(trainer, folder / LAST)
-    save_state(folder / "state.pt", trainer.state_dict())
+    """Write the averaged weights and the training state; all processes must call it at once."""
+    state = trainer.state_dict()
+    if distributed.is_main():
+        _save_average(trainer, folder / LAST)
+        save_state(folder / "state.pt", state)
 
 
-def _keep_best(trainer: TransformerTrainer, folder: Path, val_loss: float) -> dict[str, float]:
-    """Write the averaged weights if none had a lower loss; what to log about the best ones."""
+def _validate(trainer: TransformerTrainer, val: np.ndarray, folder: Path) -> dict[str, float]:
+    """Figures of the averaged weights, which are kept if none had a lower loss."""
     position = trainer.position
-    if val_loss < position.best_loss:
-        position.best_loss, position.best_epoch = val_loss, position.epoch
+    numbers = validate(trainer.averaged.module, val, trainer.device, trainer.dtype)
+    if numbers["val_loss"] < position.best_loss:
+        position.best_loss, position.best_epoch = numbers["val_loss"], position.epoch
         _save_average(trainer, folder / BEST)
-    return {"best_val_loss": position.best_loss, "best_epoch": position.best_epoch}
+    best = {"best_val_loss": position.best_loss, "best_epoch": position.best_epoch}
+    return {**numbers, **best}
 
 
 def _save_average(trainer: TransformerTrainer, path: Path) -> None:

@@ -237,17 +237,17 @@ def test_weights_that_broke_in_the_last_step_never_replace_a_checkpoint(weights,
 def test_dropout_and_masks_draw_different_numbers(weights):
     trainer = stage2.TransformerTrainer(weights, stage2.load_tokens(weights))
     seeds = []
-    original = stage2.masked_token_loss
+    original = stage2.draw_token_mask
 
-    def note(net, ids, masking, generator):
+    def note(batch_size, num_tokens, masking, generator):
         seeds.append((torch.initial_seed(), generator.initial_seed()))
-        return original(net, ids, masking, generator)
+        return original(batch_size, num_tokens, masking, generator)
 
-    stage2.masked_token_loss, keep = note, original
+    stage2.draw_token_mask, keep = note, original
     try:
         trainer.accumulate(torch.zeros(2, 16, dtype=torch.long))
     finally:
-        stage2.masked_token_loss = keep
+        stage2.draw_token_mask = keep
     assert seeds[0][0] != seeds[0][1]
 
 

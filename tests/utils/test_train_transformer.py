@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import models.maskgit
 from config.errors import StopRequested, UserError
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
@@ -139,7 +138,7 @@ def table(monkeypatch) -> torch.Tensor:
             left.extend(masks)
         return torch.stack([left.pop(0) for _ in range(batch_size)])
 
-    monkeypatch.setattr(models.maskgit, "draw_token_mask", take)
+    monkeypatch.setattr(stage, "draw_token_mask", take)
     return masks
 
 
@@ -198,7 +197,7 @@ def test_the_last_shorter_group_is_divided_by_its_own_count(config, changed, tok
     assert trainer.group_is_full()
     found = gradients(trainer)
     alone = exact(config, changed, 4, 1, 1)
-    models.maskgit.draw_token_mask(6, 16, None, None)  # pass over the first group's masks
+    stage.draw_token_mask(6, 16, None, None)  # pass over the first group's masks
     alone.accumulate(token_ids[6:])
     torch.testing.assert_close(found, gradients(alone), rtol=1e-6, atol=1e-9)
 
@@ -253,10 +252,10 @@ def test_the_loss_falls(config, changed):
 
 def test_dropout_is_on_in_training_and_off_in_the_average(config, monkeypatch):
     modes = []
-    loss = stage.masked_token_loss
+    loss = stage.token_loss
     monkeypatch.setattr(
         stage,
-        "masked_token_loss",
+        "token_loss",
         lambda net, *rest: modes.append(net.training) or loss(net, *rest),
     )
     train_transformer(config, resume=False)
@@ -269,9 +268,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     train_transformer(config, resume=False)
     before = (folder(config) / "state.pt").read_bytes()
     longer = changed(config, {"training.epochs": 4})
-    monkeypatch.setattr(
-        stage, "masked_token_loss", lambda net, *rest: net.bias.sum() * float("nan")
-    )
+    monkeypatch.setattr(stage, "token_loss", lambda net, *rest: net.bias.sum() * float("nan"))
     with pytest.raises(UserError, match=r"epoch 4, batch 6: the loss is no longer finite"):
         train_transformer(longer, resume=True, allow_config_change=True)
     assert (folder(config) / "state.pt").read_bytes() == before

@@ -1,0 +1,93 @@
+"""One of the processes that torchrun started, or the only one there is.
+
+Who a process is comes from the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK), so work
+without any exchange, such as repairing a folder, needs no more than `rank` and `world_size`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from config.errors import UserError
+
+PATIENCE = timedelta(hours=2)  # with a process that encodes a large folder or validates
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return rank() == 0
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this process, one each on a machine; any other device stays as it is.
+
+    Raises `UserError` for more processes on a machine than it has GPUs.
+    """
+    if device.type != "cuda" or world_size() == 1:
+        return device
+    local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= gpus:
+        raise UserError(f"--nproc-per-node: {gpus} GPUs on this machine; allowed are 1 to {gpus}")
+    return torch.device("cuda", local)
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Exchange tensors with the other processes within this block: NCCL on GPUs, else Gloo."""
+    if world_size() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, the same on each."""
+    return _reduced(tensor, dist.ReduceOp.SUM)
+
+
+def furthest(values: Sequence[float], device: torch.device) -> list[float]:
+    """The largest value of any process for each entry, the same on each."""
+    if not dist.is_initialized():
+        return list(values)
+    return _reduced(torch.tensor(values, device=device), dist.ReduceOp.MAX).tolist()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process goes through the block before the others do."""
+    if dist.is_initialized() and not is_main():
+        dist.barrier()
+    yield
+    if dist.is_initialized() and is_main():
+        dist.barrier()
+
+
+def _reduced(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:
+    if not dist.is_initialized():
+        return tensor
+    reduced = tensor.clone()
+    dist.all_reduce(reduced, operation)
+    return reduced
