@@ -82,7 +82,7 @@ def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
         with atomic(path) as temporary, temporary.open("wb") as file:
             np.save(file, tokens)
             file.flush()
-    return np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="c")  # writable for PyTorch; the file stays as it is
 
 
 def _key(vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], extra: list) -> str:

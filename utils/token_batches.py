@@ -1,0 +1,121 @@
+"""Batches of tokens for stage 2, chosen and masked where the tokens lie.
+
+On a GPU nothing of this waits for the host: tokens stay in its memory, and every random number is
+drawn there. All of them follow from (seed, epoch, batch), so a resumed run draws the same.
+Shapes: n images, V views, H variants with a hole, B batch, N tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.schema import MaskingConfig
+from models.masking import draw_ratio, draw_token_mask
+from utils.augment import AS_IS
+from utils.loop import generator_for
+from utils.token_cache import HIDDEN_BIT
+
+MAX_RESIDENT_BYTES = 512 << 20  # of tokens in a GPU's memory; more stay in the file on the host
+MASK_STREAM = 0  # tells these random numbers from others of the same batch
+TOKEN_BITS, ALL_BITS = HIDDEN_BIT - 1, 0xFFFF
+
+
+class TokenBatch(NamedTuple):
+    """What a training step needs of a batch."""
+
+    targets: Tensor  # (B, N) int64, the clean tokens
+    inputs: Tensor  # (B, N) int64, what stands at known places
+    token_mask: Tensor  # (B, N) bool, True = hidden
+
+    def rows(self, part: slice) -> TokenBatch:
+        """Some of the batch's images."""
+        return TokenBatch(*(tensor[part] for tensor in self))
+
+
+class TokenBatches:
+    """Gives a batch for image numbers and the place in the training."""
+
+    def __init__(
+        self,
+        views: np.ndarray,
+        holes: np.ndarray | None,
+        masking: MaskingConfig,
+        *,
+        mirror: bool,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """views: (n, V, N) uint16. holes: (n, H, N) uint16 with HIDDEN_BIT, for a hole share above
+        0. mirror: whether views other than the images themselves are shown.
+        """
+        assert holes is not None or masking.hole_share == 0, "a hole share needs hole variants"
+        self.masking, self.mirror, self.seed, self.device = masking, mirror, seed, device
+        size = views.nbytes + (0 if holes is None else holes.nbytes)
+        fits = size <= MAX_RESIDENT_BYTES
+        self.home = device if fits else torch.device("cpu")  # where tokens lie and chance is drawn
+        self.views, self.holes = self._kept(views), None if holes is None else self._kept(holes)
+        self.generator = torch.Generator(self.home)
+
+    def __call__(self, images: Tensor, epoch: int, batch: int) -> TokenBatch:
+        """The batch of these image numbers (B,), on the device."""
+        stream = generator_for(self.seed, epoch, batch, MASK_STREAM)
+        self.generator.manual_seed(stream.initial_seed())
+        images = _moved(images, self.home)
+        view = torch.full_like(images, AS_IS)
+        if self.mirror:
+            view = self._integers(self.views.shape[1], len(images))
+        token_mask = draw_token_mask(len(images), self.views.shape[2], self.masking, self.generator)
+        if self.masking.hole_share == 0:
+            targets = self.views[images, view].long() & ALL_BITS
+            made = TokenBatch(targets, targets, token_mask)
+        else:
+            made = self._with_holes(images, view, token_mask)
+        return TokenBatch(*(_moved(tensor, self.device) for tensor in made))
+
+    def _with_holes(self, images: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
+        """Let some of the images be seen as in the middle of inpainting.
+
+        Known tokens are those of the filled image, which the hole has spoilt here and there. Of
+        the hole's tokens those that are already revealed show what they should be.
+        """
+        assert self.holes is not None
+        batch, tokens = token_mask.shape
+        chance = torch.rand(batch, 1, generator=self.generator, device=self.home)
+        variant = self._variants(batch)
+        ratio = draw_ratio(batch, self.masking, self.generator)
+        left = torch.rand(batch, tokens, generator=self.generator, device=self.home) < ratio
+        holed = chance < self.masking.hole_share  # (B, 1)
+        view = torch.where(holed[:, 0], variant % self.views.shape[1], view)
+        targets = self.views[images, view].long() & ALL_BITS
+        rows = self.holes[images, variant].long() & ALL_BITS
+        hole = rows >= HIDDEN_BIT
+        inputs = torch.where(holed & ~hole, rows & TOKEN_BITS, targets)
+        return TokenBatch(targets, inputs, torch.where(holed, hole & left, token_mask))
+
+    def _variants(self, count: int) -> Tensor:
+        """Numbers of hole variants; without mirror images only those of the images themselves."""
+        assert self.holes is not None
+        variants = self.holes.shape[1]
+        if self.mirror:
+            return self._integers(variants, count)
+        views = self.views.shape[1]
+        return views * self._integers(-(-variants // views), count)
+
+    def _integers(self, high: int, count: int) -> Tensor:
+        """Uniform integers from 0 to high - 1, (count,)."""
+        return torch.randint(high, (count,), generator=self.generator, device=self.home)
+
+    def _kept(self, tokens: np.ndarray) -> Tensor:
+        """A cache as int16, in the GPU's memory or as the mapped file that it is."""
+        return torch.from_numpy(tokens.view(np.int16)).to(self.home)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; the host does not wait for the copy."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
