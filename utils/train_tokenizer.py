@@ -75,7 +75,7 @@ class TokenizerTrainer:
             fused=fused,
         )
         self.perceptual = self._place(losses.perceptual_distance(self.settings.perceptual))
-        self.latents_of, self.decode = self.vqgan.latents, self._decode
+        self.latents_of, self.trunk = self.vqgan.latents, self._trunk
         if self.settings.compile:
             self._compile()
         self.position, self.started = Position(), time.monotonic()
@@ -96,10 +96,13 @@ class TokenizerTrainer:
         return network.to(self.device, memory_format=torch.channels_last)
 
     def _compile(self) -> None:
-        """Compile all networks; their parameters keep their names."""
+        """Compile the networks; their parameters keep their names.
+
+        The decoder's last layer stays outside: the adaptive weight needs its gradient alone.
+        """
         torch._functorch.config.donated_buffer = False  # the adaptive weight walks graphs twice
-        self.latents_of, self.decode = (
-            torch.compile(part, dynamic=False) for part in (self.vqgan.latents, self._decode)
+        self.latents_of, self.trunk = (
+            torch.compile(part, dynamic=False) for part in (self.vqgan.latents, self._trunk)
         )
         self.perceptual.compile(dynamic=False)
         self.discriminator.compile(dynamic=False)
@@ -179,7 +182,7 @@ class TokenizerTrainer:
     ) -> tuple[Tensor, Tensor]:
         """Latents -> images in 0..1 and the codes (B, h, w, C); the averages move on the way."""
         if not self.has_codes and self.position.step < self.settings.warmup_steps:
-            return self.decode(latents), latents
+            return self._decode(latents), latents
         codebook, flat = self.vqgan.codebook, latents.detach().flatten(0, 2)
         if self.progress < self.settings.restart_until or not self.has_codes:
             self.codebook_averages.restart(codebook, flat, generator)
@@ -190,12 +193,17 @@ class TokenizerTrainer:
         if self.settings.codebook == "ema":
             self.codebook_averages.move(codebook)
         codes = codebook.lookup(token_ids)
-        return self.decode(quantizer.straight_through(latents, codes)), codes
+        return self._decode(quantizer.straight_through(latents, codes)), codes
 
     def _decode(self, latents: Tensor) -> Tensor:
         """(B, h, w, C) -> images in 0..1."""
-        decoded = self.vqgan.decode_latents(latents.permute(0, 3, 1, 2))
+        decoded = self.vqgan.decoder.model[-1](self.trunk(latents))
         return decoded.float() * self.std + self.mean
+
+    def _trunk(self, latents: Tensor) -> Tensor:
+        """The decoder up to its last layer, (B, h, w, C) -> features (B, c, H, W)."""
+        codes = self.vqgan.post_quant_conv(latents.permute(0, 3, 1, 2))
+        return self.vqgan.decoder.model[:-1](codes)
 
     def _terms(
         self, images: Tensor, outputs: Tensor, latents: Tensor, codes: Tensor
