@@ -127,6 +127,10 @@ class BidirectionalTransformer(nn.Module):
         if token_mask is not None:
             x, bias = x[token_mask], bias[token_mask.nonzero()[:, 1]]  # (M, D), (M, K + 1)
             neighbours = None if neighbours is None else neighbours[token_mask]
+        return self.head(x, bias, neighbours)
+
+    def head(self, x: Tensor, bias: Tensor, neighbours: Tensor | None) -> Tensor:
+        """Logits of features, (..., D), (..., K + 1) and (..., C + 1) -> (..., K + 1)."""
         logits = self.Token_Prediction(x) @ self.tok_emb.weight.T  # tied to the embedding
         logits = logits + bias
         return logits if neighbours is None else logits + self.prior.logits(x, neighbours)
