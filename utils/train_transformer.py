@@ -20,7 +20,6 @@ from config.errors import DivergedError, StopRequested, UserError
 from config.loading import flat
 from config.schema import Config, MaskingConfig
 from models.maskgit import token_loss
-from models.masking import draw_token_mask
 from models.transformer import BidirectionalTransformer
 from utils import distributed
 from utils.checkpoint import (
@@ -38,14 +37,15 @@ from utils.loop import Position, TimeLimit, generator_for, shuffled_batches, sto
 from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
 from utils.pictures import save_loss_curve
 from utils.runlog import RunLog
-from utils.token_cache import AS_IS, MIRRORED, as_token_ids, cached_tokens
+from utils.token_batches import TokenBatch, TokenBatches
+from utils.token_cache import PLAIN_VIEWS, cached_holes, cached_tokens
 from utils.validate_transformer import validate
 
 LAST, BEST = "transformer.safetensors", "best.safetensors"
 COMPILER = "inductor"
 CHECK_EVERY = 20  # batches between looks at the loss
 AGREE_EVERY = 10  # steps between exchanges of several processes about stopping
-MASK_STREAM, DROPOUT_STREAM = 0, 1  # random numbers of a batch that have nothing in common
+DROPOUT_STREAM = 1  # random numbers that have nothing in common with those of token_batches
 KEPT = ("transformer", "averaged", "optimizer", "scaler")
 FREE = ("checkpoint_every", "validate_every", "max_minutes")  # may differ in a resumed run
 
@@ -54,13 +54,15 @@ FREE = ("checkpoint_every", "validate_every", "max_minutes")  # may differ in a 
 class Tokens:
     """What stage 2 learns from; the tokenizer itself is not part of it."""
 
-    train: np.ndarray  # (n, 2, N) uint16: images and their mirror images
-    val: np.ndarray
+    train: np.ndarray  # (n, V, N) uint16: images, their mirror images and augmented views
+    val: np.ndarray  # (m, 2, N)
     codes: Tensor  # (K, C)
+    holes: np.ndarray | None = None  # (n, H, N) uint16: variants with a hole, if any are shown
 
     def counts(self) -> Tensor:
         """How often the training images use each code, (K,) float64."""
-        return torch.from_numpy(np.bincount(self.train.ravel(), minlength=len(self.codes))).double()
+        plain = self.train[:, :PLAIN_VIEWS].ravel()
+        return torch.from_numpy(np.bincount(plain, minlength=len(self.codes))).double()
 
 
 class Objective(nn.Module):
@@ -70,8 +72,8 @@ class Objective(nn.Module):
         super().__init__()
         self.transformer, self.masking = transformer, masking
 
-    def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        return token_loss(self.transformer, token_ids, token_mask, self.masking)
+    def forward(self, targets: Tensor, inputs: Tensor, token_mask: Tensor) -> Tensor:
+        return token_loss(self.transformer, targets, token_mask, self.masking, inputs)
 
 
 class TransformerTrainer:
@@ -107,6 +109,14 @@ class TransformerTrainer:
         self.optimizer = torch.optim.AdamW(groups, betas=self.settings.betas, fused=self.fused)
         scaled = self.device.type == "cuda" and self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.batches = TokenBatches(
+            tokens.train,
+            tokens.holes,
+            config.masking,
+            mirror=self.settings.mirror,
+            seed=config.seed,
+            device=self.device,
+        )
         self.position = Position()
         self.limit, self.time_share = TimeLimit(self.settings.max_minutes), 0.0
         self.batch_size = self.world * self.settings.batch_size
@@ -119,6 +129,8 @@ class TransformerTrainer:
             del settings[f"training.{key}"]
         settings["training.batch_size"] = self.batch_size  # of all processes together
         extra = {"images": len(tokens.train), "codes": self.codes_sha256}
+        if tokens.holes is not None:
+            extra["decoding.hole_fill"] = config.decoding.hole_fill
         self.settings_of_run = {**settings, **extra}
 
     def state_dict(self) -> dict:
@@ -144,8 +156,8 @@ class TransformerTrainer:
         for own in (self.transformer, self.averaged.module):
             own.load_state_dict(network.state_dict())
 
-    def accumulate(self, token_ids: Tensor) -> None:
-        """Add the gradient of one batch (B, N), divided by the number of batches of its group.
+    def accumulate(self, batch: TokenBatch) -> None:
+        """Add the gradient of one batch, divided by the number of batches of its group.
 
         Processes exchange gradients at the last batch of a group alone.
         """
@@ -155,34 +167,29 @@ class TransformerTrainer:
         key = (self.config.seed, self.position.epoch, self.position.batch)
         stream = DROPOUT_STREAM + distributed.rank()
         torch.manual_seed(generator_for(*key, stream).initial_seed())
-        masks = generator_for(*key, MASK_STREAM)
-        token_mask = draw_token_mask(*token_ids.shape, self.config.masking, masks)
-        own_ids, own_mask, weight = self._own_share(token_ids, token_mask.to(self.device))
+        own, weight = self._own_share(batch)
         last = self.position.batch + 1 == start + in_group
         with nullcontext() if last or self.world == 1 else self.objective.no_sync():
             with autocast(self.device, self.dtype):
-                loss = self.objective(own_ids, own_mask) * weight
+                loss = self.objective(*own) * weight
             # DistributedDataParallel takes the mean over processes of what is a sum
             self.scaler.scale(loss * self.world / in_group).backward()
         self.position.add({"loss": loss})
 
-    def _own_share(
-        self, token_ids: Tensor, token_mask: Tensor
-    ) -> tuple[Tensor, Tensor, float | Tensor]:
+    def _own_share(self, batch: TokenBatch) -> tuple[TokenBatch, float | Tensor]:
         """This process's rows of a batch, and what their mean loss weighs in the mean of all.
 
         Weighed by scored tokens, the losses of all processes sum up to the whole batch's mean. A
         process without a row takes one that weighs nothing.
         """
         if self.world == 1:
-            return token_ids, token_mask, 1.0
-        rows = slice(distributed.rank(), None, self.world)
-        own = token_mask[rows]
-        if not len(own):
-            return token_ids[:1], token_mask[:1], 0.0
+            return batch, 1.0
+        own, whole = batch.rows(slice(distributed.rank(), None, self.world)), batch.token_mask
+        if not len(own.token_mask):
+            return batch.rows(slice(1)), 0.0
         if self.config.masking.loss_on == "all":
-            return token_ids[rows], own, len(own) / len(token_mask)
-        return token_ids[rows], own, own.sum() / token_mask.sum().clamp(min=1)
+            return own, len(own.token_mask) / len(whole)
+        return own, own.token_mask.sum() / whole.sum().clamp(min=1)
 
     def mean_loss(self) -> float:
         """Mean loss of the present epoch so far, over all processes, which must all ask."""
@@ -314,7 +321,7 @@ def _train(
         if watch is not None:
             watch(trainer)
         while not trainer.finished:
-            _train_epoch(trainer, tokens.train, folder, stopping, watch)
+            _train_epoch(trainer, len(tokens.train), folder, stopping, watch)
             numbers = {"train_loss": trainer.mean_loss(), "learning_rate": trainer.rate}
             position.next_epoch()
             saving = position.epoch % settings.checkpoint_every == 0 or trainer.finished
@@ -355,12 +362,16 @@ def load_tokens(config: Config) -> Tokens:
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
     cache, device = config.data.root / "token_cache", pick_device(config.device)
     train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
-    return Tokens(train, val[: config.training.validation_images], vqgan.codebook.vectors().cpu())
+    holes = None
+    if config.masking.hole_share > 0:
+        holes = cached_holes(vqgan, config.data, config.decoding.hole_fill, cache, device)
+    val, codes = val[: config.training.validation_images], vqgan.codebook.vectors().cpu()
+    return Tokens(train, val, codes, holes)
 
 
 def _train_epoch(
     trainer: TransformerTrainer,
-    train: np.ndarray,
+    images: int,
     folder: Path,
     stopping: list[int],
     watch: Watch | None,
@@ -369,18 +380,14 @@ def _train_epoch(
     position, settings = trainer.position, trainer.settings
     trainer.transformer.train()
     order = generator_for(trainer.config.seed, position.epoch)
-    views = torch.full((len(train),), AS_IS)
-    if settings.mirror:
-        views = torch.randint(AS_IS, MIRRORED + 1, (len(train),), generator=order)
-    batches = shuffled_batches(len(train), trainer.batch_size, order, skip=position.batch)
+    batches = shuffled_batches(images, trainer.batch_size, order, skip=position.batch)
     title, total = f"epoch {position.epoch + 1}/{settings.epochs}", trainer.batches_per_epoch
     quiet = not distributed.is_main()
     with tqdm(
         batches, title, total, initial=position.batch, dynamic_ncols=True, disable=quiet
     ) as bar:
         for batch in bar:
-            rows = train[batch.numpy(), views[batch].numpy()]
-            trainer.accumulate(as_token_ids(rows, trainer.device))
+            trainer.accumulate(trainer.batches(batch, position.epoch, position.batch))
             if position.batch % CHECK_EVERY == 0 or position.batch == total:
                 _check(trainer, bar)
             if not trainer.group_is_full():

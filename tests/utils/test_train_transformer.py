@@ -18,6 +18,7 @@ from utils import train_transformer as stage
 from utils.checkpoint import load_state, load_transformer, previous, read_header
 from utils.optim import learning_rate
 from utils.runlog import read_rows
+from utils.token_batches import TokenBatch
 from utils.train_transformer import Tokens, TransformerTrainer, load_tokens, train_transformer
 
 NEVER = 10**6
@@ -128,23 +129,12 @@ def test_another_seed_trains_another_network(config, tmp_path, changed):
 
 
 @pytest.fixture
-def table(monkeypatch) -> torch.Tensor:
-    """Masks (10, 16) that training takes row by row, however it is cut into batches."""
-    masks = torch.rand(10, 16, generator=torch.Generator().manual_seed(0)) < 0.5
-    left = list(masks)
-
-    def take(batch_size, num_tokens, masking, generator):
-        if not left:
-            left.extend(masks)
-        return torch.stack([left.pop(0) for _ in range(batch_size)])
-
-    monkeypatch.setattr(stage, "draw_token_mask", take)
-    return masks
-
-
-@pytest.fixture
-def token_ids() -> torch.Tensor:
-    return torch.randint(16, (10, 16), generator=torch.Generator().manual_seed(1))
+def batch() -> TokenBatch:
+    """Ten images of 16 tokens, eight of each hidden, so that any batches of them weigh alike."""
+    chance = torch.Generator().manual_seed(1)
+    token_ids = torch.randint(16, (10, 16), generator=chance)
+    token_mask = torch.rand(10, 16, generator=chance).argsort(1) < 8
+    return TokenBatch(token_ids, token_ids, token_mask)
 
 
 def exact(config: Config, changed, batch_size: int, accumulate: int, batches: int, **more):
@@ -163,15 +153,14 @@ def gradients(trainer: TransformerTrainer) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in trainer.transformer.named_parameters()}
 
 
-@pytest.mark.usefixtures("table")
 def test_ten_batches_of_one_have_the_gradient_and_the_step_of_one_batch_of_ten(
-    config, changed, token_ids
+    config, changed, batch
 ):
     small, large = exact(config, changed, 1, 10, 10), exact(config, changed, 10, 1, 1)
-    for row in token_ids.split(1):
+    for row in range(10):
         assert not (small.position.batch and small.group_is_full())
-        small.accumulate(row)
-    large.accumulate(token_ids)
+        small.accumulate(batch.rows(slice(row, row + 1)))
+    large.accumulate(batch)
     assert small.group_is_full()
     assert large.group_is_full()
     torch.testing.assert_close(gradients(small), gradients(large), rtol=1e-6, atol=1e-9)
@@ -183,38 +172,36 @@ def test_ten_batches_of_one_have_the_gradient_and_the_step_of_one_batch_of_ten(
     assert small.position.means() == pytest.approx(large.position.means())
 
 
-@pytest.mark.usefixtures("table")
-def test_the_last_shorter_group_is_divided_by_its_own_count(config, changed, token_ids):
+def test_the_last_shorter_group_is_divided_by_its_own_count(config, changed, batch):
     # 5 batches of 2 in groups of 3: the second group has 2 batches, 4 images
     trainer = exact(config, changed, 2, 3, 5)
-    for batch in token_ids[:6].split(2):
-        trainer.accumulate(batch)
+    for row in (0, 2, 4):
+        trainer.accumulate(batch.rows(slice(row, row + 2)))
     assert trainer.group_is_full()
     trainer.optimizer.zero_grad()
-    trainer.accumulate(token_ids[6:8])
+    trainer.accumulate(batch.rows(slice(6, 8)))
     assert not trainer.group_is_full()
-    trainer.accumulate(token_ids[8:])
+    trainer.accumulate(batch.rows(slice(8, 10)))
     assert trainer.group_is_full()
     found = gradients(trainer)
     alone = exact(config, changed, 4, 1, 1)
-    stage.draw_token_mask(6, 16, None, None)  # pass over the first group's masks
-    alone.accumulate(token_ids[6:])
+    alone.accumulate(batch.rows(slice(6, 10)))
     torch.testing.assert_close(found, gradients(alone), rtol=1e-6, atol=1e-9)
 
 
-def test_gradients_are_empty_after_a_step_and_the_average_follows(config, changed, token_ids):
+def test_gradients_are_empty_after_a_step_and_the_average_follows(config, changed, batch):
     trainer = exact(config, changed, 10, 1, 1, **{"training.ema_half_life": 0.0})
-    trainer.accumulate(token_ids)
+    trainer.accumulate(batch)
     trainer.take_step()
     assert all(weight.grad is None for weight in trainer.transformer.parameters())
     pairs = zip(trainer.transformer.parameters(), trainer.averaged.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_gradients_are_scaled_down_to_the_configured_norm(config, changed, token_ids, monkeypatch):
+def test_gradients_are_scaled_down_to_the_configured_norm(config, changed, batch, monkeypatch):
     trainer, norms = exact(config, changed, 10, 1, 1), []
     trainer.settings = trainer.settings.model_copy(update={"max_grad_norm": 0.01})
-    trainer.accumulate(token_ids)
+    trainer.accumulate(batch)
     step = trainer.optimizer.step
 
     def note(*arguments):
@@ -347,7 +334,9 @@ def test_mirror_images_are_seen_only_if_wanted(config, changed, monkeypatch):
     monkeypatch.setattr(
         TransformerTrainer,
         "accumulate",
-        lambda self, ids: seen.extend(map(tuple, ids.tolist())) or accumulate(self, ids),
+        lambda self, batch: (
+            seen.extend(map(tuple, batch.targets.tolist())) or accumulate(self, batch)
+        ),
     )
     as_is, mirrored = ({tuple(row) for row in train[:, side].tolist()} for side in (0, 1))
     train_transformer(changed(config, {"training.mirror": False}), resume=False)
@@ -471,3 +460,62 @@ def test_checkpoints_are_written_at_their_interval_and_at_the_end(config, change
     settings = {"training.epochs": 5, "training.checkpoint_every": 2}
     train_transformer(changed(config, settings), resume=False)
     assert saved == [2, 4, 5]
+
+
+# Views and holes
+
+
+def test_a_run_with_augmented_views_and_holes_resumes_exactly(
+    config, tmp_path, changed, stop_after, assert_same
+):
+    config = changed(
+        config,
+        {
+            "data.views": 4,
+            "data.hole_views": 3,
+            "masking.hole_share": 0.5,
+            "masking.ratio_per": "sample",
+            "masking.shape": "blocks",
+        },
+    )
+    whole = elsewhere(config, tmp_path)
+    train_transformer(whole, resume=False)
+    stop_after(4)
+    with pytest.raises(StopRequested):
+        train_transformer(config, resume=False)
+    stop_after(NEVER)
+    train_transformer(config, resume=True)
+    assert_same(*(load_state(folder(c) / "state.pt") for c in (config, whole)))
+
+
+def test_what_is_seen_beside_holes_reaches_the_network(config, changed, monkeypatch):
+    config = changed(config, {"data.hole_views": 2, "masking.hole_share": 1.0})
+    tokens = load_tokens(config)
+    assert tokens.holes.shape == (11, 2, 16)
+    seen, loss = [], stage.token_loss
+
+    def note(network, targets, token_mask, masking, inputs):
+        seen.append((inputs != targets).any().item())
+        return loss(network, targets, token_mask, masking, inputs)
+
+    monkeypatch.setattr(stage, "token_loss", note)
+    train_transformer(config, resume=False)
+    assert any(seen)
+
+
+def test_holes_are_encoded_only_when_they_are_shown(config, changed):
+    assert load_tokens(changed(config, {"data.hole_views": 2})).holes is None
+
+
+def test_another_fill_of_holes_is_another_run(config, changed):
+    config = changed(config, {"data.hole_views": 1, "masking.hole_share": 0.5})
+    train_transformer(config, resume=False)
+    other = changed(config, {"decoding.hole_fill": "mean"})
+    with pytest.raises(UserError, match=r"the config differs in decoding.hole_fill"):
+        train_transformer(other, resume=True)
+
+
+def test_recomputed_activations_train_the_same_network(config, tmp_path, changed, assert_same):
+    path = train_transformer(config, resume=False)
+    other = changed(elsewhere(config, tmp_path), {"training.checkpoint_activations": True})
+    assert_same(load_file(path), load_file(train_transformer(other, resume=False)))
