@@ -11,26 +11,11 @@ from torch import Tensor, nn
 
 from config.schema import DecodingConfig, MaskingConfig
 from models.decode import OnStep, decode
-from models.masking import draw_token_mask, token_mask_from_holes
+from models.masking import token_mask_from_holes
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 
 IMAGES_AT_ONCE = {"cpu": 1, "cuda": 64}  # in a forward pass; more are no faster
-
-
-def masked_token_loss(
-    transformer: BidirectionalTransformer,
-    token_ids: Tensor,
-    masking: MaskingConfig,
-    generator: torch.Generator,
-) -> Tensor:
-    """Masked visual token modelling: mean cross-entropy in nats of the original tokens, scalar.
-
-    token_ids: (B, N). The loss covers all tokens (the report's code) or the hidden ones (MaskGIT
-    eq. 1), as `masking.loss_on` says.
-    """
-    token_mask = draw_token_mask(*token_ids.shape, masking, generator).to(token_ids.device)
-    return token_loss(transformer, token_ids, token_mask, masking)
 
 
 def token_loss(
@@ -40,8 +25,10 @@ def token_loss(
     masking: MaskingConfig,
     seen: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy for a given mask: (B, N) ids, (B, N) bool -> scalar; 0 if none counts.
+    """Masked visual token modelling: mean cross-entropy in nats of the clean tokens, scalar.
 
+    token_ids: (B, N). token_mask: (B, N) bool. The loss covers all tokens (the report's code) or
+    the hidden ones (MaskGIT eq. 1), as `masking.loss_on` says; it is 0 where none counts.
     seen: (B, N) tokens that stand at known places; without it, the targets `token_ids`.
     """
     seen = token_ids if seen is None else seen

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import models.maskgit
 from config.schema import DecodingConfig, MaskingConfig
-from models.maskgit import MaskGIT, masked_token_loss, token_loss
+from models.maskgit import MaskGIT, token_loss
 from models.masking import draw_token_mask, token_mask_from_holes
 
 CODES = 16
@@ -134,15 +134,6 @@ def test_loss_of_an_indifferent_transformer_is_the_log_of_the_vocabulary(
         assert loss.item() == pytest.approx(math.log(CODES + 1))
 
 
-@pytest.mark.parametrize("on", ["all", "hidden"])
-def test_masked_token_loss_draws_its_mask_and_hides_those_tokens(transformer, token_ids, on):
-    masking = MaskingConfig(loss_on=on, ratio_per="sample")
-    seeded = [torch.Generator().manual_seed(5) for _ in range(2)]
-    mask = draw_token_mask(*token_ids.shape, masking, seeded[0])
-    expected = token_loss(transformer, token_ids, mask, masking)
-    assert masked_token_loss(transformer, token_ids, masking, seeded[1]).item() == expected.item()
-
-
 def test_the_tokenizer_is_frozen_and_stays_in_eval_mode(maskgit):
     maskgit.train()
     assert maskgit.transformer.training
@@ -169,7 +160,8 @@ def test_the_optimiser_of_the_transformer_sees_nothing_of_the_tokenizer(maskgit)
 def test_the_loss_gives_the_tokenizer_no_gradient(maskgit, generator):
     images = torch.randn(2, 3, 16, 16)
     ids = maskgit.tokenizer.encode(images)
-    masked_token_loss(maskgit.transformer, ids, MaskingConfig(), generator).backward()
+    mask = draw_token_mask(*ids.shape, MaskingConfig(), generator)
+    token_loss(maskgit.transformer, ids, mask, MaskingConfig()).backward()
     assert all(weight.grad is None for weight in maskgit.tokenizer.parameters())
     assert all(weight.grad is not None for weight in maskgit.transformer.parameters())
 
