@@ -33,7 +33,8 @@ def forward_flops(network: TransformerConfig) -> float:
     scores = 2 * tokens * dim  # a place's row of q k^T, and of the probabilities times v
     head = dim * dim + dim * vocabulary
     if network.prior_dim:
-        head += network.prior_dim * (tokens + vocabulary + 2 * dim)
+        codes = network.prior_dim
+        head += (codes + 1) * (tokens + 2 * dim) + codes * vocabulary
     return 2.0 * tokens * (network.num_layers * (weights + scores) + head)
 
 
@@ -111,10 +112,8 @@ class Speed:
     def look(self) -> tuple[float, float]:
         """Images a second and MFU since the last look or pause; the device must have caught up."""
         seconds = time.perf_counter() - self.began
-        self.all_images, self.all_seconds = (
-            self.all_images + self.images,
-            self.all_seconds + seconds,
-        )
+        self.all_images += self.images
+        self.all_seconds += seconds
         rate = self.images / seconds
         self.pause()
         return rate, rate * self.share_an_image

@@ -13,7 +13,7 @@ from config.errors import StopRequested, UserError
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils import loop
+from utils import loop, transformer_trainer
 from utils import train_transformer as stage
 from utils.checkpoint import load_state, load_transformer, previous, read_header
 from utils.optim import learning_rate
@@ -239,9 +239,9 @@ def test_the_loss_falls(config, changed):
 
 def test_dropout_is_on_in_training_and_off_in_the_average(config, monkeypatch):
     modes = []
-    loss = stage.token_loss
+    loss = transformer_trainer.token_loss
     monkeypatch.setattr(
-        stage,
+        transformer_trainer,
         "token_loss",
         lambda net, *rest: modes.append(net.training) or loss(net, *rest),
     )
@@ -255,7 +255,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     train_transformer(config, resume=False)
     before = (folder(config) / "state.pt").read_bytes()
     longer = changed(config, {"training.epochs": 4})
-    monkeypatch.setattr(stage, "token_loss", lambda net, *rest: net.bias.sum() * float("nan"))
+    monkeypatch.setattr(
+        transformer_trainer, "token_loss", lambda net, *rest: net.bias.sum() * float("nan")
+    )
     with pytest.raises(UserError, match=r"epoch 4, batch 6: the loss is no longer finite"):
         train_transformer(longer, resume=True, allow_config_change=True)
     assert (folder(config) / "state.pt").read_bytes() == before
@@ -425,7 +427,7 @@ def test_a_limited_run_that_is_resumed_goes_on_with_the_time_that_is_left(
 
 
 def test_a_compiled_run_has_the_same_numbers_and_keys(config, changed, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "COMPILER", "aot_eager")
+    monkeypatch.setattr(transformer_trainer, "COMPILER", "aot_eager")
     plain = changed(elsewhere(config, tmp_path), {"transformer.dropout": 0.0})
     compiled = changed(config, {"transformer.dropout": 0.0, "training.compile": True})
     weights = [load_file(train_transformer(c, resume=False)) for c in (plain, compiled)]
@@ -492,13 +494,13 @@ def test_what_is_seen_beside_holes_reaches_the_network(config, changed, monkeypa
     config = changed(config, {"data.hole_views": 2, "masking.hole_share": 1.0})
     tokens = load_tokens(config)
     assert tokens.holes.shape == (11, 2, 16)
-    seen, loss = [], stage.token_loss
+    seen, loss = [], transformer_trainer.token_loss
 
     def note(network, targets, token_mask, masking, inputs):
         seen.append((inputs != targets).any().item())
         return loss(network, targets, token_mask, masking, inputs)
 
-    monkeypatch.setattr(stage, "token_loss", note)
+    monkeypatch.setattr(transformer_trainer, "token_loss", note)
     train_transformer(config, resume=False)
     assert any(seen)
 

@@ -1,0 +1,159 @@
+"""Who a process is, and training in two of them against training in one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from config.errors import UserError
+from config.loading import save_config
+from config.schema import Config
+from utils import distributed
+from utils.checkpoint import load_state
+from utils.runlog import read_rows
+from utils.token_batches import TokenBatch
+from utils.train_transformer import Tokens, TransformerTrainer, train_transformer
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def config(weights, changed) -> Config:
+    """11 images in global batches of 4: the last holds 3, so that shares differ in length."""
+    return changed(
+        weights,
+        {
+            "training.epochs": 2,
+            "training.batch_size": 4,
+            "training.accumulate": 2,
+            "training.ema_half_life": 20.0,
+            "training.max_grad_norm": 0.5,
+            "training.weight_decay": 0.05,
+            "masking.loss_on": "hidden",
+            "masking.ratio_per": "sample",
+        },
+    )
+
+
+def become(monkeypatch, rank: int, processes: int) -> None:
+    """Let this process believe that it is one of several."""
+    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", processes)):
+        monkeypatch.setenv(name, str(value))
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda")
+    with distributed.joined(CPU), distributed.main_first():
+        assert not torch.distributed.is_initialized()
+        assert distributed.total(torch.tensor(3.0)) == 3
+        assert distributed.furthest([1.0, 2.0], CPU) == [1.0, 2.0]
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    become(monkeypatch, rank=1, processes=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda:1")
+    assert distributed.own_device(CPU) == CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="1 GPUs on this machine; allowed are 1 to 1"):
+        distributed.own_device(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("loss_on", ["all", "hidden"])
+@pytest.mark.parametrize("images", [7, 2])
+def test_shares_add_up_to_the_mean_over_the_whole_batch(
+    config, changed, monkeypatch, loss_on, images
+):
+    # 3 processes: with 7 images they have 3, 2 and 2, with 2 images the last has none
+    config = changed(config, {"masking.loss_on": loss_on})
+    tokens = np.zeros((images, 2, 16), np.uint16)
+    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8)))
+    trainer.world = 3
+    token_ids = torch.arange(images * 16).view(images, 16)
+    token_mask = torch.rand(images, 16, generator=torch.Generator().manual_seed(0)) < 0.4
+    value = torch.rand(images * 16, generator=torch.Generator().manual_seed(1))  # of each token
+    found, seen = 0.0, []
+    for rank in range(3):
+        become(monkeypatch, rank, 3)
+        batch = TokenBatch(token_ids, token_ids, token_mask)
+        (own_ids, _, own_mask), weight = trainer._own_share(batch)
+        scored = own_ids if loss_on == "all" else own_ids[own_mask]
+        found += float(weight) * value[scored].mean().item()
+        seen += own_ids.flatten().tolist() if weight else []
+    scored = token_ids if loss_on == "all" else token_ids[token_mask]
+    assert found == pytest.approx(value[scored].mean().item())
+    assert sorted(seen) == list(range(images * 16)), "every image once"
+
+
+def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(config, changed, monkeypatch):
+    become(monkeypatch, 0, 1)
+    config = changed(config, {"training.accumulate": 3})
+    tokens = np.zeros((7 * 4, 2, 16), np.uint16)  # 7 batches: groups of 3, 3 and 1
+    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8)))
+    kept_apart = []
+
+    class Watched(torch.nn.Module):
+        """Stands in for DistributedDataParallel."""
+
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *batch: torch.Tensor) -> torch.Tensor:
+            return self.inner(*batch)
+
+        @contextmanager
+        def no_sync(self):
+            kept_apart.append(trainer.position.batch)
+            yield
+
+    trainer.objective, trainer.world = Watched(trainer.objective), 2
+    for _ in range(7):
+        trainer.accumulate(trainer.batches(torch.arange(4), 0, trainer.position.batch))
+    assert kept_apart == [0, 1, 3, 4]
+
+
+def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
+    config, changed, tmp_path
+):
+    section = config.tokenizer.model_copy(update={"weights": config.tokenizer_weights})
+    alone = config.model_copy(update={"run": tmp_path / "alone", "tokenizer": section})
+    train_transformer(alone, resume=False)
+    shared = changed(config, {"training.batch_size": 2})
+    save_config(shared, tmp_path / "config.yml")
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = [ROOT / "training_transformer.py", "--config", tmp_path / "config.yml"]
+    said = subprocess.run(
+        [sys.executable, "-m", *command, *map(str, script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr[-3000:]
+    folders = [c.run / "transformer" for c in (alone, shared)]
+    states = [load_state(folder / "state.pt") for folder in folders]
+    for part in ("transformer", "averaged"):
+        for name, weight in states[0][part].items():
+            torch.testing.assert_close(states[1][part][name], weight, rtol=0, atol=1e-5)
+    weights = [load_file(folder / "transformer.safetensors") for folder in folders]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-5)
+    losses = [[row["train_loss"] for row in read_rows(f / "log.jsonl")] for f in folders]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert [row["epoch"] for row in read_rows(folders[1] / "log.jsonl")] == [1, 2], "one writes"
+    assert said.stdout.count("last weights") == 1
+    assert states[1]["settings"] == states[0]["settings"], "either may go on with the other's run"

@@ -1,0 +1,248 @@
+"""What a step of stage 2 changes, and the step (MaskGIT section 3.1).
+
+Shapes: B batch, N tokens, n images, V views, H variants with a hole.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from config.loading import flat
+from config.schema import Config, MaskingConfig
+from models.maskgit import token_loss
+from models.transformer import BidirectionalTransformer
+from utils import distributed
+from utils.checkpoint import codes_fingerprint, load_tokenizer
+from utils.device import autocast, pick_device, pick_dtype
+from utils.loop import Position, TimeLimit, generator_for
+from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
+from utils.token_batches import TokenBatch, TokenBatches
+from utils.token_cache import PLAIN_VIEWS, cached_holes, cached_tokens
+
+COMPILER = "inductor"
+AGREE_EVERY = 10  # steps between exchanges of several processes about stopping
+DROPOUT_STREAM = 1  # random numbers that have nothing in common with those of token_batches
+KEPT = ("transformer", "averaged", "optimizer", "scaler")
+FREE = ("checkpoint_every", "validate_every", "max_minutes")  # may differ in a resumed run
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What stage 2 learns from; the tokenizer itself is not part of it."""
+
+    train: np.ndarray  # (n, V, N) uint16: images, their mirror images and augmented views
+    val: np.ndarray  # (m, 2, N)
+    codes: Tensor  # (K, C)
+    holes: np.ndarray | None = None  # (n, H, N) uint16: variants with a hole, if any are shown
+
+    def counts(self) -> Tensor:
+        """How often the training images use each code, (K,) float64."""
+        plain = self.train[:, :PLAIN_VIEWS].ravel()
+        return torch.from_numpy(np.bincount(plain, minlength=len(self.codes))).double()
+
+
+def load_tokens(config: Config) -> Tokens:
+    """Cached tokens of both splits and the codes of the config's tokenizer."""
+    vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
+    cache, device = config.data.root / "token_cache", pick_device(config.device)
+    train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
+    holes = None
+    if config.masking.hole_share > 0:
+        holes = cached_holes(vqgan, config.data, config.decoding.hole_fill, cache, device)
+    val, codes = val[: config.training.validation_images], vqgan.codebook.vectors().cpu()
+    return Tokens(train, val, codes, holes)
+
+
+class Objective(nn.Module):
+    """The loss as a module, so that DistributedDataParallel sees every forward pass."""
+
+    def __init__(self, transformer: BidirectionalTransformer, masking: MaskingConfig) -> None:
+        super().__init__()
+        self.transformer, self.masking = transformer, masking
+
+    def forward(self, targets: Tensor, inputs: Tensor, token_mask: Tensor) -> Tensor:
+        return token_loss(self.transformer, targets, token_mask, self.masking, inputs)
+
+
+def compile_parts(transformer: BidirectionalTransformer) -> None:
+    """Compile in place, so that names of weights stay: one graph for all blocks, one for the head.
+
+    Whole networks would take longer to compile than short trainings to run.
+    """
+    for block in transformer.blocks:
+        block.compile(dynamic=False, backend=COMPILER)
+    transformer.head = torch.compile(transformer.head, dynamic=False, backend=COMPILER)
+
+
+class TransformerTrainer:
+    """Everything that a step of stage 2 changes, and the step.
+
+    Several processes (utils/distributed.py) hold equal trainers. Each is given whole batches and
+    draws their masks, then computes on its own share of the rows, so that all of them together do
+    what a single one would do with batches that are so many times as large.
+    """
+
+    def __init__(self, config: Config, tokens: Tokens) -> None:
+        self.config, self.settings = config, config.training
+        self.device = distributed.own_device(pick_device(config.device))
+        self.dtype = pick_dtype(config.precision, self.device)
+        self.world = distributed.world_size()
+        torch.manual_seed(config.seed)
+        self.transformer = BidirectionalTransformer(config.transformer)
+        if self.settings.init == "codebook":
+            self.transformer.start_from_codebook(tokens.codes, tokens.counts())
+        self.transformer.to(self.device)
+        self.transformer.checkpoint_activations = self.settings.checkpoint_activations
+        self.averaged = averaged(
+            self.transformer, self.settings.ema_half_life, self.world * self.settings.images_a_step
+        )
+        if self.settings.compile:
+            compile_parts(self.transformer)
+        self.objective = Objective(self.transformer, config.masking)
+        if self.world > 1:
+            self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
+        groups = parameter_groups(self.transformer, self.settings.weight_decay)
+        self.fused = self.device.type == "cuda"  # one kernel for all weights
+        self.optimizer = torch.optim.AdamW(groups, betas=self.settings.betas, fused=self.fused)
+        scaled = self.device.type == "cuda" and self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.batches = TokenBatches(
+            tokens.train,
+            tokens.holes,
+            config.masking,
+            mirror=self.settings.mirror,
+            seed=config.seed,
+            device=self.device,
+        )
+        self.position = Position()
+        self.limit, self.time_share = TimeLimit(self.settings.max_minutes), 0.0
+        self.batch_size = self.world * self.settings.batch_size
+        self.batches_per_epoch = -(-len(tokens.train) // self.batch_size)
+        self.steps_per_epoch = -(-self.batches_per_epoch // self.settings.accumulate)
+        self.total_steps = self.settings.epochs * self.steps_per_epoch
+        self.codes_sha256 = codes_fingerprint(tokens.codes)
+        settings = flat(config, "seed", "data", "transformer", "masking", "training")
+        for key in FREE:
+            del settings[f"training.{key}"]
+        settings["training.batch_size"] = self.batch_size  # of all processes together
+        extra = {"images": len(tokens.train), "codes": self.codes_sha256}
+        if tokens.holes is not None:
+            extra["decoding.hole_fill"] = config.decoding.hole_fill
+        self.settings_of_run = {**settings, **extra}
+
+    def state_dict(self) -> dict:
+        """All that a resume needs; to be called by all processes at once."""
+        self.position.seconds = self.limit.spent
+        self.position.sums = {k: distributed.total(v) for k, v in self.position.sums.items()}
+        state = {name: getattr(self, name).state_dict() for name in KEPT}
+        return {**state, "position": vars(self.position), "settings": self.settings_of_run}
+
+    def load_state_dict(self, state: dict) -> None:
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = self.fused  # of this machine, not of the one that saved
+        for name in KEPT:
+            getattr(self, name).load_state_dict(state[name])
+        self.position = Position(**state["position"])
+        if not distributed.is_main():
+            self.position.sums = {}  # they are the sums of all
+        self.limit = TimeLimit(self.settings.max_minutes, self.position.seconds)
+        self.time_share = self.limit.share
+
+    def start_from(self, network: BidirectionalTransformer) -> None:
+        """Begin with the weights of another network instead of fresh ones."""
+        for own in (self.transformer, self.averaged.module):
+            own.load_state_dict(network.state_dict())
+
+    def accumulate(self, batch: TokenBatch) -> None:
+        """Add the gradient of one batch, divided by the number of batches of its group.
+
+        Processes exchange gradients at the last batch of a group alone.
+        """
+        group = self.position.batch // self.settings.accumulate
+        start = group * self.settings.accumulate
+        in_group = min(self.settings.accumulate, self.batches_per_epoch - start)
+        key = (self.config.seed, self.position.epoch, self.position.batch)
+        stream = DROPOUT_STREAM + distributed.rank()
+        torch.manual_seed(generator_for(*key, stream).initial_seed())
+        own, weight = self._own_share(batch)
+        last = self.position.batch + 1 == start + in_group
+        with nullcontext() if last or self.world == 1 else self.objective.no_sync():
+            with autocast(self.device, self.dtype):
+                loss = self.objective(*own) * weight
+            # DistributedDataParallel takes the mean over processes of what is a sum
+            self.scaler.scale(loss * self.world / in_group).backward()
+        self.position.add({"loss": loss})
+
+    def _own_share(self, batch: TokenBatch) -> tuple[TokenBatch, float | Tensor]:
+        """This process's rows of a batch, and what their mean loss weighs in the mean of all.
+
+        Weighed by scored tokens, the losses of all processes sum up to the whole batch's mean. A
+        process without a row takes one that weighs nothing.
+        """
+        if self.world == 1:
+            return batch, 1.0
+        own, whole = batch.rows(slice(distributed.rank(), None, self.world)), batch.token_mask
+        if not len(own.token_mask):
+            return batch.rows(slice(1)), 0.0
+        if self.config.masking.loss_on == "all":
+            return own, len(own.token_mask) / len(whole)
+        return own, own.token_mask.sum() / whole.sum().clamp(min=1)
+
+    def mean_loss(self) -> float:
+        """Mean loss of the present epoch so far, over all processes, which must all ask."""
+        return float(distributed.total(self.position.sums["loss"])) / self.position.batch
+
+    def agree(self, stopping: bool) -> bool:
+        """Note the time that is used up; whether any process was told to stop."""
+        found = distributed.furthest([self.limit.share, float(stopping)], self.device)
+        self.time_share = found[0]
+        return found[1] > 0
+
+    def may_agree(self) -> bool:
+        """Whether all processes ask now; with several of them it makes a GPU wait."""
+        epoch_ends = self.position.batch == self.batches_per_epoch
+        return self.world == 1 or self.position.step % AGREE_EVERY == 0 or epoch_ends
+
+    def group_is_full(self) -> bool:
+        """Whether the optimiser should step now; the last group of an epoch may be shorter."""
+        done = self.position.batch
+        return done % self.settings.accumulate == 0 or done == self.batches_per_epoch
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return learning_rate(
+            self.settings.learning_rate,
+            self.position.step,
+            schedule=self.settings.lr_schedule,
+            warmup=self.settings.warmup_steps,
+            total=self.total_steps,
+            time_share=self.time_share,
+            drop_steps=self.settings.lr_step_epochs * self.steps_per_epoch,
+            drop_factor=self.settings.lr_step_factor,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done or the time is used up."""
+        return self.position.epoch >= self.settings.epochs or self.time_share == 1.0
+
+    def take_step(self) -> None:
+        """Set the learning rate, clip, step, and let the averaged weights follow."""
+        set_learning_rate(self.optimizer, self.rate)
+        if self.settings.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(
+                self.transformer.parameters(), self.settings.max_grad_norm
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.averaged.update_parameters(self.transformer)
+        self.position.step += 1
