@@ -6,13 +6,27 @@ from config.loading import load_config
 from models.masking import MASK_SCHEDULES
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, names, run
 from utils.data import InpaintingSet
-from utils.inpaint import RESULTS, inpaint_set
+from utils.inpaint import inpaint_set
+from utils.inpaint_outputs import RESULTS
+
+
+def count_or_auto(text: str) -> int | str:
+    """What --batch-size takes."""
+    return text if text == "auto" else int(text)
+
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--mask-func": ("decoding.mask_schedule", str, f"schedule: {', '.join(MASK_SCHEDULES)}"),
     "--total-iter": ("decoding.total_iter", int, "iterations T of the schedule"),
     "--sweet-spot": ("decoding.sweet_spot", int, "stop after this many iterations"),
-    "--batch-size": ("decoding.batch_size", int, "images at once; the tokens do not depend on it"),
+    "--samples": ("decoding.samples", int, "different repairs of each image, image_000_s0.png ..."),
+    "--composite": ("decoding.composite", str, "known pixels: none, hard or feather"),
+    "--animation": ("decoding.animation", str, "the decoding of each image, moving: gif or webp"),
+    "--batch-size": (
+        "decoding.batch_size",
+        count_or_auto,
+        "images at once, no pixel depends on it",
+    ),
     "--seed": ("seed", int, "seed of the decoding noise"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
     "--transformer": ("transformer.weights", str, "transformer weights: ours, or a lab .pt"),
@@ -27,8 +41,8 @@ def main() -> None:
         "--data", type=Path, help="folder with masked_image/ and mask64/ (default data.root)"
     )
     inputs = {
-        "--images": "instead: a folder of images, or one image,",
-        "--masks": "with a folder of masks, or one mask",
+        "--images": "instead: a folder of images, or one image, of any size",
+        "--masks": "with a folder of masks, or one mask; 255 is known, 0 a hole",
         "--ground-truth": "folder or csv the scorer compares with",
     }
     for flag, text in inputs.items():
@@ -36,17 +50,25 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path(), help="where the three folders go (default here)"
     )
+    switches = {
+        "--invert-masks": "255 is a hole and 0 is known",
+        "--restart": "repair images anew that are done already",
+        "--verbose": "print how many tokens of each image are hidden after each step",
+    }
+    for flag, text in switches.items():
+        parser.add_argument(flag, action="store_true", help=text)
     args = parser.parse_args()
     if (args.images is None) != (args.masks is None) or (args.images and args.data):
         parser.error("give either --data, or --images together with --masks")
     config = load_config(args.config, as_overrides(args, OPTIONS))
     source = args.images or args.data or config.data.root
-    dataset = InpaintingSet(source, args.masks, args.ground_truth)
-    timing = inpaint_set(config, dataset, args.output)
+    dataset = InpaintingSet(source, args.masks, args.ground_truth, args.invert_masks)
+    timing = inpaint_set(config, dataset, args.output, restart=args.restart, verbose=args.verbose)
+    skipped = f", {timing['skipped']} were done (--restart repairs them anew)"
     print(
-        f"{len(dataset)} images repaired in {timing['seconds']:.1f} s "
+        f"{timing['repaired']} images repaired in {timing['seconds']:.1f} s "
         f"({timing['images_per_second']:.1f} images/s, seed {config.seed}): "
-        f"{args.output / RESULTS}"
+        f"{args.output / RESULTS}{skipped if timing['skipped'] else ''}"
     )
 
 

@@ -272,6 +272,8 @@ class TrainingConfig(Section):
     """Epochs between validations; the last epoch always has one."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints; the last epoch always has one."""
+    pictures_every: NonNegativeInt = 10
+    """Epochs between pictures of repaired val images, each with a checkpoint; 0 makes none."""
 
     @property
     def images_a_step(self) -> int:
@@ -379,10 +381,16 @@ class DecodingConfig(Section):
     """hard: known pixels are pasted back; feather: and the hole meets them without a seam."""
     feather_width: PositiveFloat = 8.0
     """Pixels into the hole over which feather fades out; two tokens."""
+    samples: PositiveInt = 1
+    """Different repairs of each image, encoded once; beyond one, names end in _s0, _s1, ..."""
     step_pictures: bool = True
     """Write the token masks and the image after every step beside the result."""
-    batch_size: PositiveInt = 16
-    """Images decoded at once; tokens do not depend on it, pixels only by rounding."""
+    comparison: bool = True
+    """Write a strip for each image: masked, inpainted and, where it is known, the truth."""
+    animation: Literal["none", "gif", "webp"] = "none"
+    """Write the image after every step as an animation."""
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Images in one go; auto: by the device. No pixel depends on it."""
 
     @model_validator(mode="after")
     def _sweet_spot_within_total(self) -> DecodingConfig:

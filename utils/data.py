@@ -5,6 +5,7 @@ Letters: B batch, H height, W width. A hole mask is True where a pixel is hidden
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from utils.pairs import (
 
 Channels = Sequence[float]  # one number for each of red, green, blue, in 0..1
 LOADING_THREADS = 4
+SUSPICIOUS_SHARE = 0.7  # of an image that a mask seldom hides
 
 
 def normalise(images: np.ndarray | Tensor, mean: Channels, std: Channels) -> Tensor:
@@ -107,11 +109,16 @@ class InpaintingSet(Dataset[InpaintingItem]):
 
     `images` and `masks` are two folders, two files, or a prepared folder and None.
     `ground_truth` is a folder, a file or a CSV table of the lab's form; a prepared folder's own
-    is found by itself. Raises UserError for what does not fit together.
+    is found by itself. With `invert_masks` the white pixels of masks are the holes. Raises
+    UserError for what does not fit together.
     """
 
     def __init__(
-        self, images: Path, masks: Path | None = None, ground_truth: Path | None = None
+        self,
+        images: Path,
+        masks: Path | None = None,
+        ground_truth: Path | None = None,
+        invert_masks: bool = False,
     ) -> None:
         if masks is None:
             images, masks, found = prepared_parts(images)
@@ -119,6 +126,8 @@ class InpaintingSet(Dataset[InpaintingItem]):
         self.images = image_files(images)
         self.masks = pair(self.images, image_files(masks), "masks")
         self.truth = open_truth(ground_truth, self.images)
+        self.invert_masks = invert_masks
+        self.warned = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -129,8 +138,21 @@ class InpaintingSet(Dataset[InpaintingItem]):
         path = self.images[index]
         image, hole = np.asarray(load_rgb(path)), load_mask(self.masks[index])
         check_same_size(path, image, self.masks[index], hole)
+        hole = ~hole if self.invert_masks else hole
         warn_if_inverted(path, image, self.masks[index], hole)
+        self._warn_if_large(self.masks[index], hole)
         return InpaintingItem(index, path.name, image, hole)
+
+    def _warn_if_large(self, path: Path, hole: np.ndarray) -> None:
+        """Name the first mask that hides most of its image: it may be meant the other way."""
+        if hole.mean() > SUSPICIOUS_SHARE and not self.warned:
+            self.warned = True
+            mend = "leave out --invert-masks" if self.invert_masks else "give --invert-masks"
+            tqdm.write(
+                f"warning: {path}: {hole.mean():.0%} of the image would be repaired; if white "
+                f"{'is known' if self.invert_masks else 'marks the holes'} in your masks, {mend}",
+                file=sys.stderr,
+            )
 
     def ground_truth(self, index: int) -> np.ndarray | None:
         """What an image hid, uint8 (H, W, 3), or None where it is not known."""

@@ -1,193 +1,244 @@
-"""Repair a set of images and write the report's three folders (spec section 6).
+"""Repair a set of images: what is decoded, what is read and written meanwhile, what is skipped.
 
-<output>/test_results/image_{i:03d}.png      the repaired image
-<output>/mask_scheduling/final_test_{i}.png  the token mask after every step
-<output>/imga/final_test_{i}.png             the masked input, then the image after every step
-<output>/test_results/manifest.json          what was done, with what, and where the truth lies
+The files it leaves are those of utils/inpaint_outputs.py, and a manifest. Images of the model's
+size are decoded in batches, any others in windows (utils/windows.py).
 
-Shapes: B batch, N tokens, T steps, H x W pixels.
+Shapes: B batch, R rows (samples of all images), N tokens, T steps, H x W pixels, S x S windows.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
 from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import Config
-from models.maskgit import MaskGIT
-from utils.checkpoint import (
-    codes_fingerprint,
-    load_tokenizer,
-    load_transformer,
-    read_header,
-)
-from utils.composite import composite
-from utils.data import InpaintingItem, InpaintingSet, normalise, to_uint8
-from utils.device import autocast, pick_device, pick_dtype
-from utils.files import content_hash, make_folder, write_text
-from utils.fill import fill_hole
-from utils.images import save_png
-from utils.pictures import image_grid, mask_grid
-from utils.runlog import environment
+from utils.data import InpaintingItem, InpaintingSet
+from utils.distributed import is_main, rank, world_size
+from utils.inpaint_outputs import MANIFEST, RESULTS, Outputs, Repair
+from utils.inpainter import Inpainter
+from utils.manifest import read_settings, write_manifest
+from utils.overlap import WriteBehind, read_ahead
+from utils.stamps import differences, input_digest, read_stamp, settings_digest, settings_of
+from utils.windows import plan_windows, reflect_up, repair_in_windows
 
-RESULTS, MASKS, STEPS = "test_results", "mask_scheduling", "imga"
-MANIFEST = "manifest.json"
+THREADS = 2  # that read, and that write
+READ_AHEAD_BYTES = 1 << 28
+WINDOW_ID, SAMPLE_ID = 1 << 32, 1 << 48  # a window's noise is keyed apart from all images'
 
 
-@dataclass
-class Trace:
-    """What decoding went through: token ids (B, N) and masks (B, N) after every step."""
+@dataclass(frozen=True)
+class Task:
+    """One image of the job, read and ready to be decoded."""
 
-    token_ids: list[Tensor] = field(default_factory=list)
-    hidden: list[Tensor] = field(default_factory=list)
+    item: InpaintingItem
+    stamp: str
+    done: bool
+    filled: np.ndarray | None
+    """What the tokenizer is shown; None for what is done, or decoded in windows."""
+    truth: np.ndarray | None
+    """None where it is not known, or not shown."""
 
-    def __call__(self, _step: int, token_ids: Tensor, hidden: Tensor) -> None:
-        self.token_ids.append(token_ids)
-        self.hidden.append(hidden)
 
+class Job:
+    """A set of images on its way through an inpainter; counts what is finished."""
 
-class Inpainter:
-    """A loaded MaskGIT that repairs images of the config's size."""
+    def __init__(
+        self, inpainter: Inpainter, dataset: InpaintingSet, output: Path, restart: bool
+    ) -> None:
+        config = inpainter.config
+        self.inpainter, self.dataset, self.restart = inpainter, dataset, restart
+        self.settings = settings_of(config, inpainter.arithmetic)
+        self.digest = settings_digest(self.settings)
+        self.side = config.data.image_size
+        self.outputs = Outputs(output, config.decoding, self.side)
+        self.skipped, self.written = 0, 0
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.device = config, pick_device(config.device)
-        self.dtype = pick_dtype(config.precision, self.device)
-        tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
-        transformer = load_transformer(config.transformer_weights, config.transformer)
-        wanted = read_header(config.transformer_weights).get("codes_sha256")
-        if wanted not in (None, codes_fingerprint(tokenizer.codebook.vectors())):
-            raise UserError(
-                f"{config.transformer_weights}: was trained on the tokens of another tokenizer "
-                f"than {config.tokenizer_weights}"
+    def read(self, index: int) -> Task:
+        """Read one image with its mask, look whether it is done, else prepare it."""
+        item = self.dataset[index]
+        stamp = f"{self.digest}{input_digest(item.image, item.hole)}"
+        done = not self.restart and self.outputs.is_done(item, stamp)
+        filled = truth = None
+        if not done and item.hole.shape == (self.side, self.side):
+            filled = self.inpainter.fill(item.image, item.hole)
+        if not done and self.inpainter.config.decoding.comparison:
+            truth = self.dataset.ground_truth(index)
+        return Task(item, stamp, done, filled, truth)
+
+    def repair_batch(self, tasks: list[Task], writer: WriteBehind, verbose: bool) -> None:
+        """Decode a batch of the model's size and hand its pictures to the writer."""
+        samples = self.inpainter.config.decoding.samples
+        trace = self.inpainter.decode(
+            np.stack([task.filled for task in tasks]),
+            np.stack([task.item.hole for task in tasks]),
+            [task.item.index for task in tasks],
+            samples,
+        )
+        steps = trace.token_ids if self.outputs.shows_steps else trace.token_ids[-1:]
+        images = self.inpainter.decoded_steps(steps)  # (T or 1, R, H, W, 3)
+        masks = torch.stack(trace.hidden).cpu().numpy()  # (T, R, N)
+        for row in range(images.shape[1]):
+            task, sample = tasks[row // samples], row % samples
+            if verbose:
+                name = self.outputs.result_name(task.item.index, sample)
+                counts = " ".join(map(str, masks[:, row].sum(1)))
+                tqdm.write(f"{name}: hidden tokens after each step {counts}")
+            writer.submit(
+                partial(self._write, task, sample, list(images[:, row]), masks[:, row], True)
             )
-        self.maskgit = MaskGIT(tokenizer, transformer, config.masking.mask_schedule).eval()
-        self.maskgit.to(self.device)
-        tokenizer.to(memory_format=torch.channels_last)
 
-    def __call__(self, images: np.ndarray, holes: np.ndarray, image_ids: list[int]) -> Trace:
-        """Decode images (B, H, W, 3) uint8 with holes (B, H, W) bool; every step is kept."""
-        settings, data = self.config.decoding, self.config.data
-        pairs = zip(images, holes, strict=True)
-        filled = np.stack([fill_hole(image, hole, settings.hole_fill) for image, hole in pairs])
-        trace = Trace()
-        with autocast(self.device, self.dtype):
-            self.maskgit.inpaint(
-                normalise(filled, data.mean, data.std).to(self.device),
-                torch.from_numpy(holes).to(self.device),
-                settings,
-                seed=self.config.seed,
-                image_ids=torch.tensor(image_ids, device=self.device),
-                on_step=trace,
+    def repair_in_windows(self, task: Task, writer: WriteBehind, verbose: bool) -> None:
+        """Decode a picture of another size in windows and hand it to the writer."""
+        settings, item = self.inpainter.config.decoding, task.item
+        for sample in range(settings.samples):
+            decode = partial(self._decode_windows, item.index, sample)
+            rounds = repair_in_windows(
+                item.image, item.hole, self.side, decode, settings.feather_width
             )
-        return trace
+            images: list[np.ndarray] = []
+            for image in tqdm(rounds, item.name, unit="round", leave=False):
+                images = [*images, image] if self.outputs.shows_steps else [image]
+            if verbose:
+                count = len(plan_windows(reflect_up(item.hole, self.side), self.side))
+                name = self.outputs.result_name(item.index, sample)
+                tqdm.write(f"{name}: repaired in {count} windows")
+            writer.submit(partial(self._write, task, sample, images, None, False))
 
-    @torch.inference_mode()
-    def pixels(self, token_ids: Tensor, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
-        """Decode token ids (B, N) and paste known pixels back if so configured, (B, H, W, 3)."""
-        data = self.config.data
-        with autocast(self.device, self.dtype):
-            decoded = self.maskgit.tokenizer.decode(token_ids)
-        outputs = to_uint8(decoded, data.mean, data.std).cpu().numpy()
-        kind, width = self.config.decoding.composite, self.config.decoding.feather_width
-        parts = zip(outputs, images, holes, strict=True)
-        return np.stack([composite(*part, kind, width) for part in parts])
+    def _decode_windows(
+        self, index: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]
+    ) -> np.ndarray:
+        """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
+        decoded, size = [], self.inpainter.batch_size
+        ids = [index + number * WINDOW_ID + sample * SAMPLE_ID for number in numbers]
+        filled = np.stack([self.inpainter.fill(*pair) for pair in zip(images, holes, strict=True)])
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            trace = self.inpainter.decode(filled[part], holes[part], ids[part], 1)
+            decoded.append(self.inpainter.decoded(trace.token_ids[-1]))
+        return np.concatenate(decoded)
+
+    def _write(
+        self,
+        task: Task,
+        sample: int,
+        images: list[np.ndarray],
+        masks: np.ndarray | None,
+        is_raw: bool,
+    ) -> None:
+        """Join raw pixels with known ones and write all files of a repair."""
+        if is_raw:
+            images = [self.inpainter.join(i, task.item.image, task.item.hole) for i in images]
+        self.outputs.write(Repair(task.item, sample, task.stamp, images, masks, task.truth))
+        self.written += 1
 
 
-def inpaint_set(config: Config, dataset: InpaintingSet, output: Path) -> dict[str, float]:
-    """Repair every image of a set; returns seconds and images a second.
+def inpaint_set(
+    config: Config,
+    dataset: InpaintingSet,
+    output: Path,
+    *,
+    restart: bool = False,
+    verbose: bool = False,
+) -> dict[str, float]:
+    """Repair every image of a set that is not done yet, or with ``restart`` all of them.
 
-    Raises `UserError` for weights or images that do not fit, or an output that cannot be written.
+    Under torchrun each process takes its share, and the last one to finish writes the manifest.
+    Returns seconds, images repaired, images a second, and images skipped. Raises `UserError` for
+    weights or images that do not fit, or an output that cannot be written; finished images stay.
     """
     inpainter, began = Inpainter(config), time.perf_counter()
-    for folder in (RESULTS, MASKS, STEPS):
-        make_folder(output / folder)
-    (output / RESULTS / MANIFEST).unlink(missing_ok=True)  # it speaks of the images it lies by
-    batches = _batches(dataset, config.decoding.batch_size, config.data.image_size)
-    with tqdm(total=len(dataset), desc=f"inpainting, {_title(config)}", unit="image") as bar:
-        for items in batches:
-            _repair(inpainter, items, output)
-            bar.update(len(items))
-    seconds = time.perf_counter() - began
-    timing = {"seconds": seconds, "images_per_second": len(dataset) / seconds}
-    manifest = _manifest(config, dataset, output / RESULTS, timing)
-    write_text(output / RESULTS / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    job = Job(inpainter, dataset, output, restart)
+    world = world_size()
+    job.outputs.make_folders()
+    manifest = output / RESULTS / MANIFEST
+    if is_main():
+        _say_what_changed(manifest, job)
+    manifest.unlink(missing_ok=True)  # it speaks of the images it lies by
+    mine = range(rank(), len(dataset), world)
+    try:
+        _repair_all(job, mine, verbose)
+    except UserError as error:
+        finished = job.skipped + job.written // config.decoding.samples
+        rest = f"; {finished} of {len(mine)} images are finished and stay" if finished else ""
+        raise UserError(f"{error}{rest}") from error
+    seconds, repaired = time.perf_counter() - began, len(mine) - job.skipped
+    timing = {"seconds": seconds, "images_per_second": repaired / seconds, "processes": world}
+    timing |= {"repaired": repaired, "skipped": job.skipped}
+    if world == 1 or _is_complete(job):
+        write_manifest(manifest, config, dataset, job.outputs, job.settings, timing)
     return timing
 
 
-def _repair(inpainter: Inpainter, items: list[InpaintingItem], output: Path) -> None:
-    """Repair one batch and write its pictures."""
-    images, holes = (np.stack([getattr(i, part) for i in items]) for part in ("image", "hole"))
-    settings = inpainter.config.decoding
-    trace = inpainter(images, holes, [item.index for item in items])
-    wanted = trace.token_ids if settings.step_pictures else trace.token_ids[-1:]
-    steps = [inpainter.pixels(ids, images, holes) for ids in wanted]  # T of (B, H, W, 3)
-    for item, result in zip(items, steps[-1], strict=True):
-        save_png(output / RESULTS / f"image_{item.index:03d}.png", result)
-    if not settings.step_pictures:
+def _repair_all(job: Job, indices: range, verbose: bool) -> None:
+    """Read, decode and write a share of the images, all three at the same time."""
+    size, batch = job.inpainter.batch_size, []
+    tasks = read_ahead(job.read, indices, THREADS, _ahead(job.dataset, indices, size))
+    bar = tqdm(total=len(indices), desc=f"inpainting, {_title(job)}", unit="image")
+    with bar, WriteBehind(THREADS, 2 * size) as writer:
+        for task in tasks:
+            if task.done:
+                job.skipped += 1
+                bar.update()
+            elif task.filled is None:
+                job.repair_in_windows(task, writer, verbose)
+                bar.update()
+            else:
+                batch.append(task)
+            if len(batch) == size:
+                job.repair_batch(batch, writer, verbose)
+                bar.update(len(batch))
+                batch = []
+        if batch:
+            job.repair_batch(batch, writer, verbose)
+            bar.update(len(batch))
+
+
+def _ahead(dataset: InpaintingSet, indices: range, size: int) -> int:
+    """How many images to read ahead: a batch, or fewer where they are large."""
+    if not indices:
+        return 1
+    try:
+        with Image.open(dataset.images[indices[0]]) as first:
+            pixels = first.width * first.height
+    except OSError:  # reading it says what is wrong with it
+        return 1
+    return max(1, min(size, READ_AHEAD_BYTES // (3 * pixels)))
+
+
+def _say_what_changed(manifest: Path, job: Job) -> None:
+    """Tell why images of an earlier run are made anew, if they are."""
+    before = read_settings(manifest)
+    if before is None or job.restart:
         return
-    masks = torch.stack(trace.hidden).cpu().numpy()  # (T, B, N)
-    for place, item in enumerate(items):
-        name = f"final_test_{item.index}.png"
-        save_png(output / MASKS / name, mask_grid(masks[:, place], settings.total_iter))
-        shown = [item.image, *(step[place] for step in steps)]
-        save_png(output / STEPS / name, image_grid(shown, settings.total_iter))
+    if changes := differences(before, job.settings):
+        tqdm.write(
+            f"note: {manifest.parent} was made with other settings ({'; '.join(changes)}): its "
+            "images are made anew",
+            file=sys.stderr,
+        )
 
 
-def _batches(dataset: InpaintingSet, size: int, side: int) -> Iterator[list[InpaintingItem]]:
-    """Items in groups of ``size``; an image that is not side x side pixels is an error."""
-    for start in range(0, len(dataset), size):
-        items = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
-        for item in items:
-            height, width = item.hole.shape
-            if (height, width) != (side, side):
-                raise UserError(
-                    f"{dataset.images[item.index]}: {width} x {height} pixels; the model repairs "
-                    f"{side} x {side}, resize image and mask first"
-                )
-        yield items
+def _is_complete(job: Job) -> bool:
+    """Whether the results of all processes are there, made with the same settings."""
+    folder, samples = job.outputs.folder / RESULTS, job.inpainter.config.decoding.samples
+    names = (
+        job.outputs.result_name(index, sample)
+        for index in range(len(job.dataset))
+        for sample in range(samples)
+    )
+    return all((read_stamp(folder / name) or "").startswith(job.digest) for name in names)
 
 
-def _manifest(
-    config: Config, dataset: InpaintingSet, folder: Path, timing: dict[str, float]
-) -> dict[str, object]:
-    """Everything needed to trace a result, and to find its ground truth."""
-
-    def relative(path: Path) -> str:
-        return os.path.relpath(path, folder)
-
-    truth = dataset.truth
-    return {
-        "ground_truth": relative(truth.location) if truth else None,
-        "masks": relative(dataset.masks[0].parent),
-        "images": [
-            {
-                "image": f"image_{index:03d}.png",
-                "source": dataset.images[index].name,
-                "mask": dataset.masks[index].name,
-                **({"ground_truth": truth.name(index)} if truth else {}),
-            }
-            for index in range(len(dataset))
-        ],
-        "seed": config.seed,
-        "tokenizer_sha256": content_hash([config.tokenizer_weights]),
-        "transformer_sha256": content_hash([config.transformer_weights]),
-        "config": config.model_dump(mode="json"),
-        "environment": environment(),
-        **timing,
-    }
-
-
-def _title(config: Config) -> str:
-    decoding = config.decoding
+def _title(job: Job) -> str:
+    decoding = job.inpainter.config.decoding
     steps = decoding.sweet_spot or decoding.total_iter
     return f"{decoding.rule} {decoding.mask_schedule} {steps}/{decoding.total_iter}"

@@ -5,21 +5,22 @@ Images are (H, W, 3) uint8, token masks (N,) bool, True = hidden.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
-import matplotlib
 import numpy as np
+from PIL import Image
 
 from utils.files import atomic
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 MASKS_PER_ROW = 10
 IMAGES_PER_ROW = 7
 GAP = 2  # pixels between tiles
+FRAME_MS, LAST_FRAME_MS = 300, 1500  # of an animation
+ANIMATION_SIDE = 256  # pixels that small images are enlarged towards
 
 
 def mask_grid(token_masks: Sequence[np.ndarray], steps: int) -> np.ndarray:
@@ -32,6 +33,38 @@ def mask_grid(token_masks: Sequence[np.ndarray], steps: int) -> np.ndarray:
 def image_grid(images: Sequence[np.ndarray], steps: int) -> np.ndarray:
     """The masked input, then the image after every step, 7 a row; steps not run stay black."""
     return tile(images, 1 + steps, IMAGES_PER_ROW)
+
+
+def comparison_strip(
+    masked: np.ndarray, inpainted: np.ndarray, truth: np.ndarray | None
+) -> np.ndarray:
+    """Masked, inpainted and, where it is known, the truth, side by side."""
+    images = [masked, inpainted, *([] if truth is None else [truth])]
+    return tile(images, len(images), len(images))
+
+
+def encode_animation(images: Sequence[np.ndarray], kind: str, stamp: str) -> bytes:
+    """An endless GIF or lossless WebP of the decoding; small images are enlarged, the last rests.
+
+    kind: "gif" or "webp". stamp: ASCII text that is kept in the file (utils/stamps.py).
+    """
+    factor = max(1, ANIMATION_SIDE // max(images[0].shape[:2]))
+    frames = [Image.fromarray(image.repeat(factor, 0).repeat(factor, 1)) for image in images]
+    times = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
+    note = {"comment": stamp.encode()} if kind == "gif" else {"xmp": stamp.encode()}
+    shape = {"gif": {"optimize": False, "disposal": 1}, "webp": {"lossless": True}}[kind]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer,
+        format=kind,
+        save_all=True,
+        append_images=frames[1:],
+        duration=times,
+        loop=0,
+        **shape,
+        **note,
+    )
+    return buffer.getvalue()
 
 
 def tile(images: Sequence[np.ndarray], places: int, per_row: int) -> np.ndarray:
@@ -51,6 +84,7 @@ def tile(images: Sequence[np.ndarray], places: int, per_row: int) -> np.ndarray:
 
 def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Training and validation loss and the learning rate by epoch, from the rows of a log."""
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, label in (("train_loss", "train"), ("val_loss", "val (mean over ratios)")):
         points = [(row["epoch"], row[name]) for row in rows if name in row]
@@ -70,7 +104,7 @@ def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
 def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Every number of a log by epoch, one small plot each."""
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("epoch", "time")]
-    per_row = 4
+    plt, per_row = _pyplot(), 4
     figure, grid = plt.subplots(
         -(-len(names) // per_row),
         per_row,
@@ -88,3 +122,13 @@ def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)
+
+
+def _pyplot() -> ModuleType:
+    """Matplotlib without a screen; loading it takes most of a second, so only curves do."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot

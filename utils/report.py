@@ -22,7 +22,7 @@ from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data import InpaintingSet
 from utils.files import write_text
 from utils.images import encode_png, load_rgb, save_png
-from utils.inpaint import MANIFEST, MASKS, RESULTS, STEPS
+from utils.inpaint_outputs import MANIFEST, MASKS, RESULTS, STEPS
 from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, tile
 
 TEMPLATE = Path(__file__).with_name("report.html")

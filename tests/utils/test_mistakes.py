@@ -7,7 +7,6 @@ import sys
 import types
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
 import torch
@@ -257,24 +256,6 @@ def test_a_flipped_byte_in_a_state_is_noticed(tmp_path):
         except Exception as error:
             bad.append((place, repr(error)[:60]))
     assert not bad, (len(bad), bad[:5])
-
-
-def test_an_old_manifest_does_not_outlive_its_images(weights, tmp_path, monkeypatch):
-    from utils import inpaint
-    from utils.data import InpaintingSet
-    from utils.images import encode_png
-
-    for part, name in (("masked_image", "image"), ("mask64", "mask")):
-        (tmp_path / "job" / part).mkdir(parents=True)
-        for i in range(2):
-            value = np.full((16, 16), 255, np.uint8)
-            (tmp_path / "job" / part / f"{name}_{i}.png").write_bytes(encode_png(value))
-    out = tmp_path / "out"
-    inpaint.inpaint_set(weights, InpaintingSet(tmp_path / "job"), out)
-    monkeypatch.setattr(inpaint, "_repair", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        inpaint.inpaint_set(weights, InpaintingSet(tmp_path / "job"), out)
-    assert not (out / "test_results" / "manifest.json").exists()
 
 
 @pytest.mark.usefixtures("quick")
