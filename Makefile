@@ -17,7 +17,7 @@ SPLIT :=  # e.g. --split 2000 200 200
 SCHEDULES := cosine linear square
 SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
 
-.PHONY: demo results test test-long lint format schema clean
+.PHONY: demo results test test-long test-app lint format schema clean
 .SECONDARY:
 
 demo: $(RUN)/report.html
@@ -52,10 +52,13 @@ results: demo
 	cp $(RUN)/comparison.png docs/results/demo/comparison.png
 
 test: $(ENV)/.maskgit-dev
-	$(PYTHON) -m pytest -m "not long"
+	$(PYTHON) -m pytest -m "not long and not app"
 
 test-long: $(ENV)/.maskgit-dev
 	$(PYTHON) -m pytest -m long
+
+test-app: $(ENV)/.maskgit-app  # takes an installed Chromium, or fetches one
+	$(PYTHON) -m pytest -m app -rs tests/app
 
 lint: $(ENV)/.maskgit-dev
 	$(ENV)/bin/ruff check .
@@ -81,3 +84,8 @@ $(ENV)/.maskgit: pyproject.toml | $(ENV)/bin/python
 $(ENV)/.maskgit-dev: pyproject.toml | $(ENV)/bin/python
 	$(PYTHON) -m pip install --quiet ".[dev]"
 	@touch $@ $(ENV)/.maskgit
+
+$(ENV)/.maskgit-app: $(ENV)/.maskgit-dev
+	$(PYTHON) -m pip install --quiet ".[app,test-app]"
+	@command -v chromium google-chrome chrome >/dev/null || $(PYTHON) -m playwright install chromium || true
+	@touch $@

@@ -1,0 +1,35 @@
+"""Paint a hole and watch it fill: ``python app.py``, then open the address it prints.
+
+Without a folder it takes the released cats64; a run folder, imported lab files or a config file do
+as well, and several of them can be chosen from on the page.
+"""
+
+from pathlib import Path
+
+from config.errors import UserError
+from utils.cli import ArgumentParser, run
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help="folder, or config file"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default this machine only)"
+    )
+    parser.add_argument("--port", type=int, help="port (default the first free one from 7860)")
+    args = parser.parse_args()
+    try:
+        from utils.page import layout, server
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: pip install '.[app]'") from None
+    from utils.page.checkpoints import Shelf
+
+    with server.own_folder():
+        shelf = Shelf(args.checkpoints)
+        server.serve(layout.build(shelf), args.host, args.port, layout.LOOKS)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,249 @@
+"""The page in a headless Chromium: paint, run, step, compare, take away, and what may go wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.images import encode_png
+
+pytestmark = pytest.mark.app
+
+SIDE, STEPS = 32, 6
+SLIDER = "#player .stepper input"
+NARROW = {"width": 360, "height": 720}
+
+
+def paint(page, start=(0.25, 0.4), end=(0.6, 0.6)) -> None:
+    """Draw one stroke with the mouse, in shares of the picture."""
+    page.locator("#painter canvas").scroll_into_view_if_needed()
+    box = page.locator("#painter canvas").bounding_box()
+    (x, y), (to_x, to_y) = (
+        (box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in (start, end)
+    )
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(to_x, to_y, steps=4)
+    page.mouse.up()
+
+
+def run(page, records: int = 1) -> None:
+    """Press Repair and wait for the files of every record."""
+    page.locator("#repair").click()
+    finish(page, records)
+
+
+def finish(page, records: int = 1) -> None:
+    page.wait_for_function(
+        """count => {
+          const files = [...document.querySelectorAll("#player .files")];
+          return files.length === count && files.every(one => one.childElementCount)
+            && document.querySelector("#notice").innerText.includes("Repaired");
+        }""",
+        arg=records,
+    )
+
+
+def upload(page, name: str, content: bytes) -> None:
+    with page.expect_file_chooser() as waiting:
+        page.locator("#upload").click()
+    waiting.value.set_files([{"name": name, "mimeType": "image/png", "buffer": content}])
+
+
+def picture(url: str) -> np.ndarray:
+    content = base64.b64decode(url.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def shown_picture(page) -> np.ndarray:
+    return picture(page.locator("#player .record img").first.get_attribute("src"))
+
+
+def test_a_painted_hole_is_repaired_step_by_step(visit):
+    page = visit()
+    assert "No hole yet" in page.locator("#painter .share").inner_text()
+    assert page.locator("#player .empty").is_visible()
+    paint(page)
+    assert "Hole: " in page.locator("#painter .share").inner_text()
+    run(page)
+    slider = page.locator(SLIDER)
+    assert slider.get_attribute("max") == str(STEPS)
+    assert slider.input_value() == str(STEPS)
+    words = page.locator("#player output")
+    assert words.inner_text().startswith(f"Step {STEPS} of {STEPS} · 0 of ")
+    pictures, dots = [], page.locator("#player .dots circle")
+    page.locator("#player [data-go=first]").click()
+    for _ in range(STEPS + 1):
+        pictures.append(shown_picture(page))
+        page.locator("#player [data-go=on]").click()
+    assert dots.count() == STEPS + 1
+    hole = (pictures[0] == 128).all(2)
+    assert hole.any()
+    assert all((one[~hole] == pictures[0][~hole]).all() for one in pictures)  # hard composite
+    assert (pictures[-1][hole] != 128).any()
+    slider.focus()
+    for key in ("Home", "ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert words.inner_text().startswith(f"Step 1 of {STEPS}")
+    assert (shown_picture(page) == pictures[1]).all()
+
+
+def test_two_settings_stand_side_by_side_on_the_same_hole_and_seed(visit):
+    page = visit()
+    paint(page)
+    page.get_by_label("compare two settings").check()
+    page.locator("#setting-B").get_by_label("total iter").fill("3")
+    run(page, 2)
+    first, second = page.locator("#player .record").all()
+    assert "total_iter 3" in second.locator("h3").inner_text()
+    assert "seed 0" in first.locator("h3").inner_text()
+    page.locator("#player [data-go=first]").click()
+    sources = [one.locator("img").get_attribute("src") for one in (first, second)]
+    assert sources[0] == sources[1]  # the same masked picture
+    words = page.locator("#player output").inner_text()
+    counts = [part.split(": ")[1] for part in words.split(" · ")[1:]]
+    assert counts[0] == counts[1]
+
+
+def test_samples_differ_and_can_be_chosen_between(visit):
+    page = visit()
+    paint(page)
+    page.get_by_label("samples").first.fill("2")
+    run(page)
+    choices = page.locator("#player .choices button")
+    page.wait_for_function("document.querySelectorAll('#player .choices button').length === 2")
+    first = shown_picture(page)
+    choices.nth(1).click()
+    finish(page)
+    assert (shown_picture(page) != first).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("notes.png", b"these are words, no picture", "notes.png"),
+        ("huge.png", encode_png(np.zeros((4, 4, 3), np.uint8))[:16] + b"\0\1\x86\xa0" * 2, "huge"),
+        ("cut.png", encode_png(np.zeros((64, 64, 3), np.uint8))[:60], "cut.png"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_refused_in_one_line(visit, name, content, words):
+    page = visit()
+    upload(page, name, content)
+    page.wait_for_selector("#notice .wrong")
+    assert words in page.locator("#notice .wrong").inner_text()
+    paint(page)
+    run(page)  # the page goes on with the picture that it had
+
+
+def test_an_uploaded_picture_is_cut_to_a_square_and_can_be_painted_on(visit):
+    page = visit()
+    tall = np.full((90, 40, 3), (10, 200, 30), np.uint8)
+    upload(page, "tall.png", encode_png(tall))
+    page.wait_for_function("document.querySelector('#notice').innerText.includes('loaded')")
+    paint(page)
+    run(page)
+    page.locator("#player [data-go=first]").click()
+    shown = shown_picture(page)
+    assert shown.shape == (SIDE, SIDE, 3)
+    assert {tuple(pixel) for pixel in shown.reshape(-1, 3)} == {(10, 200, 30), (128, 128, 128)}
+
+
+def test_two_visitors_at_once_get_each_their_own(visit):
+    pages = [visit(), visit()]
+    pages[1].locator("#painter .samples button").nth(2).click()
+    for page in pages:
+        paint(page)
+        page.locator("#repair").click()
+    for page in pages:
+        finish(page)
+        page.locator("#player [data-go=first]").click()
+    first, second = map(shown_picture, pages)
+    known = (first != 128).any(2)
+    assert (first[known] != second[known]).any()
+
+
+def test_a_reload_in_the_middle_leaves_a_page_that_works(visit):
+    page = visit()
+    paint(page)
+    page.get_by_label("total iter").first.fill("64")
+    page.get_by_label("samples").first.fill("4")
+    page.locator("#repair").click()
+    page.wait_for_function(f"Number(document.querySelector('{SLIDER}').value) >= 1")
+    page.reload()
+    page.wait_for_selector("#painter .has-picture canvas")
+    assert page.locator("#player .empty").is_visible()
+    paint(page)
+    run(page)
+
+
+def test_the_whole_way_goes_by_keyboard(visit):
+    page = visit()
+    page.locator("#painter canvas").focus()
+    page.keyboard.down("Space")
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.up("Space")
+    share = page.locator("#painter .share")
+    painted = share.inner_text()
+    assert "Hole: " in painted
+    page.keyboard.press("i")
+    assert share.inner_text() != painted
+    page.keyboard.press("z")
+    assert share.inner_text() == painted
+    page.locator("#repair").focus()
+    page.keyboard.press("Enter")
+    finish(page)
+    page.locator("#player [data-go=back]").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#player output").inner_text().startswith(f"Step {STEPS - 1} of")
+
+
+def test_without_a_hole_the_page_says_what_to_do(visit):
+    page = visit()
+    page.locator("#repair").click()
+    page.wait_for_selector("#notice .wrong")
+    assert "paint on the picture" in page.locator("#notice").inner_text()
+
+
+def test_a_setting_that_is_not_allowed_is_named(visit):
+    page = visit()
+    paint(page)
+    page.get_by_label("sweet spot").first.fill("9")
+    page.locator("#repair").click()
+    page.wait_for_selector("#notice .wrong")
+    assert "sweet_spot 9 lies beyond total_iter 6" in page.locator("#notice").inner_text()
+
+
+def test_nothing_is_asked_of_any_other_server(browser, address):
+    context = browser.new_context()
+    page, asked = context.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#painter .has-picture canvas")
+    paint(page)
+    run(page)
+    context.close()
+    own = (address, "data:", "blob:")
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith(own)] == []
+
+
+CONTRAST = (Path(__file__).with_name("contrast.js")).read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", [NARROW, {"width": 1200, "height": 900}])
+def test_every_text_is_readable_and_nothing_sticks_out(visit, scheme, screen):
+    page = visit(color_scheme=scheme, viewport=screen)
+    paint(page)
+    page.get_by_label("compare two settings").check()
+    run(page, 2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= screen["width"]
+    faint = json.loads(page.evaluate(CONTRAST))
+    assert faint == []

@@ -1,0 +1,227 @@
+"""The page's parts without a browser: what visitors hand in, controls, checkpoints, the guard."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config.errors import UserError
+from config.schema import Config, DecodingConfig
+from utils.images import encode_png
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")
+
+from utils.page import controls
+from utils.page.checkpoints import Checkpoint, Shelf, find_checkpoint
+from utils.page.decoding import repair
+from utils.page.desk import Desk
+from utils.page.samples import CROPS, photographs
+from utils.page.server import HEADERS, Guard
+from utils.page.uploads import MAX_BODY_BYTES, as_painted, read_painted, read_upload
+
+SIDE = 8
+IMAGE = np.arange(SIDE * SIDE * 3, dtype=np.uint8).reshape(SIDE, SIDE, 3)
+HOLE = np.zeros((SIDE, SIDE), bool)
+HOLE[2:5, 3] = True
+
+
+# What visitors hand in
+
+
+def test_a_painted_picture_comes_back_as_it_was():
+    image, hole = read_painted(as_painted(IMAGE, HOLE), SIDE)
+    assert (image == IMAGE).all()
+    assert (hole == HOLE).all()
+
+
+GOOD = as_painted(IMAGE, HOLE)
+
+
+@pytest.mark.parametrize(
+    ("painted", "words"),
+    [
+        (None, "no picture yet"),
+        ([], "no picture yet"),
+        ({**GOOD, "image": ""}, "no picture yet"),
+        ({**GOOD, "image": 7}, "own form"),
+        ({**GOOD, "hole": [1, 0]}, "own form"),
+        ({**GOOD, "image": "data:image/png;base64,???"}, "own form"),
+        ({**GOOD, "image": "data:image/png;base64,AAAA"}, "the picture"),
+        ({**GOOD, "hole": GOOD["hole"][1:]}, "not 8 x 8"),
+        ({**GOOD, "hole": "2" * SIDE**2}, "not 8 x 8"),
+        ({**GOOD, "hole": "0" * SIDE**2}, "no hole yet"),
+        (as_painted(IMAGE[:4, :4], HOLE[:4, :4]), "not 8 x 8"),
+    ],
+)
+def test_what_no_page_of_ours_would_send_is_refused(painted, words):
+    with pytest.raises(UserError, match=words):
+        read_painted(painted, SIDE)
+
+
+def test_an_upload_is_gone_once_it_is_read(tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(encode_png(IMAGE))
+    bad.write_bytes(b"words")
+    assert (read_upload(good, SIDE) == IMAGE).all()
+    with pytest.raises(UserError, match="bad.png"):
+        read_upload(bad, SIDE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def answer(headers: list[tuple[bytes, bytes]]) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """Status and headers that a guarded server gives to a POST."""
+    said = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message):
+        said.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": headers}
+    asyncio.run(Guard(app)(scope, None, send))
+    return said[0]["status"], said[0]["headers"]
+
+
+def test_long_bodies_and_bodies_of_unknown_length_are_refused():
+    assert answer([(b"content-length", str(MAX_BODY_BYTES + 1).encode())])[0] == 413
+    assert answer([(b"transfer-encoding", b"chunked")])[0] == 413
+    assert answer([(b"content-length", b"many")])[0] == 413
+    status, headers = answer([(b"content-length", str(MAX_BODY_BYTES).encode())])
+    assert status == 200
+    assert set(HEADERS.items()) <= set(headers)
+
+
+# Controls
+
+
+def test_every_setting_of_decoding_has_a_control_or_is_about_folders():
+    shown = {setting.name for setting in controls.settings()}
+    assert shown | controls.OF_FOLDERS >= set(DecodingConfig.model_fields)
+    assert not shown & controls.OF_FOLDERS
+
+
+def test_controls_offer_what_the_schema_allows_in_its_own_words():
+    by_name = {setting.name: setting for setting in controls.settings()}
+    for setting in by_name.values():
+        assert setting.help == DecodingConfig.model_fields[setting.name].description
+        control = setting.control()
+        assert control.info == setting.help
+    schedules = [choice for choice, _ in by_name["mask_schedule"].control().choices]
+    assert schedules == ["cosine", "linear", "square", "maskgit_cosine"]
+    assert by_name["sweet_spot"].may_be_empty
+    assert not by_name["total_iter"].may_be_empty
+    assert by_name["total_iter"].control().minimum == 1
+
+
+def test_what_a_control_shows_is_read_back_as_the_same_config():
+    config, asked = Config(), controls.settings()
+    held = controls.shown(config, asked)
+    pairs = [setting.read(value) for setting, value in zip(asked, held, strict=True)]
+    assert all(getattr(config.decoding, key.split(".")[1]) == value for key, value in pairs)
+    other = config.model_copy(
+        update={"decoding": config.decoding.model_copy(update={"total_iter": 3})}
+    )
+    assert controls.changed(other, config, asked) == [("decoding.total_iter", 3)]
+
+
+# Checkpoints
+
+
+def test_a_run_imported_files_and_a_config_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (run := tmp_path / "run" / "transformer").mkdir(parents=True)
+    (lab := tmp_path / "lab").mkdir()
+    (released := tmp_path / "small").mkdir()
+    (tmp_path / "config").mkdir()
+    for file in (run, lab):
+        (file / "config.yml").write_text("")
+    (tmp_path / "config" / "small.yml").write_text("")
+    assert find_checkpoint(run.parent).places == (("run", str(run.parent)),)
+    assert find_checkpoint(lab) == Checkpoint("lab", lab / "config.yml")
+    found = find_checkpoint(released)
+    assert found.config().transformer_weights == released / "transformer.safetensors"
+    assert find_checkpoint(lab / "config.yml").file == lab / "config.yml"
+    with pytest.raises(UserError, match="nowhere: no checkpoint"):
+        find_checkpoint(tmp_path / "nowhere")
+
+
+def test_checkpoints_of_one_name_are_told_apart(tiny):
+    assert Shelf([tiny, tiny]).names == ["tiny", "tiny (2)"]
+
+
+def test_missing_weights_are_named_and_the_page_opens_all_the_same(tiny, tmp_path):
+    alone = tmp_path / "alone.yml"
+    alone.write_text(tiny.read_text().replace(str(tiny.parent), str(tmp_path / "no")))
+    desk = Desk(Shelf([alone]), controls.settings())
+    _, player, notice, *held = desk.open("alone")
+    assert "vqgan.safetensors: no such weights file" in notice
+    assert player is None
+    assert len(held) == 2 * len(desk.settings)
+
+
+def test_the_arguments_of_a_checkpoint_are_those_of_inpainting():
+    checkpoint = Checkpoint("run", Path("a b/config.yml"), (("run", "a b"),))
+    words = shlex.split(shlex.join(checkpoint.arguments()))
+    assert words == ["--config", "a b/config.yml", "--set", "run=a b"]
+
+
+# Decoding
+
+
+@pytest.fixture(scope="module")
+def inpainter(tiny):
+    return Shelf([tiny]).inpainter("tiny")
+
+
+@pytest.fixture(scope="module")
+def job() -> tuple[np.ndarray, np.ndarray]:
+    hole = np.zeros((32, 32), bool)
+    hole[4:20, 6:25] = True
+    return np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), hole
+
+
+def test_steps_end_with_what_the_inpainter_makes_at_once(inpainter, job):
+    image, hole = job
+    steps = list(repair(inpainter, inpainter.config, image, hole))
+    trace = inpainter(image[None], hole[None], [0])
+    assert len(steps) == len(trace.token_ids) == 6
+    for step, token_ids, hidden in zip(steps, trace.token_ids, trace.hidden, strict=True):
+        assert (step.hidden == hidden[0].numpy()).all()
+        assert (step.image == inpainter.pixels(token_ids, image[None], hole[None])[0]).all()
+
+
+def test_confidences_are_probabilities_of_guessed_tokens_and_then_stay(inpainter, job):
+    image, hole = job
+    steps = list(repair(inpainter, inpainter.config, image, hole))
+    guessed = ~np.isnan(steps[0].confidence)
+    assert guessed.sum() == 4 * 6  # the tokens that rows 4 to 19 and columns 6 to 24 touch
+    for before, after in pairwise(steps):
+        assert (np.isnan(after.confidence) == ~guessed).all()
+        assert ((after.confidence[guessed] > 0) & (after.confidence[guessed] <= 1)).all()
+        settled = guessed & ~before.hidden
+        assert (after.confidence[settled] == before.confidence[settled]).all()
+
+
+def test_a_mistake_in_the_networks_thread_is_raised_where_the_steps_are_asked_for(inpainter, job):
+    image, hole = job
+    with pytest.raises(Exception, match=r"(?i)shape|size|dimension|broadcast|operands"):
+        list(repair(inpainter, inpainter.config, image[:, :20], hole))
+
+
+def test_a_visitor_who_leaves_ends_the_decoding(inpainter, job):
+    steps = repair(inpainter, inpainter.config, *job)
+    next(steps)
+    steps.close()  # joins the thread, which would hang here if it went on
+    assert not inpainter.maskgit.transformer._forward_hooks
+
+
+def test_samples_are_the_photographs_in_the_checkpoints_size():
+    pictures = photographs(16)
+    assert list(pictures) == list(CROPS)
+    assert all(one.shape == (16, 16, 3) and one.std() > 10 for one in pictures.values())

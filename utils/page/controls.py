@@ -1,0 +1,102 @@
+"""Controls made from the settings' own descriptions, so that a new setting appears by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import yaml
+
+from config.errors import UserError
+from config.schema import Config, DecodingConfig
+from utils.page.checkpoints import Pair
+
+FIRST = (  # settings shown at once, in this order; all others lie under "More settings"
+    *("mask_schedule", "rule", "order", "total_iter", "sweet_spot"),
+    *("choice_temperature", "composite"),
+)
+OF_FOLDERS = {  # they say how folders are worked off and what is written there
+    *("step_pictures", "comparison", "animation", "batch_size", "samples"),
+}
+NUMBERS = {"integer": (1, 0), "number": (0.1, None)}  # type: step, digits
+MAX_ITERATIONS = 64  # for a visitor; scripts have no such limit
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the decoding section, as its JSON schema describes it."""
+
+    name: str
+    kind: str
+    """Type in JSON's words: string, integer, number, boolean; other types are written as YAML."""
+    choices: list[str]
+    limits: dict[str, float]
+    may_be_empty: bool
+    help: str
+
+    def control(self) -> gr.components.Component:
+        """The component that shows and changes the setting."""
+        texts = {"label": self.name.replace("_", " "), "info": self.help}
+        if self.choices:
+            return gr.Dropdown(self.choices, filterable=False, **texts)
+        if self.kind == "boolean":
+            return gr.Checkbox(**texts)
+        if self.kind in NUMBERS:
+            step, digits = NUMBERS[self.kind]
+            empty = "null" if self.may_be_empty else None
+            return gr.Number(step=step, precision=digits, placeholder=empty, **self.limits, **texts)
+        return gr.Textbox(**texts)
+
+    def show(self, value: Any) -> Any:
+        """What the control holds for a value of the config."""
+        return value if self._is_plain() else yaml.safe_dump(value).strip("\n.")
+
+    def read(self, held: Any) -> Pair:
+        """The config key with the value that its control holds."""
+        if not self._is_plain():
+            try:
+                held = yaml.safe_load(held)
+            except yaml.YAMLError:
+                raise UserError(f"{self.name} is {held!r}, which is no YAML value") from None
+        return f"decoding.{self.name}", held
+
+    def _is_plain(self) -> bool:
+        return bool(self.choices) or self.kind == "boolean" or self.kind in NUMBERS
+
+
+def settings() -> list[Setting]:
+    """All settings of decoding that make sense for one picture, those of `FIRST` first."""
+    described = DecodingConfig.model_json_schema()["properties"]
+    order = [name for name in FIRST if name in described]
+    order += [name for name in described if name not in (*order, *OF_FOLDERS)]
+    return [_setting(name, described[name]) for name in order]
+
+
+def shown(config: Config, asked: Sequence[Setting]) -> list[Any]:
+    """What the controls hold for a config."""
+    return [setting.show(getattr(config.decoding, setting.name)) for setting in asked]
+
+
+def changed(config: Config, default: Config, asked: Sequence[Setting]) -> list[Pair]:
+    """Settings whose value differs from the checkpoint's own."""
+    pairs = [(one.name, getattr(config.decoding, one.name)) for one in asked]
+    return [(f"decoding.{n}", new) for n, new in pairs if new != getattr(default.decoding, n)]
+
+
+def _setting(name: str, described: dict[str, Any]) -> Setting:
+    options = described.get("anyOf", [described])
+    real = [option for option in options if option.get("type") != "null"]
+    main = real[0] if len(real) == 1 else {}  # a choice of types is written as YAML
+    limits = {key: main[key] for key in ("minimum", "maximum") if key in main}
+    if name == "total_iter":
+        limits["maximum"] = MAX_ITERATIONS
+    return Setting(
+        name=name,
+        kind=main.get("type", ""),
+        choices=main.get("enum", []),
+        limits=limits,
+        may_be_empty=len(real) < len(options),
+        help=described.get("description", ""),
+    )

@@ -1,0 +1,130 @@
+"""Repair one image and hand out every step as soon as it is there.
+
+Shapes: B = 1 image, N tokens, K codebook size, M hidden tokens, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import Queue
+from threading import Event, Thread
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.schema import Config
+from utils.data import normalise
+from utils.device import autocast
+from utils.fill import fill_hole
+from utils.inpaint import Inpainter
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one decode step left behind."""
+
+    image: np.ndarray
+    """The decoded image, uint8 (H, W, 3)."""
+    hidden: np.ndarray
+    """Tokens that are still hidden, bool (N,)."""
+    confidence: np.ndarray
+    """Probability of each token when it was last guessed, 0 to 1, (N,); NaN where known."""
+
+
+class GoneError(Exception):
+    """Nobody looks at this decoding any more."""
+
+
+def repair(
+    inpainter: Inpainter, config: Config, image: np.ndarray, hole: np.ndarray
+) -> Iterator[Step]:
+    """Decode image (H, W, 3) uint8 with hole (H, W) bool under the settings of ``config``.
+
+    The networks run in a thread of their own, which ends soon after nobody asks for more.
+    """
+    steps: Queue[Step | Exception | None] = Queue()
+    gone = Event()
+
+    def tell(step: Step) -> None:
+        if gone.is_set():
+            raise GoneError
+        steps.put(step)
+
+    def work() -> None:
+        try:
+            _decode(inpainter, config, image, hole, tell)
+            steps.put(None)
+        except GoneError:
+            pass
+        except Exception as error:  # raised again where the steps are asked for
+            steps.put(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (step := steps.get()) is not None:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+    finally:
+        gone.set()
+        thread.join()
+
+
+class _Watch:
+    """Turns what the transformer and the decode loop say into steps.
+
+    As a forward hook of the transformer it keeps the logits (M, K + 1) of the hidden tokens; as
+    the loop's listener it looks up how probable the tokens were that the loop then chose.
+    """
+
+    def __init__(self, inpainter: Inpainter, image: np.ndarray, hole: np.ndarray) -> None:
+        self.inpainter, self.image, self.hole = inpainter, image[None], hole[None]
+        self.asked: Tensor | None = None  # (1, N), hidden when the logits were made
+        self.logits: Tensor | None = None
+        self.confidence: Tensor | None = None  # (N,)
+
+    def keep(self, _network: torch.nn.Module, given: tuple[Tensor, Tensor], made: Tensor) -> None:
+        """Forward hook: (masked token ids, token mask) -> logits."""
+        self.asked, self.logits = given[1], made[:, :-1]
+
+    def step(self, token_ids: Tensor, hidden: Tensor) -> Step:
+        """The step that left these tokens (1, N), hidden ones (1, N) with their present guess."""
+        if self.confidence is None:
+            self.confidence = torch.full(token_ids.shape[1:], torch.nan)
+        probabilities = self.logits.float().softmax(-1)
+        chosen = probabilities.gather(1, token_ids[self.asked][:, None])[:, 0]
+        self.confidence[self.asked[0].cpu()] = chosen.cpu()
+        pixels = self.inpainter.pixels(token_ids, self.image, self.hole)
+        return Step(pixels[0], hidden[0].cpu().numpy(), self.confidence.numpy().copy())
+
+
+def _decode(
+    inpainter: Inpainter,
+    config: Config,
+    image: np.ndarray,
+    hole: np.ndarray,
+    tell: Callable[[Step], None],
+) -> None:
+    """Run all steps on the inpainter's networks and tell of each."""
+    variant = copy.copy(inpainter)  # shares the networks
+    variant.config = config
+    watch = _Watch(variant, image, hole)
+    hook = inpainter.maskgit.transformer.register_forward_hook(watch.keep)
+    try:
+        data, settings = config.data, config.decoding
+        filled = fill_hole(image, hole, settings.hole_fill)[None]
+        with autocast(inpainter.device, inpainter.dtype):
+            inpainter.maskgit.inpaint(
+                normalise(filled, data.mean, data.std).to(inpainter.device),
+                torch.from_numpy(hole[None]).to(inpainter.device),
+                settings,
+                seed=config.seed,
+                image_ids=torch.tensor([0], device=inpainter.device),
+                on_step=lambda _, *state: tell(watch.step(*state)),
+            )
+    finally:
+        hook.remove()

@@ -1,0 +1,93 @@
+"""Serve the page to nobody but this machine, and let it load nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+
+from utils.page.uploads import MAX_BODY_BYTES, MAX_FILE_BYTES
+
+QUEUE_LENGTH = 8  # visitors who may wait; one is served at a time
+FORGET_SECONDS = 600  # age at which temporary files go
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+HEADERS = {
+    b"content-security-policy": (
+        b"default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
+        b"style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+        b"connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'"
+    ),
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
+
+
+class Guard:
+    """ASGI middleware: refuses long bodies, and tells browsers to stay with this server."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        is_stated = length.isdigit() and b"transfer-encoding" not in headers
+        if not is_stated or int(length) > MAX_BODY_BYTES:
+            refusal = PlainTextResponse(f"at most {MAX_BODY_BYTES} bytes, stated ahead", 413)
+            return await refusal(scope, receive, send)
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS.items()]
+            await send(message)
+
+        return await self.app(scope, receive, guarded)
+
+
+def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -> None:
+    """Serve the page until Ctrl-C or SIGTERM."""
+    page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1, api_open=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        footer_links=[],
+        max_file_size=MAX_FILE_BYTES,
+        app_kwargs={"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
+        quiet=True,  # it would advertise a tunnel
+        prevent_thread_lock=True,
+        **looks,
+    )
+    print(f"open {page.local_url} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A temporary folder for all that is uploaded, which goes when the server goes."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
+    with tempfile.TemporaryDirectory(prefix="maskgit-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        yield Path(folder)
