@@ -1,9 +1,11 @@
-"""Measure how far holes reach through a tokenizer, for each way to fill them before encoding.
+"""Measure how many known tokens holes flip, by distance, for each way to fill them before encoding.
 
     python bench/leak.py --config config/cats64.yml --data data/cats64
 
-Prints the share of known tokens that keep the index they have in the whole image, by distance to
-the hole, and says which fill keeps most. Last line: one JSON object.
+A known token flips when it loses the index that it has in the whole image. Prints the share that
+flips by distance to the hole in tokens, and suggests the fill that flips fewest and how many tokens
+around the hole to decide anew. Last line: one JSON object,
+{"suggested_fill", "suggested_dilation", "kept": {FILL: {"all", "1", "2", "3", "4+", "2+"}}}.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from utils.data import InpaintingSet  # noqa: E402
 from utils.device import pick_device  # noqa: E402
 from utils.files import content_hash  # noqa: E402
 from utils.fill import HOLE_FILLS  # noqa: E402
-from utils.leak import kept_tokens  # noqa: E402
+from utils.leak import kept_tokens, suggested_dilation  # noqa: E402
 
 OPTIONS = {
     "--data": ("data.root", str, "prepared folder with masked_image/, mask64/ and test/"),
@@ -44,13 +46,15 @@ def main() -> None:
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
     shares = {fill: kept_tokens(vqgan, dataset, config.data, fill, device) for fill in HOLE_FILLS}
     columns = list(next(iter(shares.values())))
-    print(f"{'fill':12}" + "".join(f"{column:>8}" for column in columns))
+    print(f"{'flipped':12}" + "".join(f"{column:>8}" for column in columns))
     for fill, row in shares.items():
-        print(f"{fill:12}" + "".join(f"{row[column]:8.1%}" for column in columns))
+        print(f"{fill:12}" + "".join(f"{1 - row[column]:8.1%}" for column in columns))
     best = max(shares, key=lambda fill: shares[fill]["all"])
-    print(f"suggested: decoding.hole_fill: {best}")
+    dilation = suggested_dilation(shares[best])
+    print(f"suggested: decoding.hole_fill: {best}, decoding.dilate: {dilation}")
     details = {"images": len(dataset), "tokenizer": content_hash([config.tokenizer_weights])}
-    report("leak", {"suggested_fill": best, "kept": shares}, details)
+    result = {"suggested_fill": best, "suggested_dilation": dilation, "kept": shares}
+    report("leak", result, details)
 
 
 if __name__ == "__main__":
