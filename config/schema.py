@@ -15,6 +15,8 @@ from config.errors import nearest
 
 Finite = Field(allow_inf_nan=False)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+Width = Annotated[int, Field(ge=1, le=16_384, strict=True)]
+Depth = Annotated[int, Field(ge=1, le=512, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ProperShare = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -44,11 +46,11 @@ class Section(BaseModel):
 class TokenizerConfig(Section):
     """The VQGAN. The defaults are the lab's network; the token grid has `grid` x `grid` places."""
 
-    encoder_channels: list[PositiveInt] = [128, 128, 128, 256, 256, 512]
+    encoder_channels: list[Width] = [128, 128, 128, 256, 256, 512]
     """Width after the first convolution, then after each level of the encoder."""
     encoder_kernels: list[Literal[1, 3]] = [3, 3, 3, 3, 3]
     """Convolution size at each level; 1 keeps a token from seeing beyond what lower levels saw."""
-    encoder_blocks: PositiveInt = 2
+    encoder_blocks: Depth = 2
     """Residual blocks at each encoder level."""
     downsample_after: list[int] = [2, 4]
     """Encoder levels, counted from 0, after which the grid is halved."""
@@ -56,9 +58,9 @@ class TokenizerConfig(Section):
     """3 is the lab's padded convolution; 2 keeps the token's patch apart from its neighbours'."""
     encoder_attention: bool = True
     """Attention at the token grid in the encoder."""
-    decoder_channels: list[PositiveInt] = [128, 128, 256, 256, 512]
+    decoder_channels: list[Width] = [128, 128, 256, 256, 512]
     """Width of each decoder level, from the image (first) to the token grid (last)."""
-    decoder_blocks: PositiveInt = 3
+    decoder_blocks: Depth = 3
     """Residual blocks at each decoder level."""
     upsample_after: list[int] = [4, 2]
     """Decoder levels, counted from the image, after which the grid is doubled."""
@@ -66,7 +68,7 @@ class TokenizerConfig(Section):
     """Attention at the token grid in the decoder."""
     norm: Literal["group", "position"] = "group"
     """Group normalisation over the image (the lab's), or at each position by itself."""
-    latent_dim: PositiveInt = 256
+    latent_dim: Width = 256
     """Channels C of a code."""
     codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
     """Number of codes K; two bytes hold a token."""
@@ -154,19 +156,19 @@ class TokenizerSection(TokenizerConfig):
 class TransformerConfig(Section):
     """The bidirectional transformer. The defaults are the report's."""
 
-    dim: PositiveInt = 768
+    dim: Width = 768
     """Width D."""
-    num_heads: PositiveInt = 16
+    num_heads: Width = 16
     """Attention heads H; dim must be a multiple of it."""
-    num_layers: PositiveInt = 15
+    num_layers: Depth = 15
     """Blocks."""
-    mlp_dim: PositiveInt = 1536
+    mlp_dim: Annotated[int, Field(ge=1, le=65_536, strict=True)] = 1536
     """Width of the hidden layer of each MLP."""
     dropout: Share = 0.1
     """Dropout after the embedding, on attention probabilities, and after attention and MLP."""
-    num_tokens: PositiveInt = 256
+    num_tokens: Annotated[int, Field(ge=1, le=65_536, strict=True)] = 256
     """Tokens N an image; the tokenizer's grid must have as many places."""
-    codebook_size: PositiveInt = 1024
+    codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
     """Number of codes K; must equal the tokenizer's."""
     attention: Literal["plain", "fused"] = "plain"
     """plain: written out, q k^T, softmax, v. fused: PyTorch's kernel, the same numbers."""
@@ -357,7 +359,7 @@ class DecodingConfig(Section):
     """listing: the report's code, two curves on top of each other. maskgit: the paper's."""
     mask_schedule: MaskSchedule = "cosine"
     """The schedule of --mask-func: how fast tokens are revealed."""
-    total_iter: PositiveInt = 10
+    total_iter: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 10
     """Iterations T that the schedule is stretched over."""
     sweet_spot: PositiveInt | None = None
     """Stop after this many iterations, at most total_iter; null runs them all."""
@@ -381,7 +383,7 @@ class DecodingConfig(Section):
     """hard: known pixels are pasted back; feather: and the hole meets them without a seam."""
     feather_width: PositiveFloat = 8.0
     """Pixels into the hole over which feather fades out; two tokens."""
-    samples: PositiveInt = 1
+    samples: Annotated[int, Field(ge=1, le=1_000, strict=True)] = 1
     """Different repairs of each image, encoded once; beyond one, names end in _s0, _s1, ..."""
     step_pictures: bool = True
     """Write the token masks and the image after every step beside the result."""
@@ -411,7 +413,7 @@ class DataConfig(Section):
     """Folder of the training images, where it is not <root>/train."""
     val: Path | None = None
     """Folder of the validation images, where it is not <root>/val."""
-    image_size: PositiveInt = 64
+    image_size: Annotated[int, Field(ge=1, le=4_096, strict=True)] = 64
     """Side of the square images in pixels."""
     mean: tuple[Share, Share, Share] = (0.4868, 0.4341, 0.3844)
     """Channel means, 0 to 1 (spec section 1)."""
