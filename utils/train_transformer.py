@@ -27,6 +27,8 @@ from utils.device import pick_device
 from utils.loop import generator_for, shuffled_batches, stop_signals
 from utils.pictures import save_loss_curve
 from utils.runlog import RunLog
+from utils.throughput import Speed, cached_peak, training_flops
+from utils.train_pictures import val_repairs
 from utils.transformer_trainer import Tokens, TransformerTrainer, load_tokens
 from utils.validate_transformer import validate
 
@@ -104,15 +106,19 @@ def _train(
     """All epochs that are left; the main process alone validates and writes."""
     position, settings = trainer.position, trainer.settings
     log = RunLog(folder, trainer.config, position.epoch) if distributed.is_main() else None
+    peak = cached_peak(folder, trainer.device, trainer.dtype) if log else 1.0
+    speed = Speed(training_flops(trainer.config.transformer), peak * trainer.world)
     with stop_signals() as stopping:
         if watch is not None:
             watch(trainer)
         while not trainer.finished:
-            _train_epoch(trainer, len(tokens.train), folder, stopping, watch)
+            _train_epoch(trainer, len(tokens.train), folder, stopping, speed, watch)
             numbers = {"train_loss": trainer.mean_loss(), "learning_rate": trainer.rate}
+            numbers |= speed.epoch()
             position.next_epoch()
-            saving = position.epoch % settings.checkpoint_every == 0 or trainer.finished
-            validating = position.epoch % settings.validate_every == 0 or trainer.finished
+            validating = _is_due(trainer, settings.validate_every)
+            picturing = settings.pictures_every and position.epoch % settings.pictures_every == 0
+            saving = _is_due(trainer, settings.checkpoint_every) or picturing
             if log and validating:
                 numbers |= _validate(trainer, tokens.val, folder)
             if log:
@@ -121,6 +127,8 @@ def _train(
                 save_loss_curve(folder / "loss_curve.png", log.rows())
             if saving:
                 _save(trainer, folder)
+            if log and picturing:
+                log.picture("repairs", val_repairs(trainer.config), position.epoch)
             if log and validating and after_epoch is not None:
                 after_epoch(position.epoch, numbers["val_loss"])
     if log:
@@ -128,6 +136,11 @@ def _train(
         best = f"epoch {position.best_epoch}, val loss {position.best_loss:.4f}"
         print(f"last weights: {folder / LAST}, epoch {position.epoch}")
         print(f"best weights: {folder / BEST}, {best}")
+
+
+def _is_due(trainer: TransformerTrainer, every: int) -> bool:
+    """Whether what happens every so many epochs, and at the end, happens now."""
+    return trainer.position.epoch % every == 0 or trainer.finished
 
 
 def _check_epoch(folder: Path, state: State | None, epoch: int) -> None:
@@ -149,6 +162,7 @@ def _train_epoch(
     images: int,
     folder: Path,
     stopping: list[int],
+    speed: Speed,
     watch: Watch | None,
 ) -> None:
     """The rest of the present epoch, with a progress bar."""
@@ -161,10 +175,12 @@ def _train_epoch(
     with tqdm(
         batches, title, total, initial=position.batch, dynamic_ncols=True, disable=quiet
     ) as bar:
+        speed.pause()
         for batch in bar:
             trainer.accumulate(trainer.batches(batch, position.epoch, position.batch))
+            speed.count(len(batch))
             if position.batch % CHECK_EVERY == 0 or position.batch == total:
-                _check(trainer, bar)
+                _check(trainer, speed, bar)
             if not trainer.group_is_full():
                 continue
             trainer.take_step()
@@ -177,15 +193,18 @@ def _train_epoch(
                 break
 
 
-def _check(trainer: TransformerTrainer, bar: tqdm) -> None:
-    """Show the running loss; stop when it is no longer finite."""
+def _check(trainer: TransformerTrainer, speed: Speed, bar: tqdm) -> None:
+    """Show loss, learning rate and speed; stop when the loss is no longer finite."""
     position, loss = trainer.position, trainer.mean_loss()
     if not np.isfinite(loss):
         raise DivergedError(
             f"epoch {position.epoch + 1}, batch {position.batch}: the loss is no longer finite; "
             "the last checkpoint is kept, lower training.learning_rate"
         )
-    bar.set_postfix(loss=f"{loss:.4f}")
+    images, mfu = speed.look()  # asking for the loss has waited for the device
+    bar.set_postfix_str(
+        f"loss {loss:.4f}, lr {trainer.rate:.1e}, {images:,.0f} images/s, MFU {mfu:.0%}"
+    )
 
 
 def _save(trainer: TransformerTrainer, folder: Path) -> None:

@@ -29,7 +29,9 @@ COMPILER = "inductor"
 AGREE_EVERY = 10  # steps between exchanges of several processes about stopping
 DROPOUT_STREAM = 1  # random numbers that have nothing in common with those of token_batches
 KEPT = ("transformer", "averaged", "optimizer", "scaler")
-FREE = ("checkpoint_every", "validate_every", "max_minutes")  # may differ in a resumed run
+FREE = (  # may differ in a resumed run
+    *("checkpoint_every", "validate_every", "pictures_every", "max_minutes"),
+)
 
 
 @dataclass(frozen=True)

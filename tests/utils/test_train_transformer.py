@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from utils import train_transformer as stage
 from utils.checkpoint import load_state, load_transformer, previous, read_header
 from utils.optim import learning_rate
 from utils.runlog import read_rows
+from utils.throughput import training_flops
 from utils.token_batches import TokenBatch
 from utils.train_transformer import Tokens, TransformerTrainer, load_tokens, train_transformer
 
 NEVER = 10**6
+PEAK = 1e12  # FLOP/s that the fixture quick states
 pytestmark = pytest.mark.usefixtures("quick")
 
 
@@ -48,8 +51,10 @@ def folder(config: Config) -> Path:
 
 
 def log_of(config: Config) -> list[dict]:
-    """The rows of a run's log without their time."""
-    return [{**row, "time": None} for row in read_rows(folder(config) / "log.jsonl")]
+    """The rows of a run's log without what tells of time."""
+    timing = ("time", "images_per_second", "mfu")
+    rows = read_rows(folder(config) / "log.jsonl")
+    return [{key: value for key, value in row.items() if key not in timing} for row in rows]
 
 
 def elsewhere(config: Config, tmp_path: Path) -> Config:
@@ -376,6 +381,43 @@ def test_settings_that_only_say_when_to_look_may_change_in_a_resumed_run(config,
     train_transformer(changed(config, {"training.checkpoint_every": 3}), resume=False)
     other = {"training.checkpoint_every": 1, "training.validate_every": 2}
     train_transformer(changed(config, other), resume=True)
+
+
+def test_pictures_of_repairs_are_made_at_their_interval_from_the_weights_just_saved(
+    config, changed, monkeypatch
+):
+    epochs = []
+
+    def note(given: Config) -> torch.Tensor:
+        epochs.append(int(read_header(given.transformer_weights)["epoch"]))
+        return repairs(given)
+
+    repairs = stage.val_repairs
+    monkeypatch.setattr(stage, "val_repairs", note)
+    settings = {"training.epochs": 5, "training.pictures_every": 2, "training.checkpoint_every": 5}
+    train_transformer(changed(config, settings), resume=False)
+    assert epochs == [2, 4]
+    pictures = sorted((folder(config) / "samples").iterdir())
+    assert [path.name for path in pictures] == ["repairs_0002.png", "repairs_0004.png"]
+
+
+def test_no_pictures_are_made_where_none_are_wanted(config, changed):
+    train_transformer(changed(config, {"training.pictures_every": 0}), resume=False)
+    assert not (folder(config) / "samples").exists()
+
+
+def test_speed_and_its_share_of_the_peak_are_logged(config):
+    train_transformer(config, resume=False)
+    for row in read_rows(folder(config) / "log.jsonl"):
+        flops = row["images_per_second"] * training_flops(config.transformer)
+        assert row["images_per_second"] > 0
+        assert row["mfu"] == pytest.approx(flops / PEAK)
+
+
+def test_the_bar_shows_loss_rate_speed_and_share_of_the_peak(config, capsys):
+    train_transformer(config, resume=False)
+    found = r"loss \d\.\d{4}, lr \d\.\de-\d\d, [\d,]+ images/s, MFU \d+%"
+    assert re.search(found, capsys.readouterr().err)
 
 
 # Time limits
