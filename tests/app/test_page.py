@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shlex
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from utils.images import encode_png
 
 pytestmark = pytest.mark.app
 
+ROOT = Path(__file__).parents[2]
 SIDE, STEPS = 32, 6
 SLIDER = "#player .stepper input"
 NARROW = {"width": 360, "height": 720}
@@ -65,6 +70,14 @@ def shown_picture(page) -> np.ndarray:
     return picture(page.locator("#player .record img").first.get_attribute("src"))
 
 
+def download(page, words: str, folder: Path) -> Path:
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name=words, exact=True).first.click()
+    target = folder / waiting.value.suggested_filename
+    waiting.value.save_as(target)
+    return target
+
+
 def test_a_painted_hole_is_repaired_step_by_step(visit):
     page = visit()
     assert "No hole yet" in page.locator("#painter .share").inner_text()
@@ -92,6 +105,32 @@ def test_a_painted_hole_is_repaired_step_by_step(visit):
         page.keyboard.press(key)
     assert words.inner_text().startswith(f"Step 1 of {STEPS}")
     assert (shown_picture(page) == pictures[1]).all()
+
+
+def test_what_is_taken_away_comes_out_of_the_command_line_again(visit, tmp_path):
+    page = visit()
+    page.get_by_role("button", name="box", exact=True).click()
+    page.get_by_label("total iter").first.fill("4")
+    page.get_by_label("choice temperature").first.fill("2.5")
+    page.get_by_label("seed").fill("7")
+    page.wait_for_function("document.querySelector('#painter .share').innerText.includes('Hole')")
+    run(page)
+    result = download(page, "Image", tmp_path).read_bytes()
+    animation = download(page, "GIF", tmp_path).read_bytes()
+    with zipfile.ZipFile(download(page, "All files and the command", tmp_path)) as archive:
+        archive.extractall(tmp_path)
+    command = (tmp_path / "repair" / "command.txt").read_text().strip()
+    page.locator("#player summary").click()
+    assert page.locator("#player code").inner_text() == command
+    _, script, *arguments = shlex.split(command)
+    subprocess.run([sys.executable, ROOT / script, *arguments], cwd=tmp_path, check=True)
+    taken, again = tmp_path / "repair", tmp_path / "repair" / "again"
+    assert (again / "test_results" / "image_000.png").read_bytes() == result
+    assert (again / "animation" / "image_000.gif").read_bytes() == animation
+    made = [path for path in again.rglob("*.*") if path.name != "manifest.json"]
+    assert len(made) > 3
+    for path in made:
+        assert (taken / path.relative_to(again)).read_bytes() == path.read_bytes(), path.name
 
 
 def test_two_settings_stand_side_by_side_on_the_same_hole_and_seed(visit):

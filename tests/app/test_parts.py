@@ -124,10 +124,6 @@ def test_what_a_control_shows_is_read_back_as_the_same_config():
     held = controls.shown(config, asked)
     pairs = [setting.read(value) for setting, value in zip(asked, held, strict=True)]
     assert all(getattr(config.decoding, key.split(".")[1]) == value for key, value in pairs)
-    other = config.model_copy(
-        update={"decoding": config.decoding.model_copy(update={"total_iter": 3})}
-    )
-    assert controls.changed(other, config, asked) == [("decoding.total_iter", 3)]
 
 
 # Checkpoints

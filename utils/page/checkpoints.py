@@ -10,7 +10,7 @@ from typing import Any
 from config.errors import UserError, one_of
 from config.loading import load_config
 from config.schema import Config
-from utils.inpaint import Inpainter
+from utils.inpainter import Inpainter
 
 RELEASED = Path("models/pretrained/cats64")
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"

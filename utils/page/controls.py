@@ -79,12 +79,6 @@ def shown(config: Config, asked: Sequence[Setting]) -> list[Any]:
     return [setting.show(getattr(config.decoding, setting.name)) for setting in asked]
 
 
-def changed(config: Config, default: Config, asked: Sequence[Setting]) -> list[Pair]:
-    """Settings whose value differs from the checkpoint's own."""
-    pairs = [(one.name, getattr(config.decoding, one.name)) for one in asked]
-    return [(f"decoding.{n}", new) for n, new in pairs if new != getattr(default.decoding, n)]
-
-
 def _setting(name: str, described: dict[str, Any]) -> Setting:
     options = described.get("anyOf", [described])
     real = [option for option in options if option.get("type") != "null"]

@@ -16,10 +16,7 @@ import torch
 from torch import Tensor
 
 from config.schema import Config
-from utils.data import normalise
-from utils.device import autocast
-from utils.fill import fill_hole
-from utils.inpaint import Inpainter
+from utils.inpainter import Inpainter
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,9 @@ class _Watch:
         self.confidence: Tensor | None = None  # (N,)
 
     def keep(self, _network: torch.nn.Module, given: tuple[Tensor, Tensor], made: Tensor) -> None:
-        """Forward hook: (masked token ids, token mask) -> logits."""
-        self.asked, self.logits = given[1], made[:, :-1]
+        """Forward hook: (masked token ids, token mask) -> logits; only row 0 is no filling."""
+        self.asked = given[1][:1]
+        self.logits = made[: int(self.asked.sum()), :-1]
 
     def step(self, token_ids: Tensor, hidden: Tensor) -> Step:
         """The step that left these tokens (1, N), hidden ones (1, N) with their present guess."""
@@ -115,16 +113,6 @@ def _decode(
     watch = _Watch(variant, image, hole)
     hook = inpainter.maskgit.transformer.register_forward_hook(watch.keep)
     try:
-        data, settings = config.data, config.decoding
-        filled = fill_hole(image, hole, settings.hole_fill)[None]
-        with autocast(inpainter.device, inpainter.dtype):
-            inpainter.maskgit.inpaint(
-                normalise(filled, data.mean, data.std).to(inpainter.device),
-                torch.from_numpy(hole[None]).to(inpainter.device),
-                settings,
-                seed=config.seed,
-                image_ids=torch.tensor([0], device=inpainter.device),
-                on_step=lambda _, *state: tell(watch.step(*state)),
-            )
+        variant(image[None], hole[None], [0], lambda _, *state: tell(watch.step(*state)))
     finally:
         hook.remove()

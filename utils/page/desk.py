@@ -16,8 +16,9 @@ from config.errors import UserError
 from config.schema import Config
 from utils.holes import DEFAULT_SHARE, draw_hole
 from utils.page.checkpoints import Pair, Shelf
-from utils.page.controls import MAX_ITERATIONS, Setting, changed, shown
+from utils.page.controls import MAX_ITERATIONS, Setting, shown
 from utils.page.decoding import repair
+from utils.page.files import PINNED
 from utils.page.records import Record
 from utils.page.samples import drawn, photographs
 from utils.page.uploads import Painted, as_painted, read_painted, read_upload
@@ -109,16 +110,16 @@ class Desk:
 
     def _plan(self, wish: Wish) -> list[Record]:
         """Every decoding asked for, checked before the first begins, sample by sample."""
-        checkpoint, default = self.shelf.checkpoint(wish.checkpoint), self._default(wish.checkpoint)
-        image, hole = read_painted(wish.painted, default.data.image_size)
+        checkpoint = self.shelf.checkpoint(wish.checkpoint)
+        arithmetic = self.shelf.inpainter(wish.checkpoint).arithmetic
+        image, hole = read_painted(wish.painted, checkpoint.config().data.image_size)
         _check_count("samples", wish.samples, MAX_SAMPLES)
         records = []
         for sample in range(1, wish.samples + 1):
             for key, pairs in wish.settings.items():
-                config = checkpoint.config([*pairs, ("seed", wish.seed + sample - 1)])
+                config = checkpoint.config([*pairs, *PINNED, ("seed", wish.seed + sample - 1)])
                 _check_count("total_iter", config.decoding.total_iter, MAX_ITERATIONS)
-                different = changed(config, default, self.settings)
-                records.append(Record(key, sample, checkpoint, config, different, image, hole))
+                records.append(Record(key, sample, checkpoint, config, arithmetic, image, hole))
         return records
 
     def _pairs(self, held: Sequence[Any]) -> list[Pair]:

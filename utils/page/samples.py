@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from utils.images import load_rgb
-from utils.inpaint import Inpainter
+from utils.inpainter import Inpainter
 from utils.photos import photo_path
 from utils.sources import square
 
@@ -33,6 +33,6 @@ def drawn(inpainter: Inpainter) -> Samples:
     side = inpainter.config.data.image_size
     images = np.zeros((DRAWN, side, side, 3), dtype=np.uint8)
     holes = np.ones((DRAWN, side, side), dtype=bool)
-    trace = inpainter(images, holes, list(range(DRAWN)))
+    trace = inpainter.decode(images, holes, list(range(DRAWN)), samples=1)
     pixels = inpainter.pixels(trace.token_ids[-1], images, holes)
     return {f"drawn by the model ({i + 1})": one for i, one in enumerate(pixels)}

@@ -82,12 +82,12 @@ def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A temporary folder for all that is uploaded, which goes when the server goes."""
+    """The one folder that anything temporary is written to; it goes when the server goes."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, leave)
     with tempfile.TemporaryDirectory(prefix="maskgit-page-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
         yield Path(folder)
