@@ -1,5 +1,6 @@
 """Train the transformer, stage 2: ``python training_transformer.py --config config/cats64.yml``."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from config.loading import load_config
@@ -28,6 +29,14 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
 }
+TRIALS_OF_CONFIG = 0  # --lr-search without a number
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"'{text}' is no whole number from 1")
+    return int(text)
 
 
 def main() -> None:
@@ -45,20 +54,40 @@ def main() -> None:
     )
     parser.add_argument(
         "--lr-search",
-        action="store_true",
-        help="first find training.learning_rate with Optuna (section search), then train with it",
+        nargs="?",
+        type=positive,
+        const=TRIALS_OF_CONFIG,
+        metavar="N",
+        help="first find training.learning_rate, and what else section search varies, with N "
+        "trials of Optuna (search.trials), then train with it",
+    )
+    parser.add_argument(
+        "--lr-search-only", action="store_true", help="search as --lr-search, and stop there"
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="study of --lr-search: sqlite, postgresql or mysql URL, or the path of a journal file "
+        "that many workers share (default: SQLite in the run's folder)",
     )
     args = parser.parse_args()
     overrides = as_overrides(args, OPTIONS)
+    if args.lr_search not in (None, TRIALS_OF_CONFIG):
+        overrides.append(("search.trials", args.lr_search))
     config = load_config(args.config, overrides)
-    if args.transformer and args.lr_search:
+    searching = args.lr_search is not None or args.lr_search_only
+    if args.storage and not searching:
+        parser.error("--storage is where a search keeps its study; give --lr-search too")
+    if args.transformer and searching:
         parser.error("--lr-search trains fresh networks; give it or --transformer")
     start = None
     if args.transformer:
         config, start = starting_point(config, args.transformer)
-    if args.lr_search:
-        best = search_learning_rate(config)
-        config = load_config(args.config, [*overrides, f"training.learning_rate={best}"])
+    if searching:
+        best = search_learning_rate(config, args.storage)
+        config = load_config(args.config, [*overrides, *best.items()])
+    if args.lr_search_only:
+        return
     weights = train_transformer(
         config,
         resume=args.resume or bool(args.start_from_epoch),

@@ -164,10 +164,12 @@ def test_flags_of_inpainting_reach_their_keys(call):
 def test_the_search_hands_its_rate_to_the_training(call, config, monkeypatch):
     import utils.search
 
-    monkeypatch.setattr(utils.search, "search_learning_rate", lambda config: 0.00123)
+    found = {"training.learning_rate": 0.00123, "training.weight_decay": 0.01}
+    monkeypatch.setattr(utils.search, "search_learning_rate", lambda config, storage: found)
     assert call("training_transformer.py", "--lr-search")[0] == 0
     trained = load_config(config.run / "transformer" / "config.yml")
     assert trained.training.learning_rate == 0.00123
+    assert trained.training.weight_decay == 0.01
 
 
 @pytest.fixture

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import types
 from pathlib import Path
 
-import optuna
 import pytest
 import torch
 
-from config.errors import DivergedError, StopRequested, UserError
+from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
-from utils import search
 from utils import train_transformer as stage2
 from utils.checkpoint import load_state, save_state, save_weights
 from utils.files import write_text
 from utils.runlog import RunLog
-from utils.search import search_learning_rate
 from utils.token_cache import cached_tokens
 from utils.train_tokenizer import TokenizerTrainer, train_tokenizer
 from utils.train_transformer import train_transformer
@@ -131,55 +127,6 @@ def test_equal_weights_make_equal_files(tmp_path, tokenizer):
         save_weights(tmp_path / f"{i}.safetensors", tokenizer.state_dict(), tokenizer.config, notes)
         contents.add((tmp_path / f"{i}.safetensors").read_bytes())
     assert len(contents) == 1
-
-
-def search_config(config, changed):
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return changed(config, {"search.trials": 6, "search.low": 1e-5, "search.high": 1e-1})
-
-
-def test_a_search_cut_short_tries_new_rates_as_if_never_stopped(config, changed, monkeypatch):
-    config, rates = search_config(config, changed), []
-
-    def training(c, *, resume, restart, after_epoch):
-        rates.append(c.training.learning_rate)
-        if len(rates) == 4:
-            raise StopRequested
-        after_epoch(1, abs(math.log10(c.training.learning_rate) + 3))
-
-    monkeypatch.setattr(search, "train_transformer", training)
-    with pytest.raises(StopRequested):
-        search_learning_rate(config)
-    search_learning_rate(config)
-    done = rates[:3] + rates[4:]
-    assert len(set(done)) == len(done), done
-
-
-def test_a_rate_that_diverges_is_a_bad_trial_not_the_end(config, changed, monkeypatch):
-    config, calls = search_config(config, changed), []
-
-    def training(c, *, resume, restart, after_epoch):
-        calls.append(c)
-        if len(calls) == 2:
-            raise DivergedError("the loss is no longer finite")
-        after_epoch(1, 1.0)
-
-    monkeypatch.setattr(search, "train_transformer", training)
-    search_learning_rate(config)
-    assert len(calls) >= 6
-
-
-def test_other_settings_do_not_continue_the_old_study(config, changed, monkeypatch):
-    config, calls = search_config(config, changed), []
-
-    def training(c, *, resume, restart, after_epoch):
-        calls.append(c)
-        after_epoch(1, 1.0)
-
-    monkeypatch.setattr(search, "train_transformer", training)
-    search_learning_rate(config)
-    search_learning_rate(changed(config, {"transformer.num_layers": 1}))
-    assert len(calls) == 12
 
 
 def test_a_flag_takes_any_text_as_its_value(tmp_path, config):

@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import math
-import re
+from collections.abc import Iterator
+from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pytest
+import torch
+from optuna.trial import TrialState
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
-from config.errors import StopRequested
-from config.schema import Config
-from utils import search
-from utils.search import search_learning_rate
+from config.errors import DivergedError, StopRequested, UserError
+from config.schema import Config, SearchConfig
+from utils import search, search_referee, search_report
+from utils.search import REPORT_RATE, Budget, budget_of, search_learning_rate
+from utils.train_transformer import Tokens, train_transformer
 
 BEST = 1e-3  # where the pretended training has its lowest loss
-
-
-@pytest.fixture
-def config(config, changed) -> Config:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings = {"search.trials": 4, "search.low": 1e-5, "search.high": 1e-1, "search.epochs": 3}
-    return changed(config, settings)
+TOO_HIGH = 3e-2  # from here on it diverges
+START, STEPS = 7.0, 32
 
 
 class Training:
-    """Pretends to train: the loss is the distance to the best rate, in decades."""
+    """Pretends to train: the loss falls evenly, the further the nearer the rate is to the best."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
+        self.tokens: list[Tokens] = []
         self.stop_at = math.inf
 
-    def __call__(self, config: Config, *, resume: bool, restart: bool, after_epoch) -> None:
+    def __call__(self, config: Config, *, resume, restart, tokens, watch) -> None:
         assert not resume
         assert restart
         self.configs.append(config)
+        self.tokens.append(tokens)
         if len(self.configs) == self.stop_at:
             raise StopRequested
-        loss = abs(math.log10(config.training.learning_rate / BEST))
-        for epoch in range(1, config.training.epochs + 1):
-            after_epoch(epoch, loss + config.training.epochs - epoch)
+        for step in range(STEPS + 1):
+            if config.training.learning_rate > TOO_HIGH and step == STEPS // 4:
+                raise DivergedError("the loss is no longer finite; lower it")
+            position = SimpleNamespace(step=step)
+            watch(SimpleNamespace(position=position, total_steps=STEPS, config=config))
+
+    @staticmethod
+    def loss(trainer, val) -> float:
+        """What `validate` would say."""
+        decades = abs(math.log10(trainer.config.training.learning_rate / BEST))
+        seed = 0.001 * trainer.config.seed
+        return START - trainer.position.step / STEPS * (3 - decades) + seed
 
     @property
     def rates(self) -> list[float]:
@@ -46,70 +60,239 @@ class Training:
 
 
 @pytest.fixture
+def config(config, changed) -> Config:
+    settings = {"search.trials": 6, "search.low": 1e-5, "search.high": 1e-1}
+    return changed(config, settings | {"search.seeds": 0, "training.learning_rate": 2e-3})
+
+
+@pytest.fixture
 def training(monkeypatch) -> Training:
     pretended = Training()
+    tokens = Tokens(np.zeros((40, 2, 16), np.uint16), np.zeros((70, 2, 16)), torch.zeros(16, 8))
     monkeypatch.setattr(search, "train_transformer", pretended)
+    monkeypatch.setattr(search, "load_tokens", lambda config: tokens)
+    monkeypatch.setattr(search_referee, "_loss", Training.loss)
+    monkeypatch.setattr(search_report, "encode_seconds", lambda config: 0.01)
+    monkeypatch.setattr(search_report, "save_plots", lambda folder, result: None)
     return pretended
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    def hurry(connection, _):
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", hurry)
+    yield
+    event.remove(Engine, "connect", hurry)
+
+
 def study_of(config: Config) -> optuna.Study:
-    path = config.run / "search" / "study.db"
-    return optuna.load_study(study_name=None, storage=f"sqlite:///{path}")  # the only one
+    url = f"sqlite:///{config.run / 'search' / 'study.db'}"
+    names = [name for name in optuna.get_all_study_names(url) if name.count("-") == 1]
+    return optuna.load_study(study_name=names[-1], storage=url)
 
 
-def test_so_many_short_trainings_as_configured_each_in_its_own_folder(config, training):
-    search_learning_rate(config)
-    assert [c.training.epochs for c in training.configs] == [3] * 4
-    assert [c.run for c in training.configs] == [
-        config.run / "search" / f"trial_{i}" for i in range(4)
-    ]
-    assert {c.tokenizer_weights for c in training.configs} == {config.tokenizer_weights}
+def numbers_of(config: Config) -> dict:
+    return json.loads((config.run / "search" / "search.json").read_text())
+
+
+def test_each_trial_trains_for_its_budget_in_a_folder_of_its_own(config, training, changed):
+    search_learning_rate(changed(config, {"search.epochs": 3, "training.max_minutes": 1.0}))
+    trials = training.configs[:6]
+    assert [c.run for c in trials] == [config.run / "search" / f"trial_{i}" for i in range(6)]
+    assert {c.training.epochs for c in trials} == {3}
+    assert {c.training.max_minutes for c in trials} == {None}
+    assert {c.tokenizer_weights for c in trials} == {config.tokenizer_weights}
     assert all(1e-5 <= rate <= 1e-1 for rate in training.rates)
 
 
-def test_the_answer_has_the_lowest_loss_of_the_last_epoch_and_is_printed(config, training, capsys):
-    best = search_learning_rate(config)
-    assert best == min(training.rates, key=lambda rate: abs(math.log10(rate / BEST)))
-    assert capsys.readouterr().out == f"Best learning rate found by Optuna: {best}\n"
+def test_the_configs_own_rate_comes_first_then_the_reports(config, training):
+    search_learning_rate(config)
+    assert training.rates[:2] == [2e-3, REPORT_RATE]
+
+
+def test_the_answer_has_the_lowest_loss_and_is_printed(config, training, capsys):
+    found = search_learning_rate(config)["training.learning_rate"]
+    assert abs(math.log10(found / BEST)) <= math.log10(2) + 1e-9, "2e-3 was tried to its end"
+    assert capsys.readouterr().out.endswith(f"Best learning rate found by Optuna: {found}\n")
+    assert study_of(config).best_params == {"learning_rate": found}
+    assert numbers_of(config)["best"]["params"] == {"learning_rate": found}
 
 
 def test_the_study_minimises_one_parameter_on_a_logarithmic_scale(config, training):
     search_learning_rate(config)
     study = study_of(config)
     assert study.direction == optuna.study.StudyDirection.MINIMIZE
-    assert list(study.best_params) == ["learning_rate"]
-    assert study.trials[0].distributions["learning_rate"].log
+    assert study.trials[0].distributions == {
+        "learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-1, log=True)
+    }
 
 
-def test_a_seed_gives_the_same_rates_and_another_seed_others(config, training, changed):
-    runs = [("a", 0), ("b", 0), ("c", 1)]
-    for name, seed in runs:
+def test_a_seed_gives_the_same_trials_and_another_seed_others(config, training, changed):
+    rates = []
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        training.configs.clear()
         search_learning_rate(changed(config, {"run": config.run / name, "seed": seed}))
-    first, again, other = (training.rates[i : i + 4] for i in (0, 4, 8))
+        rates.append(training.rates)
+    first, again, other = rates
     assert first == again
-    assert first != other
+    assert first[2:] != other[2:]
 
 
-def test_a_search_cut_short_goes_on_until_it_has_all_its_trials(config, training):
-    training.stop_at = 3
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_a_search_cut_short_goes_on_as_if_it_had_not_been(config, training, changed, at):
+    search_learning_rate(changed(config, {"run": config.run / "whole"}))
+    whole = training.rates
+    training.configs, training.stop_at = [], at
     with pytest.raises(StopRequested):
         search_learning_rate(config)
     training.stop_at = math.inf
     search_learning_rate(config)
-    assert len(training.configs) == 5, "two whole ones, one cut short, two more"
-    complete = study_of(config).get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    assert len(complete) == 4
+    assert training.rates[:at] == whole[:at]
+    assert training.rates[at:] == whole[at - 1 :], "the trial cut short is done again"
+    done = study_of(config).get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    assert len(done) == 6
 
 
-def test_a_finished_search_only_repeats_its_answer(config, training, capsys):
-    best = search_learning_rate(config)
-    assert search_learning_rate(config) == best
-    assert len(training.configs) == 4
-    assert len(re.findall("Best learning rate", capsys.readouterr().out)) == 2
+def test_a_finished_search_only_repeats_its_answer(config, training):
+    found = search_learning_rate(config)
+    trained = len(training.configs)
+    assert search_learning_rate(config) == found
+    assert len(training.configs) == trained
+
+
+def test_more_trials_go_on_where_the_fewer_ended(config, training, changed):
+    search_learning_rate(config)
+    first = set(training.rates)
+    training.configs.clear()
+    search_learning_rate(changed(config, {"search.trials": 8}))
+    assert len([rate for rate in training.rates if rate not in first]) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"transformer.num_layers": 1}, {"search.epochs": 2}, {"search.high": 0.05}]
+)
+def test_other_settings_begin_another_study(config, training, changed, change):
+    search_learning_rate(config)
+    trained = len(training.configs)
+    search_learning_rate(changed(config, change))
+    assert len(training.configs) == 2 * trained
+
+
+def test_a_rate_that_diverges_is_pruned_with_its_reason(config, training, changed):
+    search_learning_rate(changed(config, {"training.learning_rate": 0.05}))
+    first = study_of(config).trials[0]
+    assert first.state == TrialState.PRUNED
+    assert first.user_attrs["reason"] == "NaN: the loss is no longer finite"
+
+
+def test_a_loss_above_its_start_is_pruned_with_its_reason(config, training, monkeypatch):
+    monkeypatch.setattr(
+        search_referee, "_loss", lambda trainer, val: START + (trainer.position.step > 0)
+    )
+    with pytest.raises(UserError, match="no trial kept its loss finite and below its start"):
+        search_learning_rate(config)
+    first = study_of(config).trials[0]
+    assert first.user_attrs["reason"] == "loss 8.0000 above its start 7.0000"
+    assert first.user_attrs["share"] == 1 / 16, "at the first look already"
+
+
+def test_a_trial_behind_the_median_is_pruned_at_its_first_look(config, training):
+    search_learning_rate(config)
+    report = study_of(config).trials[1]  # 1.5e-4 against 2e-3
+    assert report.state == TrialState.PRUNED
+    assert report.user_attrs["reason"] == (
+        "loss 6.8641 behind the median at 6% of its training"  # 7 - (3 - 0.825) / 16
+    )
+
+
+def test_the_reports_rate_is_trained_to_its_end_for_the_comparison(config, training):
+    search_learning_rate(config)
+    numbers = numbers_of(config)
+    (report,) = numbers["report"]
+    assert report["params"] == {"learning_rate": REPORT_RATE}
+    assert report["loss"] >= numbers["best"]["loss"]
+
+
+def test_the_reports_rate_wins_when_its_end_is_the_best(config, training, monkeypatch):
+    def loss(trainer, val):  # the report's rate is slow, and then passes all others
+        last = trainer.position.step == STEPS and len(val) > search_referee.GLANCE
+        report = trainer.config.training.learning_rate == REPORT_RATE
+        return 1.0 if report and last else Training.loss(trainer, val)
+
+    monkeypatch.setattr(search_referee, "_loss", loss)
+    assert search_learning_rate(config) == {"training.learning_rate": REPORT_RATE}
+
+
+def test_the_best_is_repeated_with_other_seeds(config, training, changed):
+    search_learning_rate(changed(config, {"search.seeds": 2, "seed": 5}))
+    best = numbers_of(config)["best"]["params"]["learning_rate"]
+    assert [c.seed for c in training.configs[:6]] == [5] * 6
+    assert [c.seed for c in training.configs[-2:]] == [6, 7]
+    assert training.rates[-2:] == [best, best]
+    noise = numbers_of(config)["noise"]
+    assert noise["deviation"] == pytest.approx(0.001)  # of x, x + 0.001, x + 0.002
+    assert noise["seeds"] == 3
+
+
+def test_ten_trials_cost_at_most_what_three_full_ones_would(config, training, changed):
+    for seed in range(3):
+        folder = config.run / str(seed)
+        search_learning_rate(changed(config, {"search.trials": 10, "seed": seed, "run": folder}))
+        trials = numbers_of(changed(config, {"run": folder}))["trials"]
+        assert sum(trial["share"] for trial in trials) <= 3.0, seed
+
+
+def test_a_wider_search_varies_whole_and_broken_numbers(config, training, changed):
+    space = {
+        "training.weight_decay": {"low": 0.0, "high": 0.1},
+        "training.warmup_steps": {"low": 0, "high": 9},
+        "masking.label_smoothing": {"low": 0.0, "high": 0.2},
+    }
+    found = search_learning_rate(changed(config, {"search.space": space}))
+    assert found.keys() == {"training.learning_rate", *space}
+    trials = training.configs[:6]
+    assert len({c.training.weight_decay for c in trials}) > 3
+    assert len({c.masking.label_smoothing for c in trials}) > 3
+    assert all(c.training.warmup_steps in range(10) for c in trials)
+
+
+def test_values_that_do_not_go_together_are_a_pruned_trial(config, training, changed):
+    space = {"transformer.dim": {"low": 15, "high": 17}}  # of 4 heads only 16 is a multiple
+    search_learning_rate(changed(config, {"search.space": space}))
+    reasons = [trial.user_attrs.get("reason", "") for trial in study_of(config).trials]
+    assert any("is not divisible by num_heads 4" in reason for reason in reasons)
+    assert {c.transformer.dim for c in training.configs} == {16}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"epochs": 3}, Budget(3, 1000)),
+        ({"epochs": 2, "subset": 0.25}, Budget(2, 250)),
+        ({"steps": 5}, Budget(1, 500)),  # 5 steps of 100 images
+        ({"steps": 25}, Budget(3, 800)),  # 3 passes of 8 steps, one step given away
+        ({"steps": 4, "subset": 0.05}, Budget(4, 50)),  # 50 images make a short step
+        ({"steps": 10, "subset": 0.5}, Budget(2, 500)),
+    ],
+)
+def test_a_budget_of_1000_images_in_steps_of_100(settings, expected):
+    assert budget_of(SearchConfig(**settings), 1000, 100) == expected
+
+
+def test_a_subset_is_the_same_for_every_trial(config, training, changed):
+    search_learning_rate(changed(config, {"search.subset": 0.25}))
+    assert len(training.tokens[0].train) == 10
+    assert all(tokens is training.tokens[0] for tokens in training.tokens)
 
 
 @pytest.mark.usefixtures("quick")
-def test_real_trainings_end_in_a_rate_of_the_range(config, weights, changed):
-    config = changed(config, {"search.trials": 2, "search.epochs": 1})
-    assert 1e-5 <= search_learning_rate(config) <= 1e-1
-    assert (config.run / "search" / "trial_1" / "transformer" / "log.jsonl").is_file()
+def test_the_loss_of_a_trial_is_what_the_training_itself_would_report(weights, changed):
+    keys = {"search.trials": 1, "search.epochs": 2, "search.seeds": 0, "search.low": 1e-3}
+    config = changed(weights, keys)  # the first trial has the config's own rate, 0.01
+    search_learning_rate(changed(config, {"search.high": 0.05}))
+    losses = []
+    train_transformer(config, resume=False, after_epoch=lambda _, loss: losses.append(loss))
+    assert numbers_of(config)["best"]["loss"] == losses[-1]
+    assert not list((config.run / "search").rglob("*.safetensors")), "a trial leaves no weights"
