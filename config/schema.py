@@ -228,7 +228,7 @@ class MaskingConfig(Section):
     shape: Literal["random", "blocks"] = "random"
     """Hide each token by itself (the report, MaskGIT), or rectangles like BEiT's (section 2.3)."""
     hole_share: Share = 0.0
-    """Share of the images seen as in inpainting, holed and filled; above 0 needs data.hole_views."""
+    """Share of images seen as in inpainting, holed and filled; above 0 needs data.hole_views."""
 
 
 class TrainingConfig(Section):
@@ -247,7 +247,7 @@ class TrainingConfig(Section):
     warmup_steps: NonNegativeInt = 0
     """Optimiser steps over which the learning rate rises linearly from 0."""
     lr_schedule: Literal["constant", "cosine", "step"] = "constant"
-    """Rate after the warm-up: constant, a cosine to a hundredth of the peak, or falling in steps."""
+    """Rate after the warm-up: constant, a cosine to a hundredth of the peak, or falls by steps."""
     lr_step_epochs: PositiveInt = 50
     """Epochs between two falls of lr_schedule step."""
     lr_step_factor: Rate = 0.1
