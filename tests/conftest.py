@@ -166,7 +166,7 @@ class SquaredDifference(torch.nn.Module):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No feature networks, no curves, a narrow discriminator, no timing, no waiting for the disk."""
+    """No feature networks, curves or timing, a narrow discriminator, no waiting for the disk."""
     narrow = partial(models.losses.PatchDiscriminator, 8)
     monkeypatch.setattr(models.losses, "PatchDiscriminator", narrow)
     monkeypatch.setattr(utils.files.os, "fsync", lambda number: None)
