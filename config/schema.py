@@ -113,6 +113,8 @@ class TokenizerTraining(Section):
     """Gradients are scaled down to this norm."""
     mirror: bool = True
     """Show each image mirrored half of the time."""
+    augment: Share = 0.0
+    """Share of the images shown in a view of their own each time (utils/augment.py)."""
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = "efficientnet-lite0"
     """Features of the perceptual term; lpips-vgg needs the package lpips and a network once."""
     perceptual_weight: NonNegativeFloat = 0.2

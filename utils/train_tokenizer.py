@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from config.errors import DivergedError, StopRequested, UserError
 from config.loading import flat
-from config.schema import Config, TokenizerConfig
+from config.schema import Config, TokenizerConfig, TokenizerTraining
 from models import losses, quantizer
 from models.vqgan import VQGAN
+from utils import augment
 from utils.checkpoint import load_tokenizer, open_state, save_state, save_weights
 from utils.data import ImageFolder
 from utils.device import autocast, pick_device, pick_dtype
@@ -308,16 +309,13 @@ def _train_epoch(trainer: TokenizerTrainer, train: Tensor, folder: Path, stoppin
     """The rest of the present epoch, with a progress bar."""
     position, settings = trainer.position, trainer.settings
     order = generator_for(trainer.config.seed, position.epoch)
-    mirrored = torch.rand(len(train), generator=order) < (0.5 if settings.mirror else 0.0)
-    mirrored = mirrored[:, None, None, None].to(train.device)
+    shown = _Shown(train, settings, order)
     batches = shuffled_batches(len(train), settings.batch_size, order, skip=position.batch)
     total = -(-len(train) // settings.batch_size)
     title = f"epoch {position.epoch + 1}/{settings.epochs}"
     with tqdm(batches, title, total=total, initial=position.batch, dynamic_ncols=True) as bar:
         for batch in bar:
-            batch = batch.to(train.device)
-            images = train[batch] / 255  # (B, 3, H, W), 0..1
-            trainer.step(torch.where(mirrored[batch], images.flip(3), images))
+            trainer.step(shown(batch.to(train.device)))
             if position.batch % CHECK_EVERY == 0 or position.batch == total:
                 _check(trainer, bar)
             if stopping:
@@ -325,6 +323,33 @@ def _train_epoch(trainer: TokenizerTrainer, train: Tensor, folder: Path, stoppin
                 raise StopRequested(f"stopped in {title}, saved; go on with --resume")
             if trainer.progress == 1.0:
                 break
+
+
+class _Shown:
+    """How the images of an epoch are shown: as they are, mirrored or in an augmented view."""
+
+    def __init__(
+        self, images: Tensor, settings: TokenizerTraining, generator: torch.Generator
+    ) -> None:
+        """images: (n, 3, H, W) uint8 on the device of the training."""
+        self.images, count = images, len(images)
+        mirrored = torch.rand(count, generator=generator) < (0.5 if settings.mirror else 0.0)
+        self.mirrored = mirrored[:, None, None, None].to(images.device)
+        self.numbers = None
+        if settings.augment:
+            augmented = torch.rand(count, generator=generator) < settings.augment
+            self.augmented = augmented[:, None, None, None].to(images.device)
+            numbers = torch.rand(count, augment.NUMBERS, generator=generator)
+            self.numbers = numbers.to(images.device)
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Images of these numbers (B,), -> (B, 3, H, W) in 0..1."""
+        images = self.images[batch]
+        shown = torch.where(self.mirrored[batch], images.flip(3), images)
+        if self.numbers is not None:
+            views = augment.augment(images, self.numbers[batch])
+            shown = torch.where(self.augmented[batch], views, shown)
+        return shown / 255
 
 
 def _check(trainer: TokenizerTrainer, bar: tqdm) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from config.errors import StopRequested, UserError
-from config.schema import Config
+from config.schema import Config, TokenizerTraining
 from models.vqgan import VQGAN
 from utils import train_tokenizer as stage
 from utils.checkpoint import load_state, load_tokenizer, previous
@@ -213,3 +213,27 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
             changed(config, {"tokenizer.training.epochs": 3}), resume=True, allow_config_change=True
         )
     assert (folder(config) / "state.pt").read_bytes() == before
+
+
+# What is shown
+
+
+def shown(images: torch.Tensor, **settings: float) -> torch.Tensor:
+    training = TokenizerTraining(**settings)
+    batch = torch.arange(len(images))
+    return stage._Shown(images, training, torch.Generator().manual_seed(3))(batch)
+
+
+def test_half_of_the_images_are_mirrored_and_none_changed_otherwise():
+    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
+    as_is, mirrored = (shown(images) == x / 255 for x in (images, images.flip(3)))
+    as_is, mirrored = (same.flatten(1).all(1) for same in (as_is, mirrored))
+    assert (as_is ^ mirrored).all()
+    assert 16 < mirrored.sum() < 48
+
+
+def test_the_augmented_share_is_shown_in_views_of_its_own():
+    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
+    same = (shown(images, mirror=False, augment=0.5) == images / 255).flatten(1).all(1)
+    assert 16 < same.sum() < 48
+    assert not (shown(images, mirror=False, augment=1.0) == images / 255).flatten(1).all(1).any()
