@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from utils.data import InpaintingItem, InpaintingSet
 from utils.distributed import is_main, rank, world_size
 from utils.inpaint_outputs import MANIFEST, RESULTS, Outputs, Repair
 from utils.inpainter import Inpainter
-from utils.manifest import read_settings, write_manifest
+from utils.manifest import read_manifest, write_manifest
 from utils.overlap import WriteBehind, read_ahead
 from utils.stamps import differences, input_digest, read_stamp, settings_digest, settings_of
 from utils.windows import plan_windows, reflect_up, repair_in_windows
@@ -160,8 +161,9 @@ def inpaint_set(
     world = world_size()
     job.outputs.make_folders()
     manifest = output / RESULTS / MANIFEST
-    if is_main():
-        _say_what_changed(manifest, job)
+    before = read_manifest(manifest)
+    if is_main() and not restart:
+        _say_what_changed(manifest, before, job)
     manifest.unlink(missing_ok=True)  # it speaks of the images it lies by
     mine = range(rank(), len(dataset), world)
     try:
@@ -172,6 +174,8 @@ def inpaint_set(
         raise UserError(f"{error}{rest}") from error
     seconds, repaired = time.perf_counter() - began, len(mine) - job.skipped
     timing = {"seconds": seconds, "images_per_second": repaired / seconds, "processes": world}
+    if not repaired and before.get("settings") == job.settings:
+        timing = {key: before[key] for key in timing}  # of the run that made the images
     timing |= {"repaired": repaired, "skipped": job.skipped}
     if world == 1 or _is_complete(job):
         write_manifest(manifest, config, dataset, job.outputs, job.settings, timing)
@@ -214,15 +218,19 @@ def _ahead(dataset: InpaintingSet, indices: range, size: int) -> int:
     return max(1, min(size, READ_AHEAD_BYTES // (3 * pixels)))
 
 
-def _say_what_changed(manifest: Path, job: Job) -> None:
+def _say_what_changed(manifest: Path, before: dict[str, Any], job: Job) -> None:
     """Tell why images of an earlier run are made anew, if they are."""
-    before = read_settings(manifest)
-    if before is None or job.restart:
-        return
-    if changes := differences(before, job.settings):
+    folder = manifest.parent
+    if before:
+        changes = differences(before["settings"], job.settings)
+    else:  # a run cut short left no manifest, but stamps
+        stamps = (read_stamp(path) for path in folder.glob("image_*.png"))
+        others = [stamp for stamp in stamps if stamp and not stamp.startswith(job.digest)]
+        changes = [f"{len(others)} images of a run that did not end"] if others else []
+    if changes:
         tqdm.write(
-            f"note: {manifest.parent} was made with other settings ({'; '.join(changes)}): its "
-            "images are made anew",
+            f"note: {folder} was made with other settings ({'; '.join(changes)}): its images are "
+            "made anew",
             file=sys.stderr,
         )
 

@@ -53,12 +53,14 @@ def write_manifest(
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def read_settings(path: Path) -> dict[str, Any] | None:
-    """The settings that a manifest names; None if there is none that can be read."""
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What an earlier run left, with at least its settings; {} if there is none to be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_ours = isinstance(content, dict) and isinstance(content.get("settings"), dict)
+    return content if is_ours else {}
 
 
 def _masks(folder: Path, dataset: InpaintingSet) -> str | None:

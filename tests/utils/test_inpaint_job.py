@@ -59,9 +59,11 @@ def test_a_rerun_repairs_nothing_and_leaves_every_file_alone(repair, monkeypatch
     output = repair()
     before = times(output)
     monkeypatch.setattr(MaskGIT, "inpaint", lambda *a, **k: pytest.fail("decoded again"))
+    made = stated(output)
     repair(output=output)
     assert times(output) == before
     assert (stated(output)["repaired"], stated(output)["skipped"]) == (0, COUNT)
+    assert stated(output)["seconds"] == made["seconds"], "the time it took to make them"
 
 
 def test_a_rerun_repairs_what_is_missing_or_damaged(repair):
@@ -112,6 +114,15 @@ def test_a_changed_image_or_mask_is_repaired_anew_and_a_changed_hole_colour_is_n
     put(job / "masked_image" / "image_003.png", pixels(job / "test" / "image_003.png"))
     repair(output=output)
     assert (stated(output)["repaired"], stated(output)["skipped"]) == (2, COUNT - 2)
+
+
+def test_a_run_that_did_not_end_is_told_too(repair, capsys):
+    output = repair()
+    (output / "test_results" / "manifest.json").unlink()
+    (output / "test_results" / "image_000.png").unlink()
+    capsys.readouterr()
+    repair({"seed": 1}, output=output)
+    assert f"(4 images of a run that did not end): its {ANEW}" in capsys.readouterr().err
 
 
 def test_more_outputs_than_before_are_made_and_fewer_skip_all(repair):
