@@ -73,14 +73,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def serve() -> Iterator[Callable[..., str]]:
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the servers note whom they call and what they write (audit/sitecustomize.py)."""
+    return tmp_path_factory.mktemp("audit") / "log"
+
+
+@pytest.fixture(scope="session")
+def serve(audit: Path) -> Iterator[Callable[..., str]]:
     """Start app.py with some arguments; returns its address. All end with the session."""
     servers: list[subprocess.Popen] = []
+    watched = {"PYTHONPATH": str(Path(__file__).with_name("audit")), "AUDIT_LOG": str(audit)}
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
     def start(*arguments: str | Path) -> str:
         port = _free_port()
         command = [sys.executable, "app.py", *map(str, arguments), "--port", str(port)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **watched, **quiet}
         servers.append(subprocess.Popen(command, cwd=ROOT, env=environment))
         return _when_ready(f"http://127.0.0.1:{port}", servers[-1])
 

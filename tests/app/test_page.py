@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -271,6 +273,23 @@ def test_nothing_is_asked_of_any_other_server(browser, address):
     own = (address, "data:", "blob:")
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith(own)] == []
+
+
+def test_the_server_calls_nobody_and_writes_to_its_own_folder_alone(visit, audit):
+    page = visit()
+    upload(page, "grey.png", encode_png(np.full((40, 40, 3), 99, np.uint8)))
+    page.wait_for_function("document.querySelector('#notice').innerText.includes('loaded')")
+    paint(page)
+    run(page)
+    events = [line.split(maxsplit=1) for line in audit.read_text().splitlines()]
+    called = {what for kind, what in events if kind == "connect"}
+    wrote = {what for kind, what in events if kind == "write"}
+    assert called <= {"127.0.0.1", "::1"}
+    own = str(Path(tempfile.gettempdir()) / "maskgit-page-")
+    probe = re.escape(tempfile.gettempdir()) + "/[a-z0-9_]{8}"  # tempfile tries the folder once
+    assert any(path.startswith(own) for path in wrote)
+    others = [path for path in wrote if not path.startswith((own, "/dev/"))]
+    assert [path for path in others if not re.fullmatch(probe, path)] == []
 
 
 CONTRAST = (Path(__file__).with_name("contrast.js")).read_text()

@@ -55,12 +55,12 @@ def build(shelf: Shelf) -> gr.Blocks:
             with gr.Column(scale=2, min_width=320):
                 painter = _part("painter", samples=[], patch=1)
                 upload, kinds = _picture_buttons()
-            with gr.Column(scale=3, min_width=320):
-                first, second, extras = _all_controls(desk)
                 with gr.Row():
                     start = gr.Button("Repair", variant="primary", elem_id="repair")
                     stop = gr.Button("Stop", elem_id="stop")
                 notice = gr.HTML(elem_id="notice", elem_classes="notice", apply_default_css=False)
+            with gr.Column(scale=3, min_width=320):
+                first, second, extras = _all_controls(desk)
         player = _part("player")
         opened = [painter, player, notice, *first, *second]
         for event in (page.load, name.input):
@@ -128,7 +128,12 @@ def _all_controls(desk: Desk) -> tuple[Controls, Controls, Controls]:
             0, label="seed", info="The same seed gives the same noise.", precision=0, minimum=0
         )
         samples = gr.Slider(
-            1, MAX_SAMPLES, 1, step=1, label="samples", info="Repairs with seeds counted on."
+            1,
+            MAX_SAMPLES,
+            1,
+            step=1,
+            label="samples",
+            info="As many repairs, with this seed and the next.",
         )
     compare = gr.Checkbox(
         False,

@@ -5,6 +5,7 @@ const said = stepper.querySelector("output"), choices = element.querySelector(".
 const place = element.querySelector(".records");
 const SVG = "http://www.w3.org/2000/svg", PLAY_MS = 500;
 const TOKEN_COLOURS = {k: "#f5f5f4", f: "#38bdf8", h: "#1c1917"};
+const UNASKED = "#b8b5b2";  // a known token has no confidence
 const NAMES = {image: "Picture", tokens: "Token mask", confidence: "Confidence"};
 // viridis, from 0 to 1
 const HEAT = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141],
@@ -38,8 +39,8 @@ function paintCells(canvas, colours) {
   });
 }
 
-function panel(kind, node, legend) {
-  return make("figure", {class: kind}, node, make("figcaption", {}, NAMES[kind], legend));
+function panel(kind, node, ...legends) {
+  return make("figure", {class: kind}, node, make("figcaption", {}, NAMES[kind], ...legends));
 }
 
 function legend(...entries) {
@@ -104,10 +105,10 @@ function card(record) {
   const node = make("section", {class: "record", "aria-label": `Setting ${record.name}`},
     make("h3", {}, make("b", {}, `${record.name} `), record.title, make("small", {}, ` · seed ${record.seed}`)),
     make("div", {class: "panels"},
-      panel("image", image, ""),
+      panel("image", image),
       panel("tokens", mask, legend([TOKEN_COLOURS.k, "known"], [TOKEN_COLOURS.f, "filled"],
         [TOKEN_COLOURS.h, "hidden"])),
-      panel("confidence", warm, scale()), drawing),
+      panel("confidence", warm, legend([UNASKED, "known"]), scale()), drawing),
     make("div", {class: "files"}));
   return {node, image, mask, warm, svg: drawing.querySelector("svg"), name: record.name, sample: record.sample};
 }
@@ -132,9 +133,8 @@ function showStep(card, record, at) {
   const step = record.steps[Math.min(at, record.steps.length - 1)];
   card.image.src = step.image;
   paintCells(card.mask, [...step.tokens].map(mark => TOKEN_COLOURS[mark]));
-  const known = "rgb(128 128 128 / 0.25)";
-  paintCells(card.warm, step.confidence ? step.confidence.map(p => p < 0 ? known : heat(p))
-    : [...step.tokens].map(() => known));
+  paintCells(card.warm, step.confidence ? step.confidence.map(p => p < 0 ? UNASKED : heat(p))
+    : [...step.tokens].map(() => UNASKED));
   markChart(card.svg, record, Math.min(at, record.steps.length - 1));
   showFiles(card.node.querySelector(".files"), record);
 }
