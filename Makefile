@@ -17,7 +17,7 @@ SPLIT :=  # e.g. --split 2000 200 200
 SCHEDULES := cosine linear square
 SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
 
-.PHONY: demo results test test-long test-app lint format schema clean
+.PHONY: demo results test test-long test-app faults coverage lint format schema clean
 .SECONDARY:
 
 demo: $(RUN)/report.html
@@ -59,6 +59,15 @@ test-long: $(ENV)/.maskgit-dev
 
 test-app: $(ENV)/.maskgit-app  # takes an installed Chromium, or fetches one
 	$(PYTHON) -m pytest -m app -rs tests/app
+
+faults: $(ENV)/.maskgit-dev  # docs/faults.md, what becomes of every bad input
+	FAULTS_TABLE=1 $(PYTHON) -m pytest tests/faults/test_catalogue.py
+
+coverage: $(ENV)/.maskgit-dev  # of lines and branches, scripts in processes of their own included
+	$(PYTHON) -m coverage erase
+	$(PYTHON) -m coverage run -m pytest -m "not long and not app"
+	$(PYTHON) -m coverage combine
+	$(PYTHON) -m coverage report
 
 lint: $(ENV)/.maskgit-dev
 	$(ENV)/bin/ruff check .

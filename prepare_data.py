@@ -15,6 +15,8 @@ from utils.photos import Photos
 from utils.prepare import Settings, prepare
 from utils.sources import open_source
 
+MAX_WORKERS = 256  # threads
+
 
 def parser() -> ArgumentParser:
     """Describe the command line."""
@@ -51,8 +53,8 @@ def parser() -> ArgumentParser:
 def main() -> None:
     """Prepare one data set."""
     args = parser().parse_args()
-    if args.workers < 1:
-        raise UserError(f"--workers: {args.workers}; allowed are 1 and more")
+    if not 1 <= args.workers <= MAX_WORKERS:
+        raise UserError(f"--workers: {args.workers}; allowed are 1 to {MAX_WORKERS}")
     settings = Settings(
         split=tuple(args.split),
         image_size=args.image_size,

@@ -11,6 +11,7 @@ import io
 import lzma
 import math
 import os
+import re
 import struct
 import warnings
 import zipfile
@@ -50,7 +51,9 @@ def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
                 raise ScoreError(f"{name}: pixel type {image.mode}, expected 8 bits a channel")
             return np.asarray(image.convert(mode))
     except Image.DecompressionBombError as error:  # declared sizes far beyond the limit
-        raise ScoreError(f"{name}: {str(error).partition(',')[0]}") from None
+        found = int(re.search(r"\d+", str(error))[0])
+        check_limit("pixels", found, name)
+        raise ScoreError(f"{name}: {found:,} pixels are more than can be decoded") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None

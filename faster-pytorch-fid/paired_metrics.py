@@ -17,7 +17,7 @@ from fid_images import ImageSet, decode_image
 IDENTICAL_PSNR = 100.0  # dB, stands for the infinity of equal images so that means stay finite
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
-HOLE_BELOW = 128  # mask values
+KNOWN, HOLE = 255, 0  # mask values
 
 
 def psnr(error: np.ndarray) -> float:
@@ -61,7 +61,8 @@ def paired_metrics(
     A pair without a hole counts for neither hole error; where no pair has one, both are left out.
 
     Raises:
-        ScoreError: sets of different lengths, or a pair (or mask) of different sizes.
+        ScoreError: sets of different lengths, or a pair (or mask) of different sizes, a mask
+            with other values than 255 and 0.
     """
     for name, others in (("ground truth", reference), ("masks", masks)):
         if others is not None and len(others) != len(predicted):
@@ -80,10 +81,19 @@ def paired_metrics(
             continue
         mask = decode_image(masks.stored_bytes(index), masks.label(index), "L")
         _same_size(predicted.label(index), image, masks.label(index), mask)
-        if (hole := mask < HOLE_BELOW).any():
+        hole = _hole(mask, masks.label(index))
+        if hole.any():
             found["hole_mae"].append(float(np.abs(error[hole]).mean()))
             found["hole_psnr"].append(psnr(error[hole]))
     return {name: _mean(values) for name, values in found.items() if values}
+
+
+def _hole(mask: np.ndarray, name: str) -> np.ndarray:
+    """Where a mask hides pixels, (H, W) bool; other values than 255 and 0 say neither."""
+    wrong = mask[(mask != KNOWN) & (mask != HOLE)]
+    if len(wrong):
+        raise ScoreError(f"{name}: value {wrong[0]}, allowed are {KNOWN} and {HOLE}")
+    return mask == HOLE
 
 
 def _mean(values: Sequence[float]) -> float:

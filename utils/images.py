@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from config.errors import UserError
 from utils.files import atomic
@@ -204,7 +205,7 @@ def _tell(loss: str, name: str) -> None:
     """Name the first file that loses something on the way to RGB; a set of them needs one line."""
     if loss not in _told:
         _told.add(loss)
-        print(f"note: {name} {LOSSES[loss]}", file=sys.stderr)
+        tqdm.write(str(UserError(f"note: {name} {LOSSES[loss]}")), file=sys.stderr)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from tqdm import tqdm
 
 from config.errors import UserError
 from utils.images import HOLE_COLOUR, list_images, load_rgb
@@ -176,8 +177,5 @@ def warn_if_inverted(path: Path, image: np.ndarray, mask_path: Path, hole: np.nd
     """Say so when just the pixels that a mask calls known have the colour that paints holes."""
     painted = (image == HOLE_COLOUR).all(-1)
     if hole.any() and painted.any() and (painted == ~hole).all():
-        print(
-            f"note: {mask_path}: inverted? All that it calls known (255) is painted as a hole in "
-            f"{path}",
-            file=sys.stderr,
-        )
+        text = f"note: {mask_path}: inverted? All that it calls known (255) is painted as a hole"
+        tqdm.write(f"{text} in {path}", file=sys.stderr)

@@ -1,0 +1,241 @@
+"""Zips, csv tables, statistics, manifests and certificates that are broken, hostile or huge."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from fault_case import (
+    INPAINT,
+    PREPARE,
+    REPAIRED,
+    SCORE,
+    ZIPPED,
+    Case,
+    Maker,
+    both,
+    linked,
+    put,
+    removed,
+    sparse,
+)
+from fault_files import (
+    MIB,
+    Hostile,
+    bomb,
+    claiming,
+    encrypted,
+    npz,
+    packed,
+    patched,
+    pictures,
+    row,
+    table,
+)
+
+GIB = 1024 * MIB
+SCORED_ZIP = SCORE.replace("results", "bad.zip") + " --gt-path truth"
+SCORED_CSV = SCORE + " --gt-path bad.csv"
+REPAIRED_CSV = INPAINT.replace("--data job", "--images job/masked_image --masks job/mask64") + (
+    " --ground-truth bad.csv"
+)
+STATISTICS = SCORE + " --gt-path bad.npz"
+GOOD, STORED = packed(pictures()), packed(pictures(), zipfile.ZIP_STORED)
+LZMA = packed(pictures(), zipfile.ZIP_LZMA)
+ROWS = [row(i) for i in range(8)]
+
+
+def _with(name: str) -> bytes:
+    """A good zip with one member of that name."""
+    return packed({**pictures(), name: pictures(1)["image_0.png"]})
+
+
+def _twice() -> bytes:
+    """A zip that holds one name twice."""
+    return _with("image_A.png").replace(b"image_A.png", b"image_0.png")
+
+
+ZIPS = {  # what is wrong: content of bad.zip, said by prepare_data.py, said by the scorer
+    "with a path out of it": (_with("../../evil.png"), "points outside", "points outside"),
+    "with an absolute path": (_with("/tmp/evil.png"), "points outside", "points outside"),
+    "with a Windows path": (_with("C:\\evil.png"), "points outside", "points outside"),
+    "with one name twice": (_twice(), "two members are called", "two members are called"),
+    "that is encrypted": (encrypted(GOOD), "is encrypted; unpack it", "cannot be unpacked"),
+    "that is truncated": (GOOD[:999], "is neither a folder nor a zip", "not a readable zip"),
+    "of zero bytes": (b"", "is neither a folder nor a zip", "not a readable zip"),
+    "of text": (b"not a zip\n", "is neither a folder nor a zip", "not a readable zip"),
+    "without pictures": (packed({"readme.txt": b"text"}), "holds no image", "no images"),
+    "of a zip": (packed({"a.zip": GOOD}), "holds no image", "no images"),
+    "packed by an unknown method": (
+        patched(GOOD, 10, b"\x63\x00"), "too few usable images (11 files, 0 read", "unpacked"),
+    "with broken members": (
+        STORED.replace(b"IDAT", b"TADI"), "too few usable images", "bad.zip/image_0.png"),
+    "whose members are larger than they say": (
+        claiming(GOOD, 40), "too few usable images", "bad.zip/image_0.png"),
+}  # fmt: skip
+
+
+def _zips() -> list[Case]:
+    cases = []
+    for what, (content, prepared, scored) in ZIPS.items():
+        make = put("bad.zip", content)
+        cases.append(Case(f"a zip to prepare {what}", ZIPPED, prepared, make))
+        cases.append(Case(f"a zip to score {what}", SCORED_ZIP, scored, make))
+    return cases
+
+
+def _bomb(folder: Path) -> None:
+    (folder / "bad.zip").write_bytes(bomb())
+
+
+BOMBS = [
+    Case("a zip to prepare with a bomb among its pictures", ZIPPED, "", _bomb, REPAIRED),
+    Case("a zip to score with a bomb among its pictures", SCORED_ZIP,
+         "bomb.png: unpacked: 268,435,457 bytes; allowed are 268,435,456", _bomb),
+    Case("a zip to prepare of more members than allowed", ZIPPED, "11 members; allowed are 10",
+         put("bad.zip", GOOD), limits="members=10"),
+    Case("a zip to score of more members than allowed", SCORED_ZIP, "11 members; allowed are 10",
+         put("bad.zip", GOOD), limits="members=10"),
+    Case("a zip that unpacks to more than allowed", ZIPPED, "bytes; allowed are 999",
+         put("bad.zip", GOOD), limits="archive_bytes=999"),
+    Case("a zip to prepare whose members claim 4 GiB", ZIPPED, "too few usable images (11 files, 0",
+         put("bad.zip", claiming(GOOD, 2**32 - 2))),
+    Case("a zip to score whose members claim 4 GiB and hold less", SCORED_ZIP, "",
+         put("bad.zip", claiming(GOOD, 2**32 - 2)), REPAIRED),
+    Case("a pipe as zip", SCORED_ZIP, "bad.zip: is neither a file nor a folder",
+         lambda folder: os.mkfifo(folder / "bad.zip")),
+    Case("a zip that links to itself", ZIPPED, "bad.zip: no such", linked("bad.zip", "bad.zip")),
+    Case("a folder for the zip's data set that holds other files", f"{ZIPPED} --force",
+         "prepared: holds files but no dataset.json",
+         both(put("bad.zip", GOOD), put("prepared/diary.txt", "dear diary"))),
+    Case("a data set whose description is broken", ZIPPED, "holds a different data set",
+         both(put("bad.zip", GOOD), put("prepared/dataset.json", "{"))),
+    Case("a data set whose description is a list", ZIPPED, "holds a different data set",
+         both(put("bad.zip", GOOD), put("prepared/dataset.json", "[1]"))),
+    Case("a zip in LZMA with a broken member", ZIPPED, "too few usable images",
+         put("bad.zip", LZMA.replace(b"\x09\x04\x05", b"\x09\x04\x09"))),
+]  # fmt: skip
+
+TABLES: dict[str, tuple[str | Maker, str]] = {  # content of bad.csv, what the scorer says
+    "of zero bytes": ("", "bad.csv"),
+    "of a header only": (table([]), "no images"),
+    "of one row": (table(ROWS[:1]), "only one image"),
+    "with too many columns": (table(ROWS, 999), "999 columns, expected 3 x side x side"),
+    "with a short row": (table([*ROWS[:7], "1,2,3"]), "row 7: 3 columns, the header has 768"),
+    "with text in it": (table([*ROWS[:7], row("x")]), "row 7: column 0 is 'x', expected a number"),
+    "with 256 in it": (table([*ROWS[:7], row(256)]), "row 7: values must be whole numbers"),
+    "with -1 in it": (table([*ROWS[:7], row(-1)]), "row 7: values must be whole numbers"),
+    "with fractions": (table([*ROWS[:7], row(0.5)]), "row 7: values must be whole numbers"),
+    "with not a number": (table([*ROWS[:7], row("nan")]), "row 7: values must be whole numbers"),
+    "with semicolons": (table(ROWS).replace(",", ";"), "columns, expected 3 x side x side"),
+    "of random bytes": (lambda folder: put("bad.csv", np.random.default_rng(0).bytes(5000))(folder),
+                        "bad.csv"),
+    "of 9 GiB": (sparse("bad.csv", 9 * GIB, b"a,b\n"), "9,663,676,416 bytes; allowed are"),
+    "with a row of 200 MiB": (sparse("bad.csv", 200 * MIB), "a row: 67,108,865 bytes; allowed"),
+}  # fmt: skip
+TRUTHS = {
+    "of zero bytes": ("", "bad.csv: 0 rows for 3 images"),
+    "with rows too many": (table(ROWS), "bad.csv: 8 rows for 3 images"),
+    "with a row of 200 MiB": (sparse("bad.csv", 200 * MIB), "a row: 67,108,865 bytes"),
+    "that is not there": (lambda folder: None, "bad.csv"),
+}
+ODD_TABLES = [
+    Case("a csv with Windows line ends", SCORED_CSV, "",
+         put("bad.csv", table(ROWS).replace("\n", "\r\n")), REPAIRED),
+    Case("a csv without a line end at its end", SCORED_CSV, "",
+         put("bad.csv", table(ROWS).rstrip("\n")), REPAIRED),
+    Case("a csv with empty lines", SCORED_CSV, "",
+         put("bad.csv", table(ROWS).replace("\n", "\n\n")), REPAIRED),
+]  # fmt: skip
+
+EYE, ZEROS = np.eye(64), np.zeros(64)
+ARRAYS: dict[str, tuple[bytes, str]] = {  # content of bad.npz, what is said
+    "of zero bytes": (b"", "not a readable npz"),
+    "of text": (b"statistics\n", "not a readable npz"),
+    "that is truncated": (npz(mu=ZEROS, sigma=EYE)[:300], "not a readable npz"),
+    "without sigma": (npz(mu=ZEROS), "no 'sigma' in it (it holds mu)"),
+    "of other dims": (npz(mu=ZEROS[:9], sigma=EYE[:9, :9]), "have 64 dims"),
+    "with not a number": (npz(mu=ZEROS + np.nan, sigma=EYE), "not finite"),
+    "of text in arrays": (npz(mu=ZEROS.astype(str), sigma=EYE), "not of real numbers"),
+    "of complex numbers": (npz(mu=ZEROS + 1j, sigma=EYE), "not of real numbers"),
+    "with a program": (npz(mu=[Hostile()] * 64, sigma=EYE), "not a readable npz"),
+    "with a program beside": (npz(mu=ZEROS, sigma=EYE, more=[Hostile()]), "not a readable npz"),
+    "of a negative number of images": (npz(mu=ZEROS, sigma=EYE, n=-3), "n is -3, expected"),
+    "of many numbers of images": (npz(mu=ZEROS, sigma=EYE, n=[3, 4]), "n is [3 4], expected"),
+    "with features of not a number": (
+        npz(mu=ZEROS, sigma=EYE, features=np.full((3, 64), np.nan)), "no finite numbers"),
+    "of other features": (npz(mu=ZEROS, sigma=EYE, backend="dinov2"), "made with backend dinov2"),
+    "that claims to unpack to 3.9 GiB": (
+        claiming(npz(mu=ZEROS, sigma=EYE), 2_100_000_000), "bytes; allowed are 2,147,483,648"),
+    "with an array of 10^15 numbers": (
+        packed({"mu.npy": b"\x93NUMPY\x01\x00\x76\x00" + (
+            b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }".ljust(117)
+            + b"\n"), "sigma.npy": b""}), "not a readable npz"),
+}  # fmt: skip
+
+
+def _manifest(change: object) -> Maker:
+    """Another manifest in the folder of results."""
+
+    def make(folder: Path) -> None:
+        path = folder / "results" / "manifest.json"
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+
+    return make
+
+
+MANIFESTS: dict[str, tuple[Maker, str]] = {
+    "that is no JSON": (put("results/manifest.json", "{"), "not readable JSON"),
+    "of random bytes": (put("results/manifest.json", bytes(range(256))), "not readable JSON"),
+    "100,000 brackets deep": (put("results/manifest.json", "[" * 100_000), "not readable JSON"),
+    "that is a list": (put("results/manifest.json", "[]"), "expected an object with a list"),
+    "without images": (put("results/manifest.json", "{}"), "expected an object with a list"),
+    "that names no truth": (_manifest(lambda m: m.pop("ground_truth")), "names no ground truth"),
+    "with a number for a path": (_manifest(lambda m: m.update(ground_truth=3)), "must be a path"),
+    "that names a missing image": (
+        _manifest(lambda m: m["images"][1].update(image="gone.png")), "no image 'gone.png'"),
+    "that names an image elsewhere": (
+        _manifest(lambda m: m["images"][1].update(image="../truth/image_1.png")), "no image"),
+    "with a list for a name": (_manifest(lambda m: m["images"][1].update(image=[1])), "no image"),
+    "of one image": (_manifest(lambda m: m.update(images=m["images"][:1])), "only one image"),
+    "whose truth is not there": (removed("truth/image_1.png"), "no image 'image_1.png'"),
+}  # fmt: skip
+CERTIFICATES = {
+    "that is no JSON": ("{", "not JSON"),
+    "100,000 brackets deep": ("[" * 100_000, "not JSON"),
+    "of another format": ('{"format": 9}', "not a score certificate of format 1"),
+    "that is nearly empty": ('{"format": 1}', "is missing"),
+}
+
+CASES = [
+    *_zips(),
+    *BOMBS,
+    *(
+        Case(f"a csv {what}", SCORED_CSV, says,
+             content if callable(content) else put("bad.csv", content))
+        for what, (content, says) in TABLES.items()
+    ),
+    *(
+        Case(f"a csv of ground truth {what}", REPAIRED_CSV, says,
+             content if callable(content) else put("bad.csv", content))
+        for what, (content, says) in TRUTHS.items()
+    ),
+    *ODD_TABLES,
+    *(
+        Case(f"an npz {what}", STATISTICS, says, put("bad.npz", content))
+        for what, (content, says) in ARRAYS.items()
+    ),
+    *(Case(f"a manifest {what}", SCORE, says, make) for what, (make, says) in MANIFESTS.items()),
+    *(
+        Case(f"a certificate {what}", "faster-pytorch-fid/fid_score_gpu.py --verify bad.json", says,
+             put("bad.json", text))
+        for what, (text, says) in CERTIFICATES.items()
+    ),
+    Case("a folder to prepare that is not there", PREPARE.replace("pictures", "gone"),
+         "gone: no such folder or zip file"),
+]  # fmt: skip

@@ -1,0 +1,196 @@
+"""Pictures and masks that are broken, odd or hostile, shown to every script that reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+from fault_case import (
+    INPAINT,
+    PREPARE,
+    REPAIRED,
+    SCORE,
+    TOKENIZER,
+    TRANSFORMER,
+    Case,
+    Maker,
+    both,
+    cut,
+    linked,
+    moved,
+    put,
+    removed,
+    sparse,
+)
+from fault_files import (
+    MIB,
+    SIDE,
+    animation,
+    declared_png,
+    encoded,
+    mask,
+    packed,
+    pixels,
+    program,
+    text_bomb,
+    turned,
+    wrong_checksum,
+)
+from PIL import Image
+
+IMAGE, MASK = "job/masked_image/image_1.png", "job/mask64/mask_1.png"
+PICTURE = Image.fromarray(pixels())
+
+BROKEN: dict[str, tuple[bytes | Maker, str]] = {  # what is wrong: content, what is said of it
+    "truncated": (encoded(pixels())[:90], "image"),
+    "of zero bytes": (b"", "image"),
+    "text": (b"not an image\n", "image"),
+    "random bytes": (np.random.default_rng(0).bytes(4000), "image"),
+    "with a wrong checksum": (wrong_checksum(), "image"),
+    "of 20,000 x 20,000 pixels": (
+        declared_png(20_000, 20_000),
+        "400,000,000 pixels; allowed are 64,000,000 (INPUT_LIMITS=pixels=N",
+    ),
+    "of 1,000 x 100,000 pixels": (declared_png(1_000, 100_000), "100,000,000 pixels; allowed"),
+    "with a comment that unpacks to 64 MiB": (text_bomb(), "image"),
+    "PostScript with a program": (program(), "image"),
+    "a link to itself": (linked("loop", "loop"), ""),
+    "an archive": (packed({"a.png": encoded(pixels())}), "image"),
+    "of 1 GiB": (sparse("huge", 1024 * MIB, encoded(pixels())[:60]), ""),
+}
+READERS = {  # command, file to break, code
+    INPAINT: ("job/masked_image/image_1.png", 2),
+    TRANSFORMER: ("data/train/image_2.png", 2),
+    TOKENIZER: ("data/val/image_2.png", 2),
+    f"{SCORE} --metrics fid,paired": ("results/image_3.png", 2),
+    PREPARE: ("pictures/image_5.png", 2),  # so few pictures cannot spare one
+}
+
+
+def _broken() -> list[Case]:
+    cases = []
+    for command, (file, code) in READERS.items():
+        script = command.split()[0].rpartition("/")[2]
+        for what, (content, says) in BROKEN.items():
+            if callable(content):
+                continue
+            if script == "prepare_data.py":
+                says = "too few usable images (11 files, 10 read, 10 distinct, 1 unreadable"
+            name = f"{script}: a picture {what}"
+            cases.append(Case(name, command, says, put(file, content), code))
+    return cases
+
+
+def _odd(name: str, content: bytes, says: str = "") -> Case:
+    """A picture that is unusual and is read all the same."""
+    return Case(f"a picture {name}", INPAINT, says, put(IMAGE, content), REPAIRED, results=3)
+
+
+def _renamed(name: str, new: str) -> Case:
+    """A picture and its mask whose names a careless program would stumble over."""
+    files = [(f"job/{part}/{old}_1.png", f"job/{part}/{new}") for part, old in PARTS]
+    return Case(name, INPAINT, "", both(*(moved(a, b) for a, b in files)), REPAIRED, results=3)
+
+
+PARTS = (("masked_image", "image"), ("mask64", "mask"), ("test", "image"))
+
+ODD = [
+    _odd("in CMYK", encoded(PICTURE.convert("CMYK"), "JPEG"), "is in CMYK"),
+    _odd("in grey", encoded(PICTURE.convert("L"))),
+    _odd("of one bit a pixel", encoded(PICTURE.convert("1"))),
+    _odd("in 16-bit grey", encoded(np.full((SIDE, SIDE), 9000, np.uint16)), "has 16 bits"),
+    _odd("that is an animation", animation(), "note: job/masked_image/image_1.png has several"),
+    _odd("with a palette", encoded(PICTURE.convert("P"))),
+    _odd("turned by its EXIF data", turned()),
+    _odd("transparent in part", encoded(pixels(1)[..., [0, 1, 2, 0]]), "is transparent in part"),
+    _odd("in CIE Lab", encoded(Image.new("LAB", (SIDE, SIDE)), "TIFF")),
+    _odd("with bytes after its end", encoded(pixels()) + b"more" * 99),
+    _odd("that is a WebP named .png", encoded(PICTURE, "WEBP", lossless=True)),
+]
+
+NAMES = [
+    _renamed("names with spaces", "a picture 1.png"),
+    _renamed("names in other scripts", "猫 кошка 1.png"),
+    _renamed("names with a line break", "two\nlines 1.png"),
+    _renamed("names with a terminal's control characters", "\x1b[31mred 1.png"),
+    _renamed("names that look like an option", "--output 1.png"),
+    Case(
+        "a bad picture whose name holds line breaks and control characters",
+        INPAINT,
+        "two lines \\x1b[31m1.png",
+        both(
+            moved(IMAGE, "job/masked_image/two\nlines \x1b[31m1.png"),
+            put("job/masked_image/two\nlines \x1b[31m1.png", b"text"),
+        ),
+    ),
+]
+
+SIZES = [
+    Case("a picture of 1 x 1", INPAINT, "1 x 1", put(IMAGE, encoded(pixels()[:1, :1]))),
+    Case(
+        "picture and mask of 1 x 1",
+        INPAINT.replace("--data job", "--images job/masked_image --masks job/mask64"),
+        "",
+        both(put(IMAGE, encoded(pixels()[:1, :1])), put(MASK, encoded(mask(0)[:1, :1]))),
+        REPAIRED,
+        results=3,
+    ),
+    Case("a training picture of 1 x 1", TRANSFORMER, "image_2.png: 1 x 1 pixels, not 16 x 16",
+         put("data/train/image_2.png", encoded(pixels()[:1, :1]))),
+    Case("a predicted picture of another size", f"{SCORE} --gt-path truth", "image_3.png: 8 x 8",
+         put("results/image_3.png", encoded(pixels()[:8, :8]))),
+    Case("floating-point pixels", INPAINT, "floating-point images are not read",
+         put(IMAGE, encoded(Image.new("F", (SIDE, SIDE)), "TIFF"))),
+    Case("a 16-bit picture for the scorer", f"{SCORE} --gt-path truth", "pixel type I;16",
+         put("results/image_3.png", encoded(np.zeros((SIDE, SIDE), np.uint16)))),
+    Case("a picture beyond a limit that the user set", INPAINT, "256 pixels; allowed are 100",
+         limits="pixels=100"),
+    Case("a wrong limit", INPAINT, "INPUT_LIMITS: 'pixel' is unknown", limits="pixel=3"),
+]  # fmt: skip
+
+LINKS = [
+    Case("a picture that links to itself", INPAINT, "2 images", linked(IMAGE, "image_1.png")),
+    Case("a picture that links to nothing", INPAINT, "2 images", linked(IMAGE, "gone.png")),
+    Case("a predicted picture that links to itself", SCORE, "image_3.png",
+         linked("results/image_3.png", "image_3.png")),
+    Case("a folder that links to its parent", PREPARE, "", linked("pictures/all", ".."), REPAIRED),
+    Case("a folder named like a picture", INPAINT, "2 images",
+         both(removed(IMAGE), lambda folder: (folder / IMAGE).mkdir())),
+    Case("a pipe named like a picture", INPAINT, "2 images",
+         both(removed(IMAGE), lambda folder: __import__("os").mkfifo(folder / IMAGE))),
+    Case("a device as picture", "inpainting.py --config tiny.yml --images /dev/zero --masks "
+         "job/mask64/mask_1.png", "/dev/zero: is not a folder"),
+]  # fmt: skip
+
+MASKS = [
+    Case("a mask without a hole", INPAINT, "", put(MASK, encoded(np.full((16, 16), 255, np.uint8))),
+         REPAIRED, results=3),
+    Case("a mask that is all hole", INPAINT, "", put(MASK, encoded(np.zeros((16, 16), np.uint8))),
+         REPAIRED, results=3),
+    Case("an inverted mask", INPAINT, "mask_1.png: inverted?",
+         both(put(IMAGE, encoded(np.where(mask()[..., None] == 0, pixels(), np.uint8(128)))),
+              put(MASK, encoded(mask()))), REPAIRED, results=3),
+    Case("a soft mask", INPAINT, "mask value 77 at row 4, column 5; allowed are 255",
+         put(MASK, encoded(np.where(mask() == 0, np.uint8(77), np.uint8(255))))),
+    Case("a mask of zeros and ones", INPAINT, "mask value 1 at row 0, column 0",
+         put(MASK, encoded(mask() // 255))),
+    Case("a mask saved as JPEG", INPAINT, "mask_1.png: mask value",
+         put(MASK, encoded(mask(), "JPEG", quality=30))),
+    Case("a mask in colour", INPAINT, "a mask must be grey", put(MASK, encoded(pixels()))),
+    Case("a transparent mask", INPAINT, "a mask must not be transparent",
+         put(MASK, encoded(np.zeros((SIDE, SIDE, 4), np.uint8)))),
+    Case("a mask of another size", INPAINT, "mask_1.png: 8 x 8 pixels, but",
+         put(MASK, encoded(mask()[:8, :8]))),
+    Case("a mask of one bit a pixel", INPAINT, "",
+         put(MASK, encoded(Image.fromarray(mask()).convert("1"))), REPAIRED, results=3),
+    Case("a truncated mask", INPAINT, "mask_1.png: cannot be read", cut(MASK, 0.6)),
+    Case("a mask too few", INPAINT, "3 images in job/masked_image and 2 masks", removed(MASK)),
+    Case("a mask too many", INPAINT, "3 images in job/masked_image and 4 masks",
+         put("job/mask64/mask_9.png", encoded(mask()))),
+    Case("two masks for one picture", INPAINT, "and 4 masks",
+         put("job/mask64/other_1.png", encoded(mask()))),
+    Case("a soft mask for the scorer", f"{SCORE} --metrics fid,paired", "mask_3.png",
+         put("masks/mask_3.png", encoded(np.full((SIDE, SIDE), 99, np.uint8)))),
+    Case("a mask of another size for the scorer", f"{SCORE} --metrics fid,paired", "mask_3.png",
+         put("masks/mask_3.png", encoded(mask()[:8, :8]))),
+]  # fmt: skip
+
+CASES = [*_broken(), *ODD, *NAMES, *SIZES, *LINKS, *MASKS]

@@ -1,0 +1,175 @@
+"""A workspace in which every script works, and a shell to run scripts in it, in this process.
+
+workspace/
+  tiny.yml            16 x 16 pixels, 16 tokens; run and data are the folders beside it
+  run/                weights of both networks
+  data/train, val     11 and 6 pictures
+  job/                masked_image, mask64 and test (the truth), 3 each
+  pictures/           11 pictures to prepare a data set from
+  results/, truth/    8 pictures each to score, results with a manifest that names masks/
+  stem.pth            FID weights as far as 64 features need them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shlex
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torchvision.models import Inception3
+
+import utils.images
+import utils.scoring
+from config.loading import save_config
+from config.schema import Config
+from models.transformer import BidirectionalTransformer
+from models.vqgan import VQGAN
+from utils.checkpoint import codes_fingerprint, save_weights
+
+sys.path.append(str(Path(__file__).parent))
+
+from fault_files import encoded, mask, pixels
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30  # seconds after which a command counts as hanging
+
+
+class Hang(BaseException):
+    """No script catches it."""
+
+
+class Said(NamedTuple):
+    """What a command left with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line on stderr."""
+        return self.err.rstrip("\n").rpartition("\n")[2]
+
+
+def fill(folder: Path, count: int, seed: int = 0, name: str = "image") -> None:
+    """Write so many pictures."""
+    folder.mkdir(parents=True)
+    for i in range(count):
+        picture = mask() if name == "mask" else pixels(seed + i)
+        (folder / f"{name}_{i}.png").write_bytes(encoded(picture))
+
+
+def fill_results(folder: Path) -> None:
+    """What inpainting leaves for the scorer."""
+    for name, seed in (("results", 30), ("truth", 60)):
+        fill(folder / name, 8, seed)
+    fill(folder / "masks", 8, name="mask")
+    entries = [
+        {"image": f"image_{i}.png", "ground_truth": f"image_{i}.png", "mask": f"mask_{i}.png"}
+        for i in range(8)
+    ]
+    manifest = {"ground_truth": "../truth", "masks": "../masks", "images": entries}
+    (folder / "results" / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="session")
+def stem(tmp_path_factory) -> Path:
+    """Weights of the first layers of the FID's network, as many as 64 features need."""
+    torch.manual_seed(0)
+    state = Inception3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
+    path = tmp_path_factory.mktemp("stem") / "stem.pth"
+    torch.save({k: v for k, v in state.items() if k.startswith(("Conv2d", "fc"))}, path)
+    return path
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, request, template) -> Path:
+    """A copy of the good workspace, which is the current folder."""
+    if not any(template.iterdir()):
+        monkeypatch.chdir(template)
+        networks = (request.getfixturevalue(name) for name in ("tokenizer", "transformer"))
+        build(template, request.getfixturevalue("config"), *networks)
+        (template / "stem.pth").symlink_to(request.getfixturevalue("stem"))
+    folder = tmp_path / "workspace"
+    shutil.copytree(template, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """Where the workspace that others are copied from is built once."""
+    return tmp_path_factory.mktemp("template")
+
+
+def build(
+    folder: Path, config: Config, tokenizer: VQGAN, transformer: BidirectionalTransformer
+) -> None:
+    """Fill the workspace, which is the current folder."""
+    values = config.model_dump() | {"run": Path("run")}
+    values["data"]["root"] = Path("data")
+    tiny = Config.model_validate(values)
+    save_config(tiny, Path("tiny.yml"))
+    save_weights(tiny.tokenizer_weights, tokenizer.state_dict(), tokenizer.config, {})
+    notes = {"codes_sha256": codes_fingerprint(tokenizer.codebook.vectors())}
+    save_weights(tiny.transformer_weights, transformer.state_dict(), transformer.config, notes)
+    fill(folder / "data/train", 11)
+    fill(folder / "data/val", 6, 20)
+    fill(folder / "pictures", 11, 40)
+    fill(folder / "job/test", 3, 80)
+    fill(folder / "job/masked_image", 3, 80)
+    fill(folder / "job/mask64", 3, name="mask")
+    fill_results(folder)
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Raise `Hang` in a command that takes too long."""
+
+    def ring(_number: int, _frame: object) -> None:
+        raise Hang(f"no end after {PATIENCE} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys) -> Callable[[str], Said]:
+    """Run a command line in this process and the current folder: shell("inpainting.py --help").
+
+    An exception that would end a script with a traceback comes out as it is.
+    """
+    utils.images._told.clear()
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")
+
+    def run(command: str) -> Said:
+        words = shlex.split(command)
+        start, target, arguments = runpy.run_path, str(ROOT / words[0]), words[1:]
+        if words[0] == "-m":
+            start, target, arguments = runpy.run_module, words[1], words[2:]
+        monkeypatch.setattr(sys, "argv", [words[0], *arguments])
+        with warnings.catch_warnings(), patience():
+            warnings.simplefilter("ignore", RuntimeWarning)  # other tests imported the module
+            with pytest.raises(SystemExit) as left:
+                start(target, run_name="__main__")
+        said = capsys.readouterr()
+        return Said(left.value.code or 0, said.out, said.err)
+
+    return run
