@@ -56,8 +56,10 @@ def file_of(where: str) -> Path | None:
 def open_storage(where: str) -> BaseStorage:
     """Open a database by its URL, or a journal file by its path.
 
-    Raises `UserError` for a missing driver, a server out of reach, a file that is something else.
+    Raises `UserError` for an unknown kind, a missing driver, a server out of reach, a file that is
+    something else.
     """
+    check_storage(where)
     if "://" not in where:
         return told_apart(where, lambda: _open_journal(Path(where)))
     return told_apart(where, lambda: _open_database(where))
@@ -73,7 +75,7 @@ def check_storage(where: str) -> None:
         )
     try:
         shown(where)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise UserError("--storage: no database URL; e.g. postgresql://user@host/name") from None
 
 
