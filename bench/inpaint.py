@@ -1,0 +1,267 @@
+"""Side by side with a plain loop: seconds, memory and share of the peak of repairing an image.
+
+    python bench/inpaint.py [--presets lab cats64] [--quick]
+
+`plain` is the report's decoding as spec section 6 reads: one image at a time, fp32, logits of every
+token at every step, a picture of every step. `ours` is `inpaint_set`, from files to files, with and
+without those pictures. Both have the same seeded random weights, since speed does not depend on
+their values, and the same crops of photographs with the lab's holes. Every figure comes from a
+process of its own, after a pass that warms up. Growth is measured at cats64 size.
+
+Its last line is {PRESET: {"speedup", "speedup_with_pictures", "mfu"}, ...}. Speed-ups are seconds
+an image, plain over ours; mfu is the share of the best matrix product in the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+from common import matmul_peak, peak_memory, report  # noqa: E402
+
+from config.loading import load_config  # noqa: E402
+from config.schema import Config  # noqa: E402
+from models.transformer import BidirectionalTransformer  # noqa: E402
+from models.vqgan import VQGAN  # noqa: E402
+from utils.checkpoint import load_tokenizer, load_transformer, save_weights  # noqa: E402
+from utils.data import InpaintingSet, normalise, to_uint8  # noqa: E402
+from utils.device import pick_device, pick_dtype  # noqa: E402
+from utils.images import save_png  # noqa: E402
+from utils.inpaint import inpaint_set  # noqa: E402
+
+PRESETS = {"lab": "MaskGit.yml", "cats64": "cats64.yml"}
+COMMON = ("decoding.rule=listing", "decoding.choice_temperature=4.5", "decoding.hole_fill=grey")
+COMMON += ("decoding.composite=none", "decoding.mask_schedule=cosine", "decoding.sweet_spot=null")
+COMMON += ("decoding.order=confidence", "decoding.token_choice=rule", "decoding.comparison=false")
+TOTAL_ITER = 10
+WARM_UP = 1  # images
+
+
+class Counts(NamedTuple):
+    """Images of each measurement."""
+
+    plain: dict[str, int]
+    ours: dict[str, int]
+    batch: tuple[int, ...]  # batch sizes, of growth images
+    total_iter: tuple[int, ...]  # T, of growth images
+    images: tuple[int, ...]
+    growth: int
+
+
+ON_CPU = Counts(
+    {"lab": 2, "cats64": 8}, {"lab": 8, "cats64": 32}, (1, 4, 16), (5, 10, 20), (16, 64, 256), 32
+)
+ON_CUDA = Counts(
+    {"lab": 8, "cats64": 8},
+    {"lab": 256, "cats64": 512},
+    (16, 64, 256),
+    (5, 10, 20, 40),
+    (64, 256, 1024),
+    256,
+)
+QUICK = Counts({"lab": 1, "cats64": 1}, {"lab": 2, "cats64": 4}, (), (), (), 4)
+
+
+def main() -> None:
+    """Prepare weights and images, compare, report."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--quick", action="store_true", help="few images, not for reporting")
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.task:
+        print(json.dumps(run_task(args.work, json.loads(args.task))))
+        return
+    device = pick_device("auto")
+    counts = QUICK if args.quick else ON_CUDA if device.type == "cuda" else ON_CPU
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        prepare(
+            work, max(*counts.plain.values(), *counts.ours.values(), *counts.images, counts.growth)
+        )
+        found = {preset: compare(work, preset, counts) for preset in args.presets}
+        grown = growth(work, counts) if "cats64" in args.presets else {}
+    result = {preset: shares(cells) for preset, cells in found.items()}
+    details = {"tasks": found, "growth": grown, "device": str(device), "quick": args.quick}
+    report("inpaint", result, details)
+
+
+def prepare(work: Path, count: int) -> None:
+    """Crops of photographs with holes, and random weights for each preset."""
+    command = [sys.executable, str(ROOT / "prepare_data.py"), "photos", "--out", str(work / "data")]
+    command += ["--split", "1", "1", str(count)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for preset in PRESETS:
+        config = config_of(work, preset)
+        torch.manual_seed(0)
+        networks = {
+            config.tokenizer_weights: (VQGAN, config.tokenizer),
+            config.transformer_weights: (BidirectionalTransformer, config.transformer),
+        }
+        for path, (network, description) in networks.items():
+            path.parent.mkdir(parents=True)
+            save_weights(path, network(description).state_dict(), description, {})
+
+
+def config_of(work: Path, preset: str, **decoding: object) -> Config:
+    """The preset with the report's decoding; only the networks differ."""
+    overrides = [*COMMON, ("run", work / preset), ("data.root", work / "data")]
+    overrides += [(f"decoding.{key}", value) for key, value in decoding.items()]
+    return load_config(ROOT / "config" / PRESETS[preset], overrides)
+
+
+def compare(work: Path, preset: str, counts: Counts) -> dict[str, dict[str, float]]:
+    """Plain, ours, and ours with a picture of every step."""
+    ours: dict[str, Any] = {"preset": preset, "images": counts.ours[preset]}
+    return {
+        "plain": in_child(work, {"preset": preset, "images": counts.plain[preset], "plain": True}),
+        "ours": in_child(work, ours | {"flops": True}),
+        "ours_with_pictures": in_child(work, ours | {"pictures": True}),
+    }
+
+
+def growth(work: Path, counts: Counts) -> dict[str, dict[int, dict[str, float]]]:
+    """How cost grows with the batch, with T and with the number of images."""
+    swept = {"batch": counts.batch, "total_iter": counts.total_iter, "images": counts.images}
+    common = {"preset": "cats64", "images": counts.growth}
+    return {
+        key: {value: in_child(work, common | {key: value}) for value in values}
+        for key, values in swept.items()
+    }
+
+
+def shares(cells: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The result of a preset from its cells, to three digits."""
+    plain = cells["plain"]["seconds_an_image"]
+    result = {
+        "speedup": plain / cells["ours"]["seconds_an_image"],
+        "speedup_with_pictures": plain / cells["ours_with_pictures"]["seconds_an_image"],
+        "mfu": cells["ours"]["mfu"],
+    }
+    return {name: float(f"{value:.3g}") for name, value in result.items()}
+
+
+def in_child(work: Path, task: dict[str, Any]) -> dict[str, float]:
+    """Run one task in a process of its own; its figures with its peak memory."""
+    command = [sys.executable, __file__, "--task", json.dumps(task), "--work", str(work)]
+    peak, output = peak_memory(command)
+    found = json.loads(output.strip().splitlines()[-1])
+    found["peak_mib"] = round(peak / 2**20, 1)
+    print(f"{json.dumps(task)}: {json.dumps(found)}", flush=True)
+    return found
+
+
+def run_task(work: Path, task: dict[str, Any]) -> dict[str, float]:
+    """Repair so many images after a few to warm up; seconds an image and a GPU's peak memory."""
+    config = config_of(
+        work,
+        task["preset"],
+        total_iter=task.get("total_iter", TOTAL_ITER),
+        batch_size=task.get("batch", "auto"),
+        step_pictures=task.get("pictures", False),
+    )
+    repair = plain if task.get("plain") else ours
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        repair(config, first(config, WARM_UP), Path(folder))
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        seconds = repair(config, first(config, task["images"]), Path(folder))
+    found = {"seconds_an_image": seconds / task["images"]}
+    if torch.cuda.is_available():
+        found["gpu_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    if task.get("flops"):
+        found |= share_of_peak(config, first(config, task["images"]), work, seconds)
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def share_of_peak(
+    config: Config, dataset: InpaintingSet, work: Path, seconds: float
+) -> dict[str, float]:
+    """Matrix products and convolutions of a run against the best matrix product of the device."""
+    device = pick_device(config.device)
+    with tempfile.TemporaryDirectory(dir=work) as folder, FlopCounterMode(display=False) as counter:
+        ours(config, dataset, Path(folder))
+    flops, peak = counter.get_total_flops(), matmul_peak(pick_dtype(config.precision, device))
+    assert flops > 0, "nothing was counted"
+    return {
+        "gflop_an_image": flops / len(dataset) / 1e9,
+        "peak_gflop_s": peak / 1e9,
+        "mfu": flops / seconds / peak,
+    }
+
+
+def first(config: Config, count: int) -> InpaintingSet:
+    """The first images of the prepared set."""
+    dataset = InpaintingSet(config.data.root)
+    assert len(dataset) >= count, f"{len(dataset)} images are fewer than {count}"
+    dataset.images, dataset.masks = dataset.images[:count], dataset.masks[:count]
+    return dataset
+
+
+def ours(config: Config, dataset: InpaintingSet, output: Path) -> float:
+    """This system from files to files, weights already read; seconds."""
+    return inpaint_set(config, dataset, output)["seconds"]
+
+
+@torch.no_grad()
+def plain(config: Config, dataset: InpaintingSet, output: Path) -> float:
+    """The report's decoding as spec section 6 reads; seconds, weights already read."""
+    device = pick_device(config.device)
+    tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
+    transformer = load_transformer(config.transformer_weights, config.transformer).to(device)
+    began = time.perf_counter()
+    for item in dataset:
+        image = normalise(item.image[None].copy(), config.data.mean, config.data.std).to(device)
+        token_ids = tokenizer.encode(image)[0]
+        grid = math.isqrt(len(token_ids))
+        patches = item.hole.reshape(grid, item.hole.shape[0] // grid, grid, -1)
+        hidden = torch.from_numpy(patches.any(axis=(1, 3)).ravel()).to(device)
+        pictures, masks, hidden_at_start = [item.image], [], int(hidden.sum())
+        for t in range(config.decoding.total_iter):
+            token_ids, hidden = plain_step(transformer, token_ids, hidden, hidden_at_start, t)
+            decoded = tokenizer.decode(token_ids[None])
+            pictures.append(to_uint8(decoded, config.data.mean, config.data.std)[0].cpu().numpy())
+            masks.append(255 * (~hidden).view(grid, grid).byte().cpu().numpy())
+        save_png(output / f"image_{item.index:03d}.png", pictures[-1])
+        save_png(output / f"steps_{item.index}.png", np.concatenate(pictures, axis=1))
+        save_png(output / f"masks_{item.index}.png", np.concatenate(masks, axis=1))
+    return time.perf_counter() - began
+
+
+def plain_step(
+    transformer: BidirectionalTransformer,
+    token_ids: Tensor,
+    hidden: Tensor,
+    hidden_at_start: int,
+    t: int,
+) -> tuple[Tensor, Tensor]:
+    """One step of the report's rule, cosine on cosine, for one image, (N,) and (N,)."""
+    r = (1 + math.cos(math.pi * (1 - (t + 1) / TOTAL_ITER))) / 2
+    shown = torch.where(hidden, transformer.mask_token_id, token_ids)
+    probabilities = transformer(shown[None])[0, :, : transformer.mask_token_id].softmax(-1)
+    best, tokens = probabilities.max(-1)
+    noise = -(-torch.rand_like(best).log()).log()
+    confidence = torch.where(hidden, best + 4.5 * (1 - r) * noise, torch.inf)
+    stay = math.ceil((1 + math.cos(math.pi * r)) / 2 * hidden_at_start - 1e-11)
+    still_hidden = torch.zeros_like(hidden)
+    still_hidden[confidence.argsort()[:stay]] = True
+    return torch.where(hidden, tokens, token_ids), still_hidden & hidden
+
+
+if __name__ == "__main__":
+    main()
