@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from config.errors import UserError
+
+CPU_ALLOCATOR = "DefaultCPUAllocator"  # by which PyTorch's own errors about memory are known
+
 
 @dataclass
 class Position:
@@ -74,6 +78,18 @@ def shuffled_batches(
     """Indices of each batch of an epoch, the last one shorter; ``skip`` batches are passed over."""
     order = torch.randperm(count, generator=generator)
     yield from order.split(batch_size)[skip:]
+
+
+@contextmanager
+def memory_for(device: torch.device, advice: str) -> Iterator[None]:
+    """Turn running out of memory into a `UserError` that says which settings to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        if not short and CPU_ALLOCATOR not in str(error):
+            raise
+        raise UserError(f"{device}: out of memory; what needs less: {advice}") from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from utils.checkpoint import (
     save_weights,
 )
 from utils.device import pick_device
-from utils.loop import generator_for, shuffled_batches, stop_signals
+from utils.loop import generator_for, memory_for, shuffled_batches, stop_signals
 from utils.pictures import save_loss_curve
 from utils.runlog import RunLog
 from utils.throughput import Speed, cached_peak, training_flops
@@ -90,7 +90,8 @@ def train_transformer(
         elif start is not None:
             trainer.start_from(start)
         if not trainer.finished:
-            _train(trainer, tokens, folder, after_epoch, watch)
+            with memory_for(trainer.device, _memory_advice(config)):
+                _train(trainer, tokens, folder, after_epoch, watch)
         elif distributed.is_main():
             print(f"{folder}: all {trainer.position.epoch} epochs are done")
     return folder / LAST
@@ -136,6 +137,19 @@ def _train(
         best = f"epoch {position.best_epoch}, val loss {position.best_loss:.4f}"
         print(f"last weights: {folder / LAST}, epoch {position.epoch}")
         print(f"best weights: {folder / BEST}, {best}")
+
+
+def _memory_advice(config: Config) -> str:
+    """The settings of a run that need less memory when they are changed."""
+    training = config.training
+    advice = {
+        f"a training.batch_size below {training.batch_size} with a training.accumulate above "
+        f"{training.accumulate}, which trains alike": training.batch_size > 1,
+        "training.checkpoint_activations: true": not training.checkpoint_activations,
+        "transformer.attention: fused": config.transformer.attention == "plain",
+        "precision: bf16": config.precision == "fp32",
+    }
+    return "; ".join(text for text, helps in advice.items() if helps) or "a smaller transformer"
 
 
 def _is_due(trainer: TransformerTrainer, every: int) -> bool:

@@ -8,8 +8,16 @@ import signal
 import pytest
 import torch
 
+from config.errors import UserError
 from utils import loop
-from utils.loop import Position, TimeLimit, generator_for, shuffled_batches, stop_signals
+from utils.loop import (
+    Position,
+    TimeLimit,
+    generator_for,
+    memory_for,
+    shuffled_batches,
+    stop_signals,
+)
 
 
 def draw(*key: int) -> torch.Tensor:
@@ -85,6 +93,35 @@ def test_sums_hold_no_graph():
     position = Position()
     position.add({"a": torch.ones((), requires_grad=True) * 2})
     assert not position.sums["a"].requires_grad
+
+
+def too_much_for_the_cpu() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def too_much_for_a_gpu() -> None:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def too_much_for_python() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("need", [too_much_for_the_cpu, too_much_for_a_gpu, too_much_for_python])
+def test_too_little_memory_is_one_line_with_advice(need):
+    with (
+        pytest.raises(UserError, match="^cpu: out of memory; what needs less: smaller batches$"),
+        memory_for(torch.device("cpu"), "smaller batches"),
+    ):
+        need()
+
+
+def test_other_errors_are_not_taken_for_too_little_memory():
+    with (
+        pytest.raises(RuntimeError, match="shape"),
+        memory_for(torch.device("cpu"), "smaller batches"),
+    ):
+        torch.zeros(2).view(3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

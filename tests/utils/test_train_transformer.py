@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from config.errors import StopRequested, UserError
+from config.loading import load_config, save_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
@@ -128,6 +129,33 @@ def test_another_seed_trains_another_network(config, tmp_path, changed):
     other = changed(elsewhere(config, tmp_path), {"seed": 1})
     train_transformer(other, resume=False)
     assert log_of(config) != log_of(other)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("training.batch_size", n) for n in (0, -1)),
+        *(("training.accumulate", n) for n in (0, -1)),
+        ("training.validate_every", 0),
+        ("training.checkpoint_every", 0),
+        ("training.pictures_every", -1),
+        ("training.max_minutes", 0),
+        ("training.lr_step_epochs", 0),
+        ("training.lr_step_factor", 0),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(config, tmp_path, key, value):
+    save_config(config, tmp_path / "config.yml")
+    with pytest.raises(UserError, match=rf"{key} is {value}: input should be greater than"):
+        load_config(tmp_path / "config.yml", [f"{key}={value}"])
+
+
+def test_a_resumed_run_names_every_setting_that_differs(config, changed):
+    train_transformer(config, resume=False)
+    other = {"training.learning_rate": 0.02, "masking.loss_on": "hidden", "training.epochs": 4}
+    keys = "masking.loss_on, training.epochs, training.learning_rate"
+    with pytest.raises(UserError, match=rf"differs in {keys} \(masking.loss_on was all, is hidden"):
+        train_transformer(changed(config, other), resume=True)
 
 
 # Gradients and steps
@@ -266,6 +294,36 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     with pytest.raises(UserError, match=r"epoch 4, batch 6: the loss is no longer finite"):
         train_transformer(longer, resume=True, allow_config_change=True)
     assert (folder(config) / "state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {},
+            "a training.batch_size below 2 with a training.accumulate above 2, which trains alike; "
+            "training.checkpoint_activations: true; transformer.attention: fused; precision: bf16",
+        ),
+        (
+            {
+                "training.batch_size": 1,
+                "training.checkpoint_activations": True,
+                "precision": "bf16",
+            },
+            "transformer.attention: fused",
+        ),
+    ],
+)
+def test_too_little_memory_ends_the_run_with_the_settings_that_need_less(
+    config, changed, monkeypatch, settings, expected
+):
+    def need(*_batch):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(transformer_trainer, "token_loss", need)
+    with pytest.raises(UserError) as error:
+        train_transformer(changed(config, settings), resume=False)
+    assert str(error.value) == f"cpu: out of memory; what needs less: {expected}"
 
 
 # What is trained, and what is not
