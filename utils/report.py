@@ -24,6 +24,7 @@ from utils.files import write_text
 from utils.images import encode_png, load_rgb, save_png
 from utils.inpaint_outputs import MANIFEST, MASKS, RESULTS, STEPS
 from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, tile
+from utils.search_report import NUMBERS, PLOTS, cells, notes
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SCHEDULES = ("cosine", "linear", "square")  # in the report's order
@@ -74,6 +75,7 @@ def build_report(config: Config) -> Path:
         step_width=ENLARGED * IMAGES_PER_ROW * (config.data.image_size + 2),
         total_iter=config.decoding.total_iter,
         training=_training(folder),
+        search=_search(folder / "search"),
         config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         environment=json.dumps(manifest["environment"], indent=1),
         weights=json.dumps({k: v for k, v in manifest.items() if "sha256" in k}, indent=1),
@@ -142,6 +144,16 @@ def _training(folder: Path) -> list[tuple[str, str, str]]:
     samples = sorted((folder / "tokenizer" / "samples").glob("*.png"))[-1:]
     pictures += [("Tokenizer: originals over reconstructions", path, "pixels") for path in samples]
     return [(name, _picture(path), kind) for name, path, kind in pictures if path.exists()]
+
+
+def _search(folder: Path) -> dict | None:
+    """What a learning-rate search left in the run, if there was one."""
+    if not (folder / NUMBERS).exists():
+        return None
+    result = _read_json(folder / NUMBERS)
+    plots = [(name, _picture(folder / name)) for name in PLOTS if (folder / name).exists()]
+    heading, *rows = cells(result)
+    return {"heading": heading, "rows": rows, "notes": notes(result), "plots": plots}
 
 
 def _read_manifest(folder: Path) -> dict:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import matplotlib.pyplot as plt
 import pytest
 
+from utils import report
 from utils.search_report import (
     cost,
     noise,
@@ -136,3 +139,20 @@ def test_everything_lies_in_the_folder(result, tmp_path, capsys):
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"search.json", "search.md", "learning_rate.png", "history.png"}
     assert capsys.readouterr().out == (tmp_path / "search.md").read_text()
+
+
+def test_the_report_of_the_run_shows_the_search(result, tmp_path):
+    save_search(tmp_path / "search", result)
+    part = report.TEMPLATE.read_text().partition("{% if search %}")[2]
+    part = part.partition("<h2>Provenance")[0].rpartition("{% endif %}")[0]
+    page = report.jinja2.Template(part, autoescape=True).render(
+        search=report._search(tmp_path / "search")
+    )
+    cells = re.findall(r'class="best"><td>(\d)</td><td>([\d.]+)</td>', page)
+    assert cells == [("2", "0.002")]
+    assert "The winner stands out" in page
+    assert page.count('src="data:image/png;base64,') == 2
+
+
+def test_a_run_without_a_search_has_no_such_part(tmp_path):
+    assert report._search(tmp_path / "search") is None
