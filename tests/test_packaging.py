@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,3 +73,13 @@ def test_the_readmes_table_is_that_of_the_committed_results():
         keys = ("frechet_distance_efficientnet_lite0", "hole_mae", "hole_psnr")
         numbers = " | ".join(f"{scores[key]:.2f}" for key in keys)
         assert f"| {name.replace('_', ' ')} | {numbers} |" in text
+
+
+def test_every_dependency_has_a_known_good_version_within_its_range():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert list(pins) == sorted(pins)
+    extras = project()["optional-dependencies"].values()
+    wanted = itertools.chain(project()["dependencies"], *extras)
+    for requirement in map(Requirement, wanted):
+        assert pins[requirement.name.replace("_", "-")] in requirement.specifier, requirement

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,11 @@ def test_a_wrong_switch_is_refused_in_one_line(own, refusal, monkeypatch, text):
     monkeypatch.setenv("INPUT_LIMITS", text)
     with pytest.raises(refusal, match=r"^INPUT_LIMITS: "):
         own.limit("pixels")
+
+
+def test_the_security_page_names_every_limit_with_its_default():
+    page = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    units = {"": 1, " MiB": 2**20, " GiB": 2**30}
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+)( [MG]iB)? \|", page, re.MULTILINE)
+    found = {name: int(number.replace(",", "")) * units[unit] for name, number, unit in rows}
+    assert found == limits.DEFAULT_LIMITS
