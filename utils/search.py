@@ -28,6 +28,7 @@ from config.errors import DivergedError, UserError
 from config.loading import flat
 from config.schema import Config, SearchConfig, TrainingConfig, is_whole
 from utils.checkpoint import codes_fingerprint
+from utils.distributed import world_size
 from utils.files import make_folder
 from utils.loop import generator_for
 from utils.search_referee import Finished, Referee
@@ -56,6 +57,8 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
     share it, and a search cut short goes on where it was. Table, plots and numbers are left in
     <run>/search/. Raises `UserError` when nothing keeps the loss finite.
     """
+    if world_size() > 1:
+        raise UserError("--lr-search: found torchrun; start its workers as plain processes instead")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder = config.run / "search"
     make_folder(folder)

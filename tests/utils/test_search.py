@@ -258,6 +258,12 @@ def test_a_wider_search_varies_whole_and_broken_numbers(config, training, change
     assert all(c.training.warmup_steps in range(10) for c in trials)
 
 
+def test_torchrun_is_told_to_leave_the_search_alone(config, training, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="start its workers as plain processes"):
+        search_learning_rate(config)
+
+
 def test_values_that_do_not_go_together_are_a_pruned_trial(config, training, changed):
     space = {"transformer.dim": {"low": 15, "high": 17}}  # of 4 heads only 16 is a multiple
     search_learning_rate(changed(config, {"search.space": space}))
