@@ -67,7 +67,10 @@ def test_every_command_of_the_page_runs(desk, call, solution):
     for output in ("test_results", "runs/direct/test_results", "runs/whole/test_results"):
         assert Image.open(folder / output / "image_002.png").size == (64, 64)
     pairs = [
-        [(folder / output / "test_results" / f"image_{i:03d}.png").read_bytes() for i in range(3)]
+        [
+            Image.open(folder / output / f"test_results/image_{i:03d}.png").tobytes()
+            for i in range(3)
+        ]
         for output in (".", "runs/whole")
     ]
     assert pairs[0] == pairs[1], "converted or taken directly, the same pictures"
