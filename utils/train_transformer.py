@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, n images of a split.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from utils.checkpoint import (
     save_weights,
 )
 from utils.device import pick_device
+from utils.lock import alone_in
 from utils.loop import generator_for, memory_for, shuffled_batches, stop_signals
 from utils.pictures import save_loss_curve
 from utils.runlog import RunLog
@@ -72,7 +74,8 @@ def train_transformer(
     """
     section = config.transformer.model_copy(update={"weights": None})  # the run makes its own
     config, folder = config.model_copy(update={"transformer": section}), config.run / "transformer"
-    with distributed.joined(distributed.own_device(pick_device(config.device))):
+    device = distributed.own_device(pick_device(config.device))
+    with alone_in(folder) if distributed.is_main() else nullcontext(), distributed.joined(device):
         with distributed.main_first():
             tokens = tokens or load_tokens(config)
         trainer = TransformerTrainer(config, tokens)

@@ -18,6 +18,7 @@ from models.vqgan import VQGAN
 from utils import loop, transformer_trainer
 from utils import train_transformer as stage
 from utils.checkpoint import load_state, load_transformer, previous, read_header
+from utils.lock import alone_in
 from utils.optim import learning_rate
 from utils.runlog import read_rows
 from utils.throughput import training_flops
@@ -113,6 +114,14 @@ def test_two_broken_checkpoints_end_the_run_with_one_line(config):
     for path in (state, previous(state)):
         path.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="damaged, and no earlier checkpoint is left"):
+        train_transformer(config, resume=True)
+
+
+def test_a_second_training_in_the_same_folder_is_refused(config, tmp_path):
+    with (
+        alone_in(folder(config)),
+        pytest.raises(UserError, match="another process is at work in this folder"),
+    ):
         train_transformer(config, resume=True)
 
 
