@@ -382,7 +382,7 @@ class DecodingConfig(Section):
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What holes hold before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard", "feather"] = "none"
-    """hard: known pixels are pasted back; feather: and the hole meets them without a seam."""
+    """hard: known pixels pasted back. feather: and no seam; always so in pictures of other sizes."""
     feather_width: PositiveFloat = 8.0
     """Pixels into the hole over which feather fades out; two tokens."""
     samples: Annotated[int, Field(ge=1, le=1_000, strict=True)] = 1
@@ -402,6 +402,19 @@ class DecodingConfig(Section):
             raise ValueError(
                 f"sweet_spot {self.sweet_spot} lies beyond total_iter {self.total_iter}; "
                 f"allowed are 1 to {self.total_iter}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> DecodingConfig:
+        draws = self.token_choice == "sample" or (
+            self.token_choice == "rule" and self.rule == "maskgit"
+        )
+        is_noisy = self.order in ("confidence", "revise") and self.choice_temperature > 0
+        if self.samples > 1 and not (draws or is_noisy or self.order == "random"):
+            raise ValueError(
+                f"samples {self.samples} would all be equal, since nothing is drawn; allowed is 1, "
+                "or choice_temperature above 0, or token_choice sample"
             )
         return self
 
