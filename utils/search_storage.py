@@ -31,7 +31,9 @@ DATABASES = ("sqlite", "postgresql", "mysql")
 HEARTBEAT, GRACE = 30, 120  # seconds between signs of life; without one for so long: dead
 OPENINGS = 5  # attempts to open a database that others are setting up
 SQLITE_PATIENCE = 60  # seconds to wait for another worker's write
-DRIVERS = {"postgresql": "psycopg2-binary", "mysql": "pymysql"}
+DRIVERS = {  # module that SQLAlchemy asks for: package that has it
+    "psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"
+}  # fmt: skip
 Result = TypeVar("Result")
 
 
@@ -83,8 +85,9 @@ def told_apart(where: str, action: Callable[[], Result]) -> Result:
     """Do something with a storage; what is wrong with it becomes one line without passwords."""
     try:
         return action()
-    except ImportError:
-        package = DRIVERS[where.split("://")[0].split("+")[0]]
+    except ImportError as error:
+        name = (error.__cause__ or error).name
+        package = DRIVERS.get(name, name)
         raise UserError(f"{shown(where)}: no driver found; pip install {package}") from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = getattr(error.__cause__ or error, "orig", None) or error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -198,12 +199,14 @@ MISTAKES = {  # what is given: what the line must say
     "postgres://u@h/d": "--storage postgres://...: unknown (did you mean 'postgresql'?)",
     "redis://h": "allowed are sqlite, postgresql, mysql URLs and the path of a journal file",
     "sqlite://:::": "no database URL",
-    "mysql://u:secret@h/d": "mysql://u:***@h/d: no driver found; pip install pymysql",
+    "mysql+pymysql://u:secret@h/d": "mysql+pymysql://u:***@h/d: no driver found; pip install "
+    "pymysql",
 }
 
 
 @pytest.mark.parametrize(("url", "said"), MISTAKES.items())
-def test_a_storage_that_cannot_be_is_one_line(url, said):
+def test_a_storage_that_cannot_be_is_one_line(url, said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymysql", None)  # as if it were not installed
     with pytest.raises(UserError) as caught:
         open_storage(url)
     assert said in str(caught.value)
