@@ -146,3 +146,17 @@ def test_gradients_of_the_relative_bias_do_not_depend_on_the_kernel():
         gradients.append(attention.relative_bias.weight.grad)
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients)
+
+
+def test_on_a_cpu_the_fused_kernel_is_used_where_there_is_nothing_to_drop(monkeypatch):
+    calls, kernel = [], nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        nn.functional,
+        "scaled_dot_product_attention",
+        lambda *given, **more: calls.append(1) or kernel(*given, **more),
+    )
+    for dropout, training, expected in ((0.5, True, 0), (0.5, False, 1), (0.0, True, 1)):
+        calls.clear()
+        attention = MultiHeadSelfAttention(DIM, HEADS, dropout, fused=True).train(training)
+        attention(torch.ones(1, TOKENS, DIM))
+        assert len(calls) == expected, (dropout, training)
