@@ -382,7 +382,7 @@ class DecodingConfig(Section):
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What holes hold before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard", "feather"] = "none"
-    """hard: known pixels pasted back. feather: and no seam; always so in pictures of other sizes."""
+    """hard: known pixels pasted back; feather: and no seam, as always in other sizes' pictures."""
     feather_width: PositiveFloat = 8.0
     """Pixels into the hole over which feather fades out; two tokens."""
     samples: Annotated[int, Field(ge=1, le=1_000, strict=True)] = 1
