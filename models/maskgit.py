@@ -15,7 +15,7 @@ from models.masking import token_mask_from_holes
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 
-IMAGES_AT_ONCE = {"cpu": 1, "cuda": 64}  # in a forward pass; more are no faster
+IMAGES_AT_ONCE = {"cpu": 1, "cuda": 64}  # in a forward pass; more are hardly faster
 
 
 def token_loss(
@@ -79,15 +79,27 @@ class MaskGIT(nn.Module):
         return self
 
     def logits_of(self, masked_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """Logits of the K codes at hidden places, (M, K); the mask id cannot be predicted."""
-        batches = zip(_same_size(masked_ids), _same_size(token_mask), strict=True)
-        logits = torch.cat([self.transformer(*batch) for batch in batches])
-        return logits[:, : self.transformer.mask_token_id]
+        """Logits of the K codes at hidden places, (M, K); the mask id cannot be predicted.
+
+        Where forward passes hold several images, the head sees all places: how many are hidden
+        would give its products another shape.
+        """
+        logits = []
+        for ids, mask in zip(_same_size(masked_ids), _same_size(token_mask), strict=True):
+            picked = self.transformer(ids, mask) if len(ids) == 1 else self.transformer(ids)[mask]
+            logits.append(picked[:, : self.transformer.mask_token_id])
+        return torch.cat(logits)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Token ids (B, N) of normalised images (B, 3, H, W), in fp32."""
-        with torch.autocast(images.device.type, enabled=False):  # a token must not hang on rounding
+        """Token ids (B, N) of normalised images (B, 3, H, W), in fp32, TF32 left out.
+
+        A latent between two codes must not hang on rounding, on a GPU as little as on a CPU.
+        """
+        exact = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
+        with torch.autocast(images.device.type, enabled=False), exact:
             token_ids = torch.cat([self.tokenizer.encode(batch) for batch in _same_size(images)])
         return token_ids[: len(images)]
 
