@@ -17,7 +17,11 @@ SPLIT :=  # e.g. --split 2000 200 200
 SCHEDULES := cosine linear square
 SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
 
-.PHONY: demo results test test-long test-app faults coverage lint format schema clean
+SEARCH_RUN := runs/search-cats64
+SEARCH_DATA := data/cats64
+SEARCH_FLAGS :=  # e.g. --set search.steps=480
+
+.PHONY: demo results search-results test test-long test-app faults coverage lint format schema clean
 .SECONDARY:
 
 demo: $(RUN)/report.html
@@ -50,6 +54,15 @@ $(DATA)/dataset.json: | $(ENV)/.maskgit
 results: demo
 	for s in masked_input $(SCHEDULES); do cp $(RUN)/$$s/score.json docs/results/demo/$$s.json; done
 	cp $(RUN)/comparison.png docs/results/demo/comparison.png
+
+# The search behind docs/results/search: make search-results SEARCH_DATA=folder [SEARCH_FLAGS=...]
+search-results: $(ENV)/.maskgit
+	$(PYTHON) training_transformer.py --config config/cats64.yml --lr-search 10 --lr-search-only \
+	  --tokenizer models/pretrained/cats64/vqgan.safetensors \
+	  --data $(SEARCH_DATA) --run $(SEARCH_RUN) $(SEARCH_FLAGS)
+	mkdir -p docs/results/search
+	cd $(SEARCH_RUN)/search && cp search.md search.json learning_rate.png history.png \
+	  $(CURDIR)/docs/results/search/
 
 test: $(ENV)/.maskgit-dev
 	$(PYTHON) -m pytest -m "not long and not app"

@@ -52,6 +52,7 @@ def describe(
         "settings": config.search.model_dump(mode="json"),
         "images": images,
         "seed": config.seed,
+        "workers": len({trial.user_attrs.get("worker") for trial in trials}),
         "trials": rows,
         "report": extra,
         "best": winner,
@@ -79,7 +80,6 @@ def _row(place: int, trial: FrozenTrial, config: Config) -> dict[str, Any]:
         "seconds": trial.user_attrs.get("seconds", 0.0),
         "seed": trial.user_attrs.get("seed", config.seed),
         "reason": trial.user_attrs.get("reason", ""),
-        "worker": trial.user_attrs.get("worker", ""),
         "attempts": 1 + len(trial.system_attrs.get("retry_history", [])),
     }
 
