@@ -89,7 +89,7 @@ def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
     """Best FLOP/s of a square matrix product on the default device."""
     device = _device()
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / _best_seconds(lambda: a @ b, device)
+    return 2 * size**3 / _best_seconds(lambda: a @ b)
 
 
 def conv_peak(dtype: torch.dtype, channels: int = 256, side: int = 32, batch: int = 16) -> float:
@@ -98,25 +98,32 @@ def conv_peak(dtype: torch.dtype, channels: int = 256, side: int = 32, batch: in
     images = torch.randn(batch, channels, side, side, device=device).to(dtype, memory_format=layout)
     kernel = torch.randn(channels, channels, 3, 3, device=device).to(dtype, memory_format=layout)
     flops = 2 * batch * side**2 * channels**2 * 9
-    return flops / _best_seconds(lambda: F.conv2d(images, kernel, padding=1), device)
+    return flops / _best_seconds(lambda: F.conv2d(images, kernel, padding=1))
 
 
-def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Shortest of the repetitions that fit into `PEAK_SECONDS`."""
-
-    def timed() -> float:
-        start = time.perf_counter()
+def mean_seconds(work: Callable[[], object], times: int) -> float:
+    """Mean time of a call; a GPU is waited for before the first and after the last."""
+    _wait()
+    start = time.perf_counter()
+    for _ in range(times):
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
+    _wait()
+    return (time.perf_counter() - start) / times
 
+
+def _best_seconds(work: Callable[[], object]) -> float:
+    """Shortest of the repetitions that fit into `PEAK_SECONDS`."""
     with torch.inference_mode():
-        timed()  # the first call chooses kernels and allocates
-        best, end = timed(), time.perf_counter() + PEAK_SECONDS
+        mean_seconds(work, 1)  # the first call chooses kernels and allocates
+        best, end = mean_seconds(work, 1), time.perf_counter() + PEAK_SECONDS
         while time.perf_counter() < end:
-            best = min(best, timed())
+            best = min(best, mean_seconds(work, 1))
     return best
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _device() -> torch.device:
