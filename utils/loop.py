@@ -1,19 +1,22 @@
-"""What both training stages share: the position in a run, its randomness, and a clean stop."""
+"""What both training stages share: the position in a run, its state and randomness, clean stops."""
 
 from __future__ import annotations
 
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from config.errors import UserError
+from config.errors import DivergedError, UserError
+from utils import distributed
 
+FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # by which PyTorch's own errors about memory are known
 
 
@@ -62,6 +65,66 @@ class TimeLimit:
     def share(self) -> float:
         """How much of the limit is used up, 0 to 1; 0 without a limit."""
         return 0.0 if self.minutes is None else min(1.0, self.spent / (60 * self.minutes))
+
+
+class Trainer:
+    """What the trainers of both stages share: their place in a run, its time, and their state."""
+
+    kept: tuple[str, ...]  # names of the attributes that have a state of their own
+    settings_of_run: dict[str, Any]  # on which the result depends
+
+    def __init__(self, *, epochs: int, total_steps: int, max_minutes: float | None) -> None:
+        self.epochs, self.total_steps, self.max_minutes = epochs, total_steps, max_minutes
+        self.position, self.limit, self.time_share = Position(), TimeLimit(max_minutes), 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or, where it is limited, by time."""
+        return min(1.0, max(self.position.step / self.total_steps, self.time_share))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done or the time is used up."""
+        return self.position.epoch >= self.epochs or self.time_share == 1.0
+
+    def is_due(self, every: int) -> bool:
+        """Whether what happens after every so many epochs, and at the end, happens now."""
+        return self.position.epoch % every == 0 or self.finished
+
+    def require_finite(self, losses: Iterable[float], key: str) -> None:
+        """Raise `DivergedError` for a loss that is not; key is the setting to lower."""
+        if all(math.isfinite(loss) for loss in losses):
+            return
+        place = f"epoch {self.position.epoch + 1}, batch {self.position.batch}"
+        raise DivergedError(
+            f"{place}: the loss is no longer finite at step {self.position.step}; the last "
+            f"checkpoint is kept, lower {key}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs; to be called by all processes at once."""
+        self.position.seconds = self.limit.spent
+        self.position.sums = {k: distributed.total(v) for k, v in self.position.sums.items()}
+        state = {name: getattr(self, name).state_dict() for name in self.kept}
+        return {**state, "position": vars(self.position), "settings": self.settings_of_run}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.kept:
+            own = getattr(self, name)
+            if isinstance(own, torch.optim.Optimizer):  # with this machine's kernels
+                for saved, group in zip(state[name]["param_groups"], own.param_groups, strict=True):
+                    saved["fused"] = group["fused"]
+            own.load_state_dict(state[name])
+        self.position = Position(**state["position"])
+        if not distributed.is_main():
+            self.position.sums = {}  # they are the sums of all
+        self.limit = TimeLimit(self.max_minutes, self.position.seconds)
+        self.time_share = self.limit.share
+
+
+def settings_that_count(settings: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings without those that may differ when it is resumed."""
+    return {key: value for key, value in settings.items() if key.rpartition(".")[2] not in FREE}
 
 
 def generator_for(*key: int) -> torch.Generator:

@@ -5,28 +5,23 @@ Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w la
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from config.errors import DivergedError, StopRequested, UserError
+from config.errors import StopRequested, UserError
 from config.loading import flat
 from config.schema import Config, TokenizerConfig, TokenizerTraining
 from models import losses, quantizer
 from models.vqgan import VQGAN
 from utils import augment
-from utils.checkpoint import load_tokenizer, open_state, save_state, save_weights
+from utils.checkpoint import Resume, load_tokenizer, open_state, save_state, save_weights
 from utils.data import ImageFolder
 from utils.device import autocast, pick_device, pick_dtype
-from utils.loop import (
-    Position,
-    generator_for,
-    shuffled_batches,
-    stop_signals,
-)
+from utils.lock import alone_in
+from utils.loop import Trainer, generator_for, settings_that_count, shuffled_batches, stop_signals
 from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
 from utils.pictures import save_curves
 from utils.runlog import RunLog
@@ -36,18 +31,19 @@ CHECK_EVERY = 20  # batches between looks at the loss and the codebook's use
 COLLAPSED = 0.1  # share of codes in use below which a codebook counts as collapsed
 BETAS = (0.9, 0.95)  # AdamW's averages
 ADVERSARIAL_BETAS = (0.5, 0.9)  # the discriminator's, which must follow faster
-KEPT = (
-    "vqgan",
-    "averaged",
-    "codebook_averages",
-    "optimizer",
-    "discriminator",
-    "discriminator_optimizer",
-)
 
 
-class TokenizerTrainer:
+class TokenizerTrainer(Trainer):
     """Everything that a step of stage 1 changes, and the step."""
+
+    kept = (
+        "vqgan",
+        "averaged",
+        "codebook_averages",
+        "optimizer",
+        "discriminator",
+        "discriminator_optimizer",
+    )
 
     def __init__(self, config: Config, image_count: int) -> None:
         self.config, self.settings = config, config.tokenizer.training
@@ -79,9 +75,12 @@ class TokenizerTrainer:
         self.latents_of, self.trunk = self.vqgan.latents, self._trunk
         if self.settings.compile:
             self._compile()
-        self.position, self.started = Position(), time.monotonic()
         self.has_codes = False  # until the first batch that is quantised
-        self.total_steps = self.settings.epochs * -(-image_count // self.settings.batch_size)
+        super().__init__(
+            epochs=self.settings.epochs,
+            total_steps=self.settings.epochs * -(-image_count // self.settings.batch_size),
+            max_minutes=self.settings.max_minutes,
+        )
         if self.settings.warmup_steps >= self.total_steps:
             raise UserError(
                 f"tokenizer.training.warmup_steps is {self.settings.warmup_steps}, but the whole "
@@ -89,7 +88,8 @@ class TokenizerTrainer:
             )
         self.chosen = torch.zeros(config.tokenizer.codebook_size, dtype=torch.bool)
         self.chosen = self.chosen.to(self.device)
-        self.settings_of_run = {**flat(config, "seed", "data", "tokenizer"), "images": image_count}
+        settings = settings_that_count(flat(config, "seed", "data", "tokenizer"))
+        self.settings_of_run = {**settings, "images": image_count}
         self.mean = torch.tensor(config.data.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(config.data.std, device=self.device)[:, None, None]
 
@@ -108,15 +108,8 @@ class TokenizerTrainer:
         self.perceptual.compile(dynamic=False)
         self.discriminator.compile(dynamic=False)
 
-    def state_dict(self) -> dict:
-        """All that a resume needs."""
-        state = {name: getattr(self, name).state_dict() for name in KEPT}
-        return {**state, "position": vars(self.position), "settings": self.settings_of_run}
-
     def load_state_dict(self, state: dict) -> None:
-        for name in KEPT:
-            getattr(self, name).load_state_dict(state[name])
-        self.position = Position(**state["position"])
+        super().load_state_dict(state)
         self.has_codes = bool(self.codebook_averages.use.any())
 
     def start_from(self, network: VQGAN) -> None:
@@ -130,6 +123,7 @@ class TokenizerTrainer:
     def step(self, images: Tensor) -> None:
         """One optimiser step on images (B, 3, H, W), 0..1; the losses go into the position."""
         generator = generator_for(self.config.seed, self.position.epoch, self.position.batch)
+        self.time_share = self.limit.share
         self._set_rates()
         with autocast(self.device, self.dtype):
             latents = self.latents_of((images - self.mean) / self.std)  # (B, h, w, C)
@@ -148,14 +142,6 @@ class TokenizerTrainer:
         self.position.add({"loss": loss, **named})
 
     @property
-    def progress(self) -> float:
-        """Share of the training that is done, by steps or, where it is limited, by time."""
-        by_time = 0.0
-        if self.settings.max_minutes is not None:
-            by_time = (time.monotonic() - self.started) / (60 * self.settings.max_minutes)
-        return min(1.0, max(self.position.step / self.total_steps, by_time))
-
-    @property
     def adversarial(self) -> bool:
         """Whether the discriminator plays a part yet."""
         started = self.progress >= self.settings.adversarial_start
@@ -170,10 +156,11 @@ class TokenizerTrainer:
     def _set_rates(self) -> None:
         rate = learning_rate(
             self.settings.learning_rate,
-            max(self.position.step, int(self.progress * self.total_steps)),
+            self.position.step,
             schedule=self.settings.lr_schedule,
             warmup=self.settings.warmup_steps,
             total=self.total_steps,
+            time_share=self.time_share,
         )
         set_learning_rate(self.optimizer, rate)
         set_learning_rate(self.discriminator_optimizer, rate)
@@ -242,7 +229,7 @@ class TokenizerTrainer:
 def train_tokenizer(
     config: Config,
     *,
-    resume: bool,
+    resume: Resume,
     restart: bool = False,
     allow_config_change: bool = False,
     start: Path | None = None,
@@ -253,6 +240,14 @@ def train_tokenizer(
     of a run that begins. Raises `UserError` for a run that is neither, for unusable data or weights
     and for a loss that is no longer finite, `StopRequested` after a clean stop.
     """
+    with alone_in(config.run / "tokenizer"):
+        return _train(config, resume, restart, allow_config_change, start)
+
+
+def _train(
+    config: Config, resume: Resume, restart: bool, allow_config_change: bool, start: Path | None
+) -> Path:
+    """The training itself, in a folder that no other process writes to."""
     folder, settings = config.run / "tokenizer", config.tokenizer.training
     train, val = (
         ImageFolder(config.data.folder(split), config.data.image_size).images
@@ -271,23 +266,22 @@ def train_tokenizer(
     elif start is not None:
         trainer.start_from(_same_network(start, config))
     position = trainer.position
-    if position.epoch >= settings.epochs:
-        print(f"{folder}: all {settings.epochs} epochs are done")
+    if trainer.finished:
+        print(f"{folder}: all {position.epoch} epochs are done")
         return folder / "vqgan.safetensors"
     log = RunLog(folder, config, after_epoch=position.epoch)
     validation = TokenizerValidation(val[: settings.validation_images], config)
-    train, finished = train.to(trainer.device), False
+    train = train.to(trainer.device)
     with stop_signals() as stopping:
-        while not finished:
+        while not trainer.finished:
             _train_epoch(trainer, train, folder, stopping)
             numbers = position.means()
             position.next_epoch()
-            finished = position.epoch == settings.epochs or trainer.progress == 1.0
-            if position.epoch % settings.validate_every == 0 or finished:
+            if trainer.is_due(settings.validate_every):
                 numbers |= validation(trainer.averaged.module)
                 log.picture("reconstructions", validation.picture, position.epoch)
             log.epoch(position.epoch, numbers)
-            if position.epoch % settings.checkpoint_every == 0 or finished:
+            if trainer.is_due(settings.checkpoint_every):
                 save_curves(folder / "curves.png", log.rows())
                 _save(trainer, folder)
     log.close()
@@ -321,7 +315,7 @@ def _train_epoch(trainer: TokenizerTrainer, train: Tensor, folder: Path, stoppin
             if stopping:
                 _save(trainer, folder)
                 raise StopRequested(f"stopped in {title}, saved; go on with --resume")
-            if trainer.progress == 1.0:
+            if trainer.time_share == 1.0:
                 break
 
 
@@ -355,11 +349,7 @@ class _Shown:
 def _check(trainer: TokenizerTrainer, bar: tqdm) -> None:
     """Show the running means; stop on a broken loss, warn of a collapsing codebook."""
     means, used = trainer.position.means(), trainer.codes_in_use()
-    if not all(torch.isfinite(torch.tensor(value)) for value in means.values()):
-        raise DivergedError(
-            f"epoch {trainer.position.epoch + 1}, batch {trainer.position.batch}: the loss is no "
-            "longer finite; the last checkpoint is kept, lower tokenizer.training.learning_rate"
-        )
+    trainer.require_finite(means.values(), "tokenizer.training.learning_rate")
     if used < COLLAPSED and trainer.position.step > trainer.settings.warmup_steps + CHECK_EVERY:
         bar.write(
             f"codebook collapse: {used:.0%} of the codes in use; encoder and codes drift apart, "

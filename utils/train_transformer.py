@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from config.errors import DivergedError, StopRequested, UserError
+from config.errors import StopRequested, UserError
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from utils import distributed
@@ -120,9 +120,9 @@ def _train(
             numbers = {"train_loss": trainer.mean_loss(), "learning_rate": trainer.rate}
             numbers |= speed.epoch()
             position.next_epoch()
-            validating = _is_due(trainer, settings.validate_every)
+            validating = trainer.is_due(settings.validate_every)
             picturing = settings.pictures_every and position.epoch % settings.pictures_every == 0
-            saving = _is_due(trainer, settings.checkpoint_every) or picturing
+            saving = trainer.is_due(settings.checkpoint_every) or picturing
             if log and validating:
                 numbers |= _validate(trainer, tokens.val, folder)
             if log:
@@ -153,11 +153,6 @@ def _memory_advice(config: Config) -> str:
         "precision: bf16": config.precision == "fp32",
     }
     return "; ".join(text for text, helps in advice.items() if helps) or "a smaller transformer"
-
-
-def _is_due(trainer: TransformerTrainer, every: int) -> bool:
-    """Whether what happens every so many epochs, and at the end, happens now."""
-    return trainer.position.epoch % every == 0 or trainer.finished
 
 
 def _check_epoch(folder: Path, state: State | None, epoch: int) -> None:
@@ -212,12 +207,8 @@ def _train_epoch(
 
 def _check(trainer: TransformerTrainer, speed: Speed, bar: tqdm) -> None:
     """Show loss, learning rate and speed; stop when the loss is no longer finite."""
-    position, loss = trainer.position, trainer.mean_loss()
-    if not np.isfinite(loss):
-        raise DivergedError(
-            f"epoch {position.epoch + 1}, batch {position.batch}: the loss is no longer finite; "
-            "the last checkpoint is kept, lower training.learning_rate"
-        )
+    loss = trainer.mean_loss()
+    trainer.require_finite([loss], "training.learning_rate")
     images, mfu = speed.look()  # asking for the loss has waited for the device
     bar.set_postfix_str(
         f"loss {loss:.4f}, lr {trainer.rate:.1e}, {images:,.0f} images/s, MFU {mfu:.0%}"

@@ -20,7 +20,7 @@ from models.transformer import BidirectionalTransformer
 from utils import distributed
 from utils.checkpoint import codes_fingerprint, load_tokenizer
 from utils.device import autocast, pick_device, pick_dtype
-from utils.loop import Position, TimeLimit, generator_for
+from utils.loop import Trainer, generator_for, settings_that_count
 from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
 from utils.token_batches import TokenBatch, TokenBatches
 from utils.token_cache import PLAIN_VIEWS, cached_holes, cached_tokens
@@ -28,10 +28,6 @@ from utils.token_cache import PLAIN_VIEWS, cached_holes, cached_tokens
 COMPILER = "inductor"
 AGREE_EVERY = 10  # steps between exchanges of several processes about stopping
 DROPOUT_STREAM = 1  # random numbers that have nothing in common with those of token_batches
-KEPT = ("transformer", "averaged", "optimizer", "scaler")
-FREE = (  # may differ in a resumed run
-    *("checkpoint_every", "validate_every", "pictures_every", "max_minutes"),
-)
 
 
 @dataclass(frozen=True)
@@ -72,23 +68,27 @@ class Objective(nn.Module):
         return token_loss(self.transformer, targets, token_mask, self.masking, inputs)
 
 
-def compile_parts(transformer: BidirectionalTransformer) -> None:
+def compile_parts(transformer: BidirectionalTransformer, device: torch.device) -> None:
     """Compile in place, so that names of weights stay: one graph for all blocks, one for the head.
 
-    Whole networks would take longer to compile than short trainings to run.
+    Whole networks would take longer to compile than short trainings to run. On a CPU the head gets
+    another number of places each time (the hidden ones), so it stays as it is.
     """
     for block in transformer.blocks:
         block.compile(dynamic=False, backend=COMPILER)
-    transformer.head = torch.compile(transformer.head, dynamic=False, backend=COMPILER)
+    if device.type == "cuda":
+        transformer.head = torch.compile(transformer.head, dynamic=False, backend=COMPILER)
 
 
-class TransformerTrainer:
+class TransformerTrainer(Trainer):
     """Everything that a step of stage 2 changes, and the step.
 
     Several processes (utils/distributed.py) hold equal trainers. Each is given whole batches and
     draws their masks, then computes on its own share of the rows, so that all of them together do
     what a single one would do with batches that are so many times as large.
     """
+
+    kept = ("transformer", "averaged", "optimizer", "scaler")
 
     def __init__(self, config: Config, tokens: Tokens) -> None:
         self.config, self.settings = config, config.training
@@ -105,7 +105,7 @@ class TransformerTrainer:
             self.transformer, self.settings.ema_half_life, self.world * self.settings.images_a_step
         )
         if self.settings.compile:
-            compile_parts(self.transformer)
+            compile_parts(self.transformer, self.device)
         self.objective = Objective(self.transformer, config.masking)
         if self.world > 1:
             self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
@@ -122,39 +122,22 @@ class TransformerTrainer:
             seed=config.seed,
             device=self.device,
         )
-        self.position = Position()
-        self.limit, self.time_share = TimeLimit(self.settings.max_minutes), 0.0
         self.batch_size = self.world * self.settings.batch_size
         self.batches_per_epoch = -(-len(tokens.train) // self.batch_size)
         self.steps_per_epoch = -(-self.batches_per_epoch // self.settings.accumulate)
-        self.total_steps = self.settings.epochs * self.steps_per_epoch
+        super().__init__(
+            epochs=self.settings.epochs,
+            total_steps=self.settings.epochs * self.steps_per_epoch,
+            max_minutes=self.settings.max_minutes,
+        )
         self.codes_sha256 = codes_fingerprint(tokens.codes)
         settings = flat(config, "seed", "data", "transformer", "masking", "training")
-        for key in FREE:
-            del settings[f"training.{key}"]
+        settings = settings_that_count(settings)
         settings["training.batch_size"] = self.batch_size  # of all processes together
         extra = {"images": len(tokens.train), "codes": self.codes_sha256}
         if tokens.holes is not None:
             extra["decoding.hole_fill"] = config.decoding.hole_fill
         self.settings_of_run = {**settings, **extra}
-
-    def state_dict(self) -> dict:
-        """All that a resume needs; to be called by all processes at once."""
-        self.position.seconds = self.limit.spent
-        self.position.sums = {k: distributed.total(v) for k, v in self.position.sums.items()}
-        state = {name: getattr(self, name).state_dict() for name in KEPT}
-        return {**state, "position": vars(self.position), "settings": self.settings_of_run}
-
-    def load_state_dict(self, state: dict) -> None:
-        for group in state["optimizer"]["param_groups"]:
-            group["fused"] = self.fused  # of this machine, not of the one that saved
-        for name in KEPT:
-            getattr(self, name).load_state_dict(state[name])
-        self.position = Position(**state["position"])
-        if not distributed.is_main():
-            self.position.sums = {}  # they are the sums of all
-        self.limit = TimeLimit(self.settings.max_minutes, self.position.seconds)
-        self.time_share = self.limit.share
 
     def start_from(self, network: BidirectionalTransformer) -> None:
         """Begin with the weights of another network instead of fresh ones."""
@@ -229,11 +212,6 @@ class TransformerTrainer:
             drop_steps=self.settings.lr_step_epochs * self.steps_per_epoch,
             drop_factor=self.settings.lr_step_factor,
         )
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done or the time is used up."""
-        return self.position.epoch >= self.settings.epochs or self.time_share == 1.0
 
     def take_step(self) -> None:
         """Set the learning rate, clip, step, and let the averaged weights follow."""

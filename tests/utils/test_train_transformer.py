@@ -300,7 +300,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     monkeypatch.setattr(
         transformer_trainer, "token_loss", lambda net, *rest: net.bias.sum() * float("nan")
     )
-    with pytest.raises(UserError, match=r"epoch 4, batch 6: the loss is no longer finite"):
+    with pytest.raises(
+        UserError, match=r"epoch 4, batch 6: the loss is no longer finite at step 11"
+    ):
         train_transformer(longer, resume=True, allow_config_change=True)
     assert (folder(config) / "state.pt").read_bytes() == before
 
