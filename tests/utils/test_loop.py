@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import signal
 
 import pytest
 import torch
 
-from config.errors import UserError
+from config.errors import DivergedError, UserError
 from utils import loop
 from utils.loop import (
     Position,
     TimeLimit,
+    Trainer,
     generator_for,
     memory_for,
+    settings_that_count,
     shuffled_batches,
     stop_signals,
 )
@@ -122,6 +126,78 @@ def test_other_errors_are_not_taken_for_too_little_memory():
         memory_for(torch.device("cpu"), "smaller batches"),
     ):
         torch.zeros(2).view(3)
+
+
+class Small(Trainer):
+    """A trainer of two weights."""
+
+    kept = ("network", "optimizer")
+
+    def __init__(self, epochs: int = 3, max_minutes: float | None = None) -> None:
+        super().__init__(epochs=epochs, total_steps=10, max_minutes=max_minutes)
+        self.network = torch.nn.Linear(1, 1)
+        self.optimizer = torch.optim.AdamW(self.network.parameters())
+        self.settings_of_run = {"seed": 0}
+
+
+def test_a_trainer_comes_back_where_its_state_was_taken(assert_same):
+    first, second = Small(), Small()
+    first.network(torch.ones(1, 1)).sum().backward()
+    first.optimizer.step()
+    first.position.add({"loss": torch.tensor(2.0)})
+    first.position.step = 1
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert_same(second.state_dict(), first.state_dict())
+
+
+def test_a_state_is_taken_with_the_kernels_of_this_machine():
+    state = Small().state_dict()
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True
+    trainer = Small()
+    trainer.load_state_dict(state)
+    assert {group["fused"] for group in trainer.optimizer.param_groups} == {None}
+
+
+def test_progress_is_the_larger_share_of_steps_and_time():
+    trainer = Small()
+    trainer.position.step = 3
+    assert trainer.progress == 0.3
+    trainer.time_share = 0.5
+    assert trainer.progress == 0.5
+    trainer.position.step = 20
+    assert trainer.progress == 1.0
+
+
+@pytest.mark.parametrize(
+    ("epoch", "time_share", "finished"), [(2, 0.9, False), (3, 0.0, True), (1, 1.0, True)]
+)
+def test_a_run_is_finished_by_its_epochs_or_its_time(epoch, time_share, finished):
+    trainer = Small()
+    trainer.position.epoch, trainer.time_share = epoch, time_share
+    assert trainer.finished == finished
+
+
+def test_what_happens_every_so_often_happens_at_the_end_too():
+    trainer, due = Small(epochs=5), []
+    for trainer.position.epoch in range(1, 6):
+        due.append(trainer.is_due(2))
+    assert due == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_named_with_its_place_and_the_setting_to_lower(loss):
+    trainer = Small()
+    trainer.require_finite([1.0, 2.0], "a.learning_rate")
+    trainer.position = Position(epoch=2, batch=7, step=23)
+    said = "epoch 3, batch 7: the loss is no longer finite at step 23; .* lower a.learning_rate"
+    with pytest.raises(DivergedError, match=said):
+        trainer.require_finite([1.0, loss], "a.learning_rate")
+
+
+def test_settings_that_only_say_when_to_look_or_stop_do_not_count():
+    settings = {"seed": 1, "training.epochs": 2, "a.max_minutes": 3.0, "b.validate_every": 1}
+    assert settings_that_count(settings) == {"seed": 1, "training.epochs": 2}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
