@@ -11,6 +11,7 @@ import torch
 
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.errors import UserError
+from models.maskgit import IMAGES_AT_ONCE
 from utils.checkpoint import save_weights
 from utils.data import InpaintingSet
 from utils.images import load_rgb
@@ -171,6 +172,16 @@ def test_the_batch_size_changes_no_byte_of_any_picture(repair, rule):
     outputs = [files(repair({**settings, "decoding.batch_size": size})) for size in sizes]
     assert len(outputs[0]) == 2 * 4 * COUNT
     assert all(output == outputs[0] for output in outputs[1:])
+
+
+def test_groups_that_are_filled_up_change_no_pixel_beyond_rounding(repair, monkeypatch):
+    alone = repair()
+    monkeypatch.setitem(IMAGES_AT_ONCE, "cpu", 3)  # as on a GPU: 5 images in two groups of 3
+    grouped = repair({"decoding.batch_size": 4})
+    assert files(alone).keys() == files(grouped).keys()
+    for name in files(alone):
+        first, other = (pixels(output / name).astype(int) for output in (alone, grouped))
+        assert np.abs(first - other).max() <= 1, name
 
 
 def test_two_runs_are_equal_and_another_seed_is_not(repair):
