@@ -64,11 +64,15 @@ def main() -> None:
     source = args.images or args.data or config.data.root
     dataset = InpaintingSet(source, args.masks, args.ground_truth, args.invert_masks)
     timing = inpaint_set(config, dataset, args.output, restart=args.restart, verbose=args.verbose)
+    results = args.output / RESULTS
+    if not timing["repaired"]:
+        print(f"all {timing['skipped']} images were done (--restart repairs them anew): {results}")
+        return
     skipped = f", {timing['skipped']} were done (--restart repairs them anew)"
     print(
         f"{timing['repaired']} images repaired in {timing['seconds']:.1f} s "
         f"({timing['images_per_second']:.1f} images/s, seed {config.seed}): "
-        f"{args.output / RESULTS}{skipped if timing['skipped'] else ''}"
+        f"{results}{skipped if timing['skipped'] else ''}"
     )
 
 
