@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from config.errors import UserError, one_of
 
-FEATURE_BLOCKS = (2, 4, 10, 15)  # 24, 40, 112, 320 channels at 1/4, 1/8, 1/16, 1/32 of a side
+FEATURE_BLOCKS = (2, 4, 10)  # of EfficientNet-Lite0: 24, 40, 112 channels at 1/4, 1/8, 1/16
 FEATURE_SIZE = 128  # pixels that images are enlarged to, since the network knows larger ones
 CONV_AND_NORM = (
     ("_conv_stem", "_bn0"),
@@ -48,7 +48,7 @@ class EfficientNetDistance(nn.Module):
         self.requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of four depths, each of unit length over channels."""
+        """Feature maps of three depths, each of unit length over channels."""
         size = (FEATURE_SIZE, FEATURE_SIZE)
         x = F.interpolate((images * 255 - 127) / 128, size, mode="bilinear", align_corners=False)
         x = self.activation(self.stem(x))
