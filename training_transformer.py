@@ -12,6 +12,7 @@ from utils.cli import (
     names,
     run,
 )
+from utils.distributed import world_size
 from utils.search import search_learning_rate
 from utils.train_transformer import starting_point, train_transformer
 
@@ -76,6 +77,8 @@ def main() -> None:
         overrides.append(("search.trials", args.lr_search))
     config = load_config(args.config, overrides)
     searching = args.lr_search is not None or args.lr_search_only
+    if searching and world_size() > 1:
+        parser.error("--lr-search runs in one process; more of them share one --storage")
     if args.storage and not searching:
         parser.error("--storage is where a search keeps its study; give --lr-search too")
     if args.transformer and searching:

@@ -536,6 +536,7 @@ NOT_SEARCHED = {  # what the tokenizer fixes, and what a trial's budget and its 
     *("transformer.num_tokens", "transformer.codebook_size", "transformer.prior_dim"),
     *("training.epochs", "training.max_minutes", "training.learning_rate"),
     *("training.validation_images", "training.validate_every", "training.checkpoint_every"),
+    "training.pictures_every",
 }
 
 

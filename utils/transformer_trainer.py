@@ -181,7 +181,8 @@ class TransformerTrainer(Trainer):
 
     def mean_loss(self) -> float:
         """Mean loss of the present epoch so far, over all processes, which must all ask."""
-        return float(distributed.total(self.position.sums["loss"])) / self.position.batch
+        own = self.position.sums.get("loss", torch.zeros(())).to(self.device)
+        return float(distributed.total(own)) / max(1, self.position.batch)
 
     def agree(self, stopping: bool) -> bool:
         """Note the time that is used up; whether any process was told to stop."""

@@ -15,7 +15,13 @@ import torch
 
 from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.cli import (
+    ArgumentParser,
+    add_config_arguments,
+    add_start_arguments,
+    as_overrides,
+    run,
+)
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ("training_vqgan.py", "training_transformer.py", "inpainting.py")
@@ -170,6 +176,23 @@ def test_the_search_hands_its_rate_to_the_training(call, config, monkeypatch):
     trained = load_config(config.run / "transformer" / "config.yml")
     assert trained.training.learning_rate == 0.00123
     assert trained.training.weight_decay == 0.01
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [([], False), (["--resume"], True), (["--resume", "auto"], "auto")]
+)
+def test_resume_is_off_on_or_auto(given, found):
+    parser = ArgumentParser()
+    add_start_arguments(parser)
+    assert parser.parse_args(given).resume == found
+
+
+def test_resume_takes_no_other_word(capsys):
+    parser = ArgumentParser()
+    add_start_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--resume", "always"])
+    assert "invalid choice: 'always'" in capsys.readouterr().err
 
 
 @pytest.fixture

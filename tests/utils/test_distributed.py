@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -123,6 +124,24 @@ def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(config, chan
     for _ in range(7):
         trainer.accumulate(trainer.batches(torch.arange(4), 0, trainer.position.batch))
     assert kept_apart == [0, 1, 3, 4]
+
+
+def test_a_process_that_has_seen_no_batch_of_a_resumed_epoch_knows_its_part_of_the_loss(config):
+    tokens = np.zeros((8, 2, 16), np.uint16)
+    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8)))
+    trainer.position.batch, trainer.position.sums = 2, {}
+    assert trainer.mean_loss() == 0.0
+    trainer.position.sums = {"loss": torch.tensor(3.0)}
+    assert trainer.mean_loss() == 1.5
+
+
+def test_a_search_is_not_for_torchrun(monkeypatch, capsys):
+    become(monkeypatch, 0, 2)
+    monkeypatch.setattr(sys, "argv", ["training_transformer.py", "--lr-search"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / "training_transformer.py"))["main"]()
+    assert left.value.code == 2
+    assert "--lr-search runs in one process" in capsys.readouterr().err
 
 
 def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
