@@ -23,6 +23,7 @@ pytestmark = pytest.mark.app
 
 ROOT = Path(__file__).parents[2]
 SIDE, STEPS = 32, 6
+QUEUE_LENGTH = 8
 SLIDER = "#player .stepper input"
 NARROW = {"width": 360, "height": 720}
 
@@ -259,6 +260,30 @@ def test_a_setting_that_is_not_allowed_is_named(visit):
     page.locator("#repair").click()
     page.wait_for_selector("#notice .wrong")
     assert "sweet_spot 9 lies beyond total_iter 6" in page.locator("#notice").inner_text()
+
+
+JOIN = """
+async ([body, count]) => {
+  const ask = i => fetch("gradio_api/queue/join", {
+    method: "POST",
+    headers: {"Content-Type": "application/json"},
+    body: JSON.stringify({...JSON.parse(body), session_hash: "crowd" + i}),
+  });
+  const answers = await Promise.all([...Array(count).keys()].map(ask));
+  return answers.map(answer => answer.status);
+}
+"""
+
+
+def test_a_crowd_is_told_that_the_queue_is_full(visit):
+    page, bodies = visit(), []
+    page.on("request", lambda one: "queue/join" in one.url and bodies.append(one.post_data))
+    paint(page)
+    run(page)
+    answers = page.evaluate(JOIN, [bodies[-1], 4 * QUEUE_LENGTH])
+    assert set(answers) == {200, 503}
+    assert QUEUE_LENGTH <= answers.count(200) <= 2 * QUEUE_LENGTH
+    run(page)  # and then the page goes on
 
 
 def test_nothing_is_asked_of_any_other_server(browser, address):

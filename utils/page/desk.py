@@ -24,8 +24,9 @@ from utils.page.samples import drawn, photographs
 from utils.page.uploads import Painted, as_painted, read_painted, read_upload
 
 MAX_SAMPLES = 4  # of one picture and setting
+TELL_SECONDS = 0.1  # between two messages to a browser
 
-Player = dict[str, Any]  # {"records": [...], "samples": count}
+Player = dict[str, Any]  # {"run": its name, "samples": count, "records": their news}
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class Desk:
     def open(self, name: str) -> tuple[Any, ...]:
         """A fresh page for a checkpoint: painter, player, notice, settings A, settings B."""
         config, problem = self._default(name), self.shelf.problem(name)
+        hint = f"{problem}. Or start with another checkpoint: python app.py FOLDER"
         samples = self._samples_of(name)
         patch = config.data.image_size // round(config.transformer.num_tokens**0.5)
         painter = gr.HTML(value=samples[0]["value"], samples=samples, patch=patch)
         own = shown(config, self.settings)
-        return painter, None, wrong(problem) if problem else "", *own, *own
+        return painter, None, wrong(hint) if problem else "", *own, *own
 
     def upload(self, file: str, name: str) -> tuple[Any, str]:
         """A visitor's own picture, and what to say about it."""
@@ -96,17 +98,25 @@ class Desk:
         """What is said after Stop."""
         return said("Stopped.")
 
-    def _decode(self, wish: Wish) -> Iterator[tuple[Any, str]]:
-        began, records = time.perf_counter(), []
-        inpainter = self.shelf.inpainter(wish.checkpoint)
-        for record in self._plan(wish):
-            records.append(record)
-            yield _shown(records, wish), said("Decoding ...")
+    def _decode(self, wish: Wish) -> Iterator[tuple[Player, str]]:
+        began, run = time.perf_counter(), secrets.token_hex(8)
+        inpainter, records = self.shelf.inpainter(wish.checkpoint), self._plan(wish)
+
+        def news_of(*some: Record) -> Player:
+            news = [record.news() for record in some]
+            return {"run": run, "samples": wish.samples, "records": news}
+
+        for record in records:
+            yield news_of(record), said("Decoding ...")
+            told = time.perf_counter()
             for step in repair(inpainter, record.config, record.image, record.hole):
                 record.add(step)
-                yield _shown(records, wish), said("Decoding ...")
+                if time.perf_counter() - told >= TELL_SECONDS:  # a browser needs time to draw
+                    yield news_of(record), said("Decoding ...")
+                    told = time.perf_counter()
+            yield news_of(record), said("Decoding ...")
         seconds = time.perf_counter() - began
-        yield gr.skip(), said(f"Repaired in {seconds:.1f} s. Step through it below.")
+        yield news_of(*records), said(f"Repaired in {seconds:.1f} s. Step through it below.")
 
     def _plan(self, wish: Wish) -> list[Record]:
         """Every decoding asked for, checked before the first begins, sample by sample."""
@@ -155,7 +165,3 @@ def said(text: str) -> str:
 def wrong(error: UserError | str) -> str:
     """A mistake that the visitor can mend, as HTML."""
     return f'<p class="wrong">{html.escape(str(error))}</p>'
-
-
-def _shown(records: list[Record], wish: Wish) -> Player:
-    return {"records": [record.shown() for record in records], "samples": wish.samples}

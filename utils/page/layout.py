@@ -48,6 +48,7 @@ Controls = list[gr.components.Component]
 def build(shelf: Shelf) -> gr.Blocks:
     """The whole page for the checkpoints of a shelf."""
     desk = Desk(shelf, settings())
+    desk.open(shelf.names[0])  # so that the first visitor need not wait
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FORGET_SECONDS)) as page:
         gr.HTML(f'<div class="page-head"><h1>{TITLE}</h1><p>{INTRODUCTION}</p></div>')
         name = _checkpoint_choice(shelf)
@@ -65,13 +66,14 @@ def build(shelf: Shelf) -> gr.Blocks:
         opened = [painter, player, notice, *first, *second]
         for event in (page.load, name.input):
             event(desk.open, name, opened, queue=False, show_progress="hidden")
-        upload.upload(desk.upload, [upload, name], [painter, notice], queue=False)
+        upload.upload(desk.upload, [upload, name], [painter, notice])
         for kind, button in kinds.items():
             draw = partial(desk.random_hole, kind)
             button.click(draw, [painter, name], [painter, notice], queue=False)
         asked = [name, painter, *extras, *first, *second]
         run = start.click(desk.repair, asked, [player, notice], show_progress="hidden")
-        stop.click(desk.stopped, None, notice, cancels=run, queue=False)
+        ended = stop.click(None, cancels=run, queue=False)
+        ended.then(desk.stopped, None, notice, queue=False)
     return page
 
 

@@ -1,5 +1,5 @@
-// Shows decodings step by step. props.value = {records: [record], planned, samples}; a record is
-// what utils/page/records.py makes. Step 0 is the masked picture.
+// Shows decodings step by step. props.value = {run, samples, records}: news of records, as
+// utils/page/records.py makes them; they are gathered here. Step 0 is the masked picture.
 const stepper = element.querySelector(".stepper"), slider = stepper.querySelector("input");
 const said = stepper.querySelector("output"), choices = element.querySelector(".choices");
 const place = element.querySelector(".records");
@@ -10,6 +10,7 @@ const NAMES = {image: "Picture", tokens: "Token mask", confidence: "Confidence"}
 // viridis, from 0 to 1
 const HEAT = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141],
   [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
+let run = null, records = [], samples = 1, isDue = false;
 let sample = 1, following = true, timer = null, cards = [];
 
 function make(tag, attributes = {}, ...children) {
@@ -139,20 +140,34 @@ function showStep(card, record, at) {
   showFiles(card.node.querySelector(".files"), record);
 }
 
+function gather(value) {
+  if (value.run !== run) begin(value);
+  value.records.forEach(gatherOne);
+}
+
+function gatherOne(news) {
+  let record = records.find(one => one.name === news.name && one.sample === news.sample);
+  if (!record) records.push(record = {steps: []});
+  const steps = record.steps;
+  news.steps.forEach((step, i) => { steps[news.first + i] = step; });
+  for (let i = steps.length - 1; i >= 0; i--) steps[i] ??= steps[i + 1];  // until all are told
+  Object.assign(record, news, {steps});
+}
+
 function shownRecords() {
-  return (props.value?.records ?? []).filter(record => record.sample === sample);
+  return records.filter(record => record.sample === sample);
 }
 
 function show() {
-  const records = shownRecords(), at = Number(slider.value);
-  const key = list => list.map(one => `${one.name}${one.sample}${one.title}${one.seed}${one.run}`).join();
-  if (key(records) !== place.dataset.key) {
-    cards = records.map(card);
+  const visible = shownRecords(), at = Number(slider.value);
+  const key = visible.map(one => `${run} ${one.name}${one.sample}`).join();
+  if (key !== place.dataset.key) {
+    cards = visible.map(card);
     place.replaceChildren(...cards.map(one => one.node));
-    place.dataset.key = key(records);
+    place.dataset.key = key;
   }
-  records.forEach((record, i) => showStep(cards[i], record, at));
-  said.textContent = records.length ? describe(records, at) : "";
+  visible.forEach((record, i) => showStep(cards[i], record, at));
+  said.textContent = visible.length ? describe(visible, at) : "";
 }
 
 function describe(records, at) {
@@ -164,33 +179,38 @@ function describe(records, at) {
 }
 
 function offerSamples() {
-  const records = (props.value?.records ?? []).filter(record => record.name === "A");
-  choices.hidden = (props.value?.samples ?? 1) < 2;
-  choices.replaceChildren("Sample", ...records.map(record => {
+  choices.hidden = samples < 2;
+  choices.replaceChildren("Sample", ...records.filter(one => one.name === "A").map(record => {
     const image = make("img", {alt: `sample ${record.sample}`, src: record.steps.at(-1).image});
     return make("button", {type: "button", "data-sample": record.sample,
       "aria-pressed": String(record.sample === sample)}, image);
   }));
 }
 
+function hear() {
+  if (props.value) gather(props.value);
+  else [run, records] = [null, []];
+  if (!isDue) requestAnimationFrame(update);
+  isDue = true;
+}
+
 function update() {
-  const value = props.value, records = value?.records ?? [];
+  isDue = false;
   element.querySelector(".player .empty").hidden = records.length > 0;
   stepper.hidden = records.length === 0;
-  if (!records.length) { place.replaceChildren(); place.dataset.key = ""; return; }
-  if (records.length === 1 && records[0].steps.length === 1) begin();
-  const newest = Math.max(...shownRecords().map(record => record.steps.length - 1));
-  slider.max = Math.max(...records.map(record => record.planned));
-  if (following && !timer) slider.value = newest;
-  offerSamples();
+  if (records.length) {
+    slider.max = Math.max(...records.map(record => record.planned));
+    const newest = Math.max(...shownRecords().map(record => record.steps.length - 1));
+    if (following && !timer) slider.value = newest;
+    offerSamples();
+  }
   show();
 }
 
-function begin() {         // a new run: follow it from its first step
-  sample = 1;
-  following = true;
+function begin(value) {    // a new run: follow it from its first step
+  [run, records, samples] = [value.run, [], value.samples];
+  [sample, following] = [1, true];
   stop();
-  place.dataset.key = "";
   element.scrollIntoView({block: "nearest"});
 }
 
@@ -234,5 +254,5 @@ choices.addEventListener("click", event => {
   show();
 });
 
-watch("value", update);
-update();
+watch("value", hear);
+hear();

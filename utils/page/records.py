@@ -43,6 +43,7 @@ class Record:
     steps: list[Step] = field(default_factory=list)
     _shown_steps: list[dict[str, Any]] = field(default_factory=list)
     _files: dict[str, str] | None = None
+    _told: int = 0
 
     @property
     def planned(self) -> int:
@@ -64,10 +65,16 @@ class Record:
         if len(self.steps) == self.planned:
             self._files = self._make_files()
 
-    def shown(self) -> dict[str, Any]:
-        """What the page needs to show the decoding as far as it has come."""
+    def news(self) -> dict[str, Any]:
+        """What the page needs to hear now: the steps since it last asked, at the end all of them.
+
+        A browser may pass over a message when the next one is there already; the last one heals.
+        """
         decoding = self.config.decoding
         marks = np.where(self._token_mask(), HIDDEN_MARK, KNOWN_MARK)
+        steps = [_shown(self.masked, marks, None), *self._shown_steps]
+        first = 0 if self._files else self._told
+        self._told = len(steps)
         return {
             "name": self.name,
             "sample": self.sample,
@@ -77,7 +84,8 @@ class Record:
             "curve": _curve(decoding.mask_schedule),
             "total": decoding.total_iter,
             "planned": self.planned,
-            "steps": [_shown(self.masked, marks, None), *self._shown_steps],
+            "first": first,
+            "steps": steps[first:],
             "files": self._files,
         }
 
