@@ -75,10 +75,17 @@ def batches(
         collate_fn=_collate,
         pin_memory=pinned,
     )
-    for batch in loader:
-        if isinstance(batch, ScoreError):
-            raise batch
-        yield batch.permute(0, 3, 1, 2)
+    try:
+        for batch in loader:
+            if isinstance(batch, ScoreError):
+                raise batch
+            yield batch.permute(0, 3, 1, 2)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ScoreError(
+            f"{images.path}: a process that reads images died; try --num-workers 0"
+        ) from None
 
 
 def extract_statistics(

@@ -27,6 +27,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
+        raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None

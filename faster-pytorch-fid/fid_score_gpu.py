@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -181,6 +182,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Parse, work, and turn a mistake into one line and code 2."""
     args = build_parser().parse_args(arguments)
     ranks = Ranks.start()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # clears up as Ctrl-C does
     try:
         return main(args, ranks)
     except ScoreError as error:
@@ -191,6 +193,7 @@ def run(arguments: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     finally:
+        signal.signal(signal.SIGTERM, before)
         ranks.stop()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from config.errors import StopRequested, UserError
@@ -16,6 +18,7 @@ Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 USER_MISTAKE = 2  # exit code
 OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    errno.EFBIG,
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EIO),
 }
 INTERRUPTED = 130  # what shells report after Ctrl-C
@@ -96,10 +99,25 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `StopRequested`, so that what is half made is cleared away."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise StopRequested("terminated")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's main function; show a `UserError` as one line and leave with code 2."""
     try:
-        main()
+        with ended_by_sigterm():
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
