@@ -18,7 +18,7 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[ap
 from utils.page import controls
 from utils.page.checkpoints import Checkpoint, Shelf, find_checkpoint
 from utils.page.decoding import repair
-from utils.page.desk import Desk
+from utils.page.desk import Desk, wrong
 from utils.page.samples import CROPS, photographs
 from utils.page.server import HEADERS, Guard
 from utils.page.uploads import MAX_BODY_BYTES, as_painted, read_painted, read_upload
@@ -159,6 +159,11 @@ def test_missing_weights_are_named_and_the_page_opens_all_the_same(tiny, tmp_pat
     assert "vqgan.safetensors: no such weights file" in notice
     assert player is None
     assert len(held) == 2 * len(desk.settings)
+
+
+def test_visitors_are_not_told_where_the_servers_config_lies():
+    told = wrong(UserError("/home/me/run.yml:12: decoding: sweet_spot 9 lies beyond <total_iter>"))
+    assert told == '<p class="wrong">decoding: sweet_spot 9 lies beyond &lt;total_iter&gt;</p>'
 
 
 def test_the_arguments_of_a_checkpoint_are_those_of_inpainting():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from utils.page.samples import drawn, photographs
 from utils.page.uploads import Painted, as_painted, read_painted, read_upload
 
 MAX_SAMPLES = 4  # of one picture and setting
+CONFIG_PLACE = re.compile(r"^\S+\.ya?ml(:\d+)?: ")
 TELL_SECONDS = 0.1  # between two messages to a browser
 
 Player = dict[str, Any]  # {"run": its name, "samples": count, "records": their news}
@@ -163,5 +165,5 @@ def said(text: str) -> str:
 
 
 def wrong(error: UserError | str) -> str:
-    """A mistake that the visitor can mend, as HTML."""
-    return f'<p class="wrong">{html.escape(str(error))}</p>'
+    """A mistake that the visitor can mend, as HTML, without the place in the server's config."""
+    return f'<p class="wrong">{html.escape(CONFIG_PLACE.sub("", str(error)))}</p>'

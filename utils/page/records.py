@@ -22,6 +22,7 @@ from utils.page.decoding import Step
 from utils.page.uploads import data_url
 
 CURVE_POINTS = 41
+OVERLAP = 16  # steps that are told again
 KNOWN_MARK, FILLED_MARK, HIDDEN_MARK = "k", "f", "h"  # a token in the page's data
 
 
@@ -66,14 +67,15 @@ class Record:
             self._files = self._make_files()
 
     def news(self) -> dict[str, Any]:
-        """What the page needs to hear now: the steps since it last asked, at the end all of them.
+        """What the page needs to hear now: the newest steps, at the end all of them.
 
-        A browser may pass over a message when the next one is there already; the last one heals.
+        A browser may pass over a message when the next one is there already, so the steps of some
+        messages before come again.
         """
         decoding = self.config.decoding
         marks = np.where(self._token_mask(), HIDDEN_MARK, KNOWN_MARK)
         steps = [_shown(self.masked, marks, None), *self._shown_steps]
-        first = 0 if self._files else self._told
+        first = 0 if self._files else max(0, self._told - OVERLAP)
         self._told = len(steps)
         return {
             "name": self.name,
