@@ -29,7 +29,7 @@ from models.vqgan import VQGAN
 from utils.distributed import is_main
 from utils.files import atomic
 from utils.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
-from utils.lab_shapes import describe
+from utils.lab_shapes import Shapes, describe, network_shapes, shapes_of
 
 HEADER = "maskgit"  # the one metadata key of our safetensors files
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
@@ -54,9 +54,10 @@ def read_header(path: Path) -> dict[str, Any]:
     """Description and notes of a weights file of ours; {} for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get(HEADER, "{}"))
-    except (SafetensorError, OSError, ValueError):
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return {}
+    return header if isinstance(header, dict) else {}
 
 
 def load_tokenizer(path: Path, expected: TokenizerConfig) -> VQGAN:
@@ -68,6 +69,7 @@ def load_tokenizer(path: Path, expected: TokenizerConfig) -> VQGAN:
     _agree(path, "tokenizer.codebook_size", description.codebook_size, expected.codebook_size)
     halvings = len(description.downsample_after), len(expected.downsample_after)
     _agree(path, "number of levels in tokenizer.downsample_after", *halvings)
+    _check_shapes(network_shapes(description), weights, path)  # before any memory is taken
     return fill(VQGAN(description), weights, path).requires_grad_(False)
 
 
@@ -78,6 +80,7 @@ def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTr
     for key in ("codebook_size", "num_tokens", *(["dim"] if foreign else [])):
         _agree(path, f"transformer.{key}", getattr(description, key), getattr(expected, key))
     description = description.model_copy(update={"attention": expected.attention})
+    _check_shapes(network_shapes(description), weights, path)
     return fill(BidirectionalTransformer(description), weights, path)
 
 
@@ -87,6 +90,8 @@ def read_lab_file(path: Path) -> LabFile:
     Raises `UserError` for a file that is missing or damaged, that asks for more, or that holds no
     known network.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -200,16 +205,20 @@ def fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:
     """Load weights strictly and switch to eval mode; ``path`` names their file in errors."""
     if bad := _not_finite(weights):
         raise UserError(f"{path}: {bad} holds values that are not finite")
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items()}
+    _check_shapes(shapes_of(network.state_dict()), weights, path)
+    network.load_state_dict(weights)
+    return network.float().eval()
+
+
+def _check_shapes(own: Shapes, weights: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights that are not those of a network with such shapes."""
+    found = shapes_of(weights)
     if own != found:
         wrong = sorted(key for key in own.keys() | found.keys() if own.get(key) != found.get(key))
         raise UserError(
             f"{path}: does not fit the network, {len(wrong)} of {len(own)} keys differ; first "
             f"{wrong[0]}: found {found.get(wrong[0], 'none')}, needed {own.get(wrong[0], 'none')}"
         )
-    network.load_state_dict(weights)
-    return network.float().eval()
 
 
 def _not_finite(weights: dict[str, Tensor]) -> str | None:

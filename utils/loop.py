@@ -157,7 +157,10 @@ def memory_for(device: torch.device, advice: str) -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying; a second one ends the process at once."""
+    """Collect SIGINT and SIGTERM instead of dying; a second one ends the process at once.
+
+    One that came too late for the block to look for it is raised again after the block's end.
+    """
     received: list[int] = []
     before = {}
 
@@ -172,3 +175,5 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])

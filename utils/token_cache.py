@@ -8,7 +8,9 @@ Shapes: n images, V views, H variants with a hole, N tokens.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,13 +78,21 @@ def as_token_ids(rows: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of a file, which is built and written whole if there is none."""
-    if not path.exists():
-        tokens = build()
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, tokens)
-            file.flush()
-    return np.load(path, mmap_mode="c")  # writable for PyTorch; the file stays as it is
+    """The array of a file, which is built and written whole if there is none, or a damaged one.
+
+    It is mapped so that PyTorch may write to it and the file stays as it is.
+    """
+    try:
+        return np.load(path, mmap_mode="c")
+    except FileNotFoundError:
+        pass
+    except (ValueError, EOFError):
+        print(f"{path}: damaged token cache, made anew", file=sys.stderr)
+    content = io.BytesIO()  # into a file NumPy writes by itself and does not notice a full disk
+    np.save(content, build())
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+    return np.load(path, mmap_mode="c")
 
 
 def _key(vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], extra: list) -> str:

@@ -207,6 +207,7 @@ def test_a_first_signal_is_noted_and_a_second_one_would_end_the_process(number):
         os.kill(os.getpid(), number)
         assert received == [number]
         assert signal.getsignal(number) is signal.SIG_DFL
+        received.clear()  # or it would be raised again
 
 
 def test_signal_handlers_are_put_back_even_after_an_error():
@@ -214,3 +215,16 @@ def test_signal_handlers_are_put_back_even_after_an_error():
     with pytest.raises(ValueError, match="anything"), stop_signals():
         raise ValueError("anything")
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_nobody_looked_for_is_raised_again_at_the_end(number):
+    seen = []
+    before = signal.signal(number, lambda n, _: seen.append(n))
+    try:
+        with stop_signals():
+            signal.raise_signal(number)
+            assert not seen
+        assert seen == [number]
+    finally:
+        signal.signal(number, before)

@@ -245,13 +245,13 @@ def test_two_processes_that_build_at_once_both_succeed(tokenizer, config, cache,
 
 
 def test_a_process_killed_while_writing_leaves_no_cache(tokenizer, config, cache, monkeypatch):
-    def save_half(file, tokens) -> None:
-        file.write(b"half")
-        file.flush()
+    def write_half(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
 
     def build() -> None:
-        monkeypatch.setattr(token_cache.np, "save", save_half)
+        monkeypatch.setattr(Path, "write_bytes", write_half)
         cached_tokens(tokenizer, config.data, "train", cache, CPU)
 
     builder = FORK.Process(target=build)
@@ -260,3 +260,12 @@ def test_a_process_killed_while_writing_leaves_no_cache(tokenizer, config, cache
     assert builder.exitcode == -signal.SIGKILL
     assert not [path for path in files(cache) if path.suffix == ".npy"]
     assert cached_tokens(tokenizer, config.data, "train", cache, CPU).shape == (11, 2, 16)
+
+
+def test_a_damaged_cache_is_made_anew(tokenizer, config, cache, capsys):
+    whole = cached_tokens(tokenizer, config.data, "train", cache, CPU).copy()
+    (file,) = files(cache)
+    file.write_bytes(file.read_bytes()[:300])
+    again = cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    assert "damaged token cache, made anew" in capsys.readouterr().err
+    assert (again == whole).all()
