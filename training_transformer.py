@@ -1,6 +1,6 @@
 """Train the transformer, stage 2: ``python training_transformer.py --config config/cats64.yml``."""
 
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 from config.loading import load_config
@@ -40,6 +40,19 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def check_start(parser: ArgumentParser, args: Namespace) -> None:
+    """Refuse arguments that say different things about where to start."""
+    epoch = args.start_from_epoch
+    if epoch is not None and epoch < 0:
+        parser.error(f"--start-from-epoch {epoch}: allowed are 0 and more")
+    if args.resume and epoch == 0:
+        parser.error("--start-from-epoch 0 begins anew, --resume does not; give one of them")
+    if args.restart and epoch:
+        parser.error(f"--start-from-epoch {epoch} goes on, --restart does not; give one of them")
+    if args.transformer and (args.resume is True or epoch):
+        parser.error("--transformer gives a new run its weights; give one of them, not --resume")
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
@@ -72,6 +85,7 @@ def main() -> None:
         "that many workers share (default: SQLite in the run's folder)",
     )
     args = parser.parse_args()
+    check_start(parser, args)
     overrides = as_overrides(args, OPTIONS)
     if args.lr_search not in (None, TRIALS_OF_CONFIG):
         overrides.append(("search.trials", args.lr_search))

@@ -126,8 +126,22 @@ def test_legacy_route_adds_eps_where_the_root_is_not_finite(monkeypatch):
 
 def test_legacy_route_reports_imaginary_roots_in_one_line():
     # [[0, 1], [-1, 0]] has the eigenvalues +-i, its root's diagonal is real; negative ones are not
-    with pytest.raises(ScoreError, match="imaginary parts up to 2"):
+    with pytest.raises(ScoreError, match="imaginary parts up to 2") as caught:
         trace_sqrt_legacy(np.diag([1.0, 1.0]), np.diag([-4.0, 1.0]))
+    assert str(caught.value).endswith(", where pytorch-fid fails too; score without --legacy")
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e-6, 1e6])
+def test_eigenvalues_within_rounding_of_the_largest_are_the_null_space(largest):
+    # rounding: largest x 4 dims x 2^-52
+    floor = largest * 4 * 2.0**-52
+    kept = [2 * floor, largest / 1000, largest]
+    factor = symmetric_factor(torch.diag(torch.tensor([floor / 2, *kept], dtype=torch.float64)))
+    assert (factor @ factor.T).diagonal().tolist() == pytest.approx(kept, rel=1e-12)
+
+
+def test_a_covariance_of_zeros_has_no_factor_rows():
+    assert symmetric_factor(torch.zeros(3, 3, dtype=torch.float64)).shape == (0, 3)
 
 
 def test_distance_is_symmetric_and_shifts_by_the_squared_mean():

@@ -73,7 +73,7 @@ def _other_codes(weights: dict, notes: dict) -> None:
 
 
 def _larger(weights: dict, notes: dict) -> None:
-    notes["config"]["dim"] = 1_600
+    notes["config"]["dim"] = notes["config"]["mlp_dim"] = 12_000
 
 
 def _wrong_type(weights: dict, notes: dict) -> None:
@@ -97,6 +97,8 @@ OURS = [  # file, what is wrong, change, what is said
     (WEIGHTS, "described in wrong types", _rewritten(WEIGHTS, _wrong_type), "no description of"),
     (VQGAN, "of another tokenizer", _rewritten(VQGAN, _other_codes), "tokens of another tokenizer"),
     (WEIGHTS, "of the other network", copied(VQGAN, WEIGHTS), "description of"),
+    (VQGAN, "described by a list", _rewritten(VQGAN, _nothing, [1]), "no description of"),
+    (WEIGHTS, "described by a number", _rewritten(WEIGHTS, _nothing, 7), "no description of"),
     (WEIGHTS, "not there", removed(WEIGHTS), "no such weights file; train first"),
     (VQGAN, "that is a folder", both(removed(VQGAN), lambda f: (f / VQGAN).mkdir()), "no such"),
     (VQGAN, "that is a pipe", both(removed(VQGAN), lambda f: os.mkfifo(f / VQGAN)), "no such"),
@@ -139,7 +141,6 @@ def _lab_cases() -> list[Case]:
     for i, (what, (content, says)) in enumerate(FOREIGN.items()):
         make = content if callable(content) else put("bad.pt", content)
         command = LAB[i % len(LAB)]
-        says = "no such weights file" if "-m" not in command and "a folder" in what else says
         cases.append(Case(f"a lab's checkpoint {what}", command, says, make))
     return cases
 
@@ -165,6 +166,8 @@ CASES = [
     Case("FID weights whose hash is not the one in their name",
          f"{SCORE} --weights inception-12345678.pth", "wrong or truncated",
          put("inception-12345678.pth", saved({}))),
+    Case("a pipe to import", IMPORT, "bad.pt: is not a file",
+         lambda folder: os.mkfifo(folder / "bad.pt")),
     Case("an export without weights", EXPORT, "no such weights file", removed(WEIGHTS)),
     Case("an export of broken weights", EXPORT, "damaged or no safetensors file", cut(VQGAN, 0.5)),
 ]  # fmt: skip
