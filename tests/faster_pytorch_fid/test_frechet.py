@@ -152,3 +152,11 @@ def test_distance_is_symmetric_and_shifts_by_the_squared_mean():
     moved, _ = frechet_distance(statistics(first), statistics(second + 2))
     assert there == pytest.approx(back, rel=1e-9)
     assert moved - there == pytest.approx(8 * 4, rel=1e-9)
+
+
+def test_rounding_below_zero_is_cut_off_except_where_old_scores_are_reproduced(monkeypatch):
+    both = moments(torch.zeros(2), torch.eye(2)), moments(torch.zeros(2), torch.eye(2))
+    monkeypatch.setattr("frechet.trace_sqrt_eigen", lambda *_: torch.tensor(2.25))
+    monkeypatch.setattr("frechet.trace_sqrt_legacy", lambda *_: 2.25)
+    assert frechet_distance(*both) == (0.0, "eigen")  # 2 + 2 - 2 x 2.25 = -0.5
+    assert frechet_distance(*both, legacy=True) == (-0.5, "legacy")

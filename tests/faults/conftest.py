@@ -42,7 +42,7 @@ sys.path.append(str(Path(__file__).parent))
 from fault_files import encoded, mask, pixels
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30  # seconds after which a command counts as hanging
+PATIENCE = 120  # seconds after which a command counts as hanging
 
 
 class Hang(BaseException):
