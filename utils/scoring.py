@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from config.errors import UserError
+from config.schema import ScoringConfig
 
 SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid"
 sys.path.append(str(SCORER))
@@ -19,24 +21,33 @@ sys.path.append(str(SCORER))
 from feature_stats import FeatureStatistics  # noqa: E402
 from features import BACKENDS, BackendOptions  # noqa: E402
 from fid_errors import ScoreError  # noqa: E402
+from fid_weights import default_weights_dir  # noqa: E402
 from frechet import frechet_distance  # noqa: E402
+from paired_metrics import psnr  # noqa: E402
 
-BATCH = 32
-FEATURES = "efficientnet-lite0"  # the only features that need no network
+DEFAULT = ScoringConfig()  # efficientnet-lite0, the only features that need no network
 
 
 class FeatureDistance:
     """Frechet distance of any images to fixed ones, whose statistics are computed once."""
 
-    def __init__(self, targets: Tensor, device: torch.device) -> None:
-        """targets: (n, H, W, 3) uint8."""
-        options = BackendOptions(dims=None, weights=None, weights_dir=Path())
+    def __init__(
+        self, targets: Tensor, device: torch.device, scoring: ScoringConfig = DEFAULT
+    ) -> None:
+        """targets: (n, H, W, 3) uint8. Raises `UserError` where weights cannot be had."""
+        options = BackendOptions(dims=None, weights=None, weights_dir=default_weights_dir())
         try:
-            self.backend, self.device = BACKENDS[FEATURES](options), device
+            self.backend, self.device = BACKENDS[scoring.features](options), device
         except ScoreError as error:
             raise UserError(str(error)) from None
+        self.batch_size = scoring.batch_size
         self.network = self.backend.network.to(device, memory_format=torch.channels_last)
         self.targets = self._statistics(targets)
+
+    @property
+    def name(self) -> str:
+        """What the distance is called: only the FID InceptionV3's is FID."""
+        return self.backend.distance
 
     def __call__(self, images: Tensor) -> float:
         """Distance of images (n, H, W, 3) uint8 to the targets."""
@@ -45,7 +56,12 @@ class FeatureDistance:
     @torch.inference_mode()
     def _statistics(self, images: Tensor) -> FeatureStatistics:
         statistics = FeatureStatistics(self.backend.dims, keep_features=True)
-        for batch in images.split(BATCH):
+        for batch in images.split(self.batch_size):
             pixels = batch.permute(0, 3, 1, 2).to(self.device)
             statistics.update(self.network(self.backend.prepare(pixels)))
         return statistics
+
+
+def hole_psnr(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float | None:
+    """PSNR in dB over the pixels of a hole, (H, W, 3) uint8; None where there is no hole."""
+    return psnr(image[hole].astype(np.int16) - truth[hole]) if hole.any() else None

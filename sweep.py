@@ -1,0 +1,71 @@
+"""Compare decoding settings: ``python sweep.py schedules --config config/cats64.yml``.
+
+Studies: iterations (5, 8, 10, 15, 20 at sweet spot 8), sweet-spot (1, 4, 8, 10 of 10), schedules
+(cosine, linear, square), each for both decode rules; several may be named at once. Or: grid FILE,
+a YAML file of decoding keys, each with a list of values. An interrupted sweep goes on.
+"""
+
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+from config.loading import load_config
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.data import InpaintingSet
+from utils.distributed import is_main
+from utils.sweep import opened
+from utils.sweep_page import save_page
+from utils.sweep_plan import STUDIES, plan
+from utils.sweep_report import MARKDOWN, save_table, table_of
+
+OPTIONS = {  # flag: key that it overrides, type, help
+    "--run": ("run", str, "folder of the run"),
+    "--transformer": ("transformer.weights", str, "transformer weights: ours, or a lab .pt"),
+    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
+    "--features": ("scoring.features", str, "of the score: efficientnet-lite0, inception for FID"),
+    "--seed": ("seed", int, "first seed of the decoding noise"),
+    "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
+}
+SEEDS = 3
+
+
+def count(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"'{text}' is no whole number from 1")
+    return int(text)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "study", nargs="+", help=f"{', '.join(STUDIES)}: one or several; or: grid FILE"
+    )
+    add_config_arguments(parser, OPTIONS)
+    parser.add_argument(
+        "--data", type=Path, help="prepared folder with ground truth (default data.root)"
+    )
+    parser.add_argument("--output", type=Path, help="where results go (default <run>/sweep)")
+    parser.add_argument(
+        "--seeds", type=count, default=SEEDS, help=f"repeat each setting (default {SEEDS})"
+    )
+    parser.add_argument("--images", type=count, help="images, spread evenly (default all)")
+    args = parser.parse_args()
+    config = load_config(args.config, as_overrides(args, OPTIONS))
+    studies = plan(config, args.study)
+    dataset = InpaintingSet(args.data or config.data.root)
+    output = args.output or config.run / "sweep"
+    with opened(config, dataset, output, seeds=args.seeds, images=args.images) as sweep:
+        computed = sweep.run(studies)
+        if not is_main():
+            return
+        for study in studies:
+            folder, table = output / study.name, table_of(sweep, study)
+            save_table(folder, table)
+            page = save_page(folder, sweep, table)
+            print((folder / MARKDOWN).read_text(encoding="utf-8"))
+            print(f"report: {page}")
+        print(f"{computed} cells computed, the rest were there: {output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,239 @@
+"""Decode the images of a sweep and score them, each part of the work done once.
+
+Shapes: n images, B batch, N tokens, T steps, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from config.errors import UserError
+from config.schema import Config, DecodingConfig
+from models.decode import LogitsOf, decode
+from models.maskgit import dilated
+from models.masking import token_mask_from_holes
+from utils.composite import composite
+from utils.data import InpaintingSet, normalise
+from utils.device import autocast
+from utils.fill import fill_hole
+from utils.inpainter import BATCH_SIZES, Inpainter, Trace
+from utils.scoring import FeatureDistance, hole_psnr
+from utils.stamps import input_digest
+from utils.sweep_plan import Cell, start_key
+
+FIRST_LOGITS_BYTES = 1 << 30  # that may be kept for all images
+
+Row = dict[str, Any]  # what is known of a finished cell
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a sweep, all of the model's size."""
+
+    indices: list[int]
+    """Places in the set, which key the noise."""
+    images: np.ndarray  # (n, H, W, 3) uint8
+    holes: np.ndarray  # (n, H, W) bool
+    truths: np.ndarray  # (n, H, W, 3) uint8
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that decoding and scoring see."""
+        digest = hashlib.sha256(json.dumps(self.indices).encode())
+        for image, hole, truth in zip(self.images, self.holes, self.truths, strict=True):
+            digest.update(input_digest(image, hole).encode() + truth.tobytes())
+        return digest.hexdigest()
+
+
+def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
+    """Read `count` images spread evenly over a set, or all, with their ground truth."""
+    if count is not None and not 2 <= count <= len(dataset):
+        raise UserError(f"--images {count}: allowed are 2 to {len(dataset)}")
+    chosen = np.linspace(0, len(dataset) - 1, count or len(dataset)).astype(int).tolist()
+    items = [dataset[index] for index in tqdm(chosen, "reading", unit="image", leave=False)]
+    for item in items:
+        if item.hole.shape != (side, side):
+            height, width = item.hole.shape
+            raise UserError(
+                f"{item.name}: {width} x {height} pixels; a sweep needs {side} x {side}"
+            )
+    truths = [dataset.ground_truth(index) for index in chosen]
+    if truths[0] is None:
+        raise UserError(
+            f"{dataset.images[0].parent.parent}: has no ground truth to score against; name a "
+            "prepared folder with test/ or test_gt.csv"
+        )
+    return Inputs(
+        chosen,
+        np.stack([item.image for item in items]),
+        np.stack([item.hole for item in items]),
+        np.stack(truths),
+    )
+
+
+@dataclass
+class Start:
+    """What all decodings with the same hole fill start from."""
+
+    token_ids: Tensor  # (n, N)
+    token_mask: Tensor  # (n, N) bool
+    first_logits: dict[int, tuple[Tensor, float]] = field(default_factory=dict)
+    """By batch: logits of the first step, which no seed, rule or schedule changes; seconds."""
+
+
+@dataclass
+class Walk:
+    """One decoding of all images."""
+
+    token_ids: Tensor  # (T, n, N)
+    hidden: Tensor  # (T, n, N) bool
+    seconds: list[float]
+    """For all images, until each step is done."""
+
+
+class Walker:
+    """Decodes and scores the images of a sweep; networks and statistics load when first needed."""
+
+    def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
+        self.config, self.inputs, self.device = config, inputs, device
+        self.starts: dict[tuple[Any, ...], Start] = {}
+
+    @cached_property
+    def inpainter(self) -> Inpainter:
+        """The networks, loaded when something has to be decoded."""
+        return Inpainter(self.config)
+
+    @cached_property
+    def distance(self) -> FeatureDistance:
+        """The scorer, with the statistics of the ground truth."""
+        truths = torch.from_numpy(self.inputs.truths)
+        return FeatureDistance(truths, self.device, self.config.scoring)
+
+    def start(self, decoding: DecodingConfig) -> Start:
+        """Filled, encoded and masked images, once for each fill."""
+        key = start_key(decoding)
+        if key not in self.starts:
+            data, maskgit = self.config.data, self.inpainter.maskgit
+            pairs = zip(self.inputs.images, self.inputs.holes, strict=True)
+            filled = np.stack([fill_hole(*pair, decoding.hole_fill) for pair in pairs])
+            batches = torch.from_numpy(filled).split(BATCH_SIZES[self.device.type])
+            token_ids = torch.cat(
+                [maskgit.encode(normalise(b.to(self.device), data.mean, data.std)) for b in batches]
+            )
+            holes = torch.from_numpy(self.inputs.holes).to(self.device)
+            token_mask = token_mask_from_holes(holes, round(token_ids.shape[1] ** 0.5))
+            self.starts[key] = Start(token_ids, dilated(token_mask, decoding.dilate))
+        return self.starts[key]
+
+    @torch.inference_mode()
+    def walk(self, cell: Cell, steps: int, bar: tqdm) -> Walk:
+        """Decode all images with a cell's settings for so many steps."""
+        settings = cell.decoding.model_copy(update={"sweet_spot": steps})
+        start, size = self.start(settings), BATCH_SIZES[self.device.type]
+        traces, seconds = [], np.zeros(steps)
+        for number, at in enumerate(range(0, len(self.inputs.indices), size)):
+            part, trace, clock = slice(at, at + size), Trace(), Clock(self.device)
+            indices = torch.tensor(self.inputs.indices[part], device=self.device)
+
+            def listen(
+                step: int, token_ids: Tensor, hidden: Tensor, trace: Trace = trace, clock=clock
+            ) -> None:
+                trace(step, token_ids, hidden)
+                seconds[step] += clock.seconds()
+                bar.update(len(token_ids))
+
+            with autocast(self.device, self.inpainter.dtype):
+                decode(
+                    self._logits_of(start, number, clock),
+                    start.token_ids[part],
+                    start.token_mask[part],
+                    settings,
+                    model_schedule=self.config.masking.mask_schedule,
+                    mask_token_id=self.inpainter.maskgit.transformer.mask_token_id,
+                    seed=cell.seed,
+                    image_ids=indices,
+                    on_step=listen,
+                )
+            traces.append(trace)
+        token_ids = torch.cat([torch.stack(trace.token_ids) for trace in traces], 1)
+        hidden = torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
+        return Walk(token_ids, hidden, seconds.tolist())
+
+    def _logits_of(self, start: Start, number: int, clock: Clock) -> LogitsOf:
+        """The model's logits; those of a batch's first step are kept, as far as memory allows."""
+        is_first = True
+
+        def logits_of(masked_ids: Tensor, hidden: Tensor) -> Tensor:
+            nonlocal is_first
+            known = start.first_logits.get(number) if is_first else None
+            if known:
+                is_first = False
+                clock.add(known[1])
+                return known[0]
+            began = clock.seconds()
+            logits = self.inpainter.maskgit.logits_of(masked_ids, hidden)
+            if is_first and logits.nbytes * len(start.token_ids) < FIRST_LOGITS_BYTES * len(hidden):
+                start.first_logits[number] = logits, clock.seconds() - began
+            is_first = False
+            return logits
+
+        return logits_of
+
+    def score(self, cell: Cell, walk: Walk) -> Row:
+        """The score of a cell's images, the error of each, and seconds an image."""
+        clock = Clock(self.device)
+        images = self.pixels(cell.decoding, walk.token_ids[cell.steps - 1])
+        seconds = walk.seconds[cell.steps - 1] + clock.seconds()
+        truths, holes = self.inputs.truths, self.inputs.holes
+        return {
+            "score": self.distance(torch.from_numpy(images)),
+            "score_name": self.distance.name,
+            "hole_psnr": [
+                _rounded(hole_psnr(*of)) for of in zip(images, truths, holes, strict=True)
+            ],
+            "seconds": seconds / len(images),
+            "images": len(images),
+            "seed": cell.seed,
+            "decoding": cell.decoding.model_dump(mode="json"),
+        }
+
+    def pixels(self, decoding: DecodingConfig, token_ids: Tensor) -> np.ndarray:
+        """Decode the tokens (n, N) of all images and join them with known pixels."""
+        decoded = self.inpainter.decoded(token_ids)
+        parts = zip(decoded, self.inputs.images, self.inputs.holes, strict=True)
+        kind, width = decoding.composite, decoding.feather_width
+        return np.stack([composite(*part, kind, width) for part in parts])
+
+
+class Clock:
+    """Seconds since it was made, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.began = self._now()
+
+    def seconds(self) -> float:
+        return self._now() - self.began
+
+    def add(self, seconds: float) -> None:
+        """Count time that was spent before."""
+        self.began -= seconds
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
