@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.errors import DivergedError, UserError
+from config.errors import DivergedError, StopRequested, UserError
 from utils import distributed
 
 FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
@@ -172,8 +172,11 @@ def stop_signals() -> Iterator[list[int]]:
         before[number] = signal.signal(number, note)
     try:
         yield received
+    except StopRequested:
+        received.clear()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
+        if received:
+            signal.raise_signal(received[0])
