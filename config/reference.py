@@ -1,0 +1,92 @@
+"""docs/configuration.md, written from the schema: ``python -m config.reference``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from config.schema import Config, Section
+
+PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+HEAD = """# Every setting
+Written from `config/schema.py` by `python -m config.reference`; do not edit.
+
+A config is a YAML file of these sections; what it leaves out has the default. Any key can be set on
+the command line: `--set decoding.total_iter=8`. Unknown keys, wrong values and values that do not
+fit together are errors that name the file and the line. The defaults are the report's run.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *_section(Config, "", Config.model_json_schema())])
+
+
+def _section(model: type[Section], path: str, schema: dict[str, Any]) -> list[str]:
+    """A table of a section's keys, then the sections below it."""
+    own = schema if model is Config else schema["$defs"][model.__name__]
+    fields, below = model.model_fields, []
+    lines = [f"## {path or 'Top level'}", (model.__doc__ or "").split("\n\n")[0].strip(), ""]
+    lines += ["| key | values | default | meaning |", "|---|---|---|---|"]
+    for name, field in fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            below.append((kind, f"{path}.{name}".lstrip(".")))
+            continue
+        values = _values(own["properties"][name], schema)
+        default = _word(own["properties"][name].get("default"))
+        lines.append(f"| `{name}` | {values} | `{default}` | {_one_line(field.description)} |")
+    lines.append("")
+    return lines + [line for kind, name in below for line in _section(kind, name, schema)]
+
+
+def _values(schema: dict[str, Any], root: dict[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        return " or ".join(_values(option, root) for option in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{_word(value)}`" for value in schema.get("enum", [schema.get("const")]))
+    kind = schema.get("type", "any")
+    if kind == "array":
+        inner = schema.get("items") or schema["prefixItems"][0]
+        count = f"{schema['minItems']} x " if "prefixItems" in schema else "list of "
+        return count + _values(inner, root)
+    if kind == "object":
+        if isinstance(schema.get("additionalProperties"), dict):
+            return f"key: {_values(schema['additionalProperties'], root)}"
+        return f"{{{', '.join(schema['properties'])}}}"
+    if "pattern" in schema:
+        return "text, `" + schema["pattern"].replace("|", r"\|") + "`"
+    names = {
+        "string": "path" if schema.get("format") == "path" else "text",
+        "boolean": "true, false",
+    }
+    return names.get(kind, kind) + _bounds(schema)
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    found = [f"{sign} {_word(schema[key])}" for key, sign in signs.items() if key in schema]
+    return f" {', '.join(found)}" if found else ""
+
+
+def _word(value: Any) -> str:
+    """A value as YAML has it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_word, value))}]"
+    return "2^63" if value == 1 << 63 else str(value)
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").replace("|", r"\|").replace("<", "&lt;").split())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(Path.cwd())}")
