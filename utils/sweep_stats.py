@@ -2,7 +2,7 @@
 
 Two settings differ only where their means lie further apart than a change of seeds explains: beyond
 Tukey's honest significant difference at 95 % for all pairs of a group, with the spread over seeds
-pooled over its settings (Tukey 1949, Kramer 1956). It says nothing about other images.
+pooled over its settings that vary (Tukey 1949, Kramer 1956). It says nothing about other images.
 """
 
 from __future__ import annotations
@@ -37,9 +37,14 @@ class Summary:
 
 
 def pooled_spread(group: Sequence[Summary]) -> tuple[float, int]:
-    """Standard deviation over seeds, common to all settings, and its degrees of freedom."""
-    freedom = sum(len(s.values) - 1 for s in group)
-    squares = sum((value - s.mean) ** 2 for s in group for value in s.values)
+    """Standard deviation over seeds, common to a group's settings, and its degrees of freedom.
+
+    Settings that draw nothing, such as sweet spot 1 of the listing rule, would make it too small
+    for the others: they are left out where any setting varies.
+    """
+    varying = [s for s in group if len(set(s.values)) > 1] or group
+    freedom = sum(len(s.values) - 1 for s in varying)
+    squares = sum((value - s.mean) ** 2 for s in varying for value in s.values)
     return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import tukey_hsd
 
-from utils.sweep_stats import Summary, differs, pareto_front, real_difference, statements
+from utils.sweep_stats import (
+    Summary,
+    differs,
+    pareto_front,
+    pooled_spread,
+    real_difference,
+    statements,
+)
 
 
 def summaries(*values: tuple[float, ...]) -> list[Summary]:
@@ -54,6 +61,13 @@ def test_settings_that_draw_nothing_differ_by_any_gap_but_rounding():
     group = summaries((3.0, 3.0), (3.1, 3.1), (3.0 + 1e-12, 3.0 + 1e-12))
     assert differs(group[0], group[1], group)
     assert not differs(group[0], group[2], group)
+
+
+def test_a_setting_that_draws_nothing_does_not_lower_the_spread_of_the_others():
+    varying = summaries((28.0, 30.0), (29.0, 31.0))
+    fixed = Summary("fixed", (28.5, 28.5))
+    assert pooled_spread([*varying, fixed]) == pooled_spread(varying)
+    assert pooled_spread(varying) == (pytest.approx(2**0.5), 2)
 
 
 def test_one_seed_allows_no_statement():
