@@ -1,0 +1,129 @@
+"""The pictures of docs/decoding.md: ``python -m docs.draw_decoding``; no trained weights needed.
+
+A photograph's tokens stand for themselves: a stand-in for the transformer knows each token and is
+the surer of it the nearer the known ones are. What is drawn, which tokens are decided when, comes
+from models/decode.py as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from config.schema import DecodingConfig
+from models.decode import decode
+from models.masking import MASK_SCHEDULES, gamma, token_mask_from_holes
+from utils.holes import draw_hole
+from utils.images import HOLE_COLOUR, load_rgb
+from utils.photos import photo_path
+from utils.pictures import tile
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FOLDER = Path(__file__).with_name("pictures")
+SIDE, GRID, STEPS = 64, 16, 10
+FACE = (120, 20, 400, 300)  # of Chelsea, a cat by Stefan van der Walt, CC0
+HOLE_SHARE, HOLE_INDEX = 0.3, 1
+ENLARGED = 2
+
+ROWS = {
+    "listing, cosine": {"rule": "listing"},
+    "maskgit, cosine": {},
+    "maskgit, linear": {"mask_schedule": "linear"},
+    "maskgit, square": {"mask_schedule": "square"},
+    "order random": {"order": "random"},
+    "order halton": {"order": "halton"},
+}
+
+
+def curves() -> None:
+    """The schedules, and the share of tokens that each rule keeps hidden after each step."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    r = torch.linspace(0, 1, 200, dtype=torch.float64)
+    for name in MASK_SCHEDULES:
+        left.plot(r, gamma(name, r), label=name)
+    for name in ("cosine", "linear", "square"):
+        _shares(right, name)
+    left.set(title="mask schedules", xlabel="progress r", ylabel="share that stays hidden")
+    right.set(title=f"{STEPS} steps: listing (dashed) and maskgit", xlabel="step")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    FOLDER.mkdir(exist_ok=True)
+    figure.savefig(FOLDER / "schedules.png", dpi=100)
+    plt.close(figure)
+
+
+def _shares(axes: Axes, name: str) -> None:
+    steps = torch.arange(STEPS + 1)
+    q = steps.double() / STEPS
+    (line,) = axes.plot(steps, gamma(name, q), marker=".", label=name)
+    listing = gamma("cosine", 1 - gamma(name, q))  # the model's own gamma on top
+    axes.plot(steps, listing, marker=".", ls="--", color=line.get_color())
+
+
+def masks() -> None:
+    """A photograph as its tokens are decided, one row for each of `ROWS`."""
+    photo = Image.fromarray(np.asarray(load_rgb(photo_path("chelsea.png")))).crop(FACE)
+    image = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    hole = draw_hole("lab", SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=HOLE_INDEX)
+    token_mask = token_mask_from_holes(torch.from_numpy(hole)[None], GRID)
+    figure, axes = plt.subplots(len(ROWS), 1, figsize=(9, 1.05 * len(ROWS)), layout="constrained")
+    for place, (name, changes) in zip(axes, ROWS.items(), strict=True):
+        frames = [_shown(image, mask) for mask in [token_mask, *walk(token_mask, changes)]]
+        place.imshow(tile(frames, len(frames), len(frames)), interpolation="nearest")
+        place.set_ylabel(name.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=9)
+        place.set(xticks=[], yticks=[])
+        place.spines[:].set_visible(False)
+    figure.savefig(FOLDER / "decoding.png", dpi=100)
+    plt.close(figure)
+
+
+def walk(token_mask: Tensor, changes: dict[str, str]) -> list[Tensor]:
+    """Which tokens are hidden after every step, with the stand-in for a transformer."""
+    settings = DecodingConfig.model_validate(
+        {"rule": "maskgit", "total_iter": STEPS, "choice_temperature": 0.5, **changes}
+    )
+    token_ids, hidden_by_step = torch.arange(GRID**2)[None], []
+
+    def logits_of(masked_ids: Tensor, hidden: Tensor) -> Tensor:
+        depth = torch.from_numpy(distance_transform_edt(hidden.view(GRID, GRID).numpy()))
+        sure = 12 / depth.flatten()[hidden[0]].float()
+        logits = torch.zeros(len(sure), GRID**2)
+        logits[torch.arange(len(sure)), token_ids[hidden]] = sure
+        return logits
+
+    decode(
+        logits_of,
+        token_ids,
+        token_mask,
+        settings,
+        model_schedule="cosine",
+        mask_token_id=GRID**2,
+        seed=0,
+        image_ids=torch.zeros(1, dtype=torch.long),
+        on_step=lambda step, ids, hidden: hidden_by_step.append(hidden),
+    )
+    return hidden_by_step
+
+
+def _shown(image: np.ndarray, mask: Tensor) -> np.ndarray:
+    """The photograph with hidden tokens grey, enlarged."""
+    block = np.ones((SIDE // GRID, SIDE // GRID), dtype=bool)
+    hidden = np.kron(mask.view(GRID, GRID).numpy(), block)
+    shown = np.where(hidden[..., None], np.uint8(HOLE_COLOUR), image)
+    return shown.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+
+
+if __name__ == "__main__":
+    curves()
+    masks()
+    print(f"wrote {FOLDER.relative_to(Path.cwd())}")
