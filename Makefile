@@ -21,7 +21,7 @@ SEARCH_RUN := runs/search-cats64
 SEARCH_DATA := data/cats64
 SEARCH_FLAGS :=  # e.g. --set search.steps=480
 
-.PHONY: demo results search-results test test-long test-app faults coverage lint format schema clean
+.PHONY: demo results search-results test test-long test-app faults coverage soak lint format schema clean
 .SECONDARY:
 
 demo: $(RUN)/report.html
@@ -81,6 +81,9 @@ coverage: $(ENV)/.maskgit-dev  # of lines and branches, scripts in processes of 
 	$(PYTHON) -m coverage run -m pytest -m "not long and not app"
 	$(PYTHON) -m coverage combine
 	$(PYTHON) -m coverage report
+
+soak: $(ENV)/.maskgit-dev  # whether memory stays flat; tens of minutes
+	$(PYTHON) bench/soak.py --images 20000 --steps 2000
 
 lint: $(ENV)/.maskgit-dev
 	$(ENV)/bin/ruff check .

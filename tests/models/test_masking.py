@@ -65,7 +65,7 @@ def test_an_unknown_schedule_lists_the_known_ones_and_the_nearest():
     with pytest.raises(UserError) as error:
         gamma("cosin", 0.5)
     message = str(error.value)
-    assert "'cosin'" in message
+    assert message.startswith("mask schedule: 'cosin'")
     assert "cosine, linear, maskgit_cosine, square" in message
     assert "did you mean 'cosine'?" in message
 
