@@ -4,8 +4,9 @@ python bench/soak.py --images 20000 --steps 2000
 
 Each script runs by itself with the smallest networks, so that what grows with the number of images
 or steps stands out. Its resident memory is sampled; growth is the mean of the last tenth over that
-of the fifth tenth, since loading takes up the first, and most of a run that is too short. Appends to bench/results/soak.jsonl, the
-curves included, and ends with code 1 if anything grew by more than ALLOWED.
+of the fifth tenth, since loading takes up the first, and most of a run that is too short. Appends
+to bench/results/soak.jsonl, curves included, and ends with code 1 if anything grew by more than
+ALLOWED.
 """
 
 from __future__ import annotations
