@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+import sweep as sweep_script
 import utils.files
 import utils.sweep
 import utils.sweep_walk
 from config.errors import UserError
+from config.loading import save_config
 from config.schema import Config
 from utils.data import InpaintingSet
 from utils.inpainter import Inpainter
@@ -241,6 +244,21 @@ def test_the_page_of_a_second_run_decodes_nothing(run, report, tmp_path, monkeyp
     sweep = run("schedules")
     written(sweep, plan(sweep.config, ["schedules"])[0], tmp_path)
     assert (report / "report.html").read_bytes() == page
+
+
+def test_the_command_writes_everything_and_says_where(weights, job, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(utils.sweep_walk, "FeatureDistance", MeanDifference)
+    save_config(weights, tmp_path / "c.yml")
+    (tmp_path / "g.yml").write_text("total_iter: [1, 2]\n")
+    flags = ["--config", tmp_path / "c.yml", "--data", job, "--seeds", "1", "--images", "3"]
+    words = [tmp_path / "g.yml", *flags]
+    for said in ("2 cells computed", "0 cells computed"):
+        monkeypatch.setattr(sys, "argv", ["sweep.py", "grid", *map(str, words)])
+        sweep_script.main()
+        assert said in capsys.readouterr().out
+    names = {path.name for path in (weights.run / "sweep" / "grid-g").iterdir()}
+    plots = {"score_by_step.png", "score_by_time.png"}
+    assert names == {"results.csv", "table.md", "table.tex", "report.html"} | plots
 
 
 # Mistakes
