@@ -1,6 +1,6 @@
-"""Write weights for release: half precision, and proof that the pictures stay the same.
+"""Write weights for release: half precision, and proof that they still do the same.
 
-``python -m utils.release --config config/cats64.yml --out models/pretrained/cats64``
+``python -m utils.release tokenizer --config config/cats64.yml --out models/pretrained/cats64``
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from torch import Tensor
 from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config
+from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.checkpoint import load_tokenizer, save_weights
+from utils.checkpoint import load_tokenizer, load_transformer, read_header, save_weights
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data import ImageFolder, normalise, to_uint8
+from utils.device import pick_device
 from utils.files import content_hash
+from utils.token_cache import cached_tokens
+from utils.validate_transformer import validate
 
 CHECKED = 64  # validation images that both precisions decode
 ALLOWED = 1.0  # grey levels that they may differ by on average
+ALLOWED_LOSS = 0.01  # nats that their validation losses may differ by
 
 
-def release_tokenizer(config: Config, folder: Path) -> dict[str, float]:
-    """Write <folder>/vqgan.safetensors in fp16; returns the mean difference in grey levels.
+def release_tokenizer(config: Config, folder: Path) -> str:
+    """Write <folder>/vqgan.safetensors in fp16; returns a line on how close it is to fp32.
 
     Raises `UserError` when the two decode to pictures more than one grey level apart.
     """
@@ -38,7 +43,39 @@ def release_tokenizer(config: Config, folder: Path) -> dict[str, float]:
         raise UserError(f"{source}: fp16 decodes {difference:.2f} grey levels apart; not released")
     notes = {"source_sha256": content_hash([source]), "precision": "fp16"}
     save_weights(target, half, full.config, notes)
-    return {"difference": difference, "megabytes": target.stat().st_size / 1e6}
+    return f"{_size(target)}, {difference:.3f} grey levels from fp32 on average"
+
+
+def release_transformer(config: Config, folder: Path) -> str:
+    """Write <folder>/transformer.safetensors in fp16; returns a line on how close it is to fp32.
+
+    Raises `UserError` when their validation losses are more than 0.01 nats apart.
+    """
+    source, target = config.transformer_weights, folder / "transformer.safetensors"
+    full = load_transformer(source, config.transformer)
+    half = {name: weight.half() for name, weight in full.state_dict().items()}
+    rounded = BidirectionalTransformer(full.config)
+    rounded.load_state_dict(half)
+    device = pick_device(config.device)
+    vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
+    val = cached_tokens(vqgan, config.data, "val", config.data.root / "token_cache", device)
+    before, after = (
+        validate(network.to(device), val, device, torch.float32)["val_loss"]
+        for network in (full, rounded)
+    )
+    if abs(after - before) > ALLOWED_LOSS:
+        raise UserError(f"{source}: val loss {before:.4f}, in fp16 {after:.4f}; not released")
+    notes = {k: str(v) for k, v in read_header(source).items() if isinstance(v, str)}
+    notes |= {"source_sha256": content_hash([source]), "precision": "fp16"}
+    save_weights(target, half, full.config, notes)
+    return f"{_size(target)}, val loss {after:.4f} nats, {before:.4f} in fp32"
+
+
+PARTS = {"tokenizer": release_tokenizer, "transformer": release_transformer}
+
+
+def _size(path: Path) -> str:
+    return f"{path}: {path.stat().st_size / 1e6:.1f} MB"
 
 
 @torch.inference_mode()
@@ -59,14 +96,11 @@ def _images(config: Config) -> Tensor:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS, help="which of the two networks")
     add_config_arguments(parser, {})
     parser.add_argument("--out", type=Path, required=True, help="folder of the released file")
     args = parser.parse_args()
-    figures = release_tokenizer(load_config(args.config, args.set), args.out)
-    print(
-        f"{args.out / 'vqgan.safetensors'}: {figures['megabytes']:.1f} MB, "
-        f"{figures['difference']:.3f} grey levels from fp32 on average"
-    )
+    print(PARTS[args.part](load_config(args.config, args.set), args.out))
 
 
 if __name__ == "__main__":

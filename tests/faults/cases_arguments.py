@@ -115,7 +115,9 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "an export below a file": (f"{EXPORT} --out tiny.yml/a", "tiny.yml/a"),
     "a report of no results": ("-m utils.report --config tiny.yml --set data.root=job", "run/"),
     "a release of no run": (
-        "-m utils.release --config tiny.yml --set run=gone --out a", "no such weights file"),
+        "-m utils.release tokenizer --config tiny.yml --set run=gone --out a",
+        "no such weights file",
+    ),
 }  # fmt: skip
 
 CASES = [
