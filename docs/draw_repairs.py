@@ -1,0 +1,64 @@
+"""The README's picture: ``python -m docs.draw_repairs``, with the released cats64 weights.
+
+Chelsea, a cat by Stefan van der Walt (CC0), that comes with scikit-image and is in no training set:
+one row for each kind of hole, from the masked picture over the decoding steps to the true one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from config.loading import load_config
+from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
+from utils.composite import composite
+from utils.holes import draw_hole
+from utils.images import HOLE_COLOUR, load_rgb, save_png
+from utils.inpainter import Inpainter
+from utils.photos import photo_path
+from utils.pictures import tile
+
+RELEASED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "cats64"
+HOLES = (("lab", 1), ("lab", 4), ("brush", 2), ("box", 3))  # kind, index
+SHOWN = (1, 3, 5, 7, 9)  # steps, from 0
+
+
+def main() -> None:
+    config = load_config(
+        RELEASED.parents[2] / "config" / "cats64.yml",
+        [
+            ("tokenizer.weights", RELEASED / "vqgan.safetensors"),
+            ("transformer.weights", RELEASED / "transformer.safetensors"),
+        ],
+    )
+    photo = Image.fromarray(np.asarray(load_rgb(photo_path("chelsea.png")))).crop(FACE)
+    truth = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    inpainter, pictures = Inpainter(config), []
+    for kind, index in HOLES:
+        hole = draw_hole(kind, SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=index)
+        pictures += row(inpainter, truth, hole)
+    enlarged = [p.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1) for p in pictures]
+    save_png(FOLDER / "repairs.png", tile(enlarged, len(enlarged), len(SHOWN) + 2))
+    print(FOLDER / "repairs.png")
+
+
+def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.ndarray]:
+    """Masked picture, the picture after some of the steps with hidden tokens grey, the truth."""
+    grey, decoding = np.uint8(HOLE_COLOUR), inpainter.config.decoding
+    masked = np.where(hole[..., None], grey, truth)
+    trace = inpainter(masked[None], hole[None], [0])
+    steps = inpainter.decoded_steps(trace.token_ids)[:, 0]  # (T, H, W, 3)
+    shown = []
+    for step in SHOWN:
+        joined = composite(steps[step], masked, hole, decoding.composite, decoding.feather_width)
+        grid = int(trace.hidden[step].shape[1] ** 0.5)
+        left = trace.hidden[step][0].view(grid, grid).cpu().numpy()
+        left = left.repeat(SIDE // grid, axis=0).repeat(SIDE // grid, axis=1) & hole
+        shown.append(np.where(left[..., None], grey, joined))
+    return [masked, *shown, truth]
+
+
+if __name__ == "__main__":
+    main()
