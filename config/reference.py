@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from config.schema import Config, Section
+from config.schema import Config
+from config.section import Section
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEAD = """# Every setting

@@ -23,7 +23,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from config.errors import DivergedError, UserError
-from config.schema import Section, TokenizerConfig, TransformerConfig
+from config.schema import TokenizerConfig, TransformerConfig
+from config.section import Section
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.distributed import is_main

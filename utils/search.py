@@ -26,7 +26,8 @@ from pydantic import ValidationError
 
 from config.errors import DivergedError, UserError
 from config.loading import flat
-from config.schema import Config, SearchConfig, TrainingConfig, is_whole
+from config.schema import Config, SearchConfig, TrainingConfig
+from config.search import is_whole
 from utils.checkpoint import codes_fingerprint
 from utils.distributed import world_size
 from utils.files import make_folder

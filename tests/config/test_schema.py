@@ -10,10 +10,10 @@ from config.schema import (
     DecodingConfig,
     MaskingConfig,
     SearchConfig,
-    Section,
     TrainingConfig,
     TransformerConfig,
 )
+from config.section import Section
 from models.decode import RULES
 from models.masking import MASK_SCHEDULES
 

@@ -1,0 +1,34 @@
+"""What all sections of a config are made of: their base class, and the kinds of their values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Finite = Field(allow_inf_nan=False)
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+Width = Annotated[int, Field(ge=1, le=16_384, strict=True)]
+Depth = Annotated[int, Field(ge=1, le=512, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+ProperShare = Annotated[float, Field(ge=0.0, lt=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0), Finite]
+NonNegativeFloat = Annotated[float, Field(ge=0.0), Finite]
+MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine"]
+LearningRateSchedule = Literal["constant", "cosine"]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, values: object) -> object:
+        """A section whose keys are all commented out reads as null and keeps its defaults."""
+        return {} if values is None else values

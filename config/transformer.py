@@ -1,0 +1,157 @@
+"""Settings of stage 2: the transformer, what is hidden from it, and how it is trained."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from config.section import (
+    Depth,
+    MaskSchedule,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ProperShare,
+    Rate,
+    Section,
+    Share,
+    Width,
+)
+
+
+class TransformerConfig(Section):
+    """The bidirectional transformer. The defaults are the report's."""
+
+    dim: Width = 768
+    """Width D."""
+    num_heads: Width = 16
+    """Attention heads H; dim must be a multiple of it."""
+    num_layers: Depth = 15
+    """Blocks."""
+    mlp_dim: Annotated[int, Field(ge=1, le=65_536, strict=True)] = 1536
+    """Width of the hidden layer of each MLP."""
+    dropout: Share = 0.1
+    """Dropout after the embedding, on attention probabilities, and after attention and MLP."""
+    num_tokens: Annotated[int, Field(ge=1, le=65_536, strict=True)] = 256
+    """Tokens N an image; the tokenizer's grid must have as many places."""
+    codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
+    """Number of codes K; must equal the tokenizer's."""
+    attention: Literal["plain", "fused"] = "plain"
+    """plain: written out, q k^T, softmax, v. fused: PyTorch's kernel, the same numbers."""
+    norm: Literal["post", "pre"] = "post"
+    """Layer normalisation after each residual sum (the report's), or before each sublayer."""
+    qkv_bias: bool = False
+    """Give q, k and v biases, which the report's attention does without."""
+    prior_dim: NonNegativeInt = 0
+    """The tokenizer's latent_dim adds an interpolation of known codes to the logits; 0: none."""
+    conv_kernel: Literal[0, 3] = 0
+    """3: a depthwise convolution over the token grid opens each block (Chu et al. 2021, PEG)."""
+    relative_bias: bool = False
+    """Add a learned bias per head and 2-D distance to the attention scores (Liu et al. 2021)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> TransformerConfig:
+        if self.dim % self.num_heads:
+            raise ValueError(
+                f"dim {self.dim} is not divisible by num_heads {self.num_heads}; "
+                f"allowed num_heads: {_divisors(self.dim)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_is_square(self) -> TransformerConfig:
+        square = math.isqrt(self.num_tokens) ** 2 == self.num_tokens
+        if (self.conv_kernel or self.relative_bias) and not square:
+            raise ValueError(
+                f"num_tokens {self.num_tokens} is no square; conv_kernel and relative_bias "
+                "need a square token grid"
+            )
+        return self
+
+
+class TransformerSection(TransformerConfig):
+    """The transformer and where its weights lie."""
+
+    weights: Path | None = None
+    """Weights to use. Without it, <run>/transformer/transformer.safetensors."""
+
+
+class MaskingConfig(Section):
+    """Masked visual token modelling: what is hidden in training and what the loss covers."""
+
+    mask_schedule: MaskSchedule = "cosine"
+    """The model's gamma(r). Training may draw p from it; the listing decode rule applies it."""
+    ratio: Literal["uniform", "schedule"] = "uniform"
+    """p is r itself (the report's code), or gamma(r) (its text and MaskGIT); r ~ U(0, 1)."""
+    ratio_per: Literal["batch", "sample"] = "batch"
+    """One r for the whole batch (the report's code), or one for each image (MaskGIT)."""
+    loss_on: Literal["all", "hidden"] = "all"
+    """Cross-entropy over all tokens (the report's code), or over the hidden ones (MaskGIT)."""
+    label_smoothing: ProperShare = 0.0
+    """Share of the target spread over all K + 1 ids (MaskGIT: 0.1)."""
+    min_ratio: Share = 0.0
+    """p is at least this, as min_masking_rate in aMUSEd (Patil et al. 2024); the report: 0."""
+    shape: Literal["random", "blocks"] = "random"
+    """Hide each token by itself (the report, MaskGIT), or rectangles like BEiT's (section 2.3)."""
+    hole_share: Share = 0.0
+    """Share of images seen as in inpainting, holed and filled; above 0 needs data.hole_views."""
+
+
+class TrainingConfig(Section):
+    """Stage 2: how the transformer is trained. Read by training_transformer.py."""
+
+    init: Literal["random", "codebook"] = "random"
+    """Start embeddings at random (the report's), or from the codes and their frequencies."""
+    epochs: PositiveInt = 200
+    """Passes over the training images."""
+    batch_size: PositiveInt = 10
+    """Images a forward pass."""
+    accumulate: PositiveInt = 10
+    """Batches whose gradients are averaged into one optimiser step."""
+    learning_rate: Rate = 0.000149456302123
+    """Peak learning rate of AdamW; `lr` is accepted too."""
+    warmup_steps: NonNegativeInt = 0
+    """Optimiser steps over which the learning rate rises linearly from 0."""
+    lr_schedule: Literal["constant", "cosine", "step"] = "constant"
+    """Rate after the warm-up: constant, a cosine to a hundredth of the peak, or falls by steps."""
+    lr_step_epochs: PositiveInt = 50
+    """Epochs between two falls of lr_schedule step."""
+    lr_step_factor: Rate = 0.1
+    """What the rate is multiplied by at each of them."""
+    betas: tuple[ProperShare, ProperShare] = (0.9, 0.96)
+    """AdamW's averages (MaskGIT appendix)."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's decay of matrices; biases, norms and embeddings never decay."""
+    max_grad_norm: PositiveFloat | None = None
+    """Gradients are scaled down to this norm; null leaves them."""
+    ema_half_life: NonNegativeFloat = 0.0
+    """Images after which half of the averaged weights are new; 0 keeps the last weights."""
+    mirror: bool = True
+    """Train on the mirror images too."""
+    checkpoint_activations: bool = False
+    """Compute activations twice instead of keeping them (Chen et al. 2016): less memory, slower."""
+    compile: bool = False
+    """Compile the blocks (torch.compile): a minute at the start, then faster on a GPU."""
+    max_minutes: PositiveFloat | None = None
+    """End after this time, the rate fully decayed; such a run cannot be repeated bit by bit."""
+    validation_images: PositiveInt = 512
+    """Images of val/ that figures are computed on."""
+    validate_every: PositiveInt = 1
+    """Epochs between validations; the last epoch always has one."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between checkpoints; the last epoch always has one."""
+    pictures_every: NonNegativeInt = 10
+    """Epochs between pictures of repaired val images, each with a checkpoint; 0 makes none."""
+
+    @property
+    def images_a_step(self) -> int:
+        """Images an optimiser step."""
+        return self.batch_size * self.accumulate
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
