@@ -111,6 +111,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self.kept:
             own = getattr(self, name)
+            if not state[name]:  # of a gradient scaler that had nothing to do on its machine
+                continue
             if isinstance(own, torch.optim.Optimizer):  # with this machine's kernels
                 for saved, group in zip(state[name]["param_groups"], own.param_groups, strict=True):
                     saved["fused"] = group["fused"]
