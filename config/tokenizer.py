@@ -112,6 +112,10 @@ class TokenizerTraining(Section):
     """Weight of the PatchGAN term, on top of the adaptive weight (VQGAN eq. 7); 0 leaves it out."""
     adversarial_start: Share = 0.5
     """Share of the training after which the discriminator joins."""
+    adversarial_rate: PositiveFloat = 1.0
+    """The discriminator's learning rate as a multiple of the other networks'."""
+    decoder_only: bool = False
+    """Train the decoder of given weights alone: tokens stay, and so transformers stay valid."""
     ema_half_life: PositiveFloat = 10_000.0
     """Images after which half of the averaged weights are new; the averages are what is used."""
     compile: bool = False

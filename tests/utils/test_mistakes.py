@@ -16,7 +16,8 @@ from utils.checkpoint import load_state, save_state, save_weights
 from utils.files import write_text
 from utils.runlog import RunLog
 from utils.token_cache import cached_tokens
-from utils.train_tokenizer import TokenizerTrainer, train_tokenizer
+from utils.tokenizer_trainer import TokenizerTrainer
+from utils.train_tokenizer import train_tokenizer
 from utils.train_transformer import train_transformer
 from utils.validate_tokenizer import reconstruction_grid
 

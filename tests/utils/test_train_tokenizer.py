@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from config.errors import StopRequested, UserError
 from config.schema import Config, TokenizerTraining
 from models.vqgan import VQGAN
+from utils import tokenizer_trainer
 from utils import train_tokenizer as stage
 from utils.checkpoint import load_state, load_tokenizer, previous
 from utils.data import ImageFolder
 from utils.runlog import read_rows
-from utils.train_tokenizer import TokenizerTrainer, train_tokenizer
+from utils.tokenizer_trainer import TokenizerTrainer
+from utils.train_tokenizer import train_tokenizer
 
 NEVER = 10**6
 pytestmark = pytest.mark.usefixtures("quick")
@@ -177,6 +179,34 @@ def test_a_run_may_start_from_trained_weights(config, changed, assert_same):
         train_tokenizer(other, resume=False, start=weights)
 
 
+def test_the_decoder_alone_may_be_trained_and_then_every_token_stays(config, changed, assert_same):
+    weights = train_tokenizer(config, resume=False)
+    before = dict(load_tokenizer(weights, config.tokenizer).state_dict())
+    keys = {"tokenizer.training.decoder_only": True, "run": config.run / "refined"}
+    refined = train_tokenizer(changed(config, keys), resume=False, start=weights)
+    after = dict(load_tokenizer(refined, config.tokenizer).state_dict())
+    decoding = ("decoder.", "post_quant_conv.")
+    for kept in (name for name in before if not name.startswith(decoding)):
+        torch.testing.assert_close(after[kept], before[kept], rtol=0, atol=0)
+    moved = [name for name in before if not torch.equal(after[name], before[name])]
+    assert moved and all(name.startswith(decoding) for name in moved)
+
+
+def test_a_decoder_alone_needs_weights_to_belong_to(config, changed):
+    with pytest.raises(UserError, match="decoder_only trains the decoder of given weights"):
+        train_tokenizer(changed(config, {"tokenizer.training.decoder_only": True}), resume=False)
+
+
+def test_the_discriminator_learns_at_its_own_rate(config, changed, images):
+    trainer = trainer_with(config, changed, adversarial_rate=0.25)
+    trainer.step(images)
+    rates = [
+        optimizer.param_groups[0]["lr"]
+        for optimizer in (trainer.discriminator_optimizer, trainer.optimizer)
+    ]
+    assert rates[0] == 0.25 * rates[1] > 0
+
+
 # What is left behind
 
 
@@ -207,7 +237,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     train_tokenizer(config, resume=False)
     before = (folder(config) / "state.pt").read_bytes()
     nothing = torch.tensor(float("nan"))
-    monkeypatch.setattr(stage.quantizer, "commitment_loss", lambda latents, codes: nothing)
+    monkeypatch.setattr(tokenizer_trainer.quantizer, "commitment_loss", lambda latents, codes: nothing)
     with pytest.raises(UserError, match=r"epoch 3, batch 3: the loss is no longer finite"):
         train_tokenizer(
             changed(config, {"tokenizer.training.epochs": 3}), resume=True, allow_config_change=True
