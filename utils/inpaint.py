@@ -100,6 +100,7 @@ class Job:
     def repair_in_windows(self, task: Task, writer: WriteBehind, verbose: bool) -> None:
         """Decode a picture of another size in windows and hand it to the writer."""
         settings, item = self.inpainter.config.decoding, task.item
+        is_animated = settings.animation != "none"  # no other file shows the rounds
         for sample in range(settings.samples):
             decode = partial(self._decode_windows, item.index, sample)
             rounds = repair_in_windows(
@@ -107,7 +108,7 @@ class Job:
             )
             images: list[np.ndarray] = []
             for image in tqdm(rounds, item.name, unit="round", leave=False):
-                images = [*images, image] if self.outputs.shows_steps else [image]
+                images = [*images, image] if is_animated else [image]
             if verbose:
                 count = len(plan_windows(reflect_up(item.hole, self.side), self.side))
                 name = self.outputs.result_name(item.index, sample)
@@ -174,7 +175,8 @@ def inpaint_set(
         raise UserError(f"{error}{rest}") from error
     seconds, repaired = time.perf_counter() - began, len(mine) - job.skipped
     timing = {"seconds": seconds, "images_per_second": repaired / seconds, "processes": world}
-    if not repaired and before.get("settings") == job.settings:
+    is_same = before.get("settings") == job.settings and timing.keys() <= before.keys()
+    if not repaired and is_same:
         timing = {key: before[key] for key in timing}  # of the run that made the images
     timing |= {"repaired": repaired, "skipped": job.skipped}
     if world == 1 or _is_complete(job):

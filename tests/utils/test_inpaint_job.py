@@ -23,6 +23,7 @@ from models.vqgan import VQGAN
 from utils.cli import run
 from utils.data import InpaintingSet
 from utils.images import encode_png, load_rgb
+from utils.inpaint_outputs import Outputs
 
 ROOT, COUNT, SIDE = Path(__file__).parents[2], 5, 16
 ANEW = "images are made anew"
@@ -64,6 +65,15 @@ def test_a_rerun_repairs_nothing_and_leaves_every_file_alone(repair, monkeypatch
     assert times(output) == before
     assert (stated(output)["repaired"], stated(output)["skipped"]) == (0, COUNT)
     assert stated(output)["seconds"] == made["seconds"], "the time it took to make them"
+
+
+def test_a_manifest_without_times_is_written_anew(repair):
+    output = repair()
+    path = output / "test_results" / "manifest.json"
+    path.write_text(json.dumps({"settings": stated(output)["settings"]}))
+    repair(output=output)
+    assert stated(output)["skipped"] == COUNT
+    assert stated(output)["processes"] == 1
 
 
 def test_a_rerun_repairs_what_is_missing_or_damaged(repair):
@@ -319,6 +329,17 @@ def test_a_picture_of_any_size_keeps_all_pixels_outside_the_hole(repair, photo, 
     assert result.shape == image.shape
     assert (result[~hole] == image[~hole]).all()
     assert (result[hole] != image[hole]).mean() > 0.9
+
+
+def test_rounds_of_a_picture_of_any_size_are_kept_for_its_animation_alone(
+    repair, photo, monkeypatch
+):
+    kept, plain = [], Outputs.write
+    monkeypatch.setattr(Outputs, "write", lambda o, r: plain(o, r) or kept.append(len(r.images)))
+    for animation in ("none", "gif"):
+        repair({"decoding.animation": animation}, InpaintingSet(*photo[:2]))
+    assert kept[0] == 1
+    assert kept[1] > 1
 
 
 def test_a_picture_of_any_size_does_not_hang_on_the_batch_size(repair, photo):
