@@ -80,6 +80,7 @@ def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:
     shown = _spread(ranked, 2)
     replayed = _best_settings(table)
     evenly = np.linspace(0, len(ranked) - 1, min(COMPARED, len(ranked))).astype(int)
+    compared = [sorted(ranked)[index] for index in evenly]
     figures = [(s.name, *_figure(pictures, s, shown[-1])) for s in replayed]
     curve = sweep.config.transformer_weights.parent / LOSS_CURVE
     side, tokens = sweep.config.data.image_size, sweep.config.transformer.num_tokens
@@ -92,7 +93,7 @@ def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:
         details=details(table),
         plots=[(name, _file(folder / name)) for name in PLOTS],
         winner=winner.name,
-        comparison=_rows(pictures, winner, sorted(evenly.tolist())),
+        comparison=_rows(pictures, winner, compared),
         best=_rows(pictures, winner, ranked[:CASES]),
         worst=_rows(pictures, winner, ranked[-CASES:][::-1]),
         figures=figures,
@@ -114,7 +115,7 @@ def _template() -> jinja2.Template:
 
 
 def _by_error(sweep: Sweep, setting: Setting) -> list[int]:
-    """Places of the images, the best repaired first; those without a hole come last of all."""
+    """Places of the images with a hole, the best repaired first; of all where none has one."""
     psnr = sweep.rows_of(setting.decoding)[0]["hole_psnr"]
     with_hole = [place for place, value in enumerate(psnr) if value is not None]
     return sorted(with_hole, key=lambda place: -psnr[place]) or list(range(len(psnr)))

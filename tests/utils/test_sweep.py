@@ -16,6 +16,7 @@ import torch
 import sweep as sweep_script
 import utils.files
 import utils.sweep
+import utils.sweep_page
 import utils.sweep_walk
 from config.errors import UserError
 from config.loading import save_config
@@ -224,6 +225,14 @@ def test_the_page_asks_for_nothing_outside_itself(report):
     assert len(sources) >= 2 + 3 * 3 + 2 * 6  # plots, comparisons, figures
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?:|@import|url\(|fetch\(", re.sub(r"<pre>.*?</pre>", "", page))
+
+
+def test_the_page_compares_every_image_that_has_a_hole(run, tmp_path, monkeypatch):
+    shown, plain = [], utils.sweep_page._rows
+    monkeypatch.setattr(utils.sweep_page, "_rows", lambda *of: shown.append(of[2]) or plain(*of))
+    sweep = run("schedules", seeds=1)
+    written(sweep, plan(sweep.config, ["schedules"])[0], tmp_path)
+    assert shown[0] == [1, 2, 3, 4], "image 0 has none"
 
 
 def test_the_replay_holds_every_setting_and_image_with_its_hidden_counts(report):
