@@ -50,12 +50,15 @@ def own_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Exchange tensors with the other processes within this block: NCCL on GPUs, else Gloo."""
+    """Exchange tensors with the other processes within this block: NCCL on GPUs, else Gloo.
+
+    What asks for no GPU by its number, such as pinned memory, is given that of this process.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     if world_size() == 1:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield

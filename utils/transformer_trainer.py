@@ -48,7 +48,8 @@ class Tokens:
 def load_tokens(config: Config) -> Tokens:
     """Cached tokens of both splits and the codes of the config's tokenizer."""
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
-    cache, device = config.data.root / "token_cache", pick_device(config.device)
+    device = distributed.own_device(pick_device(config.device))
+    cache = config.data.root / "token_cache"
     train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
     holes = None
     if config.masking.hole_share > 0:

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from config.errors import UserError
 from config.loading import save_config
 from config.schema import Config
-from utils import distributed
+from utils import distributed, transformer_trainer
 from utils.checkpoint import load_state
 from utils.runlog import read_rows
 from utils.token_batches import TokenBatch
-from utils.train_transformer import Tokens, TransformerTrainer, train_transformer
+from utils.train_transformer import train_transformer
+from utils.transformer_trainer import Tokens, TransformerTrainer, load_tokens
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -70,6 +71,29 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="1 GPUs on this machine; allowed are 1 to 1"):
         distributed.own_device(torch.device("cuda"))
+
+
+def test_a_gpu_named_by_its_number_is_the_one_that_pinned_memory_belongs_to(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        with distributed.joined(torch.device(name)):
+            pass
+    assert chosen == [torch.device("cuda:1")]
+
+
+def test_each_process_encodes_on_its_own_gpu(config, monkeypatch):
+    def cached(_vqgan, _data, _split, _cache, device):
+        devices.append(device)
+        return np.zeros((1, 2, 16), np.uint16)
+
+    devices: list[torch.device] = []
+    become(monkeypatch, rank=1, processes=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(transformer_trainer, "pick_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(transformer_trainer, "cached_tokens", cached)
+    load_tokens(config)
+    assert devices == [torch.device("cuda:1")] * 2
 
 
 @pytest.mark.parametrize("loss_on", ["all", "hidden"])
