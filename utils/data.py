@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from config.errors import UserError
-from utils.images import channel_statistics, in_threads, list_images, load_mask, load_rgb
+from utils.images import in_threads, list_images, load_mask, load_rgb
 from utils.pairs import (
     check_same_size,
     image_files,
@@ -51,11 +51,6 @@ def to_uint8(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     mean, std = _columns(images, mean, std)
     values = (images.float() * std + mean) * 255
     return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def dataset_statistics(folder: Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in 0..1, over all images of a folder."""
-    return channel_statistics(np.asarray(load_rgb(path)) for path in list_images(folder))
 
 
 class ImageFolder(Dataset[Tensor]):

@@ -9,7 +9,7 @@ from torch import Tensor
 from config.schema import Config
 from utils.holes import DEFAULT_SHARE, draw_hole
 from utils.images import HOLE_COLOUR, list_images, load_rgb
-from utils.inpaint import Inpainter
+from utils.inpainter import Inpainter
 from utils.pictures import tile
 
 IMAGES = 8  # spread over val/

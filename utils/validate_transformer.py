@@ -12,8 +12,9 @@ from torch import Tensor
 
 from models.noise import uniform
 from models.transformer import BidirectionalTransformer
+from utils.augment import AS_IS
 from utils.device import autocast
-from utils.token_cache import AS_IS, as_token_ids
+from utils.token_cache import as_token_ids
 
 MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 MASK_SEED = 2022  # of the validation masks, whatever the run's seed
