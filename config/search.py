@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from config.errors import nearest
 from config.section import Finite, NonNegativeInt, PositiveInt, Rate, Section
@@ -48,7 +48,7 @@ class SearchConfig(Section):
     Ten trials, minimised, one parameter learning_rate (the report).
     """
 
-    trials: PositiveInt = 10
+    trials: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 10
     """Trials of the study; --lr-search N."""
     low: Rate = 1e-5
     """Lower end of the log-uniform range of learning rates."""
@@ -66,7 +66,7 @@ class SearchConfig(Section):
     """Looks at a trial before its end, at a half of its training, a quarter, and so on."""
     cost: Rate = 0.3
     """Share of the trials' full training to spend; beyond, only a trial ahead of all goes on."""
-    seeds: NonNegativeInt = 2
+    seeds: Annotated[int, Field(ge=0, le=1_000, strict=True)] = 2
     """Other seeds that the best trial is repeated with, to tell merit from chance."""
 
     @field_validator("space")
