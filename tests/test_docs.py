@@ -1,29 +1,191 @@
-"""The pages of docs/: their code runs, their links lead somewhere, their pictures are ours."""
+"""README and docs/: commands parse, tables follow from results, code runs, links lead on."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
+import runpy
 import shlex
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+import config.loading
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.schema import Config
+from docs import tables, tours
 from docs.draw_decoding import GRID, ROWS, STEPS, walk
 from utils.sweep_plan import STUDIES, read_grid
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    ROOT / "docs" / f"{name}.md" for name in ("configuration", "decoding", "extending", "scorer")
-]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+OUTPUTS = ("data/", "runs/", "test_results", "repaired", "handed-in", "manifest.json")
+THEIRS = (  # what a reader brings, or what a page shows
+    *("cats.zip", "photo.png", "hole.png", "grid.yml", "VQGAN.pt", "transformer.pt", "maskgit.pt"),
+    "cat_face",
+)
+UNIX = {"cp", "diff", "mkdir"}  # programs besides Python that pages use, with real files
 
 
 def blocks(name: str, language: str) -> list[str]:
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+# Commands
+
+
+def python_commands() -> dict[str, list[str]]:
+    """Every command of all pages that starts a script or module of ours -> its words from there."""
+    found = {}
+    for page in PAGES:
+        for line in tours.commands_of(page.read_text(encoding="utf-8")):
+            words = [*shlex.split(line, comments=True), ""]
+            for before, word in pairwise(words):
+                is_module = before == "-m" and word.startswith(("utils.", "docs.", "config."))
+                if is_module or (before != "-m" and word.endswith(".py")):
+                    found[line] = words[words.index(word) : -1]
+    return found
+
+
+COMMANDS = python_commands()
+
+
+class Parsed(BaseException):
+    """The arguments, and the config where there is one, are understood."""
+
+
+@pytest.fixture
+def only_parse(monkeypatch):
+    """Scripts go no further than their arguments and their config."""
+    parse, load = argparse.ArgumentParser.parse_args, config.loading.load_config
+
+    def parse_args(self, *args, **kwargs):
+        given = parse(self, *args, **kwargs)
+        if not (ROOT / str(getattr(given, "config", ""))).is_file():  # none, or made by a command
+            raise Parsed
+        return given
+
+    def load_config(*args, **kwargs):
+        load(*args, **kwargs)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(config.loading, "load_config", load_config)
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_page_s_command_is_one_that_its_script_understands(command, only_parse, monkeypatch):
+    script, *arguments = COMMANDS[command]
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    if not arguments and script.startswith("docs."):
+        assert (ROOT / f"{script.replace('.', '/')}.py").is_file()
+        return  # takes no arguments, and would draw or write at once
+    run = runpy.run_path if script.endswith(".py") else runpy.run_module
+    with pytest.raises(Parsed):
+        run(script, run_name="__main__")
+
+
+def test_a_misspelt_flag_or_key_would_be_noticed(only_parse, monkeypatch):
+    for mistake in (["--total-itr", "8"], ["--set", "decoding.total_itr=8"]):
+        monkeypatch.setattr(sys, "argv", ["inpainting.py", *mistake])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(ROOT / "inpainting.py"), run_name="__main__")
+        assert left.value.code == 2
+
+
+def is_path(word: str) -> bool:
+    return "/" in word or bool(re.fullmatch(r"[\w-]+\.(?:yml|md|zip|csv|png|pt|json)", word))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_files_in_a_page_s_commands_are_there_or_are_made(page):
+    for line in tours.commands_of(page.read_text(encoding="utf-8")):
+        for word in shlex.split(line, comments=True):
+            path = word.partition("=")[2] or word  # --set data.root=data/photos
+            if is_path(path) and "://" not in path and not path.startswith((*OUTPUTS, *THEIRS)):
+                known = (ROOT / path).exists() or path.startswith(".venv/")
+                assert known, f"{path} in: {line}"
+
+
+def test_every_program_that_the_readme_starts_is_known():
+    lines = tours.commands_of(README.read_text(encoding="utf-8"))
+    programs = {words[0] for line in lines if (words := shlex.split(line, comments=True))}
+    assert programs <= {"python", "make", "pip"} | UNIX
+
+
+def test_the_readme_s_tours_are_those_that_were_run_and_timed():
+    record = json.loads((tables.RESULTS / "tours.json").read_text(encoding="utf-8"))
+    timed = {name: list(steps) for name, steps in record["seconds"].items()}
+    assert timed == tours.commands(), "run `python -m docs.tours`"
+    assert [4 <= len(lines) <= 8 for lines in timed.values()] == [True] * 4
+
+
+# Tables
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.stem)
+def test_the_tables_of_a_page_are_those_of_the_committed_results(page):
+    text = page.read_text(encoding="utf-8")
+    assert text == tables.rewritten(text), "run `python -m docs.tables`"
+
+
+def test_every_table_is_on_some_page():
+    text = "".join(page.read_text(encoding="utf-8") for page in tables.PAGES)
+    assert set(re.findall(r"<!-- table ([\w-]+) -->", text)) == set(tables.TABLES)
+
+
+def test_every_table_of_numbers_in_the_readme_is_a_generated_one():
+    text = tables.BLOCK.sub("", README.read_text(encoding="utf-8"))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert not [row for row in rows if re.search(r"\|[^|a-z]*\d[^|a-z]*\|", row)]
+
+
+def test_the_readme_promises_no_time_and_no_speed_in_its_prose():
+    text = tables.BLOCK.sub("", README.read_text(encoding="utf-8"))
+    assert not re.findall(r"\d+(?:\.\d+)?\s*(?:times|seconds?|minutes?|hours?|%)", text)
+    assert "about " not in text
+
+
+def test_the_newest_full_measurement_of_each_machine_counts(tmp_path, monkeypatch):
+    cpu = {"gpus": [], "cpu": "A", "threads": 1}
+    records = [
+        {"result": 1, "details": {}, "machine": cpu},
+        {"result": 2, "details": {"quick": False}, "machine": {**cpu, "gpus": ["G"]}},
+        {"result": 3, "details": {}, "machine": cpu},
+        {"result": 4, "details": {"quick": True}, "machine": cpu},
+    ]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    monkeypatch.setattr(tables, "BENCHES", tmp_path)
+    assert [(r["result"], tables.machine(r)) for r in tables.latest("bench")] == [
+        (2, "G"), (3, "A, 1 thread"),
+    ]  # fmt: skip
+    assert tables.latest("never-run") == []
+
+
+def test_a_study_s_best_setting_is_bold_and_a_missing_one_a_dash(tmp_path):
+    (tmp_path / "results.csv").write_text(
+        "row,column,seed,score\na,x,0,2\na,x,1,4\na,y,0,1\na,y,1,2\nb,x,0,5\nb,x,1,5\n"
+    )
+    assert tables.study_table(tmp_path).splitlines()[2:] == [
+        "| a | 3.00 ± 1.41 | **1.50 ± 0.71** |",
+        "| b | **5.00 ± 0.00** | – |",
+    ]
+
+
+def test_only_what_stands_between_the_marks_is_rewritten(monkeypatch):
+    monkeypatch.setitem(tables.TABLES, "t", lambda: "| new |")
+    page = "before\n<!-- table t -->\n| old |\n<!-- end -->\n| after |"
+    assert tables.rewritten(page) == page.replace("old", "new")
+
+
+# Code and links
 
 
 def test_the_code_on_extending_runs_as_it_stands(monkeypatch):
@@ -63,7 +225,7 @@ def test_the_studies_on_decoding_exist():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_what_a_page_names_is_there(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     files = re.findall(r"`((?:config|models|utils|tests|faster-pytorch-fid)/[\w./-]+)`", text)
     assert all((page.parent / link).exists() for link in links), links
     assert all((ROOT / file).exists() for file in files), files

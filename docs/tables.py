@@ -1,0 +1,252 @@
+"""Tables of the README and of docs/, written from committed results: ``python -m docs.tables``.
+
+What stands on a page between <!-- table NAME --> and <!-- end --> is made here from docs/results/
+and bench/results/; run this after either has changed. A test compares.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.sweep_plan import STUDIES
+from utils.sweep_stats import Summary, statements
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, BENCHES = ROOT / "docs" / "results", ROOT / "bench" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Row = Sequence[str]
+Record = dict[str, Any]
+
+
+def main() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (new := rewritten(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(f"wrote {page.relative_to(ROOT)}")
+
+
+def rewritten(text: str) -> str:
+    """A page with all its tables made anew; KeyError for a name that no table has."""
+    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+
+
+def table(heading: Row, rows: Iterable[Row]) -> str:
+    """Rows in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in (heading, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(heading), *lines[1:]])
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def latest(name: str) -> list[Record]:
+    """The last full measurement of a benchmark on each machine; none if it was never run."""
+    path, found = BENCHES / f"{name}.jsonl", {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        record = json.loads(line)
+        if not record["details"].get("quick"):
+            found.pop(machine(record), None)  # the newest last
+            found[machine(record)] = record
+    return list(found.values())
+
+
+def machine(record: Record) -> str:
+    """What the numbers were measured on."""
+    of = record["machine"]
+    threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
+    return ", ".join(of["gpus"]) or f"{of['cpu']}, {threads}"
+
+
+# Repairs
+
+
+def demo() -> str:
+    """What `make results` keeps: the scores of make demo."""
+    rows, images = [], 0
+    for name in ("masked_input", "cosine", "linear", "square"):
+        certificate = json.loads((RESULTS / "demo" / f"{name}.json").read_text(encoding="utf-8"))
+        scores, images = certificate["scores"], certificate["predicted"]["n"]
+        keys = ("frechet_distance_efficientnet_lite0", "hole_mae", "hole_psnr")
+        rows.append([name.replace("_", " "), *(f"{scores[key]:.2f}" for key in keys)])
+    heading = [f"`make demo`, {images} crops of photographs", "distance"]
+    return table([*heading, "mean error in the hole, 0 to 255", "PSNR in the hole, dB"], rows)
+
+
+def repair() -> str:
+    """Repairs beside classical filling, of the last measurement."""
+    sides = {
+        "grey": "grey hole",
+        "telea": "Telea's filling (OpenCV)",
+        "biharmonic": "biharmonic filling (scikit-image)",
+        "ours": "**released weights**",
+        "true_tokens": "true tokens: a perfect transformer",
+    }
+    record = latest("repair")[-1]
+    rows = [
+        [title, f"{cell['frechet']:.2f}", f"{cell['perceptual']:.4f}", f"{cell['hole_mae']:.2f}"]
+        for side, title in sides.items()
+        if (cell := record["result"].get(side))
+    ]
+    heading = [f"{record['details']['images']} cats that no training saw", "distance"]
+    return table([*heading, "perceptual distance", "mean error in the hole, 0 to 255"], rows)
+
+
+# Speed
+
+
+def speed() -> str:
+    """All side-by-side measurements: the other side, ours, and how much faster."""
+    heading = ["images a second", "other side", "here", "times as fast", "memory", "machine"]
+    return table(heading, [*training_speed(), *inpainting_speed(), *scoring_speed()])
+
+
+def training_speed() -> Iterable[Row]:
+    for record in latest("train"):
+        for size, result in record["result"].items():
+            sides = (record["details"][size][side] for side in ("plain", "ours"))
+            speeds = [side["images_per_second"] for side in sides]
+            yield speed_row(f"train, {size} size", speeds, result["memory_ratio"], record)
+
+
+def inpainting_speed() -> Iterable[Row]:
+    for record in latest("inpaint"):
+        for size, cells in record["details"]["tasks"].items():
+            for side, how in {"ours": "", "ours_with_pictures": ", every step drawn"}.items():
+                pair = (cells["plain"], cells[side])
+                kind = "gpu_peak_mib" if "gpu_peak_mib" in pair[0] else "peak_mib"
+                speeds = [1 / cell["seconds_an_image"] for cell in pair]
+                memory = pair[1][kind] / pair[0][kind]
+                yield speed_row(f"repair, {size} size{how}", speeds, memory, record)
+
+
+def scoring_speed() -> Iterable[Row]:
+    for record in latest("fid"):
+        tasks, images = record["details"]["tasks"], record["details"]["images"]
+        for side, how in {"cold": "", "warm": ", reference cached"}.items():
+            pair = (tasks["theirs-2048"], tasks[f"ours-{side}-2048"])
+            speeds = [images / cell["total_s"] for cell in pair]
+            memory = pair[1]["peak_mib"] / pair[0]["peak_mib"]
+            yield speed_row(f"score {images} images{how}", speeds, memory, record)
+
+
+def speed_row(what: str, speeds: Sequence[float], memory: float, record: Record) -> Row:
+    ratio = f"{speeds[1] / speeds[0]:.1f}"
+    return [what, *(f"{speed:.3g}" for speed in speeds), ratio, f"x {memory:.2f}", machine(record)]
+
+
+def tokenizer_speed() -> str:
+    """Encoding and decoding alone, in batches of 32."""
+    columns = [(way, kind) for way in ("encode", "decode") for kind in ("fp32", "bf16")]
+    rows = []
+    for record in latest("tokenizer"):
+        for size, cells in record["result"].items():
+            found = (cells[f"{way}_{kind}_32"]["images_per_second"] for way, kind in columns)
+            rows.append([f"{size} size", *(f"{speed:.0f}" for speed in found), machine(record)])
+    names = (f"{way}, {kind}" for way, kind in columns)
+    return table(["tokenizer, images a second", *names, "machine"], rows)
+
+
+def tours() -> str:
+    """Seconds that `python -m docs.tours` took for each part of the README's tours."""
+    record = json.loads((RESULTS / "tours.json").read_text(encoding="utf-8"))
+    took = (f"{name} {sum(steps.values()):.0f} s" for name, steps in record["seconds"].items())
+    return f"All commands run in a fresh clone on {machine(record)}: {', '.join(took)}."
+
+
+# Studies
+
+
+def study_folders() -> list[Path]:
+    """Committed studies, the report's three first."""
+    order = list(STUDIES)
+    found = [path.parent for path in (RESULTS / "sweep").glob("*/results.csv")]
+    return sorted(found, key=lambda path: ([*order, path.name].index(path.name), path.name))
+
+
+def title_of(folder: Path) -> str:
+    return STUDIES[folder.name]["title"] if folder.name in STUDIES else folder.name
+
+
+def groups_of(folder: Path) -> dict[str, list[Summary]]:
+    """Row of a study's table -> its settings in the order of the columns."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for line in read_csv(folder / "results.csv"):
+        row = scores.setdefault(line["row"] or "score", {})
+        row.setdefault(line["column"], []).append(float(line["score"]))
+    return {
+        name: [Summary(column, tuple(values)) for column, values in columns.items()]
+        for name, columns in scores.items()
+    }
+
+
+def conditions(folder: Path) -> str:
+    """Which score, of how many images and seeds."""
+    lines = read_csv(folder / "results.csv")
+    name, images = lines[0]["score_name"], lines[0]["images"]
+    seeds = len({line["seed"] for line in lines})
+    return f"{name} of {images} images, mean ± standard deviation over {seeds} seeds of decoding"
+
+
+def study_table(folder: Path, more: Iterable[Row] = ()) -> str:
+    """One study in the report's form, the best of each row in bold."""
+    groups = groups_of(folder)
+    columns = list(dict.fromkeys(s.name for group in groups.values() for s in group))
+    rows = []
+    for name, group in groups.items():
+        best = min(group, key=lambda s: s.mean)
+        cells = {s.name: f"**{shown(s)}**" if s is best else shown(s) for s in group}
+        rows.append([name, *(cells.get(column, "–") for column in columns)])
+    return table([title_of(folder), *columns], [*rows, *more])
+
+
+def shown(setting: Summary) -> str:
+    spread = "" if setting.spread is None else f" ± {setting.spread:.2f}"
+    return f"{setting.mean:.2f}{spread}"
+
+
+def studies() -> str:
+    """The studies' tables alone."""
+    folders = study_folders()
+    told = "; ".join(dict.fromkeys(map(conditions, folders)))
+    return "\n\n".join([f"{told}; lower is better.", *map(study_table, folders)])
+
+
+def studies_in_full() -> str:
+    """Each study with what may be said about it, its plots, and what the report measured."""
+    reported: dict[str, list[str]] = {}
+    for line in read_csv(RESULTS / "report" / "fid.csv"):
+        reported.setdefault(line["study"], ["*the report: FID, other weights*"]).append(line["fid"])
+    blocks = []
+    for folder in study_folders():
+        more = [reported[folder.name]] if folder.name in reported else []
+        said = [s for name, group in groups_of(folder).items() for s in statements(group, name)]
+        files = sorted(folder.glob("*.png"))
+        plots = [f"![{file.stem}](results/sweep/{folder.name}/{file.name})" for file in files]
+        blocks += [f"## {title_of(folder)}", f"{conditions(folder)}.", study_table(folder, more)]
+        blocks += ["\n".join(f"- {sentence}" for sentence in said), *plots]
+    return "\n\n".join(blocks)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "repair": repair,
+    "speed": speed,
+    "tokenizer-speed": tokenizer_speed,
+    "tours": tours,
+    "studies": studies,
+    "studies-in-full": studies_in_full,
+}
+
+
+if __name__ == "__main__":
+    main()

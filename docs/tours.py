@@ -1,0 +1,62 @@
+"""Run every command of the README's tours in a fresh clone: ``python -m docs.tours``.
+
+It must leave with code 0, and how long it took goes to docs/results/tours.json. Setting up Python
+and the page, which serves until it is stopped, are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.common import machine
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = ("python -m venv", "pip install")
+
+
+def commands() -> dict[str, list[str]]:
+    """Part of the section on tours -> the commands of its blocks."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("-minute tours\n")[1]
+    parts = re.split(r"^### (.*)$", section.split("\n## ")[0], flags=re.MULTILINE)
+    names = ["preparation", *(name.removeprefix("A ") for name in parts[1::2])]
+    named = dict(zip(names, parts[::2], strict=True))
+    return {name: [c for c in commands_of(text) if ran(c)] for name, text in named.items()}
+
+
+def commands_of(text: str) -> list[str]:
+    """All lines of a page's shell blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.strip().splitlines()]
+
+
+def ran(command: str) -> bool:
+    return not command.startswith(LEFT_OUT)
+
+
+def main() -> None:
+    seconds: dict[str, dict[str, float]] = {}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+        for name, lines in commands().items():
+            for command in lines:
+                print(f"+ {command}", flush=True)
+                start = time.perf_counter()
+                subprocess.run(
+                    command, shell=True, cwd=folder, env={**os.environ, "PATH": path}, check=True
+                )
+                seconds.setdefault(name, {})[command] = round(time.perf_counter() - start, 1)
+    found = {"seconds": seconds, "machine": machine()}
+    place = ROOT / "docs" / "results" / "tours.json"
+    place.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
