@@ -51,8 +51,12 @@ class CodebookAverages(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Tensor, token_ids: Tensor) -> None:
-        """Take in the latents (M, C) of a batch and the codes (M,) they chose."""
-        count = torch.bincount(token_ids, minlength=len(self.use)).to(self.use.dtype)
+        """Take in the latents (M, C) of a batch and the codes (M,) they chose.
+
+        Counted by a sum, since `bincount` would wait for a GPU to learn the largest code.
+        """
+        ones = torch.ones_like(token_ids, dtype=self.use.dtype)
+        count = torch.zeros_like(self.use).index_add_(0, token_ids, ones)
         total = torch.zeros_like(self.total).index_add_(0, token_ids, latents)
         self.use.lerp_(count, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)

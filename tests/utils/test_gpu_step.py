@@ -1,4 +1,4 @@
-"""Stage 2 on a GPU that only pretends: a step mixes no devices, and the host never waits for it.
+"""Both stages on a GPU that only pretends: no step mixes devices or makes the host wait.
 
 Tensors of the pretended GPU have shapes, types and a device, but no numbers, so whatever asks for a
 number of theirs fails. The way back is left to autograd; gradients are stood in for by zeros.
@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from config.schema import Config
-from utils import token_batches, transformer_trainer
+from utils import token_batches, tokenizer_trainer, transformer_trainer
 from utils.optim import Averaged
+from utils.tokenizer_trainer import TokenizerTrainer
 from utils.transformer_trainer import Tokens, TransformerTrainer
 
 GPU = torch.device("cuda", 0)
@@ -104,7 +105,8 @@ class Generator(torch.Generator):
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     """A GPU that every part of a training believes in."""
-    monkeypatch.setattr(transformer_trainer, "pick_device", lambda name: GPU)
+    for stage in (tokenizer_trainer, transformer_trainer):
+        monkeypatch.setattr(stage, "pick_device", lambda name: GPU)
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
@@ -215,6 +217,36 @@ def test_a_run_of_a_cpu_goes_on_on_a_gpu(start, monkeypatch, request, precision)
     assert trainer.position.step == 4
     steps = [state["step"] for state in trainer.optimizer.state.values()]
     assert {step.device for step in steps} == {GPU}
+
+
+# Stage 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"codebook": "loss"},
+        {"adversarial_weight": 0.1, "adversarial_start": 0.0},
+        {"decoder_only": True},
+    ],
+    ids=["averages", "codebook loss", "adversarial", "decoder only"],
+)
+def test_no_step_of_stage_1_makes_the_host_wait(gpu, config, changed, monkeypatch, values):
+    def backward(loss: Tensor) -> None:
+        assert loss.device == GPU
+        for weight in [*trainer.vqgan.parameters(), *trainer.discriminator.parameters()]:
+            weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+
+    monkeypatch.setattr(Tensor, "backward", backward)
+    monkeypatch.setattr(torch.autograd, "grad", lambda _, of, **how: [torch.zeros_like(of)])
+    values = {f"tokenizer.training.{key}": value for key, value in values.items()}
+    trainer = TokenizerTrainer(changed(config, {"precision": "bf16", **values}), IMAGES)
+    for _ in range(3):
+        trainer.step(torch.zeros(4, 3, 16, 16, device=GPU))
+    assert trainer.position.step == 3
+    assert gpu.types["aten::convolution"] == torch.bfloat16
 
 
 # What the pretended GPU must not let through
