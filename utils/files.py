@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,9 +16,10 @@ from config.errors import UserError
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary name in the same folder; when the block succeeds, it becomes ``path``.
 
-    What stood at ``path`` stays whole until then. Raises `UserError` where it cannot be written.
+    What stood at ``path`` stays whole until then, whoever else writes it: machines that share a
+    folder may have processes of the same number. Raises `UserError` where it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

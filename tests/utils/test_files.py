@@ -26,6 +26,16 @@ def test_a_block_that_succeeds_puts_its_file_in_place(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_two_that_write_one_file_do_not_meet_before_it_is_whole(tmp_path):
+    path = tmp_path / "a.txt"  # as processes of the same number on two machines would
+    with atomic(path) as first, atomic(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first.read_text() == "first"
+    assert path.read_text() == "first", "the inner block ends first, so that this one is later"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
