@@ -60,23 +60,25 @@ class TokenBatches:
         self.views, self.holes = self._kept(views), None if holes is None else self._kept(holes)
         self.generator = torch.Generator(self.home)
 
-    def __call__(self, images: Tensor, epoch: int, batch: int) -> TokenBatch:
-        """The batch of these image numbers (B,), on the device."""
+    def __call__(self, image_ids: Tensor, epoch: int, batch: int) -> TokenBatch:
+        """The batch of these images (B,) int64, on the device."""
         stream = generator_for(self.seed, epoch, batch, MASK_STREAM)
         self.generator.manual_seed(stream.initial_seed())
-        images = _moved(images, self.home)
-        view = torch.full_like(images, AS_IS)
+        image_ids = _moved(image_ids, self.home)
+        view = torch.full_like(image_ids, AS_IS)
         if self.mirror:
-            view = self._integers(self.views.shape[1], len(images))
-        token_mask = draw_token_mask(len(images), self.views.shape[2], self.masking, self.generator)
+            view = self._integers(self.views.shape[1], len(image_ids))
+        token_mask = draw_token_mask(
+            len(image_ids), self.views.shape[2], self.masking, self.generator
+        )
         if self.masking.hole_share == 0:
-            targets = self.views[images, view].long() & ALL_BITS
+            targets = self.views[image_ids, view].long() & ALL_BITS
             made = TokenBatch(targets, targets, token_mask)
         else:
-            made = self._with_holes(images, view, token_mask)
+            made = self._with_holes(image_ids, view, token_mask)
         return TokenBatch(*(_moved(tensor, self.device) for tensor in made))
 
-    def _with_holes(self, images: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
+    def _with_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
         """Let some of the images be seen as in the middle of inpainting.
 
         Known tokens are those of the filled image, which the hole has spoilt here and there. Of
@@ -90,8 +92,8 @@ class TokenBatches:
         left = torch.rand(batch, tokens, generator=self.generator, device=self.home) < ratio
         holed = chance < self.masking.hole_share  # (B, 1)
         view = torch.where(holed[:, 0], variant % self.views.shape[1], view)
-        targets = self.views[images, view].long() & ALL_BITS
-        rows = self.holes[images, variant].long() & ALL_BITS
+        targets = self.views[image_ids, view].long() & ALL_BITS
+        rows = self.holes[image_ids, variant].long() & ALL_BITS
         hole = rows >= HIDDEN_BIT
         inputs = torch.where(holed & ~hole, rows & TOKEN_BITS, targets)
         return TokenBatch(targets, inputs, torch.where(holed, hole & left, token_mask))

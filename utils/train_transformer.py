@@ -171,7 +171,7 @@ def _epochs_done(state: State) -> int:
 
 def _train_epoch(
     trainer: TransformerTrainer,
-    images: int,
+    image_count: int,
     folder: Path,
     stopping: list[int],
     speed: Speed,
@@ -181,7 +181,7 @@ def _train_epoch(
     position, settings = trainer.position, trainer.settings
     trainer.transformer.train()
     order = generator_for(trainer.config.seed, position.epoch)
-    batches = shuffled_batches(images, trainer.batch_size, order, skip=position.batch)
+    batches = shuffled_batches(image_count, trainer.batch_size, order, skip=position.batch)
     title, total = f"epoch {position.epoch + 1}/{settings.epochs}", trainer.batches_per_epoch
     quiet = not distributed.is_main()
     with tqdm(
