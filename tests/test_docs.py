@@ -231,6 +231,25 @@ def test_what_a_page_names_is_there(page):
     assert all((ROOT / file).exists() for file in files), files
 
 
+SECTIONS = "data|tokenizer|transformer|masking|training|decoding|scoring|search"
+NO_KEYS = ("pt", "safetensors", "md", "json")  # files that are called as a section is
+
+
+def has_key(model: type, key: str) -> bool:
+    first, _, rest = key.partition(".")
+    field = model.model_fields.get(first)
+    return field is not None and (not rest or has_key(field.annotation, rest))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_settings_that_a_page_names_exist(page):
+    if page.stem == "faults":  # shows what is said about keys that do not exist
+        return
+    text = page.read_text(encoding="utf-8")
+    keys = re.findall(rf"(?:`|--set )((?:{SECTIONS})(?:\.[a-z_]+)+)", text)
+    assert [key for key in keys if not key.endswith(NO_KEYS) and not has_key(Config, key)] == []
+
+
 @pytest.mark.parametrize("changes", ROWS.values(), ids=ROWS)
 def test_the_decoding_picture_shows_masks_that_only_shrink_to_nothing(changes):
     token_mask = torch.zeros(1, GRID**2, dtype=torch.bool)
