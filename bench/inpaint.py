@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from common import matmul_peak, peak_memory, report  # noqa: E402
+from common import default_device, matmul_peak, peak_memory, report  # noqa: E402
 
 from config.loading import load_config  # noqa: E402
 from config.schema import Config  # noqa: E402
@@ -221,7 +221,7 @@ def ours(config: Config, dataset: InpaintingSet, output: Path) -> float:
 @torch.no_grad()
 def plain(config: Config, dataset: InpaintingSet, output: Path) -> float:
     """The report's decoding as spec section 6 reads; seconds, weights already read."""
-    device = pick_device(config.device)
+    device = default_device()
     tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
     transformer = load_transformer(config.transformer_weights, config.transformer).to(device)
     began = time.perf_counter()

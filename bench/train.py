@@ -35,7 +35,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from common import mean_seconds, peak_memory, report  # noqa: E402
+from common import default_device, mean_seconds, peak_memory, report  # noqa: E402
 
 from config.loading import load_config  # noqa: E402
 from config.schema import Config, TransformerConfig  # noqa: E402
@@ -226,7 +226,7 @@ def size_config(name: str, batch: int | None, device: torch.device) -> Config:
 
 def run_task(name: str, whose: str, batch: int | None, seconds: float, cache: Path) -> dict:
     """One side of one size, in this process."""
-    device = pick_device("auto")
+    device = default_device()
     config = size_config(name, batch, device)
     torch.manual_seed(0)
     found = {}
