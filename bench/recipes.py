@@ -4,7 +4,7 @@
 
 Each recipe trains by itself from fresh weights, in a process of its own: the one of
 config/cats64.yml, the same with one choice undone, and the report's. Validation is the same too:
-mean cross-entropy of hidden tokens over five mask ratios, without label smoothing. Last line: a JSON
+mean cross-entropy of hidden tokens over five mask ratios, unsmoothed. Last line: one JSON
 object, {RECIPE: {"val_loss", "val_accuracy", "images_per_second", "minutes"}}.
 """
 
