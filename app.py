@@ -4,10 +4,21 @@ Without a folder it takes the released cats64; a run folder, imported lab files 
 as well, and several of them can be chosen from on the page.
 """
 
+import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from config.errors import UserError
 from utils.cli import ArgumentParser, run
+
+PORTS = 65535
+
+
+def port(text: str) -> int:
+    """A TCP port, for argparse."""
+    if not text.isdecimal() or not 1 <= int(text) <= PORTS:
+        raise ArgumentTypeError(f"'{text}' is no port from 1 to {PORTS}")
+    return int(text)
 
 
 def main() -> None:
@@ -18,7 +29,7 @@ def main() -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default this machine only)"
     )
-    parser.add_argument("--port", type=int, help="port (default the first free one from 7860)")
+    parser.add_argument("--port", type=port, help="port (default the first free one from 7860)")
     args = parser.parse_args()
     try:
         from utils.page import layout, server
@@ -26,8 +37,11 @@ def main() -> None:
         raise UserError(f"{error.name} is missing: pip install '.[app]'") from None
     from utils.page.checkpoints import Shelf
 
+    server.check_address(args.host, args.port)
     with server.own_folder():
         shelf = Shelf(args.checkpoints)
+        if problem := shelf.problem(shelf.names[0]):
+            print(f"note: {problem}", file=sys.stderr)
         server.serve(layout.build(shelf), args.host, args.port, layout.LOOKS)
 
 

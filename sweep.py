@@ -25,13 +25,20 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--seed": ("seed", int, "first seed of the decoding noise"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
 }
-SEEDS = 3
+SEEDS, MAX_SEEDS = 3, 1000
 
 
 def count(text: str) -> int:
     """A whole number from 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"'{text}' is no whole number from 1")
+    return int(text)
+
+
+def few(text: str) -> int:
+    """How many seeds each setting may be repeated with, for argparse."""
+    if count(text) > MAX_SEEDS:
+        raise ArgumentTypeError(f"'{text}' is no whole number from 1 to {MAX_SEEDS}")
     return int(text)
 
 
@@ -46,11 +53,13 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="where results go (default <run>/sweep)")
     parser.add_argument(
-        "--seeds", type=count, default=SEEDS, help=f"repeat each setting (default {SEEDS})"
+        "--seeds", type=few, default=SEEDS, help=f"repeat each setting (default {SEEDS})"
     )
     parser.add_argument("--images", type=count, help="images, spread evenly (default all)")
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
+    if config.seed + args.seeds > 2**63:
+        parser.error(f"--seeds {args.seeds}: counted from seed {config.seed} they pass 2^63 - 1")
     studies = plan(config, args.study)
     dataset = InpaintingSet(args.data or config.data.root)
     output = args.output or config.run / "sweep"

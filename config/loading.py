@@ -36,7 +36,11 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
     Raises `UserError` with file, line, key, what was found, what is allowed and the nearest name.
     """
     path = Path(path)
-    values, lines = _read(path)
+    values, lines = read_yaml(path, "config")
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a {type(values).__name__}; allowed are sections of keys")
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     _rename(values, sources)
     for override in overrides:
@@ -77,24 +81,28 @@ def json_schema() -> str:
     return json.dumps(Config.model_json_schema(), indent=1) + "\n"
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
     """A text as an error line can hold it."""
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
-    """Values of a YAML file, and the line on which each key stands."""
+def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
+    """What a YAML file holds, and the line on which each key stands; kind is what it should be.
+
+    Raises `UserError` for a file that is missing, large, no YAML, bomb or program, or that gives a
+    key twice.
+    """
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: cannot be read as text (is no file)")  # a pipe would hang
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a config")
+            raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a {kind}")
         text = path.read_text(encoding="utf-8")
         _refuse_bombs(text, lambda line: f"{path}:{line}")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
+        raise UserError(f"{path}: no such {kind} file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -102,10 +110,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{where}: not valid YAML ({what})") from None
-    if values is None:
-        return {}, {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds a {type(values).__name__}; allowed are sections of keys")
     lines: dict[Key, int] = {}
     _note_lines(path, root, (), lines)
     return values, lines
@@ -177,10 +181,10 @@ def _parse_text(text: str) -> tuple[Key, Any]:
     if not equals or not all(key):
         raise UserError(f"--set {text}: expected section.key=value")
     try:
-        _refuse_bombs(raw, lambda _: f"--set {_shorten(text)}")
+        _refuse_bombs(raw, lambda _: f"--set {shorten(text)}")
         value = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"--set {_shorten(text)}: the value is not valid YAML") from None
+        raise UserError(f"--set {shorten(text)}: the value is not valid YAML") from None
     return SYNONYMS.get(key, key), value
 
 
@@ -212,7 +216,7 @@ def _explain(error: ValidationError, file: str, sources: dict[Key, str]) -> str:
     hint = _nearest_choice(first)
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
-    return f"{where}: {dotted} is {_shorten(repr(first['input']))}: {message}{hint}{more}"
+    return f"{where}: {dotted} is {shorten(repr(first['input']))}: {message}{hint}{more}"
 
 
 def _nearest_choice(first: Any) -> str:

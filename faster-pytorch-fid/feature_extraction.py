@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -75,11 +76,17 @@ def batches(
         collate_fn=_collate,
         pin_memory=pinned,
     )
+    for batch in loader:
+        if isinstance(batch, ScoreError):
+            raise batch
+        yield batch.permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _deaths_told(images: ImageSet) -> Iterator[None]:
+    """Turn what PyTorch raises, wherever this process is at work, when one that reads has died."""
     try:
-        for batch in loader:
-            if isinstance(batch, ScoreError):
-                raise batch
-            yield batch.permute(0, 3, 1, 2)
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -106,7 +113,7 @@ def extract_statistics(
     exact = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     )
-    with torch.inference_mode(), exact:
+    with torch.inference_mode(), exact, _deaths_told(images):
         for pixels in batches(images, indices, batch_size, workers, device.type == "cuda"):
             pixels = pixels.to(device, non_blocking=True)
             inputs = backend.prepare(pixels).contiguous(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from torch import Tensor
 from config.errors import UserError
 
 PATIENCE = timedelta(hours=2)  # with a process that encodes a large folder or validates
+GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
 
 
 def rank() -> int:
@@ -62,6 +63,10 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
+    except RuntimeError as error:
+        if not any(text in str(error) for text in GONE):
+            raise
+        raise UserError("another process of this run died; start all of them again") from error
     finally:
         dist.destroy_process_group()
 

@@ -11,11 +11,13 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from config.errors import UserError
 from utils.fill import fill_hole
 from utils.holes import DEFAULT_SHARE, draw_hole
 
@@ -23,6 +25,8 @@ SEED = 2022  # of the holes, whatever the run's seed, so that runs share a cache
 VERSION = 1  # of what this module computes; another number makes other caches
 FEW = 512  # images that are filled before a pool of processes would have started
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+Punched = tuple[np.ndarray, np.ndarray]  # filled images, holes
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Chunk:
     fill: str
 
 
-def punch(chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+def punch(chunk: Chunk) -> Punched:
     """The chunk's images with their holes filled (B, H, W, 3) uint8, and the holes (B, H, W)."""
     size, seed = chunk.images.shape[1], SEED + chunk.variant
     places = range(chunk.first, chunk.first + len(chunk.images))
@@ -63,12 +67,20 @@ class Puncher:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
-    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[Punched]:
         """Filled images and holes of every chunk, in the chunks' order."""
         if self.pool is None:
             return map(punch, chunks)
         with _environment(ONE_THREAD):  # every core has a process of its own already
-            return self.pool.map(punch, chunks)
+            return _told(self.pool.map(punch, chunks))
+
+
+def _told(results: Iterator[Punched]) -> Iterator[Punched]:
+    """The same results; a worker that was killed becomes a line."""
+    try:
+        yield from results
+    except BrokenProcessPool:
+        raise UserError("a process that fills holes died; is there enough memory?") from None
 
 
 @contextmanager

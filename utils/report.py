@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jinja2
@@ -101,10 +103,16 @@ def _lead(config: Config, manifest: dict) -> str:
 
 def _score_table(folder: Path) -> dict:
     """Rows and columns of the score table, the best schedule marked."""
-    certificates = {MASKED: _read_json(folder / MASKED.replace(" ", "_") / SCORE)}
-    certificates |= {schedule: _read_json(folder / schedule / SCORE) for schedule in SCHEDULES}
-    scores = {name: certificate["scores"] for name, certificate in certificates.items()}
+    paths = {name: folder / name.replace(" ", "_") / SCORE for name in (MASKED, *SCHEDULES)}
+    certificates = {name: _read_json(path, "scores", "notes") for name, path in paths.items()}
+    scores: dict[str, dict[str, float]] = {}
+    for name, certificate in certificates.items():
+        with _meant_for(paths[name]):
+            found = certificate["scores"]
+            scores[name] = {key: float(found[key]) for key in SCORE_COLUMNS if key in found}
     known = [key for key in SCORE_COLUMNS if all(key in row for row in scores.values())]
+    if not known:
+        raise UserError(f"{folder}: no score in common; score all results with the same metrics")
     best = min(SCHEDULES, key=lambda name: scores[name][known[0]])
     rows = [
         {
@@ -152,19 +160,41 @@ def _search(folder: Path) -> dict | None:
         return None
     result = _read_json(folder / NUMBERS)
     plots = [(name, _picture(folder / name)) for name in PLOTS if (folder / name).exists()]
-    heading, *rows = cells(result)
-    return {"heading": heading, "rows": rows, "notes": notes(result), "plots": plots}
+    with _meant_for(folder / NUMBERS):
+        heading, *rows = cells(result)
+        return {"heading": heading, "rows": rows, "notes": notes(result), "plots": plots}
 
 
 def _read_manifest(folder: Path) -> dict:
-    return _read_json(folder / RESULTS / MANIFEST)
+    path = folder / RESULTS / MANIFEST
+    manifest = _read_json(path, "images", "images_per_second", "environment")
+    with _meant_for(path):
+        len(manifest["images"]), float(manifest["images_per_second"])
+    return manifest
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path, *keys: str) -> dict:
+    """What a script left as JSON, with at least these keys."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run inpainting.py and the scorer first") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: no readable JSON") from None
+    with _meant_for(path):
+        for key in keys:
+            content[key]
+    return content
+
+
+@contextmanager
+def _meant_for(path: Path) -> Iterator[None]:
+    """Turn what a file of another meaning runs into, a missing key or a wrong type, into a line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path}: not what the scripts leave there ({what})") from None
 
 
 def _final(index: int) -> str:

@@ -34,7 +34,7 @@ class RunLog:
 
     def rows(self) -> list[dict]:
         """All rows so far, one an epoch; a line cut off by a crash is left out."""
-        return read_rows(self.path)
+        return [row for row in read_rows(self.path) if isinstance(row.get("epoch"), int)]
 
     def epoch(self, epoch: int, numbers: dict[str, float]) -> None:
         """Add the numbers of an epoch, counted from 1."""
@@ -54,14 +54,14 @@ class RunLog:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows of a log.jsonl; [] if there is none."""
+    """Rows of a log.jsonl; [] if there is none. What is no row, as a cut-off line, is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def environment() -> dict[str, str]:

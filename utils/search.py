@@ -34,7 +34,14 @@ from utils.files import make_folder
 from utils.loop import generator_for
 from utils.search_referee import Finished, Referee
 from utils.search_report import describe, save_search
-from utils.search_storage import Crew, check_storage, default_storage, open_storage, shown
+from utils.search_storage import (
+    Crew,
+    check_storage,
+    default_storage,
+    failures_told,
+    open_storage,
+    shown,
+)
 from utils.search_workers import run_trials
 from utils.train_transformer import Tokens, load_tokens, train_transformer
 
@@ -67,7 +74,7 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
     check_storage(where)
     contest = Contest(config, load_tokens(_with_all_tokens(config)))
     crew = Crew(where)
-    with crew.at_work():
+    with crew.at_work(), failures_told(where):
         with crew.alone():
             backend = open_storage(where)
         print(f"search in {shown(where)}; watch it with optuna-dashboard", flush=True)

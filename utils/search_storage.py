@@ -6,6 +6,7 @@ lock on a file of its own, which the system frees when the worker dies, however 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -16,9 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import optuna
 from filelock import FileLock, Timeout
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.engine import make_url
@@ -84,18 +84,31 @@ def check_storage(where: str) -> None:
 def told_apart(where: str, action: Callable[[], Result]) -> Result:
     """Do something with a storage; what is wrong with it becomes one line without passwords."""
     try:
-        return action()
+        with failures_told(where):
+            return action()
     except ImportError as error:
         name = (error.__cause__ or error).name
         package = DRIVERS.get(name, name)
         raise UserError(f"{shown(where)}: no driver found; pip install {package}") from None
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = getattr(error.__cause__ or error, "orig", None) or error
-        raise UserError(f"{shown(where)}: {str(cause).strip().splitlines()[0]}") from None
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         if file_of(where) is None or "://" in where:
             raise
         raise UserError(f"{where}: damaged, or no journal of Optuna's ({error})") from None
+
+
+@contextmanager
+def failures_told(where: str) -> Iterator[None]:
+    """Turn what a database fails with, as on a full disk, into one line without passwords."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, AssertionError) as error:
+        found: BaseException | None = error
+        while isinstance(found, AssertionError):  # of Optuna, which could not note a failed trial
+            found = found.__context__
+        if not isinstance(found, (SQLAlchemyError, StorageInternalError)):
+            raise
+        cause = getattr(found.__cause__ or found, "orig", None) or found
+        raise UserError(f"{shown(where)}: {str(cause).strip().splitlines()[0]}") from None
 
 
 def _open_database(url: str) -> RDBStorage:
@@ -134,7 +147,10 @@ def _mend_journal(path: Path) -> None:
     try:
         content = path.read_bytes() if path.exists() else b""
         if content and not content.endswith(b"\n"):
-            os.truncate(path, content.rfind(b"\n") + 1)
+            content = content[: content.rfind(b"\n") + 1]
+            os.truncate(path, len(content))
+        if lines := content.splitlines():
+            json.loads(lines[-1])  # Optuna takes a wrong last line for one that is being written
     finally:
         lock.release()
 

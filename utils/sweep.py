@@ -14,6 +14,8 @@ Shapes: n images, N tokens, T steps.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -33,6 +35,8 @@ from utils.runlog import read_rows
 from utils.stamps import settings_digest, settings_of
 from utils.sweep_plan import Cell, Study, walks
 from utils.sweep_walk import Inputs, Row, Walker, read_inputs
+
+ROW = {"key", "score", "score_name", "hole_psnr", "seconds", "images"}  # what a cell is known by
 
 
 class Sweep:
@@ -81,8 +85,8 @@ class Sweep:
         try:
             with np.load(self.trace_path(cell)) as file:
                 token_ids, packed = file["token_ids"], file["hidden"]
-        except (OSError, ValueError, KeyError):  # none, or damaged
-            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None  # there is none, or a damaged one
         if len(token_ids) < cell.steps:
             return None
         hidden = np.unpackbits(packed, axis=-1, count=token_ids.shape[-1]).astype(bool)
@@ -143,4 +147,4 @@ def opened(
 
 
 def _read_rows(path: Path) -> list[Row]:
-    return [row for row in read_rows(path) if isinstance(row, dict) and "key" in row]
+    return [row for row in read_rows(path) if row.keys() >= ROW and isinstance(row["key"], str)]

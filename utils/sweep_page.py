@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import yaml
 
+from config.errors import UserError
 from utils.composite import composite
 from utils.files import write_text
 from utils.images import HOLE_COLOUR, encode_png, load_rgb, save_png
@@ -53,10 +54,11 @@ class Pictures:
         cell = Cell(setting.decoding, self.sweep.seeds[0])
         key = settings_digest({"cell": cell.key(self.sweep.fixed), "place": place})
         path = self.folder / f"{key}.png"
-        if not path.exists():
-            frames = [self.masked(place), *self._decode(cell, place)]
-            save_png(path, np.concatenate(frames, 1))
-        strip = np.asarray(load_rgb(path))
+        try:
+            strip = np.asarray(load_rgb(path))
+        except UserError:  # there is none, or a damaged one
+            strip = np.concatenate([self.masked(place), *self._decode(cell, place)], 1)
+            save_png(path, strip)
         return np.split(strip, cell.steps + 1, 1)
 
     def masks(self, setting: Setting, place: int) -> np.ndarray:

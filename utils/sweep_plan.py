@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from config.errors import UserError, nearest, one_of
+from config.loading import read_yaml, shorten
 from config.schema import Config, DecodingConfig
 from utils.stamps import OUTPUT_ONLY, settings_digest
 
@@ -24,7 +24,6 @@ REPORT_SWEET_SPOT, REPORT_ITERATIONS = 8, 10  # of the report's tables (spec sec
 RULES = ("listing", "maskgit")
 AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # do not change the steps before
 BEFORE_DECODING = ("hole_fill", "dilate")  # decide over what decoding starts from
-MAX_GRID_BYTES = 1 << 16
 MAX_SETTINGS = 1000  # of a grid
 
 Changes = dict[str, Any]  # keys of the section decoding and their values
@@ -208,7 +207,9 @@ def read_grid(config: Config, path: Path) -> Study:
             hint = nearest(key, known)
             raise UserError(f"{path}: unknown key {key}{hint}; allowed are {', '.join(known)}")
         if not isinstance(values, list) or not values:
-            raise UserError(f"{path}: {key} is {values!r}; allowed is a list of values")
+            raise UserError(
+                f"{path}: {key} is {shorten(repr(values))}; allowed is a list of values"
+            )
         for value in values:
             _check_value(path, key, value)
         axes.append(Axis(key, {_word(value): {key: value} for value in values}))
@@ -221,16 +222,7 @@ def read_grid(config: Config, path: Path) -> Study:
 
 
 def _read_lists(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_GRID_BYTES:
-            raise UserError(f"{path}: larger than {MAX_GRID_BYTES} bytes, not a grid")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such grid file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+    values, _ = read_yaml(path, "grid")
     if not isinstance(values, dict) or not values:
         raise UserError(f"{path}: allowed are keys of decoding, each with a list of values")
     return {str(key): value for key, value in values.items()}
@@ -244,7 +236,7 @@ def _check_value(path: Path, key: str, value: object) -> None:
         for problem in error.errors():
             if problem["loc"][:1] == (key,):
                 message = problem["msg"][0].lower() + problem["msg"][1:]
-                raise UserError(f"{path}: {key} {value!r}: {message}") from None
+                raise UserError(f"{path}: {key} {shorten(repr(value))}: {message}") from None
 
 
 def _word(value: object) -> str:

@@ -60,7 +60,8 @@ def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
     if count is not None and not 2 <= count <= len(dataset):
         raise UserError(f"--images {count}: allowed are 2 to {len(dataset)}")
     chosen = np.linspace(0, len(dataset) - 1, count or len(dataset)).astype(int).tolist()
-    items = [dataset[index] for index in tqdm(chosen, "reading", unit="image", leave=False)]
+    with tqdm(chosen, "reading", unit="image") as bar:  # ends its line whatever is read
+        items = [dataset[index] for index in bar]
     for item in items:
         if item.hole.shape != (side, side):
             height, width = item.hole.shape

@@ -24,8 +24,13 @@ SCORE = (
     "faster-pytorch-fid/fid_score_gpu.py --device cpu --dims 64 --weights stem.pth --no-cache "
     "--num-workers 0 --predicted-path results"
 )
+SWEEP = "sweep.py schedules --config tiny.yml --data job --output out --seeds 1"
+PAGE = "app.py --port 47861"  # one that nothing listens on by custom
+SEARCH = f"{TRANSFORMER} --lr-search"
 IMPORT = "-m utils.import_lab bad.pt --config tiny.yml --out ours"
 EXPORT = "-m utils.export_lab --config tiny.yml --out theirs"
+RELEASE = "-m utils.release {} --config tiny.yml --out released"
+REPORT = "-m utils.report --config tiny.yml --set data.root=job"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Case:
     code: int = REFUSED
     results: int = 0
     """Pictures that must stand in out/test_results afterwards."""
+    replaced: str = ""
+    """A bad file in the place of one of ours, which a correct result may replace."""
     limits: str = ""
     """Value of INPUT_LIMITS."""
 

@@ -1,212 +1,165 @@
-"""Scripts that are killed, stopped or robbed of their disk and files in the middle of their work.
+"""Every script, and everything that may happen to it in the middle of its work.
 
-Each script runs in a child of this process that is stopped at one place; there the fault happens,
-then the child goes on. Afterwards the same command, with --resume where the script has it, must
-leave the very bytes of a run in which nothing happened.
+Each script runs in a child of this process that waits at one place (disturbed.py); there the fault
+happens, then the child goes on. Afterwards the same command, with --resume where the script has it,
+must leave the very bytes of a run in which nothing happened. `make faults` writes the outcomes into
+docs/faults.md.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import resource
-import runpy
-import shlex
 import shutil
 import signal
-import sys
+import socket
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fault_case import INPAINT, PREPARE, SCORE, TOKENIZER, TRANSFORMER
-from fault_files import encoded, mask, pixels
+from disturbed import Child, fill_up, mounted, read_only
+from fault_case import INPAINT, PREPARE, SCORE, SWEEP, TOKENIZER, TRANSFORMER
+from fault_table import TABLE, WRITE, Cells, cells_in, write_matrix
 
+import utils.search_report
+import utils.sweep_page
+import utils.sweep_report
 from utils.images import load_rgb
 from utils.runlog import read_rows
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 120  # seconds for a child to reach its place or its end
 NEVER = 10**9  # a call that does not come
-DISK = 300  # bytes that a file may have on a disk that is nearly full
-EPOCHS = "training.epochs=3"
-Fault = Callable[[int, Path], None]  # child's number, workspace
+DISK, SMALL = 300, "size=16m"  # bytes of a file, or size of the disk, where one is nearly full
+SAME = "the same"  # what a rerun leaves
+OWN_TOKENIZER = "--run disk --tokenizer run/tokenizer/vqgan.safetensors"
+STAGE_2 = f"{TRANSFORMER} {OWN_TOKENIZER} --set training.epochs=3"
+HOLES = f"{STAGE_2} --set data.hole_views=1 --set masking.hole_share=0.5"
+SCORED = SCORE.replace("--no-cache", "--cache-dir disk/cache")
+PICTURE = "utils.data:load_rgb"
 
 
 @dataclass(frozen=True)
 class Script:
-    """A script, the place at which it is disturbed, and what it is for."""
+    """A script that writes into the folder disk/, and where it is disturbed."""
 
     command: str
     place: str
-    """module:object.attribute, a function that is called again and again."""
+    """A function that is called again and again (disturbed.py)."""
     results: tuple[str, ...]
     """Patterns of the files that must come out as if nothing had happened."""
+    reads: tuple[str, str] = (PICTURE, "data/train/image_7.png")
+    """The function that reads the first picture, and one that it will come to."""
+    damages: tuple[str, ...] = ()
+    """Patterns of files of which only a half is left before a rerun."""
     again: str = ""
     """Added to the command when it runs again."""
     saves: bool = False
     """Whether Ctrl-C and SIGTERM make it save its state."""
+    locks: bool = False
+    """Whether it refuses to work beside another process in its folder."""
+    without: dict[str, str] = field(default_factory=dict)
+    """Faults that cannot happen to it, and why."""
 
 
 SCRIPTS = {
     "stage 1": Script(
-        f"{TOKENIZER} --set tokenizer.{EPOCHS}",
-        "utils.train_tokenizer:TokenizerTrainer.step",
-        ("run/tokenizer/vqgan.safetensors",),
-        "--resume",
+        f"{TOKENIZER} --run disk --set tokenizer.training.epochs=3",
+        "utils.tokenizer_trainer:TokenizerTrainer.step",
+        ("disk/tokenizer/vqgan.safetensors",),
+        damages=("disk/tokenizer/state.pt",),
+        again="--resume",
         saves=True,
+        locks=True,
+        without={"a worker process dies": "it works in one process"},
     ),
     "stage 2": Script(
-        f"{TRANSFORMER} --set {EPOCHS}",
+        STAGE_2,
         "utils.transformer_trainer:TransformerTrainer.take_step",
-        ("run/transformer/transformer.safetensors",),
-        "--resume",
+        ("disk/transformer/transformer.safetensors",),
+        damages=("disk/transformer/state.pt", "data/token_cache/*"),
+        again="--resume",
         saves=True,
+        locks=True,
     ),
     "search": Script(
-        f"{TRANSFORMER} --lr-search 3 --set search.epochs=1",
+        f"{TRANSFORMER} {OWN_TOKENIZER} --lr-search 3 --set search.epochs=1 --set search.seeds=0",
         "utils.transformer_trainer:TransformerTrainer.take_step",
-        ("run/transformer/transformer.safetensors",),
-        "--resume=auto",
-        saves=True,
+        ("disk/transformer/transformer.safetensors",),
+        damages=("disk/search/study.db",),
+        again="--resume=auto",
     ),
     "inpainting": Script(
-        f"{INPAINT} --batch-size 1",
+        f"{INPAINT.replace('--output out', '--output disk')} --batch-size 1",
         "utils.inpainter:Inpainter.decode",
-        ("out/*/*.png",),
+        ("disk/*/*.png",),
+        reads=(PICTURE, "job/masked_image/image_2.png"),
+        damages=("disk/*/*_1.png", "disk/*/*_001.png", "disk/test_results/manifest.json"),
     ),
-    "prepare_data": Script(PREPARE, "utils.prepare:encode_png", ("prepared/**/*",)),
+    "sweep": Script(
+        SWEEP.replace("--output out", "--output disk"),
+        "utils.sweep_walk:Walker.score",
+        ("disk/cells-*.jsonl", "disk/traces/*", "disk/schedules/table.tex"),
+        reads=(PICTURE, "job/masked_image/image_2.png"),
+        damages=("disk/cells-0.jsonl", "disk/traces/*", "disk/pictures/*", "disk/schedules/*"),
+        locks=True,
+    ),
     "scorer": Script(
-        f"{SCORE} --json score.json",
+        f"{SCORED} --json disk/score.json",
         "fid_images:FolderImages.stored_bytes",
-        ("score.json",),
+        ("disk/score.json",),
+        reads=("fid_images:FolderImages.stored_bytes", "results/image_7.png"),
+        damages=("disk/score.json", "disk/cache/*"),
     ),
-}
-EACH = pytest.mark.parametrize("name", SCRIPTS)
+    "prepare_data": Script(
+        PREPARE.replace("--out prepared", "--out disk/set"),
+        "utils.prepare:encode_png",
+        ("disk/set/**/*",),
+        reads=("utils.sources:load_rgb", "pictures/image_7.png"),
+        damages=("disk/set/dataset.json", "disk/set/*/image_*1.png"),
+        without={"a worker process dies": "its workers are threads"},
+    ),
+}  # fmt: skip
 
 
-class Child:
-    """A copy of this process that runs a command and waits at one place for what happens to it."""
+@dataclass(frozen=True)
+class Bench:
+    """A script in its workspace, which is the current folder."""
 
-    def __init__(self, command: str, place: str, call: int, prepare: Callable[[], None]) -> None:
-        self.said, writing = os.pipe()
-        self.number = os.fork()
-        if self.number:
-            os.close(writing)
-            return
-        for stream in (1, 2):
-            os.dup2(writing, stream)
-        sys.stdout = sys.stderr = os.fdopen(writing, "w", buffering=1)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
-        try:
-            _wait_at(place, call)
-            prepare()
-            code = _run(command)
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        os._exit(code)
+    name: str
+    shell: Callable
+    whole: Path
+    """A workspace in which the script has run undisturbed."""
 
-    def reaches_its_place(self) -> None:
-        """Wait until the child waits."""
-        deadline = time.monotonic() + PATIENCE
-        while not Path("reached").exists():
-            assert time.monotonic() < deadline, "the child never came to its place"
-            assert os.waitpid(self.number, os.WNOHANG) == (0, 0), self.output()
-            time.sleep(0.002)
+    @property
+    def script(self) -> Script:
+        return SCRIPTS[self.name]
 
-    def ends(self) -> tuple[int, str]:
-        """Let it go on; its exit code (negative: the signal that killed it) and what it said."""
-        Path("go").touch()
-        said = self.output()
-        code = os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1])
-        Path("go").unlink()
-        Path("reached").unlink(missing_ok=True)
-        return code, said
+    def waiting(self, command: str = "", prepare: Callable[[], object] = int) -> Child:
+        """The script in a child, at the third visit of its place."""
+        command = command or self.script.command
+        return Child(command, self.script.place, 3, prepare).reaches_its_place()
 
-    def output(self) -> str:
-        """All that the child says until its end."""
-        with os.fdopen(self.said, errors="replace") as file:
-            return file.read()
+    def ends_well(self, more: str) -> None:
+        """Run the script again: it must leave what an undisturbed one leaves."""
+        said = self.shell(f"{self.script.command} {more}")
+        assert said.code == 0, said
+        assert found(self.script, Path()) == found(self.script, self.whole)
 
 
-def _wait_at(place: str, call: int) -> None:
-    """Let the n-th call of a function say that it is reached, and wait for the file "go"."""
-    module, _, path = place.partition(":")
-    *owner, name = path.split(".")
-    target = importlib.import_module(module)
-    for part in owner:
-        target = getattr(target, part)
-    function, calls = getattr(target, name), []
-
-    def waiting(*arguments: object, **options: object) -> object:
-        calls.append(name)
-        if len(calls) == call:
-            Path("reached").touch()
-            while not Path("go").exists():
-                time.sleep(0.002)
-        return function(*arguments, **options)
-
-    setattr(target, name, waiting)
-
-
-def _run(command: str) -> int:
-    """Run a command line as a shell would; its exit code."""
-    words = shlex.split(command)
-    sys.argv = words
-    try:
-        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
-    except SystemExit as left:
-        return left.code or 0
-    return 0
-
-
-@pytest.fixture
-def results(workspace, shell, tmp_path_factory) -> Callable[[Script], dict[str, bytes]]:
-    """What a script leaves where nothing happens; each is run once."""
-
-    def undisturbed(script: Script) -> dict[str, bytes]:
-        if script.command not in _UNDISTURBED:
-            other = tmp_path_factory.mktemp("undisturbed") / "workspace"
-            shutil.copytree(workspace, other, symlinks=True)
-            os.chdir(other)
-            assert shell(script.command).code == 0
-            _UNDISTURBED[script.command] = found(script, other)
-            os.chdir(workspace)
-        return _UNDISTURBED[script.command]
-
-    return undisturbed
-
-
-_UNDISTURBED: dict[str, dict[str, bytes]] = {}
-
-
-def found(script: Script, folder: Path) -> dict[str, bytes]:
-    """The result files of a script and their bytes; of a certificate all but its date."""
+def found(script: Script, folder: Path) -> dict[str, object]:
+    """The result files of a script and what they hold; without dates and seconds."""
     files = [p for pattern in script.results for p in sorted(folder.glob(pattern)) if p.is_file()]
-    content = {str(path.relative_to(folder)): path.read_bytes() for path in files}
-    if "score.json" in content:
-        certificate = json.loads(content["score.json"])
-        content["score.json"] = json.dumps({**certificate, "date": None}).encode()
-    return content
-
-
-def disturb(
-    script: Script, workspace: Path, fault: Fault, prepare: Callable[[], None] = lambda: None
-) -> tuple[int, str]:
-    """Run a script in a child, let a fault happen at its third visit of the place."""
-    child = Child(script.command, script.place, 3, prepare)
-    child.reaches_its_place()
-    fault(child.number, workspace)
-    return child.ends()
+    assert files
+    content: dict[str, object] = {str(p.relative_to(folder)): p.read_bytes() for p in files}
+    for name in content.keys() & {"disk/score.json"}:
+        content[name] = {**json.loads(content[name]), "date": None}
+    cells = [content.pop(name) and folder / name for name in sorted(content) if "cells-" in name]
+    rows = [row for path in cells for row in read_rows(path)]  # whichever process wrote them
+    return content | {"cells": {row["key"]: {**row, "seconds": None} for row in rows}}
 
 
 def one_line(said: str, code: int) -> str:
@@ -218,205 +171,297 @@ def one_line(said: str, code: int) -> str:
     return last
 
 
-@EACH
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_script_that_is_killed_or_stopped_ends_as_if_nothing_had_been(
-    name, number, workspace, shell, results
-):
-    script = SCRIPTS[name]
-    expected = results(script)
-    code, said = disturb(script, workspace, lambda child, _: os.kill(child, number))
-    if number == signal.SIGKILL:
-        assert code == -signal.SIGKILL
-    else:
-        assert code == 130, said
-        assert "Traceback" not in said
-        if script.saves and name != "search":
-            assert said.rstrip().endswith("saved; go on with --resume")
-        assert not [p for p in workspace.rglob(".*") if p.suffix in (".tmp", ".partial", ".old")]
-    again = shell(f"{script.command} {script.again}")
-    assert again.code == 0, again
-    assert found(script, workspace) == expected
+def only_whole_files() -> None:
+    """No part of a file is left, and every picture can be read."""
+    assert not [p for p in Path().rglob(".*") if p.suffix in (".tmp", ".partial", ".old")]
+    for path in Path().rglob("*.png"):
+        load_rgb(path)
 
 
-@EACH
-def test_a_disk_that_fills_up_is_one_line_and_costs_nothing(name, workspace, shell, results):
-    script = SCRIPTS[name]
-    expected = results(script)
+# The faults: each lets one happen, checks what the script says, and that a rerun ends well
 
-    def nearly_full() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (DISK, DISK))
 
-    code, said = Child(script.command, script.place, NEVER, nearly_full).ends()
+def is_killed(bench: Bench) -> str:
+    code, _ = bench.waiting().dies().ends()
+    assert code == -signal.SIGKILL
+    bench.ends_well(bench.script.again)
+    return f"killed; {SAME}"
+
+
+def _is_told_to_stop(bench: Bench, number: int) -> str:
+    code, said = bench.waiting().dies(number).ends()
+    assert code == 130, said
+    assert "Traceback" not in said
+    if bench.script.saves:
+        assert said.rstrip().endswith("saved; go on with --resume")
+    only_whole_files()
+    bench.ends_well(bench.script.again)
+    return f"code 130; {SAME}"
+
+
+def is_terminated(bench: Bench) -> str:
+    return _is_told_to_stop(bench, signal.SIGTERM)
+
+
+def is_interrupted(bench: Bench) -> str:
+    return _is_told_to_stop(bench, signal.SIGINT)
+
+
+def finds_the_disk_full(bench: Bench) -> str:
+    """On a disk of its own that fills up; without mount rights, where files may have 300 bytes."""
+    with mounted(Path("disk"), SMALL) as has_disk:
+        if has_disk:
+            child = bench.waiting()
+            filler = fill_up(Path("disk"))
+            code, said = child.ends()
+            filler.unlink()
+        else:
+            limit = (resource.RLIMIT_FSIZE, (DISK, DISK))
+            prepare = lambda: resource.setrlimit(*limit)  # noqa: E731
+            code, said = Child(bench.script.command, bench.script.place, NEVER, prepare).ends()
+        line = one_line(said, code)
+        assert any(t in line for t in ("No space left", "disk is full", "too large", "written"))
+        only_whole_files()
+        bench.ends_well(bench.script.again)
+    return f"code 2; {SAME}"
+
+
+def may_not_write(bench: Bench) -> str:
+    with read_only(Path("disk")):
+        said = bench.shell(bench.script.command)
+        assert "disk" in one_line(said.err, said.code)
+    bench.ends_well("")
+    return f"code 2; {SAME}"
+
+
+def misses_a_file(bench: Bench) -> str:
+    place, file = bench.script.reads
+    child = Child(bench.script.command, place, 1).reaches_its_place()
+    Path(file).rename("elsewhere.png")
+    code, said = child.ends()
     line = one_line(said, code)
-    assert "File too large" in line or "disk I/O error" in line or "cannot be written" in line
-    for path in workspace.rglob("*.png"):
-        load_rgb(path)  # whole
-    assert not list(workspace.rglob("*.tmp"))
-    again = shell(f"{script.command} {script.again.replace('--resume=auto', '')}")
-    if again.code:  # a run whose first state was written before the disk was full
-        again = shell(f"{script.command} --restart")
-    assert again.code == 0, again
-    assert found(script, workspace) == expected
+    assert Path(file).name in line or "11 files, 10 read" in line
+    Path("elsewhere.png").rename(file)
+    bench.ends_well(bench.script.again)
+    return f"code 2; {SAME}"
 
 
-@pytest.mark.parametrize("name", ["stage 2", "inpainting", "prepare_data", "scorer"])
-def test_a_clock_that_goes_back_changes_no_result(name, workspace, shell, results, monkeypatch):
-    script = SCRIPTS[name]
-    expected = results(script)
-    now = [time.time()]
-
-    def back() -> float:
-        now[0] -= 3600
-        return now[0]
-
-    monkeypatch.setattr(time, "time", back)
-    said = shell(script.command)
-    assert said.code == 0, said
-    assert found(script, workspace) == expected
+def loses_a_worker(bench: Bench) -> str:
+    said = LOSSES[bench.name](bench)
+    bench.ends_well(bench.script.again)
+    return f"{said}; {SAME}"
 
 
-VANISHES = {  # script: file that is gone when the script comes to it
-    "inpainting": "job/masked_image/image_2.png",
-    "scorer": "results/image_7.png",
+def _hole_filler(bench: Bench) -> str:
+    """One of the processes that fill holes before training."""
+    code, said = Child(HOLES, bench.script.place, NEVER, _deadly_holes).ends()
+    assert "a process that fills holes died" in one_line(said, code)
+    return "code 2"
+
+
+def _deadly_holes() -> None:
+    import utils.hole_views as views
+
+    main, fork = os.getpid(), views.multiprocessing.get_context("fork")
+    draw, leave = views.draw_hole, lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=leave)  # as if spawned, which is what scripts do
+    views.FEW, views.multiprocessing.get_context = 0, lambda _kind: fork
+    views.draw_hole = lambda *a: draw(*a) if os.getpid() == main else os.kill(os.getpid(), 9)
+
+
+def _other_searcher(bench: Bench) -> str:
+    """One of two processes that share a study: the other one takes over its trial."""
+    command = f"{bench.script.command} {bench.script.again}"
+    first, second = bench.waiting(command), bench.waiting(command)
+    assert first.dies().ends()[0] == -signal.SIGKILL
+    code, said = second.ends()
+    assert code == 0, said
+    return "the other takes over"
+
+
+def _process_of_two(rank: int, port: int = 0) -> Callable[[], None]:
+    """What torchrun tells the processes that it starts."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    told = {name: str(value) for name, value in names.items()}
+    return lambda: os.environ.update(told, MASTER_ADDR="127.0.0.1")
+
+
+def _rank(bench: Bench) -> str:
+    """One of two processes that share the images; the other one does its own share."""
+    place = bench.script.place
+    first = Child(bench.script.command, place, 1, _process_of_two(1)).reaches_its_place()
+    assert first.dies().ends()[0] == -signal.SIGKILL
+    code, said = Child(bench.script.command, place, NEVER, _process_of_two(0)).ends()
+    assert code == 0, said
+    return "the other ends"
+
+
+def _rank_of_group(bench: Bench) -> str:
+    """One of two processes that wait for each other."""
+    with socket.create_server(("127.0.0.1", 0)) as found_free:
+        port = found_free.getsockname()[1]
+    command, place = bench.script.command, bench.script.place
+    other = Child(command, place, 2, _process_of_two(1, port))
+    main = Child(command, place, NEVER, _process_of_two(0, port))
+    other.reaches_its_place().dies().ends()
+    code, said = main.ends()
+    assert "another process of this run died" in one_line(said, code)
+    return "code 2"
+
+
+def _reader(bench: Bench) -> str:
+    """One of the processes that read images."""
+    command = bench.script.command.replace("--num-workers 0", "--num-workers 2 --batch-size 1")
+    code, said = Child(command, bench.script.place, NEVER, _deadly_reader).ends()
+    assert "a process that reads images died" in one_line(said, code)
+    return "code 2"
+
+
+def _deadly_reader() -> None:
+    from fid_images import FolderImages
+
+    main, read = os.getpid(), FolderImages.stored_bytes
+
+    def dying(self: FolderImages, index: int) -> bytes:
+        if os.getpid() != main and index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+
+    FolderImages.stored_bytes = dying
+
+
+LOSSES = {
+    "stage 2": _hole_filler,
+    "search": _other_searcher,
+    "inpainting": _rank,
+    "sweep": _rank_of_group,
+    "scorer": _reader,
 }
 
 
-@pytest.mark.parametrize("name", VANISHES)
-def test_a_file_that_vanishes_is_named(name, workspace, shell, results):
-    script, file = SCRIPTS[name], VANISHES[name]
-    if name == "inpainting":  # its files are read ahead
-        for i in range(3, 200):
-            (workspace / f"job/masked_image/image_{i}.png").write_bytes(encoded(pixels(i)))
-            (workspace / f"job/mask64/mask_{i}.png").write_bytes(encoded(mask()))
-        shutil.rmtree(workspace / "job/test")
-        file = "job/masked_image/image_199.png"
-    code, said = disturb(script, workspace, lambda _, folder: (folder / file).unlink())
-    assert file in one_line(said, code)
-
-
-def test_a_picture_that_vanishes_while_a_set_is_prepared_is_left_out(workspace, shell):
-    script = SCRIPTS["prepare_data"]
-    smaller = Script(script.command.replace("6 3 2", "3 2 1"), "utils.sources:load_rgb", ())
-
-    def vanish(_child: int, folder: Path) -> None:
-        for picture in list((folder / "pictures").iterdir())[:3]:
-            picture.unlink()
-
-    code, said = disturb(smaller, workspace, vanish)
-    assert code == 0, said
-    assert len(list(workspace.glob("prepared/train/*.png"))) == 3
-
-
-def test_a_reader_that_dies_is_one_line(workspace):
-    command = SCORE.replace("--num-workers 0", "--num-workers 2 --batch-size 1")
-    main = []
-
-    def deadly() -> None:
-        import fid_images
-
-        main.append(os.getpid())
-        read = fid_images.FolderImages.stored_bytes
-
-        def dying(self: object, index: int) -> bytes:
-            if os.getpid() != main[0] and index == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return read(self, index)
-
-        fid_images.FolderImages.stored_bytes = dying
-
-    child = Child(command, "fid_scorer:Scorer.statistics", NEVER, deadly)
-    code, said = child.ends()
-    assert "a process that reads images died" in one_line(said, code)
-
-
-@pytest.mark.parametrize("name", ["stage 1", "stage 2"])
-def test_a_second_run_in_a_folder_is_refused_and_the_first_goes_on(name, workspace, shell, results):
-    script = SCRIPTS[name]
-    expected = results(script)
-    child = Child(script.command, script.place, 3, lambda: None)
-    child.reaches_its_place()
-    second = shell(script.command)
-    assert second.code == 2
-    assert "another process is at work in this folder" in second.last
+def has_company(bench: Bench) -> str:
+    """Two runs in one folder: refused where they would write the same files, else one result."""
+    if bench.name == "search":
+        command = f"{bench.script.command} {bench.script.again}"
+        both = bench.waiting(command), bench.waiting(command)
+        codes = [child.ends()[0] for child in [child.goes_on() for child in both]]
+        assert 0 in codes  # the other one may find the folder of the last training taken
+        assert set(codes) <= {0, 2}
+        bench.ends_well(bench.script.again)
+        return f"shared; {SAME}"
+    child = bench.waiting()
+    second = bench.shell(bench.script.command)
+    if bench.script.locks:
+        assert "another process is at work in this folder" in one_line(second.err, second.code)
+    else:
+        assert second.code == 0
     code, said = child.ends()
     assert code == 0, said
-    assert found(script, workspace) == expected
+    assert found(bench.script, Path()) == found(bench.script, bench.whole)
+    assert not list(Path().glob("disk/.set*"))
+    return f"{'second: code 2' if bench.script.locks else 'both end'}; {SAME}"
 
 
-def test_two_repairs_into_one_folder_leave_the_result_of_one(workspace, shell, results):
-    script = SCRIPTS["inpainting"]
-    expected = results(script)
-    child = Child(script.command, script.place, 2, lambda: None)
-    child.reaches_its_place()
-    assert shell(script.command).code == 0
-    code, said = child.ends()
-    assert code == 0, said
-    assert found(script, workspace) == expected
-    manifest = json.loads((workspace / "out/test_results/manifest.json").read_text())
-    assert len(manifest["images"]) == 3
+def sees_the_clock_go_back(bench: Bench) -> str:
+    """By an hour at every look; and every file is dated tomorrow."""
+    bench.waiting().dies().ends()
+    tomorrow = now = time.time() + 86400
+    for path in filter(Path.is_file, Path().rglob("*")):
+        os.utime(path, (tomorrow, tomorrow))
+
+    def back() -> float:
+        nonlocal now
+        now -= 3600
+        return now
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", back)
+        bench.ends_well(bench.script.again)
+    return SAME
 
 
-def test_two_preparations_into_one_folder_leave_one_whole_set(workspace, shell, results):
-    script = SCRIPTS["prepare_data"]
-    expected = results(script)
-    child = Child(script.command, script.place, 3, lambda: None)
-    child.reaches_its_place()
-    assert shell(script.command).code == 0
-    code, said = child.ends()
-    assert code == 0, said
-    assert found(script, workspace) == expected
-    assert not list(workspace.glob(".prepared*"))
+def finds_its_files_damaged(bench: Bench) -> str:
+    """Half of each is left; what cannot be made anew is refused until it is taken away."""
+    for name in ("disk", "data"):
+        shutil.copytree(bench.whole / name, name, dirs_exist_ok=True)
+    damaged = [path for pattern in bench.script.damages for path in Path().glob(pattern)]
+    for path in filter(Path.is_file, damaged):
+        os.truncate(path, path.stat().st_size // 2)
+    assert len(damaged) >= len(bench.script.damages)
+    if bench.name not in MENDED:
+        bench.ends_well(bench.script.again)
+        return f"made anew; {SAME}"
+    how, place, more = MENDED[bench.name]
+    said = bench.shell(f"{bench.script.command} {bench.script.again}")
+    assert place in one_line(said.err, said.code)
+    if not more:
+        Path(place).unlink()
+    bench.ends_well(more or bench.script.again)
+    return f"code 2; {how}, {SAME}"
+
+
+MENDED = {  # what is refused until the user decides: how, the file or folder that is named, option
+    "search": ("once deleted", "disk/search/study.db", ""),
+    "prepare_data": ("with --force", "disk/set", "--force"),
+}
+FAULTS = {
+    "SIGKILL": is_killed,
+    "SIGTERM": is_terminated,
+    "Ctrl-C": is_interrupted,
+    "the disk fills up": finds_the_disk_full,
+    "a read-only folder": may_not_write,
+    "a picture vanishes": misses_a_file,
+    "a worker process dies": loses_a_worker,
+    "two runs in one folder": has_company,
+    "the clock goes back": sees_the_clock_go_back,
+    "half a file is left": finds_its_files_damaged,
+}
+
+
+@pytest.fixture(scope="module")
+def cells() -> Cells:
+    """What happened to each script under each fault."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Path]:
+    """Workspaces in which a script has run to its end; each runs once."""
+    return {}
 
 
 @pytest.fixture
-def read_only(workspace):
-    """Make a folder that cannot be written to, even by root; skip where that cannot be done."""
-    import subprocess
-
-    folders: list[Path] = []
-
-    def make(folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "none", str(folder)]
-        if os.geteuid():
-            folder.chmod(0o500)
-        elif not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
-            pytest.skip("may not mount a file system")
-        else:
-            folders.append(folder)
-
-    yield make
-    for folder in folders:
-        subprocess.run(["umount", str(folder)], check=True)
+def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch) -> Bench:
+    """A fresh workspace for a script."""
+    monkeypatch.setattr(utils.search_report, "save_plots", lambda *_: None)
+    monkeypatch.setattr(utils.sweep_report, "PLOTS", {})
+    monkeypatch.setattr(utils.sweep_page, "PLOTS", {})
+    name = request.param
+    if name not in undisturbed:
+        folder = tmp_path_factory.mktemp("undisturbed") / "workspace"
+        shutil.copytree(workspace, folder, symlinks=True)
+        os.chdir(folder)
+        assert shell(SCRIPTS[name].command).code == 0
+        undisturbed[name] = folder
+        os.chdir(workspace)
+    return Bench(name, shell, undisturbed[name])
 
 
-READ_ONLY = {
-    "stage 1": (f"{TOKENIZER} --run locked", "locked"),
-    "stage 2": (
-        f"{TRANSFORMER} --run locked --tokenizer run/tokenizer/vqgan.safetensors",
-        "locked",
-    ),
-    "search": (
-        f"{TRANSFORMER} --lr-search --run locked --tokenizer run/tokenizer/vqgan.safetensors",
-        "locked",
-    ),
-    "inpainting": (INPAINT.replace("--output out", "--output locked"), "locked"),
-    "prepare_data": (PREPARE.replace("--out prepared", "--out locked/set"), "locked"),
-    "scorer": (f"{SCORE} --json locked/score.json", "locked"),
-}
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("bench", SCRIPTS, indirect=True)
+def test_a_script_in_the_middle_of_its_work(bench, fault, cells):
+    reason = bench.script.without.get(fault)
+    cells[fault, bench.name] = f"cannot happen: {reason}" if reason else FAULTS[fault](bench)
 
 
-@pytest.mark.parametrize("name", READ_ONLY)
-def test_a_folder_that_cannot_be_written_to_is_named(name, workspace, shell, read_only):
-    command, folder = READ_ONLY[name]
-    read_only(workspace / folder)
-    said = shell(command)
-    assert folder in one_line(said.err, said.code)
+def test_the_committed_matrix_names_exactly_the_cells(cells):
+    if os.environ.get(WRITE):
+        write_matrix(TABLE, list(FAULTS), list(SCRIPTS), cells)
+    assert cells_in(TABLE) == (list(FAULTS), list(SCRIPTS))
 
 
-def test_a_log_is_complete_after_a_kill(workspace, shell):
-    script = SCRIPTS["stage 2"]
-    disturb(script, workspace, lambda child, _: os.kill(child, signal.SIGKILL))
-    assert shell(f"{script.command} --resume").code == 0
-    assert [row["epoch"] for row in read_rows(workspace / "run/transformer/log.jsonl")] == [1, 2, 3]
+@pytest.mark.parametrize("bench", ["stage 2"], indirect=True)
+def test_a_log_is_complete_after_a_kill(bench):
+    bench.waiting().dies().ends()
+    bench.ends_well("--resume")
+    assert [row["epoch"] for row in read_rows(Path("disk/transformer/log.jsonl"))] == [1, 2, 3]

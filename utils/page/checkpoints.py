@@ -65,6 +65,8 @@ class Shelf:
         found = [find_checkpoint(place) for place in places or [RELEASED]]
         self.checkpoints = {_unlike(found[:i], one): one for i, one in enumerate(found)}
         self._loaded: dict[str, Inpainter] = {}
+        for checkpoint in found:
+            checkpoint.config()  # one that cannot be read is told before anybody visits
 
     @property
     def names(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
+from config.errors import UserError
 from utils.page.uploads import MAX_BODY_BYTES, MAX_FILE_BYTES
 
 QUEUE_LENGTH = 8  # visitors who may wait; one is served at a time
@@ -58,6 +60,21 @@ class Guard:
             await send(message)
 
         return await self.app(scope, receive, guarded)
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise a `UserError` unless something can listen there; before networks are loaded."""
+    place = host if port is None else f"{host}:{port}"
+    try:
+        for family, kind, number, _, address in socket.getaddrinfo(
+            host, port or 0, type=socket.SOCK_STREAM
+        ):
+            with socket.socket(family, kind, number) as found:
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                found.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{place}: cannot listen here ({reason}); see --host, --port") from None
 
 
 def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -> None:
