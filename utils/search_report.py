@@ -248,6 +248,9 @@ def plot_settings(result: Result) -> plt.Figure:
         _scatter(axes, result, [row["params"].get(name) for row in result["trials"]])
         best = result["best"]
         deviation = (result["noise"] or {}).get("deviation", 0.0)
+        for row in result["report"]:
+            rate = row["params"].get(name)
+            axes.scatter(rate, row["loss"], marker="D", color="C2", label="the report's rate")
         axes.errorbar(
             best["params"][name], best["loss"], deviation, color="C1", marker="*", markersize=14,
             capsize=4, ls="", label="best, ± deviation over seeds",

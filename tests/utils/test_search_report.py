@@ -118,6 +118,14 @@ def test_the_rate_is_on_a_logarithmic_axis_and_pruned_trials_are_marked(result):
     plt.close(figure)
 
 
+def test_the_reports_rate_is_shown_where_it_was_trained_apart(result):
+    apart = {**result["trials"][0], "params": {"learning_rate": 3e-4}, "loss": 6.7}
+    figure = plot_settings({**result, "report": [apart]})
+    points = {c.get_label(): c.get_offsets().tolist() for c in figure.axes[0].collections}
+    assert points["the report's rate"] == [[3e-4, 6.7]]
+    plt.close(figure)
+
+
 def test_the_history_keeps_the_best_so_far(result):
     figure = plot_history(result)
     (line,) = figure.axes[0].lines
