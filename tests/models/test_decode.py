@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config.errors import UserError
 from config.schema import DecodingConfig
-from models.decode import RULES, decode
+from models.decode import RULES, decode, new_or_same
 from models.masking import MASK_SCHEDULES
 from models.orders import ORDERS
 from models.step import Step
@@ -366,6 +366,24 @@ def test_without_noise_the_most_confident_tokens_are_revealed_first():
     assert (decoded == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("rule", "schedule", "share"),
+    [
+        # after a quarter of the steps: gamma(1/4) of the chosen schedule, or three quarters
+        ("listing", "linear", 3 / 4),
+        ("listing", "square", 15 / 16),
+        ("maskgit", "linear", 3 / 4),
+        ("maskgit", "square", 3 / 4),
+    ],
+)
+def test_noise_on_confidences_fades_with_the_listings_schedule_or_evenly(rule, schedule, share):
+    settings = DecodingConfig(mask_schedule=schedule, total_iter=4, choice_temperature=4.0)
+    mask, ids = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+    step = Step(0, settings, "cosine", mask, 0, ids, ids)
+    verdict = RULES[rule](torch.zeros(4, 8), torch.zeros(4, dtype=torch.long), mask, step)
+    assert float(verdict.temperature) == pytest.approx(4 * share)
+
+
 def test_listing_takes_the_most_probable_token_and_maskgit_draws_from_the_softmax():
     # Probabilities 0.7, 0.2, 0.1 at each of 4,000 places, all decided in one step.
     def logits_of(token_ids: Tensor, mask: Tensor) -> Tensor:
@@ -409,10 +427,27 @@ def test_seeds_and_image_ids_change_the_noise(ragged):
     assert not torch.equal(decoded(0, 0), decoded(0, 5))
 
 
+def test_a_listener_hears_of_every_step_in_turn(ragged):
+    _, token_ids, mask = ragged
+    heard: list[int] = []
+    decode(
+        flat_logits,
+        token_ids,
+        mask,
+        DecodingConfig(total_iter=9, sweet_spot=4),
+        model_schedule="cosine",
+        mask_token_id=8,
+        seed=0,
+        image_ids=torch.arange(6),
+        on_step=lambda step, *_: heard.append(step),
+    )
+    assert heard == [0, 1, 2, 3]
+
+
 def test_an_unknown_rule_lists_the_known_ones(ragged):
     model, token_ids, mask = ragged
     settings = DecodingConfig().model_copy(update={"rule": "listings"})
-    with pytest.raises(UserError, match=r"'listings' .*listing, maskgit.*mean 'listing'"):
+    with pytest.raises(UserError, match=r"decoding.rule: 'listings' .*listing, maskgit.*'listing'"):
         run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
 
 
@@ -473,6 +508,15 @@ def test_only_images_with_a_new_mask_enter_a_forward_pass():
         [0, 0, 0],
     ]
     assert model.passes == [2, 1, 2, 1]
+
+
+def test_an_image_that_has_just_finished_stays_out_of_the_forward_pass():
+    model = CountingModel(2, 8, np.random.default_rng(0))
+    before = torch.tensor([[True, True], [True, False]]), torch.zeros(3, 8)
+    hidden = torch.tensor([[True, False], [False, False]])
+    logits = new_or_same(model.batch, torch.tensor([[8, 1], [2, 1]]), hidden, before)
+    assert model.passes == [1]
+    assert torch.equal(logits, torch.tensor([model.image([8, 1])[0]]))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -28,6 +28,18 @@ def test_still_hidden_keeps_the_lowest_candidates_of_each_image_ties_to_the_firs
     assert not still_hidden(ranking, candidates, torch.tensor([0, 0, 0])).any()
 
 
+def test_of_many_equal_ranks_the_first_stay_hidden():
+    everywhere = torch.ones(2, 256, dtype=torch.bool)
+    found = still_hidden(torch.zeros(2, 256), everywhere, torch.tensor([100, 7]))
+    assert torch.equal(found, torch.arange(256) < torch.tensor([[100], [7]]))
+
+
+def test_halton_needs_a_square_grid_and_says_what_it_found():
+    mask = torch.ones(1, 15, dtype=torch.bool)
+    with pytest.raises(AssertionError, match="15 tokens are no square grid"):
+        ORDERS["halton"](torch.zeros(1, 15), 0.0, mask, step_of(mask))
+
+
 def test_halton_points_of_a_4_x_4_grid():
     # 1/3 1/2, 2/3 1/4, 1/9 3/4, 4/9 1/8, 7/9 5/8: rows 1 2 0 1 3, columns 2 1 3 0 2
     assert halton_places(4)[:5] == (6, 9, 3, 4, 14)

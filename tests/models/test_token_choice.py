@@ -38,6 +38,8 @@ def test_top_k_and_top_p_keep_the_most_probable(top_k, top_p, tokens):
 def test_of_equal_tokens_the_first_are_kept():
     assert allowed(2, 1.0, torch.full((4,), 0.25)) == [0, 1]
     assert allowed(None, 0.6, torch.full((4,), 0.25)) == [0, 1, 2]
+    assert allowed(None, 0.5, torch.full((4,), 0.25)) == [0, 1]  # two reach it exactly
+    assert allowed(100, 1.0, torch.full((256,), 1 / 256)) == list(range(100))
 
 
 def drawn(choice: str, **settings: object) -> list[float]:
