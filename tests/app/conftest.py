@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from config.loading import load_config, save_config
-from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.checkpoint import save_weights
@@ -25,39 +24,16 @@ from utils.checkpoint import save_weights
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "google-chrome", "chrome")
 PATIENCE = 90  # seconds for a server to start on a busy machine
-TINY = {  # 32 x 32 pixels, 8 x 8 tokens
-    "device": "cpu",
-    "precision": "fp32",
-    "data": {"image_size": 32},
-    "tokenizer": {
-        "encoder_channels": [8, 8, 8],
-        "encoder_kernels": [3, 3],
-        "encoder_blocks": 1,
-        "downsample_after": [0, 1],
-        "decoder_channels": [8, 8],
-        "decoder_blocks": 1,
-        "upsample_after": [1, 0],
-        "latent_dim": 8,
-        "codebook_size": 16,
-    },
-    "transformer": {
-        "dim": 16,
-        "num_heads": 4,
-        "num_layers": 2,
-        "mlp_dim": 32,
-        "dropout": 0.0,
-        "num_tokens": 64,
-        "codebook_size": 16,
-    },
-    "decoding": {"total_iter": 6, "composite": "hard", "rule": "maskgit"},
-}
+TINY = ROOT / "tests" / "data" / "tiny.yml"
+PAGE = {"data.image_size": 32, "transformer.num_tokens": 64}  # 8 x 8 tokens to paint on
+PAGE |= {"decoding.total_iter": 6, "decoding.composite": "hard", "decoding.rule": "maskgit"}
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config file, with untrained weights where it says."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    config = Config.model_validate({**TINY, "run": folder})
+    config = load_config(TINY, [*PAGE.items(), ("run", folder)])
     torch.manual_seed(0)
     tokenizer, transformer = VQGAN(config.tokenizer), BidirectionalTransformer(config.transformer)
     with torch.no_grad():
