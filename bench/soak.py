@@ -1,170 +1,231 @@
-"""Whether memory stays flat: many small images through inpainting and scoring, many training steps.
+"""Whether memory stays flat: training, many small images repaired and scored, many visits.
 
-python bench/soak.py --images 20000 --steps 2000
+    python bench/soak.py --images 20000 --steps 2000 --visits 500
 
-Each script runs by itself with the smallest networks, so that what grows with the number of images
-or steps stands out. Its resident memory is sampled; growth is the mean of the last tenth over that
-of the fifth tenth, since loading takes up the first, and most of a run that is too short. Appends
-to bench/results/soak.jsonl, curves included, and ends with code 1 if anything grew by more than
-ALLOWED.
+Both stages of training, inpainting, scoring and the page run by themselves with the smallest
+networks, so that what grows with steps, images or visitors stands out. A visit is what a browser
+asks for: the page, its samples, a random hole, a repair with all its files. Resident memory is
+sampled from the first result on, an epoch, an image or an answer. Growth is the last tenth over the
+tenth that follows the first fifth, in which caches fill and modules that are first needed then are
+loaded. Appends to bench/results/soak.jsonl, draws docs/results/soak/memory.png, and ends with code
+1 if anything grew by more than ALLOWED.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import secrets
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from common import report
+from resident import Curve, draw, growth, recorded, thinned
 from torchvision.models import Inception3
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from config.loading import save_config  # noqa: E402
-from config.schema import Config  # noqa: E402
-from models.transformer import BidirectionalTransformer  # noqa: E402
-from models.vqgan import VQGAN  # noqa: E402
-from utils.checkpoint import save_weights  # noqa: E402
+from config.loading import load_config, save_config  # noqa: E402
 from utils.images import encode_png  # noqa: E402
 
 ALLOWED = 0.02  # growth
-SIDE, HOLE = 16, slice(4, 10)
-PAGE = os.sysconf("SC_PAGE_SIZE")
-SAMPLES = 400  # of a curve at most
+HOLE = slice(4, 10)
 TRAINING_IMAGES, BATCH = 64, 4
-TINY = {
-    "tokenizer": {
-        "encoder_channels": [8, 8, 8],
-        "encoder_kernels": [3, 3],
-        "encoder_blocks": 1,
-        "downsample_after": [0, 1],
-        "decoder_channels": [8, 8],
-        "decoder_blocks": 1,
-        "upsample_after": [1, 0],
-        "latent_dim": 8,
-        "codebook_size": 16,
-    },
-    "transformer": {
-        "dim": 16,
-        "num_heads": 4,
-        "num_layers": 2,
-        "mlp_dim": 32,
-        "num_tokens": 16,
-        "codebook_size": 16,
-    },
-    "decoding": {"total_iter": 3, "step_pictures": False, "comparison": False, "batch_size": 64},
+SETTINGS = {
+    "tokenizer.training.batch_size": BATCH,
+    "tokenizer.training.warmup_steps": 10,
+    "tokenizer.training.validate_every": 5,
+    "tokenizer.training.checkpoint_every": 10,
+    "training.batch_size": BATCH,
+    "training.accumulate": 1,
+    "training.checkpoint_every": 10,
+    "decoding.total_iter": 3,
+    "decoding.step_pictures": False,
+    "decoding.comparison": False,
+    "decoding.batch_size": 64,
 }
+PICTURE = ROOT / "docs" / "results" / "soak" / "memory.png"
+PATIENCE = 600  # seconds for the page to answer on a busy machine
+EVENTS = ("open", "partial", "repair")  # of the page; the second draws a random hole
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}  # in networks so small threads only wait
 
 
-def pixels(rng: np.random.Generator) -> np.ndarray:
-    """An image of coloured patches, (SIDE, SIDE, 3) uint8."""
-    small = rng.integers(0, 256, (SIDE // 4, SIDE // 4, 3), dtype=np.uint8)
+def pixels(rng: np.random.Generator, side: int) -> np.ndarray:
+    """An image of coloured patches, (side, side, 3) uint8."""
+    small = rng.integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8)
     return small.repeat(4, axis=0).repeat(4, axis=1)
 
 
 def prepare(folder: Path, images: int, steps: int) -> None:
-    """Networks, a config, training images and a job of so many images."""
-    epochs = max(1, steps * BATCH // TRAINING_IMAGES)
-    training = {"epochs": epochs, "batch_size": BATCH, "accumulate": 1, "checkpoint_every": 10}
-    data = {"root": folder / "data", "image_size": SIDE}
-    config = Config.model_validate(
-        {**TINY, "run": folder / "run", "device": "cpu", "data": data, "training": training}
-    )
+    """A config, training images, a job of so many images, and weights to score with."""
+    epochs = -(-steps * BATCH // TRAINING_IMAGES)
+    places = {"run": folder / "run", "data.root": folder / "data"}
+    lengths = {"tokenizer.training.epochs": epochs, "training.epochs": epochs}
+    overrides = {**SETTINGS, **places, **lengths}.items()
+    config = load_config(ROOT / "tests" / "data" / "tiny.yml", list(overrides))
     save_config(config, folder / "tiny.yml")
-    torch.manual_seed(0)
-    tokenizer, transformer = VQGAN(config.tokenizer), BidirectionalTransformer(config.transformer)
-    save_weights(config.tokenizer_weights, tokenizer.state_dict(), config.tokenizer, {})
-    weights = folder / "run" / "untrained.safetensors"
-    save_weights(weights, transformer.state_dict(), config.transformer, {})
     stem = Inception3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     torch.save(
         {k: v for k, v in stem.items() if k.startswith(("Conv2d", "fc"))}, folder / "stem.pth"
     )
-    rng, mask = np.random.default_rng(0), np.full((SIDE, SIDE), 255, np.uint8)
+    rng, side = np.random.default_rng(0), config.data.image_size
+    mask = np.full((side, side), 255, np.uint8)
     mask[HOLE, HOLE] = 0
     counts = {"data/train": TRAINING_IMAGES, "data/val": BATCH, "job/masked_image": images}
     for place, count in counts.items():
         (folder / place).mkdir(parents=True)
         for i in range(count):
-            (folder / place / f"image_{i}.png").write_bytes(encode_png(pixels(rng)))
+            (folder / place / f"image_{i}.png").write_bytes(encode_png(pixels(rng, side)))
     (folder / "job" / "mask64").mkdir()
     for i in range(images):
         (folder / "job" / "mask64" / f"mask_{i}.png").write_bytes(encode_png(mask))
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
-    """What is run, by name."""
+def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """What is run to its end, by name, and what its first result is in the folder.
+
+    Each uses what those before it leave. The scorer leaves nothing before its end.
+    """
     score = ["faster-pytorch-fid/fid_score_gpu.py", "--device", "cpu", "--dims", "64", "--no-cache"]
     score += ["--num-workers", "0", "--batch-size", "64", "--weights", str(folder / "stem.pth")]
     score += ["--predicted-path", str(folder / "out/test_results")]
-    config = ["--config", str(folder / "tiny.yml")]
+    config, job = ["--config", str(folder / "tiny.yml")], str(folder / "job")
+    repair = ["inpainting.py", *config, "--data", job, "--output", str(folder / "out")]
     return {
-        "inpainting": [
-            *("inpainting.py", *config, "--data", str(folder / "job")),
-            *("--transformer", str(folder / "run/untrained.safetensors")),
-            *("--output", str(folder / "out")),
-        ],
-        "scoring": [*score, "--gt-path", str(folder / "job/masked_image")],
-        "training": ["training_transformer.py", *config],
+        "stage 1": (["training_vqgan.py", *config], "run/tokenizer/log.jsonl"),
+        "stage 2": (["training_transformer.py", *config], "run/transformer/log.jsonl"),
+        "inpainting": (repair, "out/test_results"),
+        "scoring": ([*score, "--gt-path", str(folder / "job/masked_image")], "job"),
     }
 
 
-def watch(command: list[str]) -> tuple[list[float], float]:
-    """Run a command; its resident memory in MiB at even distances, and the seconds it took."""
-    began, curve = time.perf_counter(), []
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    said: list[bytes] = []
-    reader = threading.Thread(target=lambda: said.append(process.stderr.read()))
-    reader.start()
-    while process.poll() is None:
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-        curve.append(pages * PAGE / 2**20)
+def run_script(command: list[str], first_result: Path) -> Curve:
+    """Run a script to its end; its memory since its first result."""
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=ALONE, **pipes)
+    while process.poll() is None and not first_result.exists():
         time.sleep(0.1)
-    reader.join()
+    with recorded(process.pid) as curve:
+        _, said = process.communicate()
     if process.returncode:
-        sys.exit(said[0].decode(errors="replace"))
-    curve = [value for value in curve if value]  # a process on its way out has none
-    return curve, time.perf_counter() - began
+        sys.exit(said.decode(errors="replace"))
+    return curve
 
 
-def growth(curve: list[float]) -> float:
-    """The last tenth over the fifth tenth of the samples, less one."""
-    tenth = max(1, len(curve) // 10)
-    return float(np.mean(curve[-tenth:]) / np.mean(curve[4 * tenth : 5 * tenth]) - 1)
+def run_page(config: Path, visits: int) -> Curve:
+    """Serve the page and visit it; the server's memory from its first answer on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "app.py", str(config), "--port", str(port)],
+        cwd=ROOT,
+        env=ALONE,
+        stdout=subprocess.DEVNULL,
+    )
+    address, end = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
+    try:
+        while not _answers(address):
+            if server.poll() is not None or time.monotonic() > end:
+                sys.exit(f"app.py does not answer at {address}")
+            time.sleep(0.3)
+        with recorded(server.pid) as curve:
+            for _ in range(visits):
+                visit(address)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+    return curve
 
 
-def thinned(curve: list[float]) -> list[float]:
-    """A curve of at most SAMPLES points."""
-    return [round(value, 1) for value in curve[:: -(-len(curve) // SAMPLES)]]
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def visit(address: str) -> None:
+    """Open the page, draw a hole, repair the picture, leave."""
+    session = secrets.token_hex(6)
+    with urllib.request.urlopen(address) as page:
+        page.read()
+    with urllib.request.urlopen(f"{address}/config") as answer:
+        config = json.load(answer)
+    values = {part["id"]: part["props"].get("value") for part in config["components"]}
+    heartbeat = f"{address}/gradio_api/heartbeat/{session}"
+    with urllib.request.urlopen(heartbeat):  # open until the visitor leaves
+        for name in EVENTS:
+            event = next(e for e in config["dependencies"] if e["api_name"] == name)
+            data = [values[part] for part in event["inputs"]]
+            found = ask(address, session, event, data)
+            for part, value in zip(event["outputs"], found, strict=True):
+                update = isinstance(value, dict) and value.get("__type__") == "update"
+                values[part] = value.get("value", values[part]) if update else value
+        if "Repaired" not in found[-1]:
+            sys.exit(f"the page did not repair: {found[-1]}")
+
+
+def ask(address: str, session: str, event: dict[str, Any], data: list[Any]) -> list[Any]:
+    """What an event of the page answers, the last time if several times."""
+    body = {"data": data, "fn_index": event["id"], "session_hash": session}
+    if not event["queue"]:
+        return _post(f"{address}/gradio_api/run/predict", body)["data"]
+    _post(f"{address}/gradio_api/queue/join", body)
+    stream = f"{address}/gradio_api/queue/data?session_hash={session}"
+    with urllib.request.urlopen(stream) as lines:
+        for line in lines:
+            message = json.loads(line[5:]) if line.startswith(b"data:") else {}
+            if message.get("msg") == "process_completed":
+                return message["output"]["data"]
+    sys.exit(f"{event['api_name']} never ended")
+
+
+def _post(address: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        address, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=20_000, help="to repair and score")
-    parser.add_argument("--steps", type=int, default=2_000, help="of training")
+    parser.add_argument("--steps", type=int, default=2_000, help="of training, each stage")
+    parser.add_argument("--visits", type=int, default=500, help="to the page")
     args = parser.parse_args()
-    result: dict[str, float] = {"images": args.images, "steps": args.steps}
-    curves = {}
+    curves: dict[str, Curve] = {}
     with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name), args.images, args.steps)
-        for part, command in commands(Path(name)).items():
-            curve, seconds = watch(command)
-            curves[part] = thinned(curve)
-            result[f"{part}_growth"] = round(growth(curve), 4)
-            result[f"{part}_peak_mib"] = round(max(curve))
-            result[f"{part}_seconds"] = round(seconds, 1)
-    report("soak", result, {"resident_mib": curves})
-    return int(any(value > ALLOWED for key, value in result.items() if key.endswith("_growth")))
+        folder = Path(name)
+        prepare(folder, args.images, args.steps)
+        for part, (command, first_result) in commands(folder).items():
+            curves[part] = run_script(command, folder / first_result)
+        curves["page"] = run_page(folder / "tiny.yml", args.visits)
+    parts = {
+        part: {
+            "growth": round(growth(curve), 4),
+            "peak_mib": round(max(held for _, held in curve)),
+            "seconds": round(curve[-1][0]),
+        }
+        for part, curve in curves.items()
+    }
+    kept = {part: thinned(curve) for part, curve in curves.items()}
+    report("soak", {**vars(args), **parts}, {"resident_mib": kept})
+    draw(curves, PICTURE)
+    return int(any(part["growth"] > ALLOWED for part in parts.values()))
 
 
 if __name__ == "__main__":
