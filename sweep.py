@@ -9,7 +9,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 from config.loading import load_config
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, positive, run
 from utils.data import InpaintingSet
 from utils.distributed import is_main
 from utils.sweep import opened
@@ -28,16 +28,9 @@ OPTIONS = {  # flag: key that it overrides, type, help
 SEEDS, MAX_SEEDS = 3, 1000
 
 
-def count(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"'{text}' is no whole number from 1")
-    return int(text)
-
-
 def few(text: str) -> int:
     """How many seeds each setting may be repeated with, for argparse."""
-    if count(text) > MAX_SEEDS:
+    if positive(text) > MAX_SEEDS:
         raise ArgumentTypeError(f"'{text}' is no whole number from 1 to {MAX_SEEDS}")
     return int(text)
 
@@ -55,7 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=few, default=SEEDS, help=f"repeat each setting (default {SEEDS})"
     )
-    parser.add_argument("--images", type=count, help="images, spread evenly (default all)")
+    parser.add_argument("--images", type=positive, help="images, spread evenly (default all)")
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
     if config.seed + args.seeds > 2**63:

@@ -1,6 +1,6 @@
 """Train the transformer, stage 2: ``python training_transformer.py --config config/cats64.yml``."""
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 from config.loading import load_config
@@ -10,6 +10,7 @@ from utils.cli import (
     add_start_arguments,
     as_overrides,
     names,
+    positive,
     run,
 )
 from utils.distributed import world_size
@@ -31,13 +32,6 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
 }
 TRIALS_OF_CONFIG = 0  # --lr-search without a number
-
-
-def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"'{text}' is no whole number from 1")
-    return int(text)
 
 
 def check_start(parser: ArgumentParser, args: Namespace) -> None:

@@ -43,6 +43,13 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
 
 
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1")
+    return int(text)
+
+
 def names(flag: str) -> list[str]:
     """A flag and the lab's name for it, if it has one there."""
     return [flag, *([LAB_FLAGS[flag]] if flag in LAB_FLAGS else [])]

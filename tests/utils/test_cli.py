@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from utils.cli import (
     add_config_arguments,
     add_start_arguments,
     as_overrides,
+    positive,
     run,
 )
 
@@ -115,6 +117,18 @@ def test_a_wrong_argument_is_one_line_and_2(capsys, arguments, said):
         parsed(*arguments)
     assert left.value.code == 2
     assert capsys.readouterr().err == f"script.py: error: {said} (see --help)\n"
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), ("07", 7), ("1000", 1000)])
+def test_a_positive_number_is_read(text, number):
+    assert positive(text) == number
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "few", ""])
+def test_what_is_no_positive_number_is_quoted(text):
+    with pytest.raises(ArgumentTypeError) as caught:
+        positive(text)
+    assert str(caught.value) == f"'{text}' is no whole number from 1"
 
 
 # Scripts
