@@ -4,11 +4,11 @@
 
 Both stages of training, inpainting, scoring and the page run by themselves with the smallest
 networks, so that what grows with steps, images or visitors stands out. A visit is what a browser
-asks for: the page, its samples, a random hole, a repair with all its files. Resident memory is
-sampled from the first result on, an epoch, an image or an answer. Growth is the last tenth over the
-tenth that follows the first fifth, in which caches fill and modules that are first needed then are
-loaded. Appends to bench/results/soak.jsonl, draws docs/results/soak/memory.png, and ends with code
-1 if anything grew by more than ALLOWED.
+asks for: the page, its samples, a random hole, a repair with all its files. Memory is sampled
+(bench/resident.py) from the first result on, an epoch, an image or an answer. Growth is the last
+tenth over the tenth that follows the first fifth, in which caches fill and modules that are first
+needed then are loaded. Appends to bench/results/soak.jsonl, draws docs/results/soak/memory.png, and
+ends with code 1 if anything's own memory grew by more than ALLOWED.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from config.loading import load_config, save_config  # noqa: E402
 from utils.images import encode_png  # noqa: E402
 
 ALLOWED = 0.02  # growth
+PARTS = ("stage 1", "stage 2", "inpainting", "page", "scoring")  # each uses those before it
 HOLE = slice(4, 10)
 TRAINING_IMAGES, BATCH = 64, 4
 SETTINGS = {
@@ -95,7 +96,8 @@ def prepare(folder: Path, images: int, steps: int) -> None:
 def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
     """What is run to its end, by name, and what its first result is in the folder.
 
-    Each uses what those before it leave. The scorer leaves nothing before its end.
+    The scorer leaves nothing before its end. It is the results that are many, not what they are
+    compared with.
     """
     score = ["faster-pytorch-fid/fid_score_gpu.py", "--device", "cpu", "--dims", "64", "--no-cache"]
     score += ["--num-workers", "0", "--batch-size", "64", "--weights", str(folder / "stem.pth")]
@@ -106,7 +108,7 @@ def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
         "stage 1": (["training_vqgan.py", *config], "run/tokenizer/log.jsonl"),
         "stage 2": (["training_transformer.py", *config], "run/transformer/log.jsonl"),
         "inpainting": (repair, "out/test_results"),
-        "scoring": ([*score, "--gt-path", str(folder / "job/masked_image")], "job"),
+        "scoring": ([*score, "--gt-path", str(folder / "data/train")], "job"),
     }
 
 
@@ -211,21 +213,28 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, args.images, args.steps)
-        for part, (command, first_result) in commands(folder).items():
-            curves[part] = run_script(command, folder / first_result)
-        curves["page"] = run_page(folder / "tiny.yml", args.visits)
-    parts = {
-        part: {
-            "growth": round(growth(curve), 4),
-            "peak_mib": round(max(held for _, held in curve)),
-            "seconds": round(curve[-1][0]),
-        }
-        for part, curve in curves.items()
-    }
-    kept = {part: thinned(curve) for part, curve in curves.items()}
-    report("soak", {**vars(args), **parts}, {"resident_mib": kept})
+        scripts = commands(folder)
+        for part in PARTS:
+            if part == "page":
+                curves[part] = run_page(folder / "tiny.yml", args.visits)
+            else:
+                curves[part] = run_script(scripts[part][0], folder / scripts[part][1])
+            note(part, curves[part], vars(args))
     draw(curves, PICTURE)
-    return int(any(part["growth"] > ALLOWED for part in parts.values()))
+    return int(any(growth(curve) > ALLOWED for curve in curves.values()))
+
+
+def note(part: str, curve: Curve, counts: dict[str, int]) -> None:
+    """Append a part's result with its curve, so that a later part that fails loses nothing."""
+    result = {
+        "part": part,
+        **counts,
+        "growth": round(growth(curve), 4),
+        "peak_mib": round(max(sample.own + sample.files for sample in curve)),
+        "own_peak_mib": round(max(sample.own for sample in curve)),
+        "seconds": round(curve[-1].seconds),
+    }
+    report("soak", result, {"seconds, own MiB, files MiB": thinned(curve)})
 
 
 if __name__ == "__main__":
