@@ -86,6 +86,15 @@ def shorten(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
+def yaml_word(value: object) -> str:
+    """A value as a config has it, on one line; the number beyond 64 bits as a power of two."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, list):
+        return f"[{', '.join(map(yaml_word, value))}]"
+    return "2^63" if value == 1 << 63 else str(value)
+
+
 def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
     """What a YAML file holds, and the line on which each key stands; kind is what it should be.
 

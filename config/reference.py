@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from config.loading import yaml_word
 from config.schema import Config
 from config.section import Section
 
@@ -37,7 +38,7 @@ def _section(model: type[Section], path: str, schema: dict[str, Any]) -> list[st
             below.append((kind, f"{path}.{name}".lstrip(".")))
             continue
         values = _values(own["properties"][name], schema)
-        default = _word(own["properties"][name].get("default"))
+        default = yaml_word(own["properties"][name].get("default"))
         lines.append(f"| `{name}` | {values} | `{default}` | {_one_line(field.description)} |")
     lines.append("")
     return lines + [line for kind, name in below for line in _section(kind, name, schema)]
@@ -50,7 +51,9 @@ def _values(schema: dict[str, Any], root: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_values(option, root) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{_word(value)}`" for value in schema.get("enum", [schema.get("const")]))
+        return ", ".join(
+            f"`{yaml_word(value)}`" for value in schema.get("enum", [schema.get("const")])
+        )
     kind = schema.get("type", "any")
     if kind == "array":
         inner = schema.get("items") or schema["prefixItems"][0]
@@ -71,17 +74,8 @@ def _values(schema: dict[str, Any], root: dict[str, Any]) -> str:
 
 def _bounds(schema: dict[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    found = [f"{sign} {_word(schema[key])}" for key, sign in signs.items() if key in schema]
+    found = [f"{sign} {yaml_word(schema[key])}" for key, sign in signs.items() if key in schema]
     return f" {', '.join(found)}" if found else ""
-
-
-def _word(value: Any) -> str:
-    """A value as YAML has it."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    if isinstance(value, list):
-        return f"[{', '.join(map(_word, value))}]"
-    return "2^63" if value == 1 << 63 else str(value)
 
 
 def _one_line(text: str | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from config.errors import UserError, nearest, one_of
-from config.loading import read_yaml, shorten
+from config.loading import read_yaml, shorten, yaml_word
 from config.schema import Config, DecodingConfig
 from utils.stamps import OUTPUT_ONLY, settings_digest
 
@@ -212,7 +212,7 @@ def read_grid(config: Config, path: Path) -> Study:
             )
         for value in values:
             _check_value(path, key, value)
-        axes.append(Axis(key, {_word(value): {key: value} for value in values}))
+        axes.append(Axis(key, {yaml_word(value): {key: value} for value in values}))
     count = 1
     for axis in axes:
         count *= len(axis.points)
@@ -237,10 +237,3 @@ def _check_value(path: Path, key: str, value: object) -> None:
             if problem["loc"][:1] == (key,):
                 message = problem["msg"][0].lower() + problem["msg"][1:]
                 raise UserError(f"{path}: {key} {shorten(repr(value))}: {message}") from None
-
-
-def _word(value: object) -> str:
-    """A value as YAML has it."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    return str(value)

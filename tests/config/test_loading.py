@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from config.errors import UserError
-from config.loading import MAX_CONFIG_BYTES, load_config, save_config
+from config.loading import MAX_CONFIG_BYTES, load_config, save_config, yaml_word
 from config.schema import Config
 
 PRESETS = sorted((Path(__file__).parents[2] / "config").glob("*.yml"))
@@ -270,3 +271,12 @@ def test_a_wrong_override_is_blamed_on_itself(write, override, start):
 )
 def test_values_that_would_fail_later_fail_at_load(write, text):
     assert "\n" not in refusal(write(text))
+
+
+@pytest.mark.parametrize("value", [None, True, False, 3, 0.5, "cosine", [0.1, None, [True]]])
+def test_a_value_in_a_word_is_read_back_as_the_same(value):
+    assert yaml.safe_load(yaml_word(value)) == value
+
+
+def test_the_number_beyond_64_bits_is_told_as_a_power():
+    assert (yaml_word(1 << 63), yaml_word((1 << 63) - 1)) == ("2^63", "9223372036854775807")
