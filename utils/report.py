@@ -6,14 +6,12 @@ tokenizer/, transformer/, and one folder of results with its score.json for each
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import yaml
 
@@ -22,13 +20,14 @@ from config.loading import load_config
 from config.schema import Config
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data import InpaintingSet
+from utils.embed import embed, embed_file, template
 from utils.files import write_text
-from utils.images import encode_png, load_rgb, save_png
+from utils.images import load_rgb, save_png
 from utils.inpaint_outputs import MANIFEST, MASKS, RESULTS, STEPS
 from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, tile
 from utils.search_report import NUMBERS, PLOTS, cells, notes
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE = "report.html"
 SCHEDULES = ("cosine", "linear", "square")  # in the report's order
 SCORE = "score.json"
 COMPARISON = "comparison.png"
@@ -55,22 +54,22 @@ def build_report(config: Config) -> Path:
     chosen = np.linspace(0, len(dataset) - 1, min(COMPARED, len(dataset))).astype(int)
     first = results[SCHEDULES[0]]
     steps = [
-        (f"{schedule}, image {index}", _picture(folder / schedule / STEPS / _final(index)))
+        (f"{schedule}, image {index}", embed_file(folder / schedule / STEPS / _final(index)))
         for schedule in SCHEDULES
         for index in chosen[1 : 1 + SHOWN]
     ]
     masks = [
-        (schedule, _picture(folder / schedule / MASKS / _final(chosen[1])))
+        (schedule, embed_file(folder / schedule / MASKS / _final(chosen[1])))
         for schedule in SCHEDULES
     ]
     grid = math.isqrt(config.transformer.num_tokens)
     rows = _comparison(folder / SCHEDULES[0], dataset, chosen)
     save_png(folder / COMPARISON, np.concatenate(list(rows.values())))
-    page = _template().render(
+    page = template(TEMPLATE).render(
         title=f"MaskGIT inpainting: {folder.name}",
         lead=_lead(config, first),
         **_score_table(folder),
-        comparison=[(name, _embed(row)) for name, row in rows.items()],
+        comparison=[(name, embed(row)) for name, row in rows.items()],
         masks=masks,
         steps=steps,
         mask_width=MASK_ENLARGED * MASKS_PER_ROW * (grid + 2),
@@ -84,11 +83,6 @@ def build_report(config: Config) -> Path:
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _lead(config: Config, manifest: dict) -> str:
@@ -132,10 +126,11 @@ def _score_table(folder: Path) -> dict:
 
 def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> dict[str, np.ndarray]:
     """The rows masked, inpainted and truth, each one picture, enlarged."""
+    items = [dataset[index] for index in chosen]
     rows = {
-        "masked": [dataset[index].image for index in chosen],
+        "masked": [item.image for item in items],
         "inpainted": [_pixels(results / RESULTS / f"image_{index:03d}.png") for index in chosen],
-        "truth": [dataset.ground_truth(index) for index in chosen],
+        "truth": [dataset.ground_truth(item.index, item.image) for item in items],
     }
     block = np.ones((ENLARGED, ENLARGED, 1), dtype=np.uint8)
     return {
@@ -151,7 +146,7 @@ def _training(folder: Path) -> list[tuple[str, str, str]]:
     pictures.append(("Tokenizer: all curves", folder / "tokenizer" / "curves.png", "plot"))
     samples = sorted((folder / "tokenizer" / "samples").glob("*.png"))[-1:]
     pictures += [("Tokenizer: originals over reconstructions", path, "pixels") for path in samples]
-    return [(name, _picture(path), kind) for name, path, kind in pictures if path.exists()]
+    return [(name, embed_file(path), kind) for name, path, kind in pictures if path.exists()]
 
 
 def _search(folder: Path) -> dict | None:
@@ -159,7 +154,7 @@ def _search(folder: Path) -> dict | None:
     if not (folder / NUMBERS).exists():
         return None
     result = _read_json(folder / NUMBERS)
-    plots = [(name, _picture(folder / name)) for name in PLOTS if (folder / name).exists()]
+    plots = [(name, embed_file(folder / name)) for name in PLOTS if (folder / name).exists()]
     with _meant_for(folder / NUMBERS):
         heading, *rows = cells(result)
         return {"heading": heading, "rows": rows, "notes": notes(result), "plots": plots}
@@ -203,19 +198,6 @@ def _final(index: int) -> str:
 
 def _pixels(path: Path) -> np.ndarray:
     return np.asarray(load_rgb(path))
-
-
-def _picture(path: Path) -> str:
-    """A PNG file as a data URI, so that the page needs no other file."""
-    return _data_uri(path.read_bytes())
-
-
-def _embed(image: np.ndarray) -> str:
-    return _data_uri(encode_png(image))
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def main() -> None:

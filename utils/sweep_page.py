@@ -5,21 +5,20 @@ Pictures are decoded once and kept in <output>/pictures; the page asks for nothi
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 import yaml
 
 from config.errors import UserError
 from utils.composite import composite
+from utils.embed import embed, embed_file, template
 from utils.files import write_text
-from utils.images import HOLE_COLOUR, encode_png, load_rgb, save_png
+from utils.images import HOLE_COLOUR, load_rgb, save_png
 from utils.pictures import GAP, IMAGES_PER_ROW, MASKS_PER_ROW, image_grid, mask_grid, tile
 from utils.runlog import environment
 from utils.stamps import settings_digest
@@ -27,7 +26,7 @@ from utils.sweep import Sweep
 from utils.sweep_plan import Cell, Setting
 from utils.sweep_report import PLOTS, Table, details, grid
 
-TEMPLATE = Path(__file__).with_name("sweep.html")
+TEMPLATE = "sweep.html"
 PAGE = "report.html"
 COMPARED, CASES = 10, 5  # images in the three-row comparison, and in each of best and worst
 REPLAYED = 12  # settings that are shown step by step, the best ones
@@ -86,14 +85,14 @@ def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:
     figures = [(s.name, *_figure(pictures, s, shown[-1])) for s in replayed]
     curve = sweep.config.transformer_weights.parent / LOSS_CURVE
     side, tokens = sweep.config.data.image_size, sweep.config.transformer.num_tokens
-    page = _template().render(
+    page = template(TEMPLATE).render(
         title=table.study.title,
         caption=table.caption.removeprefix(f"{table.study.title}. "),
         table=grid(table, lambda text: f"\0{text}"),
         statements=table.statements,
         left_out=table.study.left_out,
         details=details(table),
-        plots=[(name, _file(folder / name)) for name in PLOTS],
+        plots=[(name, embed_file(folder / name)) for name in PLOTS],
         winner=winner.name,
         comparison=_rows(pictures, winner, compared),
         best=_rows(pictures, winner, ranked[:CASES]),
@@ -102,18 +101,13 @@ def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:
         mask_width=MASK_ENLARGED * MASKS_PER_ROW * (round(tokens**0.5) + GAP),
         step_width=ENLARGED * IMAGES_PER_ROW * (side + GAP),
         replay=_replay(pictures, replayed, shown),
-        loss_curve=_file(curve) if curve.exists() else None,
+        loss_curve=embed_file(curve) if curve.exists() else None,
         config=yaml.safe_dump(sweep.config.model_dump(mode="json"), sort_keys=False),
         environment=json.dumps(environment(), indent=1),
         provenance=json.dumps({k: v for k, v in sweep.fixed.items() if k != "data"}, indent=1),
     )
     write_text(folder / PAGE, page)
     return folder / PAGE
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _by_error(sweep: Sweep, setting: Setting) -> list[int]:
@@ -145,7 +139,7 @@ def _rows(pictures: Pictures, setting: Setting, places: Sequence[int]) -> Rows:
         "truth": [pictures.inputs.truths[place] for place in places],
     }
     return [
-        (name, _embed(_enlarged(tile(images, len(images), len(images)))))
+        (name, embed(_enlarged(tile(images, len(images), len(images)))))
         for name, images in rows.items()
     ]
 
@@ -154,7 +148,7 @@ def _figure(pictures: Pictures, setting: Setting, place: int) -> tuple[str, str]
     """Mask evolution and images by step, in the report's form."""
     steps = setting.decoding.total_iter
     masks = mask_grid(list(pictures.masks(setting, place)), steps)
-    return _embed(masks), _embed(image_grid(pictures.frames(setting, place), steps))
+    return embed(masks), embed(image_grid(pictures.frames(setting, place), steps))
 
 
 def _replay(
@@ -169,7 +163,7 @@ def _replay(
             tiles = np.where(masks, 0, 255).astype(np.uint8).reshape(-1, side, side)
             mask = np.repeat(np.concatenate(list(tiles), 1)[..., None], 3, 2)
             counts = masks.sum(1).tolist()
-            strips.append([_embed(np.concatenate(frames, 1)), _embed(mask), counts])
+            strips.append([embed(np.concatenate(frames, 1)), embed(mask), counts])
     return {
         "settings": [setting.name for setting in settings],
         "images": [f"image {pictures.inputs.indices[place]}" for place in places],
@@ -181,15 +175,3 @@ def _replay(
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
     return image.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
-
-
-def _file(path: Path) -> str:
-    return _data_uri(path.read_bytes())
-
-
-def _embed(image: np.ndarray) -> str:
-    return _data_uri(encode_png(image))
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
