@@ -1,4 +1,4 @@
-# make demo   set up, train, inpaint, score, report (about ten minutes on two CPU cores)
+# make demo   set up, fine-tune, inpaint, score, report
 # make test   set up, run the tests
 # An activated conda environment is used as it is; otherwise everything goes into .venv.
 
@@ -13,6 +13,9 @@ FOUND_PYTHON ?= python3
 RUN := runs/demo
 DATA := data/demo
 CONFIG := config/demo.yml
+WEIGHTS := models/pretrained/cats64
+START_TOKENIZER := --tokenizer $(WEIGHTS)/vqgan.safetensors  # or nothing, to train from scratch
+START_TRANSFORMER := --transformer $(WEIGHTS)/transformer.safetensors
 SPLIT :=  # e.g. --split 2000 200 200
 SCHEDULES := cosine linear square
 SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
@@ -41,11 +44,11 @@ $(RUN)/%/test_results/manifest.json: $(RUN)/transformer/done
 	$(PYTHON) inpainting.py --config $(CONFIG) --mask-func $* --output $(RUN)/$*
 
 $(RUN)/transformer/done: $(RUN)/tokenizer/done
-	$(PYTHON) training_transformer.py --config $(CONFIG) --resume
+	$(PYTHON) training_transformer.py --config $(CONFIG) --resume auto $(START_TRANSFORMER)
 	@touch $@
 
 $(RUN)/tokenizer/done: $(DATA)/dataset.json
-	$(PYTHON) training_vqgan.py --config $(CONFIG) --resume
+	$(PYTHON) training_vqgan.py --config $(CONFIG) --resume auto $(START_TOKENIZER)
 	@touch $@
 
 $(DATA)/dataset.json: | $(ENV)/.maskgit
@@ -73,17 +76,19 @@ test-long: $(ENV)/.maskgit-dev
 test-app: $(ENV)/.maskgit-app  # takes an installed Chromium, or fetches one
 	$(PYTHON) -m pytest -m app -rs tests/app
 
-faults: $(ENV)/.maskgit-dev  # docs/faults.md, what becomes of every bad input
-	FAULTS_TABLE=1 $(PYTHON) -m pytest tests/faults/test_catalogue.py
+faults: $(ENV)/.maskgit-dev  # docs/faults.md, what becomes of every bad input; needs the extra app
+	FAULTS_TABLE=1 $(PYTHON) -m pytest tests/faults
 
-coverage: $(ENV)/.maskgit-dev  # of lines and branches, scripts in processes of their own included
+coverage: $(ENV)/.maskgit-dev  # scripts in processes of their own included; fails under 90 % of branches
 	$(PYTHON) -m coverage erase
 	$(PYTHON) -m coverage run -m pytest -m "not long and not app"
 	$(PYTHON) -m coverage combine
 	$(PYTHON) -m coverage report
+	$(PYTHON) tests/branch_coverage.py
 
 soak: $(ENV)/.maskgit-dev  # whether memory stays flat; tens of minutes
-	$(PYTHON) bench/soak.py --images 20000 --steps 2000
+	$(PYTHON) -m pip install --quiet ".[app]"
+	$(PYTHON) bench/soak.py --images 20000 --steps 2000 --visits 500
 
 lint: $(ENV)/.maskgit-dev
 	$(ENV)/bin/ruff check .
