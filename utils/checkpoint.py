@@ -129,7 +129,9 @@ def load_state(path: Path) -> State | None:
         if not candidate.exists():
             continue
         try:
-            if bad := zipfile.ZipFile(candidate).testzip():
+            with zipfile.ZipFile(candidate) as archive:
+                bad = archive.testzip()
+            if bad:
                 raise RuntimeError(f"checksum of {bad}")
             return torch.load(candidate, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -204,6 +205,16 @@ def test_a_state_comes_back_and_the_one_before_it_is_kept(tmp_path):
     save_state(path, {"step": 2, "w": torch.zeros(2)})
     assert load_state(path)["step"] == 2
     assert load_state(previous(path))["step"] == 1
+
+
+def test_a_state_that_was_read_is_no_longer_open(tmp_path, monkeypatch):
+    opened, plain = [], zipfile.ZipFile.__init__
+    monkeypatch.setattr(
+        zipfile.ZipFile, "__init__", lambda self, file: opened.append(self) or plain(self, file)
+    )
+    save_state(tmp_path / "state.pt", {"step": 1})
+    assert load_state(tmp_path / "state.pt") == {"step": 1}
+    assert [archive.fp for archive in opened] == [None]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
