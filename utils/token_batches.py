@@ -76,7 +76,10 @@ class TokenBatches:
             made = TokenBatch(targets, targets, token_mask)
         else:
             made = self._with_holes(image_ids, view, token_mask)
-        return TokenBatch(*(_moved(tensor, self.device) for tensor in made))
+        targets = _moved(made.targets, self.device)
+        is_one = made.inputs is made.targets
+        inputs = targets if is_one else _moved(made.inputs, self.device)
+        return TokenBatch(targets, inputs, _moved(made.token_mask, self.device))
 
     def _with_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
         """Let some of the images be seen as in the middle of inpainting.

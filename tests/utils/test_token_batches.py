@@ -182,7 +182,21 @@ def test_tokens_stay_on_the_host_when_they_are_too_many_for_the_device(views, mo
     monkeypatch.setattr(token_batches, "MAX_RESIDENT_BYTES", views.nbytes - 1)
     made = TokenBatches(views, None, masking, mirror=True, seed=0, device=meta)
     assert made.home == CPU
-    assert made(torch.arange(IMAGES), 0, 0).targets.device == meta
+    targets, inputs, token_mask = made(torch.arange(IMAGES), 0, 0)
+    assert {tensor.device for tensor in (targets, inputs, token_mask)} == {meta}
+    assert inputs is targets, "what is the same is sent once"
+
+
+def test_inputs_with_holes_are_sent_beside_their_targets(views, holes, monkeypatch):
+    sent, plain = [], token_batches._moved
+    monkeypatch.setattr(
+        token_batches, "_moved", lambda tensor, to: sent.append(tensor) or plain(tensor, to)
+    )
+    for share, tensors in ((0.0, 1 + 2), (0.5, 1 + 3)):  # image numbers, then the batch
+        sent.clear()
+        made = batches(views, holes, hole_share=share)(torch.arange(IMAGES), 0, 0)
+        assert len(sent) == tensors
+        assert (made.inputs is made.targets) == (share == 0)
 
 
 def test_masks_are_drawn_as_the_masking_says(views):
