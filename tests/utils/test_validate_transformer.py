@@ -27,7 +27,8 @@ def plain(transformer, val: np.ndarray) -> dict[str, float]:
     for index, ratio in enumerate(MASK_RATIOS):
         loss, hits, count = 0.0, 0, 0
         for image, token_ids in enumerate(torch.from_numpy(val[:, 0].astype(np.int64))):
-            hidden = uniform(MASK_SEED, torch.tensor([image]), index, 0, 16)[0] < ratio
+            noise = uniform(MASK_SEED, torch.tensor([image]), index, 0, 16)[0]
+            hidden = noise < max(ratio, noise.min().nextafter(noise.max()))  # one at least
             masked = torch.where(hidden, torch.tensor(16), token_ids)
             logits = transformer(masked[None])[0, hidden]
             loss += F.cross_entropy(logits, token_ids[hidden], reduction="sum").item()
@@ -93,3 +94,34 @@ def test_the_mirror_images_are_left_out(transformer, val):
     other[:, 1] = 3
     numbers = [validate(transformer, rows, CPU, torch.float32) for rows in (val, other)]
     assert numbers[0] == numbers[1]
+
+
+class Blind(torch.nn.Module):
+    """Stands in for a transformer; keeps the masks that it is given."""
+
+    mask_token_id = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[torch.Tensor] = []
+
+    def forward(self, _masked_ids: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+        self.masks.append(token_mask)
+        return torch.zeros(int(token_mask.sum()), 17)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_an_image_hides_a_token_however_small_its_grid_and_the_set_are(grid):
+    blind = Blind()
+    found = validate(blind, np.zeros((1, 2, grid * grid), np.uint16), CPU, torch.float32)
+    assert [bool(mask.any(1).all()) for mask in blind.masks] == [True] * len(MASK_RATIOS)
+    assert all(math.isfinite(number) for number in found.values())
+
+
+def test_masks_of_a_usual_grid_are_those_below_the_ratio_alone():
+    blind, images, tokens = Blind(), 747, 256
+    validate(blind, np.zeros((images, 2, tokens), np.uint16), CPU, torch.float32)
+    for index, ratio in enumerate(MASK_RATIOS):
+        noise = uniform(MASK_SEED, torch.arange(images), index, 0, tokens)
+        made = torch.cat(blind.masks[index :: len(MASK_RATIOS)])
+        assert torch.equal(made, noise < ratio)
