@@ -33,7 +33,7 @@ from utils.holes import DEFAULT_SHARE
 from utils.images import list_images
 
 CPU_BATCH = 16  # larger ones fall out of the processor's cache
-GPU_BATCH = 512
+GPU_BATCH = 128  # a layer of the lab's encoder takes 2 MiB an image
 HOLE_BATCH = 64  # images that a process fills at once
 HIDDEN_BIT = 0x8000  # set where a hole hides the token
 PLAIN_VIEWS = len((AS_IS, MIRRORED))
