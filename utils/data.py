@@ -149,11 +149,15 @@ class InpaintingSet(Dataset[InpaintingItem]):
                 file=sys.stderr,
             )
 
-    def ground_truth(self, index: int) -> np.ndarray | None:
-        """What an image hid, uint8 (H, W, 3), or None where it is not known."""
+    def ground_truth(self, index: int, image: np.ndarray | None = None) -> np.ndarray | None:
+        """What an image hid, uint8 (H, W, 3), or None where it is not known.
+
+        image: its pixels, if they are at hand; else they are read, to compare the sizes.
+        """
         if self.truth is None:
             return None
-        truth, image = self.truth.pixels(index), np.asarray(load_rgb(self.images[index]))
+        truth = self.truth.pixels(index)
+        image = np.asarray(load_rgb(self.images[index])) if image is None else image
         check_same_size(self.images[index], image, self.truth.location, truth)
         return truth
 

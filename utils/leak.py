@@ -34,7 +34,7 @@ def kept_tokens(
     kept, known = np.zeros(FARTHEST + 1), np.zeros(FARTHEST + 1)
     for start in tqdm(range(0, len(dataset), BATCH), f"{fill} fill", dynamic_ncols=True):
         items = [dataset[i] for i in range(start, min(start + BATCH, len(dataset)))]
-        truths = np.stack([dataset.ground_truth(item.index) for item in items])
+        truths = np.stack([dataset.ground_truth(item.index, item.image) for item in items])
         filled = np.stack([fill_hole(item.image, item.hole, fill) for item in items])
         before, after = (
             vqgan.encode(normalise(images, data.mean, data.std).to(device)).cpu().numpy()

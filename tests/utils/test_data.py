@@ -207,6 +207,19 @@ def test_a_mask_or_ground_truth_of_another_size_is_refused(tmp_path):
         InpaintingSet(images, fit, small).ground_truth(0)
 
 
+def test_an_image_at_hand_is_not_read_again_for_its_truth(tmp_path):
+    images = put(tmp_path / "images", {"0.png": picture(7)})
+    truths = put(tmp_path / "truth", {"0.png": picture(9)})
+    small = put(tmp_path / "small", {"0.png": picture(9, 2, 3)})
+    masks = put(tmp_path / "masks", {"0.png": hole(0)})
+    fit, wrong = InpaintingSet(images, masks, truths), InpaintingSet(images, masks, small)
+    image = fit[0].image
+    (images / "0.png").unlink()
+    assert (fit.ground_truth(0, image) == 9).all()
+    with pytest.raises(UserError, match="3 x 2 pixels, but .*0.png has 4 x 4"):
+        wrong.ground_truth(0, image)
+
+
 def test_a_folder_without_the_labs_parts_says_what_is_missing(tmp_path):
     images, _ = job(tmp_path, ["a.png"], ["a.png"])
     with pytest.raises(UserError, match="has no masked_image/"):
