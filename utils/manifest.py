@@ -9,6 +9,8 @@ from typing import Any
 
 from config.schema import Config
 from utils.data import InpaintingSet
+from utils.device import pick_device
+from utils.distributed import own_device
 from utils.files import write_text
 from utils.inpaint_outputs import Outputs
 from utils.runlog import environment
@@ -47,7 +49,7 @@ def write_manifest(
         "transformer_sha256": settings["transformer_sha256"],
         "settings": settings,
         "config": config.model_dump(mode="json"),
-        "environment": environment(),
+        "environment": environment(own_device(pick_device(config.device))),
         **timing,
     }
     write_text(path, json.dumps(content, indent=1) + "\n")

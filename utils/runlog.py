@@ -13,6 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from config.loading import save_config
 from config.schema import Config
+from utils.device import pick_device
+from utils.distributed import own_device
 from utils.files import atomic, make_folder, write_text
 from utils.images import save_png
 
@@ -25,7 +27,8 @@ class RunLog:
         make_folder(folder)
         with atomic(folder / "config.yml") as temporary:
             save_config(config, temporary)
-        write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        stated = environment(own_device(pick_device(config.device)))
+        write_text(folder / "environment.json", json.dumps(stated, indent=1) + "\n")
         self.folder = folder
         self.path = folder / "log.jsonl"
         kept = [row for row in self.rows() if row["epoch"] <= after_epoch]
@@ -64,9 +67,9 @@ def read_rows(path: Path) -> list[dict]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def environment() -> dict[str, str]:
-    """Versions and hardware that a result depends on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and hardware that a result computed on a device depends on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -59,7 +59,7 @@ def describe(
         "repeats": repeats,
         "noise": noise(winner["loss"], repeats),
         "cost": cost(rows, [*extra, *repeats], images * encode_seconds(config)),
-        "environment": environment(),
+        "environment": environment(pick_device(config.device)),
     }
     result["standing"] = standing(result)
     return result

@@ -103,7 +103,7 @@ def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:
         replay=_replay(pictures, replayed, shown),
         loss_curve=embed_file(curve) if curve.exists() else None,
         config=yaml.safe_dump(sweep.config.model_dump(mode="json"), sort_keys=False),
-        environment=json.dumps(environment(), indent=1),
+        environment=json.dumps(environment(sweep.device), indent=1),
         provenance=json.dumps({k: v for k, v in sweep.fixed.items() if k != "data"}, indent=1),
     )
     write_text(folder / PAGE, page)

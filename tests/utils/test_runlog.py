@@ -21,8 +21,20 @@ def test_the_folder_says_with_what_the_run_was_made(tmp_path, config):
     RunLog(tmp_path / "log", config, after_epoch=0).close()
     assert load_config(tmp_path / "log" / "config.yml") == config
     stated = json.loads((tmp_path / "log" / "environment.json").read_text())
-    assert stated == environment()
+    assert stated == environment(torch.device("cpu"))
     assert stated["torch"] == torch.__version__
+
+
+def test_the_gpu_that_is_named_is_the_run_s_own(tmp_path, config, changed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device="the current": f"at {device}")
+    named = {}
+    for device in ("cpu", "cuda", "cuda:2"):
+        RunLog(tmp_path / device, changed(config, {"device": device}), after_epoch=0).close()
+        stated = json.loads((tmp_path / device / "environment.json").read_text())
+        named[device] = stated["gpu"]
+    assert named == {"cpu": "none", "cuda": "at cuda", "cuda:2": "at cuda:2"}
 
 
 def test_rows_come_back_as_they_were_written(tmp_path, config):
