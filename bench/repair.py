@@ -2,12 +2,14 @@
 
     python bench/repair.py --config config/cats64.yml --data data/cats64
 
-Every side fills the same holes of the same images; known pixels are pasted back in all of them.
-Grey leaves the hole as it is, biharmonic is what scikit-image does, Telea what OpenCV does (left
-out where it is not installed), ours the config's decoding, and true_tokens our decoder with the
-true tokens in the hole: what a perfect transformer would reach. Figures: EfficientNet-Lite0 Frechet
-distance, perceptual distance (unit-length features of three depths), mean error in the hole in grey
-levels. Last line: one JSON object, {SIDE: {"frechet", "perceptual", "hole_mae"}}.
+Every side fills the same holes of the same images. Grey leaves the hole as it is, biharmonic is
+what scikit-image does, Telea what OpenCV does (left out where it is not installed), report the
+decoding of config/MaskGit.yml, ours the config's decoding. Then the truth is put in place of one
+part after another: without_leak encodes the whole images, so that no hole corrupts a known token;
+true_tokens also decodes the true tokens in the hole, what a perfect transformer would reach.
+Figures: EfficientNet-Lite0 Frechet distance, perceptual distance (unit-length features of three
+depths), mean error in the hole in grey levels. Last line: one JSON object,
+{SIDE: {"frechet", "perceptual", "hole_mae"}}.
 """
 
 from __future__ import annotations
@@ -69,10 +71,14 @@ def main() -> None:
     }
     if telea := _telea():
         sides["telea"] = _classical(truth, holes, telea)
+    as_reported = load_config(ROOT / "config/MaskGit.yml").decoding
+    reported = Inpainter(config.model_copy(update={"decoding": as_reported}))
+    sides["report"] = np.concatenate(list(_repaired(reported, truth, holes, "report")))
     start = time.perf_counter()
-    sides["ours"] = np.concatenate(list(_ours(inpainter, truth, holes)))
+    sides["ours"] = np.concatenate(list(_repaired(inpainter, truth, holes, "ours")))
     seconds = time.perf_counter() - start
-    sides["true_tokens"] = np.concatenate(list(_true_tokens(inpainter, truth, holes)))
+    for name in ("without_leak", "true_tokens"):
+        sides[name] = np.concatenate(list(_repaired(inpainter, truth, holes, name)))
     result = _figures(sides, truth, holes, inpainter.device)
     for name, figures in result.items():
         print(f"{name:12}", figures)
@@ -104,26 +110,24 @@ def _telea():
     return lambda x, hole: cv2.inpaint(x, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
 
 
-def _ours(inpainter: Inpainter, truth: np.ndarray, holes: np.ndarray) -> Iterator[np.ndarray]:
-    """The config's repairs, batch by batch; what a hole hides is never looked at."""
-    for start in tqdm(range(0, len(truth), BATCH), "ours", dynamic_ncols=True):
-        part = slice(start, start + BATCH)
-        places = list(range(start, min(start + BATCH, len(truth))))
-        masked = np.where(holes[part, ..., None], np.uint8(HOLE_COLOUR), truth[part])
-        trace = inpainter(masked, holes[part], places)
-        yield _joined(inpainter, trace.token_ids[-1], masked, holes[part])
-
-
-def _true_tokens(
-    inpainter: Inpainter, truth: np.ndarray, holes: np.ndarray
+def _repaired(
+    inpainter: Inpainter, truth: np.ndarray, holes: np.ndarray, side: str
 ) -> Iterator[np.ndarray]:
-    """The tokens of the whole images, decoded and joined like repairs."""
+    """Repairs batch by batch; only the sides that say so look at what a hole hides."""
     data = inpainter.config.data
-    for start in range(0, len(truth), BATCH):
+    for start in tqdm(range(0, len(truth), BATCH), side, dynamic_ncols=True):
         part = slice(start, start + BATCH)
-        images = normalise(truth[part], data.mean, data.std).to(inpainter.device)
-        masked = np.where(holes[part, ..., None], np.uint8(HOLE_COLOUR), truth[part])
-        yield _joined(inpainter, inpainter.maskgit.encode(images), masked, holes[part])
+        images, where = truth[part], holes[part]
+        masked = np.where(where[..., None], np.uint8(HOLE_COLOUR), images)
+        if side == "true_tokens":
+            pixels = normalise(images, data.mean, data.std).to(inpainter.device)
+            token_ids = inpainter.maskgit.encode(pixels)
+        else:
+            filled = [inpainter.fill(*pair) for pair in zip(masked, where, strict=True)]
+            shown = images if side == "without_leak" else np.stack(filled)
+            places = list(range(start, start + len(images)))
+            token_ids = inpainter.decode(shown, where, places, 1).token_ids[-1]
+        yield _joined(inpainter, token_ids, masked, where)
 
 
 def _joined(

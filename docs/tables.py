@@ -1,4 +1,4 @@
-"""Tables of the README and of docs/, written from committed results: ``python -m docs.tables``.
+"""Tables of README, docs/ and the card, written from committed results: ``python -m docs.tables``.
 
 What stands on a page between <!-- table NAME --> and <!-- end --> is made here from docs/results/
 and bench/results/; run this after either has changed. A test compares.
@@ -18,7 +18,8 @@ from utils.sweep_stats import Summary, statements
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, BENCHES = ROOT / "docs" / "results", ROOT / "bench" / "results"
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+CARD = ROOT / "models" / "pretrained" / "cats64" / "README.md"
+PAGES = (ROOT / "README.md", CARD, *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = Sequence[str]
@@ -88,7 +89,9 @@ def repair() -> str:
         "grey": "grey hole",
         "telea": "Telea's filling (OpenCV)",
         "biharmonic": "biharmonic filling (scikit-image)",
+        "report": "the report's decoding with the released weights",
         "ours": "**released weights**",
+        "without_leak": "the same, known tokens untouched by holes",
         "true_tokens": "true tokens: a perfect transformer",
     }
     record = latest("repair")[-1]
@@ -161,6 +164,17 @@ def tours() -> str:
     record = json.loads((RESULTS / "tours.json").read_text(encoding="utf-8"))
     took = (f"{name} {sum(steps.values()):.0f} s" for name, steps in record["seconds"].items())
     return f"All commands run in a fresh clone on {machine(record)}: {', '.join(took)}."
+
+
+def recipes() -> str:
+    """Validation losses of recipes of stage 2 and how far they are behind the first one."""
+    record = latest("recipes")[-1]
+    first = next(iter(record["result"].values()))["val_loss"]
+    rows = [
+        [name, f"{cell['val_loss']:.3f}", f"{cell['val_loss'] - first:+.3f}"]
+        for name, cell in record["result"].items()
+    ]
+    return table(["recipe", "validation loss, nats", "beside the first"], rows)
 
 
 # Studies
@@ -242,6 +256,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "repair": repair,
     "speed": speed,
     "tokenizer-speed": tokenizer_speed,
+    "recipes": recipes,
     "tours": tours,
     "studies": studies,
     "studies-in-full": studies_in_full,
