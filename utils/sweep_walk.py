@@ -31,7 +31,7 @@ from utils.scoring import FeatureDistance, hole_psnr
 from utils.stamps import input_digest
 from utils.sweep_plan import Cell, start_key
 
-FIRST_LOGITS_BYTES = 1 << 30  # that may be kept for all images
+FIRST_LOGITS_BYTES = 1 << 30  # that may be kept for all images and starts
 
 Row = dict[str, Any]  # what is known of a finished cell
 
@@ -68,7 +68,7 @@ def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
             raise UserError(
                 f"{item.name}: {width} x {height} pixels; a sweep needs {side} x {side}"
             )
-    truths = [dataset.ground_truth(index) for index in chosen]
+    truths = [dataset.ground_truth(item.index, item.image) for item in items]
     if truths[0] is None:
         raise UserError(
             f"{dataset.images[0].parent.parent}: has no ground truth to score against; name a "
@@ -108,6 +108,7 @@ class Walker:
     def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
         self.config, self.inputs, self.device = config, inputs, device
         self.starts: dict[tuple[Any, ...], Start] = {}
+        self.kept_bytes = 0  # of first logits, over all starts
 
     @cached_property
     def inpainter(self) -> Inpainter:
@@ -183,8 +184,9 @@ class Walker:
                 return known[0]
             began = clock.seconds()
             logits = self.inpainter.maskgit.logits_of(masked_ids, hidden)
-            if is_first and logits.nbytes * len(start.token_ids) < FIRST_LOGITS_BYTES * len(hidden):
+            if is_first and self.kept_bytes + logits.nbytes <= FIRST_LOGITS_BYTES:
                 start.first_logits[number] = logits, clock.seconds() - began
+                self.kept_bytes += logits.nbytes
             is_first = False
             return logits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,24 @@ def test_sweet_spots_and_first_steps_are_decoded_once(run, forwards):
     run("sweet-spot", values={"decoding.rule": "listing"}, seeds=1)
     # two rules: at most ten steps each, and one first step in common
     assert 0 < len(forwards) <= 1 + 2 * 9
+
+
+def test_first_logits_of_all_starts_together_stay_within_their_bound(run, tmp_path, monkeypatch):
+    (tmp_path / "g.yml").write_text("hole_fill: [grey, mean]\ntotal_iter: [2, 3]\n")
+
+    def kept_by_start(bound: int) -> tuple[list[int], list[float]]:
+        monkeypatch.setattr(utils.sweep_walk, "FIRST_LOGITS_BYTES", bound)
+        shutil.rmtree(tmp_path / "sweep", ignore_errors=True)
+        sweep = run("grid", str(tmp_path / "g.yml"), seeds=1)
+        starts = sweep.walker.starts.values()
+        kept = [sum(of.nbytes for of, _ in start.first_logits.values()) for start in starts]
+        return kept, sorted(row["score"] for row in sweep.rows.values())
+
+    (first, second), scores = kept_by_start(1 << 30)
+    assert first > 0
+    assert second > 0
+    assert kept_by_start(first + second) == ([first, second], scores)
+    assert kept_by_start(first + second - 1) == ([first, 0], scores)
 
 
 def test_a_second_run_computes_nothing_and_loads_no_network(run, forwards, monkeypatch):
