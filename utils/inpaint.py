@@ -9,6 +9,7 @@ Shapes: B batch, R rows (samples of all images), N tokens, T steps, H x W pixels
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -26,13 +27,21 @@ from utils.data import InpaintingItem, InpaintingSet
 from utils.distributed import is_main, rank, world_size
 from utils.inpaint_outputs import MANIFEST, RESULTS, Outputs, Repair
 from utils.inpainter import Inpainter
-from utils.manifest import read_manifest, write_manifest
+from utils.manifest import (
+    leave_part,
+    part_path,
+    read_manifest,
+    read_parts,
+    timing_of,
+    write_manifest,
+)
 from utils.overlap import WriteBehind, read_ahead
 from utils.stamps import differences, input_digest, read_stamp, settings_digest, settings_of
 from utils.windows import plan_windows, reflect_up, repair_in_windows
 
 THREADS = 2  # that read, and that write
-READ_AHEAD_BYTES = 1 << 28
+HELD_BYTES = 1 << 28  # of images read ahead, and of those that wait to be written
+TIMES = ("seconds", "images_per_second", "processes")  # that a manifest states
 WINDOW_ID, SAMPLE_ID = 1 << 32, 1 << 48  # a window's noise is keyed apart from all images'
 
 
@@ -62,6 +71,7 @@ class Job:
         self.side = config.data.image_size
         self.outputs = Outputs(output, config.decoding, self.side)
         self.skipped, self.written = 0, 0
+        self.counting = threading.Lock()  # several threads write
 
     def read(self, index: int) -> Task:
         """Read one image with its mask, look whether it is done, else prepare it."""
@@ -72,7 +82,7 @@ class Job:
         if not done and item.hole.shape == (self.side, self.side):
             filled = self.inpainter.fill(item.image, item.hole)
         if not done and self.inpainter.config.decoding.comparison:
-            truth = self.dataset.ground_truth(index)
+            truth = self.dataset.ground_truth(index, item.image)
         return Task(item, stamp, done, filled, truth)
 
     def repair_batch(self, tasks: list[Task], writer: WriteBehind, verbose: bool) -> None:
@@ -93,9 +103,9 @@ class Job:
                 name = self.outputs.result_name(task.item.index, sample)
                 counts = " ".join(map(str, masks[:, row].sum(1)))
                 tqdm.write(f"{name}: hidden tokens after each step {counts}")
-            writer.submit(
-                partial(self._write, task, sample, list(images[:, row]), masks[:, row], True)
-            )
+            own = images[:, row]
+            write = partial(self._write, task, sample, list(own), masks[:, row], True)
+            writer.submit(write, own.nbytes)
 
     def repair_in_windows(self, task: Task, writer: WriteBehind, verbose: bool) -> None:
         """Decode a picture of another size in windows and hand it to the writer."""
@@ -113,7 +123,8 @@ class Job:
                 count = len(plan_windows(reflect_up(item.hole, self.side), self.side))
                 name = self.outputs.result_name(item.index, sample)
                 tqdm.write(f"{name}: repaired in {count} windows")
-            writer.submit(partial(self._write, task, sample, images, None, False))
+            write = partial(self._write, task, sample, images, None, False)
+            writer.submit(write, sum(held.nbytes for held in [item.image, *images]))
 
     def _decode_windows(
         self, index: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]
@@ -140,7 +151,8 @@ class Job:
         if is_raw:
             images = [self.inpainter.join(i, task.item.image, task.item.hole) for i in images]
         self.outputs.write(Repair(task.item, sample, task.stamp, images, masks, task.truth))
-        self.written += 1
+        with self.counting:
+            self.written += 1
 
 
 def inpaint_set(
@@ -153,9 +165,10 @@ def inpaint_set(
 ) -> dict[str, float]:
     """Repair every image of a set that is not done yet, or with ``restart`` all of them.
 
-    Under torchrun each process takes its share, and the last one to finish writes the manifest.
-    Returns seconds, images repaired, images a second, and images skipped. Raises `UserError` for
-    weights or images that do not fit, or an output that cannot be written; finished images stay.
+    Under torchrun each process takes its share, and the last one to finish writes the manifest,
+    with the times of all. Returns this process's: seconds, images repaired, images a second, and
+    images skipped. Raises `UserError` for weights or images that do not fit, or an output that
+    cannot be written; finished images stay.
     """
     inpainter, began = Inpainter(config), time.perf_counter()
     job = Job(inpainter, dataset, output, restart)
@@ -166,6 +179,7 @@ def inpaint_set(
     if is_main() and not restart:
         _say_what_changed(manifest, before, job)
     manifest.unlink(missing_ok=True)  # it speaks of the images it lies by
+    part_path(manifest, rank()).unlink(missing_ok=True)
     mine = range(rank(), len(dataset), world)
     try:
         _repair_all(job, mine, verbose)
@@ -173,15 +187,22 @@ def inpaint_set(
         finished = job.skipped + job.written // config.decoding.samples
         rest = f"; {finished} of {len(mine)} images are finished and stay" if finished else ""
         raise UserError(f"{error}{rest}") from error
-    seconds, repaired = time.perf_counter() - began, len(mine) - job.skipped
-    timing = {"seconds": seconds, "images_per_second": repaired / seconds, "processes": world}
-    is_same = before.get("settings") == job.settings and timing.keys() <= before.keys()
-    if not repaired and is_same:
-        timing = {key: before[key] for key in timing}  # of the run that made the images
-    timing |= {"repaired": repaired, "skipped": job.skipped}
-    if world == 1 or _is_complete(job):
-        write_manifest(manifest, config, dataset, job.outputs, job.settings, timing)
-    return timing
+    is_same = before.get("settings") == job.settings and before.keys() >= set(TIMES)
+    part = {
+        "digest": job.digest,
+        "seconds": time.perf_counter() - began,
+        "repaired": len(mine) - job.skipped,
+        "skipped": job.skipped,
+        "before": {key: before[key] for key in TIMES} if is_same else None,
+    }
+    parts = [part]
+    if world > 1:
+        leave_part(manifest, rank(), part)
+        parts = read_parts(manifest, job.digest, world)
+    if parts and (world == 1 or _is_complete(job)):
+        whole = timing_of(parts, world)
+        write_manifest(manifest, config, dataset, job.outputs, job.settings, whole)
+    return timing_of([part], world)
 
 
 def _repair_all(job: Job, indices: range, verbose: bool) -> None:
@@ -189,7 +210,7 @@ def _repair_all(job: Job, indices: range, verbose: bool) -> None:
     size, batch = job.inpainter.batch_size, []
     tasks = read_ahead(job.read, indices, THREADS, _ahead(job.dataset, indices, size))
     bar = tqdm(total=len(indices), desc=f"inpainting, {_title(job)}", unit="image")
-    with bar, WriteBehind(THREADS, 2 * size) as writer:
+    with bar, WriteBehind(THREADS, 2 * size, HELD_BYTES) as writer:
         for task in tasks:
             if task.done:
                 job.skipped += 1
@@ -217,7 +238,7 @@ def _ahead(dataset: InpaintingSet, indices: range, size: int) -> int:
             pixels = first.width * first.height
     except OSError:  # reading it says what is wrong with it
         return 1
-    return max(1, min(size, READ_AHEAD_BYTES // (3 * pixels)))
+    return max(1, min(size, HELD_BYTES // (3 * pixels)))
 
 
 def _say_what_changed(manifest: Path, before: dict[str, Any], job: Job) -> None:

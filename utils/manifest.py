@@ -1,4 +1,8 @@
-"""The manifest beside the results: what was done, with what, and where the truth lies."""
+"""The manifest beside the results: what was done, with what, and where the truth lies.
+
+Each of several processes leaves its part of the times in a hidden file beside it, since they
+exchange nothing else; the one that finds all parts there is the last.
+"""
 
 from __future__ import annotations
 
@@ -55,14 +59,52 @@ def write_manifest(
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+def part_path(manifest: Path, rank: int) -> Path:
+    """Where one of several processes leaves its part."""
+    return manifest.with_name(f".process-{rank}.json")
+
+
+def leave_part(manifest: Path, rank: int, part: dict[str, Any]) -> None:
+    """Write what a process did: digest of the settings, seconds, images repaired and skipped, and
+    the times in the manifest that it found, which count if nothing was left to repair.
+    """
+    write_text(part_path(manifest, rank), json.dumps(part) + "\n")
+
+
+def read_parts(manifest: Path, digest: str, world: int) -> list[dict[str, Any]]:
+    """The parts of all processes with these settings; [] while one has not left its own."""
+    parts = [_read(part_path(manifest, rank)) for rank in range(world)]
+    return parts if all(part.get("digest") == digest for part in parts) else []
+
+
+def timing_of(parts: list[dict[str, Any]], world: int) -> dict[str, float]:
+    """Times of processes that ran side by side, and the images of all."""
+    seconds = max(part["seconds"] for part in parts)
+    repaired = sum(part["repaired"] for part in parts)
+    timing = {
+        "seconds": seconds,
+        "images_per_second": repaired / seconds,
+        "processes": world,
+    }
+    before = next((part["before"] for part in parts if part["before"]), None)
+    if not repaired and before:
+        timing = {key: before[key] for key in timing}  # of the run that made the images
+    return timing | {"repaired": repaired, "skipped": sum(part["skipped"] for part in parts)}
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """What an earlier run left, with at least its settings; {} if there is none to be read."""
+    content = _read(path)
+    return content if isinstance(content.get("settings"), dict) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; {} if that is no dictionary, or there is none to be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    is_ours = isinstance(content, dict) and isinstance(content.get("settings"), dict)
-    return content if is_ours else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _masks(folder: Path, dataset: InpaintingSet) -> str | None:

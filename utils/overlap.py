@@ -32,18 +32,29 @@ def read_ahead(
 class WriteBehind:
     """Runs jobs in threads; at most ``pending`` wait, and the first error is raised again.
 
+    Those that wait hold at most ``most_bytes`` together; a larger job waits alone.
     Leaving the block waits for what was begun; after an error, jobs that were not are dropped.
     """
 
-    def __init__(self, threads: int, pending: int) -> None:
-        self.pool, self.pending = ThreadPoolExecutor(threads), pending
-        self.waiting: deque[Future[None]] = deque()
+    def __init__(self, threads: int, pending: int, most_bytes: int) -> None:
+        self.pool, self.pending, self.most_bytes = ThreadPoolExecutor(threads), pending, most_bytes
+        self.waiting: deque[tuple[Future[None], int]] = deque()  # with the bytes that each holds
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Hand over one job; waits while too many are pending. Raises an earlier job's error."""
-        while len(self.waiting) >= self.pending or (self.waiting and self.waiting[0].done()):
-            self.waiting.popleft().result()
-        self.waiting.append(self.pool.submit(job))
+    def submit(self, job: Callable[[], None], size: int) -> None:
+        """Hand over one job that holds ``size`` bytes; waits while too much is pending.
+
+        Raises an earlier job's error.
+        """
+        while self.waiting and (self._is_full(size) or self.waiting[0][0].done()):
+            self._wait_for_first()
+        self.waiting.append((self.pool.submit(job), size))
+
+    def _is_full(self, size: int) -> bool:
+        held = sum(of for _, of in self.waiting)
+        return len(self.waiting) >= self.pending or held + size > self.most_bytes
+
+    def _wait_for_first(self) -> None:
+        self.waiting.popleft()[0].result()
 
     def __enter__(self) -> WriteBehind:
         return self
@@ -56,6 +67,6 @@ class WriteBehind:
     ) -> None:
         try:
             while self.waiting and kind is None:
-                self.waiting.popleft().result()
+                self._wait_for_first()
         finally:
             self.pool.shutdown(cancel_futures=True)

@@ -7,14 +7,18 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import inpainting
+import utils.data
 import utils.inpaint
 from config.errors import UserError
 from config.loading import save_config
@@ -24,6 +28,8 @@ from utils.cli import run
 from utils.data import InpaintingSet
 from utils.images import encode_png, load_rgb
 from utils.inpaint_outputs import Outputs
+from utils.inpainter import Inpainter
+from utils.overlap import WriteBehind
 
 ROOT, COUNT, SIDE = Path(__file__).parents[2], 5, 16
 ANEW = "images are made anew"
@@ -207,6 +213,85 @@ def test_a_process_that_is_not_the_last_writes_no_manifest(repair, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
         output = repair(output=None if rank == "1" else output)  # noqa: F821
         assert (output / "test_results" / "manifest.json").exists() == is_last
+
+
+def share(config, job, output, monkeypatch, rank: int, seconds: float) -> dict:
+    """Be one of two processes whose clock shows so many seconds at the end."""
+    clock = iter([0.0, seconds])
+    monkeypatch.setattr(utils.inpaint, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    return utils.inpaint.inpaint_set(config, InpaintingSet(job), output)
+
+
+def test_the_manifest_of_several_processes_states_the_time_and_images_of_all(
+    weights, job, tmp_path, monkeypatch
+):
+    slow, fast = (share(weights, job, tmp_path, monkeypatch, *of) for of in ((1, 8.0), (0, 2.0)))
+    assert [(own["seconds"], own["repaired"]) for own in (slow, fast)] == [(8.0, 2), (2.0, 3)]
+    found = [stated(tmp_path)[key] for key in ("seconds", "images_per_second", "repaired")]
+    assert found == [8.0, 5 / 8.0, 5]
+    for rank in (0, 1):  # nothing is left to do
+        share(weights, job, tmp_path, monkeypatch, rank, 1.0)
+    assert (stated(tmp_path)["seconds"], stated(tmp_path)["repaired"]) == (8.0, 0)
+    assert stated(tmp_path)["skipped"] == 5
+
+
+def test_what_a_process_left_earlier_does_not_count_once_it_has_begun_again(
+    weights, job, tmp_path, monkeypatch
+):
+    for rank in (0, 1):
+        share(weights, job, tmp_path, monkeypatch, rank, 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(utils.inpaint, "_repair_all", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            share(weights, job, tmp_path, monkeypatch, 0, 1.0)
+    share(weights, job, tmp_path, monkeypatch, 1, 1.0)
+    assert not (tmp_path / "test_results" / "manifest.json").exists()
+
+
+def test_repairs_written_by_several_threads_are_all_counted(weights, job, tmp_path, monkeypatch):
+    class Slow(utils.inpaint.Job):
+        """Leaves time between reading its count and writing it."""
+
+        count = 0
+
+        @property
+        def written(self) -> int:
+            found = self.count
+            time.sleep(0.02)
+            return found
+
+        @written.setter
+        def written(self, count: int) -> None:
+            self.count = count
+
+    slow = Slow(Inpainter(weights), InpaintingSet(job), tmp_path, False)
+    monkeypatch.setattr(Outputs, "write", lambda *_: None)
+    task = slow.read(0)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(8):
+            pool.submit(slow._write, task, 0, [task.item.image], None, False)
+    assert slow.count == 8
+
+
+def test_an_image_is_decoded_once_for_its_repair_and_its_comparison(repair, job, monkeypatch):
+    read, plain = [], utils.data.load_rgb
+    monkeypatch.setattr(utils.data, "load_rgb", lambda path: read.append(path) or plain(path))
+    repair()
+    assert sorted(read) == sorted((job / "masked_image").iterdir())
+
+
+def test_large_pictures_do_not_pile_up_before_they_are_written(repair, photo, monkeypatch):
+    handed, plain = [], WriteBehind.submit
+    monkeypatch.setattr(
+        WriteBehind, "submit", lambda w, job, size: handed.append(size) or plain(w, job, size)
+    )
+    repair({"decoding.animation": "gif"}, InpaintingSet(*photo[:2]))
+    repair({"decoding.animation": "gif", "decoding.total_iter": 4})
+    large, *small = handed
+    assert large >= 3 * photo[2].nbytes, "the picture and two rounds or more"
+    assert small == [4 * SIDE * SIDE * 3] * COUNT
 
 
 # Several repairs

@@ -42,10 +42,28 @@ def test_an_error_comes_where_its_item_would():
 
 def test_all_jobs_are_done_when_the_block_ends():
     done = []
-    with WriteBehind(2, 3) as writer:
+    with WriteBehind(2, 3, 100) as writer:
         for item in range(20):
-            writer.submit(lambda item=item: done.append(item))
+            writer.submit(lambda item=item: done.append(item), 1)
     assert sorted(done) == list(range(20))
+
+
+def test_jobs_that_wait_hold_no_more_than_the_bound_and_a_larger_one_waits_alone():
+    sizes, held, most, lock = [40, 40, 30, 250, 10, 90, 5, 5, 100], [0], [], threading.Lock()
+
+    def write(size: int) -> None:
+        time.sleep(0.005)
+        with lock:
+            held[0] -= size
+
+    with WriteBehind(2, 50, 100) as writer:
+        for size in sizes:
+            writer.submit(lambda size=size: write(size), size)
+            with lock:
+                held[0] += size
+                most.append((held[0], size))
+    assert all(now <= 100 or now == size == 250 for now, size in most)
+    assert any(now > size for now, size in most), "more than one may wait"
 
 
 def test_the_first_error_is_raised_and_jobs_not_begun_are_dropped():
@@ -56,12 +74,12 @@ def test_the_first_error_is_raised_and_jobs_not_begun_are_dropped():
         raise OSError("full")
 
     def write_all() -> None:
-        with WriteBehind(1, 2) as writer:
-            writer.submit(fail)
-            writer.submit(lambda: done.append(1))
+        with WriteBehind(1, 2, 100) as writer:
+            writer.submit(fail, 1)
+            writer.submit(lambda: done.append(1), 1)
             gate.set()
             for _ in range(50):
-                writer.submit(lambda: done.append(1))
+                writer.submit(lambda: done.append(1), 1)
 
     with pytest.raises(OSError, match="full"):
         write_all()
@@ -73,8 +91,8 @@ def test_an_error_within_the_block_is_not_hidden_by_one_of_a_job():
         raise OSError("full")
 
     def write_and_stop() -> None:
-        with WriteBehind(1, 2) as writer:
-            writer.submit(fail)
+        with WriteBehind(1, 2, 100) as writer:
+            writer.submit(fail, 1)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
