@@ -57,6 +57,7 @@ $(DATA)/dataset.json: | $(ENV)/.maskgit
 results: demo
 	for s in masked_input $(SCHEDULES); do cp $(RUN)/$$s/score.json docs/results/demo/$$s.json; done
 	cp $(RUN)/comparison.png docs/results/demo/comparison.png
+	$(PYTHON) -m docs.tables
 
 # The search behind docs/results/search: make search-results SEARCH_DATA=folder [SEARCH_FLAGS=...]
 search-results: $(ENV)/.maskgit
