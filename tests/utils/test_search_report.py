@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import jinja2
 import matplotlib.pyplot as plt
 import pytest
 
@@ -151,9 +153,10 @@ def test_everything_lies_in_the_folder(result, tmp_path, capsys):
 
 def test_the_report_of_the_run_shows_the_search(result, tmp_path):
     save_search(tmp_path / "search", result)
-    part = report.TEMPLATE.read_text().partition("{% if search %}")[2]
+    template = Path(report.__file__).with_name(report.TEMPLATE)
+    part = template.read_text(encoding="utf-8").partition("{% if search %}")[2]
     part = part.partition("<h2>Provenance")[0].rpartition("{% endif %}")[0]
-    page = report.jinja2.Template(part, autoescape=True).render(
+    page = jinja2.Template(part, autoescape=True).render(
         search=report._search(tmp_path / "search")
     )
     cells = re.findall(r'class="best"><td>(\d)</td><td>([\d.]+)</td>', page)
