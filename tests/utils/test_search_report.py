@@ -156,9 +156,7 @@ def test_the_report_of_the_run_shows_the_search(result, tmp_path):
     template = Path(report.__file__).with_name(report.TEMPLATE)
     part = template.read_text(encoding="utf-8").partition("{% if search %}")[2]
     part = part.partition("<h2>Provenance")[0].rpartition("{% endif %}")[0]
-    page = jinja2.Template(part, autoescape=True).render(
-        search=report._search(tmp_path / "search")
-    )
+    page = jinja2.Template(part, autoescape=True).render(search=report._search(tmp_path / "search"))
     cells = re.findall(r'class="best"><td>(\d)</td><td>([\d.]+)</td>', page)
     assert cells == [("2", "0.002")]
     assert "The winner stands out" in page
