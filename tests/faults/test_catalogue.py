@@ -50,7 +50,8 @@ def test_a_bad_input(case: Case, workspace: Path, shell, outcomes, monkeypatch):
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = shell(case.command)
     line = said.last if case.code else warning(case, said.err)
-    outcomes[case.name] = Outcome(said.code, line.replace(f"{workspace}/", ""))
+    line = line.replace(f"{workspace}/", "").replace(str(workspace), ".")
+    outcomes[case.name] = Outcome(said.code, line)
 
     assert said.code == case.code, said
     assert "Traceback" not in said.err
