@@ -229,8 +229,8 @@ def shown(setting: Summary) -> str:
 
 
 def studies() -> str:
-    """The studies' tables alone."""
-    folders = study_folders()
+    """The tables of the report's studies alone."""
+    folders = [folder for folder in study_folders() if folder.name in STUDIES]
     told = "; ".join(dict.fromkeys(map(conditions, folders)))
     return "\n\n".join([f"{told}; lower is better.", *map(study_table, folders)])
 
