@@ -27,7 +27,10 @@ Prepare = Callable[[], object]  # what a child does before it runs its command
 
 
 class Child:
-    """A copy of this process that runs a command and waits at the n-th call of a function."""
+    """A copy of this process that runs a command and waits at the n-th call of a function.
+
+    So do calls that other threads make after it.
+    """
 
     def __init__(self, command: str, place: str, call: int, prepare: Prepare = int) -> None:
         """place: module:object.attribute."""
@@ -60,7 +63,7 @@ class Child:
         function, calls = getattr(owner, name), itertools.count(1)
 
         def waiting(*arguments: object, **options: object) -> object:
-            if next(calls) == call:
+            if next(calls) >= call:
                 self.reached.touch()
                 while not self.go.exists():
                     time.sleep(0.002)
