@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -63,7 +64,7 @@ def _train(
     if state is not None:
         trainer.load_state_dict(state)
     elif start is not None:
-        trainer.start_from(_same_network(start, config))
+        trainer.start_from(network_to_start_from(start, config))
     elif settings.decoder_only:
         raise UserError(
             "tokenizer.training.decoder_only trains the decoder of given weights; name them with "
@@ -92,15 +93,32 @@ def _train(
     return folder / "vqgan.safetensors"
 
 
-def _same_network(path: Path, config: Config) -> VQGAN:
-    """Weights to start from, which must be of the network that the config describes."""
-    network = load_tokenizer(path, config.tokenizer)
-    names = TokenizerConfig.model_fields
-    found, wanted = (c.model_dump(include=set(names)) for c in (network.config, config.tokenizer))
-    if differing := [name for name in names if found[name] != wanted[name]]:
-        name = differing[0]
-        raise UserError(f"{path}: {name} is {found[name]}, but the config says {wanted[name]}")
+def network_to_start_from(path: Path, config: Config) -> VQGAN:
+    """Weights of the network that the config describes, or of one whose kernels are narrower.
+
+    A narrower kernel is laid into the middle of zeros, which changes no output (function-preserving
+    growth; Chen et al. 2016, section 2), so a training may widen what a token sees as it goes on.
+    """
+    found, wanted = load_tokenizer(path, config.tokenizer), config.tokenizer
+    for name in TokenizerConfig.model_fields:
+        old, new = getattr(found.config, name), getattr(wanted, name)
+        wider = name == "encoder_kernels" and all(a <= b for a, b in zip(old, new, strict=True))
+        if old != new and not wider:
+            raise UserError(f"{path}: {name} is {old}, but the config says {new}")
+    network = VQGAN(wanted)
+    shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+    network.load_state_dict(
+        {name: _grown(weight, shapes[name]) for name, weight in found.state_dict().items()}
+    )
     return network
+
+
+def _grown(weight: Tensor, shape: torch.Size) -> Tensor:
+    """A weight in the middle of zeros that make it (..., height, width) of this shape."""
+    if weight.shape == shape:
+        return weight
+    margin = (shape[-1] - weight.shape[-1]) // 2
+    return F.pad(weight, (margin,) * 4)
 
 
 def _train_epoch(trainer: TokenizerTrainer, train: Tensor, folder: Path, stopping: list) -> None:

@@ -14,11 +14,11 @@ from config.schema import Config, TokenizerTraining
 from models.vqgan import VQGAN
 from utils import tokenizer_trainer
 from utils import train_tokenizer as stage
-from utils.checkpoint import load_state, load_tokenizer, previous
+from utils.checkpoint import load_state, load_tokenizer, previous, save_weights
 from utils.data import ImageFolder
 from utils.runlog import read_rows
 from utils.tokenizer_trainer import TokenizerTrainer
-from utils.train_tokenizer import train_tokenizer
+from utils.train_tokenizer import network_to_start_from, train_tokenizer
 
 NEVER = 10**6
 pytestmark = pytest.mark.usefixtures("quick")
@@ -177,6 +177,32 @@ def test_a_run_may_start_from_trained_weights(config, changed, assert_same):
     other = changed(config, {"tokenizer.norm": "position", "run": config.run / "other"})
     with pytest.raises(UserError, match="norm is group, but the config says position"):
         train_tokenizer(other, resume=False, start=weights)
+
+
+def test_a_start_with_wider_kernels_says_what_the_narrower_ones_did(
+    config, changed, images, tmp_path
+):
+    narrow = changed(config, {"tokenizer.encoder_kernels": [3, 1]})
+    before = VQGAN(narrow.tokenizer)
+    path = tmp_path / "narrow.safetensors"
+    save_weights(path, before.state_dict(), narrow.tokenizer, {})
+    after = network_to_start_from(path, config)
+    assert after.config.encoder_kernels == [3, 3]
+    torch.testing.assert_close(after.latents(images), before.latents(images))
+    torch.testing.assert_close(
+        after.decode(after.encode(images)), before.decode(before.encode(images))
+    )
+    trained = train_tokenizer(config, resume=False, start=path)
+    assert load_tokenizer(trained, config.tokenizer).config.encoder_kernels == [3, 3]
+
+
+def test_a_start_with_narrower_kernels_is_refused(config, changed):
+    weights = train_tokenizer(config, resume=False)
+    narrow = changed(config, {"tokenizer.encoder_kernels": [3, 1], "run": config.run / "other"})
+    with pytest.raises(
+        UserError, match=r"encoder_kernels is \[3, 3\], but the config says \[3, 1\]"
+    ):
+        train_tokenizer(narrow, resume=False, start=weights)
 
 
 def test_the_decoder_alone_may_be_trained_and_then_every_token_stays(config, changed, assert_same):
