@@ -15,7 +15,9 @@ from utils.images import encode_png
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")
 
-from utils.page import controls
+import gradio
+
+from utils.page import controls, server
 from utils.page.checkpoints import Checkpoint, Shelf, find_checkpoint
 from utils.page.decoding import repair
 from utils.page.desk import Desk, wrong
@@ -95,6 +97,21 @@ def test_long_bodies_and_bodies_of_unknown_length_are_refused():
     status, headers = answer([(b"content-length", str(MAX_BODY_BYTES).encode())])
     assert status == 200
     assert set(HEADERS.items()) <= set(headers)
+
+
+def test_visitors_who_left_are_forgotten_so_that_memory_stays_flat(monkeypatch):
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda page: None)
+    with gradio.Blocks() as page:
+        gradio.HTML()
+    server.serve(page, "127.0.0.1", None, {})
+    try:
+        for number in range(server.REMEMBERED + 9):
+            page.state_holder[str(number)]
+        last = str(server.REMEMBERED + 8)
+        assert len(page.state_holder.session_data) <= server.REMEMBERED
+        assert last in page.state_holder
+    finally:
+        page.close(verbose=False)
 
 
 # Controls

@@ -21,6 +21,7 @@ from utils.page.uploads import MAX_BODY_BYTES, MAX_FILE_BYTES
 
 QUEUE_LENGTH = 8  # visitors who may wait; one is served at a time
 FORGET_SECONDS = 600  # age at which temporary files go
+REMEMBERED = 64  # visitors whose page is kept, a fifth of a MiB each; the longest away goes first
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -88,6 +89,7 @@ def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -
         enable_monitoring=False,
         footer_links=[],
         max_file_size=MAX_FILE_BYTES,
+        state_session_capacity=REMEMBERED,
         app_kwargs={"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
         quiet=True,  # it would advertise a tunnel
         prevent_thread_lock=True,
