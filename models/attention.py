@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.dropout import Dropout
+
 
 class MultiHeadSelfAttention(nn.Module):
     """softmax(q k^T / sqrt(d)) v over all tokens, (B, N, D) -> (B, N, D).
@@ -36,7 +38,7 @@ class MultiHeadSelfAttention(nn.Module):
         self.fused = fused
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.attn_drop = nn.Dropout(dropout)
+        self.attn_drop = Dropout(dropout)
         self.relative_bias: nn.Embedding | None = None
         if bias_grid is not None:
             offsets = relative_offsets(bias_grid)

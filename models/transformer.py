@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
+from models.dropout import Dropout
 from models.prior import InterpolationPrior
 
 LAYER_NORM_EPS = 1e-12
@@ -62,9 +63,9 @@ class Block(nn.Module):
             nn.Linear(dim, config.mlp_dim),
             nn.GELU(),
             nn.Linear(config.mlp_dim, dim),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.pre_norm = config.norm == "pre"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class BidirectionalTransformer(nn.Module):
         self.tok_emb = nn.Embedding(vocabulary, dim)
         self.pos_emb = nn.Parameter(torch.zeros(config.num_tokens, dim))
         self.LN = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = (
             nn.LayerNorm(dim, eps=LAYER_NORM_EPS) if config.norm == "pre" else nn.Identity()
