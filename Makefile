@@ -89,7 +89,7 @@ coverage: $(ENV)/.maskgit-dev  # scripts in processes of their own included; fai
 
 soak: $(ENV)/.maskgit-dev  # whether memory stays flat; tens of minutes
 	$(PYTHON) -m pip install --quiet ".[app]"
-	$(PYTHON) bench/soak.py --images 20000 --steps 2000 --visits 500
+	$(PYTHON) bench/soak.py --images 20000 --steps 4000 --visits 500
 
 lint: $(ENV)/.maskgit-dev
 	$(ENV)/bin/ruff check .

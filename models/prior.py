@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 START_REACH = 0.7  # tokens over which a neighbour's weight falls to 1/e
 START_VARIANCE = 0.2  # of the Gaussian, in mean squared lengths of the centred codes
+SAME = 1e-4  # how far rounding to 16 bits may move a code, the length of all codes together being 1
 EMPTY = 1e-4  # total weight at which the mean code of all is as likely as the neighbours'
 
 
@@ -39,7 +40,11 @@ class InterpolationPrior(nn.Module):
         centred = codes - frequency @ codes
         length = (frequency @ centred.square().sum(1)).sqrt()
         self.codes[:-1] = centred / length
-        nn.init.zeros_(self.correction.weight)
+
+    def has_codes(self, codes: Tensor) -> bool:
+        """Whether these (K, C) are its codes, however they were centred and scaled."""
+        own, others = (c - c.mean(0) for c in (self.codes[:-1], codes))
+        return torch.allclose(own / own.norm(), others / others.norm(), atol=SAME)
 
     def neighbours(self, token_ids: Tensor, mask_token_id: int) -> Tensor:
         """Mean code around each place and the log of its total weight: (B, N) -> (B, N, C + 1)."""

@@ -148,12 +148,11 @@ class BidirectionalTransformer(nn.Module):
         return self.final_norm(x)
 
     @torch.no_grad()
-    def start_from_codebook(self, codes: Tensor, counts: Tensor) -> None:
+    def start_from_codebook(self, codes: Tensor, frequency: Tensor) -> None:
         """Start where tokens that look alike are alike, and frequent ones likely.
 
-        codes: (K, C) of the tokenizer. counts: (K,) how often training images use each.
+        codes: (K, C) of the tokenizer. frequency: (K,) shares of them in training images, above 0.
         """
-        frequency = ((counts + 1) / (counts + 1).sum()).to(codes.dtype)
         centred = codes - codes.mean(0)
         spread = nn.init.orthogonal_(torch.empty(codes.shape[1], self.config.dim))
         embedding = centred @ spread
@@ -162,6 +161,7 @@ class BidirectionalTransformer(nn.Module):
         self.bias[:, -1] = MASK_BIAS
         if self.config.prior_dim:
             self.prior.set_codes(codes, frequency)
+            nn.init.zeros_(self.prior.correction.weight)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -39,10 +39,11 @@ class Tokens:
     codes: Tensor  # (K, C)
     holes: np.ndarray | None = None  # (n, H, N) uint16: variants with a hole, if any are shown
 
-    def counts(self) -> Tensor:
-        """How often the training images use each code, (K,) float64."""
+    def frequency(self) -> Tensor:
+        """Share of each code in the training images, none of them 0, (K,) like the codes."""
         plain = self.train[:, :PLAIN_VIEWS].ravel()
-        return torch.from_numpy(np.bincount(plain, minlength=len(self.codes))).double()
+        counts = torch.from_numpy(np.bincount(plain, minlength=len(self.codes))).double() + 1
+        return (counts / counts.sum()).to(self.codes.dtype)
 
 
 def load_tokens(config: Config) -> Tokens:
@@ -92,14 +93,14 @@ class TransformerTrainer(Trainer):
     kept = ("transformer", "averaged", "optimizer", "scaler")
 
     def __init__(self, config: Config, tokens: Tokens) -> None:
-        self.config, self.settings = config, config.training
+        self.config, self.settings, self.tokens = config, config.training, tokens
         self.device = distributed.own_device(pick_device(config.device))
         self.dtype = pick_dtype(config.precision, self.device)
         self.world = distributed.world_size()
         torch.manual_seed(config.seed)
         self.transformer = BidirectionalTransformer(config.transformer)
         if self.settings.init == "codebook":
-            self.transformer.start_from_codebook(tokens.codes, tokens.counts())
+            self.transformer.start_from_codebook(tokens.codes, tokens.frequency())
         self.transformer.to(self.device)
         self.transformer.checkpoint_activations = self.settings.checkpoint_activations
         self.averaged = averaged(
@@ -141,9 +142,14 @@ class TransformerTrainer(Trainer):
         self.settings_of_run = {**settings, **extra}
 
     def start_from(self, network: BidirectionalTransformer) -> None:
-        """Begin with the weights of another network instead of fresh ones."""
+        """Begin with the weights of another network instead of fresh ones.
+
+        If it belongs to another tokenizer, its prior takes over the codes of this one.
+        """
         for own in (self.transformer, self.averaged.module):
             own.load_state_dict(network.state_dict())
+            if self.config.transformer.prior_dim and not own.prior.has_codes(self.tokens.codes):
+                own.prior.set_codes(self.tokens.codes, self.tokens.frequency())
 
     def accumulate(self, batch: TokenBatch) -> None:
         """Add the gradient of one batch, divided by the number of batches of its group.

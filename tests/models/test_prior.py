@@ -28,6 +28,14 @@ def test_codes_are_centred_and_have_mean_squared_length_one(prior):
     assert prior.codes[MASK].tolist() == [0]
 
 
+def test_codes_are_known_again_however_they_were_centred_and_scaled(prior):
+    codes = torch.tensor([[-1.0], [0.0], [1.0]])
+    assert prior.has_codes(codes)
+    assert prior.has_codes(5 * codes + 3)
+    assert not prior.has_codes(torch.tensor([[-1.0], [0.01], [1.0]]))
+    assert not prior.has_codes(codes.flip(0))
+
+
 def test_a_hidden_place_gets_the_distance_weighted_mean_of_known_codes(prior):
     token_ids = torch.tensor([[0, MASK, MASK, 2]])  # grid [[0, ?], [?, 2]]
     mean = prior.neighbours(token_ids, MASK)[0, 1, 0].item()
@@ -46,7 +54,8 @@ def test_without_any_known_token_the_mean_code_is_suggested(prior):
 
 def test_logits_before_training_are_those_of_a_gaussian_around_the_mean(prior):
     neighbours = torch.tensor([[0.5, 0.0]])
-    torch.nn.init.zeros_(prior.correction.bias)
+    for part in prior.correction.parameters():
+        torch.nn.init.zeros_(part)
     logits = prior.logits(torch.randn(1, 2), neighbours)[0, :3]
     precision = 1 / (2 * 0.2)
     expected = -precision * (prior.codes[:3, 0] - 0.5).square()
@@ -59,9 +68,9 @@ def test_a_transformer_starts_from_the_codes_and_their_frequencies():
     )
     torch.manual_seed(0)
     model = BidirectionalTransformer(config)
-    codes, counts = torch.randn(3, 2), torch.tensor([0.0, 1.0, 6.0])
-    model.start_from_codebook(codes, counts)
-    frequency = torch.tensor([0.1, 0.2, 0.7])  # each count and one more, of ten
+    codes, frequency = torch.randn(3, 2), torch.tensor([0.1, 0.2, 0.7])
+    model.start_from_codebook(codes, frequency)
+    assert (model.prior.correction.weight == 0).all()
     torch.testing.assert_close(model.bias[:, :3].exp(), frequency.expand(4, 3))
     distances = torch.cdist(model.tok_emb.weight[:3], model.tok_emb.weight[:3])
     ratio = distances[distances > 0] / torch.cdist(codes, codes)[distances > 0]
@@ -74,7 +83,7 @@ def test_logits_at_hidden_places_equal_those_of_the_whole_grid():
     )
     torch.manual_seed(0)
     model = BidirectionalTransformer(config).eval()
-    model.start_from_codebook(torch.randn(3, 2), torch.ones(3))
+    model.start_from_codebook(torch.randn(3, 2), torch.full((3,), 1 / 3))
     token_ids = torch.tensor([[0, MASK, 1, MASK], [MASK, MASK, 2, 2]])
     hidden = token_ids == MASK
     torch.testing.assert_close(model(token_ids, hidden), model(token_ids)[hidden])

@@ -358,6 +358,32 @@ def test_the_optimizer_holds_the_transformers_weights_and_no_others(config):
     assert not any(isinstance(value, VQGAN) for value in vars(trainer).values())
 
 
+def tokens_with(codes: torch.Tensor) -> Tokens:
+    """Three images of 16 tokens, of which code 0 is the only one, and their mirror images."""
+    rows = np.zeros((3, 2, 16), np.uint16)
+    return Tokens(rows, rows, codes)
+
+
+def test_every_code_counts_once_more_than_it_is_seen():
+    # 3 images and their mirror images, 96 tokens, and one more of each of 4 codes
+    frequency = tokens_with(torch.randn(4, 2)).frequency()
+    torch.testing.assert_close(frequency, torch.tensor([97.0, 1.0, 1.0, 1.0]) / 100)
+
+
+def test_weights_made_for_another_tokenizer_take_over_the_codes_of_this_one(config, changed):
+    config = changed(config, {"transformer.prior_dim": 8, "training.init": "codebook"})
+    old, new = (tokens_with(torch.randn(16, 8)) for _ in range(2))
+    network = TransformerTrainer(config, old).transformer
+    for tokens in (old, new):
+        trainer = TransformerTrainer(config, tokens)
+        fresh = trainer.transformer.prior.codes.clone()
+        trainer.start_from(network)
+        for own in (trainer.transformer, trainer.averaged.module):
+            assert own.prior.has_codes(tokens.codes)
+            torch.testing.assert_close(own.prior.codes, fresh)
+            torch.testing.assert_close(own.tok_emb.weight, network.tok_emb.weight)
+
+
 def test_the_weights_file_holds_the_average(config, assert_same):
     path = train_transformer(config, resume=False)
     loaded = load_transformer(path, config.transformer)
