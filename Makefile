@@ -101,6 +101,7 @@ format: $(ENV)/.maskgit-dev
 
 schema: $(ENV)/.maskgit
 	$(PYTHON) -m config.loading
+	$(PYTHON) -m config.reference
 
 clean:
 	rm -rf $(RUN) $(DATA)

@@ -17,7 +17,7 @@ from config.section import (
 
 
 class DecodingConfig(Section):
-    """Inpainting by iterative decoding (spec section 6). Read by inpainting.py."""
+    """Inpainting by iterative decoding (Chang et al. 2022, section 3.2). Read by inpainting.py."""
 
     rule: Literal["listing", "maskgit"] = "listing"
     """listing: the report's code, two curves on top of each other. maskgit: the paper's."""

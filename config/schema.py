@@ -52,7 +52,7 @@ class DataConfig(Section):
     image_size: Annotated[int, Field(ge=1, le=4_096, strict=True)] = 64
     """Side of the square images in pixels."""
     mean: tuple[Share, Share, Share] = (0.4868, 0.4341, 0.3844)
-    """Channel means, 0 to 1 (spec section 1)."""
+    """Channel means, 0 to 1 (the lab's)."""
     std: tuple[Rate, Rate, Rate] = (0.2620, 0.2527, 0.2543)
     """Channel standard deviations, 0 to 1."""
     views: Annotated[int, Field(ge=2, le=256, strict=True)] = 2

@@ -76,7 +76,7 @@ class TokenizerConfig(Section):
 
 
 class TokenizerTraining(Section):
-    """Stage 1: how the tokenizer is trained (spec eq. 2). Read by training_vqgan.py."""
+    """Stage 1: how the tokenizer is trained (VQGAN, eq. 6). Read by training_vqgan.py."""
 
     epochs: PositiveInt = 50
     """Passes over the training images."""

@@ -22,6 +22,12 @@ CARD = ROOT / "models" / "pretrained" / "cats64" / "README.md"
 PAGES = (ROOT / "README.md", CARD, *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+GRIDS = {
+    "grid-borders": "Hole fills and composites",
+    "grid-orders": "Orders",
+    "grid-settings": "Iterations and temperatures",
+}
+
 Row = Sequence[str]
 Record = dict[str, Any]
 
@@ -147,6 +153,16 @@ def speed_row(what: str, speeds: Sequence[float], memory: float, record: Record)
     return [what, *(f"{speed:.3g}" for speed in speeds), ratio, f"x {memory:.2f}", machine(record)]
 
 
+def mfu() -> str:
+    """Share of the measured matrix-product peak, in training and in repairs."""
+    rows = []
+    for name, what in {"train": "training", "inpaint": "repairs"}.items():
+        for record in latest(name):
+            shares = (f"{cell['mfu']:.0%}" for cell in record["result"].values())
+            rows.append([what, *shares, machine(record)])
+    return table(["share of the peak", "lab size", "cats64 size", "machine"], rows)
+
+
 def tokenizer_speed() -> str:
     """Encoding and decoding alone, in batches of 32."""
     columns = [(way, kind) for way in ("encode", "decode") for kind in ("fp32", "bf16")]
@@ -163,7 +179,8 @@ def tours() -> str:
     """Seconds that `python -m docs.tours` took for each part of the README's tours."""
     record = json.loads((RESULTS / "tours.json").read_text(encoding="utf-8"))
     took = (f"{name} {sum(steps.values()):.0f} s" for name, steps in record["seconds"].items())
-    return f"All commands run in a fresh clone on {machine(record)}: {', '.join(took)}."
+    run = f"All but the set-up and the page, run in a fresh clone on {machine(record)}"
+    return f"{run}: {', '.join(took)}."
 
 
 def recipes() -> str:
@@ -188,7 +205,11 @@ def study_folders() -> list[Path]:
 
 
 def title_of(folder: Path) -> str:
-    return STUDIES[folder.name]["title"] if folder.name in STUDIES else folder.name
+    return (
+        STUDIES[folder.name]["title"]
+        if folder.name in STUDIES
+        else GRIDS.get(folder.name, folder.name)
+    )
 
 
 def groups_of(folder: Path) -> dict[str, list[Summary]]:
@@ -255,6 +276,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "repair": repair,
     "speed": speed,
+    "mfu": mfu,
     "tokenizer-speed": tokenizer_speed,
     "recipes": recipes,
     "tours": tours,
