@@ -144,12 +144,13 @@ class TransformerTrainer(Trainer):
     def start_from(self, network: BidirectionalTransformer) -> None:
         """Begin with the weights of another network instead of fresh ones.
 
-        If it belongs to another tokenizer, its prior takes over the codes of this one.
+        If it belongs to another tokenizer, its prior is first given the codes of this one.
         """
+        codes = self.tokens.codes
+        if self.config.transformer.prior_dim and not network.prior.has_codes(codes):
+            network.prior.set_codes(codes, self.tokens.frequency())
         for own in (self.transformer, self.averaged.module):
             own.load_state_dict(network.state_dict())
-            if self.config.transformer.prior_dim and not own.prior.has_codes(self.tokens.codes):
-                own.prior.set_codes(self.tokens.codes, self.tokens.frequency())
 
     def accumulate(self, batch: TokenBatch) -> None:
         """Add the gradient of one batch, divided by the number of batches of its group.
