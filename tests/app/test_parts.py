@@ -11,6 +11,7 @@ import pytest
 
 from config.errors import UserError
 from config.schema import Config, DecodingConfig
+from models.maskgit import IMAGES_AT_ONCE
 from utils.images import encode_png
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")
@@ -204,6 +205,13 @@ def job() -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), hole
 
 
+@pytest.fixture(params=[1, 3], ids=["alone", "filled up, as on a GPU"])
+def group(request, monkeypatch) -> None:
+    """How many images a forward pass holds; from two on, its logits are those of all places."""
+    monkeypatch.setitem(IMAGES_AT_ONCE, "cpu", request.param)
+
+
+@pytest.mark.usefixtures("group")
 def test_steps_end_with_what_the_inpainter_makes_at_once(inpainter, job):
     image, hole = job
     steps = list(repair(inpainter, inpainter.config, image, hole))
@@ -214,6 +222,16 @@ def test_steps_end_with_what_the_inpainter_makes_at_once(inpainter, job):
         assert (step.image == inpainter.pixels(token_ids, image[None], hole[None])[0]).all()
 
 
+def test_a_group_that_is_filled_up_changes_no_confidence_beyond_rounding(
+    inpainter, job, monkeypatch
+):
+    alone = [step.confidence for step in repair(inpainter, inpainter.config, *job)]
+    monkeypatch.setitem(IMAGES_AT_ONCE, "cpu", 3)
+    grouped = [step.confidence for step in repair(inpainter, inpainter.config, *job)]
+    np.testing.assert_allclose(grouped, alone, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("group")
 def test_confidences_are_probabilities_of_guessed_tokens_and_then_stay(inpainter, job):
     image, hole = job
     steps = list(repair(inpainter, inpainter.config, image, hole))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from config.schema import Config
+from models.transformer import BidirectionalTransformer
 from utils.inpainter import Inpainter
 
 
@@ -74,7 +75,7 @@ def repair(
 class _Watch:
     """Turns what the transformer and the decode loop say into steps.
 
-    As a forward hook of the transformer it keeps the logits (M, K + 1) of the hidden tokens; as
+    As a forward hook of the transformer it keeps the logits (M, K) of the hidden tokens; as
     the loop's listener it looks up how probable the tokens were that the loop then chose.
     """
 
@@ -84,10 +85,17 @@ class _Watch:
         self.logits: Tensor | None = None
         self.confidence: Tensor | None = None  # (N,)
 
-    def keep(self, _network: torch.nn.Module, given: tuple[Tensor, Tensor], made: Tensor) -> None:
-        """Forward hook: (masked token ids, token mask) -> logits; only row 0 is no filling."""
-        self.asked = given[1][:1]
-        self.logits = made[: int(self.asked.sum()), :-1]
+    def keep(
+        self, network: BidirectionalTransformer, given: tuple[Tensor, ...], made: Tensor
+    ) -> None:
+        """Forward hook: masked token ids (B, N) -> logits of hidden places, or of all.
+
+        Only row 0 is no filling. All places, (B, N, K + 1), are seen where a pass holds several
+        images, as on a GPU (models/maskgit.py).
+        """
+        self.asked = given[0][:1] == network.mask_token_id
+        hidden = made[0, self.asked[0]] if made.ndim == 3 else made
+        self.logits = hidden[:, :-1]
 
     def step(self, token_ids: Tensor, hidden: Tensor) -> Step:
         """The step that left these tokens (1, N), hidden ones (1, N) with their present guess."""
