@@ -25,6 +25,7 @@ from utils.page.desk import Desk, wrong
 from utils.page.samples import CROPS, photographs
 from utils.page.server import HEADERS, Guard
 from utils.page.uploads import MAX_BODY_BYTES, as_painted, read_painted, read_upload
+from utils.stamps import OUTPUT_ONLY
 
 SIDE = 8
 IMAGE = np.arange(SIDE * SIDE * 3, dtype=np.uint8).reshape(SIDE, SIDE, 3)
@@ -118,10 +119,9 @@ def test_visitors_who_left_are_forgotten_so_that_memory_stays_flat(monkeypatch):
 # Controls
 
 
-def test_every_setting_of_decoding_has_a_control_or_is_about_folders():
-    shown = {setting.name for setting in controls.settings()}
-    assert shown | controls.OF_FOLDERS >= set(DecodingConfig.model_fields)
-    assert not shown & controls.OF_FOLDERS
+def test_the_settings_with_a_control_are_those_that_a_stamp_counts():
+    shown = [setting.name for setting in controls.settings()]
+    assert sorted(shown) == sorted(DecodingConfig.model_fields.keys() - OUTPUT_ONLY)
 
 
 def test_controls_offer_what_the_schema_allows_in_its_own_words():

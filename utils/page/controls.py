@@ -12,14 +12,12 @@ import yaml
 from config.errors import UserError
 from config.schema import Config, DecodingConfig
 from utils.page.checkpoints import Pair
+from utils.stamps import OUTPUT_ONLY
 
 FIRST = (  # settings shown at once, in this order; all others lie under "More settings"
     *("mask_schedule", "rule", "order", "total_iter", "sweet_spot"),
     *("choice_temperature", "composite"),
 )
-OF_FOLDERS = {  # they say how folders are worked off and what is written there
-    *("step_pictures", "comparison", "animation", "batch_size", "samples"),
-}
 NUMBERS = {"integer": (1, 0), "number": (0.1, None)}  # type: step, digits
 MAX_ITERATIONS = 64  # for a visitor; scripts have no such limit
 
@@ -67,10 +65,10 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """All settings of decoding that make sense for one picture, those of `FIRST` first."""
+    """All settings of decoding that change a picture, those of `FIRST` first."""
     described = DecodingConfig.model_json_schema()["properties"]
     order = [name for name in FIRST if name in described]
-    order += [name for name in described if name not in (*order, *OF_FOLDERS)]
+    order += [name for name in described if name not in (*order, *OUTPUT_ONLY)]
     return [_setting(name, described[name]) for name in order]
 
 

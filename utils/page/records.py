@@ -17,9 +17,9 @@ from models.masking import gamma, token_mask_from_holes
 from utils.images import HOLE_COLOUR, encode_png
 from utils.page import files
 from utils.page.checkpoints import Checkpoint
-from utils.page.controls import OF_FOLDERS
 from utils.page.decoding import Step
 from utils.page.uploads import data_url
+from utils.stamps import OUTPUT_ONLY
 
 CURVE_POINTS = 41
 OVERLAP = 16  # steps that are told again
@@ -95,7 +95,7 @@ class Record:
         """The setting in a few words."""
         pairs = files.changed(self.config, self.checkpoint.config())
         named = [(key.partition(".")[2], value) for key, value in pairs]
-        words = [f"{name} {files.as_text(v)}" for name, v in named if name not in OF_FOLDERS]
+        words = [f"{name} {files.as_text(v)}" for name, v in named if name not in OUTPUT_ONLY]
         return ", ".join(words) or "the checkpoint's own settings"
 
     def _token_mask(self) -> np.ndarray:
