@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from config.errors import UserError
+from config.errors import StopRequested, UserError
 from utils.files import atomic
 from utils.limits import check_limit, limit
 
@@ -162,7 +162,7 @@ def _read(source: Path | BinaryIO, name: str) -> Image.Image:
             if image.format in ANIMATED and _has_more_frames(image):
                 _tell("frames", name)
             return upright
-    except UserError:
+    except (UserError, StopRequested):
         raise
     except FileNotFoundError:
         raise UserError(f"{name}: no such file") from None
@@ -196,6 +196,8 @@ def _has_more_frames(image: Image.Image) -> bool:
     """Say whether a decoded image is an animation or has further pages; moves to the next one."""
     try:
         image.seek(1)
+    except StopRequested:
+        raise
     except Exception:  # no second frame, or a broken one
         return False
     return True

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import io
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
-from config.errors import UserError
+from config.errors import StopRequested, UserError
 from utils import images
+from utils.cli import ended_by_sigterm
 from utils.images import (
     channel_statistics,
     encode_png,
@@ -120,6 +123,18 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypat
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("was decoded"))
     with pytest.raises(UserError, match=r"a\.png: 11 x 10: 110 pixels; allowed are 100"):
         load_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("moment", ["load", "seek"])
+def test_sigterm_while_an_image_is_read_is_no_fault_of_the_image(tmp_path, monkeypatch, moment):
+    Image.new("L", (2, 2)).save(tmp_path / "a.gif")
+
+    def terminated(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(GifImageFile, moment, terminated)
+    with ended_by_sigterm(), pytest.raises(StopRequested, match="terminated"):
+        load_rgb(tmp_path / "a.gif")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "I;16"])
