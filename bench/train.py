@@ -152,7 +152,7 @@ def our_work(config: Config, cache: Path) -> tuple[Work, TransformerTrainer]:
     """A trainer over a token cache, as `train_transformer` drives it."""
     rows, holes = mapped(cache, config)
     codes = torch.randn(config.tokenizer.codebook_size, config.tokenizer.latent_dim)
-    trainer = TransformerTrainer(config, Tokens(rows, rows[:1], codes, holes))
+    trainer = TransformerTrainer(config, Tokens(rows, rows[:1], codes, "random", holes))
     trainer.transformer.train()
     place, size = trainer.position, config.training.batch_size
     order = generator_for(config.seed, 0)

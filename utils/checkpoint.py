@@ -105,7 +105,11 @@ def read_lab_file(path: Path) -> LabFile:
 
 
 def codes_fingerprint(codes: Tensor) -> str:
-    """SHA-256 of the codes (K, C) in fp16, by which a transformer knows its tokenizer."""
+    """SHA-256 in fp16 of a codebook's weight (K, C), by which a transformer knows its tokenizer.
+
+    The weight as it is stored: codes of unit length would change with the device that makes them
+    so, and with a release in fp16.
+    """
     return hashlib.sha256(codes.detach().cpu().half().numpy().tobytes()).hexdigest()
 
 

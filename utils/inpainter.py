@@ -54,7 +54,7 @@ class Inpainter:
         tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
         transformer = load_transformer(config.transformer_weights, config.transformer)
         wanted = read_header(config.transformer_weights).get("codes_sha256")
-        if wanted not in (None, codes_fingerprint(tokenizer.codebook.vectors())):
+        if wanted not in (None, codes_fingerprint(tokenizer.codebook.embedding.weight)):
             raise UserError(
                 f"{config.transformer_weights}: was trained on the tokens of another tokenizer "
                 f"than {config.tokenizer_weights}"

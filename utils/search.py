@@ -28,7 +28,6 @@ from config.errors import DivergedError, UserError
 from config.loading import flat
 from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
-from utils.checkpoint import codes_fingerprint
 from utils.distributed import world_size
 from utils.files import make_folder
 from utils.loop import generator_for
@@ -123,7 +122,7 @@ class Contest:
         self.tokens = _subset(tokens, self.budget.images, config.seed)
         settings = flat(config, "seed", "data", "transformer", "masking", "training", "search")
         settings = {key: value for key, value in settings.items() if key not in NOT_ASKED}
-        settings |= {"images": len(self.tokens.train), "codes": codes_fingerprint(tokens.codes)}
+        settings |= {"images": len(self.tokens.train), "codes": tokens.codes_sha256}
         text = json.dumps(settings, sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.starts = _starting_values(config)

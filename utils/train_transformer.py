@@ -237,5 +237,5 @@ def _validate(trainer: TransformerTrainer, val: np.ndarray, folder: Path) -> dic
 def _save_average(trainer: TransformerTrainer, path: Path) -> None:
     """Write the averaged weights with what is to be known about them."""
     notes = {"epoch": str(trainer.position.epoch), "seed": str(trainer.config.seed)}
-    notes["codes_sha256"] = trainer.codes_sha256  # of the tokenizer that it belongs to
+    notes["codes_sha256"] = trainer.tokens.codes_sha256
     save_weights(path, trainer.averaged.module.state_dict(), trainer.config.transformer, notes)

@@ -37,6 +37,7 @@ class Tokens:
     train: np.ndarray  # (n, V, N) uint16: images, their mirror images and augmented views
     val: np.ndarray  # (m, 2, N)
     codes: Tensor  # (K, C)
+    codes_sha256: str  # of the tokenizer that they belong to
     holes: np.ndarray | None = None  # (n, H, N) uint16: variants with a hole, if any are shown
 
     def frequency(self) -> Tensor:
@@ -55,8 +56,9 @@ def load_tokens(config: Config) -> Tokens:
     holes = None
     if config.masking.hole_share > 0:
         holes = cached_holes(vqgan, config.data, config.decoding.hole_fill, cache, device)
-    val, codes = val[: config.training.validation_images], vqgan.codebook.vectors().cpu()
-    return Tokens(train, val, codes, holes)
+    val, codebook = val[: config.training.validation_images], vqgan.codebook
+    fingerprint = codes_fingerprint(codebook.embedding.weight)
+    return Tokens(train, val, codebook.vectors().cpu(), fingerprint, holes)
 
 
 class Objective(nn.Module):
@@ -132,11 +134,10 @@ class TransformerTrainer(Trainer):
             total_steps=self.settings.epochs * self.steps_per_epoch,
             max_minutes=self.settings.max_minutes,
         )
-        self.codes_sha256 = codes_fingerprint(tokens.codes)
         settings = flat(config, "seed", "data", "transformer", "masking", "training")
         settings = settings_that_count(settings)
         settings["training.batch_size"] = self.batch_size  # of all processes together
-        extra = {"images": len(tokens.train), "codes": self.codes_sha256}
+        extra = {"images": len(tokens.train), "codes": tokens.codes_sha256}
         if tokens.holes is not None:
             extra["decoding.hole_fill"] = config.decoding.hole_fill
         self.settings_of_run = {**settings, **extra}

@@ -104,7 +104,7 @@ def test_shares_add_up_to_the_mean_over_the_whole_batch(
     # 3 processes: with 7 images they have 3, 2 and 2, with 2 images the last has none
     config = changed(config, {"masking.loss_on": loss_on})
     tokens = np.zeros((images, 2, 16), np.uint16)
-    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8)))
+    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"))
     trainer.world = 3
     token_ids = torch.arange(images * 16).view(images, 16)
     token_mask = torch.rand(images, 16, generator=torch.Generator().manual_seed(0)) < 0.4
@@ -126,7 +126,7 @@ def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(config, chan
     become(monkeypatch, 0, 1)
     config = changed(config, {"training.accumulate": 3})
     tokens = np.zeros((7 * 4, 2, 16), np.uint16)  # 7 batches: groups of 3, 3 and 1
-    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8)))
+    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"))
     kept_apart = []
 
     class Watched(torch.nn.Module):
@@ -152,7 +152,7 @@ def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(config, chan
 
 def test_a_process_that_has_seen_no_batch_of_a_resumed_epoch_knows_its_part_of_the_loss(config):
     tokens = np.zeros((8, 2, 16), np.uint16)
-    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8)))
+    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"))
     trainer.position.batch, trainer.position.sums = 2, {}
     assert trainer.mean_loss() == 0.0
     trainer.position.sums = {"loss": torch.tensor(3.0)}

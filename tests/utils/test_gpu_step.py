@@ -125,7 +125,9 @@ def start(config: Config, changed: Callable) -> Callable[..., TransformerTrainer
         tokens = np.random.default_rng(0).integers(0, CODES, (IMAGES, 2, 16)).astype(np.uint16)
         made = changed(config, plain | values)
         holes = tokens if made.masking.hole_share else None
-        return TransformerTrainer(made, Tokens(tokens, tokens, torch.randn(CODES, 8), holes))
+        return TransformerTrainer(
+            made, Tokens(tokens, tokens, torch.randn(CODES, 8), "theirs", holes)
+        )
 
     return begin
 

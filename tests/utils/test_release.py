@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from config.errors import UserError
+from models.vqgan import VQGAN
 from utils import release
-from utils.checkpoint import load_tokenizer, load_transformer, read_header
+from utils.checkpoint import load_tokenizer, load_transformer, read_header, save_weights
+from utils.inpainter import Inpainter
 from utils.release import release_tokenizer, release_transformer
+from utils.train_transformer import train_transformer
 
 FILES = {"tokenizer": "vqgan.safetensors", "transformer": "transformer.safetensors"}
 
@@ -36,6 +39,19 @@ def test_released_networks_load_like_any_other(weights, tmp_path: Path):
     assert next(tokenizer.parameters()).dtype == torch.float32
     assert next(transformer.parameters()).dtype == torch.float32
     assert read_header(tmp_path / FILES["transformer"])["epoch"] == "1"
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_released_tokenizer_still_belongs_to_the_runs_transformer(
+    weights, changed, tmp_path: Path, normalize
+):
+    config = changed(weights, {"tokenizer.normalize_codes": normalize, "training.epochs": 1})
+    vqgan = VQGAN(config.tokenizer)
+    save_weights(config.tokenizer_weights, vqgan.state_dict(), vqgan.config, {})
+    train_transformer(config, resume=False)
+    release_tokenizer(config, tmp_path)
+    Inpainter(changed(config, {"tokenizer.weights": tmp_path / FILES["tokenizer"]}))
 
 
 @pytest.mark.parametrize(

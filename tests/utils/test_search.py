@@ -68,7 +68,9 @@ def config(config, changed) -> Config:
 @pytest.fixture
 def training(monkeypatch) -> Training:
     pretended = Training()
-    tokens = Tokens(np.zeros((40, 2, 16), np.uint16), np.zeros((70, 2, 16)), torch.zeros(16, 8))
+    tokens = Tokens(
+        np.zeros((40, 2, 16), np.uint16), np.zeros((70, 2, 16)), torch.zeros(16, 8), "theirs"
+    )
     monkeypatch.setattr(search, "train_transformer", pretended)
     monkeypatch.setattr(search, "load_tokens", lambda config: tokens)
     monkeypatch.setattr(search_referee, "_loss", Training.loss)

@@ -184,7 +184,7 @@ def exact(config: Config, changed, batch_size: int, accumulate: int, batches: in
     settings = {"training.batch_size": batch_size, "training.accumulate": accumulate}
     plain = {"transformer.dropout": 0.0, "training.max_grad_norm": None}
     tokens = np.zeros((batch_size * batches, 2, 16), np.uint16)
-    data = Tokens(train=tokens, val=tokens, codes=torch.zeros(16, 8))
+    data = Tokens(train=tokens, val=tokens, codes=torch.zeros(16, 8), codes_sha256="theirs")
     trainer = TransformerTrainer(changed(config, settings | plain | more), data)
     trainer.transformer.double()
     trainer.averaged.double()
@@ -361,7 +361,7 @@ def test_the_optimizer_holds_the_transformers_weights_and_no_others(config):
 def tokens_with(codes: torch.Tensor) -> Tokens:
     """Three images of 16 tokens, of which code 0 is the only one, and their mirror images."""
     rows = np.zeros((3, 2, 16), np.uint16)
-    return Tokens(rows, rows, codes)
+    return Tokens(rows, rows, codes, "theirs")
 
 
 def test_every_code_counts_once_more_than_it_is_seen():
