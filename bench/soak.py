@@ -1,6 +1,6 @@
 """Whether memory stays flat: training, many small images repaired and scored, many visits.
 
-    python bench/soak.py --images 20000 --steps 2000 --visits 500
+    python bench/soak.py --images 20000 --steps 4000 --visits 500
 
 Both stages of training, inpainting, scoring and the page run by themselves with the smallest
 networks, so that what grows with steps, images or visitors stands out. A visit is what a browser
@@ -206,7 +206,7 @@ def _post(address: str, body: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=20_000, help="to repair and score")
-    parser.add_argument("--steps", type=int, default=2_000, help="of training, each stage")
+    parser.add_argument("--steps", type=int, default=4_000, help="of training, each stage")
     parser.add_argument("--visits", type=int, default=500, help="to the page")
     args = parser.parse_args()
     curves: dict[str, Curve] = {}

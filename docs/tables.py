@@ -163,6 +163,19 @@ def mfu() -> str:
     return table(["share of the peak", "lab size", "cats64 size", "machine"], rows)
 
 
+def soak() -> str:
+    """Growth and peak of each part of the last soak."""
+    rows = {}
+    for line in (BENCHES / "soak.jsonl").read_text(encoding="utf-8").splitlines():
+        cell = json.loads(line)["result"]
+        units = {"page": f"{cell['visits']:,} visits"}
+        units |= {part: f"{cell['images']:,} images" for part in ("inpainting", "scoring")}
+        amount = units.get(cell["part"], f"{cell['steps']:,} steps")
+        growth, peak = f"{cell['growth']:+.1%}", f"{cell['own_peak_mib']} MiB"
+        rows[cell["part"]] = [cell["part"], amount, growth, peak]
+    return table(["part", "of", "growth of its own memory", "peak of it"], rows.values())
+
+
 def tokenizer_speed() -> str:
     """Encoding and decoding alone, in batches of 32."""
     columns = [(way, kind) for way in ("encode", "decode") for kind in ("fp32", "bf16")]
@@ -277,6 +290,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "repair": repair,
     "speed": speed,
     "mfu": mfu,
+    "soak": soak,
     "tokenizer-speed": tokenizer_speed,
     "recipes": recipes,
     "tours": tours,

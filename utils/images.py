@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -77,6 +78,32 @@ def load_mask(path: Path) -> np.ndarray:
             f" allowed are {KNOWN} (known) and {HOLE} (hole)"
         )
     return values == HOLE
+
+
+@contextmanager
+def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """An image of which no more than the header is read; the limit of pixels is left to `_read`.
+
+    Raises UserError for what cannot be read, also within the block.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oversized and odd files are judged here, once
+            with _open(source, name) as image:
+                yield image
+    except (UserError, StopRequested):
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{name}: is a folder, not an image") from None
+    except PermissionError:
+        raise UserError(f"{name}: no permission to read this file") from None
+    except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image that can be decoded"
+        raise UserError(f"{name}: cannot be read as an image: {reason}") from error
 
 
 def encode_png(image: np.ndarray | Image.Image) -> bytes:
@@ -152,44 +179,26 @@ def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[
 
 
 def _read(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Decode the first frame in its own mode, upright."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oversized and odd files are judged here, once
-            image = _open(source, name)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            if image.format in ANIMATED and _has_more_frames(image):
-                _tell("frames", name)
-            return upright
-    except (UserError, StopRequested):
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{name}: is a folder, not an image") from None
-    except PermissionError:
-        raise UserError(f"{name}: no permission to read this file") from None
-    except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not an image that can be decoded"
-        raise UserError(f"{name}: cannot be read as an image: {reason}") from error
+    """Decode the first frame in its own mode, upright, unless it has more pixels than the limit."""
+    with opened(source, name) as image:
+        check_limit("pixels", image.width * image.height, f"{name}: {image.width} x {image.height}")
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if image.format in ANIMATED and _has_more_frames(image):
+            _tell("frames", name)
+        return upright
 
 
 def _open(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Read an image's header, and refuse more pixels than the limit before any is decoded."""
-    allowed = limit("pixels")
-    if Image.MAX_IMAGE_PIXELS and allowed > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would come first
+    """Read an image's header; Pillow's own limit of pixels holds where ours is below it."""
+    if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = None
     try:
-        image = Image.open(source, formats=FORMATS)
+        return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError as error:  # declared sizes far beyond the limit
         found = int(re.search(r"\d+", str(error))[0])
         check_limit("pixels", found, name)
         raise
-    check_limit("pixels", image.width * image.height, f"{name}: {image.width} x {image.height}")
-    return image
 
 
 def _has_more_frames(image: Image.Image) -> bool:

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import Config
 from utils.data import InpaintingItem, InpaintingSet
 from utils.distributed import is_main, rank, world_size
+from utils.images import opened
 from utils.inpaint_outputs import MANIFEST, RESULTS, Outputs, Repair
 from utils.inpainter import Inpainter
 from utils.manifest import (
@@ -233,10 +233,11 @@ def _ahead(dataset: InpaintingSet, indices: range, size: int) -> int:
     """How many images to read ahead: a batch, or fewer where they are large."""
     if not indices:
         return 1
+    path = dataset.images[indices[0]]
     try:
-        with Image.open(dataset.images[indices[0]]) as first:
+        with opened(path, str(path)) as first:
             pixels = first.width * first.height
-    except OSError:  # reading it says what is wrong with it
+    except UserError:  # reading it says what is wrong with it
         return 1
     return max(1, min(size, HELD_BYTES // (3 * pixels)))
 

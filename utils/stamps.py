@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from config.errors import UserError
 from config.schema import Config
 from utils.files import atomic, content_hash
+from utils.images import opened
 
 KEY = "maskgit"  # of the text in a PNG
 OUTPUT_ONLY = {  # of the section decoding: what does not change a result's pixels
@@ -55,9 +57,9 @@ def input_digest(image: np.ndarray, hole: np.ndarray) -> str:
 def read_stamp(path: Path) -> str | None:
     """The stamp of a picture; None if it has none, or is missing or damaged."""
     try:
-        with Image.open(path) as image:
+        with opened(path, str(path)) as image:
             found = image.info.get(KEY) or image.info.get("comment") or image.info.get("xmp")
-    except (OSError, ValueError, SyntaxError):
+    except UserError:
         return None
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found
 

@@ -79,6 +79,25 @@ def _broken() -> list[Case]:
     return cases
 
 
+def _first() -> list[Case]:
+    """The first picture says how many are read ahead, so its header is read once more."""
+    return [
+        Case(f"a first picture {what}", INPAINT, says, put("job/masked_image/image_0.png", content))
+        for what, (content, says) in BROKEN.items()
+        if not callable(content)
+    ]
+
+
+def _results() -> list[Case]:
+    """A broken file where a result of ours belongs is made anew."""
+    file = "out/test_results/image_000.png"
+    return [
+        Case(f"a result {what}", INPAINT, "", put(file, content), REPAIRED, 3, replaced=file)
+        for what, (content, _) in BROKEN.items()
+        if not callable(content)
+    ]
+
+
 def _odd(name: str, content: bytes, says: str = "") -> Case:
     """A picture that is unusual and is read all the same."""
     return Case(f"a picture {name}", INPAINT, says, put(IMAGE, content), REPAIRED, results=3)
@@ -193,4 +212,4 @@ MASKS = [
          put("masks/mask_3.png", encoded(mask()[:8, :8]))),
 ]  # fmt: skip
 
-CASES = [*_broken(), *ODD, *NAMES, *SIZES, *LINKS, *MASKS]
+CASES = [*_broken(), *_first(), *_results(), *ODD, *NAMES, *SIZES, *LINKS, *MASKS]

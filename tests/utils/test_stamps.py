@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from utils.pictures import encode_animation
 from utils.stamps import (
@@ -41,6 +42,13 @@ def test_a_file_without_a_stamp_has_none(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert read_stamp(tmp_path / "broken.png") is None
     assert read_stamp(tmp_path / "missing.png") is None
+
+
+def test_a_file_that_claims_to_be_huge_has_none(tmp_path, monkeypatch):
+    save_stamped_png(tmp_path / "a.png", image(), STAMP)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 35)  # Pillow refuses twice as many, 9 x 8 is more
+    monkeypatch.setenv("INPUT_LIMITS", "pixels=35")
+    assert read_stamp(tmp_path / "a.png") is None
 
 
 def test_the_input_is_known_pixels_and_the_hole_and_nothing_in_it():
