@@ -416,6 +416,14 @@ def test_a_picture_of_any_size_keeps_all_pixels_outside_the_hole(repair, photo, 
     assert (result[hole] != image[hole]).mean() > 0.9
 
 
+def test_a_picture_beyond_pillows_own_limit_is_repaired_where_ours_allows_it(
+    repair, photo, monkeypatch
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)  # twice as many are refused
+    output = repair(source=InpaintingSet(*photo[:2]))
+    assert pixels(output / "test_results" / "image_000.png").shape == photo[2].shape
+
+
 def test_rounds_of_a_picture_of_any_size_are_kept_for_its_animation_alone(
     repair, photo, monkeypatch
 ):
