@@ -57,6 +57,8 @@ class Inputs:
 
 def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
     """Read `count` images spread evenly over a set, or all, with their ground truth."""
+    if len(dataset) < 2:
+        raise UserError(f"{dataset.images[0].parent}: one image; a score needs 2 or more")
     if count is not None and not 2 <= count <= len(dataset):
         raise UserError(f"--images {count}: allowed are 2 to {len(dataset)}")
     chosen = np.linspace(0, len(dataset) - 1, count or len(dataset)).astype(int).tolist()

@@ -301,6 +301,14 @@ def test_a_job_without_truth_is_refused(weights, job, tmp_path):
         pass
 
 
+def test_a_set_of_one_image_is_refused(run, job):
+    for part in ("masked_image", "mask64", "test"):
+        for path in sorted((job / part).iterdir())[1:]:
+            path.unlink()
+    with pytest.raises(UserError, match=r"masked_image: one image; a score needs 2 or more"):
+        run("schedules")
+
+
 def test_more_images_than_there_are_and_other_sizes_are_refused(weights, job, tmp_path, changed):
     def opening(config: Config, images: int | None) -> None:
         with opened(config, InpaintingSet(job), tmp_path / "s", seeds=1, images=images):
