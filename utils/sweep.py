@@ -133,7 +133,7 @@ class Sweep:
             write_text(self.own_path, "".join(json.dumps(row) + "\n" for row in self.own_rows))
 
     def _wait_for_all(self) -> None:
-        total(torch.zeros(1, device=self.device))
+        total(torch.zeros(1, device=self.device)).item()  # NCCL by itself would not hold the host
 
 
 @contextmanager

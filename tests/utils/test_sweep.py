@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,6 +189,19 @@ def test_two_processes_share_the_cells_and_make_the_same_results(run, tmp_path, 
     assert len(read_rows(tmp_path / "sweep" / "cells-1.jsonl")) == 6
     assert run("schedules").computed == 6
     assert {key: row["score"] for key, row in run("schedules").rows.items()} == whole
+
+
+def test_processes_wait_for_each_other_before_they_write_and_before_they_read(run, monkeypatch):
+    waits = []  # reading a sum waits for it, also on a GPU, where asking for it does not
+
+    def total(_: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(item=lambda: waits.append("all"))
+
+    monkeypatch.setattr(utils.sweep, "total", total)
+    monkeypatch.setattr(Sweep, "_finish", lambda *_: waits.append("write"))
+    monkeypatch.setattr(Sweep, "read_all", lambda _: waits.append("read"))
+    run("schedules", seeds=1)
+    assert waits == ["read", "all", *["write"] * 6, "all", "read"]
 
 
 def test_a_trace_ends_with_the_tokens_that_were_scored(run):
