@@ -123,6 +123,8 @@ class Contest:
         settings = flat(config, "seed", "data", "transformer", "masking", "training", "search")
         settings = {key: value for key, value in settings.items() if key not in NOT_ASKED}
         settings |= {"images": len(self.tokens.train), "codes": tokens.codes_sha256}
+        if tokens.holes is not None:
+            settings["decoding.hole_fill"] = config.decoding.hole_fill
         text = json.dumps(settings, sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:8]
         self.starts = _starting_values(config)

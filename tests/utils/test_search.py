@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 from config.errors import DivergedError, StopRequested, UserError
 from config.schema import Config, SearchConfig
 from utils import search, search_referee, search_report
-from utils.search import REPORT_RATE, Budget, budget_of, search_learning_rate
+from utils.search import REPORT_RATE, Budget, Contest, budget_of, search_learning_rate
 from utils.train_transformer import Tokens, train_transformer
 
 BEST = 1e-3  # where the pretended training has its lowest loss
@@ -258,6 +258,16 @@ def test_a_wider_search_varies_whole_and_broken_numbers(config, training, change
     assert len({c.training.weight_decay for c in trials}) > 3
     assert len({c.masking.label_smoothing for c in trials}) > 3
     assert all(c.training.warmup_steps in range(10) for c in trials)
+
+
+@pytest.mark.parametrize("shows_holes", [False, True])
+def test_a_study_knows_how_the_holes_it_shows_were_filled(config, changed, shows_holes):
+    rows = np.zeros((40, 2, 16), np.uint16)
+    tokens = Tokens(rows, rows, torch.zeros(16, 8), "theirs", rows if shows_holes else None)
+    first, second = (
+        Contest(changed(config, {"decoding.hole_fill": fill}), tokens) for fill in ("grey", "mean")
+    )
+    assert (first.fingerprint != second.fingerprint) == shows_holes
 
 
 def test_torchrun_is_told_to_leave_the_search_alone(config, training, monkeypatch):
