@@ -26,6 +26,8 @@ def main() -> None:
     add_start_arguments(parser)
     parser.add_argument("--tokenizer", type=Path, help="start from these weights")
     args = parser.parse_args()
+    if args.tokenizer and args.resume is True:
+        parser.error("--tokenizer gives a new run its weights; give one of them, not --resume")
     config = load_config(args.config, as_overrides(args, OPTIONS))
     weights = train_tokenizer(
         config,

@@ -92,6 +92,19 @@ def test_an_error_of_ours_is_not_hidden():
 # Arguments
 
 
+def test_stage_1_does_not_pass_over_weights_beside_a_run_that_goes_on(call):
+    code, said = call("training_vqgan.py", "--resume", "--tokenizer", "a.safetensors")
+    assert code == 2
+    assert "error: --tokenizer gives a new run its weights; give one of them, not --resume" in said
+
+
+@pytest.mark.usefixtures("quick")
+def test_stage_1_takes_weights_where_a_run_may_go_on_or_begin(call):
+    code, said = call("training_vqgan.py", "--resume", "auto", "--tokenizer", "a.safetensors")
+    assert code == 2
+    assert said.startswith("error: a.safetensors: no such weights file")
+
+
 def parsed(*arguments: str) -> list[str]:
     parser = ArgumentParser(prog="script.py")
     add_config_arguments(parser, OPTIONS)
