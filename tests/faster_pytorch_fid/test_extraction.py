@@ -1,5 +1,7 @@
 """Shards of a set: what each rank reads, and that together they are the set."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 from feature_extraction import extract_statistics
@@ -7,7 +9,7 @@ from features import Backend
 from fid_open import open_images
 from fid_ranks import Ranks
 from fid_test_images import draw_images, write_folder
-from torch import nn
+from torch import distributed, nn
 
 
 class FirstValues(nn.Module):
@@ -52,3 +54,13 @@ def test_shards_in_rank_order_are_the_whole_set_even_with_idle_ranks(tmp_path, b
         whole.merge(part)
     expected = torch.stack([torch.tensor(p)[0, :4, 0] for p in pixels]).double()
     assert torch.equal(whole.features(), expected)
+
+
+def test_ranks_wait_a_day_for_one_that_works_alone(monkeypatch):
+    asked = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "init_process_group", lambda _, **how: asked.update(how))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    assert Ranks.start() == Ranks(1, 2)
+    assert asked == {"timeout": timedelta(days=1)}
