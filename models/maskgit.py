@@ -13,7 +13,7 @@ from config.schema import DecodingConfig, MaskingConfig
 from models.decode import OnStep, decode
 from models.masking import token_mask_from_holes
 from models.transformer import BidirectionalTransformer
-from models.vqgan import VQGAN
+from models.vqgan import VQGAN, full_fp32
 
 IMAGES_AT_ONCE = {"cpu": 1, "cuda": 64}  # in a forward pass; more are hardly faster
 
@@ -92,14 +92,8 @@ class MaskGIT(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Token ids (B, N) of normalised images (B, 3, H, W), in fp32, TF32 left out.
-
-        A latent between two codes must not hang on rounding, on a GPU as little as on a CPU.
-        """
-        exact = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        with torch.autocast(images.device.type, enabled=False), exact:
+        """Token ids (B, N) of normalised images (B, 3, H, W)."""
+        with full_fp32(images.device):
             token_ids = torch.cat([self.tokenizer.encode(batch) for batch in _same_size(images)])
         return token_ids[: len(images)]
 

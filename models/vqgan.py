@@ -8,6 +8,8 @@ Shapes: B batch, C latent channels, h x w token grid, N = h * w tokens, K codebo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -229,3 +231,21 @@ class VQGAN(nn.Module):
         """(B, N, C) -> (B, C, h, w) for a square grid."""
         side = round(codes.shape[1] ** 0.5)
         return codes.transpose(1, 2).unflatten(2, (side, side))
+
+
+@contextmanager
+def full_fp32(device: torch.device) -> Iterator[None]:
+    """Encode without autocast, TF32 (a convolution's default) or kernels that a timing picked.
+
+    A latent between two codes must not hang on rounding, on a GPU as little as on a CPU.
+    """
+    exact = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        with torch.autocast(device.type, enabled=False), exact:
+            yield
+    finally:
+        matmul.allow_tf32 = before

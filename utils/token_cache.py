@@ -12,7 +12,6 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from config.schema import DataConfig, TokenizerConfig
 from models.masking import token_mask_from_holes
-from models.vqgan import VQGAN
+from models.vqgan import VQGAN, full_fp32
 from utils import augment, hole_views
 from utils.augment import AS_IS, MIRRORED, Views
 from utils.data import ImageFolder, normalise
@@ -159,21 +158,8 @@ class _Encoder:
         self.data = data
 
     def __call__(self, images: Tensor) -> Tensor:
-        with _full_fp32(images.device):
+        with full_fp32(images.device):
             return self.vqgan.encode(normalise(images, self.data.mean, self.data.std))
-
-
-@contextmanager
-def _full_fp32(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32, which convolutions use by default: tokens must not hang on it."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _parts(count: int, size: int) -> list[slice]:

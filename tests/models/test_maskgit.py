@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -227,6 +228,33 @@ def test_the_mask_id_is_never_predicted_however_probable(maskgit, rule):
     )
     assert [step for step, _ in seen] == list(range(10))
     assert max(top for _, top in seen) < CODES
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """All that an application may have asked of a GPU to be faster."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = True
+    with cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+        yield
+    matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+def test_images_are_encoded_in_full_precision_whatever_holds_around(maskgit):
+    def settings() -> tuple[bool, ...]:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        autocast, tf32 = torch.is_autocast_enabled("cpu"), (matmul.allow_tf32, cudnn.allow_tf32)
+        return (autocast, *tf32, cudnn.benchmark, cudnn.deterministic)
+
+    seen = []
+    maskgit.tokenizer.quant_conv.register_forward_hook(lambda *_: seen.append(settings()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = settings()
+        maskgit.encode(torch.zeros(1, 3, 16, 16))
+        assert settings() == before == (True, True, True, True, False)
+    assert seen == [(False, False, False, False, True)]
 
 
 def test_inpainting_keeps_no_graph_and_leaves_the_global_generator_alone(maskgit):
