@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from config.schema import Config
+from models.transformer import BidirectionalTransformer
 from utils import token_batches, tokenizer_trainer, transformer_trainer
 from utils.optim import Averaged
 from utils.tokenizer_trainer import TokenizerTrainer
@@ -219,6 +220,17 @@ def test_a_run_of_a_cpu_goes_on_on_a_gpu(start, monkeypatch, request, precision)
     assert trainer.position.step == 4
     steps = [state["step"] for state in trainer.optimizer.state.values()]
     assert {step.device for step in steps} == {GPU}
+
+
+def test_weights_made_for_another_tokenizer_are_started_from_on_a_gpu(gpu, start, monkeypatch):
+    trainer = start(OPTIONS["prior"])
+    network = BidirectionalTransformer(trainer.config.transformer)
+    network.prior.set_codes(torch.randn(CODES, 8), torch.full((CODES,), 1 / CODES))
+    trainer.start_from(network)
+    assert network.prior.has_codes(trainer.tokens.codes)
+    started = [*trainer.transformer.state_dict().values(), *trainer.averaged.module.parameters()]
+    assert {tensor.device for tensor in started} == {GPU}
+    epoch(trainer, monkeypatch)
 
 
 # Stage 1
