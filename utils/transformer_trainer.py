@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from config.errors import UserError
 from config.loading import flat
 from config.schema import Config, MaskingConfig
 from models.maskgit import token_loss
@@ -48,8 +49,17 @@ class Tokens:
 
 
 def load_tokens(config: Config) -> Tokens:
-    """Cached tokens of both splits and the codes of the config's tokenizer."""
+    """Cached tokens of both splits and the codes of the config's tokenizer.
+
+    Raises `UserError` for codes of another width than the transformer's prior has.
+    """
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
+    found, wanted = vqgan.config.latent_dim, config.transformer.prior_dim
+    if wanted not in (0, found):
+        raise UserError(
+            f"{config.tokenizer_weights}: latent_dim is {found}, but transformer.prior_dim is "
+            f"{wanted}; allowed are 0 and {found}"
+        )
     device = distributed.own_device(pick_device(config.device))
     cache = config.data.root / "token_cache"
     train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
@@ -103,6 +113,8 @@ class TransformerTrainer(Trainer):
         self.transformer = BidirectionalTransformer(config.transformer)
         if self.settings.init == "codebook":
             self.transformer.start_from_codebook(tokens.codes, tokens.frequency())
+        elif config.transformer.prior_dim:
+            self.transformer.prior.set_codes(tokens.codes, tokens.frequency())
         self.transformer.to(self.device)
         self.transformer.checkpoint_activations = self.settings.checkpoint_activations
         self.averaged = averaged(

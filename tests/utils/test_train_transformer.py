@@ -17,7 +17,7 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils import loop, transformer_trainer
 from utils import train_transformer as stage
-from utils.checkpoint import load_state, load_transformer, previous, read_header
+from utils.checkpoint import load_state, load_transformer, previous, read_header, save_weights
 from utils.lock import alone_in
 from utils.optim import learning_rate
 from utils.runlog import read_rows
@@ -368,6 +368,26 @@ def test_every_code_counts_once_more_than_it_is_seen():
     # 3 images and their mirror images, 96 tokens, and one more of each of 4 codes
     frequency = tokens_with(torch.randn(4, 2)).frequency()
     torch.testing.assert_close(frequency, torch.tensor([97.0, 1.0, 1.0, 1.0]) / 100)
+
+
+def test_codes_of_another_width_than_the_prior_are_refused_before_anything_is_encoded(
+    config, changed, monkeypatch
+):
+    config, path = changed(config, {"transformer.prior_dim": 8}), config.tokenizer_weights
+    narrow = VQGAN(config.tokenizer.model_copy(update={"latent_dim": 4}))
+    save_weights(path, narrow.state_dict(), narrow.config, {})
+    monkeypatch.setattr(transformer_trainer, "cached_tokens", lambda *_: pytest.fail("encoded"))
+    said = f"{path}: latent_dim is 4, but transformer.prior_dim is 8; allowed are 0 and 4"
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        load_tokens(config)
+
+
+@pytest.mark.parametrize("init", ["random", "codebook"])
+def test_a_prior_has_the_codes_however_the_weights_begin(config, changed, init):
+    config = changed(config, {"transformer.prior_dim": 8, "training.init": init})
+    trainer = TransformerTrainer(config, tokens_with(torch.randn(16, 8)))
+    for network in (trainer.transformer, trainer.averaged.module):
+        assert network.prior.has_codes(trainer.tokens.codes)
 
 
 def test_weights_made_for_another_tokenizer_take_over_the_codes_of_this_one(config, changed):
