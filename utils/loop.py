@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from config.errors import DivergedError, StopRequested, UserError
 from utils import distributed
 
 FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
+LONGEST_REASON = 160  # characters of PyTorch's that a line of ours repeats
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # by which PyTorch's own errors about memory are known
 
 
@@ -109,19 +111,37 @@ class Trainer:
         return {**state, "position": vars(self.position), "settings": self.settings_of_run}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state. Raises `UserError` for one of other networks or optimisers."""
         for name in self.kept:
             own = getattr(self, name)
             if not state[name]:  # of a gradient scaler that had nothing to do on its machine
                 continue
             if isinstance(own, torch.optim.Optimizer):  # with this machine's kernels
-                for saved, group in zip(state[name]["param_groups"], own.param_groups, strict=True):
+                groups = state[name]["param_groups"], own.param_groups
+                for saved, group in zip(*groups, strict=False):  # unequal ones are refused below
                     saved["fused"] = group["fused"]
-            own.load_state_dict(state[name])
+            with _fitting(name):
+                own.load_state_dict(state[name])
         self.position = Position(**state["position"])
         if not distributed.is_main():
             self.position.sums = {}  # they are the sums of all
         self.limit = TimeLimit(self.max_minutes, self.position.seconds)
         self.time_share = self.limit.share
+
+
+@contextmanager
+def _fitting(name: str) -> Iterator[None]:
+    """Turn PyTorch's refusal of a part of a state into a `UserError` that says what to do."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
+        raise UserError(
+            f"the state's {name} does not fit ({first}); undo the change of the config, or begin "
+            "anew with --restart"
+        ) from error
 
 
 def settings_that_count(settings: dict[str, Any]) -> dict[str, Any]:

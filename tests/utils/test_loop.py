@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
 import signal
 
 import pytest
@@ -157,6 +158,29 @@ def test_a_state_is_taken_with_the_kernels_of_this_machine():
     trainer = Small()
     trainer.load_state_dict(state)
     assert {group["fused"] for group in trainer.optimizer.param_groups} == {None}
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (torch.nn.Linear(2, 1), r"network does not fit \(size mismatch for weight: .*\)"),
+        (torch.nn.Linear(1, 1, bias=False), r"network does not fit \(Unexpected key.*bias.*\)"),
+    ],
+)
+def test_a_state_of_other_shapes_is_refused_in_one_line(own, said):
+    trainer = Small()
+    trainer.network = own
+    with pytest.raises(UserError) as caught:
+        trainer.load_state_dict(Small().state_dict())
+    advice = "undo the change of the config, or begin anew with --restart"
+    assert re.fullmatch(f"the state's {said}; {advice}", str(caught.value))
+
+
+def test_memory_that_a_state_lacks_is_not_taken_for_a_change_of_shapes(monkeypatch):
+    trainer = Small()
+    monkeypatch.setattr(trainer.network, "load_state_dict", lambda _: too_much_for_a_gpu())
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        trainer.load_state_dict(Small().state_dict())
 
 
 def test_progress_is_the_larger_share_of_steps_and_time():

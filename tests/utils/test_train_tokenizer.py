@@ -234,6 +234,13 @@ def test_the_discriminator_learns_at_its_own_rate(config, changed, images):
     assert rates[0] == 0.25 * rates[1] > 0
 
 
+def test_a_state_with_other_weights_in_training_is_refused_in_one_line(config, changed):
+    state = TokenizerTrainer(config, 11).state_dict()
+    said = r"^the state's optimizer does not fit .*group.*; undo the change of the config, or .*"
+    with pytest.raises(UserError, match=said + r"--restart$"):
+        trainer_with(config, changed, decoder_only=True).load_state_dict(state)
+
+
 # What is left behind
 
 
