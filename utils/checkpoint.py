@@ -129,9 +129,8 @@ def load_state(path: Path) -> State | None:
 
     A damaged one is passed over with a line that says so. Raises `UserError` if none is whole.
     """
-    for candidate in (path, previous(path)):
-        if not candidate.exists():
-            continue
+    found = [candidate for candidate in (path, previous(path)) if candidate.exists()]
+    for candidate in found:
         try:
             with zipfile.ZipFile(candidate) as archive:
                 bad = archive.testzip()
@@ -143,8 +142,8 @@ def load_state(path: Path) -> State | None:
         except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile):
             older = ", the one before it is taken" if candidate == path else ""
             print(f"{candidate}: damaged checkpoint, passed over{older}", file=sys.stderr)
-    if path.exists():
-        raise UserError(f"{path}: damaged, and no earlier checkpoint is left; use --restart")
+    if found:
+        raise UserError(f"{found[0]}: damaged, and no earlier checkpoint is left; use --restart")
     return None
 
 
@@ -178,6 +177,16 @@ def open_state(
             f"is {settings.get(first)}); --allow-config-change goes on all the same"
         )
     return state
+
+
+def remove_states(path: Path) -> None:
+    """Clear the way for a run that begins; the main process does it.
+
+    Else one that is killed before its first save would go on as the run that it replaces.
+    """
+    if is_main():
+        for state in (previous(path), path):
+            state.unlink(missing_ok=True)
 
 
 def previous(path: Path) -> Path:

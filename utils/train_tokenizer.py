@@ -13,7 +13,14 @@ from config.errors import StopRequested, UserError
 from config.schema import Config, TokenizerConfig, TokenizerTraining
 from models.vqgan import VQGAN
 from utils import augment
-from utils.checkpoint import Resume, load_tokenizer, open_state, save_state, save_weights
+from utils.checkpoint import (
+    Resume,
+    load_tokenizer,
+    open_state,
+    remove_states,
+    save_state,
+    save_weights,
+)
 from utils.data import ImageFolder
 from utils.lock import alone_in
 from utils.loop import generator_for, shuffled_batches, stop_signals
@@ -70,6 +77,8 @@ def _train(
             "tokenizer.training.decoder_only trains the decoder of given weights; name them with "
             "--tokenizer FILE"
         )
+    if state is None:
+        remove_states(folder / "state.pt")
     position = trainer.position
     if trainer.finished:
         print(f"{folder}: all {position.epoch} epochs are done")

@@ -21,6 +21,7 @@ from utils.checkpoint import (
     State,
     load_transformer,
     open_state,
+    remove_states,
     save_state,
     save_weights,
 )
@@ -92,6 +93,8 @@ def train_transformer(
             trainer.load_state_dict(state)
         elif start is not None:
             trainer.start_from(start)
+        if state is None:
+            remove_states(folder / "state.pt")
         if not trainer.finished:
             with memory_for(trainer.device, _memory_advice(config)):
                 _train(trainer, tokens, folder, after_epoch, watch)

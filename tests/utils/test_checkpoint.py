@@ -24,6 +24,7 @@ from utils.checkpoint import (
     open_state,
     previous,
     read_header,
+    remove_states,
     save_state,
     save_weights,
 )
@@ -264,6 +265,25 @@ def test_two_broken_states_are_one_line(tmp_path, capsys):
         file.write_bytes(b"nonsense")
     assert message(load_state, path).startswith(f"{path}: damaged, and no earlier checkpoint")
     assert capsys.readouterr().err.count("passed over") == 2
+
+
+def test_a_broken_state_without_a_later_one_is_one_line_and_nothing_begins(tmp_path):
+    path = tmp_path / "state.pt"
+    previous(path).write_bytes(b"nonsense")
+    resume = partial(open_state, path, {}, resume=True, restart=False, allow_change=False)
+    assert message(resume).startswith(f"{previous(path)}: damaged, and no earlier checkpoint")
+
+
+def test_the_main_process_alone_removes_states(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    for step in (1, 2):
+        save_state(path, {"step": step})
+    monkeypatch.setenv("RANK", "1")
+    remove_states(path)
+    assert (path.exists(), previous(path).exists()) == (True, True)
+    monkeypatch.setenv("RANK", "0")
+    remove_states(path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_program_in_a_state_does_not_run(tmp_path):

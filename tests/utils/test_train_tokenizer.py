@@ -234,6 +234,27 @@ def test_the_discriminator_learns_at_its_own_rate(config, changed, images):
     assert rates[0] == 0.25 * rates[1] > 0
 
 
+def test_a_restart_removes_the_old_states_before_its_first_step_but_not_for_a_mistake(
+    config, changed, monkeypatch
+):
+    train_tokenizer(config, resume=False)
+    state = folder(config) / "state.pt"
+    alone = changed(config, {"tokenizer.training.decoder_only": True})
+    with pytest.raises(UserError, match="--tokenizer FILE"):
+        train_tokenizer(alone, resume=False, restart=True)
+    assert state.exists()
+    assert previous(state).exists()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TokenizerTrainer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(config, resume=False, restart=True)
+    assert not state.exists()
+    assert not previous(state).exists()
+
+
 def test_a_state_with_other_weights_in_training_is_refused_in_one_line(config, changed):
     state = TokenizerTrainer(config, 11).state_dict()
     said = r"^the state's optimizer does not fit .*group.*; undo the change of the config, or .*"

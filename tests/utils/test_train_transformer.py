@@ -108,6 +108,20 @@ def test_a_broken_checkpoint_costs_one_interval_and_nothing_else(
     assert log_of(config) == log_of(whole)
 
 
+def test_a_restart_killed_before_its_first_save_leaves_nothing_to_resume(config):
+    train_transformer(config, resume=False)
+    state = folder(config) / "state.pt"
+    assert previous(state).exists()
+
+    def killed(_trainer: TransformerTrainer) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_transformer(config, resume=False, restart=True, watch=killed)
+    assert not state.exists()
+    assert not previous(state).exists()
+
+
 def test_two_broken_checkpoints_end_the_run_with_one_line(config):
     train_transformer(config, resume=False)
     state = folder(config) / "state.pt"
