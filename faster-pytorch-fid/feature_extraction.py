@@ -95,6 +95,20 @@ def _deaths_told(images: ImageSet) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """float32 all through: TF32 would move a GPU's scores in the second decimal."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
+    finally:
+        matmul.allow_tf32 = before
+
+
 def extract_statistics(
     backend: Backend,
     images: ImageSet,
@@ -104,16 +118,10 @@ def extract_statistics(
     workers: int,
     keep_features: bool,
 ) -> FeatureStatistics:
-    """Show the images to the network and gather their features' statistics (on the CPU or GPU).
-
-    float32 all through: TF32 would move a GPU's scores in the second decimal.
-    """
+    """Show the images to the network and gather their features' statistics (on the CPU or GPU)."""
     network = backend.network.to(device, memory_format=torch.channels_last)
     statistics = FeatureStatistics(backend.dims, keep_features)
-    exact = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    with torch.inference_mode(), exact, _deaths_told(images):
+    with torch.inference_mode(), exact_products(), _deaths_told(images):
         for pixels in batches(images, indices, batch_size, workers, device.type == "cuda"):
             pixels = pixels.to(device, non_blocking=True)
             inputs = backend.prepare(pixels).contiguous(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from config.schema import ScoringConfig
 SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid"
 sys.path.append(str(SCORER))
 
+from feature_extraction import exact_products  # noqa: E402
 from feature_stats import FeatureStatistics  # noqa: E402
 from features import BACKENDS, BackendOptions  # noqa: E402
 from fid_errors import ScoreError  # noqa: E402
@@ -56,9 +57,10 @@ class FeatureDistance:
     @torch.inference_mode()
     def _statistics(self, images: Tensor) -> FeatureStatistics:
         statistics = FeatureStatistics(self.backend.dims, keep_features=True)
-        for batch in images.split(self.batch_size):
-            pixels = batch.permute(0, 3, 1, 2).to(self.device)
-            statistics.update(self.network(self.backend.prepare(pixels)))
+        with exact_products():
+            for batch in images.split(self.batch_size):
+                pixels = batch.permute(0, 3, 1, 2).to(self.device)
+                statistics.update(self.network(self.backend.prepare(pixels)))
         return statistics
 
 
