@@ -169,7 +169,7 @@ def soak() -> str:
     for line in (BENCHES / "soak.jsonl").read_text(encoding="utf-8").splitlines():
         cell = json.loads(line)["result"]
         units = {"page": f"{cell['visits']:,} visits"}
-        units |= {part: f"{cell['images']:,} images" for part in ("inpainting", "scoring")}
+        units |= dict.fromkeys(("inpainting", "scoring"), f"{cell['images']:,} images")
         amount = units.get(cell["part"], f"{cell['steps']:,} steps")
         growth, peak = f"{cell['growth']:+.1%}", f"{cell['own_peak_mib']} MiB"
         rows[cell["part"]] = [cell["part"], amount, growth, peak]

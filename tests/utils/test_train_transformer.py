@@ -506,6 +506,14 @@ def test_validation_runs_at_its_interval_and_at_the_end(config, changed):
     assert [row["epoch"] for row in rows if "val_loss" in row] == told == [2, 4, 5]
 
 
+def test_a_changed_weight_decay_counts_from_the_resume_on(config, changed):
+    train_transformer(config, resume=False)
+    other = changed(config, {"training.weight_decay": 0.3, "training.betas": [0.5, 0.6]})
+    decayed, kept = trained(other).optimizer.param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+    assert decayed["betas"] == kept["betas"] == (0.5, 0.6)
+
+
 def test_settings_that_only_say_when_to_look_may_change_in_a_resumed_run(config, changed, tmp_path):
     train_transformer(changed(config, {"training.checkpoint_every": 3}), resume=False)
     other = {"training.checkpoint_every": 1, "training.validate_every": 2}
