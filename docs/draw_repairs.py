@@ -1,7 +1,8 @@
-"""The README's picture: ``python -m docs.draw_repairs``, with the released cats64 weights.
+"""Pictures by the released cats64 weights: ``python -m docs.draw_repairs``.
 
-Chelsea, a cat by Stefan van der Walt (CC0), that comes with scikit-image and is in no training set:
-one row for each kind of hole, from the masked picture over the decoding steps to the true one.
+repairs.png: Chelsea, a cat by Stefan van der Walt (CC0), that comes with scikit-image and is in no
+training set; one row for each kind of hole, from the masked picture over the decoding steps to the
+true one. reconstructions.png: photographs over what the tokenizer keeps of them.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
 
 from config.loading import load_config
 from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
 from utils.composite import composite
+from utils.data import normalise
 from utils.holes import draw_hole
 from utils.images import HOLE_COLOUR, load_rgb, save_png
 from utils.inpainter import Inpainter
+from utils.page.samples import photographs
 from utils.photos import photo_path
 from utils.pictures import tile
+from utils.sources import square
 
 RELEASED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "cats64"
 HOLES = (("lab", 1), ("lab", 4), ("brush", 2), ("box", 3))  # kind, index
@@ -33,15 +37,28 @@ def main() -> None:
             ("transformer.weights", RELEASED / "transformer.safetensors"),
         ],
     )
-    photo = Image.fromarray(np.asarray(load_rgb(photo_path("chelsea.png")))).crop(FACE)
-    truth = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    inpainter, pictures = Inpainter(config), []
+    truth = square(load_rgb(photo_path("chelsea.png")).crop(FACE), SIDE)
+    inpainter, repairs = Inpainter(config), []
     for kind, index in HOLES:
         hole = draw_hole(kind, SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=index)
-        pictures += row(inpainter, truth, hole)
+        repairs += row(inpainter, truth, hole)
+    draw("repairs.png", repairs, len(SHOWN) + 2)
+    originals = np.stack([truth, *photographs(SIDE).values()])
+    draw("reconstructions.png", [*originals, *reconstructed(inpainter, originals)], len(originals))
+
+
+def draw(name: str, pictures: list[np.ndarray], columns: int) -> None:
+    """Write pictures (H, W, 3), enlarged, into docs/pictures."""
     enlarged = [p.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1) for p in pictures]
-    save_png(FOLDER / "repairs.png", tile(enlarged, len(enlarged), len(SHOWN) + 2))
-    print(FOLDER / "repairs.png")
+    save_png(FOLDER / name, tile(enlarged, len(enlarged), columns))
+    print(FOLDER / name)
+
+
+def reconstructed(inpainter: Inpainter, images: np.ndarray) -> np.ndarray:
+    """Images (n, H, W, 3) uint8, encoded and decoded again."""
+    data = inpainter.config.data
+    pixels = torch.from_numpy(images).to(inpainter.device)
+    return inpainter.decoded(inpainter.maskgit.encode(normalise(pixels, data.mean, data.std)))
 
 
 def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.ndarray]:

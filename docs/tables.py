@@ -138,6 +138,19 @@ def inpainting_speed() -> Iterable[Row]:
                 yield speed_row(f"repair, {size} size{how}", speeds, memory, record)
 
 
+def repair_cost() -> str:
+    """How an image's time and the memory grow with the batch, the iterations and the images."""
+    names = {"batch": "images a batch", "total_iter": "iterations", "images": "images in all"}
+    rows = [
+        [f"{amount} {name}", f"{cell['seconds_an_image']:.3f}", f"{cell['peak_mib']:.0f}", on]
+        for record in latest("inpaint")
+        for on in [machine(record)]
+        for key, name in names.items()
+        for amount, cell in record["details"]["growth"][key].items()
+    ]
+    return table(["cats64", "seconds an image", "peak, MiB", "machine"], rows)
+
+
 def scoring_speed() -> Iterable[Row]:
     for record in latest("fid"):
         tasks, images = record["details"]["tasks"], record["details"]["images"]
@@ -289,6 +302,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "repair": repair,
     "speed": speed,
+    "repair-cost": repair_cost,
     "mfu": mfu,
     "soak": soak,
     "tokenizer-speed": tokenizer_speed,
