@@ -71,8 +71,9 @@ search-results: $(ENV)/.maskgit
 test: $(ENV)/.maskgit-dev
 	$(PYTHON) -m pytest -m "not long and not app"
 
-test-long: $(ENV)/.maskgit-dev
-	$(PYTHON) -m pytest -m long
+test-long: $(ENV)/.maskgit-dev  # what came out stays in docs/results/test-long.txt
+	$(PYTHON) -m pytest -m long -rA --show-capture=no > docs/results/test-long.txt; \
+	  status=$$?; cat docs/results/test-long.txt; exit $$status
 
 test-app: $(ENV)/.maskgit-app  # takes an installed Chromium, or fetches one
 	$(PYTHON) -m pytest -m app -rs tests/app

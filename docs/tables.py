@@ -201,6 +201,23 @@ def tokenizer_speed() -> str:
     return table(["tokenizer, images a second", *names, "machine"], rows)
 
 
+def tokenizer_quality() -> str:
+    """What the released tokenizer keeps of images, and of known tokens beside holes."""
+    record = latest("tokenizer_quality")[-1]
+    found, details = record["result"], record["details"]
+    kept = found["kept_tokens"]
+    rows = [
+        ["PSNR", f"{found['psnr']:.2f} dB"],
+        ["SSIM", f"{found['ssim']:.4f}"],
+        ["EfficientNet-Lite0 Fréchet distance", f"{found['frechet_efficientnet']:.2f}"],
+        ["codes in use, perplexity", f"{found['codes_used']:.0%}, {found['perplexity']:.0f}"],
+        ["known tokens that keep their index", f"{kept['all']:.1%}"],
+        ["the same beside the hole", f"{kept['1']:.1%}"],
+        ["the same two or more tokens away", f"{kept['2+']:.1%}"],
+    ]
+    return table([f"{details['images']} + {details['holed_images']} cats", "value"], rows)
+
+
 def tours() -> str:
     """Seconds that `python -m docs.tours` took for each part of the README's tours."""
     record = json.loads((RESULTS / "tours.json").read_text(encoding="utf-8"))
@@ -306,6 +323,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mfu": mfu,
     "soak": soak,
     "tokenizer-speed": tokenizer_speed,
+    "tokenizer-quality": tokenizer_quality,
     "recipes": recipes,
     "tours": tours,
     "studies": studies,
