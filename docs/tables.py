@@ -141,13 +141,12 @@ def inpainting_speed() -> Iterable[Row]:
 def repair_cost() -> str:
     """How an image's time and the memory grow with the batch, the iterations and the images."""
     names = {"batch": "images a batch", "total_iter": "iterations", "images": "images in all"}
-    rows = [
-        [f"{amount} {name}", f"{cell['seconds_an_image']:.3f}", f"{cell['peak_mib']:.0f}", on]
-        for record in latest("inpaint")
-        for on in [machine(record)]
-        for key, name in names.items()
-        for amount, cell in record["details"]["growth"][key].items()
-    ]
+    rows = []
+    for record in latest("inpaint"):
+        for key, name in names.items():
+            for amount, cell in record["details"]["growth"][key].items():
+                costs = f"{cell['seconds_an_image']:.3f}", f"{cell['peak_mib']:.0f}"
+                rows.append([f"{amount} {name}", *costs, machine(record)])
     return table(["cats64", "seconds an image", "peak, MiB", "machine"], rows)
 
 
@@ -248,11 +247,8 @@ def study_folders() -> list[Path]:
 
 
 def title_of(folder: Path) -> str:
-    return (
-        STUDIES[folder.name]["title"]
-        if folder.name in STUDIES
-        else GRIDS.get(folder.name, folder.name)
-    )
+    titles = GRIDS | {name: study["title"] for name, study in STUDIES.items()}
+    return titles.get(folder.name, folder.name)
 
 
 def groups_of(folder: Path) -> dict[str, list[Summary]]:

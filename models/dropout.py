@@ -14,7 +14,7 @@ class Dropout(nn.Dropout):
     """In training, each number becomes 0 with probability p and the others grow by 1 / (1 - p).
 
     On a CPU, PyTorch draws its random numbers one after the other. Here four come out of one draw,
-    and p counts in steps of 2^-16: a quarter of the time.
+    so that p counts in steps of 2^-16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class Dropout(nn.Dropout):
         if not self.training or native or not 0 < lost < LEVELS:
             return super().forward(x)
         bits = _random_bits(x.numel()).view(x.shape)
-        kept = torch.ge(bits, lost - LEVELS // 2, out=torch.empty_like(x, requires_grad=False))
+        kept = torch.ge(bits, lost - LEVELS // 2, out=torch.empty_like(x))
         return x * kept.mul_(LEVELS / (LEVELS - lost))
 
 

@@ -116,9 +116,8 @@ class Trainer:
             own = getattr(self, name)
             if not state[name]:  # of a gradient scaler that had nothing to do on its machine
                 continue
-            if isinstance(
-                own, torch.optim.Optimizer
-            ):  # this config's decay, this machine's kernels
+            if isinstance(own, torch.optim.Optimizer):
+                # with this config's decay and this machine's kernels
                 groups = state[name]["param_groups"], own.param_groups
                 for saved, group in zip(*groups, strict=False):  # unequal ones are refused below
                     saved |= {**group, "params": saved["params"]}
