@@ -1,4 +1,4 @@
-"""Recipes of stage 2 side by side: the same network size, tokens, images and validation for each.
+"""Recipes of stage 2 side by side: the same tokens, images and validation for each.
 
     python bench/recipes.py --data data/cats64 [--epochs 1] [--only NAME ...]
 
@@ -40,6 +40,17 @@ RECIPES: dict[str, dict[str, object]] = {
     "one mask ratio a batch": {"masking.ratio_per": "batch"},
     "label smoothing 0.1": {"masking.label_smoothing": 0.1},
     "post-norm, dropout 0.1": {"transformer.norm": "post", "transformer.dropout": 0.1},
+    "last weights, no average": {"training.ema_half_life": 0},
+    "half as wide": {
+        "transformer.dim": 128,
+        "transformer.num_heads": 2,
+        "transformer.mlp_dim": 512,
+    },
+    "1.5 times as wide": {
+        "transformer.dim": 384,
+        "transformer.num_heads": 6,
+        "transformer.mlp_dim": 1536,
+    },
     "the report's": {
         "training.init": "random",
         "transformer.prior_dim": 0,

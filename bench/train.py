@@ -4,12 +4,12 @@
 
 The plain loop is in this file: fp32, the tokenizer at every step, attention written out, logits of
 all tokens, batches of 10, an optimiser step every 10 batches. Ours is `TransformerTrainer` over a
-token cache, with as many images an optimiser step and what it has for speed: 16-bit products where
-the hardware has them, fused attention, logits of hidden tokens, batches that suit the device; on a
-GPU compiled blocks. Weights and images are random, since neither changes the speed. Lab size is the
-report's (dim 768, 15 blocks, the lab's VQGAN), cats64 that of config/cats64.yml. Each runs in a
-process of its own; memory is the peak that PyTorch allocates on a GPU, or that the process holds on
-a CPU.
+token cache, with about as many images an optimiser step and what it has for speed: 16-bit products
+where the hardware has them, fused attention, logits of hidden tokens, batches that suit the device;
+on a GPU compiled blocks. Weights and images are random, since neither changes the speed. Lab size
+is the report's (dim 768, 15 blocks, the lab's VQGAN), cats64 that of config/cats64.yml. Each runs
+in a process of its own; memory is the peak that PyTorch allocates on a GPU, or that the process
+holds on a CPU.
 
 MFU is the share of the measured peak of a square matrix product in the same arithmetic; FLOPs are
 those of utils/throughput.py. Loading is all that a batch costs before its forward pass. Last line,
@@ -51,7 +51,7 @@ from utils.transformer_trainer import Tokens, TransformerTrainer  # noqa: E402
 PRESETS = {"lab": "MaskGit.yml", "cats64": "cats64.yml"}
 IMAGES_A_STEP = 100  # the report's 10 batches of 10; larger batches of ours make a step by one
 PLAIN_BATCH = 10
-OUR_BATCH = {"cpu": {"lab": 4, "cats64": 10}, "cuda": {"lab": 20, "cats64": 256}}
+OUR_BATCH = {"cpu": {"lab": 8, "cats64": 10}, "cuda": {"lab": 20, "cats64": 256}}
 IMAGES = 12_000  # of the token cache: the lab's training set
 SECONDS, QUICK_SECONDS = {"cpu": 40.0, "cuda": 15.0}, 2.0  # of measured batches in each process
 WARM_UP = {"cpu": 1, "cuda": 3}  # groups; a GPU compiles and allocates in the first two

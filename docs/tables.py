@@ -175,6 +175,25 @@ def mfu() -> str:
     return table(["share of the peak", "lab size", "cats64 size", "machine"], rows)
 
 
+def attention() -> str:
+    """Time and memory of attention in each way, of an image and layer."""
+    rows = []
+    for record in latest("attention"):
+        for size, cells in record["result"].items():
+            kept = cells["kept_mib"]
+            for kind, cell in cells.items():
+                if kind == "kept_mib":
+                    continue
+                way, dtype = kind.split("_")
+                times = (f"{cell[f'{name}_ms']:.2f}" for name in kept)
+                what = f"{size} size, {way}, {dtype}"
+                rows.append([what, *times, f"{cell['times_as_fast']:.1f}", machine(record)])
+            left = (f"{mib:.1f} MiB" for mib in kept.values())
+            rows.append([f"{size} size, kept in bf16", *left, "", machine(record)])
+    names = ["PyTorch's kernel", "written out", "`fused` here"]
+    return table(["attention, ms", *names, "times as fast as the kernel", "machine"], rows)
+
+
 def soak() -> str:
     """Growth and peak of each part of the last soak."""
     rows = {}
@@ -317,6 +336,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "repair-cost": repair_cost,
     "mfu": mfu,
+    "attention": attention,
     "soak": soak,
     "tokenizer-speed": tokenizer_speed,
     "tokenizer-quality": tokenizer_quality,

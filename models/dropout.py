@@ -5,29 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-BITS = 16  # of a random number
-LEVELS = 2**BITS
-IN_ONE_DRAW = 64 // BITS
+LEVELS = 2**15  # p counts in steps of 1 / LEVELS
+IN_ONE_DRAW = 4  # random numbers of 16 bits
 
 
 class Dropout(nn.Dropout):
     """In training, each number becomes 0 with probability p and the others grow by 1 / (1 - p).
 
-    On a CPU, PyTorch draws its random numbers one after the other. Here four come out of one draw,
-    so that p counts in steps of 2^-16.
+    On a CPU, PyTorch draws its random numbers one after the other; here four come out of one draw.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        lost = round(self.p * LEVELS)  # so many of all levels
         native = x.device.type != "cpu" or torch.compiler.is_compiling()
-        if not self.training or native or not 0 < lost < LEVELS:
+        if not self.training or self.p == 0 or native:
             return super().forward(x)
-        bits = _random_bits(x.numel()).view(x.shape)
-        kept = torch.ge(bits, lost - LEVELS // 2, out=torch.empty_like(x))
-        return x * kept.mul_(LEVELS / (LEVELS - lost))
+        margins = torch.empty(x.shape, dtype=torch.int16)
+        growth = draw_margins(margins, self.p)
+        kept = torch.ge(margins, 0, out=torch.empty_like(x))
+        return x * kept.mul_(growth)
 
 
-def _random_bits(count: int) -> Tensor:
-    """Uniform int16 from PyTorch's generator, (count,)."""
-    draws = torch.empty(-(-count // IN_ONE_DRAW), dtype=torch.int64)
-    return draws.random_(-(2**63), None).view(torch.int16)[:count]
+def draw_margins(margins: Tensor, p: float) -> float:
+    """Fill an int16 tensor with numbers that are negative with probability p, and give 1 / (1 - p).
+
+    Both with p rounded to a whole number of levels; where nothing is kept, nothing grows.
+    """
+    lost = round(p * LEVELS)
+    draws = torch.empty(-(-margins.numel() // IN_ONE_DRAW), dtype=torch.int64)
+    bits = draws.random_(-(2**63), None).view(torch.int16)[: margins.numel()]
+    # 15 bits of 16, so that the difference does not overflow
+    torch.sub(bits.bitwise_right_shift_(1).view(margins.shape), lost - LEVELS // 2, out=margins)
+    return LEVELS / (LEVELS - lost or LEVELS)

@@ -66,21 +66,26 @@ class Averaged(nn.Module):
     """A moving average of a network's weights, in a copy of it that is never compiled.
 
     Every update moves each average by 1 - decay towards its weight; early on by more, so that the
-    random start is gone after a few steps. Buffers are copied. The count of updates stays on the
-    CPU, so that an update never waits for a GPU.
+    random start is gone after a few steps. Buffers are copied. With a decay of 0 the copy holds the
+    network's own weights and costs no memory. The count of updates stays on the CPU, so that an
+    update never waits for a GPU.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         super().__init__()
-        self.module = copy.deepcopy(network)
+        tensors = [] if decay else [*network.parameters(), *network.buffers()]
+        self.module = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
         self.decay = decay
         self.register_buffer("n_averaged", torch.tensor(0))
 
     @torch.no_grad()
     def update_parameters(self, network: nn.Module) -> None:
         """Follow the weights after an optimiser step."""
-        averages, weights = ([p.detach() for p in m.parameters()] for m in (self.module, network))
         done = int(self.n_averaged)
+        self.n_averaged += 1
+        if not self.decay:
+            return
+        averages, weights = ([p.detach() for p in m.parameters()] for m in (self.module, network))
         keep = min(self.decay, (1 + done) / (10 + done)) if done else 0.0
         if keep:
             torch._foreach_lerp_(averages, weights, 1 - keep)
@@ -88,11 +93,10 @@ class Averaged(nn.Module):
             torch._foreach_copy_(averages, weights)
         for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
             own.copy_(other)
-        self.n_averaged += 1
 
 
 def averaged(network: nn.Module, half_life: float, batch_size: int) -> Averaged:
-    """An average that forgets half of the past every ``half_life`` images; 0 makes it a copy.
+    """An average that forgets half of the past every ``half_life`` images; 0 keeps none.
 
     batch_size is images an optimiser step.
     """

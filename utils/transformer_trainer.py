@@ -102,7 +102,8 @@ class TransformerTrainer(Trainer):
     what a single one would do with batches that are so many times as large.
     """
 
-    kept = ("transformer", "averaged", "optimizer", "scaler")
+    # without a half-life, averages are the weights themselves, which are loaded last then
+    kept = ("averaged", "transformer", "optimizer", "scaler")
 
     def __init__(self, config: Config, tokens: Tokens) -> None:
         self.config, self.settings, self.tokens = config, config.training, tokens

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.attention import MultiHeadSelfAttention, relative_offsets
+from models.attention import AttentionInParts, MultiHeadSelfAttention, relative_offsets, split_heads
+from models.dropout import draw_margins
 
 BATCH, TOKENS, DIM, HEADS = 3, 7, 12, 4
 
@@ -148,15 +149,102 @@ def test_gradients_of_the_relative_bias_do_not_depend_on_the_kernel():
     torch.testing.assert_close(*gradients)
 
 
-def test_on_a_cpu_the_fused_kernel_is_used_where_there_is_nothing_to_drop(monkeypatch):
-    calls, kernel = [], nn.functional.scaled_dot_product_attention
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_kernel_for_gpus_has_the_formula_written_out(biased):
+    attention, _ = attention_and_reference(fused=True)
+    bias = torch.randn(HEADS, TOKENS, TOKENS, dtype=torch.float64) if biased else None
+    q, k, v = split_heads(attention.qkv(inputs()), 3, HEADS)
+    torch.testing.assert_close(attention._fused(q, k, v, bias), attention._plain(q, k, v, bias))
+
+
+@pytest.mark.parametrize(
+    ("dropout", "training", "dtype", "kernel"),
+    [
+        (0.5, True, torch.float32, False),  # which the kernel would drop by a slow stand-in
+        (0.5, False, torch.float32, True),
+        (0.0, True, torch.float32, True),
+        (0.0, True, torch.bfloat16, False),
+        (0.5, False, torch.bfloat16, False),
+    ],
+)
+def test_a_cpu_gets_the_kernel_where_it_is_fast(monkeypatch, dropout, training, dtype, kernel):
+    calls, fused = [], MultiHeadSelfAttention._fused
     monkeypatch.setattr(
-        nn.functional,
-        "scaled_dot_product_attention",
-        lambda *given, **more: calls.append(1) or kernel(*given, **more),
+        MultiHeadSelfAttention, "_fused", lambda *given: calls.append(1) or fused(*given)
     )
-    for dropout, training, expected in ((0.5, True, 0), (0.5, False, 1), (0.0, True, 1)):
-        calls.clear()
-        attention = MultiHeadSelfAttention(DIM, HEADS, dropout, fused=True).train(training)
-        attention(torch.ones(1, TOKENS, DIM))
-        assert len(calls) == expected, (dropout, training)
+    attention = MultiHeadSelfAttention(DIM, HEADS, dropout, fused=True).train(training).to(dtype)
+    assert attention(torch.ones(1, TOKENS, DIM, dtype=dtype)).isfinite().all()
+    assert bool(calls) == kernel
+
+
+DROPOUT = 0.2
+
+
+def dropped_attention(qkv: Tensor, bias: Tensor | None) -> Tensor:
+    """The formula over the whole batch, with what `AttentionInParts` loses after the same seed."""
+    q, k, v = split_heads(qkv, 3, HEADS)
+    margins, growth = [], 1.0
+    torch.manual_seed(2)
+    for scores in q @ k.transpose(-2, -1):
+        margins.append(torch.empty(scores.shape, dtype=torch.int16))
+        growth = draw_margins(margins[-1], DROPOUT)
+    scores = q @ k.transpose(-2, -1) / (DIM / HEADS) ** 0.5
+    probabilities = (scores if bias is None else scores + bias).softmax(-1)
+    kept = probabilities * (torch.stack(margins) >= 0) * growth
+    return (kept @ v).transpose(1, 2).flatten(2)
+
+
+def in_parts(qkv: Tensor, bias: Tensor | None) -> Tensor:
+    torch.manual_seed(2)
+    return AttentionInParts.apply(qkv, bias, HEADS, DROPOUT)
+
+
+def with_gradients(attend, dtype: torch.dtype, biased: bool) -> list[Tensor]:
+    """Output and gradients of q, k, v and of the bias, in double precision."""
+    torch.manual_seed(1)
+    qkv = (2 * torch.randn(BATCH, TOKENS, 3 * DIM)).bfloat16().to(dtype).requires_grad_()
+    bias = torch.randn(HEADS, TOKENS, TOKENS).bfloat16().to(dtype).requires_grad_()
+    toward = torch.randn(BATCH, TOKENS, DIM).bfloat16().to(dtype)
+    out = attend(qkv, bias if biased else None)
+    (out * toward).sum().backward()
+    found = [out.detach(), qkv.grad] + ([bias.grad] if biased else [])
+    return [tensor.double() for tensor in found]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("images", [1, 2, BATCH])
+def test_attention_in_parts_is_the_formula_and_its_gradient(biased, images, monkeypatch):
+    monkeypatch.setattr("models.attention.SCORES_AT_ONCE", images * HEADS * TOKENS**2)
+    found, expected = (
+        with_gradients(attend, torch.float64, biased) for attend in (in_parts, dropped_attention)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_attention_in_parts_rounds_in_bf16_as_little_as_autograd_does():
+    exact = with_gradients(dropped_attention, torch.float64, True)
+    ours, autograd = (
+        with_gradients(attend, torch.bfloat16, True) for attend in (in_parts, dropped_attention)
+    )
+    for wanted, own, other in zip(exact, ours, autograd, strict=True):
+        assert (own - wanted).norm() < 1.3 * (other - wanted).norm()
+
+
+def test_attention_in_parts_keeps_one_number_of_each_probability():
+    def kept_bytes(fused: bool) -> int:
+        storages = {}
+        attention = MultiHeadSelfAttention(DIM, HEADS, 0.5, fused=fused)
+        x = torch.randn(2, 64, DIM, requires_grad=True)
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = tensor, storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            attention(x)
+        return sum(size for _, size in storages.values())
+
+    probabilities = 4 * 2 * HEADS * 64 * 64  # bytes
+    assert kept_bytes(fused=False) > 3 * probabilities  # before and after dropout, and the mask
+    assert kept_bytes(fused=True) < 1.5 * probabilities

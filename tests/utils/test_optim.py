@@ -137,6 +137,16 @@ def test_a_half_life_of_0_keeps_exactly_the_last_weights():
         assert torch.equal(average.module.weight, network.weight)
 
 
+def test_a_half_life_of_0_costs_no_memory_and_keeps_another_mode():
+    network = nn.BatchNorm1d(3)
+    average = averaged(network, half_life=0.0, batch_size=10)
+    tensors = ([*m.parameters(), *m.buffers()] for m in (network, average.module))
+    for own, other in zip(*tensors, strict=True):
+        assert own.data_ptr() == other.data_ptr()
+    average.module.eval()
+    assert network.training
+
+
 def test_the_count_of_updates_stays_on_the_cpu_and_buffers_are_copied():
     network = nn.BatchNorm1d(3)
     average = averaged(network, 10.0, 1)
