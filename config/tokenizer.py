@@ -96,6 +96,8 @@ class TokenizerTraining(Section):
     """Share of the images shown in a view of their own each time (utils/augment.py)."""
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = "efficientnet-lite0"
     """Features of the perceptual term; lpips-vgg needs the package lpips and a network once."""
+    perceptual_size: Annotated[int, Field(ge=32, le=1024, strict=True)] = 128
+    """Pixels of a side to which images are enlarged for efficientnet-lite0, which knows 224."""
     perceptual_weight: NonNegativeFloat = 0.2
     """Weight of the perceptual term beside the L1 reconstruction."""
     codebook: Literal["ema", "loss"] = "ema"

