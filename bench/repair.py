@@ -7,9 +7,10 @@ what scikit-image does, Telea what OpenCV does (left out where it is not install
 decoding of config/MaskGit.yml, ours the config's decoding. Then the truth is put in place of one
 part after another: without_leak encodes the whole images, so that no hole corrupts a known token;
 true_tokens also decodes the true tokens in the hole, what a perfect transformer would reach.
-Figures: EfficientNet-Lite0 Frechet distance, perceptual distance (unit-length features of three
+Figures: EfficientNet-Lite0 Frechet distance, the same with features of EfficientNet-Lite2 (a
+referee, since the tokenizer trained with Lite0's), perceptual distance (unit-length features of three
 depths), mean error in the hole in grey levels. Last line: one JSON object,
-{SIDE: {"frechet", "perceptual", "hole_mae"}}.
+{SIDE: {"frechet", "frechet_referee", "perceptual", "hole_mae"}}.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from utils.fill import fill_hole  # noqa: E402
 from utils.images import HOLE_COLOUR, save_png  # noqa: E402
 from utils.inpainter import Inpainter  # noqa: E402
 from utils.pictures import tile  # noqa: E402
-from utils.scoring import FeatureDistance  # noqa: E402
+from utils.scoring import DEFAULT, REFEREE, FeatureDistance  # noqa: E402
 
 BATCH = 16
 PICTURES = 48
@@ -143,7 +144,8 @@ def _figures(
     sides: dict[str, np.ndarray], truth: np.ndarray, holes: np.ndarray, device: torch.device
 ) -> dict[str, dict[str, float]]:
     """All figures of all sides, each against the same true images."""
-    distance = FeatureDistance(torch.from_numpy(truth), device)
+    targets = torch.from_numpy(truth)
+    distance, referee = (FeatureDistance(targets, device, how) for how in (DEFAULT, REFEREE))
     perceptual, result = perceptual_distance("efficientnet-lite0").to(device), {}
     for name, images in sides.items():
         parts = range(0, len(images), BATCH)
@@ -155,6 +157,7 @@ def _figures(
         error = np.abs(images.astype(float) - truth)[holes].mean()
         result[name] = {
             "frechet": round(distance(torch.from_numpy(images)), 2),
+            "frechet_referee": round(referee(torch.from_numpy(images)), 2),
             "perceptual": round(sum(each) / len(images), 4),
             "hole_mae": round(float(error), 2),
         }

@@ -2,8 +2,9 @@
 
     python bench/tokenizer_quality.py --config config/cats64.yml --data data/cats64
 
-Reconstruction of the images of val/ (PSNR, SSIM, EfficientNet-Lite0 Frechet distance, codes in use)
-and the share of known tokens that the holes of mask64/ leave unchanged. Last line: one JSON object.
+Reconstruction of the images of val/ (PSNR, SSIM, EfficientNet-Lite0 Frechet distance, the same
+with features of EfficientNet-Lite2, which no training here has seen, codes in use) and the share of
+known tokens that the holes of mask64/ leave unchanged. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from utils.device import pick_device  # noqa: E402
 from utils.files import content_hash  # noqa: E402
 from utils.images import save_png  # noqa: E402
 from utils.leak import kept_tokens  # noqa: E402
+from utils.scoring import REFEREE, FeatureDistance  # noqa: E402
 from utils.validate_tokenizer import TokenizerValidation  # noqa: E402
 
 OPTIONS = {
@@ -45,6 +47,8 @@ def main() -> None:
     images = ImageFolder(config.data.root / "val", config.data.image_size).images
     validation = TokenizerValidation(images[: config.tokenizer.training.validation_images], config)
     figures = {name: round(value, 4) for name, value in validation(vqgan).items()}
+    referee = FeatureDistance(validation.images, device, REFEREE)
+    figures["frechet_referee"] = round(referee(validation.reconstruct(vqgan)[0]), 4)
     holed = InpaintingSet(config.data.root)
     kept = kept_tokens(vqgan, holed, config.data, config.decoding.hole_fill, device)
     figures["kept_tokens"] = {distance: round(share, 4) for distance, share in kept.items()}

@@ -70,8 +70,10 @@ class DataConfig(Section):
 class ScoringConfig(Section):
     """How reports score repaired images (faster-pytorch-fid)."""
 
-    features: Literal["inception", "efficientnet-lite0"] = "efficientnet-lite0"
-    """inception gives FID and needs its weights; efficientnet-lite0 works offline, is not FID."""
+    features: Literal["inception", "efficientnet-lite0", "efficientnet-lite2"] = (
+        "efficientnet-lite0"
+    )
+    """inception gives FID and needs its weights; the others work offline and are not FID."""
     batch_size: PositiveInt = 32
     """Images a feature batch."""
 

