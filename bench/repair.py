@@ -8,8 +8,8 @@ decoding of config/MaskGit.yml, ours the config's decoding. Then the truth is pu
 part after another: without_leak encodes the whole images, so that no hole corrupts a known token;
 true_tokens also decodes the true tokens in the hole, what a perfect transformer would reach.
 Figures: EfficientNet-Lite0 Frechet distance, the same with features of EfficientNet-Lite2 (a
-referee, since the tokenizer trained with Lite0's), perceptual distance (unit-length features of three
-depths), mean error in the hole in grey levels. Last line: one JSON object,
+referee, since the tokenizer trained with Lite0's), perceptual distance (unit-length features of
+three depths), mean error in the hole in grey levels. Last line: one JSON object,
 {SIDE: {"frechet", "frechet_referee", "perceptual", "hole_mae"}}.
 """
 
