@@ -118,7 +118,7 @@ SCRIPTS = {
         PREPARE.replace("--out prepared", "--out disk/set"),
         "utils.prepare:encode_png",
         ("disk/set/**/*",),
-        reads=("utils.sources:load_rgb", "pictures/image_7.png"),
+        reads=("utils.sources:check_limit", "pictures/image_7.png"),
         damages=("disk/set/dataset.json", "disk/set/*/image_*1.png"),
         without={"a worker process dies": "its workers are threads"},
     ),
