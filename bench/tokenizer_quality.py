@@ -48,7 +48,7 @@ def main() -> None:
     validation = TokenizerValidation(images[: config.tokenizer.training.validation_images], config)
     figures = {name: round(value, 4) for name, value in validation(vqgan).items()}
     referee = FeatureDistance(validation.images, device, REFEREE)
-    figures["frechet_referee"] = round(referee(validation.reconstruct(vqgan)[0]), 4)
+    figures["frechet_referee"] = round(referee(validation.outputs), 4)
     holed = InpaintingSet(config.data.root)
     kept = kept_tokens(vqgan, holed, config.data, config.decoding.hole_fill, device)
     figures["kept_tokens"] = {distance: round(share, 4) for distance, share in kept.items()}

@@ -57,10 +57,9 @@ class MultiHeadSelfAttention(nn.Module):
     def _attend(self, qkv: Tensor) -> Tensor:
         """Attention of all heads, (B, N, 3 D) -> (B, N, D)."""
         bias = None if self.relative_bias is None else self._bias()  # (H, N, N)
-        dropout = self.attn_drop.p if self.training else 0.0
-        slow = qkv.device.type == "cpu" and (dropout > 0 or qkv.dtype == torch.bfloat16)
+        slow = qkv.device.type == "cpu" and (self._dropout > 0 or qkv.dtype == torch.bfloat16)
         if self.fused and slow and not torch.compiler.is_compiling():
-            return AttentionInParts.apply(qkv, bias, self.num_heads, dropout)
+            return AttentionInParts.apply(qkv, bias, self.num_heads, self._dropout)
         attend = self._fused if self.fused else self._plain
         attended = attend(*split_heads(qkv, 3, self.num_heads), bias)  # (B, H, N, d)
         return attended.transpose(1, 2).flatten(2)
@@ -74,9 +73,13 @@ class MultiHeadSelfAttention(nn.Module):
         return self.attn_drop(scores.softmax(dim=-1)) @ v
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        dropout = self.attn_drop.p if self.training else 0.0
         bias = None if bias is None else bias.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout_p=self._dropout)
+
+    @property
+    def _dropout(self) -> float:
+        """Share of the probabilities that is lost at present."""
+        return self.attn_drop.p if self.training else 0.0
 
     def _bias(self) -> Tensor:
         """What is added to the scores, (H, N, N)."""

@@ -40,13 +40,13 @@ class TokenizerValidation:
 
     def __call__(self, vqgan: VQGAN) -> dict[str, float]:
         """PSNR in dB, SSIM, Frechet distance, share of codes in use, perplexity."""
-        outputs, token_ids = self.reconstruct(vqgan)
-        self.picture = reconstruction_grid(self.images, outputs)
+        self.outputs, token_ids = self.reconstruct(vqgan)
+        self.picture = reconstruction_grid(self.images, self.outputs)
         counts = torch.bincount(token_ids.flatten(), minlength=vqgan.config.codebook_size)
         return {
-            "psnr": psnr(self.images, outputs),
-            "ssim": ssim(self.images, outputs),
-            "frechet_efficientnet": self.distance(outputs),
+            "psnr": psnr(self.images, self.outputs),
+            "ssim": ssim(self.images, self.outputs),
+            "frechet_efficientnet": self.distance(self.outputs),
             "codes_used": (counts > 0).double().mean().item(),
             "perplexity": perplexity(counts.double()).item(),
         }

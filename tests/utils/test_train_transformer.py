@@ -456,6 +456,18 @@ def test_a_resumed_run_remembers_its_best_loss(config, changed, monkeypatch):
     assert read_header(folder(config) / "best.safetensors")["epoch"] == "1"
 
 
+def test_a_run_that_gives_up_its_average_goes_on_with_the_weights_themselves(config, changed):
+    before = TransformerTrainer(
+        changed(config, {"training.ema_half_life": 5.0}), load_tokens(config)
+    )
+    with torch.no_grad():
+        before.averaged.module.pos_emb.add_(1.0)
+    after = TransformerTrainer(changed(config, {"training.ema_half_life": 0.0}), before.tokens)
+    after.load_state_dict(before.state_dict())
+    for network in (after.transformer, after.averaged.module):
+        assert torch.equal(network.pos_emb, before.transformer.pos_emb)
+
+
 def test_both_weights_are_named_when_a_run_ends(config, capsys):
     train_transformer(config, resume=False)
     said = capsys.readouterr().out
