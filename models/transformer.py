@@ -22,6 +22,7 @@ from models.prior import InterpolationPrior
 LAYER_NORM_EPS = 1e-12
 INIT_STD = 0.02
 MASK_BIAS = -12.0  # the mask id is never a target
+HEAD_SIZES = 8  # numbers of places that a batch may give the head
 
 
 class GridConvolution(nn.Module):
@@ -125,10 +126,12 @@ class BidirectionalTransformer(nn.Module):
         if self.config.prior_dim:
             neighbours = self.prior.neighbours(token_ids, self.mask_token_id)  # (B, N, C + 1)
         x, bias = self.body(token_ids, neighbours), self.bias
-        if token_mask is not None:
-            x, bias = x[token_mask], bias[token_mask.nonzero()[:, 1]]  # (M, D), (M, K + 1)
-            neighbours = None if neighbours is None else neighbours[token_mask]
-        return self.head(x, bias, neighbours)
+        if token_mask is None:
+            return self.head(x, bias, neighbours)
+        places = _places_for_head(token_mask)  # (P,), P >= M
+        x, bias = x.flatten(0, 1)[places], bias[places % len(bias)]  # (P, D), (P, K + 1)
+        neighbours = None if neighbours is None else neighbours.flatten(0, 1)[places]
+        return self.head(x, bias, neighbours)[: token_mask.sum()]
 
     def head(self, x: Tensor, bias: Tensor, neighbours: Tensor | None) -> Tensor:
         """Logits of features, (..., D), (..., K + 1) and (..., C + 1) -> (..., K + 1)."""
@@ -162,6 +165,17 @@ class BidirectionalTransformer(nn.Module):
         if self.config.prior_dim:
             self.prior.set_codes(codes, frequency)
             nn.init.zeros_(self.prior.correction.weight)
+
+
+def _places_for_head(token_mask: Tensor) -> Tensor:
+    """Hidden places of a batch, then so many others that few numbers of them occur, (B, N) -> (P,).
+
+    On a CPU, PyTorch prepares its products anew for each number of rows and keeps what it prepared:
+    for all numbers that would be nearly a third of a forward pass for one image, and hundreds of MB.
+    """
+    hidden, others = (mask.flatten().nonzero()[:, 0] for mask in (token_mask, ~token_mask))
+    step = math.ceil(token_mask.numel() / HEAD_SIZES)
+    return torch.cat([hidden, others[: -len(hidden) % step]])
 
 
 def _init_weights(module: nn.Module) -> None:

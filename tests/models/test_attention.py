@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.attention import AttentionInParts, MultiHeadSelfAttention, relative_offsets, split_heads
+from models.attention import (
+    AttentionInParts,
+    MultiHeadSelfAttention,
+    _parts,
+    relative_offsets,
+    split_heads,
+)
 from models.dropout import draw_margins
 
 BATCH, TOKENS, DIM, HEADS = 3, 7, 12, 4
@@ -185,12 +191,12 @@ def dropped_attention(qkv: Tensor, bias: Tensor | None) -> Tensor:
     q, k, v = split_heads(qkv, 3, HEADS)
     margins, growth = [], 1.0
     torch.manual_seed(2)
-    for scores in q @ k.transpose(-2, -1):
-        margins.append(torch.empty(scores.shape, dtype=torch.int16))
-        growth = draw_margins(margins[-1], DROPOUT)
     scores = q @ k.transpose(-2, -1) / (DIM / HEADS) ** 0.5
+    for part in _parts(BATCH, HEADS, TOKENS):
+        margins.append(torch.empty(scores[part].shape, dtype=torch.int16))
+        growth = draw_margins(margins[-1], DROPOUT)
     probabilities = (scores if bias is None else scores + bias).softmax(-1)
-    kept = probabilities * (torch.stack(margins) >= 0) * growth
+    kept = probabilities * (torch.cat(margins) >= 0) * growth
     return (kept @ v).transpose(1, 2).flatten(2)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import TransformerConfig
-from models.transformer import BidirectionalTransformer, GridConvolution
+from models.transformer import HEAD_SIZES, BidirectionalTransformer, GridConvolution
 
 LAB_KEYS = Path(__file__).parents[1] / "data" / "lab_transformer_keys.json"
 
@@ -102,13 +102,24 @@ def test_a_lab_checkpoint_of_reduced_widths_loads_strictly_and_computes_the_same
         torch.testing.assert_close(model(ids), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_compact_logits_are_the_full_logits_at_the_masked_places(transformer, transformer_config):
-    ids = random_ids(transformer_config)
+@pytest.mark.parametrize("prior_dim", [0, 4])
+def test_compact_logits_are_the_full_logits_at_the_masked_places(transformer_config, prior_dim):
+    model, ids = built(transformer_config, prior_dim=prior_dim), random_ids(transformer_config)
     mask = torch.rand(ids.shape) < 0.4
     mask[1] = False  # an image with nothing hidden contributes no rows
-    compact = transformer(ids, mask)
+    compact = model(ids, mask)
     assert compact.shape == (mask.sum(), transformer_config.codebook_size + 1)
-    torch.testing.assert_close(compact, transformer(ids)[mask])
+    torch.testing.assert_close(compact, model(ids)[mask])
+
+
+def test_the_head_is_given_few_different_numbers_of_places(transformer, transformer_config):
+    ids, rows = random_ids(transformer_config), []
+    places = ids.numel()
+    transformer.Token_Prediction.register_forward_hook(lambda _, x, __: rows.append(len(x[0])))
+    for hidden in range(places + 1):
+        mask = (torch.randperm(places) < hidden).view_as(ids)
+        assert len(transformer(ids, mask)) == hidden <= rows[-1] < hidden + places / HEAD_SIZES
+    assert len(set(rows)) == HEAD_SIZES + 1  # none, and eighths
 
 
 def test_compact_logits_of_nothing_are_empty(transformer, transformer_config):
