@@ -66,6 +66,11 @@ class DataConfig(Section):
         """The folder of a split's images."""
         return getattr(self, split) or self.root / split
 
+    @property
+    def token_cache(self) -> Path:
+        """Where encoded images are kept: beside the folder of training images."""
+        return self.folder("train").parent / "token_cache"
+
 
 class ScoringConfig(Section):
     """How reports score repaired images (faster-pytorch-fid)."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import pickle
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -127,7 +128,8 @@ def save_state(path: Path, state: State) -> None:
 def load_state(path: Path) -> State | None:
     """Read the latest whole training state, or None if there is none yet.
 
-    A damaged one is passed over with a line that says so. Raises `UserError` if none is whole.
+    A damaged one is passed over with a line that says so, and set aside as state.damaged.pt, or it
+    would become the previous one. Raises `UserError` if none is whole.
     """
     found = [candidate for candidate in (path, previous(path)) if candidate.exists()]
     for candidate in found:
@@ -136,12 +138,16 @@ def load_state(path: Path) -> State | None:
                 bad = archive.testzip()
             if bad:
                 raise RuntimeError(f"checksum of {bad}")
-            return torch.load(candidate, map_location="cpu", weights_only=True)
+            state = torch.load(candidate, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             print(f"{candidate}: {_refusal(error)}; passed over", file=sys.stderr)
         except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile):
             older = ", the one before it is taken" if candidate == path else ""
             print(f"{candidate}: damaged checkpoint, passed over{older}", file=sys.stderr)
+        else:
+            if candidate != path and path.exists() and is_main():
+                path.replace(_beside(path, "damaged"))
+            return state
     if found:
         raise UserError(f"{found[0]}: damaged, and no earlier checkpoint is left; use --restart")
     return None
@@ -152,7 +158,8 @@ def open_state(
 ) -> State | None:
     """The state to go on from, or None to begin; ``settings`` are those the result depends on.
 
-    Where there is nothing to resume, True says so and "auto" begins without a word.
+    Where there is nothing to resume, True says so and "auto" begins without a word. Settings that
+    the state does not know, since they are newer, are taken as they are.
 
     Raises `UserError` when a run would be overwritten unasked, when the state is foreign, and when
     its settings differ (keys named) without leave.
@@ -169,29 +176,36 @@ def open_state(
     if not isinstance(state, dict) or not {"settings", "position"} <= state.keys():
         raise UserError(f"{path}: is no training state of ours")
     found = state["settings"]
-    changed = sorted(k for k in settings.keys() | found.keys() if settings.get(k) != found.get(k))
+    changed = sorted(key for key in settings.keys() & found.keys() if settings[key] != found[key])
     if changed and not allow_change:
         first = changed[0]
         raise UserError(
-            f"{path}: the config differs in {', '.join(changed)} ({first} was {found.get(first)}, "
-            f"is {settings.get(first)}); --allow-config-change goes on all the same"
+            f"{path}: the run was begun with other {', '.join(changed)} ({first} was "
+            f"{found[first]}, is {settings[first]}); --allow-config-change goes on all the same"
         )
     return state
 
 
-def remove_states(path: Path) -> None:
+def clear_run(path: Path) -> None:
     """Clear the way for a run that begins; the main process does it.
 
-    Else one that is killed before its first save would go on as the run that it replaces.
+    Else one that is killed before its first save would go on as the run that it replaces, and
+    pictures of both would lie side by side.
     """
     if is_main():
         for state in (previous(path), path):
             state.unlink(missing_ok=True)
+        shutil.rmtree(path.parent / "samples", ignore_errors=True)
 
 
 def previous(path: Path) -> Path:
     """Where the state before the latest is kept."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
+    return _beside(path, "previous")
+
+
+def _beside(path: Path, what: str) -> Path:
+    """E.g. state.previous.pt."""
+    return path.with_name(f"{path.stem}.{what}{path.suffix}")
 
 
 def _base(kind: type[Section]) -> type[Section]:

@@ -75,8 +75,14 @@ class Trainer:
     kept: tuple[str, ...]  # names of the attributes that have a state of their own
     settings_of_run: dict[str, Any]  # on which the result depends
 
-    def __init__(self, *, epochs: int, total_steps: int, max_minutes: float | None) -> None:
-        self.epochs, self.total_steps, self.max_minutes = epochs, total_steps, max_minutes
+    def __init__(
+        self, *, epochs: int, batches: int, max_minutes: float | None, accumulate: int = 1
+    ) -> None:
+        """batches: of an epoch. accumulate: how many of them make an optimiser step."""
+        self.epochs, self.max_minutes = epochs, max_minutes
+        self.batches_per_epoch, self.batches_a_step = batches, accumulate
+        self.steps_per_epoch = math.ceil(batches / accumulate)
+        self.total_steps = epochs * self.steps_per_epoch
         self.position, self.limit, self.time_share = Position(), TimeLimit(max_minutes), 0.0
 
     @property
@@ -108,7 +114,8 @@ class Trainer:
         self.position.seconds = self.limit.spent
         self.position.sums = {k: distributed.total(v) for k, v in self.position.sums.items()}
         state = {name: getattr(self, name).state_dict() for name in self.kept}
-        return {**state, "position": vars(self.position), "settings": self.settings_of_run}
+        place = {"position": vars(self.position), "epoch_size": self._epoch_size}
+        return {**state, **place, "settings": self.settings_of_run}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state. Raises `UserError` for one of other networks or optimisers."""
@@ -124,10 +131,29 @@ class Trainer:
             with _fitting(name):
                 own.load_state_dict(state[name])
         self.position = Position(**state["position"])
+        self._keep_share(*state.get("epoch_size", self._epoch_size))
         if not distributed.is_main():
             self.position.sums = {}  # they are the sums of all
         self.limit = TimeLimit(self.max_minutes, self.position.seconds)
         self.time_share = self.limit.share
+
+    @property
+    def _epoch_size(self) -> tuple[int, int]:
+        """Batches and optimiser steps of an epoch."""
+        return self.batches_per_epoch, self.steps_per_epoch
+
+    def _keep_share(self, batches: int, steps: int) -> None:
+        """Stand at the same share of the training as where an epoch had so many batches and steps.
+
+        Within an epoch that is the last whole group of batches before it, so no image is left out.
+        """
+        if (batches, steps) == self._epoch_size:
+            return
+        place = self.position
+        place.step = round(place.step * self.steps_per_epoch / steps)
+        groups = place.batch * self.batches_per_epoch // (batches * self.batches_a_step)
+        before, place.batch = place.batch, groups * self.batches_a_step
+        place.sums = {k: v * place.batch / before for k, v in place.sums.items()}
 
 
 @contextmanager

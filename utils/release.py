@@ -58,7 +58,7 @@ def release_transformer(config: Config, folder: Path) -> str:
     rounded.load_state_dict(half)
     device = pick_device(config.device)
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
-    val = cached_tokens(vqgan, config.data, "val", config.data.root / "token_cache", device)
+    val = cached_tokens(vqgan, config.data, "val", config.data.token_cache, device)
     val = val[: config.training.validation_images]
     before, after = (
         validate(network.to(device), val, device, torch.float32)["val_loss"]

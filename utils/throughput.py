@@ -119,7 +119,9 @@ class Speed:
         return rate, rate * self.share_an_image
 
     def epoch(self) -> dict[str, float]:
-        """Numbers for the log, over all looks since the last call."""
-        rate = self.all_images / self.all_seconds if self.all_seconds else 0.0
+        """Numbers for the log, over all looks since the last call; none where nothing was seen."""
+        if not self.all_images:
+            return {}
+        rate = self.all_images / self.all_seconds
         self.all_images, self.all_seconds = 0, 0.0
         return {"images_per_second": rate, "mfu": rate * self.share_an_image}

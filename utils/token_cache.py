@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal
 
 import numpy as np
@@ -82,10 +83,13 @@ def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
     It is mapped so that PyTorch may write to it and the file stays as it is.
     """
     try:
-        return np.load(path, mmap_mode="c")
+        rows = np.load(path, mmap_mode="c")
+        if rows.dtype == np.uint16 and rows.ndim == 3:
+            return rows
+        print(f"{path}: no token cache, made anew", file=sys.stderr)
     except FileNotFoundError:
         pass
-    except (ValueError, EOFError):
+    except (ValueError, EOFError, SyntaxError, TokenError):  # the last two from its header
         print(f"{path}: damaged token cache, made anew", file=sys.stderr)
     content = io.BytesIO()  # into a file NumPy writes by itself and does not notice a full disk
     np.save(content, build())

@@ -5,6 +5,7 @@ Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w la
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import torch
@@ -71,7 +72,7 @@ class TokenizerTrainer(Trainer):
         self.has_codes = False  # until the first batch that is quantised
         super().__init__(
             epochs=self.settings.epochs,
-            total_steps=self.settings.epochs * -(-image_count // self.settings.batch_size),
+            batches=math.ceil(image_count / self.settings.batch_size),
             max_minutes=self.settings.max_minutes,
         )
         if self.settings.warmup_steps >= self.total_steps:
@@ -82,7 +83,7 @@ class TokenizerTrainer(Trainer):
         self.chosen = torch.zeros(config.tokenizer.codebook_size, dtype=torch.bool)
         self.chosen = self.chosen.to(self.device)
         settings = settings_that_count(flat(config, "seed", "data", "tokenizer"))
-        self.settings_of_run = {**settings, "images": image_count}
+        self.settings_of_run = {**settings, "images": image_count, "precision": str(self.dtype)}
         self.mean = torch.tensor(config.data.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(config.data.std, device=self.device)[:, None, None]
 

@@ -15,9 +15,9 @@ from models.vqgan import VQGAN
 from utils import augment
 from utils.checkpoint import (
     Resume,
+    clear_run,
     load_tokenizer,
     open_state,
-    remove_states,
     save_state,
     save_weights,
 )
@@ -78,7 +78,7 @@ def _train(
             "--tokenizer FILE"
         )
     if state is None:
-        remove_states(folder / "state.pt")
+        clear_run(folder / "state.pt")
     position = trainer.position
     if trainer.finished:
         print(f"{folder}: all {position.epoch} epochs are done")

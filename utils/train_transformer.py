@@ -19,9 +19,9 @@ from utils import distributed
 from utils.checkpoint import (
     Resume,
     State,
+    clear_run,
     load_transformer,
     open_state,
-    remove_states,
     save_state,
     save_weights,
 )
@@ -94,8 +94,8 @@ def train_transformer(
         elif start is not None:
             trainer.start_from(start)
         if state is None:
-            remove_states(folder / "state.pt")
-        if not trainer.finished:
+            clear_run(folder / "state.pt")
+        if not trainer.finished or trainer.position.batch:  # also one whose time ran out meanwhile
             with memory_for(trainer.device, _memory_advice(config)):
                 _train(trainer, tokens, folder, after_epoch, watch)
         elif distributed.is_main():
@@ -118,7 +118,7 @@ def _train(
     with stop_signals() as stopping:
         if watch is not None:
             watch(trainer)
-        while not trainer.finished:
+        while not trainer.finished or position.batch:
             _train_epoch(trainer, len(tokens.train), folder, stopping, speed, watch)
             numbers = {"train_loss": trainer.mean_loss(), "learning_rate": trainer.rate}
             numbers |= speed.epoch()
@@ -188,24 +188,23 @@ def _train_epoch(
     title, total = f"epoch {position.epoch + 1}/{settings.epochs}", trainer.batches_per_epoch
     quiet = not distributed.is_main()
     with tqdm(
-        batches, title, total, initial=position.batch, dynamic_ncols=True, disable=quiet
+        desc=title, total=total, initial=position.batch, dynamic_ncols=True, disable=quiet
     ) as bar:
         speed.pause()
-        for batch in bar:
+        while trainer.time_share < 1.0 and (batch := next(batches, None)) is not None:
             trainer.accumulate(trainer.batches(batch, position.epoch, position.batch))
             speed.count(len(batch))
-            if position.batch % CHECK_EVERY == 0 or position.batch == total:
+            bar.update()
+            if trainer.group_is_full():
+                trainer.take_step()
+                if watch is not None:
+                    watch(trainer)
+                if trainer.may_agree() and trainer.agree(bool(stopping)):
+                    _save(trainer, folder)
+                    raise StopRequested(f"stopped in {title}, saved; go on with --resume")
+            ends = position.batch == total or trainer.time_share == 1.0
+            if position.batch % CHECK_EVERY == 0 or ends:
                 _check(trainer, speed, bar)
-            if not trainer.group_is_full():
-                continue
-            trainer.take_step()
-            if watch is not None:
-                watch(trainer)
-            if trainer.may_agree() and trainer.agree(bool(stopping)):
-                _save(trainer, folder)
-                raise StopRequested(f"stopped in {title}, saved; go on with --resume")
-            if trainer.time_share == 1.0:
-                break
 
 
 def _check(trainer: TransformerTrainer, speed: Speed, bar: tqdm) -> None:
@@ -230,6 +229,7 @@ def _validate(trainer: TransformerTrainer, val: np.ndarray, folder: Path) -> dic
     """Figures of the averaged weights, which are kept if none had a lower loss."""
     position = trainer.position
     numbers = validate(trainer.averaged.module, val, trainer.device, trainer.dtype)
+    trainer.require_finite([numbers["val_loss"]], "training.learning_rate")
     if numbers["val_loss"] < position.best_loss:
         position.best_loss, position.best_epoch = numbers["val_loss"], position.epoch
         _save_average(trainer, folder / BEST)

@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, n images, V views, H variants with a hole.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -27,7 +29,8 @@ from utils.token_batches import TokenBatch, TokenBatches
 from utils.token_cache import PLAIN_VIEWS, cached_holes, cached_tokens
 
 COMPILER = "inductor"
-AGREE_EVERY = 10  # steps between exchanges of several processes about stopping
+AGREE_EVERY = 10  # steps between exchanges of several GPUs about stopping
+FINGERPRINT = 12  # hexadecimal digits that stand for what a run was begun with
 DROPOUT_STREAM = 1  # random numbers that have nothing in common with those of token_batches
 
 
@@ -47,6 +50,13 @@ class Tokens:
         counts = torch.from_numpy(np.bincount(plain, minlength=len(self.codes))).double() + 1
         return (counts / counts.sum()).to(self.codes.dtype)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of what is trained on, by which a resumed run knows its images."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.train))
+        if self.holes is not None:
+            digest.update(np.ascontiguousarray(self.holes))
+        return digest.hexdigest()
+
 
 def load_tokens(config: Config) -> Tokens:
     """Cached tokens of both splits and the codes of the config's tokenizer.
@@ -61,7 +71,7 @@ def load_tokens(config: Config) -> Tokens:
             f"{wanted}; allowed are 0 and {found}"
         )
     device = distributed.own_device(pick_device(config.device))
-    cache = config.data.root / "token_cache"
+    cache = config.data.token_cache
     train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
     holes = None
     if config.masking.hole_share > 0:
@@ -118,9 +128,8 @@ class TransformerTrainer(Trainer):
             self.transformer.prior.set_codes(tokens.codes, tokens.frequency())
         self.transformer.to(self.device)
         self.transformer.checkpoint_activations = self.settings.checkpoint_activations
-        self.averaged = averaged(
-            self.transformer, self.settings.ema_half_life, self.world * self.settings.images_a_step
-        )
+        a_step = min(self.world * self.settings.images_a_step, len(tokens.train))
+        self.averaged = averaged(self.transformer, self.settings.ema_half_life, a_step)
         if self.settings.compile:
             compile_parts(self.transformer, self.device)
         self.objective = Objective(self.transformer, config.masking)
@@ -140,17 +149,18 @@ class TransformerTrainer(Trainer):
             device=self.device,
         )
         self.batch_size = self.world * self.settings.batch_size
-        self.batches_per_epoch = -(-len(tokens.train) // self.batch_size)
-        self.steps_per_epoch = -(-self.batches_per_epoch // self.settings.accumulate)
         super().__init__(
             epochs=self.settings.epochs,
-            total_steps=self.settings.epochs * self.steps_per_epoch,
+            batches=math.ceil(len(tokens.train) / self.batch_size),
+            accumulate=self.settings.accumulate,
             max_minutes=self.settings.max_minutes,
         )
         settings = flat(config, "seed", "data", "transformer", "masking", "training")
         settings = settings_that_count(settings)
         settings["training.batch_size"] = self.batch_size  # of all processes together
-        extra = {"images": len(tokens.train), "codes": tokens.codes_sha256}
+        extra = {"images": len(tokens.train), "precision": str(self.dtype)}
+        extra |= {"codes of the tokenizer": tokens.codes_sha256[:FINGERPRINT]}
+        extra |= {"tokens of the images": tokens.fingerprint()[:FINGERPRINT]}
         if tokens.holes is not None:
             extra["decoding.hole_fill"] = config.decoding.hole_fill
         self.settings_of_run = {**settings, **extra}
@@ -213,9 +223,11 @@ class TransformerTrainer(Trainer):
         return found[1] > 0
 
     def may_agree(self) -> bool:
-        """Whether all processes ask now; with several of them it makes a GPU wait."""
+        """Whether all processes ask now, which would make several GPUs wait at each step."""
+        if self.world == 1 or self.device.type == "cpu":
+            return True
         epoch_ends = self.position.batch == self.batches_per_epoch
-        return self.world == 1 or self.position.step % AGREE_EVERY == 0 or epoch_ends
+        return self.position.step % AGREE_EVERY == 0 or epoch_ends
 
     def group_is_full(self) -> bool:
         """Whether the optimiser should step now; the last group of an epoch may be shorter."""

@@ -18,13 +18,13 @@ from config.schema import TokenizerConfig
 from utils import checkpoint
 from utils.checkpoint import (
     HEADER,
+    clear_run,
     load_state,
     load_tokenizer,
     load_transformer,
     open_state,
     previous,
     read_header,
-    remove_states,
     save_state,
     save_weights,
 )
@@ -230,6 +230,16 @@ def test_a_truncated_state_falls_back_to_the_previous_one_and_says_so(tmp_path, 
     assert capsys.readouterr().err == said
 
 
+def test_a_damaged_state_never_takes_the_place_of_the_previous_one(tmp_path):
+    path = tmp_path / "state.pt"
+    for step in (1, 2, 3, 4):
+        save_state(path, {"step": step})
+        if step > 1:
+            path.write_bytes(b"cut off")
+            assert load_state(path)["step"] == 1
+    assert path.with_name("state.damaged.pt").read_bytes() == b"cut off"
+
+
 def test_a_state_lost_between_two_renames_falls_back_too(tmp_path):
     path = tmp_path / "state.pt"
     for step in (1, 2):
@@ -279,10 +289,10 @@ def test_the_main_process_alone_removes_states(tmp_path, monkeypatch):
     for step in (1, 2):
         save_state(path, {"step": step})
     monkeypatch.setenv("RANK", "1")
-    remove_states(path)
+    clear_run(path)
     assert (path.exists(), previous(path).exists()) == (True, True)
     monkeypatch.setenv("RANK", "0")
-    remove_states(path)
+    clear_run(path)
     assert not any(tmp_path.iterdir())
 
 

@@ -134,8 +134,16 @@ class Small(Trainer):
 
     kept = ("network", "optimizer")
 
-    def __init__(self, epochs: int = 3, max_minutes: float | None = None) -> None:
-        super().__init__(epochs=epochs, total_steps=10, max_minutes=max_minutes)
+    def __init__(
+        self,
+        epochs: int = 3,
+        max_minutes: float | None = None,
+        batches: int = 10,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__(
+            epochs=epochs, batches=batches, max_minutes=max_minutes, accumulate=accumulate
+        )
         self.network = torch.nn.Linear(1, 1)
         self.optimizer = torch.optim.AdamW(self.network.parameters())
         self.settings_of_run = {"seed": 0}
@@ -149,6 +157,26 @@ def test_a_trainer_comes_back_where_its_state_was_taken(assert_same):
     first.position.step = 1
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert_same(second.state_dict(), first.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("batches", "accumulate", "step", "batch"),
+    [
+        (10, 2, 13, 6),  # the same again
+        (20, 2, 26, 12),
+        (5, 2, 8, 2),  # 13 of 15 steps are 7.8 of 9; batch 3 of 5 is in the second group
+        (10, 4, 8, 4),
+        (3, 4, 3, 0),
+    ],
+)
+def test_with_other_batches_a_run_goes_on_at_the_same_share(batches, accumulate, step, batch):
+    before = Small(accumulate=2)
+    before.position.epoch, before.position.step, before.position.batch = 2, 13, 6
+    before.position.sums = {"loss": torch.tensor(12.0)}
+    after = Small(batches=batches, accumulate=accumulate)
+    after.load_state_dict(before.state_dict())
+    assert (after.position.step, after.position.batch) == (step, batch)
+    assert after.position.means()["loss"] == (2.0 if batch else 0.0)
 
 
 def test_a_state_is_taken_with_the_kernels_of_this_machine():
@@ -185,11 +213,11 @@ def test_memory_that_a_state_lacks_is_not_taken_for_a_change_of_shapes(monkeypat
 
 def test_progress_is_the_larger_share_of_steps_and_time():
     trainer = Small()
-    trainer.position.step = 3
+    trainer.position.step = 9  # of 3 epochs of 10
     assert trainer.progress == 0.3
     trainer.time_share = 0.5
     assert trainer.progress == 0.5
-    trainer.position.step = 20
+    trainer.position.step = 40
     assert trainer.progress == 1.0
 
 

@@ -75,4 +75,4 @@ def test_speed_leaves_pauses_out_and_sums_up_an_epoch(monkeypatch):
     found = speed.epoch()
     assert found["images_per_second"] == pytest.approx(200 / 3)
     assert found["mfu"] == pytest.approx(0.2 / 3)
-    assert speed.epoch()["images_per_second"] == 0.0
+    assert speed.epoch() == {}

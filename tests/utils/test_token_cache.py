@@ -262,10 +262,22 @@ def test_a_process_killed_while_writing_leaves_no_cache(tokenizer, config, cache
     assert cached_tokens(tokenizer, config.data, "train", cache, CPU).shape == (11, 2, 16)
 
 
-def test_a_damaged_cache_is_made_anew(tokenizer, config, cache, capsys):
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: content[:300], "damaged token cache, made anew"),
+        (lambda content: content.replace(b"'shape': (", b"'shape': (("), "damaged token cache"),
+        (lambda content: content.replace(b"'descr'", b"'desc\\'"), "damaged token cache"),
+        (lambda content: content.replace(b"<u2", b"<i2"), "no token cache, made anew"),
+    ],
+    ids=["truncated", "an open bracket", "an open string", "another type"],
+)
+def test_a_damaged_cache_is_made_anew(tokenizer, config, cache, capsys, damage, said):
     whole = cached_tokens(tokenizer, config.data, "train", cache, CPU).copy()
     (file,) = files(cache)
-    file.write_bytes(file.read_bytes()[:300])
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
     again = cached_tokens(tokenizer, config.data, "train", cache, CPU)
-    assert "damaged token cache, made anew" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert (again == whole).all()
+    assert file.read_bytes() == content

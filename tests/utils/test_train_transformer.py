@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,8 +178,61 @@ def test_a_resumed_run_names_every_setting_that_differs(config, changed):
     train_transformer(config, resume=False)
     other = {"training.learning_rate": 0.02, "masking.loss_on": "hidden", "training.epochs": 4}
     keys = "masking.loss_on, training.epochs, training.learning_rate"
-    with pytest.raises(UserError, match=rf"differs in {keys} \(masking.loss_on was all, is hidden"):
+    with pytest.raises(UserError, match=rf"other {keys} \(masking.loss_on was all, is hidden"):
         train_transformer(changed(config, other), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("train", np.zeros((11, 2, 16), np.uint16)),
+        ("holes", np.zeros((11, 1, 16), np.uint16)),
+        ("codes_sha256", "another"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_images_or_another_tokenizer(config, part, value):
+    tokens = load_tokens(config)
+    train_transformer(config, resume=False, tokens=tokens)
+    other = replace(tokens, **{part: value})
+    with pytest.raises(UserError, match=r"begun with other (tokens of the images|codes of the tok)"):
+        train_transformer(config, resume=True, tokens=other)
+
+
+def test_a_run_does_not_go_on_in_another_arithmetic(config, changed):
+    train_transformer(changed(config, {"precision": "fp32"}), resume=False)
+    with pytest.raises(UserError, match=r"precision was torch.float32, is torch.bfloat16"):
+        train_transformer(changed(config, {"precision": "bf16"}), resume=True)
+
+
+def test_with_smaller_batches_a_run_goes_on_at_the_same_rate_and_ends_fully_decayed(
+    config, changed, stop_after
+):
+    stop_after(4)  # of nine; after the first group of the second epoch
+    with pytest.raises(StopRequested):
+        train_transformer(config, resume=False)
+    stop_after(NEVER)
+    seen = []
+    other = changed(config, {"training.batch_size": 1, "training.accumulate": 1})
+    train_transformer(
+        other,
+        resume=True,
+        allow_config_change=True,
+        watch=lambda trainer: seen.append((trainer.position.batch, trainer.rate)),
+    )
+    peak, total = config.training.learning_rate, 3 * 11
+    rate = learning_rate(peak, 15, schedule="cosine", warmup=2, total=total)
+    assert seen[0] == (3, rate)  # two of six batches are 3.7 of eleven, 4 of 9 steps 14.7 of 33
+    assert len(seen) == 1 + (11 - 3) + 11
+    assert seen[-1][1] == pytest.approx(0.01 * peak)
+
+
+def test_a_restarted_run_keeps_no_pictures_of_the_old_one(config, changed):
+    train_transformer(changed(config, {"training.pictures_every": 1}), resume=False)
+    samples = folder(config) / "samples"
+    assert len(list(samples.iterdir())) == 3
+    without = changed(config, {"training.pictures_every": 0, "training.epochs": 1})
+    train_transformer(without, resume=False, restart=True)
+    assert not samples.exists()
 
 
 # Gradients and steps
@@ -315,10 +369,28 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
         transformer_trainer, "token_loss", lambda net, *rest: net.bias.sum() * float("nan")
     )
     with pytest.raises(
-        UserError, match=r"epoch 4, batch 6: the loss is no longer finite at step 11"
+        UserError, match=r"epoch 4, batch 6: the loss is no longer finite at step 12"
     ):
         train_transformer(longer, resume=True, allow_config_change=True)
     assert (folder(config) / "state.pt").read_bytes() == before
+
+
+def test_averages_count_no_more_images_a_step_than_there_are(config, changed):
+    large = changed(config, {"training.accumulate": 100, "training.ema_half_life": 11.0})
+    trainer = TransformerTrainer(large, load_tokens(large))
+    assert trainer.averaged.decay == pytest.approx(0.5)  # 11 images
+
+
+def test_weights_that_the_last_step_broke_are_not_kept_or_logged(config):
+    def break_last(trainer: TransformerTrainer) -> None:
+        if trainer.position.step == trainer.steps_per_epoch:
+            trainer.transformer.bias.data.fill_(float("nan"))
+            trainer.averaged.module.bias.data.fill_(float("nan"))
+
+    with pytest.raises(UserError, match="epoch 2, batch 0: the loss is no longer finite at step 3"):
+        train_transformer(config, resume=False, watch=break_last)
+    assert not read_rows(folder(config) / "log.jsonl")
+    assert not (folder(config) / "best.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -614,6 +686,22 @@ def test_a_limited_run_that_is_resumed_goes_on_with_the_time_that_is_left(
     assert epochs < again < 2 * epochs
 
 
+def test_an_epoch_whose_time_ran_out_while_the_run_was_stopped_is_finished_all_the_same(
+    config, changed, monkeypatch, stop_after
+):
+    monkeypatch.setattr(loop, "time", Clock())
+    stop_after(1)
+    with pytest.raises(StopRequested):
+        train_transformer(changed(config, {"training.max_minutes": 10.0}), resume=False)
+    stop_after(NEVER)
+    train_transformer(changed(config, {"training.max_minutes": 0.01}), resume=True)
+    (row,) = read_rows(folder(config) / "log.jsonl")
+    assert row["epoch"] == 1
+    assert "val_loss" in row
+    assert "images_per_second" not in row  # nothing was trained on
+    assert load_state(folder(config) / "state.pt")["position"]["step"] == 1
+
+
 # Speed
 
 
@@ -704,7 +792,7 @@ def test_another_fill_of_holes_is_another_run(config, changed):
     config = changed(config, {"data.hole_views": 1, "masking.hole_share": 0.5})
     train_transformer(config, resume=False)
     other = changed(config, {"decoding.hole_fill": "mean"})
-    with pytest.raises(UserError, match=r"the config differs in decoding.hole_fill"):
+    with pytest.raises(UserError, match=r"was begun with other decoding.hole_fill"):
         train_transformer(other, resume=True)
 
 
