@@ -99,6 +99,14 @@ class Trainer:
         """Whether what happens after every so many epochs, and at the end, happens now."""
         return self.position.epoch % every == 0 or self.finished
 
+    def require_warm_up(self, key: str, steps: int) -> None:
+        """Raise `UserError` where the learning rate would never reach its peak."""
+        if steps >= self.total_steps:
+            raise UserError(
+                f"{key} is {steps}, but the whole training has {self.total_steps} steps; lower it "
+                "or train for longer"
+            )
+
     def require_finite(self, losses: Iterable[float], key: str) -> None:
         """Raise `DivergedError` for a loss that is not; key is the setting to lower."""
         if all(math.isfinite(loss) for loss in losses):

@@ -11,7 +11,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from config.errors import UserError
 from config.loading import flat
 from config.schema import Config
 from models import losses, quantizer
@@ -75,11 +74,7 @@ class TokenizerTrainer(Trainer):
             batches=math.ceil(image_count / self.settings.batch_size),
             max_minutes=self.settings.max_minutes,
         )
-        if self.settings.warmup_steps >= self.total_steps:
-            raise UserError(
-                f"tokenizer.training.warmup_steps is {self.settings.warmup_steps}, but the whole "
-                f"training has {self.total_steps} steps; lower it or train for more epochs"
-            )
+        self.require_warm_up("tokenizer.training.warmup_steps", self.settings.warmup_steps)
         self.chosen = torch.zeros(config.tokenizer.codebook_size, dtype=torch.bool)
         self.chosen = self.chosen.to(self.device)
         settings = settings_that_count(flat(config, "seed", "data", "tokenizer"))

@@ -155,6 +155,7 @@ class TransformerTrainer(Trainer):
             accumulate=self.settings.accumulate,
             max_minutes=self.settings.max_minutes,
         )
+        self.require_warm_up("training.warmup_steps", self.settings.warmup_steps)
         settings = flat(config, "seed", "data", "transformer", "masking", "training")
         settings = settings_that_count(settings)
         settings["training.batch_size"] = self.batch_size  # of all processes together

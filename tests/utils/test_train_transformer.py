@@ -194,7 +194,7 @@ def test_a_run_does_not_go_on_with_other_images_or_another_tokenizer(config, par
     tokens = load_tokens(config)
     train_transformer(config, resume=False, tokens=tokens)
     other = replace(tokens, **{part: value})
-    with pytest.raises(UserError, match=r"begun with other (tokens of the images|codes of the tok)"):
+    with pytest.raises(UserError, match=r"other (tokens of the images|codes of the tokenizer)"):
         train_transformer(config, resume=True, tokens=other)
 
 
@@ -700,6 +700,13 @@ def test_an_epoch_whose_time_ran_out_while_the_run_was_stopped_is_finished_all_t
     assert "val_loss" in row
     assert "images_per_second" not in row  # nothing was trained on
     assert load_state(folder(config) / "state.pt")["position"]["step"] == 1
+
+
+def test_a_warm_up_that_does_not_end_within_the_run_is_refused(config, changed):
+    for steps in (9, 100):
+        with pytest.raises(UserError, match=f"warmup_steps is {steps}, but the .* has 9 steps"):
+            train_transformer(changed(config, {"training.warmup_steps": steps}), resume=False)
+    assert not (folder(config) / "log.jsonl").exists()
 
 
 # Speed
