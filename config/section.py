@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Finite = Field(allow_inf_nan=False)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
@@ -20,6 +22,11 @@ MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine"]
 LearningRateSchedule = Literal["constant", "cosine"]
 
 
+def user_path(text: str | Path) -> Path:
+    """A path as a user writes it, ~ being the home folder, which no shell puts in after = or :."""
+    return Path(os.path.expanduser(text))
+
+
 class Section(BaseModel):
     """A group of settings: unknown keys are errors, values never change after loading."""
 
@@ -32,3 +39,8 @@ class Section(BaseModel):
     def _empty_is_default(cls, values: object) -> object:
         """A section whose keys are all commented out reads as null and keeps its defaults."""
         return {} if values is None else values
+
+    @field_validator("*")
+    @classmethod
+    def _home_is_found(cls, value: object) -> object:
+        return user_path(value) if isinstance(value, Path) else value

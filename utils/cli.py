@@ -6,12 +6,14 @@ import argparse
 import errno
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from config.errors import StopRequested, UserError
 from config.loading import Override
+from config.section import user_path
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 
@@ -37,7 +39,16 @@ LAB_FLAGS = {  # flag: what the lab's scripts call it (docs/from-the-lab.md)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse that answers a wrong argument with one line instead of the whole usage."""
+    """argparse that answers a wrong argument with one line instead of the whole usage.
+
+    Arguments of type `Path` may begin with ~, the user's home folder.
+    """
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        self.register("type", Path, user_path)  # a subcommand's parser comes here as well
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
@@ -58,7 +69,10 @@ def names(flag: str) -> list[str]:
 def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
     """The arguments by which every script is told its config: a file, keys, and short flags."""
     parser.add_argument(
-        *names("--config"), default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
+        *names("--config"),
+        type=Path,
+        default=DEFAULT_CONFIG,
+        help=f"YAML file (default {DEFAULT_CONFIG})",
     )
     parser.add_argument(
         "--set",

@@ -99,6 +99,16 @@ def test_overrides_apply_in_their_order_over_the_file(write):
     assert config.decoding.choice_temperature == 4.5
 
 
+def test_paths_may_begin_with_the_home_folder(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write("run: ~/runs/a\ndata: {root: ~/cats}\ntokenizer: {weights: ~/a.pt}\n")
+    config = load_config(path, ["data.val=~/val", ("transformer.weights", "~/b.pt")])
+    assert (config.run, config.data.root) == (tmp_path / "runs/a", tmp_path / "cats")
+    assert config.tokenizer.weights == tmp_path / "a.pt"
+    assert (config.data.val, config.data.train) == (tmp_path / "val", None)
+    assert config.transformer.weights == tmp_path / "b.pt"
+
+
 def test_overrides_may_be_lists(write):
     config = load_config(write(""), ["data.mean=[0.5, 0.5, 0.25]"])
     assert config.data.mean == (0.5, 0.5, 0.25)

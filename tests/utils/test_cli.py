@@ -92,6 +92,20 @@ def test_an_error_of_ours_is_not_hidden():
 # Arguments
 
 
+def test_paths_may_begin_with_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = ArgumentParser()
+    add_config_arguments(parser, {})
+    images = parser.add_subparsers().add_parser("images")
+    images.add_argument("files", type=Path, nargs="+")
+    images.add_argument("--out", type=Path, default=Path())
+    args = parser.parse_args(["--config=~/a.yml", "images", "~/b", "c", "--out=~/d"])
+    assert args.config == tmp_path / "a.yml"
+    assert args.files == [tmp_path / "b", Path("c")]
+    assert args.out == tmp_path / "d"
+    assert parser.parse_args(["--config", "~nobody-of-that-name/a"]).config.parts[1:] == ("a",)
+
+
 def test_stage_1_does_not_pass_over_weights_beside_a_run_that_goes_on(call):
     code, said = call("training_vqgan.py", "--resume", "--tokenizer", "a.safetensors")
     assert code == 2
