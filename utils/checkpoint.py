@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +35,7 @@ from utils.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
 from utils.lab_shapes import Shapes, describe, network_shapes, shapes_of
 
 HEADER = "maskgit"  # the one metadata key of our safetensors files
+KINDS = {TokenizerConfig: TOKENIZER, TransformerConfig: TRANSFORMER}
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 State = dict[str, Any]
 Resume = bool | Literal["auto"]
@@ -90,10 +92,12 @@ def read_lab_file(path: Path) -> LabFile:
     """Read a lab solution's checkpoint: tensors and plain values, nothing that could run.
 
     Raises `UserError` for a file that is missing or damaged, that asks for more, or that holds no
-    known network.
+    known network; and for one of ours, whose description shapes would not replace.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a file")
+    if kind := _described(path):
+        raise UserError(f"{path}: is in our form already; give it as *.safetensors to --{kind}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -219,7 +223,7 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
         raise UserError(f"{path}: no such weights file; train first, or name one in the config")
     kind = _base(type(expected))
     if path.suffix != ".safetensors":
-        part = read_lab_file(path).part(TOKENIZER if kind is TokenizerConfig else TRANSFORMER)
+        part = read_lab_file(path).part(KINDS[kind])
         return part.weights, describe(part, expected, str(path))
     try:
         with safe_open(path, framework="pt") as file:
@@ -228,7 +232,19 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     except (KeyError, ValidationError):
-        raise UserError(f"{path}: holds no description of a {kind.__name__[:-6]}") from None
+        found, wanted = _described(path), KINDS[kind]
+        held = f"a {found}, but no {wanted}" if found else f"no description of a {wanted}"
+        raise UserError(f"{path}: holds {held}") from None
+
+
+def _described(path: Path) -> str | None:
+    """Which network a file of ours describes; None for any other file."""
+    header = read_header(path)
+    for section, kind in KINDS.items():
+        with suppress(KeyError, ValidationError):
+            section.model_validate(header["config"])
+            return kind
+    return None
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:

@@ -96,7 +96,7 @@ OURS = [  # file, what is wrong, change, what is said
     (WEIGHTS, "whose description is larger than it", _rewritten(WEIGHTS, _larger), "fit"),
     (WEIGHTS, "described in wrong types", _rewritten(WEIGHTS, _wrong_type), "no description of"),
     (VQGAN, "of another tokenizer", _rewritten(VQGAN, _other_codes), "tokens of another tokenizer"),
-    (WEIGHTS, "of the other network", copied(VQGAN, WEIGHTS), "description of"),
+    (WEIGHTS, "of the other network", copied(VQGAN, WEIGHTS), "holds a tokenizer, but no"),
     (VQGAN, "described by a list", _rewritten(VQGAN, _nothing, [1]), "no description of"),
     (WEIGHTS, "described by a number", _rewritten(WEIGHTS, _nothing, 7), "no description of"),
     (WEIGHTS, "not there", removed(WEIGHTS), "no such weights file; train first"),

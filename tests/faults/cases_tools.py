@@ -113,7 +113,7 @@ RELEASES: dict[str, tuple[str, str, Maker]] = {
     "below a file": (f"{NETWORK} --out tiny.yml/a", "tiny.yml/a", NOTHING),
     "of a truncated tokenizer": (TOKENIZER, f"{VQGAN}: damaged", cut(VQGAN, 0.5)),
     "of a truncated transformer": (NETWORK, f"{WEIGHTS}: damaged", cut(WEIGHTS, 0.5)),
-    "of the other network": (NETWORK, f"{WEIGHTS}: holds no description", copied(VQGAN, WEIGHTS)),
+    "of the other network": (NETWORK, "holds a tokenizer, but no", copied(VQGAN, WEIGHTS)),
     "without validation images": (TOKENIZER, "data/val: no such folder",
                                   lambda folder: shutil.rmtree(folder / "data/val")),
     "with a broken validation image": (NETWORK, "image_1.png", cut("data/val/image_1.png", 0.5)),

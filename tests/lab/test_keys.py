@@ -272,3 +272,12 @@ def test_the_other_network_in_a_file_is_not_taken_for_the_wanted_one(solution, s
     path = save(solution("report").vqgan.state_dict(), "VQGAN.pt")
     said = refusal(load_transformer, path, TransformerConfig())
     assert said == f"{path}: holds a tokenizer, but no transformer"
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("kind", [TOKENIZER, TRANSFORMER])
+def test_a_file_of_ours_is_not_read_by_its_shapes(weights, tmp_path, kind, suffix):
+    path = tmp_path / f"ours.{suffix}"
+    path.write_bytes(getattr(weights, f"{kind}_weights").read_bytes())
+    said = refusal(import_lab, [path], tmp_path / "ours", weights)
+    assert said == f"{path}: is in our form already; give it as *.safetensors to --{kind}"

@@ -130,12 +130,12 @@ def test_a_truncated_file_is_called_damaged(tmp_path, tokenizer, share, suffix):
 
 def test_a_file_without_a_description_is_refused(path, tokenizer):
     save_file(tokenizer.state_dict(), path)
-    assert "no description of a Tokenizer" in message(load_tokenizer, path, tokenizer.config)
+    assert "no description of a tokenizer" in message(load_tokenizer, path, tokenizer.config)
 
 
 def test_the_weights_of_the_other_network_are_refused(saved, transformer_config):
     found = message(load_transformer, saved, transformer_config)
-    assert found == f"{saved}: holds no description of a Transformer"
+    assert found == f"{saved}: holds a tokenizer, but no transformer"
 
 
 @pytest.mark.parametrize(
