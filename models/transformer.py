@@ -171,7 +171,7 @@ def _places_for_head(token_mask: Tensor) -> Tensor:
     """Hidden places of a batch, then so many others that few numbers of them occur, (B, N) -> (P,).
 
     On a CPU, PyTorch prepares its products anew for each number of rows and keeps what it prepared:
-    for all numbers that is nearly a third of a forward pass for one image, and hundreds of MB.
+    with all numbers that takes hundreds of MB, and an eighth of a training step.
     """
     hidden, others = (mask.flatten().nonzero()[:, 0] for mask in (token_mask, ~token_mask))
     step = math.ceil(token_mask.numel() / HEAD_SIZES)

@@ -80,14 +80,14 @@ def _train(
     if state is None:
         clear_run(folder / "state.pt")
     position = trainer.position
-    if trainer.finished:
+    if trainer.finished and not position.batch:
         print(f"{folder}: all {position.epoch} epochs are done")
         return folder / "vqgan.safetensors"
     log = RunLog(folder, config, after_epoch=position.epoch)
     validation = TokenizerValidation(val[: settings.validation_images], config)
     train = train.to(trainer.device)
     with stop_signals() as stopping:
-        while not trainer.finished:
+        while not trainer.finished or position.batch:  # also one whose time ran out meanwhile
             _train_epoch(trainer, train, folder, stopping)
             numbers = position.means()
             position.next_epoch()

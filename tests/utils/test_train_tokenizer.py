@@ -99,6 +99,19 @@ def test_a_broken_checkpoint_costs_one_interval_and_nothing_else(config, capsys,
     assert log_of(config) == rows
 
 
+def test_an_epoch_whose_time_ran_out_while_the_run_was_stopped_is_finished_all_the_same(
+    config, changed, stop_after
+):
+    stop_after(1)
+    with pytest.raises(StopRequested):
+        train_tokenizer(changed(config, {"tokenizer.training.max_minutes": 10.0}), resume=False)
+    stop_after(NEVER)
+    train_tokenizer(changed(config, {"tokenizer.training.max_minutes": 1e-6}), resume=True)
+    (row,) = read_rows(folder(config) / "log.jsonl")
+    assert row["epoch"] == 1
+    assert "psnr" in row
+
+
 # What trains when
 
 
