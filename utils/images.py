@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -26,6 +26,10 @@ from utils.limits import check_limit, limit
 
 IMAGE_SUFFIXES = frozenset(  # what every Pillow reads
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
+OTHER_SUFFIXES = frozenset(  # pictures as well, which are left out with a note
+    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
+    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
 )
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
 KNOWN, HOLE = 255, 0  # values of a mask file
@@ -42,7 +46,7 @@ LOSSES = {  # what a conversion leaves out: how it is told
     "depth": "has 16 bits a channel; 8 are used",
     "cmyk": "is in CMYK; it is converted without its colour profile",
 }
-_told: set[str] = set()  # losses that this process has told of
+_told: set[str] = set()  # losses, and folders, that this process has told of
 
 
 def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
@@ -126,6 +130,7 @@ def save_png(path: Path, image: np.ndarray | Image.Image) -> None:
 def list_images(folder: Path) -> list[Path]:
     """List the images directly in `folder` in natural order; hidden files are ignored.
 
+    Pictures of formats that are not read are told of on stderr, as what a conversion leaves out.
     Raises UserError if the folder is missing or holds no image.
     """
     folder = Path(folder)
@@ -134,17 +139,28 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder")
     try:
-        paths = [path for path in folder.iterdir() if is_image_name(path.name) and path.is_file()]
+        files = [path for path in folder.iterdir() if path.is_file()]
     except PermissionError:
         raise UserError(f"{folder}: no permission to read this folder") from None
+    tell_left_out(folder, [path.name for path in files])
+    paths = [path for path in files if is_image_name(path.name)]
     if not paths:
         raise UserError(f"{folder}: holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     return sorted(paths, key=lambda path: natural_key(path.name))
 
 
 def is_image_name(name: str) -> bool:
-    """Say whether a bare file name has an image's suffix and is not hidden."""
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    """Say whether a file's name has an image's suffix and is not hidden."""
+    return _ends_in(IMAGE_SUFFIXES, name)
+
+
+def tell_left_out(place: Path, names: Iterable[str]) -> None:
+    """Name the first of the files that hold a picture, as they are called, which is not read."""
+    left_out = sorted((n for n in names if _ends_in(OTHER_SUFFIXES, n)), key=natural_key)
+    if left_out:
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        allowed = ", ".join(sorted(IMAGE_SUFFIXES))
+        _tell_once(str(place), f"{place}: {left_out[0]}{more} left out; allowed are {allowed}")
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -214,9 +230,18 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 def _tell(loss: str, name: str) -> None:
     """Name the first file that loses something on the way to RGB; a set of them needs one line."""
-    if loss not in _told:
-        _told.add(loss)
-        tqdm.write(str(UserError(f"note: {name} {LOSSES[loss]}")), file=sys.stderr)
+    _tell_once(loss, f"{name} {LOSSES[loss]}")
+
+
+def _tell_once(what: str, text: str) -> None:
+    if what not in _told:
+        _told.add(what)
+        tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
+
+
+def _ends_in(suffixes: frozenset[str], name: str) -> bool:
+    path = PurePath(name)
+    return not path.name.startswith(".") and path.suffix.lower() in suffixes
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

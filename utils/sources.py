@@ -13,7 +13,7 @@ import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from config.errors import UserError
-from utils.images import in_threads, is_image_name, load_rgb, natural_key
+from utils.images import in_threads, is_image_name, load_rgb, natural_key, tell_left_out
 from utils.limits import check_limit
 
 Counts = dict[str, int]  # images by split
@@ -176,11 +176,7 @@ def open_source(path: Path) -> ImageFiles:
 
 
 def _open_folder(path: Path) -> ImageFiles:
-    files = [
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if _is_wanted(file.relative_to(path).as_posix()) and file.is_file()
-    ]
+    files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
 
     def read(name: str) -> bytes:
         try:
@@ -189,7 +185,7 @@ def _open_folder(path: Path) -> ImageFiles:
         except OSError as error:
             raise UserError(f"{name}: cannot be read: {error.strerror}") from error
 
-    return ImageFiles(path, files, read)
+    return ImageFiles(path, _images(path, files), read)
 
 
 def _open_zip(path: Path) -> ImageFiles:
@@ -199,11 +195,7 @@ def _open_zip(path: Path) -> ImageFiles:
     except BROKEN_ARCHIVE as error:
         raise UserError(f"{path}: cannot be read as a zip file: {error}") from error
     _check_members(path, archive.infolist())
-    members = {
-        member.filename: member
-        for member in archive.infolist()
-        if not member.is_dir() and _is_wanted(member.filename)
-    }
+    members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
 
     def read(name: str) -> bytes:
         check_limit("file_bytes", members[name].file_size, name)
@@ -212,7 +204,7 @@ def _open_zip(path: Path) -> ImageFiles:
         except BROKEN_ARCHIVE as error:
             raise UserError(f"{name}: cannot be unpacked: {error}") from error
 
-    return ImageFiles(path, list(members), read)
+    return ImageFiles(path, _images(path, members), read)
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
@@ -234,8 +226,14 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         seen.add(name)
 
 
-def _is_wanted(name: str) -> bool:
-    """Say whether a relative name is an image's, with no hidden folder above it."""
+def _images(path: Path, names: Iterable[str]) -> list[str]:
+    """The images among the files of a source, by their relative names."""
+    visible = [name for name in names if not _is_hidden(name)]
+    tell_left_out(path, visible)
+    return [name for name in visible if is_image_name(name)]
+
+
+def _is_hidden(name: str) -> bool:
+    """Say whether a relative name, or a folder above it, is hidden or a Mac's."""
     parts = PurePosixPath(name).parts
-    hidden = any((part.startswith(".") and part != "..") or part == MAC_FOLDER for part in parts)
-    return is_image_name(parts[-1]) and not hidden
+    return any((part.startswith(".") and part != "..") or part == MAC_FOLDER for part in parts)

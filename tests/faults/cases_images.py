@@ -125,6 +125,15 @@ ODD = [
     _odd("that is a WebP named .png", encoded(PICTURE, "WEBP", lossless=True)),
 ]
 
+LEFT_OUT = [
+    Case("a further picture of a format that is not read", INPAINT,
+         "note: job/masked_image: image_4.avif left out; allowed are .bmp, .gif",
+         put("job/masked_image/image_4.avif", b"picture"), REPAIRED, results=3),
+    Case("a further picture to prepare of a format that is not read", PREPARE,
+         "note: pictures: more/a.heic left out; allowed are .bmp, .gif",
+         put("pictures/more/a.heic", b"picture"), REPAIRED),
+]  # fmt: skip
+
 NAMES = [
     _renamed("names with spaces", "a picture 1.png"),
     _renamed("names in other scripts", "猫 кошка 1.png"),
@@ -212,4 +221,4 @@ MASKS = [
          put("masks/mask_3.png", encoded(mask()[:8, :8]))),
 ]  # fmt: skip
 
-CASES = [*_broken(), *_first(), *_results(), *ODD, *NAMES, *SIZES, *LINKS, *MASKS]
+CASES = [*_broken(), *_first(), *_results(), *ODD, *LEFT_OUT, *NAMES, *SIZES, *LINKS, *MASKS]

@@ -195,6 +195,16 @@ def test_images_are_listed_in_natural_order_without_hidden_and_other_files(tmp_p
     assert [path.name for path in list_images(tmp_path)] == wanted
 
 
+def test_pictures_of_other_formats_are_told_of_once(tmp_path, capsys):
+    for name in ("1.png", "10.avif", "2.HEIC", ".3.jxl", "notes.txt", "mask.npy"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.avif").mkdir()
+    for _ in range(2):
+        assert [path.name for path in list_images(tmp_path)] == ["1.png"]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"note: {tmp_path}: 2.HEIC and 1 more left out; allowed are .bmp, .gif")
+
+
 def test_a_folder_that_gives_no_image_says_why(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match=r"holds no image; looked for \.bmp"):

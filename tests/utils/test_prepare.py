@@ -189,6 +189,21 @@ def test_what_a_mac_adds_to_a_zip_is_no_image(tmp_path):
     assert not found["skipped"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_pictures_of_other_formats_are_told_of(tmp_path, capsys, kind):
+    folder = put(tmp_path / "in", range(11))
+    put(folder / "more", [])
+    (folder / "more" / "a.avif").write_bytes(b"picture")
+    (folder / "notes.txt").write_text("text")
+    if kind == "zip":
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        members = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        folder = pack(tmp_path / "in.zip", members)
+    assert make(folder, tmp_path / "out")["files"]["files"] == 11
+    said = capsys.readouterr().err
+    assert f"note: {folder}: more/a.avif left out; allowed are .bmp, .gif, .jfif, .jpeg" in said
+
+
 def test_an_encrypted_zip_is_refused(tmp_path):
     path = pack(tmp_path / "in.zip", {"0.png": encode_png(picture(0))})
     content = bytearray(path.read_bytes())
