@@ -32,6 +32,7 @@ from utils.manifest import (
     part_path,
     read_manifest,
     read_parts,
+    sources_of,
     timing_of,
     write_manifest,
 )
@@ -84,6 +85,14 @@ class Job:
         if not done and self.inpainter.config.decoding.comparison:
             truth = self.dataset.ground_truth(index, item.image)
         return Task(item, stamp, done, filled, truth)
+
+    def results(self) -> dict[str, str]:
+        """File name of every result: that of the picture it repairs."""
+        return {
+            self.outputs.result_name(index, sample): path.name
+            for index, path in enumerate(self.dataset.images)
+            for sample in range(self.inpainter.config.decoding.samples)
+        }
 
     def repair_batch(self, tasks: list[Task], writer: WriteBehind, verbose: bool) -> None:
         """Decode a batch of the model's size and hand its pictures to the writer."""
@@ -168,7 +177,7 @@ def inpaint_set(
     Under torchrun each process takes its share, and the last one to finish writes the manifest,
     with the times of all. Returns this process's: seconds, images repaired, images a second, and
     images skipped. Raises `UserError` for weights or images that do not fit, or an output that
-    cannot be written; finished images stay.
+    cannot be written, or holds repairs of other pictures; finished images stay.
     """
     inpainter, began = Inpainter(config), time.perf_counter()
     job = Job(inpainter, dataset, output, restart)
@@ -176,6 +185,8 @@ def inpaint_set(
     job.outputs.make_folders()
     manifest = output / RESULTS / MANIFEST
     before = read_manifest(manifest)
+    if not restart:
+        _refuse_to_replace(manifest.parent, before, job)
     if is_main() and not restart:
         _say_what_changed(manifest, before, job)
     manifest.unlink(missing_ok=True)  # it speaks of the images it lies by
@@ -259,15 +270,22 @@ def _say_what_changed(manifest: Path, before: dict[str, Any], job: Job) -> None:
         )
 
 
+def _refuse_to_replace(folder: Path, before: dict[str, Any], job: Job) -> None:
+    """Raise `UserError` where the repair of a picture that is not in the job would be lost."""
+    made, planned = sources_of(before), job.results()
+    pictures = set(planned.values())
+    lost = [name for name in planned if made.get(name, planned[name]) not in pictures]
+    if lost:
+        raise UserError(
+            f"{folder / lost[0]}: is the repair of {made[lost[0]]}, not of {planned[lost[0]]}; "
+            "name another --output, or replace it with --restart"
+        )
+
+
 def _is_complete(job: Job) -> bool:
     """Whether the results of all processes are there, made with the same settings."""
-    folder, samples = job.outputs.folder / RESULTS, job.inpainter.config.decoding.samples
-    names = (
-        job.outputs.result_name(index, sample)
-        for index in range(len(job.dataset))
-        for sample in range(samples)
-    )
-    return all((read_stamp(folder / name) or "").startswith(job.digest) for name in names)
+    folder = job.outputs.folder / RESULTS
+    return all((read_stamp(folder / name) or "").startswith(job.digest) for name in job.results())
 
 
 def _title(job: Job) -> str:

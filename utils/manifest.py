@@ -98,6 +98,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return content if isinstance(content.get("settings"), dict) else {}
 
 
+def sources_of(manifest: dict[str, Any]) -> dict[str, str]:
+    """File names of the results that a manifest lists: those of the pictures they repair."""
+    try:
+        return {str(entry["image"]): str(entry["source"]) for entry in manifest["images"]}
+    except (KeyError, TypeError):  # another program's
+        return {}
+
+
 def _read(path: Path) -> dict[str, Any]:
     """What a JSON file holds; {} if that is no dictionary, or there is none to be read."""
     try:

@@ -109,6 +109,39 @@ def test_other_settings_are_told_and_repair_all_anew(repair, capsys):
     assert files(output) == files(repair({"decoding.total_iter": 4, "seed": 1}))
 
 
+def alone(photo: Path, name: str) -> InpaintingSet:
+    """One picture of the user's own, under a name."""
+    (photo.parent / name).write_bytes(photo.read_bytes())
+    return InpaintingSet(photo.parent / name, photo.parent / "h.png")
+
+
+def test_the_repair_of_another_picture_is_not_replaced_unasked(repair, photo):
+    output = repair(source=alone(photo[0], "anna.png"))
+    before = files(output), stated(output)
+    with pytest.raises(UserError) as caught:
+        repair(source=alone(photo[0], "bert.png"), output=output)
+    result = output / "test_results" / "image_000.png"
+    assert str(caught.value) == (
+        f"{result}: is the repair of anna.png, not of bert.png; "
+        "name another --output, or replace it with --restart"
+    )
+    assert (files(output), stated(output)) == before
+    repair(source=alone(photo[0], "bert.png"), output=output, restart=True)
+    assert stated(output)["images"][0]["source"] == "bert.png"
+
+
+def test_a_folder_may_grow_by_a_picture_that_comes_first(repair, job):
+    first = list(job.rglob("*_000.png"))
+    held = [path.read_bytes() for path in first]
+    for path in first:
+        path.unlink()
+    output = repair()
+    for path, content in zip(first, held, strict=True):
+        path.write_bytes(content)
+    repair(output=output)
+    assert files(output) == files(repair())
+
+
 def test_other_weights_are_told(repair, weights, transformer, capsys):
     from utils.checkpoint import save_weights
 
