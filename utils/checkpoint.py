@@ -219,9 +219,12 @@ def _base(kind: type[Section]) -> type[Section]:
 
 def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Description]:
     """Weights and the description to build from: the header's, or what a lab file's shapes tell."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file; train first, or name one in the config")
     kind = _base(type(expected))
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such weights file; train first, or give --{KINDS[kind]} FILE or "
+            f"{KINDS[kind]}.weights; released ones lie in models/pretrained/cats64"
+        )
     if path.suffix != ".safetensors":
         part = read_lab_file(path).part(KINDS[kind])
         return part.weights, describe(part, expected, str(path))

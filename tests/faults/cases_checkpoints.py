@@ -99,8 +99,8 @@ OURS = [  # file, what is wrong, change, what is said
     (WEIGHTS, "of the other network", copied(VQGAN, WEIGHTS), "holds a tokenizer, but no"),
     (VQGAN, "described by a list", _rewritten(VQGAN, _nothing, [1]), "no description of"),
     (WEIGHTS, "described by a number", _rewritten(WEIGHTS, _nothing, 7), "no description of"),
-    (WEIGHTS, "not there", removed(WEIGHTS), "no such weights file; train first"),
-    (VQGAN, "that is a folder", both(removed(VQGAN), lambda f: (f / VQGAN).mkdir()), "no such"),
+    (WEIGHTS, "not there", removed(WEIGHTS), "train first, or give --transformer FILE or"),
+    (VQGAN, "that is a folder", both(removed(VQGAN), lambda f: (f / VQGAN).mkdir()), "--tokenizer"),
     (VQGAN, "that is a pipe", both(removed(VQGAN), lambda f: os.mkfifo(f / VQGAN)), "no such"),
 ]  # fmt: skip
 KIND = {WEIGHTS: "transformer", VQGAN: "tokenizer"}
