@@ -212,7 +212,7 @@ def inpaint_set(
         parts = read_parts(manifest, job.digest, world)
     if parts and (world == 1 or _is_complete(job)):
         whole = timing_of(parts, world)
-        write_manifest(manifest, config, dataset, job.outputs, job.settings, whole)
+        write_manifest(manifest, inpainter.config, dataset, job.outputs, job.settings, whole)
     return timing_of([part], world)
 
 

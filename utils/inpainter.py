@@ -5,6 +5,7 @@ Shapes: B batch, S samples of each image, R = B * S rows, N tokens, T steps, H x
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from config.errors import UserError
-from config.schema import Config
+from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.decode import OnStep
 from models.maskgit import IMAGES_AT_ONCE, MaskGIT
 from utils.checkpoint import (
@@ -26,7 +28,7 @@ from utils.checkpoint import (
 from utils.composite import composite
 from utils.data import normalise, to_uint8
 from utils.device import autocast, pick_device, pick_dtype
-from utils.distributed import own_device
+from utils.distributed import is_main, own_device
 from utils.fill import fill_hole
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}  # what auto means
@@ -49,7 +51,8 @@ class Inpainter:
     """A loaded MaskGIT that repairs images of the config's size."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.device = config, own_device(pick_device(config.device))
+        """Load both networks, which are as their files describe them, and the config states so."""
+        self.device = own_device(pick_device(config.device))
         self.dtype = pick_dtype(config.precision, self.device)
         tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
         transformer = load_transformer(config.transformer_weights, config.transformer)
@@ -59,6 +62,8 @@ class Inpainter:
                 f"{config.transformer_weights}: was trained on the tokens of another tokenizer "
                 f"than {config.tokenizer_weights}"
             )
+        networks = {"tokenizer": tokenizer.config, "transformer": transformer.config}
+        self.config = _as_loaded(config, networks)
         self.maskgit = MaskGIT(tokenizer, transformer, config.masking.mask_schedule).eval()
         self.maskgit.to(self.device)
         tokenizer.to(memory_format=torch.channels_last)
@@ -158,3 +163,17 @@ class Inpainter:
         shows_steps = settings.step_pictures or settings.animation != "none"
         held = settings.samples * (settings.total_iter if shows_steps else 1)
         return max(1, min(BATCH_SIZES[self.device.type], STEP_IMAGES // held))
+
+
+def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerConfig]) -> Config:
+    """The config with the networks that run; a note tells what it says otherwise."""
+    sections = {}
+    for name, network in networks.items():
+        section, found = getattr(config, name), network.model_dump()
+        told = section.model_dump(include=section.model_fields_set & found.keys())
+        others = [f"{name}.{k} {found[k]}, not {told[k]}" for k in told if told[k] != found[k]]
+        if others and is_main():
+            path = getattr(config, f"{name}_weights")
+            tqdm.write(f"note: {path}: overrules the config: {'; '.join(others)}", file=sys.stderr)
+        sections[name] = section.model_copy(update=found)
+    return config.model_copy(update=sections)

@@ -153,6 +153,30 @@ def test_other_weights_are_told(repair, weights, transformer, capsys):
     assert stated(output)["repaired"] == COUNT
 
 
+def test_the_manifest_states_the_networks_that_ran_and_a_note_what_the_config_said(
+    repair, weights, capsys
+):
+    output = repair({"transformer.num_layers": 7, "tokenizer.norm": "position"})
+    networks = stated(output)["config"]
+    assert (networks["transformer"]["num_layers"], networks["tokenizer"]["norm"]) == (2, "group")
+    notes = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
+    assert notes == [
+        f"note: {weights.tokenizer_weights}: overrules the config: tokenizer.norm group, "
+        "not position",
+        f"note: {weights.transformer_weights}: overrules the config: transformer.num_layers 2, "
+        "not 7",
+    ]
+    assert files(output) == files(repair())
+
+
+def test_a_config_that_says_nothing_of_its_networks_is_not_contradicted(weights, capsys):
+    held = {"codebook_size": 16, "num_tokens": 16}
+    silent = weights.transformer.model_validate(held)
+    inpainter = Inpainter(weights.model_copy(update={"transformer": silent}))
+    assert inpainter.config.transformer.num_layers == 2
+    assert capsys.readouterr().err == ""
+
+
 def test_a_changed_image_or_mask_is_repaired_anew_and_a_changed_hole_colour_is_not(repair, job):
     output = repair()
     known, mask = job / "masked_image" / "image_001.png", job / "mask64" / "mask_002.png"
