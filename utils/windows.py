@@ -4,14 +4,19 @@ Around each hole lie windows of the model's size, S x S pixels, that overlap by 
 repaired when it knows most; what it decided counts as known for those that follow, so neighbours
 agree with each other. Only its core is kept, where it saw what lies on all sides. Both a hole's
 border and the joins of windows are feathered (utils/composite.py). No other pixel is written.
+
+In the middle of a thick hole windows would know nothing of the picture. Such holes are repaired
+where the picture is shrunk until they are not thick, and the result is enlarged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from utils.composite import feather
@@ -20,6 +25,9 @@ from utils.composite import feather
 Decode = Callable[[np.ndarray, np.ndarray, list[int]], np.ndarray]
 
 READY = 0.5  # share of the best window's known pixels from which on a window need not wait
+THICK = 0.75  # of S: holes thicker than this are repaired in a shrunk picture
+SHRUNK = 0.4  # of S: how thick they are there
+TOUCHING = np.ones((3, 3))  # pixels that belong together, diagonal ones too
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,57 @@ def repair_in_windows(
     side: S. width: pixels over which borders are feathered. Pictures below S pixels are
     reflected up to it and cut back. A picture without a hole is yielded as it is.
     """
+    if not hole.any():
+        yield image.copy()
+    while (thick := thickest_holes(hole, side)).any():
+        for repaired in _repair_shrunk(image, hole, thick, side, decode, width):
+            yield repaired
+        image, hole = repaired, hole & ~thick
+    yield from _repair_rounds(image, hole, side, decode, width)
+
+
+def thickest_holes(hole: np.ndarray, side: int) -> np.ndarray:
+    """Pixels of the thickest holes and of those half as thick, as far as windows are too small.
+
+    (H, W) bool -> (H, W) bool. A hole is as thick as the largest disc that it holds.
+    """
+    groups, _ = ndimage.label(hole, TOUCHING)
+    found = np.zeros(hole.shape)
+    for number, box in enumerate(ndimage.find_objects(groups), 1):
+        if min(part.stop - part.start for part in box) > THICK * side:
+            own = groups[box] == number
+            found[box][own] = _thickness(own)
+    return found > max(THICK * side, found.max() / 2)
+
+
+def _thickness(hole: np.ndarray) -> float:
+    """Diameter in pixels of the largest disc within a hole (h, w)."""
+    return 2 * ndimage.distance_transform_edt(np.pad(hole, 1)).max() - 1
+
+
+def _repair_shrunk(
+    image: np.ndarray, hole: np.ndarray, thick: np.ndarray, side: int, decode: Decode, width: float
+) -> Iterator[np.ndarray]:
+    """Repair thick holes where the picture is small, and yield it in full size with each round."""
+    factor = ceil(_thickness(thick) / (SHRUNK * side))
+    size = [ceil(pixels / factor) for pixels in hole.shape]
+    small_hole = _resized(255 * hole.astype(np.uint8), size, Image.Resampling.BOX) > 0
+    small = _resized(np.where(hole[..., None], 0, image), size, Image.Resampling.BOX)
+    for repaired in repair_in_windows(small, small_hole, side, decode, width):
+        large = _resized(repaired, hole.shape, Image.Resampling.BICUBIC)
+        joined = feather(large, image, hole, factor * width)
+        yield np.where(thick[..., None], joined, image)
+
+
+def _resized(pixels: np.ndarray, size: Sequence[int], how: Image.Resampling) -> np.ndarray:
+    """Pixels (H, W, ...) uint8 in another size (h, w)."""
+    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), how))
+
+
+def _repair_rounds(
+    image: np.ndarray, hole: np.ndarray, side: int, decode: Decode, width: float
+) -> Iterator[np.ndarray]:
+    """Repair all windows of a picture, and yield it after every round."""
     height, width_of_image = hole.shape
     canvas, remaining = reflect_up(image.copy(), side), reflect_up(hole, side)
     waiting = plan_windows(remaining, side)
@@ -69,8 +128,6 @@ def repair_in_windows(
             remaining[window.core] = False
         waiting = [w for w in waiting if remaining[w.core].any()]
         yield canvas[:height, :width_of_image].copy()
-    if not hole.any():
-        yield image.copy()
 
 
 def plan_windows(hole: np.ndarray, side: int) -> list[Window]:
@@ -80,8 +137,8 @@ def plan_windows(hole: np.ndarray, side: int) -> list[Window]:
     with the hole in its middle, so that it sees as much around it as it can.
     """
     margin = side // 8
-    near = ndimage.binary_dilation(hole, np.ones((3, 3)), iterations=margin)
-    groups, _ = ndimage.label(near, np.ones((3, 3)))
+    near = ndimage.binary_dilation(hole, TOUCHING, iterations=margin)
+    groups, _ = ndimage.label(near, TOUCHING)
     corners: set[tuple[int, int]] = set()
     for box in ndimage.find_objects(groups * hole):
         if box is not None:
