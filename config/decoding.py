@@ -26,7 +26,7 @@ class DecodingConfig(Section):
     total_iter: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 10
     """Iterations T that the schedule is stretched over."""
     sweet_spot: PositiveInt | None = None
-    """Stop after this many iterations, at most total_iter; null runs them all."""
+    """Stop after this many iterations, or after total_iter if those are fewer; null: run all."""
     choice_temperature: NonNegativeFloat = 4.5
     """Scale of the Gumbel noise on confidences at the start; it falls to 0."""
     order: Literal["confidence", "random", "halton", "revise"] = "confidence"
@@ -58,14 +58,10 @@ class DecodingConfig(Section):
     batch_size: PositiveInt | Literal["auto"] = "auto"
     """Images in one go; auto: by the device. No pixel depends on it."""
 
-    @model_validator(mode="after")
-    def _sweet_spot_within_total(self) -> DecodingConfig:
-        if self.sweet_spot is not None and self.sweet_spot > self.total_iter:
-            raise ValueError(
-                f"sweet_spot {self.sweet_spot} lies beyond total_iter {self.total_iter}; "
-                f"allowed are 1 to {self.total_iter}"
-            )
-        return self
+    @property
+    def steps(self) -> int:
+        """Iterations that are run."""
+        return min(self.sweet_spot or self.total_iter, self.total_iter)
 
     @model_validator(mode="after")
     def _samples_differ(self) -> DecodingConfig:

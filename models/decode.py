@@ -91,7 +91,7 @@ def decode(
     only with images whose input is new, so never with finished ones. image_ids (B,) int64 and
     sample_ids (B,) int64, 0 unless given, key the noise, so an image decodes alike in any batch.
     After each step, on_step gets the tokens, those still hidden with their present best guess.
-    Stops at the sweet spot. Raises `UserError` for an unknown rule, order or token choice.
+    Stops after `settings.steps`. Raises `UserError` for an unknown rule, order or token choice.
     """
     rule = _look_up("rule", settings.rule, RULES)
     order = _look_up("order", settings.order, ORDERS)
@@ -101,7 +101,7 @@ def decode(
     sample_ids = one_sample(image_ids) if sample_ids is None else sample_ids
     hidden, before = token_mask, None
     confidence = torch.zeros(hidden.shape, dtype=torch.float64, device=hidden.device)
-    for index in range(settings.sweet_spot or settings.total_iter):
+    for index in range(settings.steps):
         if hidden.any():
             step = Step(index, settings, model_schedule, token_mask, seed, image_ids, sample_ids)
             masked_ids = token_ids.masked_fill(hidden, mask_token_id)

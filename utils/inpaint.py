@@ -290,5 +290,4 @@ def _is_complete(job: Job) -> bool:
 
 def _title(job: Job) -> str:
     decoding = job.inpainter.config.decoding
-    steps = decoding.sweet_spot or decoding.total_iter
-    return f"{decoding.rule} {decoding.mask_schedule} {steps}/{decoding.total_iter}"
+    return f"{decoding.rule} {decoding.mask_schedule} {decoding.steps}/{decoding.total_iter}"

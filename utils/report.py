@@ -89,7 +89,7 @@ def _lead(config: Config, manifest: dict) -> str:
     decoding = config.decoding
     return (
         f"{len(manifest['images'])} held-out images, seed {config.seed}, rule {decoding.rule}, "
-        f"{decoding.sweet_spot or decoding.total_iter} of {decoding.total_iter} iterations, "
+        f"{decoding.steps} of {decoding.total_iter} iterations, "
         f"choice temperature {decoding.choice_temperature}, hole fill {decoding.hole_fill}, "
         f"composite {decoding.composite}; {manifest['images_per_second']:.1f} images a second."
     )

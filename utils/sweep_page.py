@@ -90,7 +90,6 @@ def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:
         caption=table.caption.removeprefix(f"{table.study.title}. "),
         table=grid(table, lambda text: f"\0{text}"),
         statements=table.statements,
-        left_out=table.study.left_out,
         details=details(table),
         plots=[(name, embed_file(folder / name)) for name in PLOTS],
         winner=winner.name,

@@ -53,15 +53,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Study:
-    """A table of settings: rows by columns, where the schema allows their combination."""
+    """A table of settings: rows by columns."""
 
     name: str
     title: str
     row_name: str
     column_name: str
     settings: tuple[Setting, ...]
-    left_out: tuple[str, ...] = ()
-    """Combinations that the schema refuses."""
 
     @property
     def rows(self) -> list[str]:
@@ -82,7 +80,7 @@ class Cell:
     @property
     def steps(self) -> int:
         """Iterations that are run."""
-        return self.decoding.sweet_spot or self.decoding.total_iter
+        return self.decoding.steps
 
     @property
     def walk_key(self) -> str:
@@ -121,7 +119,7 @@ def _by_rule(name: str, title: str, column_name: str, points: dict[str, Changes]
 
 
 def _ends_at(total_iter: int, sweet_spot: int) -> Changes:
-    return {"total_iter": total_iter, "sweet_spot": min(total_iter, sweet_spot)}
+    return {"total_iter": total_iter, "sweet_spot": sweet_spot}
 
 
 STUDIES = {
@@ -167,24 +165,17 @@ def plan(config: Config, words: Sequence[str]) -> list[Study]:
 def build(config: Config, name: str, title: str, axes: Sequence[Axis]) -> Study:
     """All combinations of the axes' points; the last axis gives the columns."""
     *over, across = axes
-    settings, left_out = [], []
+    settings = []
     for point in itertools.product(*(axis.points.items() for axis in axes)):
         changes = {key: value for _, part in point for key, value in part.items()}
         labels = [label for label, _ in point]
         row = ", ".join(_labelled(axis, label) for axis, label in zip(over, labels, strict=False))
-        try:
-            values = {**config.decoding.model_dump(), "samples": 1, **changes}
-            decoding = DecodingConfig.model_validate(values)
-            steps = decoding.sweet_spot or decoding.total_iter  # null is the same setting
-            decoding = decoding.model_copy(update={"sweet_spot": steps})
-            settings.append(Setting(row, labels[-1], decoding))
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-            left_out.append(f"{row}, {across.name} {labels[-1]}: {reason}".removeprefix(", "))
-    if not settings:
-        raise UserError(f"{name}: no combination is allowed; the first: {left_out[0]}")
+        values = {**config.decoding.model_dump(), "samples": 1, **changes}
+        decoding = DecodingConfig.model_validate(values)
+        decoding = decoding.model_copy(update={"sweet_spot": decoding.steps})  # one name for each
+        settings.append(Setting(row, labels[-1], decoding))
     row_name = ", ".join(axis.name for axis in over)
-    return Study(name, title, row_name, across.name, tuple(settings), tuple(left_out))
+    return Study(name, title, row_name, across.name, tuple(settings))
 
 
 def _labelled(axis: Axis, label: str) -> str:
@@ -197,8 +188,7 @@ def _labelled(axis: Axis, label: str) -> str:
 def read_grid(config: Config, path: Path) -> Study:
     """The study of a YAML file: keys of the section decoding, each with a list of values.
 
-    The last key gives the columns. Values are checked one by one; a combination that the schema
-    refuses, as sweet spot 8 of 5 iterations, is left out.
+    The last key gives the columns. Values are checked one by one; all of them go together.
     """
     known = sorted(DecodingConfig.model_fields.keys() - OUTPUT_ONLY)
     axes = []

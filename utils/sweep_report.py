@@ -39,7 +39,7 @@ class Result:
 
     @property
     def steps(self) -> int:
-        return self.setting.decoding.sweet_spot
+        return self.setting.decoding.steps
 
     @property
     def text(self) -> str:
@@ -169,12 +169,10 @@ def details(table: Table) -> list[list[str]]:
 
 def as_markdown(table: Table) -> str:
     """The table, what may be said about it, and the settings one by one."""
-    left_out = [f"Left out: {reason}." for reason in table.study.left_out]
     blocks = [
         f"**{table.caption}**",
         _markdown_rows(grid(table, lambda text: f"**{text}**")),
         *table.statements,
-        *left_out,
         _markdown_rows(details(table)),
         "Times hold the transformer's steps and the pixels, not the encoding, which all share.",
     ]

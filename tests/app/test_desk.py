@@ -127,7 +127,7 @@ def test_two_settings_and_two_samples_make_four_records(desk, held, painted):
     [
         ({"total_iter": 0}, 1, "total_iter"),
         ({"total_iter": 65}, 1, "this page allows 1 to 64"),
-        ({"sweet_spot": 7}, 1, "sweet_spot"),
+        ({"sweet_spot": 0}, 1, "sweet_spot"),
         ({}, MAX_SAMPLES + 1, f"this page allows 1 to {MAX_SAMPLES}"),
         ({}, 0, "samples is 0"),
     ],

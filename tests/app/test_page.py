@@ -256,10 +256,11 @@ def test_without_a_hole_the_page_says_what_to_do(visit):
 def test_a_setting_that_is_not_allowed_is_named(visit):
     page = visit()
     paint(page)
-    page.get_by_label("sweet spot").first.fill("9")
+    page.get_by_text("More settings").first.click()
+    page.get_by_label("feather width").first.fill("0")
     page.locator("#repair").click()
     page.wait_for_selector("#notice .wrong")
-    assert "sweet_spot 9 lies beyond total_iter 6" in page.locator("#notice").inner_text()
+    assert "decoding.feather_width is 0" in page.locator("#notice").inner_text()
 
 
 JOIN = """

@@ -180,8 +180,8 @@ def test_missing_weights_are_named_and_the_page_opens_all_the_same(tiny, tmp_pat
 
 
 def test_visitors_are_not_told_where_the_servers_config_lies():
-    told = wrong(UserError("/home/me/run.yml:12: decoding: sweet_spot 9 lies beyond <total_iter>"))
-    assert told == '<p class="wrong">decoding: sweet_spot 9 lies beyond &lt;total_iter&gt;</p>'
+    told = wrong(UserError("/home/me/run.yml:12: decoding: samples 9 would all be <equal>"))
+    assert told == '<p class="wrong">decoding: samples 9 would all be &lt;equal&gt;</p>'
 
 
 def test_the_arguments_of_a_checkpoint_are_those_of_inpainting():

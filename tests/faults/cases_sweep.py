@@ -64,7 +64,6 @@ GRIDS: dict[str, tuple[str | bytes | Maker, str]] = {  # content of bad.yml, wha
         "".join(f"{key}: [{', '.join(map(str, range(1, 101)))}]\n"
                 for key in ("total_iter", "sweet_spot", "dilate")),
         "settings; allowed are up to 1000"),
-    "that allows nothing": ("total_iter: [2]\nsweet_spot: [3]\n", "no combination is allowed"),
 }  # fmt: skip
 
 DAMAGED = [  # what is wrong, change, what is said

@@ -337,6 +337,20 @@ def test_the_sweet_spot_stops_a_run_that_is_otherwise_the_same(rule, ragged):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_a_sweet_spot_beyond_the_last_iteration_ends_after_it(rule, ragged):
+    model, token_ids, mask = ragged
+    ends = [
+        run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
+        for settings in (
+            DecodingConfig(rule=rule, total_iter=5, sweet_spot=8),
+            DecodingConfig(rule=rule, total_iter=5),
+        )
+    ]
+    assert [len(seen) for _, seen in ends] == [5, 5]
+    assert torch.equal(ends[0][0], ends[1][0])
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_batch_and_order_of_images_do_not_matter(rule, ragged):
     model, token_ids, mask = ragged
     settings, ids = DecodingConfig(rule=rule), torch.tensor([4, 9, 2, 77, 5, 6])

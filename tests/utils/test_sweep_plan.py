@@ -106,13 +106,10 @@ def test_a_grid_is_every_combination_its_last_key_across(tmp_path):
     assert len(study.settings) == 4
 
 
-def test_combinations_that_cannot_be_are_left_out_by_name(tmp_path):
-    study = grid(tmp_path, "total_iter: [5, 10]\nsweet_spot: [4, 8]\n")
-    assert [(s.row, s.column) for s in study.settings] == [
-        ("total_iter 5", "4"), ("total_iter 10", "4"), ("total_iter 10", "8"),
-    ]  # fmt: skip
-    (reason,) = study.left_out
-    assert reason.startswith("total_iter 5, sweet_spot 8: sweet_spot 8 lies beyond total_iter 5")
+def test_a_sweet_spot_beyond_the_last_iteration_is_the_last_one(tmp_path):
+    study = grid(tmp_path, "total_iter: [5, 10]\nsweet_spot: [4, 8, null]\n")
+    assert [Cell(s.decoding, 0).steps for s in study.settings] == [4, 5, 5, 4, 8, 10]
+    assert len({Cell(s.decoding, 0).key({}) for s in study.settings}) == 5
 
 
 @pytest.mark.parametrize(
@@ -126,7 +123,6 @@ def test_combinations_that_cannot_be_are_left_out_by_name(tmp_path):
         ("rule: [paper]", "g.yml: rule 'paper': input should be 'listing' or 'maskgit'"),
         ("- 5", "allowed are keys of decoding"),
         ("a: [", "not valid YAML"),
-        ("total_iter: [5]\nsweet_spot: [8, 9]", "no combination is allowed"),
         ("top_k: [" + "1, " * 2000 + "1]", None),
     ],
 )

@@ -49,7 +49,7 @@ class Record:
     @property
     def planned(self) -> int:
         """Steps that will be run."""
-        return self.config.decoding.sweet_spot or self.config.decoding.total_iter
+        return self.config.decoding.steps
 
     @property
     def masked(self) -> np.ndarray:
