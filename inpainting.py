@@ -1,5 +1,6 @@
 """Repair masked images: ``python inpainting.py --config config/cats64.yml --data data/cats64``."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from config.loading import load_config
@@ -12,6 +13,8 @@ from utils.inpaint_outputs import RESULTS
 
 def count_or_auto(text: str) -> int | str:
     """What --batch-size takes."""
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise ArgumentTypeError(f"'{text}' is neither auto nor a whole number from 1")
     return text if text == "auto" else int(text)
 
 

@@ -22,10 +22,15 @@ class StopRequested(Exception):
     """Somebody asked the run to stop (Ctrl-C or SIGTERM); its state has been saved."""
 
 
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like ``name``; empty where none is."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), "")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to ``name``, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    close = closest(name, known)
+    return f" (did you mean '{close}'?)" if close else ""
 
 
 def one_of(what: str, found: str, known: Iterable[str]) -> UserError:

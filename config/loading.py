@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from config.errors import UserError, nearest
+from config.errors import UserError
+from config.mistakes import Key, explain, shorten
 from config.schema import Config
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
 MAX_CONFIG_BYTES = 1 << 16
 MAX_DEPTH = 10
-SHOWN = 80  # characters of a wrong value
 PLACES = ("weights", "root", "train", "val")  # keys of paths, which may move
+TIGHT_COLON = re.compile(r"\s*(\w+:)[^\s:]")
 STRING_TAG = "tag:yaml.org,2002:str"
-PLAIN_MESSAGES = {  # pydantic's own speak of Python
-    "model_type": "expected a section of keys",
-    "path_type": "expected a path",
-}
 
-Key = tuple[str | int, ...]  # where a value stands, e.g. ("training", "learning_rate")
-Override = str | tuple[str, Any]
+Override = str | tuple[str, Any] | tuple[str, Any, str]
 
 
 def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
     """Read a config file and apply overrides in their order: ``section.key=value``, or pairs of
-    a dotted key and a value that is taken as it is.
+    a dotted key and a value that is taken as it is, with the flag that gave them if one did.
 
     Raises `UserError` with file, line, key, what was found, what is allowed and the nearest name.
     """
@@ -53,7 +50,7 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, str(path), sources)) from None
+        raise UserError(explain(error, values, str(path), sources)) from None
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -79,11 +76,6 @@ def flat(config: Config, *sections: str) -> dict[str, Any]:
 def json_schema() -> str:
     """The text of config/schema.json, which gives editors completion and hover help."""
     return json.dumps(Config.model_json_schema(), indent=1) + "\n"
-
-
-def shorten(text: str) -> str:
-    """A text as an error line can hold it."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def yaml_word(value: object) -> str:
@@ -115,13 +107,24 @@ def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{where}: not valid YAML ({what})") from None
+        raise UserError(_explain_yaml(error, path, text)) from None
     lines: dict[Key, int] = {}
     _note_lines(path, root, (), lines)
     return values, lines
+
+
+def _explain_yaml(error: Exception, path: Path, text: str) -> str:
+    """One line for what is no YAML; a colon without a space spoils lines further down."""
+    mark = getattr(error, "problem_mark", None)
+    number = mark.line + 1 if mark else 0
+    above = enumerate(text.splitlines()[:number], 1)
+    tight = [(line, found[1]) for line, row in above if (found := TIGHT_COLON.match(row))]
+    if tight:
+        number, key = tight[-1]
+        return f"{path}:{number}: not valid YAML: a space must follow the colon of {key}"
+    where = f"{path}:{number}" if mark else str(path)
+    what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{where}: not valid YAML ({what})"
 
 
 def _refuse_bombs(text: str, place: Callable[[int], str]) -> None:
@@ -178,8 +181,9 @@ def _rename(values: dict[str, Any], sources: dict[Key, str]) -> None:
 def _parse_override(override: Override) -> tuple[Key, Any, str]:
     """``training.lr=1e-4`` -> (("training", "learning_rate"), 1e-4, what to call it)."""
     if isinstance(override, tuple):
-        dotted, value = override
-        return tuple(dotted.split(".")), value, f"{dotted}={value}"
+        dotted, value, *flag = override
+        where = f"{flag[0]} {value}" if flag else f"{dotted}={value}"
+        return tuple(dotted.split(".")), value, where
     key, value = _parse_text(override)
     return key, value, f"--set {override}"
 
@@ -206,45 +210,6 @@ def _assign(values: dict[str, Any], key: Key, value: Any, where: str) -> None:
             raise UserError(f"{where}: '{name}' is no section")
         values = below
     values[key[-1]] = value
-
-
-def _explain(error: ValidationError, file: str, sources: dict[Key, str]) -> str:
-    """One line for the first mistake: where, which key, what was found, what is allowed."""
-    first = error.errors()[0]
-    key: Key = first["loc"]
-    where = next((sources[key[:n]] for n in range(len(key), 0, -1) if key[:n] in sources), file)
-    dotted = ".".join(map(str, key))
-    if first["type"] == "extra_forbidden":
-        known = _known_names(key[:-1])
-        found = str(key[-1])
-        return f"{where}: unknown key {dotted}{nearest(found, known)}; known: {', '.join(known)}"
-    message = PLAIN_MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, "))
-    message = message[0].lower() + message[1:]
-    if not key or isinstance(first["input"], dict | BaseModel):
-        return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"
-    hint = _nearest_choice(first)
-    others = error.error_count() - 1
-    more = f" (and {others} more)" if others else ""
-    return f"{where}: {dotted} is {shorten(repr(first['input']))}: {message}{hint}{more}"
-
-
-def _nearest_choice(first: Any) -> str:
-    """The closest allowed word for a wrong one."""
-    if first["type"] != "literal_error" or not isinstance(first["input"], str):
-        return ""
-    choices = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-    return nearest(first["input"], choices)
-
-
-def _known_names(section: Key) -> list[str]:
-    """Keys of a section, by walking the schema's classes."""
-    model: Any = Config
-    for name in section:
-        if name not in model.model_fields:  # a key of the user's own, in search.space
-            continue
-        annotation = model.model_fields[name].annotation
-        model = next((a for a in get_args(annotation) if hasattr(a, "model_fields")), annotation)
-    return sorted(model.model_fields)
 
 
 if __name__ == "__main__":  # python -m config.loading: regenerate the editors' schema

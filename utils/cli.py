@@ -107,11 +107,11 @@ def add_start_arguments(parser: ArgumentParser) -> None:
 
 def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
     """The --set overrides, then the flags that were given with the keys that they stand for."""
-    given = {
-        key: getattr(args, flag.lstrip("-").replace("-", "_"))
+    given = [
+        (key, getattr(args, flag.lstrip("-").replace("-", "_")), flag)
         for flag, (key, _, _) in options.items()
-    }
-    return args.set + [(key, value) for key, value in given.items() if value is not None]
+    ]
+    return args.set + [override for override in given if override[1] is not None]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -126,6 +126,45 @@ MISTAKES = {
         3,
         ["tokenizer.training.epoch", "'epochs'?"],
     ),
+    "key of another section": (
+        "seed: 1\ntotal_itr: 8\n",
+        2,
+        ["unknown key total_itr (did you mean 'decoding.total_iter'?)"],
+    ),
+    "key of several other sections": (
+        "decoding: {learning_rate: 1}\n",
+        1,
+        ["(did you mean 'tokenizer.training.learning_rate' or 'training.learning_rate'?)"],
+    ),
+    "too few values": (
+        "data: {mean: [0.4]}\n",
+        1,
+        ["data.mean is [0.4]: expected 3 values in brackets, such as [0.4868, 0.4341, 0.3844]"],
+    ),
+    "too many values": ("training: {betas: [0.4, 0.4, 0.4]}\n", 1, ["expected 2 values"]),
+    "no brackets": ("training: {betas: 0.9}\n", 1, ["betas is 0.9: expected 2 values in brackets"]),
+    "neither a number nor a word": (
+        "decoding: {batch_size: 0}\n",
+        1,
+        ["decoding.batch_size is 0: ", "greater than or equal to 1, or input should be 'auto'"],
+    ),
+    "two mistakes": (
+        "seed: -1\ndecoding: {batch_size: 0}\n",
+        1,
+        ["seed is -1: input should be greater than or equal to 0 (and 1 more)"],
+    ),
+    "none for null": ("decoding: {sweet_spot: none}\n", 1, ["is 'none': ", "is written null"]),
+    "unknown device": ("device: gpu\n", 1, ["allowed are auto, cpu, cuda and cuda:N"]),
+    "one end of a range": (
+        "search: {space: {training.weight_decay: {low: 1}}}\n",
+        1,
+        ["search.space.training.weight_decay.high: field required"],
+    ),
+    "colon without a space": (
+        "decoding:\n  rule:maskgit\n  # word\n  total_iter: 8\n",
+        2,
+        ["not valid YAML: a space must follow the colon of rule:"],
+    ),
     "wrong type": ("training:\n  epochs: many\n", 2, ["training.epochs", "'many'", "integer"]),
     "a fraction for a count": ("training:\n  epochs: 2.5\n", 2, ["training.epochs", "2.5"]),
     "a mapping for a number": ("training:\n  epochs: {a: 1}\n", 2, ["training.epochs", "integer"]),
@@ -147,10 +186,10 @@ MISTAKES = {
         2,
         ["dim 12", "num_heads 5", "1, 2, 3, 4, 6, 12"],
     ),
-    "sweet spot beyond the total": (
-        "decoding: {total_iter: 5, sweet_spot: 6}\n",
+    "samples that would be equal": (
+        "decoding: {samples: 2, choice_temperature: 0}\n",
         1,
-        ["sweet_spot 6", "total_iter 5", "1 to 5"],
+        ["samples 2", "choice_temperature above 0"],
     ),
     "grid that does not match": (
         "transformer: {num_tokens: 64}\n",

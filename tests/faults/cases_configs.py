@@ -22,6 +22,10 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {  # what is wrong: text, what is sa
     "text in Latin-1": ("run: Fähre\n".encode("latin-1"), "bad.yml: cannot be read as text"),
     "UTF-16": ("run: a\n".encode("utf-16"), "bad.yml: cannot be read as text"),
     "a tab as indentation": ("data:\n\troot: data\n", "bad.yml:2: not valid YAML"),
+    "a colon without a space": (
+        "decoding:\n  rule:maskgit\n  samples: 2\n",
+        "bad.yml:2: not valid YAML: a space must follow the colon of rule:",
+    ),
     "an open bracket": ("data: [\n", "not valid YAML"),
     "an open quote": ('run: "a\n', "not valid YAML"),
     "a key given twice": ("seed: 1\nrun: a\nseed: 2\n", "bad.yml:3: seed is given twice"),
@@ -48,6 +52,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {  # what is wrong: text, what is sa
         "training:\n  batchsize: 3\n",
         "bad.yml:2: unknown key training.batchsize (did you mean 'batch_size'?)",
     ),
+    "a key of another section": ("total_iter: 8\n", "(did you mean 'decoding.total_iter'?)"),
     "an unknown section": ("trainin:\n  epochs: 3\n", "unknown key trainin"),
     "a word for a section": ("data: cats\n", "bad.yml:1: data"),
     "a section for a number": ("seed: {a: 1}\n", "bad.yml:1: seed"),
@@ -69,7 +74,6 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {  # what is wrong: text, what is sa
         "transformer:\n  num_heads: 7\n",
         "dim 768 is not divisible by num_heads 7; allowed num_heads: 1, 2, 3",
     ),
-    "a sweet spot beyond the end": ("decoding:\n  sweet_spot: 99\n", "sweet_spot 99 lies beyond"),
     "sizes that contradict": ("data:\n  image_size: 32\n", "transformer.num_tokens 256 does not"),
     "codebooks that contradict": ("tokenizer:\n  codebook_size: 9\n", "they must be equal"),
     "an unknown schedule": (
@@ -81,7 +85,10 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {  # what is wrong: text, what is sa
     "a billion iterations": ("decoding:\n  total_iter: 1000000000\n", "decoding.total_iter is"),
     "an unknown device": ("device: tpu\n", "device is 'tpu'"),
     "a standard deviation of 0": ("data:\n  std: [0, 1, 1]\n", "data.std.0 is 0"),
-    "two means of three": ("data:\n  mean: [0.5, 0.5]\n", "data.mean"),
+    "two means of three": ("data:\n  mean: [0.5, 0.5]\n", "[0.5, 0.5]: expected 3 values"),
+    "a list without brackets": ("training:\n  betas: 0.9, 0.9\n", "such as [0.9, 0.96]"),
+    "None for null": ("decoding:\n  sweet_spot: None\n", "(nothing is written null)"),
+    "neither a number nor a word": ("decoding:\n  batch_size: 0\n", "or input should be 'auto'"),
     "a search range upside down": ("search:\n  low: 0.1\n  high: 0.01\n", "must be below high"),
 }
 

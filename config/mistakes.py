@@ -1,0 +1,108 @@
+"""What is wrong in a config, as one line: where, which key, what was found, what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from config.errors import closest, nearest
+from config.schema import Config
+
+SHOWN = 80  # characters of a wrong value
+PLAIN_MESSAGES = {  # pydantic's own speak of Python
+    "model_type": "expected a section of keys",
+    "path_type": "expected a path",
+    "string_pattern_mismatch": "allowed are auto, cpu, cuda and cuda:N",  # of device alone
+}
+
+Key = tuple[str | int, ...]  # where a value stands, e.g. ("training", "learning_rate")
+Mistake = Any  # a dictionary that describes one, of pydantic's making
+
+
+def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, str]) -> str:
+    """One line for the first mistake in the values of a file; sources: where each key was set."""
+    mistakes = [(_key(mistake["loc"], values), mistake) for mistake in error.errors()]
+    key, first = mistakes[0]
+    where = next((sources[key[:n]] for n in range(len(key), 0, -1) if key[:n] in sources), file)
+    dotted = ".".join(map(str, key))
+    if first["type"] == "extra_forbidden":
+        known = _known_names(key[:-1])
+        hint = _nearest_key(str(key[-1]), known)
+        return f"{where}: unknown key {dotted}{hint}; known: {', '.join(known)}"
+    alternatives = [_message(mistake, key) for other, mistake in mistakes if other == key]
+    message = ", or ".join(dict.fromkeys(alternatives))
+    if not key or isinstance(first["input"], dict | BaseModel):
+        return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"
+    others = len({other for other, _ in mistakes}) - 1
+    more = f" (and {others} more)" if others else ""
+    return f"{where}: {dotted} is {shorten(repr(first['input']))}: {message}{_hint(first)}{more}"
+
+
+def shorten(text: str) -> str:
+    """A text as an error line can hold it."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _key(place: Key, values: Any) -> Key:
+    """The key of a mistake's place, which also names branches of unions, and what lists lack."""
+    for depth, part in enumerate(place):
+        if isinstance(values, dict):
+            values = values.get(part)
+        elif isinstance(values, list) and part in range(len(values)):
+            values = values[part]
+        else:
+            return place[:depth]
+    return place
+
+
+def _message(mistake: Mistake, key: Key) -> str:
+    """What is allowed instead."""
+    kind, is_lacking = mistake["type"], len(mistake["loc"]) > len(key)
+    if kind in ("list_type", "tuple_type", "too_long") or (kind == "missing" and is_lacking):
+        example = list(reduce(getattr, key, Config()))
+        count = "" if kind == "list_type" else f"{len(example)} "
+        return f"expected {count}values in brackets, such as {example}"
+    message = PLAIN_MESSAGES.get(kind, mistake["msg"].removeprefix("Value error, "))
+    return message[0].lower() + message[1:]
+
+
+def _hint(mistake: Mistake) -> str:
+    """The closest allowed word for a wrong one; the word for nothing."""
+    found = str(mistake["input"])
+    if mistake["type"] == "literal_error":
+        choices = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return nearest(found, choices)
+    return " (nothing is written null)" if found.lower() in ("none", "nil") else ""
+
+
+def _nearest_key(found: str, known: list[str]) -> str:
+    """The closest of the names in a section, and of the settings in all others."""
+    places: dict[str, list[str]] = {}
+    for name, dotted in _settings(Config):
+        places.setdefault(name, []).append(dotted)
+    places.update((name, [name]) for name in known)
+    name = closest(found, places)
+    return f" (did you mean {' or '.join(map(repr, places[name]))}?)" if name else ""
+
+
+def _settings(section: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Name and dotted key of every setting in a section and those below."""
+    for name, field in section.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from _settings(field.annotation, f"{place}{name}.")
+        else:
+            yield name, f"{place}{name}"
+
+
+def _known_names(section: Key) -> list[str]:
+    """Keys of a section, by walking the schema's classes."""
+    model: Any = Config
+    for name in section:
+        if name not in model.model_fields:  # a key of the user's own, in search.space
+            continue
+        annotation = model.model_fields[name].annotation
+        model = next((a for a in get_args(annotation) if hasattr(a, "model_fields")), annotation)
+    return sorted(model.model_fields)
