@@ -19,6 +19,7 @@ from certificate import build_certificate, differences, read_certificate, write_
 from feature_extraction import default_workers
 from features import BACKENDS
 from fid_errors import ScoreError
+from fid_files import check_place
 from fid_ranks import Ranks
 from fid_scoring import Outcome, notes, save_predicted_statistics, score
 from fid_settings import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
@@ -167,8 +168,12 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
     if args.verify:
         return verify(args, ranks)
     settings = settings_from(args)
+    if place := args.json or args.save_stats:
+        ranks.on_first(lambda: check_place(place))
     if args.save_stats:
         save_predicted_statistics(settings, ranks, args.save_stats)
+        if ranks.rank == 0:
+            print(f"wrote {args.save_stats}, statistics of {args.predicted_path}")
         return 0
     outcome = score(settings, ranks)
     if ranks.rank == 0:

@@ -308,11 +308,26 @@ def test_a_certificate_with_a_foreign_setting_is_a_mistake(lab, command, name):
     assert f"{name!r} has a value that no certificate can have" in error
 
 
-def test_an_unwritable_certificate_is_a_mistake(lab, command):
-    target = lab / "truth" / "image_000.png" / "c.json"
-    code, _, error = command("--predicted-path", lab / "test_results", "--json", target)
-    assert code == 2
-    assert "c.json: cannot be written" in error
+@pytest.mark.parametrize("flag", ["--json", "--save-stats"])
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [("truth/image_000.png/c", "File exists"), ("masks", "Is a directory")],
+)
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    lab, command, monkeypatch, flag, target, why
+):
+    for work in ("score", "save_predicted_statistics"):
+        monkeypatch.setattr(fid_score_gpu, work, lambda *_: pytest.fail("the work was done"))
+    before = sorted(lab.rglob("*"))
+    code, said, error = command("--predicted-path", lab / "test_results", flag, lab / target)
+    assert (code, said) == (2, "")
+    assert error == f"error: {lab / target}: cannot be written ({why})\n"
+    assert sorted(lab.rglob("*")) == before
+
+
+def test_saved_statistics_are_told_in_one_line(lab, command):
+    code, said, _ = command("--predicted-path", lab / "truth", "--save-stats", lab / "t.npz")
+    assert (code, said) == (0, f"wrote {lab / 't.npz'}, statistics of {lab / 'truth'}\n")
 
 
 def break_image(lab):
