@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from config.errors import StopRequested, UserError
@@ -39,6 +39,7 @@ BATCH = 256  # items handed to threads at once, so an interruption does not wait
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further frames are worth a word
+ORIENTATION_ON_ITS_SIDE = 5  # of EXIF's eight orientations the first
 ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels show white paper
 LOSSES = {  # what a conversion leaves out: how it is told
     "frames": "has several frames or pages; the first is used",
@@ -106,8 +107,14 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not an image that can be decoded"
+            reason = f"not an image that can be decoded; formats are {', '.join(FORMATS)}"
         raise UserError(f"{name}: cannot be read as an image: {reason}") from error
+
+
+def is_turned(path: Path) -> bool:
+    """Say whether reading an image exchanges its width and height, as its EXIF asks."""
+    with opened(path, str(path)) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) >= ORIENTATION_ON_ITS_SIDE
 
 
 def encode_png(image: np.ndarray | Image.Image) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config.errors import UserError
-from utils.images import HOLE_COLOUR, list_images, load_rgb
+from utils.images import HOLE_COLOUR, is_turned, list_images, load_rgb
 from utils.limits import check_limit, limit
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
@@ -48,10 +48,13 @@ def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
         reason = f"without a partner: {shown}"
     else:
         reason = "several share a number or a name"
-    return UserError(
-        f"{len(images)} images in {images[0].parent} and {len(others)} {what} in"
-        f" {others[0].parent} do not pair by the number at the end or by name; {reason}"
-    )
+    sides = f"{_side(images, 'images')} and {_side(others, what)}"
+    return UserError(f"{sides} do not pair by the number at the end or by name; {reason}")
+
+
+def _side(paths: list[Path], what: str) -> str:
+    """One of two sides that do not pair; a single file may have been named by itself."""
+    return f"{len(paths)} {what} in {paths[0].parent}" if len(paths) > 1 else str(paths[0])
 
 
 def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
@@ -72,6 +75,8 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
 
 def image_files(path: Path) -> list[Path]:
     """One file, or the images of a folder."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
     return [path] if path.is_file() else list_images(path)
 
 
@@ -167,9 +172,10 @@ def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.n
     """Refuse a partner whose height or width differs from the image's."""
     if image.shape[:2] != other.shape[:2]:
         (height, width), (other_height, other_width) = image.shape[:2], other.shape[:2]
+        turned = " (turned as its EXIF says)" if path.is_file() and is_turned(path) else ""
         raise UserError(
             f"{other_path}: {other_width} x {other_height} pixels,"
-            f" but {path} has {width} x {height}"
+            f" but {path} has {width} x {height}{turned}"
         )
 
 

@@ -39,7 +39,7 @@ class Photos:
     """A source like `ImageFiles`, of crops instead of files."""
 
     kind = "photos"
-    name = "photographs of scikit-image"
+    name = label = "photographs of scikit-image"
     path = None  # nothing that --out could overwrite
 
     def __init__(self) -> None:

@@ -39,6 +39,9 @@ class Source(Protocol):
 
     kind: str
     name: str
+    """What its description calls it."""
+    label: str
+    """What messages call it: a path as the user gave it."""
     path: Path | None
     skipped: list[str]
     report: Counts
@@ -205,7 +208,7 @@ def _published(out: Path) -> Iterator[Path]:
 def _print_summary(out: Path, source: Source, settings: Settings) -> None:
     counts = ", ".join(f"{number} {split}" for split, number in settings.counts.items())
     found = ", ".join(f"{number} {what}" for what, number in source.report.items())
-    print(f"{out}: {counts} images from {source.name} ({found})")
+    print(f"{out}: {counts} images from {source.label} ({found})")
     if source.skipped:
         print(f"skipped {len(source.skipped)} files, all named in {DESCRIPTION}; for example")
         for line in source.skipped[:SKIPPED_SHOWN]:

@@ -47,6 +47,7 @@ class ImageFiles:
 
     def __init__(self, path: Path, files: list[str], read: Callable[[str], bytes]) -> None:
         self.path = path.resolve()
+        self.label = str(path)
         self.name = self.path.name  # without the folders above, which say nothing elsewhere
         self.files = sorted(files, key=natural_key)
         self.read = read
@@ -74,7 +75,7 @@ class ImageFiles:
         """
         wanted = sum(counts.values())
         if len(self.files) < wanted:
-            raise UserError(f"{self.name}: {len(self.files)} images, but {asked(counts)}")
+            raise UserError(f"{self.label}: {len(self.files)} images, but {asked(counts)}")
         order = np.random.default_rng(seed).permutation(len(self.files))
         names = [self.files[i] for i in order]
         images: dict[bytes, np.ndarray] = {}
@@ -101,7 +102,7 @@ class ImageFiles:
         if dealt is None:
             found = ", ".join(f"{number} {what}" for what, number in self.report.items())
             raise UserError(
-                f"{self.name}: too few usable images ({found}; copies of an image share a"
+                f"{self.label}: too few usable images ({found}; copies of an image share a"
                 f" split), but {asked(counts)}"
             )
         return {split: [images[digest] for digest in dealt[split]] for split in SPLIT_NAMES}

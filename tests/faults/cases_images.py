@@ -37,6 +37,7 @@ from fault_files import (
 from PIL import Image
 
 IMAGE, MASK = "job/masked_image/image_1.png", "job/mask64/mask_1.png"
+INPAINT_ONE = f"inpainting.py --config tiny.yml --masks {MASK}"
 PICTURE = Image.fromarray(pixels())
 
 BROKEN: dict[str, tuple[bytes | Maker, str]] = {  # what is wrong: content, what is said of it
@@ -209,6 +210,16 @@ MASKS = [
          put(MASK, encoded(mask()[:8, :8]))),
     Case("a mask of one bit a pixel", INPAINT, "",
          put(MASK, encoded(Image.fromarray(mask()).convert("1"))), REPAIRED, results=3),
+    Case("a mask of a picture turned by its EXIF data", INPAINT,
+         "mask_1.png: 16 x 8 pixels, but job/masked_image/image_1.jpg has 8 x 16 (turned as its",
+         both(removed(IMAGE), put(IMAGE.replace("png", "jpg"), turned(pixels()[:8])),
+              put(MASK, encoded(mask()[:8])))),
+    Case("a picture of a format that is not read", f"{INPAINT_ONE} --images a.avif",
+         "not an image that can be decoded; formats are BMP", put("a.avif", b"picture")),
+    Case("a picture that is not there", f"{INPAINT_ONE} --images a.png",
+         "a.png: no such file or folder"),
+    Case("a picture beside a folder of masks", f"{INPAINT_ONE} --images {IMAGE} --masks job/mask64",
+         "job/masked_image/image_1.png and 3 masks in job/mask64 do not pair"),
     Case("a truncated mask", INPAINT, "mask_1.png: cannot be read", cut(MASK, 0.6)),
     Case("a mask too few", INPAINT, "3 images in job/masked_image and 2 masks", removed(MASK)),
     Case("a mask too many", INPAINT, "3 images in job/masked_image and 4 masks",

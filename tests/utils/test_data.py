@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from config.errors import UserError
 from utils.data import ImageFolder, InpaintingSet, normalise, to_uint8
@@ -192,8 +193,36 @@ def test_files_without_a_partner_are_counted_and_named(tmp_path, images, masks, 
     with pytest.raises(UserError) as caught:
         InpaintingSet(*folders)
     line = str(caught.value)
-    assert line.startswith(f"{len(images)} images in {folders[0]} and {len(masks)} masks in")
+    side = f"{len(masks)} masks in {folders[1]}" if len(masks) > 1 else folders[1] / masks[0]
+    assert line.startswith(f"{len(images)} images in {folders[0]} and {side} do not pair")
     assert line.endswith(end)
+
+
+def test_one_image_beside_a_folder_of_masks_is_called_by_its_name(tmp_path):
+    images, masks = job(tmp_path, ["i_1.png", "i_2.png"], ["m_1.png", "m_2.png"])
+    with pytest.raises(UserError) as caught:
+        InpaintingSet(images / "i_1.png", masks)
+    assert str(caught.value).startswith(f"{images / 'i_1.png'} and 2 masks in {masks} do not pair")
+
+
+def test_a_file_that_is_not_there_is_not_called_a_folder(tmp_path):
+    images, masks = job(tmp_path, ["i_1.png"], ["m_1.png"])
+    with pytest.raises(UserError, match=r"no\.png: no such file or folder"):
+        InpaintingSet(images / "no.png", masks)
+
+
+@pytest.mark.parametrize(("orientation", "is_on_its_side"), [(1, False), (3, False), (6, True)])
+def test_a_picture_turned_by_its_exif_says_so_beside_a_mask_that_is_not(
+    tmp_path, orientation, is_on_its_side
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture(0, 4, 6)).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "m.png")
+    size = "4 x 6 (turned as its EXIF says)" if is_on_its_side else "6 x 4"
+    with pytest.raises(UserError) as caught:
+        InpaintingSet(tmp_path / "a.jpg", tmp_path / "m.png")[0]
+    assert str(caught.value).endswith(f"a.jpg has {size}")
 
 
 def test_a_mask_or_ground_truth_of_another_size_is_refused(tmp_path):

@@ -98,7 +98,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
     Image.fromarray(np.full((2, 2), 70000, np.int32)).save(folder / "deep.tif")
     (folder / "folder.png").mkdir()
     return {
-        "text.png": "cannot be read as an image: not an image that can be decoded",
+        "text.png": "cannot be read as an image: not an image that can be decoded; formats are BMP",
         "empty.png": "cannot be read as an image: not an image that can be decoded",
         "truncated.png": "cannot be read as an image",
         "truncated.jpg": "cannot be read as an image",

@@ -132,6 +132,7 @@ def test_unreadable_files_are_named_counted_and_skipped(tmp_path, capsys):
     assert found["files"]["unreadable"] == 1
     assert found["skipped"][0].startswith("broken.jpg: cannot be read as an image")
     told = capsys.readouterr().out
+    assert f"images from {folder} (12 files, " in told
     assert "skipped 1 files" in told
     assert "broken.jpg" in told
 
@@ -157,8 +158,8 @@ def test_copies_that_do_not_fit_are_an_error_with_counts(tmp_path):
     with pytest.raises(UserError) as caught:
         make(folder, tmp_path / "out")
     assert str(caught.value) == (
-        "in: too few usable images (12 files, 12 read, 6 distinct, 0 unreadable; copies of an"
-        " image share a split), but --split asks for 6 + 3 + 2 = 11"
+        f"{folder}: too few usable images (12 files, 12 read, 6 distinct, 0 unreadable; copies of"
+        " an image share a split), but --split asks for 6 + 3 + 2 = 11"
     )
 
 
@@ -169,7 +170,7 @@ def test_dealing_gives_test_and_val_the_images_without_copies():
 
 
 def test_too_few_files_are_an_error_with_counts(tmp_path):
-    with pytest.raises(UserError, match=r"in: 3 images, but --split asks for 6 \+ 3 \+ 2 = 11"):
+    with pytest.raises(UserError, match=r"/in: 3 images, but --split asks for 6 \+ 3 \+ 2 = 11"):
         make(put(tmp_path / "in", range(3)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
