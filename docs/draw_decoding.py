@@ -20,6 +20,7 @@ from torch import Tensor
 from config.schema import DecodingConfig
 from models.decode import decode
 from models.masking import MASK_SCHEDULES, gamma, token_mask_from_holes
+from utils.cli import ArgumentParser, run
 from utils.holes import draw_hole
 from utils.images import HOLE_COLOUR, load_rgb
 from utils.photos import photo_path
@@ -123,7 +124,12 @@ def _shown(image: np.ndarray, mask: Tensor) -> np.ndarray:
     return shown.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     curves()
     masks()
     print(f"wrote {FOLDER.relative_to(Path.cwd())}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -14,6 +14,7 @@ import torch
 
 from config.loading import load_config
 from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
+from utils.cli import ArgumentParser, run
 from utils.composite import composite
 from utils.data import normalise
 from utils.holes import draw_hole
@@ -30,6 +31,7 @@ SHOWN = (1, 3, 5, 7, 9)  # steps, from 0
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     config = load_config(
         RELEASED.parents[2] / "config" / "cats64.yml",
         [
@@ -78,4 +80,4 @@ def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.nd
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -92,6 +92,19 @@ def test_a_page_s_command_is_one_that_its_script_understands(command, only_parse
         run(script, run_name="__main__")
 
 
+@pytest.mark.parametrize("script", ["draw_decoding.py", "draw_repairs.py"])
+@pytest.mark.parametrize(("flag", "code"), [("--help", 0), ("--nonsense", 2)])
+def test_what_draws_pictures_draws_none_when_asked_for_something_else(
+    script, flag, code, monkeypatch
+):
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: pytest.fail("drew"))
+    monkeypatch.setattr(config.loading, "load_config", lambda *_: pytest.fail("drew"))
+    monkeypatch.setattr(sys, "argv", [script, flag])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(ROOT / "docs" / script), run_name="__main__")
+    assert left.value.code == code
+
+
 def test_a_misspelt_flag_or_key_would_be_noticed(only_parse, monkeypatch):
     for mistake in (["--total-itr", "8"], ["--set", "decoding.total_itr=8"]):
         monkeypatch.setattr(sys, "argv", ["inpainting.py", *mistake])
