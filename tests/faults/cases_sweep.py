@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "one image": (f"{SWEEP} --images 1", "--images 1: allowed are 2 to 3"),
     "more images than there are": (f"{SWEEP} --images 4", "--images 4: allowed are 2 to 3"),
     "an unknown device": (f"{SWEEP} --device tpu", "device is 'tpu'"),
-    "unknown features": (f"{SWEEP} --features vgg", "scoring.features=vgg"),
+    "unknown features": (f"{SWEEP} --features vgg", "--features vgg: scoring.features is"),
     "named weights that are not there": (f"{SWEEP} --transformer gone.pt", "gone.pt: no such"),
     "a data set that is not there": (f"{SWEEP} --data gone", "gone: no such folder"),
     "a file as data set": (f"{SWEEP} --data tiny.yml", "tiny.yml"),
