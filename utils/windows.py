@@ -6,7 +6,7 @@ agree with each other. Only its core is kept, where it saw what lies on all side
 border and the joins of windows are feathered (utils/composite.py). No other pixel is written.
 
 In the middle of a thick hole windows would know nothing of the picture. Such holes are repaired
-where the picture is shrunk until they are not thick, and the result is enlarged.
+last, where the picture is shrunk until they are not thick, and the result is enlarged.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Decode = Callable[[np.ndarray, np.ndarray, list[int]], np.ndarray]
 READY = 0.5  # share of the best window's known pixels from which on a window need not wait
 THICK = 0.75  # of S: holes thicker than this are repaired in a shrunk picture
 SHRUNK = 0.4  # of S: how thick they are there
+CORNER = 1.5  # radii of a disc that reach into the corner of a box around it
 TOUCHING = np.ones((3, 3))  # pixels that belong together, diagonal ones too
 
 
@@ -64,37 +65,45 @@ def repair_in_windows(
     """
     if not hole.any():
         yield image.copy()
-    while (thick := thickest_holes(hole, side)).any():
-        for repaired in _repair_shrunk(image, hole, thick, side, decode, width):
-            yield repaired
-        image, hole = repaired, hole & ~thick
-    yield from _repair_rounds(image, hole, side, decode, width)
+    canvas, thin, levels = image, hole, []
+    while (thick := thick_parts(thin, side)).any():
+        thin, levels = thin & ~thick, [thick, *levels]
+    for canvas in _repair_rounds(image, hole, thin, side, decode, width):
+        yield canvas
+    hole = hole & ~thin
+    for thick in levels:
+        known = canvas
+        for canvas in _repair_shrunk(known, hole, thick, side, decode, width):
+            yield canvas
+        hole = hole & ~thick
 
 
-def thickest_holes(hole: np.ndarray, side: int) -> np.ndarray:
-    """Pixels of the thickest holes and of those half as thick, as far as windows are too small.
+def thick_parts(hole: np.ndarray, side: int) -> np.ndarray:
+    """Where holes are thicker than windows can repair, and than half of the thickest, (H, W) bool.
 
-    (H, W) bool -> (H, W) bool. A hole is as thick as the largest disc that it holds.
+    As thick as the largest disc that a place holds; corners around such discs belong to them.
     """
-    groups, _ = ndimage.label(hole, TOUCHING)
-    found = np.zeros(hole.shape)
-    for number, box in enumerate(ndimage.find_objects(groups), 1):
-        if min(part.stop - part.start for part in box) > THICK * side:
-            own = groups[box] == number
-            found[box][own] = _thickness(own)
-    return found > max(THICK * side, found.max() / 2)
+    thick = np.zeros_like(hole)
+    for box in ndimage.find_objects(hole.astype(np.uint8)):  # one, around all holes
+        depth = _depth(hole[box])
+        radius = max(THICK * side, depth.max()) / 2
+        middle = depth > radius
+        if middle.any():
+            near = ndimage.distance_transform_edt(~middle) < CORNER * radius
+            thick[box] = hole[box] & near
+    return thick
 
 
-def _thickness(hole: np.ndarray) -> float:
-    """Diameter in pixels of the largest disc within a hole (h, w)."""
-    return 2 * ndimage.distance_transform_edt(np.pad(hole, 1)).max() - 1
+def _depth(hole: np.ndarray) -> np.ndarray:
+    """Pixels from each pixel of a hole (h, w) to the nearest that is known or outside."""
+    return ndimage.distance_transform_edt(np.pad(hole, 1))[1:-1, 1:-1]
 
 
 def _repair_shrunk(
     image: np.ndarray, hole: np.ndarray, thick: np.ndarray, side: int, decode: Decode, width: float
 ) -> Iterator[np.ndarray]:
     """Repair thick holes where the picture is small, and yield it in full size with each round."""
-    factor = ceil(_thickness(thick) / (SHRUNK * side))
+    factor = ceil(2 * _depth(thick).max() / (SHRUNK * side))
     size = [ceil(pixels / factor) for pixels in hole.shape]
     small_hole = _resized(255 * hole.astype(np.uint8), size, Image.Resampling.BOX) > 0
     small = _resized(np.where(hole[..., None], 0, image), size, Image.Resampling.BOX)
@@ -110,12 +119,12 @@ def _resized(pixels: np.ndarray, size: Sequence[int], how: Image.Resampling) -> 
 
 
 def _repair_rounds(
-    image: np.ndarray, hole: np.ndarray, side: int, decode: Decode, width: float
+    image: np.ndarray, hole: np.ndarray, thin: np.ndarray, side: int, decode: Decode, width: float
 ) -> Iterator[np.ndarray]:
-    """Repair all windows of a picture, and yield it after every round."""
+    """Repair thin holes in windows, nothing else of the hole, and yield the picture each round."""
     height, width_of_image = hole.shape
-    canvas, remaining = reflect_up(image.copy(), side), reflect_up(hole, side)
-    waiting = plan_windows(remaining, side)
+    canvas, remaining, wanted = (reflect_up(part, side) for part in (image.copy(), hole, thin))
+    waiting = plan_windows(wanted, side)
     while waiting:
         chosen = choose_round(waiting, remaining)
         images = np.stack([canvas[w.view] for w in chosen])
@@ -123,10 +132,10 @@ def _repair_rounds(
         decoded = decode(images, holes, [w.number for w in chosen])
         for window, *parts in zip(chosen, decoded, images, holes, strict=True):
             kept = np.zeros((side, side), bool)
-            kept[window.core_in_view] = remaining[window.core]
+            kept[window.core_in_view] = (remaining & wanted)[window.core]
             canvas[window.view][kept] = feather(*parts, width)[kept]
-            remaining[window.core] = False
-        waiting = [w for w in waiting if remaining[w.core].any()]
+            remaining[window.view][kept] = False
+        waiting = [w for w in waiting if (remaining & wanted)[w.core].any()]
         yield canvas[:height, :width_of_image].copy()
 
 
