@@ -2,7 +2,8 @@
 
 repairs.png: Chelsea, a cat by Stefan van der Walt (CC0), that comes with scikit-image and is in no
 training set; one row for each kind of hole, from the masked picture over the decoding steps to the
-true one. reconstructions.png: photographs over what the tokenizer keeps of them.
+true one. large.png: the whole photograph with scratches and a thick hole, and its repair.
+reconstructions.png: photographs over what the tokenizer keeps of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from config.loading import load_config
 from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
@@ -24,10 +26,14 @@ from utils.page.samples import photographs
 from utils.photos import photo_path
 from utils.pictures import tile
 from utils.sources import square
+from utils.windows import repair_in_windows
 
 RELEASED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "cats64"
 HOLES = (("lab", 1), ("lab", 4), ("brush", 2), ("box", 3))  # kind, index
 SHOWN = (1, 3, 5, 7, 9)  # steps, from 0
+THICK_HOLE = (115, 85, 324, 204)  # left, top, right and bottom pixel in Chelsea
+SCRATCHES = ((20, 20, 430, 120), (15, 280, 300, 225), (400, 20, 380, 290))  # from x, y to x, y
+SCRATCH_WIDTH = 6
 
 
 def main() -> None:
@@ -45,6 +51,7 @@ def main() -> None:
         hole = draw_hole(kind, SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=index)
         repairs += row(inpainter, truth, hole)
     draw("repairs.png", repairs, len(SHOWN) + 2)
+    save_png(FOLDER / "large.png", np.concatenate(large(inpainter), axis=1))
     originals = np.stack([truth, *photographs(SIDE).values()])
     draw("reconstructions.png", [*originals, *reconstructed(inpainter, originals)], len(originals))
 
@@ -54,6 +61,25 @@ def draw(name: str, pictures: list[np.ndarray], columns: int) -> None:
     enlarged = [p.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1) for p in pictures]
     save_png(FOLDER / name, tile(enlarged, len(enlarged), columns))
     print(FOLDER / name)
+
+
+def large(inpainter: Inpainter) -> list[np.ndarray]:
+    """The whole photograph masked and repaired, (H, W, 3) uint8 each."""
+    photograph = np.asarray(load_rgb(photo_path("chelsea.png")))
+    drawn = Image.new("1", photograph.shape[1::-1])
+    pen = ImageDraw.Draw(drawn)
+    pen.rectangle(THICK_HOLE, fill=1)
+    for scratch in SCRATCHES:
+        pen.line(scratch, fill=1, width=SCRATCH_WIDTH)
+    hole = np.asarray(drawn)
+    masked = np.where(hole[..., None], np.uint8(HOLE_COLOUR), photograph)
+
+    def decode(images: np.ndarray, holes: np.ndarray, numbers: list[int]) -> np.ndarray:
+        return inpainter.decoded(inpainter(images, holes, numbers).token_ids[-1])
+
+    width = inpainter.config.decoding.feather_width
+    *_, repaired = repair_in_windows(masked, hole, SIDE, decode, width)
+    return [masked, repaired]
 
 
 def reconstructed(inpainter: Inpainter, images: np.ndarray) -> np.ndarray:
