@@ -51,15 +51,15 @@ def main() -> None:
         hole = draw_hole(kind, SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=index)
         repairs += row(inpainter, truth, hole)
     draw("repairs.png", repairs, len(SHOWN) + 2)
-    save_png(FOLDER / "large.png", np.concatenate(large(inpainter), axis=1))
+    draw("large.png", large(inpainter), 2, enlarged=1)
     originals = np.stack([truth, *photographs(SIDE).values()])
     draw("reconstructions.png", [*originals, *reconstructed(inpainter, originals)], len(originals))
 
 
-def draw(name: str, pictures: list[np.ndarray], columns: int) -> None:
-    """Write pictures (H, W, 3), enlarged, into docs/pictures."""
-    enlarged = [p.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1) for p in pictures]
-    save_png(FOLDER / name, tile(enlarged, len(enlarged), columns))
+def draw(name: str, pictures: list[np.ndarray], columns: int, enlarged: int = ENLARGED) -> None:
+    """Write pictures (H, W, 3), so many times as large, into docs/pictures."""
+    shown = [p.repeat(enlarged, axis=0).repeat(enlarged, axis=1) for p in pictures]
+    save_png(FOLDER / name, tile(shown, len(shown), columns))
     print(FOLDER / name)
 
 
