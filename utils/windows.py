@@ -106,7 +106,7 @@ def _repair_shrunk(
     factor = ceil(2 * _depth(thick).max() / (SHRUNK * side))
     size = [ceil(pixels / factor) for pixels in hole.shape]
     small_hole = _resized(255 * hole.astype(np.uint8), size, Image.Resampling.BOX) > 0
-    small = _resized(np.where(hole[..., None], 0, image), size, Image.Resampling.BOX)
+    small = _resized(image, size, Image.Resampling.BOX)
     for repaired in repair_in_windows(small, small_hole, side, decode, width):
         large = _resized(repaired, hole.shape, Image.Resampling.BICUBIC)
         joined = feather(large, image, hole, factor * width)

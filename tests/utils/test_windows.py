@@ -187,6 +187,15 @@ def test_thin_parts_of_a_thick_hole_are_left_to_windows_but_for_their_roots():
     assert not thick[:, 56:].any()
 
 
+def test_windows_of_thin_parts_leave_the_thick_ones_to_the_shrunk_picture():
+    hole = box(90, 90, slice(5, 45), slice(5, 45)) | box(90, 90, slice(20, 24), slice(45, 70))
+    image, (decode, _), thick = picture(90, 90), flat(7), thick_parts(hole, SIDE)
+    *windows, shrunk = repair_in_windows(image, hole, SIDE, decode, 1.0)
+    assert len(windows) > 1
+    assert all((frame[thick] == image[thick]).all() for frame in windows)
+    assert (shrunk[thick] != image[thick]).any()
+
+
 def test_holes_less_than_half_as_thick_as_the_thickest_wait_for_their_own_turn():
     small, large, alike = (
         box(200, 200, slice(top, top + side), slice(left, left + side))
