@@ -38,7 +38,7 @@ from utils.manifest import (
 )
 from utils.overlap import WriteBehind, read_ahead
 from utils.stamps import differences, input_digest, read_stamp, settings_digest, settings_of
-from utils.windows import plan_windows, reflect_up, repair_in_windows
+from utils.windows import repair_in_windows
 
 THREADS = 2  # that read, and that write
 HELD_BYTES = 1 << 28  # of images read ahead, and of those that wait to be written
@@ -129,9 +129,8 @@ class Job:
             for image in tqdm(rounds, item.name, unit="round", leave=False):
                 images = [*images, image] if is_animated else [image]
             if verbose:
-                count = len(plan_windows(reflect_up(item.hole, self.side), self.side))
                 name = self.outputs.result_name(item.index, sample)
-                tqdm.write(f"{name}: repaired in {count} windows")
+                tqdm.write(f"{name}: repaired in windows")
             write = partial(self._write, task, sample, images, None, False)
             writer.submit(write, sum(held.nbytes for held in [item.image, *images]))
 
