@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.dropout import Dropout, draw_margins
+from models.dropout import Dropout, draw_margins, growth
 
 SCORES_AT_ONCE = 2**20  # of attention in parts; a processor's cache holds so many
 aten = torch.ops.aten  # derivatives that autograd would call
@@ -104,21 +104,18 @@ class AttentionInParts(torch.autograd.Function):
         attended = split_heads(out, 1, num_heads)[0]
         trains = any(ctx.needs_input_grad)
         signed = qkv.new_empty(batch if trains else 0, num_heads, tokens, tokens)  # probabilities
-        growth = 1.0
         for part in _parts(batch, num_heads, tokens):
             scores = _scaled(q[part]) @ k[part].contiguous().transpose(-2, -1)  # (b, H, N, N)
             if bias is not None:
                 scores += bias
             kept = torch.softmax(scores, -1, out=signed[part] if trains else None)
             if dropout:
-                margins = torch.empty(kept.shape, dtype=torch.int16)
-                growth = draw_margins(margins, dropout)
-                kept = kept.copysign_(margins).relu()
+                kept = kept.copysign_(draw_margins(kept.shape, dropout)).relu()
             attended[part] = kept @ v[part]
         ctx.save_for_backward(qkv, signed)
-        ctx.num_heads, ctx.drops, ctx.growth = num_heads, dropout > 0, growth
+        ctx.num_heads, ctx.dropout = num_heads, dropout
         ctx.bias_dtype = None if bias is None else bias.dtype
-        return out.mul_(growth) if dropout else out
+        return out.mul_(growth(dropout)) if dropout else out
 
     @staticmethod
     @once_differentiable
@@ -129,12 +126,12 @@ class AttentionInParts(torch.autograd.Function):
             d_bias = qkv.new_zeros(signed.shape[1:], dtype=ctx.bias_dtype)
         q, k, v = split_heads(qkv, 3, ctx.num_heads)
         dq, dk, dv = split_heads(d_qkv, 3, ctx.num_heads)
-        d_attended = split_heads(d_out * ctx.growth, 1, ctx.num_heads)[0]
+        d_attended = split_heads(d_out * growth(ctx.dropout), 1, ctx.num_heads)[0]
         for part in _parts(*signed.shape[:3]):
             toward = d_attended[part].contiguous()  # (b, H, N, d)
             probabilities = kept = signed[part]  # (b, H, N, N)
             d_probabilities = toward @ v[part].contiguous().transpose(-2, -1)
-            if ctx.drops:
+            if ctx.dropout:
                 probabilities, kept = kept.abs(), kept.relu()
                 d_probabilities = aten.threshold_backward(d_probabilities, kept, 0)
             d_scores = aten._softmax_backward_data(d_probabilities, probabilities, -1, qkv.dtype)

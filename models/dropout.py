@@ -6,36 +6,40 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-LEVELS = 2**15  # p counts in steps of 1 / LEVELS
-IN_ONE_DRAW = 4  # random numbers of 16 bits
+IN_ONE_DRAW = 8  # random numbers of 8 bits
+LEVELS = 2**8
 
 
 class Dropout(nn.Dropout):
     """In training, each number becomes 0 with probability p and the others grow by 1 / (1 - p).
 
     On a CPU, PyTorch draws its random numbers one after the other. Here a faster generator, begun
-    with one number of PyTorch's, draws four at once.
+    with one number of PyTorch's, draws eight at once.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         native = x.device.type != "cpu" or torch.compiler.is_compiling()
         if not self.training or self.p == 0 or native:
             return super().forward(x)
-        margins = torch.empty(x.shape, dtype=torch.int16)
-        growth = draw_margins(margins, self.p)
-        kept = torch.ge(margins, 0, out=torch.empty_like(x))
-        return x * kept.mul_(growth)
+        kept = torch.ge(draw_margins(x.shape, self.p), 0, out=torch.empty_like(x))
+        return x * kept.mul_(growth(self.p))
 
 
-def draw_margins(margins: Tensor, p: float) -> float:
-    """Fill an int16 tensor with numbers that are negative with probability p, and give 1 / (1 - p).
+def growth(p: float) -> float:
+    """What keeps the mean, 1 / (1 - p); where nothing is kept, nothing grows."""
+    return 1 / (1 - p) if p < 1 else 1.0
 
-    Both with p rounded to a whole number of levels; where nothing is kept, nothing grows.
+
+def draw_margins(shape: torch.Size, p: float) -> Tensor:
+    """int8 numbers that are negative with probability p, from 0 to 1.
+
+    Each row, along the last dimension, takes p as one of the two next multiples of 1 / 256, at
+    random and such that p holds on average.
     """
-    lost = round(p * LEVELS)
+    if p > 0.5:  # where the difference below could overflow
+        return draw_margins(shape, 1 - p).bitwise_not_()
     seed = int(torch.empty((), dtype=torch.int64).random_())
-    draws = np.random.SFC64(seed).random_raw(-(-margins.numel() // IN_ONE_DRAW))
-    bits = torch.from_numpy(draws.view(np.int16))[: margins.numel()]
-    # 15 bits of 16, so that the difference does not overflow
-    torch.sub(bits.bitwise_right_shift_(1).view(margins.shape), lost - LEVELS // 2, out=margins)
-    return LEVELS / (LEVELS - lost or LEVELS)
+    draws = np.random.SFC64(seed).random_raw(-(-shape.numel() // IN_ONE_DRAW))
+    bits = torch.from_numpy(draws.view(np.int8))[: shape.numel()].view(shape)
+    lost = (p * LEVELS + torch.rand(*shape[:-1], 1)).floor_().sub_(LEVELS // 2).to(torch.int8)
+    return torch.minimum(bits, lost).sub_(lost)

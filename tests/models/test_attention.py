@@ -189,14 +189,13 @@ DROPOUT = 0.2
 def dropped_attention(qkv: Tensor, bias: Tensor | None) -> Tensor:
     """The formula over the whole batch, with what `AttentionInParts` loses after the same seed."""
     q, k, v = split_heads(qkv, 3, HEADS)
-    margins, growth = [], 1.0
+    margins = []
     torch.manual_seed(2)
     scores = q @ k.transpose(-2, -1) / (DIM / HEADS) ** 0.5
     for part in _parts(BATCH, HEADS, TOKENS):
-        margins.append(torch.empty(scores[part].shape, dtype=torch.int16))
-        growth = draw_margins(margins[-1], DROPOUT)
+        margins.append(draw_margins(scores[part].shape, DROPOUT))
     probabilities = (scores if bias is None else scores + bias).softmax(-1)
-    kept = probabilities * (torch.cat(margins) >= 0) * growth
+    kept = probabilities * (torch.cat(margins) >= 0) / (1 - DROPOUT)
     return (kept @ v).transpose(1, 2).flatten(2)
 
 
