@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from config.errors import one_of
 from config.section import (
     MaskSchedule,
     NonNegativeFloat,
@@ -15,24 +16,76 @@ from config.section import (
     Section,
 )
 
+RuleName = Literal[
+    "listing", "maskgit", "lab", "lab_ceil", "lab_from_zero", "lab_remaining", "lab_sampled"
+]
+
+
+class RuleConfig(Section):
+    """A decode rule, spelled out: one choice for each of five questions (docs/decoding.md).
+
+    q: progress at step t of T. g: the mask schedule at q. U, M: tokens of the image hidden at the
+    start and now. N: all tokens. p: probability of the chosen token. The defaults are `lab`.
+    """
+
+    progress: Literal["(t+1)/T", "t/T", "t/(T-1)"] = "(t+1)/T"
+    """Progress q at step t = 0 .. T - 1."""
+    hidden: Literal["two curves", "paced", "ceil(gU)", "floor(gU)", "floor(gM)", "floor(gN)"] = (
+        "floor(gU)"
+    )
+    """How many stay hidden; two curves: the report's; paced: floor(gU), one fewer at each step."""
+    trust: Literal["p", "log p"] = "p"
+    """Confidence in a token before noise."""
+    noise: Literal["1-q", "g", "1-g"] = "1-g"
+    """What choice_temperature is multiplied by; 1-g grows from step to step."""
+    token: Literal["argmax", "sample"] = "argmax"
+    """The most probable token, or one drawn from the softmax."""
+
+    def __str__(self) -> str:
+        return ", ".join(self.model_dump().values())
+
+
+RULES: dict[str, RuleConfig] = {
+    "listing": RuleConfig(hidden="two curves", noise="g"),
+    "maskgit": RuleConfig(hidden="paced", trust="log p", noise="1-q", token="sample"),
+    "lab": RuleConfig(),
+    "lab_ceil": RuleConfig(hidden="ceil(gU)", noise="1-q"),
+    "lab_from_zero": RuleConfig(progress="t/T"),
+    "lab_remaining": RuleConfig(hidden="floor(gM)"),
+    "lab_sampled": RuleConfig(token="sample"),
+}
+
+
+def _form_of_rule(value: Any) -> str:
+    return "choices" if isinstance(value, dict | RuleConfig) else "name"
+
+
+Rule = Annotated[
+    Annotated[RuleName, Tag("name")] | Annotated[RuleConfig, Tag("choices")],
+    Discriminator(_form_of_rule),
+]
+
 
 class DecodingConfig(Section):
     """Inpainting by iterative decoding (Chang et al. 2022, section 3.2). Read by inpainting.py."""
 
-    rule: Literal["listing", "maskgit"] = "listing"
-    """listing: the report's code, two curves on top of each other. maskgit: the paper's."""
+    rule: Rule = "listing"
+    """listing: the report's code. maskgit: the paper's. lab: the commonest in the lab's public
+    solutions, lab_*: variants of it. Or the five choices spelled out."""
     mask_schedule: MaskSchedule = "cosine"
     """The schedule of --mask-func: how fast tokens are revealed."""
     total_iter: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 10
     """Iterations T that the schedule is stretched over."""
     sweet_spot: PositiveInt | None = None
     """Stop after this many iterations, or after total_iter if those are fewer; null: run all."""
+    stop: Annotated[Literal["at", "after"], Field(exclude_if=lambda stop: stop == "at")] = "at"
+    """at: run sweet_spot iterations. after: one more, as some public solutions do."""
     choice_temperature: NonNegativeFloat = 4.5
-    """Scale of the Gumbel noise on confidences at the start; it falls to 0."""
+    """Scale of the Gumbel noise on confidences; by most rules it falls to 0."""
     order: Literal["confidence", "random", "halton", "revise"] = "confidence"
     """Which tokens are revealed first; revise may decide anew what it chose, never known ones."""
     token_choice: Literal["rule", "argmax", "sample"] = "rule"
-    """The most probable token or one drawn; rule: listing takes argmax, maskgit draws."""
+    """The most probable token or one drawn; rule: as the rule says."""
     temperature: PositiveFloat = 1.0
     """Divides the logits where tokens are drawn; confidences are the model's own."""
     top_k: PositiveInt | None = None
@@ -61,13 +114,27 @@ class DecodingConfig(Section):
     @property
     def steps(self) -> int:
         """Iterations that are run."""
-        return min(self.sweet_spot or self.total_iter, self.total_iter)
+        if self.sweet_spot is None:
+            return self.total_iter
+        return min(self.sweet_spot + (self.stop == "after"), self.total_iter)
+
+    @property
+    def choices(self) -> RuleConfig:
+        """The rule's five choices. Raises `UserError` for an unknown name."""
+        if isinstance(self.rule, RuleConfig):
+            return self.rule
+        if self.rule not in RULES:
+            raise one_of("decoding.rule", self.rule, RULES)
+        return RULES[self.rule]
+
+    @property
+    def token(self) -> str:
+        """How tokens are chosen: argmax or sample."""
+        return self.choices.token if self.token_choice == "rule" else self.token_choice
 
     @model_validator(mode="after")
     def _samples_differ(self) -> DecodingConfig:
-        draws = self.token_choice == "sample" or (
-            self.token_choice == "rule" and self.rule == "maskgit"
-        )
+        draws = self.token == "sample"
         is_noisy = self.order in ("confidence", "revise") and self.choice_temperature > 0
         if self.samples > 1 and not (draws or is_noisy or self.order == "random"):
             raise ValueError(

@@ -84,6 +84,8 @@ def yaml_word(value: object) -> str:
         return str(value).lower().replace("none", "null")
     if isinstance(value, list):
         return f"[{', '.join(map(yaml_word, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {yaml_word(below)}' for key, below in value.items())}}}"
     return "2^63" if value == 1 << 63 else str(value)
 
 

@@ -48,14 +48,18 @@ def shorten(text: str) -> str:
 
 def _key(place: Key, values: Any) -> Key:
     """The key of a mistake's place, which also names branches of unions, and what lists lack."""
+    branches: set[int] = set()
     for depth, part in enumerate(place):
-        if isinstance(values, dict):
+        if isinstance(values, dict) and part not in values and depth + 1 < len(place):
+            branches.add(depth)  # the values below it are those of the union
+        elif isinstance(values, dict):
             values = values.get(part)
         elif isinstance(values, list) and part in range(len(values)):
             values = values[part]
         else:
-            return place[:depth]
-    return place
+            place = place[:depth]
+            break
+    return tuple(part for depth, part in enumerate(place) if depth not in branches)
 
 
 def _message(mistake: Mistake, key: Key) -> str:

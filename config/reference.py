@@ -48,8 +48,8 @@ def _values(schema: dict[str, Any], root: dict[str, Any]) -> str:
     """What a JSON schema allows, in words."""
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
-    if "anyOf" in schema:
-        return " or ".join(_values(option, root) for option in schema["anyOf"])
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(_values(option, root) for option in options)
     if "enum" in schema or "const" in schema:
         return ", ".join(
             f"`{yaml_word(value)}`" for value in schema.get("enum", [schema.get("const")])

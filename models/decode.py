@@ -1,8 +1,8 @@
-"""Iterative masked decoding: the two rules, and the loop (spec section 6).
+"""Iterative masked decoding: the loop (spec section 6).
 
 Every decision is a pure function of its inputs. Each image keeps its own count of hidden tokens.
-A rule says how much a token is trusted and how many stay hidden, a token choice which token it is
-(`models/token_choice.py`), an order which ones stay hidden (`models/orders.py`).
+A rule says how far a token is trusted and how many stay hidden (`models/rules.py`), a token choice
+which token it is (`models/token_choice.py`), an order which ones stay hidden (`models/orders.py`).
 
 Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch, in row-major order.
 """
@@ -10,66 +10,21 @@ Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from config.errors import one_of
 from config.schema import DecodingConfig
-from models.masking import gamma
 from models.orders import ORDERS, still_hidden
+from models.rules import hidden_count, noise_temperature, trust
 from models.step import Step, one_sample
 from models.token_choice import TOKEN_CHOICES
-
-ROUNDING = 1e-11  # keeps 0.30000000000000004 * 10 from counting as more than 3
 
 LogitsOf = Callable[[Tensor, Tensor], Tensor]  # masked token ids (B, N), mask (B, N) -> (M, K)
 OnStep = Callable[[int, Tensor, Tensor], None]  # step, token ids (B, N), still hidden (B, N)
 Entry = TypeVar("Entry")
-
-
-class Verdict(NamedTuple):
-    """What a rule says about the tokens chosen at a step."""
-
-    confidence: Tensor  # (M,), how much each is trusted, without noise
-    temperature: Tensor | float  # scale of the noise on confidences
-    kept: Tensor  # (B,) int64, how many tokens stay hidden
-
-
-Rule = Callable[[Tensor, Tensor, Tensor, Step], Verdict]
-
-
-def listing(logits: Tensor, tokens: Tensor, hidden: Tensor, step: Step) -> Verdict:
-    """The report's code: trust is the probability, and two curves lie on top of each other.
-
-    The chosen schedule maps progress q to r = 1 - gamma(q), then the model's own gamma is applied
-    to r. logits: (M, K), tokens: (M,), hidden: (B, N).
-    """
-    r = 1 - gamma(step.settings.mask_schedule, step.progress)
-    probability = logits.softmax(-1).gather(1, tokens[:, None])[:, 0]
-    kept = gamma(step.model_schedule, r).to(hidden.device) * step.hidden_at_start
-    temperature = step.settings.choice_temperature * (1 - r)
-    return Verdict(probability, temperature, (kept - ROUNDING).ceil().long())
-
-
-def maskgit(logits: Tensor, tokens: Tensor, hidden: Tensor, step: Step) -> Verdict:
-    """MaskGIT section 3.2: trust is log p(token), one schedule.
-
-    At least one more token of each image is revealed at each step, and at least one stays hidden
-    until the last. logits: (M, K), tokens: (M,), hidden: (B, N).
-    """
-    r = step.progress
-    log_p = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-    share = gamma(step.settings.mask_schedule, r).to(hidden.device)
-    kept = (share * step.hidden_at_start + ROUNDING).floor().long()
-    kept = kept.minimum(hidden.sum(1) - 1).clamp(min=1)
-    temperature = step.settings.choice_temperature * (1 - r)
-    return Verdict(log_p, temperature, kept * (not step.is_last))
-
-
-RULES: dict[str, Rule] = {"listing": listing, "maskgit": maskgit}
-OWN_CHOICE = {"listing": "argmax", "maskgit": "sample"}  # where token_choice is "rule"
 
 
 def decode(
@@ -93,11 +48,8 @@ def decode(
     After each step, on_step gets the tokens, those still hidden with their present best guess.
     Stops after `settings.steps`. Raises `UserError` for an unknown rule, order or token choice.
     """
-    rule = _look_up("rule", settings.rule, RULES)
     order = _look_up("order", settings.order, ORDERS)
-    own = settings.token_choice == "rule"
-    name = OWN_CHOICE[settings.rule] if own else settings.token_choice
-    choose = _look_up("token_choice", name, TOKEN_CHOICES)
+    choose = _look_up("token_choice", settings.token, TOKEN_CHOICES)
     sample_ids = one_sample(image_ids) if sample_ids is None else sample_ids
     hidden, before = token_mask, None
     confidence = torch.zeros(hidden.shape, dtype=torch.float64, device=hidden.device)
@@ -108,11 +60,11 @@ def decode(
             logits = new_or_same(logits_of, masked_ids, hidden, before)
             before = hidden, logits
             tokens = choose(logits, hidden, step)
-            verdict = rule(logits, tokens, hidden, step)
             token_ids = token_ids.masked_scatter(hidden, tokens)
-            confidence = confidence.masked_scatter(hidden, verdict.confidence.double())
-            ranking, candidates = order(confidence, verdict.temperature, hidden, step)
-            hidden = still_hidden(ranking, candidates, verdict.kept)
+            trusts = trust(logits, tokens, step).double()
+            confidence = confidence.masked_scatter(hidden, trusts)
+            ranking, candidates = order(confidence, noise_temperature(step), hidden, step)
+            hidden = still_hidden(ranking, candidates, hidden_count(hidden, step))
         if on_step is not None:
             on_step(index, token_ids, hidden)
     return token_ids

@@ -37,11 +37,23 @@ def maskgit_cosine(r: Tensor) -> Tensor:
     return torch.where(r == 1, 0.0, torch.cos(math.pi * r / 2))
 
 
+def sqrt(r: Tensor) -> Tensor:
+    """1 - sqrt(r)."""
+    return 1 - r.sqrt()
+
+
+def constant(r: Tensor) -> Tensor:
+    """1 until the end: everything is decided at once, by the last step."""
+    return torch.where(r == 1, 0.0, torch.ones_like(r))
+
+
 MASK_SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "cosine": cosine,
     "linear": linear,
     "square": square,
     "maskgit_cosine": maskgit_cosine,
+    "sqrt": sqrt,
+    "constant": constant,
 }
 
 

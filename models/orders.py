@@ -19,25 +19,25 @@ from torch import Tensor
 from models.step import Step
 
 # confidence (B, N) float64, noise's temperature, hidden (B, N) -> ranking (B, N), candidates (B, N)
-Order = Callable[[Tensor, Tensor | float, Tensor, Step], tuple[Tensor, Tensor]]
+Order = Callable[[Tensor, float, Tensor, Step], tuple[Tensor, Tensor]]
 
 
 def confidence(
-    confidence: Tensor, temperature: Tensor | float, hidden: Tensor, step: Step
+    confidence: Tensor, temperature: float, hidden: Tensor, step: Step
 ) -> tuple[Tensor, Tensor]:
     """The most confident first, after Gumbel noise (MaskGIT section 3.2)."""
     return confidence + temperature * step.confidence_noise(), hidden
 
 
 def random(
-    confidence: Tensor, temperature: Tensor | float, hidden: Tensor, step: Step
+    confidence: Tensor, temperature: float, hidden: Tensor, step: Step
 ) -> tuple[Tensor, Tensor]:
     """In an order drawn for each image, whatever the model thinks."""
     return step.order_noise(), hidden
 
 
 def halton(
-    confidence: Tensor, temperature: Tensor | float, hidden: Tensor, step: Step
+    confidence: Tensor, temperature: float, hidden: Tensor, step: Step
 ) -> tuple[Tensor, Tensor]:
     """Spread over the hole by a low-discrepancy sequence (Besnier et al. 2025)."""
     side = math.isqrt(hidden.shape[1])
@@ -48,7 +48,7 @@ def halton(
 
 
 def revise(
-    confidence: Tensor, temperature: Tensor | float, hidden: Tensor, step: Step
+    confidence: Tensor, temperature: float, hidden: Tensor, step: Step
 ) -> tuple[Tensor, Tensor]:
     """The most confident first, earlier choices included (Ghazvininejad et al. 2019).
 

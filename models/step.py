@@ -5,6 +5,7 @@ Shapes: B batch, N tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,12 @@ from config.schema import DecodingConfig
 from models.noise import gumbel, uniform
 
 CONFIDENCE_STREAM, TOKEN_STREAM, ORDER_STREAM = 0, 1, 2
+
+PROGRESS: dict[str, Callable[[int, int], float]] = {  # step t, iterations T -> q
+    "(t+1)/T": lambda t, total: (t + 1) / total,
+    "t/T": lambda t, total: t / total,
+    "t/(T-1)": lambda t, total: t / (total - 1) if total > 1 else 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,8 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """q = (t + 1) / T, in (0, 1]."""
-        return (self.index + 1) / self.settings.total_iter
+        """Progress q, in [0, 1]."""
+        return PROGRESS[self.settings.choices.progress](self.index, self.settings.total_iter)
 
     @property
     def is_last(self) -> bool:

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
+from config.decoding import RULES
 from config.errors import UserError
 from config.loading import load_config, save_config
 from config.schema import Config, DecodingConfig
 from config.section import MaskSchedule
-from models.decode import RULES, decode
+from models.decode import decode
 from models.masking import MASK_SCHEDULES, gamma, token_mask_from_holes
 from models.orders import ORDERS
 from utils.composite import COMPOSITES, composite

@@ -172,7 +172,7 @@ def build(config: Config, name: str, title: str, axes: Sequence[Axis]) -> Study:
         row = ", ".join(_labelled(axis, label) for axis, label in zip(over, labels, strict=False))
         values = {**config.decoding.model_dump(), "samples": 1, **changes}
         decoding = DecodingConfig.model_validate(values)
-        decoding = decoding.model_copy(update={"sweet_spot": decoding.steps})  # one name for each
+        decoding = decoding.model_copy(update={"sweet_spot": decoding.steps, "stop": "at"})
         settings.append(Setting(row, labels[-1], decoding))
     row_name = ", ".join(axis.name for axis in over)
     return Study(name, title, row_name, across.name, tuple(settings))

@@ -21,8 +21,27 @@ Numbers = list[float]
 LogitsOfImage = Callable[[list[int]], list[Numbers]]  # N ids, mask ids included -> N rows of K
 
 
+class Rule(NamedTuple):
+    progress: str
+    hidden: str
+    trust: str
+    noise: str
+    token: str
+
+
+NAMED_RULES = {
+    "listing": Rule("(t+1)/T", "two curves", "p", "g", "argmax"),
+    "maskgit": Rule("(t+1)/T", "paced", "log p", "1-q", "sample"),
+    "lab": Rule("(t+1)/T", "floor(gU)", "p", "1-g", "argmax"),
+    "lab_ceil": Rule("(t+1)/T", "ceil(gU)", "p", "1-q", "argmax"),
+    "lab_from_zero": Rule("t/T", "floor(gU)", "p", "1-g", "argmax"),
+    "lab_remaining": Rule("(t+1)/T", "floor(gM)", "p", "1-g", "argmax"),
+    "lab_sampled": Rule("(t+1)/T", "floor(gU)", "p", "1-g", "sample"),
+}
+
+
 class Settings(NamedTuple):
-    rule: str
+    rule: Rule
     schedule: str  # chosen for decoding
     model_schedule: str  # what the model was configured with
     total_iter: int
@@ -56,8 +75,12 @@ def gamma(schedule: str, r: float) -> float:
         return (1 + math.cos(math.pi * r)) / 2
     if schedule == "square":
         return 1 - r**2
+    if schedule == "sqrt":
+        return 1 - math.sqrt(r)
+    if schedule == "constant":
+        return 1.0 if r < 1 else 0.0
     assert schedule == "maskgit_cosine"
-    return math.cos(math.pi * r / 2)
+    return math.cos(math.pi * r / 2) if r < 1 else 0.0
 
 
 def mapped_progress(schedule: str, q: float) -> float:
@@ -68,8 +91,7 @@ def mapped_progress(schedule: str, q: float) -> float:
         return (1 + math.cos(math.pi * (1 - q))) / 2
     if schedule == "square":
         return q**2
-    assert schedule == "maskgit_cosine"  # mirrored like the other three
-    return 1 - math.cos(math.pi * q / 2)
+    return 1 - gamma(schedule, q)  # mirrored like the other three
 
 
 def snapped(x: float) -> float:
@@ -110,7 +132,7 @@ def chosen(row: Numbers, settings: Settings, u: float) -> int:
     """The token that a row of logits becomes."""
     name = settings.token_choice
     if name == "rule":
-        name = "argmax" if settings.rule == "listing" else "sample"
+        name = settings.rule.token
     if name == "argmax":
         return row.index(max(row))
     probabilities = softmax([x / settings.token_temperature for x in row])
@@ -158,6 +180,46 @@ def tokens_to_hide(
     return sorted(places, key=confidence.__getitem__)[:stay]
 
 
+def progress_of(name: str, t: int, total: int) -> float:
+    if name == "(t+1)/T":
+        return (t + 1) / total
+    if name == "t/T":
+        return t / total
+    assert name == "t/(T-1)"
+    return 1.0 if total == 1 else t / (total - 1)
+
+
+def noise_scale(name: str, schedule: str, q: float) -> float:
+    if name == "1-q":
+        return 1 - q
+    if name == "g":
+        return gamma(schedule, q)
+    assert name == "1-g"
+    return 1 - gamma(schedule, q)
+
+
+def count_to_hide(
+    settings: Settings, t: int, q: float, at_start: int, now: int, everything: int
+) -> int:
+    """How many tokens of an image stay hidden after step t."""
+    name, share = settings.rule.hidden, gamma(settings.schedule, q)
+    if name == "two curves":
+        r = mapped_progress(settings.schedule, q)
+        return math.ceil(snapped(gamma(settings.model_schedule, r) * at_start))
+    if name == "ceil(gU)":
+        return math.ceil(snapped(share * at_start))
+    if name == "floor(gU)":
+        return math.floor(snapped(share * at_start))
+    if name == "floor(gM)":
+        return math.floor(snapped(share * now))
+    if name == "floor(gN)":
+        return math.floor(snapped(share * everything))
+    assert name == "paced"
+    if t + 1 == settings.total_iter:
+        return 0
+    return max(1, min(now - 1, math.floor(snapped(share * at_start))))
+
+
 def decode_image(
     logits_of: LogitsOfImage,
     token_ids: list[int],
@@ -171,23 +233,17 @@ def decode_image(
     trust: dict[int, float] = {}
     states = []
     for t in range(settings.sweet_spot):
-        q = (t + 1) / settings.total_iter
-        r = mapped_progress(settings.schedule, q) if settings.rule == "listing" else q
-        temperature = settings.temperature * (1 - r)
+        q = progress_of(settings.rule.progress, t, settings.total_iter)
+        temperature = settings.temperature * noise_scale(settings.rule.noise, settings.schedule, q)
         shown = [settings.mask_id if h else i for i, h in zip(token_ids, hidden, strict=True)]
         rows = logits_of(shown)
         for place in [p for p, h in enumerate(hidden) if h]:
             token = chosen(rows[place], settings, noise.uniform[t][place])
             probability = softmax(rows[place])[token]
             token_ids[place] = token
-            trust[place] = probability if settings.rule == "listing" else math.log(probability)
-        if settings.rule == "listing":
-            stay = math.ceil(snapped(gamma(settings.model_schedule, r) * count_at_start))
-        elif t + 1 == settings.total_iter:
-            stay = 0
-        else:
-            share = math.floor(snapped(gamma(settings.schedule, r) * count_at_start))
-            stay = max(1, min(sum(hidden) - 1, share))
+            is_log = settings.rule.trust == "log p"
+            trust[place] = math.log(probability) if is_log else probability
+        stay = count_to_hide(settings, t, q, count_at_start, sum(hidden), len(hidden))
         to_hide = tokens_to_hide(
             stay,
             hidden,

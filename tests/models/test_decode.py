@@ -1,4 +1,4 @@
-"""Both decode rules: against the slow reference, by algebra, and what must never happen."""
+"""Decode rules: against the slow reference, by algebra, and what must never happen."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from config.decoding import RULES, RuleConfig, RuleName
 from config.errors import UserError
 from config.schema import DecodingConfig
-from models.decode import RULES, decode, new_or_same
+from models.decode import decode, new_or_same
 from models.masking import MASK_SCHEDULES
 from models.orders import ORDERS
-from models.step import Step
+from models.rules import HIDDEN_COUNTS, NOISES, TRUSTS, noise_temperature
+from models.step import PROGRESS, Step
 from models.token_choice import TOKEN_CHOICES
 
-from .reference_decode import Noise, Settings, State, decode_image
+from .reference_decode import NAMED_RULES, Noise, Rule, Settings, State, decode_image
 
 SCHEDULES = sorted(MASK_SCHEDULES)
+PAPERS = ("listing", "maskgit")  # the report's rule and the paper's
 TEMPERATURES = (0.0, 0.3, 4.5)
 CHOICES = ("rule", *TOKEN_CHOICES)
 SQUARES = (4, 9, 16, 25, 36, 49, 64)
@@ -81,7 +84,7 @@ def hole(kind: str, num_tokens: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def random_settings(
-    rule: str, schedule: str, rng: np.random.Generator, order: str = "confidence"
+    rule: str | RuleConfig, schedule: str, rng: np.random.Generator, order: str = "confidence"
 ) -> DecodingConfig:
     """Any T from 1 to 300, most of them small, any sweet spot up to it or none, any way to draw."""
     total = int(rng.choice([1, 2, 3, 5, 8, 10, 20, rng.integers(1, 41)]))
@@ -142,8 +145,10 @@ def assert_decodes_like_the_reference(
         sample_ids=sample_ids,
     )
     steps = settings.sweet_spot or settings.total_iter
+    steps = min(steps + (settings.stop == "after"), settings.total_iter)
+    is_named = isinstance(settings.rule, str)
     plain = Settings(
-        settings.rule,
+        NAMED_RULES[settings.rule] if is_named else Rule(**settings.rule.model_dump()),
         settings.mask_schedule,
         model_schedule,
         settings.total_iter,
@@ -198,6 +203,22 @@ def test_more_steps_than_hidden_tokens_equal_the_slow_reference(rule, schedule, 
     settings = DecodingConfig(rule=rule, mask_schedule=schedule, total_iter=total_iter, order=order)
     rng = np.random.default_rng(total_iter)
     assert_decodes_like_the_reference(settings, schedule, rng, max_tokens=9)
+
+
+def any_rule(rng: np.random.Generator) -> RuleConfig:
+    """Any of the 216 rules that the five choices make."""
+    fields = RuleConfig.model_fields.items()
+    return RuleConfig(**{name: rng.choice(get_args(field.annotation)) for name, field in fields})
+
+
+@pytest.mark.parametrize("case", range(60))
+def test_any_five_choices_equal_the_slow_reference_step_by_step(case):
+    rng = np.random.default_rng([7, case])
+    rule, schedule = any_rule(rng), str(rng.choice(SCHEDULES))
+    settings = random_settings(rule, schedule, rng).model_copy(
+        update={"stop": rng.choice(["at", "after"])}
+    )
+    assert_decodes_like_the_reference(settings, str(rng.choice(SCHEDULES)), rng)
 
 
 def flat_logits(token_ids: Tensor, mask: Tensor) -> Tensor:
@@ -258,6 +279,32 @@ def test_counts_of_hidden_tokens_by_maskgits_rule_are_one_curve(schedule, counts
     assert hidden_counts(settings, model_schedule, hidden=16) == counts
 
 
+@pytest.mark.parametrize(
+    ("rule", "counts"),
+    [
+        ("lab", [12, 8, 4, 0]),
+        ("lab_ceil", [12, 8, 4, 0]),
+        ("lab_from_zero", [16, 12, 8, 4]),  # four still hold their best guess at the end
+        ("lab_remaining", [12, 6, 1, 0]),  # 3/4 of 16, 2/4 of 12, 1/4 of 6
+        (RuleConfig(progress="t/(T-1)"), [16, 10, 5, 0]),  # 16, 10.67, 5.33
+        (RuleConfig(hidden="floor(gN)"), [15, 10, 5, 0]),  # of all 20, no more than are hidden
+    ],
+)
+def test_counts_of_hidden_tokens_by_rules_of_the_lab(rule, counts):
+    settings = DecodingConfig(rule=rule, mask_schedule="linear", total_iter=4)
+    assert hidden_counts(settings, "cosine", hidden=16) == counts
+
+
+def test_stopping_after_the_sweet_spot_runs_one_step_more_but_never_more_than_all():
+    def steps(**keys: object) -> int:
+        return len(hidden_counts(DecodingConfig(**keys), "cosine", hidden=16))
+
+    assert steps(sweet_spot=4) == 4
+    assert steps(sweet_spot=4, stop="after") == 5
+    assert steps(sweet_spot=10, stop="after") == 10
+    assert steps(stop="after") == 10
+
+
 def test_maskgits_rule_reveals_at_least_one_a_step_and_keeps_one_for_the_last():
     settings = DecodingConfig(rule="maskgit", mask_schedule="linear", total_iter=8)
     # floor(3 (1 - q)) is 2, 2, 1, 1, 1, 0, 0, 0
@@ -266,14 +313,14 @@ def test_maskgits_rule_reveals_at_least_one_a_step_and_keeps_one_for_the_last():
     assert hidden_counts(settings, "cosine", hidden=0) == [0] * 8
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PAPERS)
 def test_counts_do_not_suffer_from_binary_fractions(rule):
     # Linear on linear with T = U = 10: one token a step, although (1 - 7 / 10) * 10 > 3 in floats.
     settings = DecodingConfig(rule=rule, mask_schedule="linear", total_iter=10)
     assert hidden_counts(settings, "linear", hidden=10) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PAPERS)
 def test_one_step_reveals_everything(rule):
     assert hidden_counts(DecodingConfig(rule=rule, total_iter=1), "cosine", hidden=20) == [0]
 
@@ -288,7 +335,7 @@ def ragged() -> tuple[LinearModel, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 4.5])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PAPERS)
 def test_known_tokens_never_change_and_nothing_known_is_hidden_again(rule, temperature, ragged):
     model, token_ids, mask = ragged
     settings = DecodingConfig(rule=rule, choice_temperature=temperature)
@@ -336,7 +383,7 @@ def test_the_sweet_spot_stops_a_run_that_is_otherwise_the_same(rule, ragged):
         assert decoded.max() < 8  # tokens still hidden hold their present best guess
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PAPERS)
 def test_a_sweet_spot_beyond_the_last_iteration_ends_after_it(rule, ragged):
     model, token_ids, mask = ragged
     ends = [
@@ -388,14 +435,16 @@ def test_without_noise_the_most_confident_tokens_are_revealed_first():
         ("listing", "square", 15 / 16),
         ("maskgit", "linear", 3 / 4),
         ("maskgit", "square", 3 / 4),
+        # growing: one minus gamma(1/4)
+        ("lab", "linear", 1 / 4),
+        ("lab", "square", 1 / 16),
     ],
 )
-def test_noise_on_confidences_fades_with_the_listings_schedule_or_evenly(rule, schedule, share):
+def test_noise_on_confidences_fades_with_the_schedule_or_evenly_or_grows(rule, schedule, share):
     settings = DecodingConfig(mask_schedule=schedule, total_iter=4, choice_temperature=4.0)
     mask, ids = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
     step = Step(0, settings, "cosine", mask, 0, ids, ids)
-    verdict = RULES[rule](torch.zeros(4, 8), torch.zeros(4, dtype=torch.long), mask, step)
-    assert float(verdict.temperature) == pytest.approx(4 * share)
+    assert noise_temperature(step) == pytest.approx(4 * share)
 
 
 def test_listing_takes_the_most_probable_token_and_maskgit_draws_from_the_softmax():
@@ -475,7 +524,11 @@ def test_an_unknown_order_or_token_choice_lists_the_known_ones(ragged, key, know
 
 def test_the_schema_allows_what_the_registries_hold():
     fields = DecodingConfig.model_fields
-    assert set(get_args(fields["rule"].annotation)) == set(RULES)
+    assert set(get_args(RuleName)) == set(RULES) == set(NAMED_RULES)
+    choices = {name: field.annotation for name, field in RuleConfig.model_fields.items()}
+    tables = {"progress": PROGRESS, "hidden": HIDDEN_COUNTS, "trust": TRUSTS, "noise": NOISES}
+    for name, table in {**tables, "token": TOKEN_CHOICES}.items():
+        assert set(get_args(choices[name])) == set(table)
     assert set(get_args(fields["order"].annotation)) == set(ORDERS)
     assert set(get_args(fields["token_choice"].annotation)) == {"rule", *TOKEN_CHOICES}
 
@@ -533,7 +586,7 @@ def test_an_image_that_has_just_finished_stays_out_of_the_forward_pass():
     assert torch.equal(logits, torch.tensor([model.image([8, 1])[0]]))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PAPERS)
 def test_a_batch_without_holes_never_enters_the_model(rule):
     model = CountingModel(16, 8, np.random.default_rng(0))
     token_ids, mask = torch.ones(3, 16, dtype=torch.long), torch.zeros(3, 16, dtype=torch.bool)
@@ -565,7 +618,7 @@ def test_revising_hides_earlier_choices_again_and_changes_them_but_nothing_known
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", PAPERS)
 def test_sample_0_is_the_one_repair_and_others_differ(rule, order, ragged):
     model, token_ids, mask = ragged
     settings = DecodingConfig(rule=rule, order=order, token_choice="sample")

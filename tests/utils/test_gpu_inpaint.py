@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from models.decode import RULES
+from config.decoding import RULES
 from models.orders import ORDERS
 from utils import inpainter
 from utils.data import InpaintingSet

@@ -8,8 +8,10 @@ from typing import Any
 
 import gradio as gr
 import yaml
+from pydantic import BaseModel
 
 from config.errors import UserError
+from config.loading import yaml_word
 from config.schema import Config, DecodingConfig
 from utils.page.checkpoints import Pair
 from utils.stamps import OUTPUT_ONLY
@@ -32,13 +34,17 @@ class Setting:
     choices: list[str]
     limits: dict[str, float]
     may_be_empty: bool
+    takes_yaml: bool
+    """Whether the choices may be replaced by a section of keys."""
     help: str
 
     def control(self) -> gr.components.Component:
         """The component that shows and changes the setting."""
         texts = {"label": self.name.replace("_", " "), "info": self.help}
         if self.choices:
-            return gr.Dropdown(self.choices, filterable=False, **texts)
+            return gr.Dropdown(
+                self.choices, filterable=False, allow_custom_value=self.takes_yaml, **texts
+            )
         if self.kind == "boolean":
             return gr.Checkbox(**texts)
         if self.kind in NUMBERS:
@@ -49,11 +55,13 @@ class Setting:
 
     def show(self, value: Any) -> Any:
         """What the control holds for a value of the config."""
+        if isinstance(value, BaseModel):
+            return yaml_word(value.model_dump(mode="json"))
         return value if self._is_plain() else yaml.safe_dump(value).strip("\n.")
 
     def read(self, held: Any) -> Pair:
         """The config key with the value that its control holds."""
-        if not self._is_plain():
+        if not self._is_plain() or (self.takes_yaml and held not in self.choices):
             try:
                 held = yaml.safe_load(held)
             except yaml.YAMLError:
@@ -78,8 +86,8 @@ def shown(config: Config, asked: Sequence[Setting]) -> list[Any]:
 
 
 def _setting(name: str, described: dict[str, Any]) -> Setting:
-    options = described.get("anyOf", [described])
-    real = [option for option in options if option.get("type") != "null"]
+    options = described.get("anyOf") or described.get("oneOf") or [described]
+    real = [o for o in options if o.get("type") != "null" and "$ref" not in o]  # no sections
     main = real[0] if len(real) == 1 else {}  # a choice of types is written as YAML
     limits = {key: main[key] for key in ("minimum", "maximum") if key in main}
     if name == "total_iter":
@@ -89,6 +97,7 @@ def _setting(name: str, described: dict[str, Any]) -> Setting:
         kind=main.get("type", ""),
         choices=main.get("enum", []),
         limits=limits,
-        may_be_empty=len(real) < len(options),
+        may_be_empty=any(option.get("type") == "null" for option in options),
+        takes_yaml=any("$ref" in option for option in options),
         help=described.get("description", ""),
     )

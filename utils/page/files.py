@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from config.decoding import RuleConfig
 from config.schema import Config, DecodingConfig
 from utils.data import InpaintingItem
 from utils.images import HOLE, KNOWN, encode_png
@@ -48,7 +49,11 @@ def changed(config: Config, default: Config) -> list[Pair]:
     names = [
         name for name in DecodingConfig.model_fields if getattr(new, name) != getattr(old, name)
     ]
-    return [(f"decoding.{name}", getattr(new, name)) for name in names]
+    values = {name: getattr(new, name) for name in names}
+    return [
+        (f"decoding.{name}", value.model_dump() if isinstance(value, RuleConfig) else value)
+        for name, value in values.items()
+    ]
 
 
 def as_text(value: object) -> str:
