@@ -111,7 +111,7 @@ def walk(token_mask: Tensor, changes: dict[str, str]) -> list[Tensor]:
         mask_token_id=GRID**2,
         seed=0,
         image_ids=torch.zeros(1, dtype=torch.long),
-        on_step=lambda step, ids, hidden: hidden_by_step.append(hidden),
+        on_step=lambda step: hidden_by_step.append(step.hidden),
     )
     return hidden_by_step
 

@@ -10,7 +10,7 @@ Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,8 +23,19 @@ from models.step import Step, one_sample
 from models.token_choice import TOKEN_CHOICES
 
 LogitsOf = Callable[[Tensor, Tensor], Tensor]  # masked token ids (B, N), mask (B, N) -> (M, K)
-OnStep = Callable[[int, Tensor, Tensor], None]  # step, token ids (B, N), still hidden (B, N)
 Entry = TypeVar("Entry")
+
+
+class StepResult(NamedTuple):
+    """The state of a batch after a decode step."""
+
+    index: int  # t, from 0
+    token_ids: Tensor  # (B, N), hidden ones with their present best guess
+    hidden: Tensor  # (B, N) bool, still hidden
+    confidence: Tensor  # (B, N) float64, trust in each token when last chosen; NaN where known
+
+
+OnStep = Callable[[StepResult], None]
 
 
 def decode(
@@ -45,14 +56,14 @@ def decode(
     logits_of gives the logits of the K codes at hidden places, never of the mask id; it is called
     only with images whose input is new, so never with finished ones. image_ids (B,) int64 and
     sample_ids (B,) int64, 0 unless given, key the noise, so an image decodes alike in any batch.
-    After each step, on_step gets the tokens, those still hidden with their present best guess.
+    on_step gets the result of each step.
     Stops after `settings.steps`. Raises `UserError` for an unknown rule, order or token choice.
     """
     order = _look_up("order", settings.order, ORDERS)
     choose = _look_up("token_choice", settings.token, TOKEN_CHOICES)
     sample_ids = one_sample(image_ids) if sample_ids is None else sample_ids
     hidden, before = token_mask, None
-    confidence = torch.zeros(hidden.shape, dtype=torch.float64, device=hidden.device)
+    confidence = torch.full(hidden.shape, torch.nan, dtype=torch.float64, device=hidden.device)
     for index in range(settings.steps):
         if hidden.any():
             step = Step(index, settings, model_schedule, token_mask, seed, image_ids, sample_ids)
@@ -66,7 +77,7 @@ def decode(
             ranking, candidates = order(confidence, noise_temperature(step), hidden, step)
             hidden = still_hidden(ranking, candidates, hidden_count(hidden, step))
         if on_step is not None:
-            on_step(index, token_ids, hidden)
+            on_step(StepResult(index, token_ids, hidden, confidence))
     return token_ids
 
 

@@ -5,12 +5,14 @@ Shapes: B batch, N tokens, H x W pixels, K codebook size, M hidden tokens of the
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import DecodingConfig, MaskingConfig
-from models.decode import OnStep, decode
+from models.decode import LogitsOf, OnStep, decode
 from models.masking import token_mask_from_holes
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN, full_fp32
@@ -60,6 +62,13 @@ def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return each.view(targets.shape)
 
 
+class Start(NamedTuple):
+    """What decoding starts from."""
+
+    token_ids: Tensor  # (B, N) int64
+    token_mask: Tensor  # (B, N) bool, True = hidden
+
+
 class MaskGIT(nn.Module):
     """Composes the two networks for inpainting; the tokenizer never trains."""
 
@@ -97,7 +106,49 @@ class MaskGIT(nn.Module):
             token_ids = torch.cat([self.tokenizer.encode(batch) for batch in _same_size(images)])
         return token_ids[: len(images)]
 
+    def start(self, images: Tensor, holes: Tensor, settings: DecodingConfig) -> Start:
+        """Encode and mask images, which no seed, rule or schedule changes.
+
+        images: (B, 3, H, W) normalised, holes filled with anything. holes: (B, H, W) bool.
+        """
+        token_ids = self.encode(images)
+        token_mask = token_mask_from_holes(holes, round(token_ids.shape[1] ** 0.5))
+        return Start(token_ids, dilated(token_mask, settings.dilate))
+
     @torch.no_grad()
+    def finish(
+        self,
+        start: Start,
+        settings: DecodingConfig,
+        *,
+        seed: int,
+        image_ids: Tensor,
+        samples: int = 1,
+        first_sample: int = 0,
+        on_step: OnStep | None = None,
+        logits_of: LogitsOf | None = None,
+    ) -> Tensor:
+        """Token ids of the repaired images, (B * samples, N).
+
+        image_ids: (B,) int64 on the images' device, which key each image's noise. samples: number
+        of repairs of each image, counted from first_sample; repair s of image b is row
+        b * samples + s, also of what on_step gets. logits_of: instead of the model's own.
+        """
+        assert not self.training, "dropout must be off: call eval() first"
+        sample_ids = torch.arange(first_sample, first_sample + samples, device=image_ids.device)
+        return decode(
+            logits_of or self.logits_of,
+            start.token_ids.repeat_interleave(samples, 0),
+            start.token_mask.repeat_interleave(samples, 0),
+            settings,
+            model_schedule=self.mask_schedule,
+            mask_token_id=self.transformer.mask_token_id,
+            seed=seed,
+            image_ids=image_ids.repeat_interleave(samples),
+            sample_ids=sample_ids.repeat(len(image_ids)),
+            on_step=on_step,
+        )
+
     def inpaint(
         self,
         images: Tensor,
@@ -107,28 +158,17 @@ class MaskGIT(nn.Module):
         seed: int,
         image_ids: Tensor,
         samples: int = 1,
+        first_sample: int = 0,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Token ids of the repaired images, (B * samples, N).
-
-        images: (B, 3, H, W) normalised, holes filled with anything. holes: (B, H, W) bool.
-        image_ids: (B,) int64 on the images' device, which key each image's noise. samples: how many
-        different repairs of each image, encoded once; repair s of image b is row b * samples + s,
-        also of what on_step gets, and s = 0 is the one repair that samples = 1 gives.
-        """
-        assert not self.training, "dropout must be off: call eval() first"
-        token_ids = self.encode(images)
-        token_mask = token_mask_from_holes(holes, round(token_ids.shape[1] ** 0.5))
-        return decode(
-            self.logits_of,
-            token_ids.repeat_interleave(samples, 0),
-            dilated(token_mask, settings.dilate).repeat_interleave(samples, 0),
+        """`start` and `finish`: token ids of the repaired images, (B * samples, N)."""
+        return self.finish(
+            self.start(images, holes, settings),
             settings,
-            model_schedule=self.mask_schedule,
-            mask_token_id=self.transformer.mask_token_id,
             seed=seed,
-            image_ids=image_ids.repeat_interleave(samples),
-            sample_ids=torch.arange(samples, device=image_ids.device).repeat(len(image_ids)),
+            image_ids=image_ids,
+            samples=samples,
+            first_sample=first_sample,
             on_step=on_step,
         )
 

@@ -43,7 +43,7 @@ from utils.windows import repair_in_windows
 THREADS = 2  # that read, and that write
 HELD_BYTES = 1 << 28  # of images read ahead, and of those that wait to be written
 TIMES = ("seconds", "images_per_second", "processes")  # that a manifest states
-WINDOW_ID, SAMPLE_ID = 1 << 32, 1 << 48  # a window's noise is keyed apart from all images'
+WINDOW_ID = 1 << 32  # a window's noise is keyed apart from all images'
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,12 @@ class Job:
     ) -> np.ndarray:
         """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
         decoded, size = [], self.inpainter.batch_size
-        ids = [index + number * WINDOW_ID + sample * SAMPLE_ID for number in numbers]
+        ids = [index + number * WINDOW_ID for number in numbers]
         filled = np.stack([self.inpainter.fill(*pair) for pair in zip(images, holes, strict=True)])
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
-            trace = self.inpainter.decode(filled[part], holes[part], ids[part], 1)
+            inputs = filled[part], holes[part], ids[part]
+            trace = self.inpainter.decode(*inputs, samples=1, first_sample=sample)
             decoded.append(self.inpainter.decoded(trace.token_ids[-1]))
         return np.concatenate(decoded)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
-from models.decode import OnStep
+from models.decode import OnStep, StepResult
 from models.maskgit import IMAGES_AT_ONCE, MaskGIT
 from utils.checkpoint import (
     codes_fingerprint,
@@ -42,9 +41,9 @@ class Trace:
     token_ids: list[Tensor] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, _step: int, token_ids: Tensor, hidden: Tensor) -> None:
-        self.token_ids.append(token_ids)
-        self.hidden.append(hidden)
+    def __call__(self, step: StepResult) -> None:
+        self.token_ids.append(step.token_ids)
+        self.hidden.append(step.hidden)
 
 
 class Inpainter:
@@ -96,14 +95,15 @@ class Inpainter:
         image_ids: list[int],
         samples: int,
         on_step: OnStep | None = None,
+        first_sample: int = 0,
     ) -> Trace:
         """Decode filled images (B, H, W, 3); row b * samples + s is repair s of image b."""
         data, trace = self.config.data, Trace()
 
-        def listen(*state: Any) -> None:
-            trace(*state)
+        def listen(step: StepResult) -> None:
+            trace(step)
             if on_step is not None:
-                on_step(*state)
+                on_step(step)
 
         with autocast(self.device, self.dtype):
             self.maskgit.inpaint(
@@ -113,6 +113,7 @@ class Inpainter:
                 seed=self.config.seed,
                 image_ids=torch.tensor(image_ids, device=self.device),
                 samples=samples,
+                first_sample=first_sample,
                 on_step=listen,
             )
         return trace

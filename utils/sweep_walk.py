@@ -19,9 +19,8 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import Config, DecodingConfig
-from models.decode import LogitsOf, decode
-from models.maskgit import dilated
-from models.masking import token_mask_from_holes
+from models.decode import LogitsOf, StepResult
+from models.maskgit import Start
 from utils.composite import composite
 from utils.data import InpaintingSet, normalise
 from utils.device import autocast
@@ -85,11 +84,10 @@ def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
 
 
 @dataclass
-class Start:
+class Starts:
     """What all decodings with the same hole fill start from."""
 
-    token_ids: Tensor  # (n, N)
-    token_mask: Tensor  # (n, N) bool
+    batches: list[Start]
     first_logits: dict[int, tuple[Tensor, float]] = field(default_factory=dict)
     """By batch: logits of the first step, which no seed, rule or schedule changes; seconds."""
 
@@ -109,7 +107,7 @@ class Walker:
 
     def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
         self.config, self.inputs, self.device = config, inputs, device
-        self.starts: dict[tuple[Any, ...], Start] = {}
+        self.starts: dict[tuple[Any, ...], Starts] = {}
         self.kept_bytes = 0  # of first logits, over all starts
 
     @cached_property
@@ -123,63 +121,61 @@ class Walker:
         truths = torch.from_numpy(self.inputs.truths)
         return FeatureDistance(truths, self.device, self.config.scoring)
 
-    def start(self, decoding: DecodingConfig) -> Start:
+    def start(self, decoding: DecodingConfig) -> Starts:
         """Filled, encoded and masked images, once for each fill."""
         key = start_key(decoding)
         if key not in self.starts:
-            data, maskgit = self.config.data, self.inpainter.maskgit
+            data, size = self.config.data, BATCH_SIZES[self.device.type]
             pairs = zip(self.inputs.images, self.inputs.holes, strict=True)
             filled = np.stack([fill_hole(*pair, decoding.hole_fill) for pair in pairs])
-            batches = torch.from_numpy(filled).split(BATCH_SIZES[self.device.type])
-            token_ids = torch.cat(
-                [maskgit.encode(normalise(b.to(self.device), data.mean, data.std)) for b in batches]
+            images, holes = (
+                torch.from_numpy(part).to(self.device).split(size)
+                for part in (filled, self.inputs.holes)
             )
-            holes = torch.from_numpy(self.inputs.holes).to(self.device)
-            token_mask = token_mask_from_holes(holes, round(token_ids.shape[1] ** 0.5))
-            self.starts[key] = Start(token_ids, dilated(token_mask, decoding.dilate))
+            batches = [
+                self.inpainter.maskgit.start(normalise(i, data.mean, data.std), h, decoding)
+                for i, h in zip(images, holes, strict=True)
+            ]
+            self.starts[key] = Starts(batches)
         return self.starts[key]
 
     @torch.inference_mode()
     def walk(self, cell: Cell, steps: int, bar: tqdm) -> Walk:
         """Decode all images with a cell's settings for so many steps."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
-        start, size = self.start(settings), BATCH_SIZES[self.device.type]
+        starts, at = self.start(settings), 0
         traces, seconds = [], np.zeros(steps)
-        for number, at in enumerate(range(0, len(self.inputs.indices), size)):
-            part, trace, clock = slice(at, at + size), Trace(), Clock(self.device)
-            indices = torch.tensor(self.inputs.indices[part], device=self.device)
+        for number, start in enumerate(starts.batches):
+            trace, clock = Trace(), Clock(self.device)
+            indices = self.inputs.indices[at : at + len(start.token_ids)]
+            at += len(indices)
 
-            def listen(
-                step: int, token_ids: Tensor, hidden: Tensor, trace: Trace = trace, clock=clock
-            ) -> None:
-                trace(step, token_ids, hidden)
-                seconds[step] += clock.seconds()
-                bar.update(len(token_ids))
+            def listen(step: StepResult, trace: Trace = trace, clock: Clock = clock) -> None:
+                trace(step)
+                seconds[step.index] += clock.seconds()
+                bar.update(len(step.token_ids))
 
             with autocast(self.device, self.inpainter.dtype):
-                decode(
-                    self._logits_of(start, number, clock),
-                    start.token_ids[part],
-                    start.token_mask[part],
+                self.inpainter.maskgit.finish(
+                    start,
                     settings,
-                    model_schedule=self.config.masking.mask_schedule,
-                    mask_token_id=self.inpainter.maskgit.transformer.mask_token_id,
                     seed=cell.seed,
-                    image_ids=indices,
+                    image_ids=torch.tensor(indices, device=self.device),
                     on_step=listen,
+                    logits_of=self._logits_of(starts, number, clock),
                 )
             traces.append(trace)
         token_ids = torch.cat([torch.stack(trace.token_ids) for trace in traces], 1)
         hidden = torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
         return Walk(token_ids, hidden, seconds.tolist())
 
-    def _logits_of(self, start: Start, number: int, clock: Clock) -> LogitsOf:
+    def _logits_of(self, starts: Starts, number: int, clock: Clock) -> LogitsOf:
         """The model's logits; those of a batch's first step are kept, as far as memory allows."""
         is_first = True
 
         def logits_of(masked_ids: Tensor, hidden: Tensor) -> Tensor:
             nonlocal is_first
-            known = start.first_logits.get(number) if is_first else None
+            known = starts.first_logits.get(number) if is_first else None
             if known:
                 is_first = False
                 clock.add(known[1])
@@ -187,7 +183,7 @@ class Walker:
             began = clock.seconds()
             logits = self.inpainter.maskgit.logits_of(masked_ids, hidden)
             if is_first and self.kept_bytes + logits.nbytes <= FIRST_LOGITS_BYTES:
-                start.first_logits[number] = logits, clock.seconds() - began
+                starts.first_logits[number] = logits, clock.seconds() - began
                 self.kept_bytes += logits.nbytes
             is_first = False
             return logits

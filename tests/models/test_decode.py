@@ -14,7 +14,7 @@ from torch import Tensor
 from config.decoding import RULES, RuleConfig, RuleName
 from config.errors import UserError
 from config.schema import DecodingConfig
-from models.decode import decode, new_or_same
+from models.decode import StepResult, decode, new_or_same
 from models.masking import MASK_SCHEDULES
 from models.orders import ORDERS
 from models.rules import HIDDEN_COUNTS, NOISES, TRUSTS, noise_temperature
@@ -71,7 +71,7 @@ def run_decode(
         seed=seed,
         image_ids=torch.arange(len(token_ids)) if image_ids is None else image_ids,
         sample_ids=sample_ids,
-        on_step=lambda step, ids, hidden: seen.append((ids.clone(), hidden.clone())),
+        on_step=lambda step: seen.append((step.token_ids.clone(), step.hidden.clone())),
     )
     return decoded, seen
 
@@ -502,9 +502,33 @@ def test_a_listener_hears_of_every_step_in_turn(ragged):
         mask_token_id=8,
         seed=0,
         image_ids=torch.arange(6),
-        on_step=lambda step, *_: heard.append(step),
+        on_step=lambda step: heard.append(step.index),
     )
     assert heard == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("rule", PAPERS)
+def test_a_listener_gets_the_trust_in_each_token_when_it_was_last_chosen(rule):
+    # codes of probability 3/4 and 1/4 at each place; the known place is never chosen
+    def logits_of(token_ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.tensor([0.75, 0.25]).log().expand(int(mask.sum()), 2)
+
+    results: list[StepResult] = []
+    decode(
+        logits_of,
+        torch.zeros(1, 4, dtype=torch.long),
+        torch.tensor([[True, True, True, False]]),
+        DecodingConfig(rule=rule, token_choice="argmax", total_iter=2),
+        model_schedule="cosine",
+        mask_token_id=2,
+        seed=0,
+        image_ids=torch.arange(1),
+        on_step=results.append,
+    )
+    expected = 0.75 if rule == "listing" else np.log(0.75)
+    for result in results:
+        assert result.confidence[0, :3].tolist() == pytest.approx([expected] * 3)
+        assert result.confidence[0, 3].isnan()
 
 
 def test_an_unknown_rule_lists_the_known_ones(ragged):

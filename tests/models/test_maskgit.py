@@ -224,7 +224,7 @@ def test_the_mask_id_is_never_predicted_however_probable(maskgit, rule):
         DecodingConfig(rule=rule),
         seed=0,
         image_ids=torch.arange(8),
-        on_step=lambda step, ids, hidden: seen.append((step, ids.max().item())),
+        on_step=lambda step: seen.append((step.index, step.token_ids.max().item())),
     )
     assert [step for step, _ in seen] == list(range(10))
     assert max(top for _, top in seen) < CODES
@@ -279,7 +279,7 @@ def test_the_models_own_schedule_steers_the_listing_rule(maskgit):
             DecodingConfig(mask_schedule="linear", total_iter=4),
             seed=0,
             image_ids=torch.arange(8),
-            on_step=lambda step, ids, hidden, seen=seen: seen.append(hidden[1].sum().item()),
+            on_step=lambda step, seen=seen: seen.append(step.hidden[1].sum().item()),
         )
         counts[schedule] = seen
     assert counts == {"linear": [12, 8, 4, 0], "square": [15, 12, 7, 0]}  # of 16 hidden

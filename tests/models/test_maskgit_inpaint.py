@@ -74,7 +74,7 @@ def test_repairs_of_one_image_are_rows_of_their_own(maskgit, order):
         seed=2,
         image_ids=ids,
         samples=3,
-        on_step=lambda step, token_ids, hidden: masks.append(hidden),
+        on_step=lambda step: masks.append(step.hidden),
     ).unflatten(0, (5, 3))
     assert torch.equal(several[:, 0], single)
     assert masks[0].shape == (15, 16)
@@ -94,6 +94,21 @@ def test_several_repairs_need_one_encoding(maskgit, monkeypatch):
     settings = DecodingConfig(total_iter=2)
     maskgit.inpaint(images, holes, settings, seed=0, image_ids=torch.arange(4), samples=5)
     assert sum(encoded) == 4
+
+
+def test_a_start_can_be_finished_in_several_ways_and_sample_by_sample(maskgit):
+    images, holes = images_and_holes(3)
+    common = {"seed": 4, "image_ids": torch.arange(3)}
+    start = maskgit.start(images, holes, DecodingConfig())
+    for rule in ("listing", "maskgit"):
+        settings = DecodingConfig(rule=rule, total_iter=3)
+        together = maskgit.inpaint(images, holes, settings, samples=2, **common).view(3, 2, -1)
+        assert torch.equal(
+            maskgit.finish(start, settings, samples=2, **common).view(3, 2, -1), together
+        )
+        for sample in range(2):
+            alone = maskgit.finish(start, settings, first_sample=sample, **common)
+            assert torch.equal(alone, together[:, sample])
 
 
 def test_dilation_hides_the_tokens_around_a_hole():
@@ -122,7 +137,7 @@ def test_a_dilated_hole_is_decoded_as_a_whole(maskgit):
             DecodingConfig(total_iter=1000, dilate=dilate, sweet_spot=1),
             seed=0,
             image_ids=torch.arange(1),
-            on_step=lambda step, token_ids, hidden, seen=seen: seen.append(int(hidden.sum())),
+            on_step=lambda step, seen=seen: seen.append(int(step.hidden.sum())),
         )
         counts += seen
     assert counts == [1, 4, 16]
