@@ -39,6 +39,6 @@ def test_a_line_says_what_is_allowed_the_default_and_the_meaning():
         "| `total_iter` | integer ≥ 1, ≤ 10000 | `10` | Iterations T that the schedule is "
         "stretched over. |"
     )
-    assert "| `listing`, `maskgit` | `listing` |" in found["decoding.rule"]
+    assert "| `listing`, `maskgit`, `lab`, " in found["decoding.rule"]
     assert "| number > 0.0 or null | `null` |" in found["training.max_grad_norm"]
     assert "| key: {low, high, log, int} | `{}` |" in found["search.space"]

@@ -120,7 +120,7 @@ def test_a_sweet_spot_beyond_the_last_iteration_is_the_last_one(tmp_path):
         ("total_iter: 5", "total_iter is 5; allowed is a list of values"),
         ("total_iter: []", "allowed is a list of values"),
         ("total_iter: [0]", "g.yml: total_iter 0: input should be greater than or equal to 1"),
-        ("rule: [paper]", "g.yml: rule 'paper': input should be 'listing' or 'maskgit'"),
+        ("rule: [paper]", "g.yml: rule 'paper': input should be 'listing', 'maskgit', 'lab', "),
         ("- 5", "allowed are keys of decoding"),
         ("a: [", "not valid YAML"),
         ("top_k: [" + "1, " * 2000 + "1]", None),
