@@ -28,7 +28,8 @@ from common import report  # noqa: E402
 
 from config.loading import load_config  # noqa: E402
 from config.schema import TransformerConfig  # noqa: E402
-from models.attention import MultiHeadSelfAttention, split_heads  # noqa: E402
+from models.attention import MultiHeadSelfAttention  # noqa: E402
+from models.cpu_kernels import split_heads  # noqa: E402
 from utils.device import pick_device  # noqa: E402
 
 PRESETS = {"lab": ("MaskGit.yml", 8), "cats64": ("cats64.yml", 32)}  # and images of a batch
@@ -46,7 +47,7 @@ def sides(network: TransformerConfig, trains: bool) -> dict[str, Attend]:
 
     def whole(attend: Callable[..., Tensor]) -> Attend:
         return lambda qkv: (
-            attend(*split_heads(qkv, 3, network.num_heads), None).transpose(1, 2).flatten(2)
+            attend(*split_heads(qkv, 3, network.num_heads)).transpose(1, 2).flatten(2)
         )
 
     here = attention._attend

@@ -35,7 +35,6 @@ RECIPES: dict[str, dict[str, object]] = {
     "cats64": {},
     "no start from the codebook": {"training.init": "random", "transformer.prior_dim": 0},
     "no convolution": {"transformer.conv_kernel": 0},
-    "relative positions instead": {"transformer.conv_kernel": 0, "transformer.relative_bias": True},
     "loss on all tokens": {"masking.loss_on": "all"},
     "one mask ratio a batch": {"masking.ratio_per": "batch"},
     "label smoothing 0.1": {"masking.label_smoothing": 0.1},

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from config.errors import closest, nearest
+from config.removed import REMOVED
 from config.schema import Config
 
 SHOWN = 80  # characters of a wrong value
@@ -29,6 +30,8 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
     where = next((sources[key[:n]] for n in range(len(key), 0, -1) if key[:n] in sources), file)
     dotted = ".".join(map(str, key))
     if first["type"] == "extra_forbidden":
+        if dotted in REMOVED:
+            return f"{where}: {dotted} is gone; {REMOVED[dotted].advice}"
         known = _known_names(key[:-1])
         hint = _nearest_key(str(key[-1]), known)
         return f"{where}: unknown key {dotted}{hint}; known: {', '.join(known)}"

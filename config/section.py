@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from config.removed import without_removed
+
 Finite = Field(allow_inf_nan=False)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 Width = Annotated[int, Field(ge=1, le=16_384, strict=True)]
@@ -39,6 +41,14 @@ class Section(BaseModel):
     def _empty_is_default(cls, values: object) -> object:
         """A section whose keys are all commented out reads as null and keeps its defaults."""
         return {} if values is None else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _removed_keys_may_be_off(cls, values: object) -> object:
+        """A config of an earlier version names settings that are gone; off, they mean nothing."""
+        if not isinstance(values, dict):
+            return values
+        return without_removed(values, set(cls.model_fields))
 
     @field_validator("*")
     @classmethod

@@ -50,8 +50,6 @@ class TransformerConfig(Section):
     """The tokenizer's latent_dim adds an interpolation of known codes to the logits; 0: none."""
     conv_kernel: Literal[0, 3] = 0
     """3: a depthwise convolution over the token grid opens each block (Chu et al. 2021, PEG)."""
-    relative_bias: bool = False
-    """Add a learned bias per head and 2-D distance to the attention scores (Liu et al. 2021)."""
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> TransformerConfig:
@@ -65,10 +63,9 @@ class TransformerConfig(Section):
     @model_validator(mode="after")
     def _grid_is_square(self) -> TransformerConfig:
         square = math.isqrt(self.num_tokens) ** 2 == self.num_tokens
-        if (self.conv_kernel or self.relative_bias) and not square:
+        if self.conv_kernel and not square:
             raise ValueError(
-                f"num_tokens {self.num_tokens} is no square; conv_kernel and relative_bias "
-                "need a square token grid"
+                f"num_tokens {self.num_tokens} is no square; conv_kernel needs a square token grid"
             )
         return self
 
@@ -93,10 +90,6 @@ class MaskingConfig(Section):
     """Cross-entropy over all tokens (the report's code), or over the hidden ones (MaskGIT)."""
     label_smoothing: ProperShare = 0.0
     """Share of the target spread over all K + 1 ids (MaskGIT: 0.1)."""
-    min_ratio: Share = 0.0
-    """p is at least this, as min_masking_rate in aMUSEd (Patil et al. 2024); the report: 0."""
-    shape: Literal["random", "blocks"] = "random"
-    """Hide each token by itself (the report, MaskGIT), or rectangles like BEiT's (section 2.3)."""
     hole_share: Share = 0.0
     """Share of images seen as in inpainting, holed and filled; above 0 needs data.hole_views."""
 

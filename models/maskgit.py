@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import DecodingConfig, MaskingConfig
+from models.cpu_kernels import same_size
 from models.decode import LogitsOf, OnStep, decode
 from models.masking import token_mask_from_holes
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN, full_fp32
-
-IMAGES_AT_ONCE = {"cpu": 1, "cuda": 64}  # in a forward pass; more are hardly faster
 
 
 def token_loss(
@@ -94,7 +93,7 @@ class MaskGIT(nn.Module):
         would give its products another shape.
         """
         logits = []
-        for ids, mask in zip(_same_size(masked_ids), _same_size(token_mask), strict=True):
+        for ids, mask in zip(same_size(masked_ids), same_size(token_mask), strict=True):
             picked = self.transformer(ids, mask) if len(ids) == 1 else self.transformer(ids)[mask]
             logits.append(picked[:, : self.transformer.mask_token_id])
         return torch.cat(logits)
@@ -103,7 +102,7 @@ class MaskGIT(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Token ids (B, N) of normalised images (B, 3, H, W)."""
         with full_fp32(images.device):
-            token_ids = torch.cat([self.tokenizer.encode(batch) for batch in _same_size(images)])
+            token_ids = torch.cat([self.tokenizer.encode(batch) for batch in same_size(images)])
         return token_ids[: len(images)]
 
     def start(self, images: Tensor, holes: Tensor, settings: DecodingConfig) -> Start:
@@ -178,16 +177,3 @@ def dilated(token_mask: Tensor, tokens: int) -> Tensor:
     side, around = round(token_mask.shape[1] ** 0.5), 2 * tokens + 1
     grid = token_mask.unflatten(1, (side, side)).float()
     return F.max_pool2d(grid, around, stride=1, padding=tokens).flatten(1) > 0
-
-
-def _same_size(rows: Tensor) -> list[Tensor]:
-    """Split a batch into equal ones of `IMAGES_AT_ONCE`, the last filled up with zeros.
-
-    A matrix product rounds differently for other shapes. Where each one has the same shape in any
-    batch, no token depends on how many images are repaired beside its own.
-    """
-    size = IMAGES_AT_ONCE.get(rows.device.type, 1)
-    missing = -len(rows) % size
-    if missing:
-        rows = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
-    return list(rows.split(size))

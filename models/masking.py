@@ -14,8 +14,6 @@ from torch import Tensor
 from config.errors import one_of
 from config.schema import MaskingConfig
 
-BLOCKS = 64  # rectangles that an image may draw; together they cover nearly all of it
-
 
 def linear(r: Tensor) -> Tensor:
     """1 - r."""
@@ -79,14 +77,11 @@ def token_mask_from_holes(holes: Tensor, grid: int) -> Tensor:
 def draw_token_mask(
     batch_size: int, num_tokens: int, masking: MaskingConfig, generator: torch.Generator
 ) -> Tensor:
-    """Hide a share p of the tokens, drawn as `masking` says, -> (B, N) bool.
+    """Hide each token with probability p, drawn as `masking` says, -> (B, N) bool.
 
-    Random tokens are hidden with probability p each, blocks are cut at ceil(p N) tokens. All is
-    drawn on the generator's device, without a look at the numbers.
+    All is drawn on the generator's device, without a look at the numbers.
     """
     p = draw_ratio(batch_size, masking, generator)
-    if masking.shape == "blocks":
-        return draw_blocks(p.expand(batch_size, 1), num_tokens, generator)
     device = generator.device
     return torch.rand(batch_size, num_tokens, generator=generator, device=device) < p
 
@@ -97,27 +92,4 @@ def draw_ratio(batch_size: int, masking: MaskingConfig, generator: torch.Generat
     p = torch.rand(rows, 1, generator=generator, device=generator.device)
     if masking.ratio == "schedule":
         p = gamma(masking.mask_schedule, p)
-    return p.clamp(min=masking.min_ratio)
-
-
-def draw_blocks(p: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
-    """Hide rectangles, one after the other, until ceil(p N) tokens are hidden, (B, 1) -> (B, N).
-
-    Sides are uniform from 1 to half of the grid's, and places such that a rectangle may reach over
-    the border, which hides every token alike. The last rectangle is filled from its top; what no
-    rectangle covers is hidden last, in random order. (BEiT, algorithm 1, with other sides)
-    """
-    batch, side, device = len(p), math.isqrt(num_tokens), generator.device
-    edges = torch.rand(4, batch, BLOCKS, 1, generator=generator, device=device)
-    height, width = 1 + (edges[:2] * max(1, side // 2)).floor()  # each (B, BLOCKS, 1)
-    top = (edges[2] * (side + height - 1)).floor() - (height - 1)
-    left = (edges[3] * (side + width - 1)).floor() - (width - 1)
-    places = torch.arange(num_tokens, device=device)
-    down, across = places // side - top, places % side - left  # (B, BLOCKS, N)
-    covered = (down >= 0) & (down < height) & (across >= 0) & (across < width)
-    order = torch.arange(BLOCKS, device=device, dtype=torch.int16)[:, None]
-    first = torch.where(covered, order, BLOCKS).amin(1)  # (B, N), BLOCKS where none covers
-    noise = torch.rand(batch, num_tokens, generator=generator, device=device)
-    within = torch.where(first == BLOCKS, noise, places / num_tokens)  # in [0, 1)
-    rank = (first + within).argsort(1).argsort(1)  # (B, N): who is hidden first
-    return rank < (p * num_tokens).ceil()
+    return p

@@ -16,13 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
-from models.dropout import Dropout
+from models.cpu_kernels import Dropout, places_for_head
 from models.prior import InterpolationPrior
 
 LAYER_NORM_EPS = 1e-12
 INIT_STD = 0.02
 MASK_BIAS = -12.0  # the mask id is never a target
-HEAD_SIZES = 8  # numbers of places that a batch may give the head
 
 
 class GridConvolution(nn.Module):
@@ -56,7 +55,6 @@ class Block(nn.Module):
             config.dropout,
             fused=config.attention == "fused",
             qkv_bias=config.qkv_bias,
-            bias_grid=grid if config.relative_bias else None,
         )
         self.LayerNorm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.LayerNorm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
@@ -82,7 +80,7 @@ class BidirectionalTransformer(nn.Module):
     """Token ids with mask ids -> logits for every token, K codes and the mask id.
 
     `checkpoint_activations` makes training keep only what enters each block and compute the rest
-    again on the way back: less memory for about a third more time.
+    again for backward: less memory for about a third more time.
     """
 
     checkpoint_activations = False
@@ -125,13 +123,14 @@ class BidirectionalTransformer(nn.Module):
         neighbours = None
         if self.config.prior_dim:
             neighbours = self.prior.neighbours(token_ids, self.mask_token_id)  # (B, N, C + 1)
-        x, bias = self.body(token_ids, neighbours), self.bias
+        x, bias = self.body(token_ids, neighbours), self.bias  # (B, N, D), (N, K + 1)
         if token_mask is None:
-            return self.head(x, bias, neighbours)
-        places = _places_for_head(token_mask)  # (P,), P >= M
+            return self.head(x, bias, neighbours)  # (B, N, K + 1)
+        places = places_for_head(token_mask)  # (P,), P >= M, see cpu_kernels.py
         x, bias = x.flatten(0, 1)[places], bias[places % len(bias)]  # (P, D), (P, K + 1)
-        neighbours = None if neighbours is None else neighbours.flatten(0, 1)[places]
-        return self.head(x, bias, neighbours)[: token_mask.sum()]
+        if neighbours is not None:
+            neighbours = neighbours.flatten(0, 1)[places]  # (P, C + 1)
+        return self.head(x, bias, neighbours)[: token_mask.sum()]  # (M, K + 1)
 
     def head(self, x: Tensor, bias: Tensor, neighbours: Tensor | None) -> Tensor:
         """Logits of features, (..., D), (..., K + 1) and (..., C + 1) -> (..., K + 1)."""
@@ -167,17 +166,6 @@ class BidirectionalTransformer(nn.Module):
             nn.init.zeros_(self.prior.correction.weight)
 
 
-def _places_for_head(token_mask: Tensor) -> Tensor:
-    """Hidden places of a batch, then so many others that few numbers of them occur, (B, N) -> (P,).
-
-    On a CPU, PyTorch prepares its products anew for each number of rows and keeps what it prepared:
-    with all numbers that takes hundreds of MB, and an eighth of a training step.
-    """
-    hidden, others = (mask.flatten().nonzero()[:, 0] for mask in (token_mask, ~token_mask))
-    step = math.ceil(token_mask.numel() / HEAD_SIZES)
-    return torch.cat([hidden, others[: -len(hidden) % step]])
-
-
 def _init_weights(module: nn.Module) -> None:
     """Normal, std 0.02, cut at -2 and 2 as in the report, for matrices; biases 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
@@ -191,5 +179,3 @@ def _start_without_effect(module: nn.Module) -> None:
     if isinstance(module, GridConvolution):
         nn.init.zeros_(module.conv.weight)
         nn.init.zeros_(module.conv.bias)
-    if isinstance(module, MultiHeadSelfAttention) and module.relative_bias is not None:
-        nn.init.zeros_(module.relative_bias.weight)

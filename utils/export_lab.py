@@ -31,7 +31,6 @@ ONLY_HERE = {  # settings that change the function but not the shapes: a lab sol
     "normalize_codes": {False},
     "prior_dim": {0},
     "conv_kernel": {0},
-    "relative_bias": {False},
 }
 
 

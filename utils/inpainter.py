@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
+from models.cpu_kernels import IMAGES_AT_ONCE
 from models.decode import OnStep, StepResult
-from models.maskgit import IMAGES_AT_ONCE, MaskGIT
+from models.maskgit import MaskGIT
 from utils.checkpoint import (
     codes_fingerprint,
     load_tokenizer,

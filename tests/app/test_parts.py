@@ -11,7 +11,7 @@ import pytest
 
 from config.errors import UserError
 from config.schema import Config, DecodingConfig
-from models.maskgit import IMAGES_AT_ONCE
+from models.cpu_kernels import IMAGES_AT_ONCE
 from utils.images import encode_png
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")

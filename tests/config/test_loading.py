@@ -10,6 +10,7 @@ import yaml
 
 from config.errors import UserError
 from config.loading import MAX_CONFIG_BYTES, load_config, save_config, yaml_word
+from config.removed import REMOVED
 from config.schema import Config
 
 PRESETS = sorted((Path(__file__).parents[2] / "config").glob("*.yml"))
@@ -329,3 +330,28 @@ def test_a_value_in_a_word_is_read_back_as_the_same(value):
 
 def test_the_number_beyond_64_bits_is_told_as_a_power():
     assert (yaml_word(1 << 63), yaml_word((1 << 63) - 1)) == ("2^63", "9223372036854775807")
+
+
+@pytest.mark.parametrize(
+    ("key", "off", "on"),
+    [
+        ("transformer.relative_bias", "false", "true"),
+        ("masking.shape", "random", "blocks"),
+        ("masking.min_ratio", "0.0", "0.5"),
+    ],
+)
+def test_a_key_that_is_gone_may_be_off_and_else_says_what_to_do(tmp_path, key, off, on):
+    section, name = key.split(".")
+    path = tmp_path / "old.yml"
+    path.write_text(f"{section}:\n  {name}: {off}\n")
+    assert load_config(path) == Config()
+    path.write_text(f"{section}:\n  {name}: {on}\n")
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    assert str(error.value) == f"{path}:2: {key} is gone; {REMOVED[key].advice}"
+
+
+def test_no_key_is_both_gone_and_known():
+    for key in REMOVED:
+        section, name = key.split(".")
+        assert name not in type(getattr(Config(), section)).model_fields

@@ -91,7 +91,6 @@ def test_every_setting_is_documented():
         (DecodingConfig, {"samples": 2, "order": "halton"}),
         (SearchConfig, {"low": 0.1, "high": 0.1}),
         (TransformerConfig, {"num_tokens": 12, "conv_kernel": 3}),
-        (TransformerConfig, {"num_tokens": 12, "relative_bias": True}),
         (Config, {"data": {"views": 1}}),
         (Config, {"data": {"views": 3}, "training": {"mirror": False}}),
         (Config, {"masking": {"hole_share": 0.5}}),
@@ -119,7 +118,7 @@ def test_values_out_of_range_are_refused(section, values):
         (DecodingConfig, {"sweet_spot": 300, "total_iter": 300, "choice_temperature": 0}),
         (Config, {"seed": 2**63 - 1, "device": "cuda:12"}),
         (TransformerConfig, {"num_tokens": 12}),
-        (MaskingConfig, {"min_ratio": 1, "hole_share": 1}),
+        (MaskingConfig, {"hole_share": 1}),
     ],
 )
 def test_values_at_the_edge_are_allowed(section, values):

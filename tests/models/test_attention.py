@@ -6,14 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.attention import (
-    AttentionInParts,
-    MultiHeadSelfAttention,
-    _parts,
-    relative_offsets,
-    split_heads,
-)
-from models.dropout import draw_margins
+from models.attention import MultiHeadSelfAttention
+from models.cpu_kernels import AttentionInParts, _parts, draw_margins, split_heads
 
 BATCH, TOKENS, DIM, HEADS = 3, 7, 12, 4
 
@@ -117,50 +111,10 @@ def test_only_the_output_projection_has_a_bias():
     assert names == {"qkv.weight", "proj.weight", "proj.bias"}
 
 
-def test_offsets_are_numbered_by_rows_and_columns_between_query_and_key():
-    # a 2 x 2 grid has 3 x 3 offsets, numbered from (-1, -1) to (1, 1); 4 is no offset at all
-    assert relative_offsets(2).tolist() == [
-        [4, 5, 7, 8],
-        [3, 4, 6, 7],
-        [1, 2, 4, 5],
-        [0, 1, 3, 4],
-    ]
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_relative_bias_is_added_to_the_scores_of_its_head(fused):
-    # With q = k = 0 the scores are the bias alone: token 0 attends by its softmax over offsets.
-    torch.manual_seed(0)
-    attention = MultiHeadSelfAttention(DIM, HEADS, 0.0, fused=fused, bias_grid=2).double()
-    with torch.no_grad():
-        attention.qkv.weight[: 2 * DIM] = 0
-        attention.qkv.weight[2 * DIM :] = torch.eye(DIM)
-        attention.proj.weight.copy_(torch.eye(DIM))
-        attention.proj.bias.zero_()
-    x = torch.randn(1, 4, DIM, dtype=torch.float64)
-    bias = attention.relative_bias.weight[[4, 5, 7, 8]]  # (4, H): from token 0 to each token
-    heads = x.view(4, HEADS, -1)
-    expected = torch.einsum("nh,nhd->hd", bias.softmax(0), heads).flatten()
-    torch.testing.assert_close(attention(x)[0, 0], expected)
-
-
-def test_gradients_of_the_relative_bias_do_not_depend_on_the_kernel():
-    gradients = []
-    for fused in (False, True):
-        torch.manual_seed(0)
-        attention = MultiHeadSelfAttention(DIM, HEADS, 0.0, fused=fused, bias_grid=3).double()
-        attention(torch.randn(2, 9, DIM, dtype=torch.float64)).square().sum().backward()
-        gradients.append(attention.relative_bias.weight.grad)
-    assert gradients[0].abs().max() > 0
-    torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.parametrize("biased", [False, True])
-def test_the_kernel_for_gpus_has_the_formula_written_out(biased):
+def test_the_kernel_for_gpus_has_the_formula_written_out():
     attention, _ = attention_and_reference(fused=True)
-    bias = torch.randn(HEADS, TOKENS, TOKENS, dtype=torch.float64) if biased else None
     q, k, v = split_heads(attention.qkv(inputs()), 3, HEADS)
-    torch.testing.assert_close(attention._fused(q, k, v, bias), attention._plain(q, k, v, bias))
+    torch.testing.assert_close(attention._fused(q, k, v), attention._plain(q, k, v))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +140,7 @@ def test_a_cpu_gets_the_kernel_where_it_is_fast(monkeypatch, dropout, training, 
 DROPOUT = 0.2
 
 
-def dropped_attention(qkv: Tensor, bias: Tensor | None) -> Tensor:
+def dropped_attention(qkv: Tensor) -> Tensor:
     """The formula over the whole batch, with what `AttentionInParts` loses after the same seed."""
     q, k, v = split_heads(qkv, 3, HEADS)
     margins = []
@@ -194,42 +148,39 @@ def dropped_attention(qkv: Tensor, bias: Tensor | None) -> Tensor:
     scores = q @ k.transpose(-2, -1) / (DIM / HEADS) ** 0.5
     for part in _parts(BATCH, HEADS, TOKENS):
         margins.append(draw_margins(scores[part].shape, DROPOUT))
-    probabilities = (scores if bias is None else scores + bias).softmax(-1)
+    probabilities = scores.softmax(-1)
     kept = probabilities * (torch.cat(margins) >= 0) / (1 - DROPOUT)
     return (kept @ v).transpose(1, 2).flatten(2)
 
 
-def in_parts(qkv: Tensor, bias: Tensor | None) -> Tensor:
+def in_parts(qkv: Tensor) -> Tensor:
     torch.manual_seed(2)
-    return AttentionInParts.apply(qkv, bias, HEADS, DROPOUT)
+    return AttentionInParts.apply(qkv, HEADS, DROPOUT)
 
 
-def with_gradients(attend, dtype: torch.dtype, biased: bool) -> list[Tensor]:
-    """Output and gradients of q, k, v and of the bias, in double precision."""
+def with_gradients(attend, dtype: torch.dtype) -> list[Tensor]:
+    """Output and gradient of q, k, v, in double precision."""
     torch.manual_seed(1)
     qkv = (2 * torch.randn(BATCH, TOKENS, 3 * DIM)).bfloat16().to(dtype).requires_grad_()
-    bias = torch.randn(HEADS, TOKENS, TOKENS).bfloat16().to(dtype).requires_grad_()
     toward = torch.randn(BATCH, TOKENS, DIM).bfloat16().to(dtype)
-    out = attend(qkv, bias if biased else None)
+    out = attend(qkv)
     (out * toward).sum().backward()
-    found = [out.detach(), qkv.grad] + ([bias.grad] if biased else [])
-    return [tensor.double() for tensor in found]
+    return [out.detach().double(), qkv.grad.double()]
 
 
-@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("images", [1, 2, BATCH])
-def test_attention_in_parts_is_the_formula_and_its_gradient(biased, images, monkeypatch):
-    monkeypatch.setattr("models.attention.SCORES_AT_ONCE", images * HEADS * TOKENS**2)
+def test_attention_in_parts_is_the_formula_and_its_gradient(images, monkeypatch):
+    monkeypatch.setattr("models.cpu_kernels.SCORES_AT_ONCE", images * HEADS * TOKENS**2)
     found, expected = (
-        with_gradients(attend, torch.float64, biased) for attend in (in_parts, dropped_attention)
+        with_gradients(attend, torch.float64) for attend in (in_parts, dropped_attention)
     )
     torch.testing.assert_close(found, expected)
 
 
 def test_attention_in_parts_rounds_in_bf16_as_little_as_autograd_does():
-    exact = with_gradients(dropped_attention, torch.float64, True)
+    exact = with_gradients(dropped_attention, torch.float64)
     ours, autograd = (
-        with_gradients(attend, torch.bfloat16, True) for attend in (in_parts, dropped_attention)
+        with_gradients(attend, torch.bfloat16) for attend in (in_parts, dropped_attention)
     )
     for wanted, own, other in zip(exact, ours, autograd, strict=True):
         assert (own - wanted).norm() < 1.3 * (other - wanted).norm()

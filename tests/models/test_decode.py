@@ -441,7 +441,9 @@ def test_without_noise_the_most_confident_tokens_are_revealed_first():
     ],
 )
 def test_noise_on_confidences_fades_with_the_schedule_or_evenly_or_grows(rule, schedule, share):
-    settings = DecodingConfig(mask_schedule=schedule, total_iter=4, choice_temperature=4.0)
+    settings = DecodingConfig(
+        rule=rule, mask_schedule=schedule, total_iter=4, choice_temperature=4.0
+    )
     mask, ids = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
     step = Step(0, settings, "cosine", mask, 0, ids, ids)
     assert noise_temperature(step) == pytest.approx(4 * share)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from models.dropout import Dropout
+from models.cpu_kernels import Dropout
 
 SHAPE = (100, 7, 143)  # 100,100 numbers, no multiple of eight
 

@@ -11,7 +11,6 @@ from config.errors import UserError
 from config.schema import MaskingConfig
 from models.masking import (
     MASK_SCHEDULES,
-    draw_blocks,
     draw_token_mask,
     gamma,
     token_mask_from_holes,
@@ -171,48 +170,3 @@ def test_the_generator_alone_decides_the_mask():
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("shape", ["random", "blocks"])
-def test_no_image_hides_less_than_the_least_ratio(generator, shape):
-    masking = MaskingConfig(ratio_per="sample", min_ratio=0.6, shape=shape)
-    share = draw_token_mask(2000, 256, masking, generator).double().mean(1)
-    assert share.min() > 0.6 - 0.15  # five standard deviations of 256 draws at 0.6
-    # p is 0.6 in six of ten images and uniform above it in the others
-    assert share.mean() == pytest.approx(0.6 * 0.6 + 0.4 * 0.8, abs=0.01)
-
-
-def test_blocks_hide_the_wanted_number_of_tokens_exactly(generator):
-    p = torch.tensor([[0.0], [0.001], [0.25], [0.5], [0.999], [1.0]])
-    hidden = draw_blocks(p, 256, generator)
-    assert hidden.dtype == torch.bool
-    assert hidden.sum(1).tolist() == [0, 1, 64, 128, 256, 256]
-
-
-def neighbours_agree(hidden: torch.Tensor) -> float:
-    """Share of pairs of horizontal neighbours of which both or none are hidden."""
-    grid = hidden.view(-1, 16, 16)
-    return (grid[..., 1:] == grid[..., :-1]).double().mean().item()
-
-
-def test_blocks_are_contiguous_where_random_tokens_are_not(generator):
-    p = torch.full((500, 1), 0.3)
-    blocks = draw_blocks(p, 256, generator)
-    scattered = torch.rand(500, 256, generator=generator) < p
-    assert neighbours_agree(scattered) == pytest.approx(0.3**2 + 0.7**2, abs=0.01)
-    assert neighbours_agree(blocks) > 0.85
-    # the mask of a single small rectangle is a rectangle: all its rows are the same
-    small = draw_blocks(torch.full((200, 1), 1 / 256), 256, generator)
-    assert (small.sum(1) == 1).all()
-
-
-def test_blocks_reach_every_place_alike_up_to_the_last_ones_cut(generator):
-    share = draw_blocks(torch.full((4000, 1), 0.4), 256, generator).double().mean(0).view(16, 16)
-    assert (share - 0.4).abs().max() < 0.1
-    assert share.mean() == pytest.approx(103 / 256)  # ceil(0.4 * 256) of each image
-
-
-def test_everything_stays_hidden_at_ratio_one_whatever_the_shape(generator):
-    for shape in ("random", "blocks"):
-        masking = MaskingConfig(min_ratio=1.0, shape=shape)
-        assert draw_token_mask(3, 16, masking, generator).all()

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import TransformerConfig
-from models.transformer import HEAD_SIZES, BidirectionalTransformer, GridConvolution
+from models.cpu_kernels import HEAD_SIZES
+from models.transformer import BidirectionalTransformer, GridConvolution
 
 LAB_KEYS = Path(__file__).parents[1] / "data" / "lab_transformer_keys.json"
 
@@ -184,8 +185,7 @@ def test_dropout_changes_training_and_rests_in_eval(transformer_config):
 OPTIONS = {
     "plain block": {},
     "convolution": {"conv_kernel": 3},
-    "relative bias": {"relative_bias": True},
-    "everything": {"conv_kernel": 3, "relative_bias": True, "norm": "pre", "qkv_bias": True},
+    "everything": {"conv_kernel": 3, "norm": "pre", "qkv_bias": True},
 }
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
@@ -213,13 +213,12 @@ def test_additions_to_the_block_start_without_effect_and_learn(transformer_confi
     config = transformer_config.model_copy(update={"norm": norm})
     torch.manual_seed(0)
     bare = BidirectionalTransformer(config)
-    more = {"conv_kernel": 3, "relative_bias": True}
+    more = {"conv_kernel": 3}
     model = BidirectionalTransformer(config.model_copy(update=more))
     missing = model.load_state_dict(bare.state_dict(), strict=False).missing_keys
     assert {key.split(".", 2)[2] for key in missing} == {
         "surroundings.conv.weight",
         "surroundings.conv.bias",
-        "Attention.relative_bias.weight",
     }
     ids = random_ids(config)
     assert torch.equal(model(ids), bare(ids))

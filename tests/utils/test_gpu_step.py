@@ -42,10 +42,9 @@ OPTIONS = {
         "masking.label_smoothing": 0.1,
         "masking.mask_schedule": "maskgit_cosine",
     },
-    "blocks": {"masking.shape": "blocks"},
     "holes": {"masking.hole_share": 0.5, "data.hole_views": 2},
-    "fused attention": {"transformer.attention": "fused", "transformer.relative_bias": True},
-    "grid": {"transformer.conv_kernel": 3, "transformer.relative_bias": True},
+    "fused attention": {"transformer.attention": "fused"},
+    "grid": {"transformer.conv_kernel": 3},
     "pre-norm": {"transformer.norm": "pre", "transformer.qkv_bias": True},
     "prior": {"transformer.prior_dim": 8, "training.init": "codebook"},
     "less memory": {"training.checkpoint_activations": True},
@@ -162,7 +161,7 @@ def test_no_step_mixes_devices_or_makes_the_host_wait(gpu, start, monkeypatch, v
     assert {tensor.device for tensor in [*kept, trainer.position.sums["loss"]]} == {GPU}
 
 
-@pytest.mark.parametrize("name", ["the report's", "blocks", "holes"])
+@pytest.mark.parametrize("name", ["the report's", "holes"])
 def test_tokens_that_stay_on_the_host_are_sent_without_waiting(gpu, start, monkeypatch, name):
     monkeypatch.setattr(token_batches, "MAX_RESIDENT_BYTES", 0)
     trainer = start(OPTIONS[name])

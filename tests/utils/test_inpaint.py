@@ -11,7 +11,7 @@ import torch
 
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.errors import UserError
-from models.maskgit import IMAGES_AT_ONCE
+from models.cpu_kernels import IMAGES_AT_ONCE
 from utils.checkpoint import save_weights
 from utils.data import InpaintingSet
 from utils.images import load_rgb

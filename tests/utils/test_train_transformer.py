@@ -763,7 +763,6 @@ def test_a_run_with_augmented_views_and_holes_resumes_exactly(
             "data.hole_views": 3,
             "masking.hole_share": 0.5,
             "masking.ratio_per": "sample",
-            "masking.shape": "blocks",
         },
     )
     whole = elsewhere(config, tmp_path)

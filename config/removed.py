@@ -1,0 +1,33 @@
+"""Settings that are gone, and what a config that names one should do instead."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Removed(NamedTuple):
+    """A setting that is gone."""
+
+    off: Any
+    """Its value that changed nothing, which earlier versions wrote into every config."""
+    advice: str
+    """What to do where it had another value."""
+
+
+REMOVED = {
+    "transformer.relative_bias": Removed(
+        False, "use transformer.conv_kernel: 3 instead, and train such weights again"
+    ),
+    "masking.shape": Removed("random", "tokens are hidden one by one; leave the key out"),
+    "masking.min_ratio": Removed(0.0, "leave the key out"),
+}
+
+
+def without_removed(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """A section's values without keys that are gone and were off."""
+    gone = {key.rpartition(".")[2]: removed.off for key, removed in REMOVED.items()}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in known or name not in gone or value != gone[name]
+    }
