@@ -1,8 +1,8 @@
 """Iterative masked decoding: the loop (spec section 6).
 
 Every decision is a pure function of its inputs. Each image keeps its own count of hidden tokens.
-A rule says how far a token is trusted and how many stay hidden (`models/rules.py`), a token choice
-which token it is (`models/token_choice.py`), an order which ones stay hidden (`models/orders.py`).
+A rule says which token a place gets, how far it is trusted and how many stay hidden
+(`models/rules.py`), an order which ones stay hidden (`models/orders.py`).
 
 Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch, in row-major order.
 """
@@ -18,9 +18,8 @@ from torch import Tensor
 from config.errors import one_of
 from config.schema import DecodingConfig
 from models.orders import ORDERS, still_hidden
-from models.rules import hidden_count, noise_temperature, trust
+from models.rules import TOKEN_CHOICES, hidden_count, noise_temperature, trust
 from models.step import Step, one_sample
-from models.token_choice import TOKEN_CHOICES
 
 LogitsOf = Callable[[Tensor, Tensor], Tensor]  # masked token ids (B, N), mask (B, N) -> (M, K)
 Entry = TypeVar("Entry")

@@ -16,6 +16,7 @@ import torch
 
 import config.loading
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
+from config.loading import load_config
 from config.schema import Config
 from docs import tables, tours
 from docs.draw_decoding import GRID, ROWS, STEPS, walk
@@ -221,8 +222,15 @@ def test_the_code_on_extending_runs_as_it_stands(monkeypatch):
             table.pop(name)
 
 
+def test_the_rule_spelled_out_on_decoding_is_a_config(tmp_path):
+    text, _ = blocks("decoding.md", "yaml")
+    (tmp_path / "rule.yml").write_text(text)
+    rule = load_config(tmp_path / "rule.yml").decoding.rule
+    assert str(rule) == "t/(T-1), floor(gN), log p, 1-q, sample"
+
+
 def test_the_grid_on_decoding_is_one_that_sweep_reads(tmp_path):
-    (text,) = blocks("decoding.md", "yaml")
+    _, text = blocks("decoding.md", "yaml")
     (tmp_path / "grid.yml").write_text(text)
     study = read_grid(Config(), tmp_path / "grid.yml")
     assert (len(study.rows), len(study.columns)) == (2, 3)

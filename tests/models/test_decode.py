@@ -17,9 +17,8 @@ from config.schema import DecodingConfig
 from models.decode import StepResult, decode, new_or_same
 from models.masking import MASK_SCHEDULES
 from models.orders import ORDERS
-from models.rules import HIDDEN_COUNTS, NOISES, TRUSTS, noise_temperature
+from models.rules import HIDDEN_COUNTS, NOISES, TOKEN_CHOICES, TRUSTS, noise_temperature
 from models.step import PROGRESS, Step
-from models.token_choice import TOKEN_CHOICES
 
 from .reference_decode import NAMED_RULES, Noise, Rule, Settings, State, decode_image
 

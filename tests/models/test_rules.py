@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from config.schema import DecodingConfig
+from models.rules import TOKEN_CHOICES, among_top
 from models.step import Step
-from models.token_choice import TOKEN_CHOICES, among_top
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3])
 
