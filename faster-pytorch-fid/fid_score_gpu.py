@@ -15,15 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from certificate import build_certificate, differences, read_certificate, write_certificate
-from feature_extraction import default_workers
-from features import BACKENDS
-from fid_errors import ScoreError
-from fid_files import check_place
-from fid_ranks import Ranks
-from fid_scoring import Outcome, notes, save_predicted_statistics, score
-from fid_settings import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
-from fid_weights import default_weights_dir
+from fid.certificate import build_certificate, differences, read_certificate, write_certificate
+from fid.extraction import Ranks, default_workers
+from fid.features import BACKENDS, default_weights_dir
+from fid.files import ScoreError, check_place
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
+from fid.scoring import Outcome, notes, save_predicted_statistics, score
 
 DISAGREES, MISTAKE, INTERRUPTED = 1, 2, 130
 

@@ -58,6 +58,13 @@ def test_the_reports_own_command_works_after_inpainting(lab, fid_folder):
     assert "8 images are fewer than the 1280 feature dimensions" in done.stderr
 
 
+def test_the_folder_can_be_copied_out_and_run_from_anywhere(lab, fid_folder, tmp_path):
+    copy = shutil.copytree(fid_folder, tmp_path / "elsewhere" / "scorer")
+    line = [sys.executable, copy / "fid_score_gpu.py", "--predicted-path", "gone"]
+    done = subprocess.run(line, cwd=lab, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: gone: no such file or folder\n")
+
+
 def test_every_form_of_the_same_images_has_the_same_score(lab, command, tmp_path):
     truth, results = draw_images(8, seed=1), lab / "test_results"
     with zipfile.ZipFile(lab / "truth.zip", "w") as archive:
@@ -121,16 +128,16 @@ def test_the_score_does_not_depend_on_batch_size_or_workers(lab, command, worker
 
 
 def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command, monkeypatch):
-    import fid_scorer
+    import fid.scoring
 
     extracted = []
-    extract = fid_scorer.extract_statistics
+    extract = fid.scoring.extract_statistics
 
     def counted(backend, images, *rest):
         extracted.append(images.path.name)
         return extract(backend, images, *rest)
 
-    monkeypatch.setattr(fid_scorer, "extract_statistics", counted)
+    monkeypatch.setattr(fid.scoring, "extract_statistics", counted)
     arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
     first, second = command(*arguments), command(*arguments)
     assert first == second

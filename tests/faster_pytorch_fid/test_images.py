@@ -6,9 +6,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from fid_errors import ScoreError
-from fid_images import decode_image
-from fid_open import open_images
+from fid.files import ScoreError
+from fid.images import decode_image
+from fid.inputs import open_images
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image
 

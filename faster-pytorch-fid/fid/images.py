@@ -18,12 +18,12 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from fid_errors import ScoreError
-from fid_limits import check_limit, limit
 from PIL import Image
+
+from fid.files import ScoreError, check_limit, limit
 
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
@@ -123,49 +123,40 @@ class ZipImages(ImageSet):
         return data
 
 
-class CsvImages(ImageSet):
-    """One image a row: 3 side^2 values 0..255 in row-major height, width, channel order."""
-
-    def __init__(self, path: Path, spans: Sequence[tuple[int, int]], side: int) -> None:
-        super().__init__(path, [str(row) for row, _ in enumerate(spans)])
-        self.spans = list(spans)  # first byte and length of each row
-        self.side = side
-
-    def label(self, index: int) -> str:
-        return f"{self.path}, row {self.names[index]}"
-
-    def stored_bytes(self, index: int) -> bytes:
-        start, length = self.spans[index]
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(start)
-                return file.read(length)
-        except OSError as error:
-            raise ScoreError(f"{self.path}: {error.strerror}") from None
-
-    def pixels(self, index: int) -> np.ndarray:
-        fields = self.stored_bytes(index).split(b",")
-        columns = 3 * self.side**2
-        if len(fields) != columns:
-            raise ScoreError(
-                f"{self.label(index)}: {len(fields):,} columns, the header has {columns:,}"
-            )
-        try:
-            values = np.array(fields).astype(np.float64)
-        except ValueError:
-            column = next(i for i, field in enumerate(fields) if not _is_number(field))
-            text = fields[column].decode("utf-8", "replace")[:20]
-            raise ScoreError(
-                f"{self.label(index)}: column {column} is {text!r}, expected a number"
-            ) from None
-        if not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
-            raise ScoreError(f"{self.label(index)}: values must be whole numbers from 0 to 255")
-        return values.astype(np.uint8).reshape(self.side, self.side, 3)
-
-
-def _is_number(field: bytes) -> bool:
+def folder_names(path: Path) -> list[str]:
     try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+        entries = list(path.iterdir())
+    except OSError as error:
+        raise ScoreError(f"{path}: {error.strerror}") from None
+    return sorted(entry.name for entry in entries if _is_image(entry))
+
+
+def _is_image(entry: Path) -> bool:
+    """An image's name on a file or a broken link, which is an error to be told; no pipe."""
+    named = entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
+    return named and (entry.is_file() or not entry.exists())
+
+
+def zip_names(path: Path) -> list[str]:
+    """Names of the image members; a name that points outside the archive is refused."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except BROKEN_ARCHIVE as error:
+        raise ScoreError(f"{path}: not a readable zip ({error})") from None
+    check_limit("members", len(members), str(path))
+    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
+    names = []
+    for member in members:
+        parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+        if not parts or member.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith("._"):
+            continue
+        if PurePosixPath(parts[-1]).suffix.lower() not in EXTENSIONS:
+            continue
+        if ".." in parts or parts[0] == "/" or parts[0].endswith(":"):
+            raise ScoreError(f"{path}: member {member.filename!r} points outside the archive")
+        names.append(member.filename)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ScoreError(f"{path}: two members are called {twice!r}")
+    return sorted(names)

@@ -16,14 +16,12 @@ import numpy as np
 import PIL
 import scipy
 import torch
-from features import BACKENDS
-from fid_errors import ScoreError
-from fid_files import replacing
-from fid_images import ImageSet
-from fid_inputs import Source
-from fid_scoring import Outcome, notes
-from fid_settings import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
-from fid_weights import sha256_of_file
+
+from fid.features import BACKENDS
+from fid.files import ScoreError, replacing, sha256_of_file
+from fid.images import ImageSet
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Source
+from fid.scoring import Outcome, notes
 
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # of any score

@@ -9,17 +9,48 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fid_errors import ScoreError
-from fid_images import ImageSet
-from fid_open import open_images
+from fid.files import ScoreError
+from fid.images import FolderImages, ImageSet, ZipImages, folder_names, zip_names
+from fid.tables import CsvImages, open_csv
 
+MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
+METRICS = ("fid", "kid", "prc", "paired", "bootstrap")
 MANIFEST = "manifest.json"
 
 Source = ImageSet | Path  # images, or an .npz of statistics
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a score depends on, and where it is computed.
+
+    Attributes:
+        gt_path: ground truth; None: the one the predicted folder's manifest names.
+        weights: a weight file; None: the one in `weights_dir`, downloaded when missing.
+        cache_dir: where reference statistics are kept; None: nowhere.
+        legacy: the matrix root of pytorch-fid with its eps, to reproduce its scores.
+    """
+
+    predicted_path: str
+    gt_path: str | None
+    mask_path: str | None
+    features: str
+    dims: int | None
+    weights: str | None
+    weights_dir: Path
+    device: str
+    batch_size: int
+    workers: int
+    metrics: tuple[str, ...]
+    bootstrap_samples: int
+    legacy: bool
+    seed: int
+    cache_dir: Path | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +107,53 @@ def open_source(path: Path, names: list[str] | None) -> Source:
             raise ScoreError(f"{path}: no such file or folder")
         return path
     return open_images(path, names)
+
+
+def open_images(path: Path, selection: Sequence[str | int] | None = None) -> ImageSet:
+    """Open a folder, a zip or a csv.
+
+    Args:
+        selection: the images wanted and their order, file names or (csv) row numbers from 0.
+            None: all of them, sorted by name.
+
+    Raises:
+        ScoreError: nothing there, fewer than two images, or a selected image is missing.
+    """
+    if not path.exists():
+        raise ScoreError(f"{path}: no such file or folder")
+    if path.is_dir():
+        images: ImageSet = FolderImages(path, folder_names(path))
+    elif not path.is_file():
+        raise ScoreError(f"{path}: is neither a file nor a folder")
+    elif path.suffix.lower() == ".csv":
+        images = open_csv(path)
+    elif path.suffix.lower() == ".zip":
+        images = ZipImages(path, zip_names(path))
+    else:
+        raise ScoreError(f"{path}: expected a folder, a .zip, a .csv or an .npz of statistics")
+    if selection is not None and len(images) > 0:
+        images = _select(images, selection)
+    if len(images) < 2:
+        found = "no images" if len(images) == 0 else "only one image"
+        raise ScoreError(f"{path}: {found}; at least two are needed")
+    return images
+
+
+def _select(images: ImageSet, selection: Sequence[str | int]) -> ImageSet:
+    """The named images in the named order."""
+    if isinstance(images, CsvImages):
+        rows = range(len(images))
+        for row in selection:
+            if type(row) is not int or row not in rows:  # True is an int too
+                raise ScoreError(f"{images.path}: no row {row!r}, it has rows 0 to {rows[-1]}")
+        chosen = CsvImages(images.path, [images.spans[row] for row in selection], images.side)
+        chosen.names = [str(row) for row in selection]
+        return chosen
+    known = set(images.names)
+    for name in selection:
+        if not isinstance(name, str) or name not in known:
+            raise ScoreError(f"{images.path}: no image {name!r}, though the manifest names it")
+    return type(images)(images.path, selection)
 
 
 def _masks(folder: Path, manifest: dict[str, Any] | None, given: str | None) -> ImageSet | None:
