@@ -114,8 +114,9 @@ def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, fl
     """This scorer from two folders to a score; the same steps as `fid.scoring.score`."""
     from fid.extraction import Ranks
     from fid.frechet import frechet_distance
-    from fid.inputs import Settings, open_images
+    from fid.inputs import Settings
     from fid.scoring import Scorer
+    from fid.sources import open_images
 
     start = time.perf_counter()
     settings = Settings(

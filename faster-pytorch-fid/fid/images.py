@@ -6,6 +6,7 @@ Every set hands out the stored bytes of image i and decodes bytes to pixels, (H,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import lzma
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import struct
+import sys
 import warnings
 import zipfile
 import zlib
@@ -21,24 +23,33 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fid.files import ScoreError, check_limit, limit
 
-EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
+# What is a picture, how it is read and in which order: as the suite's utils/images.py has it, which
+# a test holds equal to this.
+EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
+OTHER_EXTENSIONS = frozenset(  # pictures as well, which are left out with a note
+    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
+    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
+)
 BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
-EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa"}
 
 
 def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
-    """Pixels of an encoded image, (H, W, 3) uint8, or (H, W) for mode "L".
+    """Pixels of an encoded image, upright as its EXIF says: (H, W, 3) uint8, (H, W) for mode "L".
+
+    An animation gives its first frame, 16 bits become 8, white is laid under transparency.
 
     Raises:
-        ScoreError: not an image, a broken one, too many pixels, or more than 8 bits a channel.
+        ScoreError: not an image, a broken one, too many pixels, or floating-point pixels.
     """
     if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would come first
@@ -47,9 +58,7 @@ def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is ours
             size = f"{image.width} x {image.height}"
             check_limit("pixels", image.width * image.height, f"{name}: {size}")
-            if image.mode not in EIGHT_BIT_MODES:
-                raise ScoreError(f"{name}: pixel type {image.mode}, expected 8 bits a channel")
-            return np.asarray(image.convert(mode))
+            return np.asarray(_rgb(ImageOps.exif_transpose(image), name).convert(mode))
     except Image.DecompressionBombError as error:  # declared sizes far beyond the limit
         found = int(re.search(r"\d+", str(error))[0])
         check_limit("pixels", found, name)
@@ -57,6 +66,27 @@ def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    """8-bit RGB of any mode; 16 bits by value / 257, transparency over white."""
+    if image.mode == "F":
+        raise ScoreError(f"{name}: floating-point pixels; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ScoreError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits a channel")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
+    parts = re.split(r"(\d+)", name)  # text and numbers alternate, so equal places compare
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
 class ImageSet(ABC):
@@ -123,12 +153,36 @@ class ZipImages(ImageSet):
         return data
 
 
-def folder_names(path: Path) -> list[str]:
+def folder_names(path: Path, recursive: bool = False) -> list[str]:
+    """Names of a folder's images, below it too if asked, in natural order."""
     try:
-        entries = list(path.iterdir())
+        entries = list(path.rglob("*") if recursive else path.iterdir())
     except OSError as error:
         raise ScoreError(f"{path}: {error.strerror}") from None
-    return sorted(entry.name for entry in entries if _is_image(entry))
+    names = [entry.relative_to(path).as_posix() for entry in entries if _is_image(entry)]
+    note_left_out(path, [entry.name for entry in entries])
+    if not names and (inner := _folder_of_images(entries)):
+        raise ScoreError(f"{path}: no images, but {inner} holds some; name it or use --recursive")
+    return sorted(names, key=natural_key)
+
+
+def _folder_of_images(entries: Sequence[Path]) -> Path | None:
+    """The first of the sub-folders with an image directly in it."""
+    for folder in sorted(entry for entry in entries if entry.is_dir()):
+        with contextlib.suppress(OSError):
+            if any(map(_is_image, folder.iterdir())):
+                return folder
+    return None
+
+
+def note_left_out(place: Path, names: Sequence[str]) -> None:
+    """Name the first of the files that hold a picture of a format that is not read."""
+    others = [n for n in names if Path(n).suffix.lower() in OTHER_EXTENSIONS and n[0] != "."]
+    if others:
+        first, more = min(others, key=natural_key), len(others) - 1
+        rest = f" and {more} more" if more else ""
+        allowed = ", ".join(sorted(EXTENSIONS))
+        print(f"note: {place}: {first}{rest} left out; allowed are {allowed}", file=sys.stderr)
 
 
 def _is_image(entry: Path) -> bool:
@@ -159,4 +213,5 @@ def zip_names(path: Path) -> list[str]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ScoreError(f"{path}: two members are called {twice!r}")
-    return sorted(names)
+    note_left_out(path, [member.filename for member in members])
+    return sorted(names, key=natural_key)

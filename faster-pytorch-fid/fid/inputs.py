@@ -8,19 +8,22 @@ from 0), "mask": name}, ...]}.
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Sequence
+import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fid.files import ScoreError
-from fid.images import FolderImages, ImageSet, ZipImages, folder_names, zip_names
-from fid.tables import CsvImages, open_csv
+from fid.images import ImageSet, natural_key
+from fid.sources import CsvImages, open_images, select
 
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
 METRICS = ("fid", "kid", "prc", "paired", "bootstrap")
 MANIFEST = "manifest.json"
+TRUTH_CSV = "test_gt.csv"
+SCORER = Path(__file__).resolve().parents[1]
 
 Source = ImageSet | Path  # images, or an .npz of statistics
 
@@ -51,6 +54,7 @@ class Settings:
     legacy: bool
     seed: int
     cache_dir: Path | None
+    recursive: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,97 +72,110 @@ class Inputs:
 
 
 def resolve_inputs(
-    predicted_path: str, gt_path: str | None, mask_path: str | None, need_reference: bool = True
+    predicted_path: str,
+    gt_path: str | None,
+    mask_path: str | None,
+    need_reference: bool = True,
+    need_pairs: bool = False,
+    recursive: bool = False,
 ) -> Inputs:
     """Open everything that the flags and the manifest name.
 
-    A manifest chooses the predicted images; its ground truth is used where no --gt-path is given.
+    A manifest chooses the predicted images; its ground truth is used where no --gt-path is given,
+    and without either a test_gt.csv at one of the lab's places.
 
     Raises:
         ScoreError: a path or a manifest entry that does not fit; no ground truth named anywhere.
     """
-    manifest = _read_manifest(Path(predicted_path))
+    folder = Path(predicted_path)
+    manifest = _read_manifest(folder)
     entries = manifest["images"] if manifest else None
     names = [entry["image"] for entry in entries] if entries else None
-    predicted = open_source(Path(predicted_path), names)
-    if manifest and len(predicted) < (available := len(open_images(Path(predicted_path)))):
+    predicted = open_source(folder, names, recursive)
+    if manifest and len(predicted) < (available := len(open_images(folder, None, recursive))):
         left_out = available - len(predicted)
         print(f"note: {left_out} images are not in {MANIFEST} and left out", file=sys.stderr)
-    masks = _masks(Path(predicted_path), manifest, mask_path)
+    masks = _masks(predicted, folder, manifest, mask_path)
     if not need_reference:
         return Inputs(predicted, None, masks, paired=False)
-    if gt_path is not None:
-        return Inputs(predicted, open_source(Path(gt_path), None), masks, paired=False)
-    if manifest is None:
-        raise ScoreError(
-            f"{predicted_path}: has no {MANIFEST} that names the ground truth; give --gt-path"
-        )
-    if not manifest.get("ground_truth"):
-        raise ScoreError(f"{predicted_path}/{MANIFEST}: names no ground truth; give --gt-path")
-    truth = Path(predicted_path) / manifest["ground_truth"]
-    reference = open_source(truth, _column(predicted_path, manifest, "ground_truth"))
-    return Inputs(predicted, reference, masks, paired=True)
+    if gt_path is None and manifest is not None:
+        if not manifest.get("ground_truth"):
+            raise ScoreError(f"{folder}/{MANIFEST}: names no ground truth; give --gt-path")
+        truth = folder / manifest["ground_truth"]
+        reference = open_source(truth, _column(predicted_path, manifest, "ground_truth"))
+        return Inputs(predicted, reference, masks, paired=True)
+    reference = open_source(Path(gt_path or _lab_truth(folder)), None, recursive)
+    if need_pairs and isinstance(predicted, ImageSet) and isinstance(reference, ImageSet):
+        reference = belonging(predicted, reference)
+    return Inputs(predicted, reference, masks, paired=False)
 
 
-def open_source(path: Path, names: list[str] | None) -> Source:
+def _lab_truth(predicted: Path) -> Path:
+    """The test_gt.csv at one of the places where the lab's files lie."""
+    places = [Path(), predicted, predicted.parent, SCORER, Path("cat_face"), Path("../cat_face")]
+    for place in places:
+        if (path := place / TRUTH_CSV).is_file():
+            print(f"note: the ground truth is {path}", file=sys.stderr)
+            return path
+    raise ScoreError(
+        f"{predicted}: has no {MANIFEST} that names the ground truth; give --gt-path "
+        f"(no {TRUTH_CSV} was found either)"
+    )
+
+
+def belonging(images: ImageSet, others: ImageSet) -> ImageSet:
+    """Of `others` what belongs to each image, as the suite's utils/pairs.py pairs files.
+
+    The number at the end of the name decides where both sides have the same numbers, each once,
+    else the name without its suffix. Rows of a csv belong by their order; surplus ones are left
+    out with a note. Sets of other lengths come back as they are.
+    """
+    if isinstance(others, CsvImages) or isinstance(images, CsvImages):
+        if len(others) <= len(images):
+            return others
+        print(f"note: {others.path}: the first {len(images)} images are used", file=sys.stderr)
+        rows = list(range(len(images)))
+        return select(others, rows if isinstance(others, CsvImages) else others.names[: len(rows)])
+    if len(images) != len(others):
+        return others
+    for key in (_trailing_number, _stem):
+        by_key = {key(name): name for name in others.names}
+        wanted = [key(name) for name in images.names]
+        unique = len(by_key) == len(others) == len(set(wanted))
+        if unique and None not in by_key and set(wanted) == set(by_key):
+            return select(others, [by_key[name] for name in wanted])
+    alone = {_stem(name) for name in images.names} ^ {_stem(name) for name in others.names}
+    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
+    raise ScoreError(
+        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
+        f"without a partner: {shown}"
+    )
+
+
+def _trailing_number(name: str) -> int | None:
+    match = re.search(r"(\d+)$", _stem(name))
+    return int(match[1]) if match else None
+
+
+def _stem(name: str) -> str:
+    return unicodedata.normalize("NFC", PurePosixPath(name).stem)
+
+
+def open_source(path: Path, names: list[str] | None, recursive: bool = False) -> Source:
     """Images of a folder, zip or csv; the path itself of an .npz of statistics."""
     if path.suffix.lower() == ".npz" and not path.is_dir():
         if not path.is_file():
             raise ScoreError(f"{path}: no such file or folder")
         return path
-    return open_images(path, names)
+    return open_images(path, names, recursive)
 
 
-def open_images(path: Path, selection: Sequence[str | int] | None = None) -> ImageSet:
-    """Open a folder, a zip or a csv.
-
-    Args:
-        selection: the images wanted and their order, file names or (csv) row numbers from 0.
-            None: all of them, sorted by name.
-
-    Raises:
-        ScoreError: nothing there, fewer than two images, or a selected image is missing.
-    """
-    if not path.exists():
-        raise ScoreError(f"{path}: no such file or folder")
-    if path.is_dir():
-        images: ImageSet = FolderImages(path, folder_names(path))
-    elif not path.is_file():
-        raise ScoreError(f"{path}: is neither a file nor a folder")
-    elif path.suffix.lower() == ".csv":
-        images = open_csv(path)
-    elif path.suffix.lower() == ".zip":
-        images = ZipImages(path, zip_names(path))
-    else:
-        raise ScoreError(f"{path}: expected a folder, a .zip, a .csv or an .npz of statistics")
-    if selection is not None and len(images) > 0:
-        images = _select(images, selection)
-    if len(images) < 2:
-        found = "no images" if len(images) == 0 else "only one image"
-        raise ScoreError(f"{path}: {found}; at least two are needed")
-    return images
-
-
-def _select(images: ImageSet, selection: Sequence[str | int]) -> ImageSet:
-    """The named images in the named order."""
-    if isinstance(images, CsvImages):
-        rows = range(len(images))
-        for row in selection:
-            if type(row) is not int or row not in rows:  # True is an int too
-                raise ScoreError(f"{images.path}: no row {row!r}, it has rows 0 to {rows[-1]}")
-        chosen = CsvImages(images.path, [images.spans[row] for row in selection], images.side)
-        chosen.names = [str(row) for row in selection]
-        return chosen
-    known = set(images.names)
-    for name in selection:
-        if not isinstance(name, str) or name not in known:
-            raise ScoreError(f"{images.path}: no image {name!r}, though the manifest names it")
-    return type(images)(images.path, selection)
-
-
-def _masks(folder: Path, manifest: dict[str, Any] | None, given: str | None) -> ImageSet | None:
+def _masks(
+    predicted: Source, folder: Path, manifest: dict[str, Any] | None, given: str | None
+) -> ImageSet | None:
     if given is not None:
-        return open_images(Path(given))
+        masks = open_images(Path(given))
+        return belonging(predicted, masks) if isinstance(predicted, ImageSet) else masks
     if manifest is None or not manifest.get("masks"):
         return None
     return open_images(folder / manifest["masks"], _column(str(folder), manifest, "mask"))

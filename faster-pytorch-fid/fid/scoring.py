@@ -130,7 +130,13 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
         ScoreError: any mistake in the settings or the files.
     """
     inputs = ranks.on_first(
-        lambda: resolve_inputs(settings.predicted_path, settings.gt_path, settings.mask_path)
+        lambda: resolve_inputs(
+            settings.predicted_path,
+            settings.gt_path,
+            settings.mask_path,
+            need_pairs="paired" in settings.metrics,
+            recursive=settings.recursive,
+        )
     )
     assert inputs.reference is not None
     _check_metrics(settings, inputs)
@@ -233,7 +239,9 @@ def notes(outcome: Outcome) -> list[str]:
 def save_predicted_statistics(settings: Settings, ranks: Ranks, path: Path) -> None:
     """Write the statistics of the predicted images to an npz that pytorch-fid reads too."""
     inputs = ranks.on_first(
-        lambda: resolve_inputs(settings.predicted_path, None, None, need_reference=False)
+        lambda: resolve_inputs(
+            settings.predicted_path, None, None, False, recursive=settings.recursive
+        )
     )
     scorer = Scorer(settings, ranks)
     statistics = scorer.statistics(inputs.predicted, keep_features=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fid.extraction import Ranks, extract_statistics
 from fid.features import Backend
-from fid.inputs import open_images
+from fid.sources import open_images
 from fid_test_images import draw_images, write_folder
 from torch import distributed, nn
 

@@ -6,7 +6,6 @@ import skimage.metrics
 import torch
 from fid.files import ScoreError
 from fid.frechet import bootstrap_interval, frechet_distance
-from fid.inputs import open_images
 from fid.metrics import (
     default_subset_size,
     kernel_distance,
@@ -14,6 +13,7 @@ from fid.metrics import (
     squared_mmd,
 )
 from fid.paired import paired_metrics, psnr, ssim
+from fid.sources import open_images
 from fid.statistics import FeatureStatistics
 from fid_test_images import draw_images, write_folder
 from torch_fidelity.metric_kid import kid_features_to_metric

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fid.extraction import extract_statistics
-from fid.inputs import open_images
+from fid.sources import open_images
 
 from utils.images import save_png
 from utils.scoring import BACKENDS, DEFAULT, FeatureDistance
