@@ -1,6 +1,6 @@
 """Side by side with pytorch-fid: seconds, memory and the difference of scores on the same images.
 
-    python bench/fid.py [--images DIR] [--quick]
+    python -m bench.fid [--images DIR] [--quick]
 
 Both scorers read the same files with the same weights: seeded random ones in the public file's
 format, since speed does not depend on their values and nothing needs to be downloaded. Every figure
@@ -28,11 +28,10 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
-from common import conv_peak, peak_memory, report
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "faster-pytorch-fid"))
+import utils.scoring  # noqa: F401  makes the scorer's package importable
+from bench.common import conv_peak, peak_memory, report
 
 DIMS, FULL_RANK_DIMS = 2048, 192
 GROWTH = (747, 2_000, 5_000, 10_000, 20_000)  # images, distance only
@@ -112,12 +111,12 @@ def theirs(work: Path, dims: int) -> dict[str, float]:
 
 
 def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, float]:
-    """This scorer from two folders to a score; the same steps as `fid_scoring.score`."""
-    from fid_open import open_images
-    from fid_ranks import Ranks
-    from fid_scorer import Scorer
-    from fid_settings import Settings
-    from frechet import frechet_distance
+    """This scorer from two folders to a score; the same steps as `fid.scoring.score`."""
+    from fid.extraction import Ranks
+    from fid.frechet import frechet_distance
+    from fid.inputs import Settings
+    from fid.scoring import Scorer
+    from fid.sources import open_images
 
     start = time.perf_counter()
     settings = Settings(
@@ -147,8 +146,8 @@ def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, fl
 
 def growth(count: int, whose: str) -> dict[str, float]:
     """Statistics and distance of two made-up feature sets of `count` rows, block by block."""
-    from feature_stats import FeatureStatistics
-    from frechet import frechet_distance
+    from fid.frechet import frechet_distance
+    from fid.statistics import FeatureStatistics
     from pytorch_fid.fid_score import calculate_frechet_distance
 
     def blocks(seed: int) -> Iterator[torch.Tensor]:
@@ -191,7 +190,7 @@ def _workers() -> int:
 
 def in_child(work: Path, task: str) -> dict[str, float]:
     """Run one task in a process of its own; its figures with its peak memory."""
-    command = [sys.executable, __file__, "--task", task, "--work", str(work)]
+    command = [sys.executable, "-m", "bench.fid", "--task", task, "--work", str(work)]
     peak, output = peak_memory(command)
     found = json.loads(output.strip().splitlines()[-1])
     found["peak_mib"] = peak / 2**20

@@ -15,15 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from certificate import build_certificate, differences, read_certificate, write_certificate
-from feature_extraction import default_workers
-from features import BACKENDS
-from fid_errors import ScoreError
-from fid_files import check_place
-from fid_ranks import Ranks
-from fid_scoring import Outcome, notes, save_predicted_statistics, score
-from fid_settings import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
-from fid_weights import default_weights_dir
+from fid.certificate import build_certificate, differences, read_certificate, write_certificate
+from fid.extraction import Ranks, default_workers
+from fid.features import BACKENDS, default_weights_dir
+from fid.files import ScoreError, check_place
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
+from fid.scoring import Outcome, notes, save_predicted_statistics, score
 
 DISAGREES, MISTAKE, INTERRUPTED = 1, 2, 130
 
@@ -71,8 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add("paths", nargs="*", metavar="PATH", help="predicted and ground truth, as in pytorch-fid")
     add("--predicted-path", help="folder, .zip or .csv of images, or .npz of statistics")
-    add("--gt-path", help="the same for the ground truth; default: the predicted folder's manifest")
+    add(
+        *("--gt-path", "--gtcsv-path"),
+        help="the same for the ground truth; default: the predicted folder's manifest, test_gt.csv",
+    )
+    add("--recursive", action="store_true", help="read the folders' sub-folders too")
     add("--mask-path", help="hole masks (255 known, 0 hole); default: the manifest's")
     add("--device", default="auto", help="auto, cpu or cuda:N (default auto)")
     add("--batch-size", type=positive, default=16, help="images at once (default 16)")
@@ -91,6 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     action.add_argument(
         "--save-stats",
         metavar="FILE",
+        nargs="?",
+        const=Path(),
         type=Path,
         help="only write the .npz of --predicted-path's statistics (pytorch-fid reads it)",
     )
@@ -99,10 +103,36 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def default_cache_dir() -> Path:
-    """The user's cache folder (XDG_CACHE_HOME moves it)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def default_cache_dir() -> Path | None:
+    """The user's cache folder (XDG_CACHE_HOME moves it); None for a user without a home."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        print("note: reference statistics are not cached: no home folder", file=sys.stderr)
+        return None
     return Path(home) / "faster-pytorch-fid"
+
+
+def sort_paths(args: argparse.Namespace) -> None:
+    """Give the paths without a flag their meaning, as pytorch-fid's two folders have it.
+
+    After --save-stats the first is what to read, the second the file to write.
+    """
+    given = list(args.paths)
+    save = args.save_stats
+    if save not in (None, Path()) and args.predicted_path is None and len(given) == 1:
+        given.insert(0, str(save))  # --save-stats FOLDER FILE
+        args.save_stats = Path()
+    names = ["predicted_path", "gt_path" if args.save_stats is None else "save_stats"]
+    free = [name for name in names if getattr(args, name) in (None, Path())]
+    if len(given) > len(free):
+        raise ScoreError(f"{given[len(free)]}: one path too many, expected at most {len(free)}")
+    for name, path in zip(free, given, strict=False):
+        setattr(args, name, Path(path) if name == "save_stats" else path)
+    if args.save_stats == Path():
+        if args.predicted_path is None:
+            raise ScoreError("--save-stats: name the folder to read and the .npz to write")
+        args.save_stats = Path(f"{args.predicted_path.rstrip('/')}.npz")
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
@@ -124,6 +154,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         bootstrap_samples=args.bootstrap_samples,
         legacy=args.legacy,
         seed=args.seed,
+        recursive=args.recursive,
         cache_dir=None if args.no_cache else args.cache_dir or default_cache_dir(),
     )
 
@@ -167,6 +198,7 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
     """Do what the arguments ask; the exit code."""
     if args.verify:
         return verify(args, ranks)
+    sort_paths(args)
     settings = settings_from(args)
     if place := args.json or args.save_stats:
         ranks.on_first(lambda: check_place(place))

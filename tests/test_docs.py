@@ -203,7 +203,7 @@ def test_only_what_stands_between_the_marks_is_rewritten(monkeypatch):
 
 
 def test_the_code_on_extending_runs_as_it_stands(monkeypatch):
-    from features import BACKENDS
+    from fid.features import BACKENDS
 
     from models.masking import MASK_SCHEDULES
     from models.orders import ORDERS

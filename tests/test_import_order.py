@@ -26,7 +26,7 @@ Modules = dict[str, tuple[str, Path]]  # dotted name -> place, file
 
 
 def modules_of(root: Path) -> Modules:
-    """Our modules by the name under which they are imported; the scorer's files by bare name."""
+    """Our modules by the name under which they are imported; the scorer's from its own folder."""
     found: Modules = {}
     for place in MAY_IMPORT:
         files = root.glob("*.py") if place == SCRIPTS else (root / place).rglob("*.py")
@@ -91,6 +91,15 @@ def test_no_modules_import_in_a_circle():
     assert circle(ROOT) == []
 
 
+def test_one_place_makes_the_scorer_importable():
+    touching = {
+        name
+        for name, (place, file) in modules_of(ROOT).items()
+        if place != SCRIPTS and "sys.path" in file.read_text(encoding="utf-8")
+    }
+    assert touching == {"utils.scoring"}
+
+
 def write_tree(root: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -102,8 +111,9 @@ LAWFUL = {
     "config/schema.py": "import pydantic",
     "models/net.py": "from config.schema import Config",
     "utils/data.py": "import models.net",
-    f"{SCORER}/frechet.py": "import torch",
-    f"{SCORER}/fid.py": "from frechet import distance",
+    f"{SCORER}/fid/__init__.py": "",
+    f"{SCORER}/fid/frechet.py": "import torch",
+    f"{SCORER}/score.py": "from fid.frechet import distance",
     "train.py": "from utils import data",
 }
 
@@ -122,8 +132,8 @@ def test_the_checker_passes_a_lawful_tree(tmp_path):
         ("models/bad.py", "def f():\n    from utils.data import x", "models.bad (models) imports"),
         ("models/bad.py", "from ..utils import data", "models.bad (models) imports utils.data"),
         ("utils/bad.py", "import train", "utils.bad (utils) imports train (scripts)"),
-        ("models/bad.py", "from frechet import distance", f"imports frechet ({SCORER})"),
-        (f"{SCORER}/bad.py", "from config.schema import Config", f"bad ({SCORER}) imports config"),
+        ("models/bad.py", "from fid.frechet import d", f"imports fid.frechet ({SCORER})"),
+        (f"{SCORER}/fid/bad.py", "import config.schema", f"fid.bad ({SCORER}) imports config"),
     ],
 )
 def test_the_checker_catches_an_upward_import(tmp_path, file, text, culprit):

@@ -60,8 +60,9 @@ def test_the_packages_that_the_code_imports_are_declared():
     import_names = {"pyyaml": "yaml", "pillow": "PIL", "scikit-image": "skimage"}
     packages = {re.split(r"[>=<]", spec)[0] for spec in project()["dependencies"]}
     declared = {import_names.get(name, name.replace("-", "_")) for name in packages}
-    files = [p for folder in (".", *SOURCE_FOLDERS) for p in (ROOT / folder).glob("*.py")]
-    ours = {path.stem for path in files} | set(SOURCE_FOLDERS)
+    folders = (".", *SOURCE_FOLDERS, "faster-pytorch-fid/fid")
+    files = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
+    ours = {path.stem for path in files} | {Path(folder).name for folder in folders}
     found = set().union(*map(imported_names, files))
     assert found - ours - declared - set(sys.stdlib_module_names) <= OPTIONAL
 

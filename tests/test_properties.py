@@ -11,11 +11,11 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from fid.statistics import FeatureStatistics
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.decoding import RULES
 from config.errors import UserError
 from config.loading import load_config, save_config
@@ -28,8 +28,6 @@ from utils.composite import COMPOSITES, composite
 from utils.images import load_mask, load_rgb, save_png
 from utils.sources import deal
 from utils.windows import repair_in_windows
-
-from feature_stats import FeatureStatistics  # isort: skip
 
 quickly = settings(
     max_examples=50,

@@ -1,7 +1,7 @@
 """How much an input file may claim before it is opened, and the switch that changes it.
 
 INPUT_LIMITS=pixels=200e6,members=5e6 sets some limits, INPUT_LIMITS=off lifts them all; the scorer
-reads the same variable (fid_limits.py). An environment variable reaches worker processes too.
+reads the same variable (fid/files.py). An environment variable reaches worker processes too.
 """
 
 from __future__ import annotations

@@ -18,13 +18,12 @@ from config.schema import ScoringConfig
 SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid"
 sys.path.append(str(SCORER))
 
-from feature_extraction import exact_products  # noqa: E402
-from feature_stats import FeatureStatistics  # noqa: E402
-from features import BACKENDS, BackendOptions  # noqa: E402
-from fid_errors import ScoreError  # noqa: E402
-from fid_weights import default_weights_dir  # noqa: E402
-from frechet import frechet_distance  # noqa: E402
-from paired_metrics import psnr  # noqa: E402
+from fid.extraction import exact_products  # noqa: E402
+from fid.features import BACKENDS, BackendOptions, default_weights_dir  # noqa: E402
+from fid.files import ScoreError  # noqa: E402
+from fid.frechet import frechet_distance  # noqa: E402
+from fid.paired import psnr  # noqa: E402
+from fid.statistics import FeatureStatistics  # noqa: E402
 
 DEFAULT = ScoringConfig()  # efficientnet-lite0, which needs no network
 REFEREE = ScoringConfig(features="efficientnet-lite2")  # nor this, and no training has seen it

@@ -1,17 +1,14 @@
-"""The scorer stands alone in a folder with dashes: its modules are imported as top-level ones."""
+"""Seeded weights and the folders that inpainting leaves behind."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fid_test_images import SIDE, draw_images, write_folder
 
 FOLDER = Path(__file__).resolve().parents[2] / "faster-pytorch-fid"
-sys.path[:0] = [str(FOLDER), str(Path(__file__).resolve().parent)]
-
-from fid_test_images import SIDE, draw_images, write_folder  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,43 @@ def test_the_reports_own_command_works_after_inpainting(lab, fid_folder):
     assert "8 images are fewer than the 1280 feature dimensions" in done.stderr
 
 
+def test_the_folder_can_be_copied_out_and_run_from_anywhere(lab, fid_folder, tmp_path):
+    copy = shutil.copytree(fid_folder, tmp_path / "elsewhere" / "scorer")
+    line = [sys.executable, copy / "fid_score_gpu.py", "--predicted-path", "gone"]
+    done = subprocess.run(line, cwd=lab, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: gone: no such file or folder\n")
+
+
+def test_pytorch_fids_own_command_lines_work(lab, command):
+    flags = command("--predicted-path", lab / "test_results", "--gt-path", lab / "truth")
+    assert command(lab / "test_results", lab / "truth") == flags
+    assert command("--save-stats", lab / "truth", lab / "out.npz")[0] == 0
+    assert command(lab / "truth", "--save-stats")[1].startswith(f"wrote {lab / 'truth.npz'}")
+    found = command(lab / "test_results", lab / "out.npz")
+    assert distance(found[1]) == distance(flags[1])
+    code, _, error = command(lab / "truth", lab / "truth", lab / "masks")
+    assert (code, error) == (2, f"error: {lab / 'masks'}: one path too many, expected at most 2\n")
+
+
+def test_a_test_gt_csv_is_found_where_the_labs_files_lie(lab, command, monkeypatch):
+    no_manifest(lab)
+    write_csv(lab / "test_gt.csv", draw_images(8, seed=1))
+    named = command("--predicted-path", lab / "test_results", "--gtcsv-path", lab / "test_gt.csv")
+    beside = command("--predicted-path", lab / "test_results")
+    monkeypatch.chdir(lab)
+    here = command("--predicted-path", "test_results")
+    assert named[:2] == beside[:2] == here[:2]
+    assert "note: the ground truth is test_gt.csv" in here[2]
+
+
+def test_a_user_without_a_home_gets_a_score_without_a_cache(lab, command, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    code, _, error = command("--predicted-path", lab / "test_results")
+    assert code == 0
+    assert "note: reference statistics are not cached: no home folder" in error
+
+
 def test_every_form_of_the_same_images_has_the_same_score(lab, command, tmp_path):
     truth, results = draw_images(8, seed=1), lab / "test_results"
     with zipfile.ZipFile(lab / "truth.zip", "w") as archive:
@@ -121,16 +158,16 @@ def test_the_score_does_not_depend_on_batch_size_or_workers(lab, command, worker
 
 
 def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command, monkeypatch):
-    import fid_scorer
+    import fid.scoring
 
     extracted = []
-    extract = fid_scorer.extract_statistics
+    extract = fid.scoring.extract_statistics
 
     def counted(backend, images, *rest):
         extracted.append(images.path.name)
         return extract(backend, images, *rest)
 
-    monkeypatch.setattr(fid_scorer, "extract_statistics", counted)
+    monkeypatch.setattr(fid.scoring, "extract_statistics", counted)
     arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
     first, second = command(*arguments), command(*arguments)
     assert first == second

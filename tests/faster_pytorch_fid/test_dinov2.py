@@ -4,8 +4,8 @@ import urllib.error
 
 import pytest
 import torch
-from features import BackendOptions, dinov2
-from fid_errors import ScoreError
+from fid.features import BackendOptions, dinov2
+from fid.files import ScoreError
 from torch import nn
 
 OPTIONS = BackendOptions(None, None, None)

@@ -4,10 +4,9 @@ from datetime import timedelta
 
 import pytest
 import torch
-from feature_extraction import extract_statistics
-from features import Backend
-from fid_open import open_images
-from fid_ranks import Ranks
+from fid.extraction import Ranks, extract_statistics
+from fid.features import Backend
+from fid.sources import open_images
 from fid_test_images import draw_images, write_folder
 from torch import distributed, nn
 

@@ -3,14 +3,21 @@
 import io
 import pickle
 import zipfile
+from pathlib import Path
 
+import fid.images
 import numpy as np
 import pytest
-from fid_errors import ScoreError
-from fid_images import decode_image
-from fid_open import open_images
+from fid.files import ScoreError
+from fid.images import FolderImages, decode_image, folder_names
+from fid.inputs import belonging
+from fid.sources import open_images
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image
+
+from utils import images as suite
+from utils.images import load_rgb
+from utils.pairs import pair
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -69,11 +76,110 @@ def test_a_selection_keeps_its_order(tmp_path, pixels):
             open_images(table, [0, 1, bad])
 
 
-def test_grey_palette_and_transparent_images_become_rgb(pixels):
-    grey = pixels[0][..., 0]
-    np.testing.assert_array_equal(decode_image(encoded(grey), "x"), np.stack([grey] * 3, 2))
-    opaque = np.dstack([pixels[0], np.full((8, 8), 7, np.uint8)])
-    np.testing.assert_array_equal(decode_image(encoded(opaque), "x"), pixels[0])
+def turned(pixels: np.ndarray) -> bytes:
+    """The picture stored lying on its side, with the EXIF orientation that sets it upright."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x112] = 6
+    lying = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    lying.save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+GREY = draw_images(1, seed=5, side=8)[0][..., 0]
+RGB = draw_images(1, seed=6, side=8)[0]
+SAME_TO_BOTH = {
+    "grey": encoded(GREY),
+    "gif": encoded(GREY, "GIF"),
+    "jpeg": encoded(RGB, "JPEG"),
+    "16 bits": encoded(GREY.astype(np.uint16) * 257),
+    "transparent": encoded(np.dstack([RGB, GREY])),
+    "turned": turned(RGB),
+}
+
+
+@pytest.mark.parametrize("kind", SAME_TO_BOTH)
+def test_scorer_and_suite_read_a_picture_alike(tmp_path, kind):
+    path = tmp_path / "picture.png"
+    path.write_bytes(SAME_TO_BOTH[kind])
+    found = decode_image(path.read_bytes(), "x")
+    np.testing.assert_array_equal(found, np.asarray(load_rgb(path)))
+
+
+def test_a_turned_16_bit_or_transparent_picture_has_the_expected_pixels():
+    np.testing.assert_array_equal(decode_image(turned(RGB), "x"), RGB)
+    np.testing.assert_array_equal(decode_image(SAME_TO_BOTH["16 bits"], "x")[..., 0], GREY)
+    clear = encoded(np.dstack([RGB, np.zeros((8, 8), np.uint8)]))
+    assert (decode_image(clear, "x") == 255).all()  # white paper
+
+
+def test_scorer_and_suite_take_the_same_files_for_pictures_in_the_same_order(tmp_path):
+    assert fid.images.EXTENSIONS == suite.IMAGE_SUFFIXES
+    assert fid.images.OTHER_EXTENSIONS == suite.OTHER_SUFFIXES
+    assert set(fid.images.FORMATS) == set(suite.FORMATS)
+    for name in ("b_10.PNG", "B_9.jfif", "a.gif", ".hidden.png", "note.txt", "1.avif", "02.jpg"):
+        (tmp_path / name).write_bytes(encoded(RGB))
+    expected = [path.name for path in suite.list_images(tmp_path)]
+    assert folder_names(tmp_path) == expected == ["02.jpg", "a.gif", "B_9.jfif", "b_10.PNG"]
+
+
+def test_pictures_of_other_formats_are_left_out_with_a_note(tmp_path, capsys):
+    for name in ("a.png", "b.heic", "c.avif"):
+        (tmp_path / name).write_bytes(b"")
+    assert folder_names(tmp_path) == ["a.png"]
+    assert f"note: {tmp_path}: b.heic and 1 more left out" in capsys.readouterr().err
+
+
+def test_subfolders_are_read_when_asked_and_hinted_at_when_they_hold_all(tmp_path):
+    for name in ("2/b.png", "10/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(encoded(RGB))
+    assert open_images(tmp_path, recursive=True).names == ["2/b.png", "10/a.png"]
+    with pytest.raises(ScoreError, match=r"no images, but .*10 holds some; .*--recursive"):
+        open_images(tmp_path)
+
+
+NAMES = {
+    "by number": (["image_002.png", "image_010.png"], ["10.png", "2.png"], ["2.png", "10.png"]),
+    "by stem": (["a.png", "b.png"], ["b.jpg", "a.gif"], ["a.gif", "b.jpg"]),
+    "composed": (["\u00e9.png", "b.png"], ["b.png", "e\u0301.png"], ["e\u0301.png", "b.png"]),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_scorer_and_suite_pair_files_alike(tmp_path, case):
+    left, right, expected = NAMES[case]
+    found = belonging(FolderImages(tmp_path, left), FolderImages(tmp_path, right))
+    assert found.names == expected
+    if case != "composed":
+        partners = pair([Path(n) for n in left], [Path(n) for n in right], "others")
+        assert [path.name for path in partners] == expected
+
+
+def test_files_that_do_not_pair_are_named(tmp_path):
+    sets = [FolderImages(tmp_path, names) for names in (["a.png", "b.png"], ["a.png", "c.png"])]
+    with pytest.raises(ScoreError, match="without a partner: b, c"):
+        belonging(*sets)
+
+
+def test_surplus_rows_of_a_csv_are_left_out_with_a_note(tmp_path, pixels, capsys):
+    table = open_images(write_csv(tmp_path / "a.csv", pixels))
+    assert belonging(FolderImages(tmp_path, ["test_0.png", "test_1.png"]), table).names == [
+        "0",
+        "1",
+    ]
+    assert "the first 2 images are used" in capsys.readouterr().err
+
+
+def test_a_csv_may_lack_its_header_or_carry_an_index(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    path.write_text("9,2,3\n4,5,6\n")
+    assert open_images(path).pixels(0).tolist() == [[[9, 2, 3]]]
+    assert "has no header; its first row is read as an image" in capsys.readouterr().err
+    path.write_text(",0,1,2\n0,9,2,3\n1,4,5,6\n")  # as pandas writes it
+    assert open_images(path).pixels(1).tolist() == [[[4, 5, 6]]]
+    assert "its first column is taken for an index" in capsys.readouterr().err
+    path.write_text("0,1,2\n9,2,3\n4,5,6\n")  # pandas' header of numbered columns
+    assert open_images(path).pixels(0).tolist() == [[[9, 2, 3]]]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +189,7 @@ def test_grey_palette_and_transparent_images_become_rgb(pixels):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "x.png: not a readable image"),
         (b"text", "x.png: not a readable image"),
         (encoded(draw_images(1, 0, 64)[0])[:300], "x.png: not a readable image"),
-        (encoded(np.zeros((4, 4), np.uint16)), "x.png: pixel type I;16, expected 8 bits"),
+        (encoded(np.zeros((4, 4), np.float32), "TIFF"), "x.png: floating-point pixels"),
         (encoded(np.zeros((7, 5, 3), np.uint8)), "x.png: 5 x 7: 35 pixels; allowed are 30"),
     ],
 )
@@ -123,7 +229,7 @@ def test_a_damaged_zip_member_is_named(tmp_path, pixels):
         (["a,b,c"], "no images; at least two"),
         (["a,b,c", "1,2,3"], "only one image; at least two"),
         (["a,b", "1,2", "1,2"], "2 columns, expected 3 x side x side"),
-        (["a,b,c", "1,2,3", "1,2"], "row 1: 2 columns, the header has 3"),
+        (["a,b,c", "1,2,3", "1,2"], "row 1: 2 columns, the first row has 3"),
         (["a,b,c", "1,2,3", "1,two,3"], "row 1: column 1 is 'two', expected a number"),
         (["a,b,c", "1,2,3", "1,,3"], "row 1: column 1 is '', expected a number"),
         (["a,b,c", "1,2,3", "1,256,3"], "row 1: values must be whole numbers from 0 to 255"),

@@ -5,10 +5,10 @@ import importlib
 import pytest
 import pytorch_fid.inception
 import torch
-from features import BackendOptions, efficientnet_lite0, efficientnet_lite2, inception, resized
-from fid_errors import ScoreError
+from fid.features import BackendOptions, efficientnet_lite0, efficientnet_lite2, inception, resized
+from fid.files import ScoreError
+from fid.inception import LAST_LAYER, build_inception
 from fid_test_images import draw_images
-from inception import DEPTH_BY_DIMS, build_inception
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def their_features(inception_state, pixels) -> dict[int, torch.Tensor]:
     return {found.shape[1]: found.mean(dim=(2, 3)) for found in maps}
 
 
-@pytest.mark.parametrize("dims", DEPTH_BY_DIMS)
+@pytest.mark.parametrize("dims", LAST_LAYER)
 def test_features_equal_those_of_pytorch_fid(dims, inception_state, pixels, their_features):
     network = build_inception(dims, inception_state, "test")
     with torch.inference_mode():

@@ -4,19 +4,18 @@ import numpy as np
 import pytest
 import skimage.metrics
 import torch
-from feature_metrics import (
-    bootstrap_interval,
+from fid.files import ScoreError
+from fid.frechet import bootstrap_interval, frechet_distance
+from fid.metrics import (
     default_subset_size,
     kernel_distance,
     precision_recall,
     squared_mmd,
 )
-from feature_stats import FeatureStatistics
-from fid_errors import ScoreError
-from fid_open import open_images
+from fid.paired import paired_metrics, psnr, ssim
+from fid.sources import open_images
+from fid.statistics import FeatureStatistics
 from fid_test_images import draw_images, write_folder
-from frechet import frechet_distance
-from paired_metrics import paired_metrics, psnr, ssim
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fid_errors import ScoreError
-from fid_weights import FID_WEIGHTS_URL, download, find_weights, read_weights
+from fid.features import FID_WEIGHTS_URL, find_weights, read_weights
+from fid.files import ScoreError, download
 
 BODY = bytes(range(256)) * 40
 

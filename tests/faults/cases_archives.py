@@ -124,7 +124,7 @@ TABLES: dict[str, tuple[str | Maker, str]] = {  # content of bad.csv, what the s
     "of a header only": (table([]), "no images"),
     "of one row": (table(ROWS[:1]), "only one image"),
     "with too many columns": (table(ROWS, 999), "999 columns, expected 3 x side x side"),
-    "with a short row": (table([*ROWS[:7], "1,2,3"]), "row 7: 3 columns, the header has 768"),
+    "with a short row": (table([*ROWS[:7], "1,2,3"]), "row 7: 3 columns, the first row has 768"),
     "with text in it": (table([*ROWS[:7], row("x")]), "row 7: column 0 is 'x', expected a number"),
     "with 256 in it": (table([*ROWS[:7], row(256)]), "row 7: values must be whole numbers"),
     "with -1 in it": (table([*ROWS[:7], row(-1)]), "row 7: values must be whole numbers"),

@@ -109,9 +109,9 @@ SCRIPTS = {
     ),
     "scorer": Script(
         f"{SCORED} --json disk/score.json",
-        "fid_images:FolderImages.stored_bytes",
+        "fid.images:FolderImages.stored_bytes",
         ("disk/score.json",),
-        reads=("fid_images:FolderImages.stored_bytes", "results/image_7.png"),
+        reads=("fid.images:FolderImages.stored_bytes", "results/image_7.png"),
         damages=("disk/score.json", "disk/cache/*"),
     ),
     "prepare_data": Script(
@@ -318,7 +318,7 @@ def _reader(bench: Bench) -> str:
 
 
 def _deadly_reader() -> None:
-    from fid_images import FolderImages
+    from fid.images import FolderImages
 
     main, read = os.getpid(), FolderImages.stored_bytes
 

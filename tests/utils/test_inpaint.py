@@ -93,7 +93,7 @@ def test_step_pictures_can_be_left_out(repair):
 
 
 def test_the_manifest_leads_the_scorer_to_the_truth_and_the_masks(repair, job):
-    from fid_inputs import resolve_inputs
+    from fid.inputs import resolve_inputs
 
     found = resolve_inputs(str(repair() / "test_results"), None, None)
     assert found.paired
@@ -106,7 +106,7 @@ def test_the_manifest_leads_the_scorer_to_the_truth_and_the_masks(repair, job):
 
 
 def test_the_manifest_leads_the_scorer_to_the_rows_of_a_table(repair, job):
-    from fid_inputs import resolve_inputs
+    from fid.inputs import resolve_inputs
 
     rows = [pixels(path).ravel() for path in sorted((job / "test").iterdir())]
     lines = [",".join(map(str, range(768))), *(",".join(map(str, row)) for row in rows)]

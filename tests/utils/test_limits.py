@@ -6,21 +6,19 @@ import math
 import re
 from pathlib import Path
 
+import fid.files
 import pytest
+from fid.files import ScoreError
 
-import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.errors import UserError
 from utils import limits
 
-import fid_limits  # isort: skip
-from fid_errors import ScoreError  # isort: skip
-
-BOTH = pytest.mark.parametrize(("own", "refusal"), [(limits, UserError), (fid_limits, ScoreError)])
+BOTH = pytest.mark.parametrize(("own", "refusal"), [(limits, UserError), (fid.files, ScoreError)])
 
 
 def test_the_scorer_has_the_same_limits_and_switch():
-    assert fid_limits.DEFAULT_LIMITS == limits.DEFAULT_LIMITS
-    assert fid_limits.SWITCH == limits.SWITCH
+    assert fid.files.DEFAULT_LIMITS == limits.DEFAULT_LIMITS
+    assert fid.files.SWITCH == limits.SWITCH
 
 
 @BOTH

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fid.extraction import extract_statistics
+from fid.sources import open_images
 
 from utils.images import save_png
 from utils.scoring import BACKENDS, DEFAULT, FeatureDistance
-
-from feature_extraction import extract_statistics  # isort: skip
-from fid_open import open_images  # isort: skip
 
 CPU, CUDNN, MATMUL = torch.device("cpu"), torch.backends.cudnn, torch.backends.cuda.matmul
 

@@ -339,12 +339,12 @@ def test_fid_without_its_weights_is_one_line(monkeypatch, tmp_path, changed, con
     monkeypatch.setattr("utils.scoring.default_weights_dir", lambda: tmp_path)
     targets = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
     scoring = changed(config, {"scoring.features": "inception"}).scoring
-    monkeypatch.setattr("features.find_weights", lambda given, folder: raise_score_error(folder))
+    monkeypatch.setattr("fid.features.find_weights", lambda _, folder: raise_score_error(folder))
     with pytest.raises(UserError, match="no network"):
         FeatureDistance(targets, torch.device("cpu"), scoring)
 
 
 def raise_score_error(folder: Path) -> None:
-    from fid_errors import ScoreError
+    from fid.files import ScoreError
 
     raise ScoreError(f"{folder}: no network")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from feature_stats import FeatureStatistics, load_statistics, save_statistics
-from fid_errors import ScoreError
+from fid.files import ScoreError
+from fid.statistics import FeatureStatistics, load_statistics, save_statistics
 
 
 def gather(features: torch.Tensor, batch: int, keep: bool = False) -> FeatureStatistics:

@@ -16,14 +16,12 @@ import numpy as np
 import PIL
 import scipy
 import torch
-from features import BACKENDS
-from fid_errors import ScoreError
-from fid_files import replacing
-from fid_images import ImageSet
-from fid_inputs import Source
-from fid_scoring import Outcome, notes
-from fid_settings import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
-from fid_weights import sha256_of_file
+
+from fid.features import BACKENDS
+from fid.files import ScoreError, replacing, sha256_of_file
+from fid.images import ImageSet
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Source
+from fid.scoring import Outcome, notes
 
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # of any score
@@ -32,6 +30,7 @@ SHARE_TOLERANCE = 5e-3  # of precision and recall: one image at a ball's edge
 OTHER_TOLERANCE = 1e-5
 PATHS = ("predicted_path", "gt_path", "mask_path", "weights")
 SETTINGS = ("features", "dims", "metrics", "bootstrap_samples", "legacy", "seed", "batch_size")
+LATER_SETTINGS = {"recursive": False}  # certificates of earlier versions lack these
 
 
 def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dic
         "weights_sha256": backend.weights_sha256,
         "dims": backend.dims,
         "resize": backend.resize,
-        "settings": {name: getattr(settings, name) for name in SETTINGS}
+        "settings": {name: getattr(settings, name) for name in (*SETTINGS, *LATER_SETTINGS)}
         | {name: _relative(getattr(settings, name), folder) for name in PATHS},
         "device": _device_name(outcome.device),
         "versions": {
@@ -89,6 +88,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
     missing |= {*SETTINGS, *PATHS} - (settings.keys() if isinstance(settings, dict) else set())
     if missing:
         raise ScoreError(f"{path}: {sorted(missing)[0]!r} is missing")
+    certificate["settings"] = LATER_SETTINGS | settings
     _check_types(path, certificate)
     for name in PATHS:
         if certificate["settings"][name] is not None:
@@ -108,6 +108,7 @@ def _check_types(path: Path, certificate: dict[str, Any]) -> None:
         "metrics": isinstance(settings["metrics"], list)
         and all(name in METRICS for name in settings["metrics"]),
         "legacy": isinstance(settings["legacy"], bool),
+        "recursive": isinstance(settings["recursive"], bool),
         "dims": isinstance(settings["dims"], int | None),
     }
     fits |= {name: isinstance(settings[name], str | None) for name in PATHS}

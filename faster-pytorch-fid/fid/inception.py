@@ -19,47 +19,33 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from fid_errors import ScoreError
 from torch import Tensor, nn
+
+from fid.files import ScoreError
 
 BATCH_NORM_EPS = 1e-3
 LOGITS = 1008
-DEPTH_BY_DIMS = {64: 1, 192: 2, 768: 3, 2048: 4}  # how many of the four stages each size needs
-
-Size = int | tuple[int, int]
+LAST_LAYER = {64: "pool_1", 192: "pool_2", 768: "Mixed_6e", 2048: "Mixed_7c"}  # of each size
 
 
 class Conv(nn.Conv2d):
-    """Convolution + folded batch norm + ReLU, (B, C, H, W) -> (B, C', H', W').
+    """Convolution + folded batch norm + ReLU, (B, C, H, W) -> (B, C', H', W')."""
 
-    Args:
-        sources: the weight file's layers it is made of (relative to its block; their outputs
-            lie one after another), with their output channels. Empty: the layer of its own name.
-        relu: False leaves the ReLU to the caller.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: int = 1,
-        padding: Size = 0,
-        sources: Mapping[str, int] | None = None,
-        relu: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
-        self.sources = dict(sources or {})
-        self.relu = relu
+    sources: Mapping[str, int] = {}  # the weight file's layers it is made of, if several
 
     def forward(self, images: Tensor) -> Tensor:
-        activations = super().forward(images)
-        return F.relu_(activations) if self.relu else activations
+        return F.relu_(super().forward(images))
 
 
-def siblings(in_channels: int, **out_channels: int) -> Conv:
-    """One 1 x 1 convolution that stands for several of the same input."""
-    return Conv(in_channels, sum(out_channels.values()), 1, sources=out_channels)
+class Siblings(Conv):
+    """Several 1 x 1 convolutions of one input as one: a tensor (B, C', H, W) for each."""
+
+    def __init__(self, in_channels: int, **sources: int) -> None:
+        super().__init__(in_channels, sum(sources.values()), 1)
+        self.sources = sources
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(images).split(list(self.sources.values()), dim=1)
 
 
 class PoolConv(Conv):
@@ -68,11 +54,8 @@ class PoolConv(Conv):
     Both are linear and the average's weights sum to 1, so the cheaper order is the reverse one.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1, relu=False)
-
     def forward(self, images: Tensor) -> Tensor:
-        projected = super().forward(images)
+        projected = nn.Conv2d.forward(self, images)
         return F.relu_(F.avg_pool2d(projected, 3, stride=1, padding=1, count_include_pad=False))
 
 
@@ -81,17 +64,16 @@ class InceptionA(nn.Module):
 
     def __init__(self, in_channels: int, pool_channels: int) -> None:
         super().__init__()
-        self.heads = siblings(in_channels, branch1x1=64, branch5x5_1=48, branch3x3dbl_1=64)
+        self.heads = Siblings(in_channels, branch1x1=64, branch5x5_1=48, branch3x3dbl_1=64)
         self.branch5x5_2 = Conv(48, 64, 5, padding=2)
         self.branch3x3dbl_2 = Conv(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = Conv(96, 96, 3, padding=1)
-        self.branch_pool = PoolConv(in_channels, pool_channels)
+        self.branch_pool = PoolConv(in_channels, pool_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        one, five, double = self.heads(x).split(list(self.heads.sources.values()), dim=1)
-        five = self.branch5x5_2(five)
+        one, five, double = self.heads(x)
         double = self.branch3x3dbl_3(self.branch3x3dbl_2(double))
-        return torch.cat([one, five, double, self.branch_pool(x)], dim=1)
+        return torch.cat([one, self.branch5x5_2(five), double, self.branch_pool(x)], dim=1)
 
 
 class InceptionB(nn.Module):
@@ -114,17 +96,17 @@ class InceptionC(nn.Module):
 
     def __init__(self, mid: int) -> None:
         super().__init__()
-        self.heads = siblings(768, branch1x1=192, branch7x7_1=mid, branch7x7dbl_1=mid)
+        self.heads = Siblings(768, branch1x1=192, branch7x7_1=mid, branch7x7dbl_1=mid)
         self.branch7x7_2 = Conv(mid, mid, (1, 7), padding=(0, 3))
         self.branch7x7_3 = Conv(mid, 192, (7, 1), padding=(3, 0))
         self.branch7x7dbl_2 = Conv(mid, mid, (7, 1), padding=(3, 0))
         self.branch7x7dbl_3 = Conv(mid, mid, (1, 7), padding=(0, 3))
         self.branch7x7dbl_4 = Conv(mid, mid, (7, 1), padding=(3, 0))
         self.branch7x7dbl_5 = Conv(mid, 192, (1, 7), padding=(0, 3))
-        self.branch_pool = PoolConv(768, 192)
+        self.branch_pool = PoolConv(768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        one, seven, double = self.heads(x).split(list(self.heads.sources.values()), dim=1)
+        one, seven, double = self.heads(x)
         seven = self.branch7x7_3(self.branch7x7_2(seven))
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(double))
         double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
@@ -136,38 +118,34 @@ class InceptionD(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads = siblings(768, branch3x3_1=192, branch7x7x3_1=192)
+        self.heads = Siblings(768, branch3x3_1=192, branch7x7x3_1=192)
         self.branch3x3_2 = Conv(192, 320, 3, stride=2)
         self.branch7x7x3_2 = Conv(192, 192, (1, 7), padding=(0, 3))
         self.branch7x7x3_3 = Conv(192, 192, (7, 1), padding=(3, 0))
         self.branch7x7x3_4 = Conv(192, 192, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        three, seven = self.heads(x).split(list(self.heads.sources.values()), dim=1)
+        three, seven = self.heads(x)
         seven = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(seven)))
         return torch.cat([self.branch3x3_2(three), seven, F.max_pool2d(x, 3, stride=2)], dim=1)
 
 
 class InceptionE(nn.Module):
-    """8 x 8 block with 3x3 and double 3x3 branches that fork into 1x3 and 3x1, C -> 2048.
-
-    Args:
-        max_pool: the pool branch takes the maximum (the network's last block), not the average.
-    """
+    """8 x 8 block whose 3x3 and double 3x3 branches fork into 1x3 and 3x1, C -> 2048."""
 
     def __init__(self, in_channels: int, max_pool: bool) -> None:
         super().__init__()
-        self.heads = siblings(in_channels, branch1x1=320, branch3x3_1=384, branch3x3dbl_1=448)
+        self.heads = Siblings(in_channels, branch1x1=320, branch3x3_1=384, branch3x3dbl_1=448)
         self.branch3x3_2a = Conv(384, 384, (1, 3), padding=(0, 1))
         self.branch3x3_2b = Conv(384, 384, (3, 1), padding=(1, 0))
         self.branch3x3dbl_2 = Conv(448, 384, 3, padding=1)
         self.branch3x3dbl_3a = Conv(384, 384, (1, 3), padding=(0, 1))
         self.branch3x3dbl_3b = Conv(384, 384, (3, 1), padding=(1, 0))
-        self.max_pool = max_pool
-        self.branch_pool = Conv(in_channels, 192, 1) if max_pool else PoolConv(in_channels, 192)
+        self.max_pool = max_pool  # in the pool branch, as the network's last block has it
+        self.branch_pool = Conv(in_channels, 192, 1) if max_pool else PoolConv(in_channels, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        one, three, double = self.heads(x).split(list(self.heads.sources.values()), dim=1)
+        one, three, double = self.heads(x)
         double = self.branch3x3dbl_2(double)
         pooled = self.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1) if self.max_pool else x)
         forks = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
@@ -175,7 +153,7 @@ class InceptionE(nn.Module):
         return torch.cat([one, *forks, pooled], dim=1)
 
 
-class FIDInception(nn.Module):
+class FIDInception(nn.Sequential):
     """Pooled features of the FID InceptionV3, (B, 3, 299, 299) in -1..1 -> (B, dims).
 
     Args:
@@ -185,40 +163,37 @@ class FIDInception(nn.Module):
 
     def __init__(self, dims: int) -> None:
         super().__init__()
-        self.depth = DEPTH_BY_DIMS[dims]
-        self.Conv2d_1a_3x3 = Conv(3, 32, 3, stride=2)
-        self.Conv2d_2a_3x3 = Conv(32, 32, 3)
-        self.Conv2d_2b_3x3 = Conv(32, 64, 3, padding=1)
-        if self.depth >= 2:
-            self.Conv2d_3b_1x1 = Conv(64, 80, 1)
-            self.Conv2d_4a_3x3 = Conv(80, 192, 3)
-        if self.depth >= 3:
-            self.Mixed_5b = InceptionA(192, 32)
-            self.Mixed_5c = InceptionA(256, 64)
-            self.Mixed_5d = InceptionA(288, 64)
-            self.Mixed_6a = InceptionB()
-            self.Mixed_6b = InceptionC(128)
-            self.Mixed_6c = InceptionC(160)
-            self.Mixed_6d = InceptionC(160)
-            self.Mixed_6e = InceptionC(192)
-        if self.depth >= 4:
-            self.Mixed_7a = InceptionD()
-            self.Mixed_7b = InceptionE(1280, max_pool=False)
-            self.Mixed_7c = InceptionE(2048, max_pool=True)
+        for name, layer in _layers().items():
+            self.add_module(name, layer)
+            if name == LAST_LAYER[dims]:
+                break
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))  # (B, 64, 147, 147)
-        x = F.max_pool2d(x, 3, stride=2)  # (B, 64, 73, 73)
-        if self.depth >= 2:
-            x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
-            x = F.max_pool2d(x, 3, stride=2)  # (B, 192, 35, 35)
-        if self.depth >= 3:
-            x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))  # (B, 288, 35, 35)
-            x = self.Mixed_6b(self.Mixed_6a(x))
-            x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(x)))  # (B, 768, 17, 17)
-        if self.depth >= 4:
-            x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # (B, 2048, 8, 8)
-        return x.mean(dim=(2, 3))
+        return super().forward(images).mean(dim=(2, 3))
+
+
+def _layers() -> dict[str, nn.Module]:
+    """All layers by the weight file's names, in order."""
+    return {
+        "Conv2d_1a_3x3": Conv(3, 32, 3, stride=2),
+        "Conv2d_2a_3x3": Conv(32, 32, 3),
+        "Conv2d_2b_3x3": Conv(32, 64, 3, padding=1),  # (B, 64, 147, 147)
+        "pool_1": nn.MaxPool2d(3, stride=2),  # (B, 64, 73, 73)
+        "Conv2d_3b_1x1": Conv(64, 80, 1),
+        "Conv2d_4a_3x3": Conv(80, 192, 3),
+        "pool_2": nn.MaxPool2d(3, stride=2),  # (B, 192, 35, 35)
+        "Mixed_5b": InceptionA(192, 32),
+        "Mixed_5c": InceptionA(256, 64),
+        "Mixed_5d": InceptionA(288, 64),  # (B, 288, 35, 35)
+        "Mixed_6a": InceptionB(),
+        "Mixed_6b": InceptionC(128),
+        "Mixed_6c": InceptionC(160),
+        "Mixed_6d": InceptionC(160),
+        "Mixed_6e": InceptionC(192),  # (B, 768, 17, 17)
+        "Mixed_7a": InceptionD(),
+        "Mixed_7b": InceptionE(1280, max_pool=False),
+        "Mixed_7c": InceptionE(2048, max_pool=True),  # (B, 2048, 8, 8)
+    }
 
 
 def build_inception(dims: int, weights: Mapping[str, Tensor], origin: str) -> FIDInception:
@@ -266,11 +241,9 @@ def _fold(
 def _expect(weights: Mapping[str, Tensor], key: str, shape: tuple[int, ...], origin: str) -> Tensor:
     """The tensor of that name in float64, or an error when it is missing or misshapen."""
     tensor = weights.get(key)
-    if tensor is None:
-        raise ScoreError(f"{origin}: not the FID InceptionV3's weights: {key!r} is missing")
-    if tuple(tensor.shape) != shape:
-        found = " x ".join(map(str, tensor.shape))
-        wanted = " x ".join(map(str, shape))
+    found = "missing" if tensor is None else " x ".join(map(str, tensor.shape))
+    wanted = " x ".join(map(str, shape))
+    if found != wanted:
         raise ScoreError(
             f"{origin}: not the FID InceptionV3's weights: {key!r} is {found}, expected {wanted}"
         )

@@ -1,4 +1,4 @@
-"""Metrics of two feature sets beside the Frechet distance: KID, precision and recall, an interval.
+"""Metrics of two feature sets beside the Frechet distance: KID, precision and recall.
 
 n images, d feature size; features are (n, d) float64 on any device.
 """
@@ -9,16 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from feature_stats import FeatureStatistics
-from fid_errors import ScoreError
-from frechet import frechet_distance
 from torch import Tensor
+
+from fid.files import ScoreError
 
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 NEIGHBOURS = 3
 CHUNK_ROWS = 4096  # of a distance matrix at once
-COVERAGE = 0.95  # of the bootstrap interval
 
 
 @dataclass(frozen=True)
@@ -89,48 +87,3 @@ def _covered(points: Tensor, centres: Tensor) -> float:
         (torch.cdist(chunk, centres) <= radii).any(dim=1) for chunk in points.split(CHUNK_ROWS)
     ]
     return float(torch.cat(inside).double().mean())
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Central 95 % of the bootstrap distances, moved so that their mean is the distance itself."""
-
-    low: float
-    high: float
-    bias: float  # mean of the bootstrap distances minus the distance
-
-
-def bootstrap_interval(
-    predicted: FeatureStatistics,
-    reference: FeatureStatistics,
-    paired: bool,
-    samples: int,
-    seed: int,
-) -> Interval:
-    """How much the Frechet distance would move with other images (percentile bootstrap).
-
-    Images are drawn with replacement, as pairs where the sets are paired; a reference of bare
-    statistics stays as it is. Drawing repeats images, which alone raises the distance, the more
-    the smaller n is: that bias is reported and taken out of the interval.
-    """
-    rng = np.random.default_rng(seed)
-    features1, features2 = predicted.features(), reference.features()
-    assert features1 is not None
-    distances = []
-    for _ in range(samples):
-        pick1 = rng.integers(len(features1), size=len(features1))
-        sample2 = reference
-        if features2 is not None:
-            pick2 = pick1 if paired else rng.integers(len(features2), size=len(features2))
-            sample2 = _statistics_of(features2[pick2])
-        distances.append(frechet_distance(_statistics_of(features1[pick1]), sample2)[0])
-    distance = frechet_distance(predicted, reference)[0]
-    bias = float(np.mean(distances)) - distance
-    low, high = np.quantile(distances, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]) - bias
-    return Interval(float(low), float(high), bias)
-
-
-def _statistics_of(features: Tensor) -> FeatureStatistics:
-    statistics = FeatureStatistics(features.shape[1])
-    statistics.update(features)
-    return statistics

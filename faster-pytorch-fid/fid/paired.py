@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fid_errors import ScoreError
-from fid_images import ImageSet, decode_image
+
+from fid.files import ScoreError
+from fid.images import ImageSet, decode_image
 
 IDENTICAL_PSNR = 100.0  # dB, stands for the infinity of equal images so that means stay finite
 SSIM_WINDOW = 11

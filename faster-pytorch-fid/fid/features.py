@@ -10,6 +10,7 @@ Shapes: B batch, H height, W width, d feature size. Pixels are (B, 3, H, W) uint
 from __future__ import annotations
 
 import hashlib
+import pickle
 import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +19,20 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from fid_errors import ScoreError
-from fid_weights import find_weights, read_weights, sha256_of_file
-from inception import DEPTH_BY_DIMS, build_inception
 from torch import Tensor, nn
+
+from fid.files import HASH_IN_NAME, ScoreError, download, sha256_of_file
+from fid.inception import LAST_LAYER, build_inception
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+FID_WEIGHTS_URL = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+)
+FID_HASH_PREFIX = "6726825d"
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,49 @@ class Backend:
     weights_sha256: str
 
 
+def default_weights_dir() -> Path:
+    """Where torch.hub keeps checkpoints (moves with TORCH_HOME)."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def find_weights(given: str | None, folder: Path, url: str = FID_WEIGHTS_URL) -> Path:
+    """The weight file: the given one, the one in the cache folder, or a fresh download into it."""
+    if given is not None:
+        path = Path(given)
+        if not path.is_file():
+            raise ScoreError(f"{path}: no such weight file")
+        return path
+    path = folder / url.rpartition("/")[2]
+    if not path.is_file():
+        download(url, path)
+    return path
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Tensors by name and the file's SHA-256; only tensors are unpickled, never code.
+
+    Raises:
+        ScoreError: the hash in the file's name is another one, or torch cannot read the file.
+    """
+    sha256 = sha256_of_file(path)
+    named = HASH_IN_NAME.search(path.name)
+    if named and not sha256.startswith(named[1]):
+        raise ScoreError(
+            f"{path}: wrong or truncated: its sha256 begins {sha256[:8]}, its name says "
+            f"{named[1]}; delete it to have it downloaded again"
+        )
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError):
+        weights = None
+    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
+        raise ScoreError(
+            f"{path}: not a PyTorch weight file or truncated (sha256 begins {sha256[:8]}, the FID "
+            f"weights' begins {FID_HASH_PREFIX})"
+        )
+    return weights, sha256
+
+
 def resized(pixels: Tensor, side: int) -> Tensor:
     """Bilinear, align_corners=False, no antialias, on 0..1 values: as pytorch-fid resizes."""
     return F.interpolate(pixels.float() / 255, size=(side, side), mode="bilinear")
@@ -67,8 +118,8 @@ def _no_choice(name: str, options: BackendOptions, dims: int) -> None:
 def inception(options: BackendOptions) -> Backend:
     """The FID InceptionV3 at 299 x 299, input -1..1."""
     dims = 2048 if options.dims is None else options.dims
-    if dims not in DEPTH_BY_DIMS:
-        allowed = ", ".join(map(str, DEPTH_BY_DIMS))
+    if dims not in LAST_LAYER:
+        allowed = ", ".join(map(str, LAST_LAYER))
         raise ScoreError(f"--dims {dims}: inception has {allowed}")
     path = find_weights(options.weights, options.weights_dir)
     weights, sha256 = read_weights(path)

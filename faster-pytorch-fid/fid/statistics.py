@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fid_errors import ScoreError
-from fid_files import replacing
-from fid_limits import check_limit
 from torch import Tensor
+
+from fid.files import ScoreError, check_limit, replacing
 
 Provenance = dict[str, str | int]
 BROKEN_NPZ = (  # what NumPy and zipfile raise on broken or foreign bytes

@@ -1,0 +1,1 @@
+"""Score generated or repaired images: `inputs` -> `extraction` -> `statistics` -> `scoring`."""

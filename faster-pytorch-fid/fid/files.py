@@ -1,0 +1,179 @@
+"""Files: the error a user sees, how much an input may claim, whole writes, hashes, downloads.
+
+INPUT_LIMITS=pixels=200e6,members=5e6 sets some limits, INPUT_LIMITS=off lifts them all; the
+environment variable reaches worker processes too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import re
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import cache
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO
+
+SWITCH = "INPUT_LIMITS"
+OFF = "off"
+DEFAULT_LIMITS = {
+    "pixels": 64e6,  # of one image, as its header declares it
+    "file_bytes": 256 * 2.0**20,  # of one image file, in an archive unpacked
+    "members": 4e6,  # of an archive
+    "archive_bytes": 64 * 2.0**30,  # of all members unpacked
+    "table_bytes": 8 * 2.0**30,  # of a csv
+    "row_bytes": 64 * 2.0**20,  # of a row of a csv
+    "statistics_bytes": 2 * 2.0**30,  # of an npz, unpacked
+    "held_bytes": 64 * 2.0**30,  # what prepare_data.py holds; here for one syntax everywhere
+}
+TIMEOUT_SECONDS = 30
+CHUNK_BYTES = 1 << 20
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
+
+
+class ScoreError(Exception):
+    """A mistake of the user's (paths, files, flags). The command shows it as one line, code 2."""
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().splitlines())  # a file's name may hold anything
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def limit(name: str) -> float:
+    """The limit in force, `math.inf` where it is lifted. Raises `ScoreError` for a wrong switch."""
+    return _limits(os.environ.get(SWITCH, ""))[name]
+
+
+def check_limit(name: str, found: float, what: str) -> None:
+    """Refuse a size beyond its limit; ``what`` names the file or flag."""
+    allowed = limit(name)
+    if found > allowed:
+        raise ScoreError(
+            f"{what}: {found:,.0f} {name.split('_')[-1]}; allowed are {allowed:,.0f}"
+            f" ({SWITCH}={name}=N allows N)"
+        )
+
+
+@cache
+def _limits(text: str) -> dict[str, float]:
+    """The defaults with what the switch says."""
+    if text == OFF:
+        return dict.fromkeys(DEFAULT_LIMITS, math.inf)
+    limits = dict(DEFAULT_LIMITS)
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in limits:
+            raise ScoreError(f"{SWITCH}: {name!r} is unknown; known are {OFF}, {', '.join(limits)}")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            limits[name] = math.nan
+        if not limits[name] > 0:
+            raise ScoreError(f"{SWITCH}: {name} is {value!r}; allowed are numbers above 0")
+    return limits
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file under a temporary name that takes `path`'s place once it is written and synced.
+
+    Raises:
+        ScoreError: the place cannot be written to; what was there stays.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with _as_mistake(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def check_place(path: Path) -> None:
+    """Raise what `replacing` would raise, before the long part; makes no more than the folder."""
+    with _as_mistake(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+@contextlib.contextmanager
+def _as_mistake(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def download(url: str, target: Path) -> None:
+    """Fetch `url` to `target`, resuming `target.part`, and check the hash the file name carries.
+
+    Raises:
+        ScoreError: no network, a broken transfer (the part stays for the next try), or a file
+            with another hash (deleted).
+    """
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        print(f"downloading {url} to {target}", file=sys.stderr)
+        _fetch(url, part)
+    except (OSError, HTTPException) as error:  # urllib's URLError is an OSError
+        reason = getattr(error, "reason", None) or error
+        raise ScoreError(
+            f"cannot download the weights ({reason}): fetch {url} by hand and put it at {target}, "
+            "or name the file with --weights"
+        ) from error
+    sha256 = sha256_of_file(part)
+    expected = HASH_IN_NAME.search(target.name)
+    if expected and not sha256.startswith(expected[1]):
+        part.unlink()
+        raise ScoreError(
+            f"{url}: the download's sha256 begins {sha256[:8]}, expected {expected[1]}; it was "
+            "deleted, run again or name a file with --weights"
+        )
+    os.replace(part, target)
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Append what is missing of `url` to `part`; start over when the server cannot resume."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing after `have`: the part is whole, its hash will tell
+            return
+        raise
+    with response, open(part, "ab" if response.status == 206 else "wb") as file:
+        expected = response.headers.get("Content-Length")
+        received = 0
+        while chunk := response.read(CHUNK_BYTES):
+            file.write(chunk)
+            received += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    if expected is not None and received < int(expected):
+        raise OSError(f"the connection broke after {have + received} bytes")

@@ -1,0 +1,217 @@
+"""Sets of images to score: a folder, a zip, or the lab's csv.
+
+Every set hands out the stored bytes of image i and decodes bytes to pixels, (H, W, 3) uint8 RGB in
+0..255. Zip members are read in memory, never extracted. Errors name the image or the row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import lzma
+import math
+import os
+import re
+import struct
+import sys
+import warnings
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fid.files import ScoreError, check_limit, limit
+
+# What is a picture, how it is read and in which order: as the suite's utils/images.py has it, which
+# a test holds equal to this.
+EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
+OTHER_EXTENSIONS = frozenset(  # pictures as well, which are left out with a note
+    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
+    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
+)
+BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+
+
+def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
+    """Pixels of an encoded image, upright as its EXIF says: (H, W, 3) uint8, (H, W) for mode "L".
+
+    An animation gives its first frame, 16 bits become 8, white is laid under transparency.
+
+    Raises:
+        ScoreError: not an image, a broken one, too many pixels, or floating-point pixels.
+    """
+    if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would come first
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is ours
+            size = f"{image.width} x {image.height}"
+            check_limit("pixels", image.width * image.height, f"{name}: {size}")
+            return np.asarray(_rgb(ImageOps.exif_transpose(image), name).convert(mode))
+    except Image.DecompressionBombError as error:  # declared sizes far beyond the limit
+        found = int(re.search(r"\d+", str(error))[0])
+        check_limit("pixels", found, name)
+        raise ScoreError(f"{name}: {found:,} pixels are more than can be decoded") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        reason = str(error).partition("\n")[0].partition(" <_io")[0]
+        raise ScoreError(f"{name}: not a readable image ({reason})") from None
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    """8-bit RGB of any mode; 16 bits by value / 257, transparency over white."""
+    if image.mode == "F":
+        raise ScoreError(f"{name}: floating-point pixels; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ScoreError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits a channel")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
+    parts = re.split(r"(\d+)", name)  # text and numbers alternate, so equal places compare
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
+
+
+class ImageSet(ABC):
+    """A list of images that worker processes can read by index."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self.path = path
+        self.names = list(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def stored_bytes(self, index: int) -> bytes:
+        """The image as it is stored, for reading and for hashing."""
+
+    def label(self, index: int) -> str:
+        """How messages name the image."""
+        return f"{self.path}/{self.names[index]}"
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Image `index`, (H, W, 3) uint8."""
+        return decode_image(self.stored_bytes(index), self.label(index))
+
+    def sha256(self) -> str:
+        """Hash of the images in their order, whatever holds them and whatever they are called."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(hashlib.sha256(self.stored_bytes(index)).digest())
+        return digest.hexdigest()
+
+
+class FolderImages(ImageSet):
+    """The image files directly inside a folder, by name."""
+
+    def stored_bytes(self, index: int) -> bytes:
+        path = self.path / self.names[index]
+        try:
+            check_limit("file_bytes", path.stat().st_size, str(path))
+            return path.read_bytes()
+        except OSError as error:
+            raise ScoreError(f"{self.label(index)}: {error.strerror}") from None
+
+
+class ZipImages(ImageSet):
+    """The image members of a zip at any depth, by name."""
+
+    _archive: tuple[int, zipfile.ZipFile] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "names": self.names}
+
+    def stored_bytes(self, index: int) -> bytes:
+        if self._archive is None or self._archive[0] != os.getpid():
+            # An open archive has one file position, so processes must not share it.
+            self._archive = (os.getpid(), zipfile.ZipFile(self.path))
+        try:
+            with self._archive[1].open(self.names[index]) as member:
+                allowed = limit("file_bytes")
+                data = member.read(-1 if math.isinf(allowed) else int(allowed) + 1)
+        except BROKEN_ARCHIVE as error:
+            raise ScoreError(f"{self.label(index)}: cannot be unpacked ({error})") from None
+        check_limit("file_bytes", len(data), f"{self.label(index)}: unpacked")
+        return data
+
+
+def folder_names(path: Path, recursive: bool = False) -> list[str]:
+    """Names of a folder's images, below it too if asked, in natural order."""
+    try:
+        entries = list(path.rglob("*") if recursive else path.iterdir())
+    except OSError as error:
+        raise ScoreError(f"{path}: {error.strerror}") from None
+    names = [entry.relative_to(path).as_posix() for entry in entries if _is_image(entry)]
+    note_left_out(path, [entry.name for entry in entries])
+    if not names and (inner := _folder_of_images(entries)):
+        raise ScoreError(f"{path}: no images, but {inner} holds some; name it or use --recursive")
+    return sorted(names, key=natural_key)
+
+
+def _folder_of_images(entries: Sequence[Path]) -> Path | None:
+    """The first of the sub-folders with an image directly in it."""
+    for folder in sorted(entry for entry in entries if entry.is_dir()):
+        with contextlib.suppress(OSError):
+            if any(map(_is_image, folder.iterdir())):
+                return folder
+    return None
+
+
+def note_left_out(place: Path, names: Sequence[str]) -> None:
+    """Name the first of the files that hold a picture of a format that is not read."""
+    others = [n for n in names if Path(n).suffix.lower() in OTHER_EXTENSIONS and n[0] != "."]
+    if others:
+        first, more = min(others, key=natural_key), len(others) - 1
+        rest = f" and {more} more" if more else ""
+        allowed = ", ".join(sorted(EXTENSIONS))
+        print(f"note: {place}: {first}{rest} left out; allowed are {allowed}", file=sys.stderr)
+
+
+def _is_image(entry: Path) -> bool:
+    """An image's name on a file or a broken link, which is an error to be told; no pipe."""
+    named = entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
+    return named and (entry.is_file() or not entry.exists())
+
+
+def zip_names(path: Path) -> list[str]:
+    """Names of the image members; a name that points outside the archive is refused."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except BROKEN_ARCHIVE as error:
+        raise ScoreError(f"{path}: not a readable zip ({error})") from None
+    check_limit("members", len(members), str(path))
+    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
+    names = []
+    for member in members:
+        parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+        if not parts or member.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith("._"):
+            continue
+        if PurePosixPath(parts[-1]).suffix.lower() not in EXTENSIONS:
+            continue
+        if ".." in parts or parts[0] == "/" or parts[0].endswith(":"):
+            raise ScoreError(f"{path}: member {member.filename!r} points outside the archive")
+        names.append(member.filename)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ScoreError(f"{path}: two members are called {twice!r}")
+    note_left_out(path, [member.filename for member in members])
+    return sorted(names, key=natural_key)
