@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from utils.cli import LAB_FLAGS
-from utils.lab_keys import VARIANTS
+from utils.lab_attention import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "from-the-lab.md").read_text()
