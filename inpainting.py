@@ -4,9 +4,20 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 from config.loading import load_config
+from config.section import user_path
 from models.masking import MASK_SCHEDULES
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, names, run
+from utils.cli import (
+    ArgumentParser,
+    add_config_arguments,
+    add_ignored_flags,
+    as_overrides,
+    names,
+    run,
+    schedule_name,
+    steps_or_all,
+)
 from utils.data import InpaintingSet
+from utils.images import MASK_THRESHOLD
 from utils.inpaint import inpaint_set
 from utils.inpaint_outputs import RESULTS
 
@@ -18,10 +29,31 @@ def count_or_auto(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def grey_value(text: str) -> int:
+    """What --mask-threshold takes."""
+    if not text.isdecimal() or not 1 <= int(text) <= 255:
+        raise ArgumentTypeError(f"'{text}' is no whole number from 1 to 255")
+    return int(text)
+
+
+def output_folder(text: str) -> Path:
+    """Where the results' folder goes; the lab names that folder itself."""
+    path = user_path(text)
+    return path.parent if path.name == RESULTS else path
+
+
 OPTIONS = {  # flag: key that it overrides, type, help
-    "--mask-func": ("decoding.mask_schedule", str, f"schedule: {', '.join(MASK_SCHEDULES)}"),
+    "--mask-func": (
+        "decoding.mask_schedule",
+        schedule_name,
+        f"schedule: {', '.join(MASK_SCHEDULES)}",
+    ),
     "--total-iter": ("decoding.total_iter", int, "iterations T of the schedule"),
-    "--sweet-spot": ("decoding.sweet_spot", int, "stop after this many iterations"),
+    "--sweet-spot": (
+        "decoding.sweet_spot",
+        steps_or_all,
+        "stop after so many; -1: run all",
+    ),
     "--samples": ("decoding.samples", int, "different repairs of each image, image_000_s0.png ..."),
     "--composite": ("decoding.composite", str, "known pixels: none, hard or feather"),
     "--animation": ("decoding.animation", str, "the decoding of each image, moving: gif or webp"),
@@ -45,13 +77,29 @@ def main() -> None:
     )
     inputs = {
         "--images": "instead: a folder of images, or one image, of any size",
-        "--masks": "with a folder of masks, or one mask; 255 is known, 0 a hole",
+        "--masks": "with a folder of masks, or one mask; 255 is known, 0 a hole; or alpha",
         "--ground-truth": "folder or csv the scorer compares with",
     }
     for flag, text in inputs.items():
         parser.add_argument(*names(flag), type=Path, help=text)
     parser.add_argument(
-        "--output", type=Path, default=Path(), help="where the three folders go (default here)"
+        *names("--output"),
+        type=output_folder,
+        default=Path(),
+        help="where the three folders go (default here)",
+    )
+    add_ignored_flags(parser)
+    parser.add_argument(
+        "--mask-threshold",
+        type=grey_value,
+        default=MASK_THRESHOLD,
+        help=f"mask values below are holes (default {MASK_THRESHOLD}; 255 reads as the lab does)",
+    )
+    parser.add_argument(
+        "--pair-by",
+        choices=("name", "order"),
+        default="name",
+        help="masks belong to images by number or name (default), or by sorted order",
     )
     switches = {
         "--invert-masks": "255 is a hole and 0 is known",
@@ -65,7 +113,14 @@ def main() -> None:
         parser.error("give either --data, or --images together with --masks")
     config = load_config(args.config, as_overrides(args, OPTIONS))
     source = args.images or args.data or config.data.root
-    dataset = InpaintingSet(source, args.masks, args.ground_truth, args.invert_masks)
+    dataset = InpaintingSet(
+        source,
+        args.masks,
+        args.ground_truth,
+        args.invert_masks,
+        args.mask_threshold,
+        args.pair_by == "order",
+    )
     timing = inpaint_set(config, dataset, args.output, restart=args.restart, verbose=args.verbose)
     results = args.output / RESULTS
     if not timing["repaired"]:

@@ -7,11 +7,13 @@ from config.loading import load_config
 from utils.cli import (
     ArgumentParser,
     add_config_arguments,
+    add_ignored_flags,
     add_start_arguments,
     as_overrides,
     names,
     positive,
     run,
+    schedule_name,
 )
 from utils.distributed import world_size
 from utils.search import search_learning_rate
@@ -27,6 +29,9 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--accumulate": ("training.accumulate", int, "batches averaged into one optimiser step"),
     "--learning-rate": ("training.learning_rate", float, "peak learning rate"),
     "--checkpoint-every": ("training.checkpoint_every", int, "epochs between checkpoints"),
+    "--warmup-steps": ("training.warmup_steps", int, "steps until the peak learning rate"),
+    "--weight-decay": ("training.weight_decay", float, "weight decay of the optimiser"),
+    "--mask-func": ("masking.mask_schedule", schedule_name, "schedule of training"),
     "--seed": ("seed", int, "seed of everything random"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
@@ -51,6 +56,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     add_start_arguments(parser)
+    add_ignored_flags(parser)
     parser.add_argument(
         "--start-from-epoch",
         type=int,

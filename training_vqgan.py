@@ -6,6 +6,7 @@ from config.loading import load_config
 from utils.cli import (
     ArgumentParser,
     add_config_arguments,
+    add_ignored_flags,
     add_start_arguments,
     as_overrides,
     run,
@@ -24,6 +25,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     add_start_arguments(parser)
+    add_ignored_flags(parser)
     parser.add_argument("--tokenizer", type=Path, help="start from these weights")
     args = parser.parse_args()
     if args.tokenizer and args.resume is True:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from config.errors import UserError
+from config.lab_form import from_lab_form
 from config.mistakes import Key, explain, shorten
 from config.schema import Config
 
@@ -38,6 +39,7 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}; allowed are sections of keys")
+    values = from_lab_form(values, path)
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     _rename(values, sources)
     for override in overrides:

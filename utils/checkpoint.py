@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -31,6 +32,7 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.distributed import is_main
 from utils.files import atomic
+from utils.lab_attention import Roles
 from utils.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
 from utils.lab_shapes import Shapes, describe, network_shapes, shapes_of
 
@@ -38,6 +40,22 @@ HEADER = "maskgit"  # the one metadata key of our safetensors files
 KINDS = {TokenizerConfig: TOKENIZER, TransformerConfig: TRANSFORMER}
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 State = dict[str, Any]
+NUMPY_NUMBERS = [np.dtype(code) for code in ("?", *"bhilqBHILQ", *"efd")]
+
+
+def numpy_number(kind: np.dtype, value: bytes) -> np.generic:
+    """A NumPy number as a pickle spells it; any other kind of value is refused."""
+    if kind not in NUMPY_NUMBERS:
+        raise pickle.UnpicklingError(f"a NumPy value of type {kind}")
+    return np.frombuffer(value, kind)[0]
+
+
+NUMBERS = [  # losses and such, which training loops save next to weights
+    np.dtype,
+    *{type(kind) for kind in NUMPY_NUMBERS},
+    (numpy_number, "numpy.core.multiarray.scalar"),
+    (numpy_number, "numpy._core.multiarray.scalar"),
+]
 Resume = bool | Literal["auto"]
 
 
@@ -88,25 +106,29 @@ def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTr
     return fill(BidirectionalTransformer(description), weights, path)
 
 
-def read_lab_file(path: Path) -> LabFile:
+def read_lab_file(path: Path, entry: str | None = None, roles: Roles | None = None) -> LabFile:
     """Read a lab solution's checkpoint: tensors and plain values, nothing that could run.
 
-    Raises `UserError` for a file that is missing or damaged, that asks for more, or that holds no
-    known network; and for one of ours, whose description shapes would not replace.
+    entry, roles: of `read_keys`. Raises `UserError` for a file that is missing or damaged, that
+    asks for more, or that holds no known network; and for one of ours, whose description shapes
+    would not replace.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a file")
     if kind := _described(path):
         raise UserError(f"{path}: is in our form already; give it as *.safetensors to --{kind}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: {_refusal(error)}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        cure = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
+        reason = _refusal(error)
+        raise UserError(f"{path}: {reason}{cure if 'opened' in reason else ''}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged or no weights file ({_first_line(error)})") from None
-    return read_keys(content, str(path))
+    return read_keys(content, str(path), entry, roles)
 
 
 def codes_fingerprint(codes: Tensor) -> str:

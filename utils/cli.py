@@ -26,15 +26,25 @@ OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
 INTERRUPTED = 130  # what shells report after Ctrl-C
 DEFAULT_CONFIG = "config/MaskGit.yml"
 LAB_FLAGS = {  # flag: what the lab's scripts call it (docs/from-the-lab.md)
-    "--config": "--MaskGitConfig",
-    "--images": "--test-maskedimage-path",
-    "--masks": "--test-mask-path",
-    "--ground-truth": "--gtcsv-path",
-    "--transformer": "--load-transformer-ckpt-path",
-    "--train": "--train_d_path",
-    "--val": "--val_d_path",
-    "--accumulate": "--accum-grad",
-    "--checkpoint-every": "--save-per-epoch",
+    "--config": ("--MaskGitConfig",),
+    "--images": ("--test-maskedimage-path",),
+    "--masks": ("--test-mask-path",),
+    "--ground-truth": ("--gtcsv-path",),
+    "--output": ("--output-path", "--predicted-path", "--out_d_path", "--save_root"),
+    "--mask-func": ("--gamma-type",),
+    "--transformer": ("--load-transformer-ckpt-path",),
+    "--train": ("--train_d_path",),
+    "--val": ("--val_d_path",),
+    "--run": ("--checkpoint-path",),
+    "--accumulate": ("--accum-grad",),
+    "--checkpoint-every": ("--save-per-epoch", "--ckpt-interval"),
+    "--learning-rate": ("--lr",),
+}
+IGNORED_FLAGS = {  # of the lab's scripts: why it does nothing here
+    "--num_workers": "tokens are computed once, no process loads images",
+    "--partial": "name a smaller folder instead",
+    "--save-every-step": "see training.checkpoint_every, in epochs",
+    "--warmup-epochs": "see training.warmup_steps",
 }
 
 
@@ -48,7 +58,15 @@ class ArgumentParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         self.register("type", Path, user_path)  # a subcommand's parser comes here as well
-        return super().parse_known_args(args, namespace)
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._as_registered(word) for word in words], namespace)
+
+    def _as_registered(self, word: str) -> str:
+        """A flag with underscores for hyphens, or the other way round, as it was added."""
+        flag, equals, value = word.partition("=")
+        known = {name.replace("_", "-"): name for name in self._option_string_actions}
+        is_flag = flag.startswith("--") and flag not in self._option_string_actions
+        return known.get(flag.replace("_", "-"), flag) + equals + value if is_flag else word
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
@@ -61,9 +79,37 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def schedule_name(text: str) -> str:
+    """What --mask-func takes: a schedule in any case, or the lab's number 0 for cosine."""
+    return "cosine" if text == "0" else text.lower()
+
+
+def steps_or_all(text: str) -> int | None:
+    """What --sweet-spot takes: a number of steps, or the lab's -1 for all of them."""
+    try:
+        return None if int(text) == -1 else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
+
+
 def names(flag: str) -> list[str]:
-    """A flag and the lab's name for it, if it has one there."""
-    return [flag, *([LAB_FLAGS[flag]] if flag in LAB_FLAGS else [])]
+    """A flag and the lab's names for it, if it has any."""
+    return [flag, *LAB_FLAGS.get(flag, ())]
+
+
+class _Ignored(argparse.Action):
+    """Says why a flag of the lab's scripts does nothing here."""
+
+    def __call__(self, _parser: Any, _namespace: Any, _value: Any, flag: str | None = None) -> None:
+        print(f"note: {flag} is ignored: {IGNORED_FLAGS[self.option_strings[0]]}", file=sys.stderr)
+
+
+def add_ignored_flags(parser: ArgumentParser) -> None:
+    """Accept the flags of the lab's scripts that have no use here."""
+    for flag in IGNORED_FLAGS:
+        parser.add_argument(
+            flag, action=_Ignored, nargs="?", dest=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
 
 
 def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
@@ -82,7 +128,9 @@ def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
         help="override one key, e.g. training.lr=1e-4; may be repeated",
     )
     for flag, (key, kind, text) in options.items():
-        parser.add_argument(*names(flag), type=kind, help=f"{text} ({key})")
+        parser.add_argument(
+            *names(flag), type=kind, default=argparse.SUPPRESS, help=f"{text} ({key})"
+        )
 
 
 def add_start_arguments(parser: ArgumentParser) -> None:
@@ -107,11 +155,13 @@ def add_start_arguments(parser: ArgumentParser) -> None:
 
 def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
     """The --set overrides, then the flags that were given with the keys that they stand for."""
-    given = [
-        (key, getattr(args, flag.lstrip("-").replace("-", "_")), flag)
+    given = vars(args)
+    names_of = {flag: flag.lstrip("-").replace("-", "_") for flag in options}
+    return args.set + [
+        (key, given[names_of[flag]], flag)
         for flag, (key, _, _) in options.items()
+        if names_of[flag] in given
     ]
-    return args.set + [override for override in given if override[1] is not None]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from config.errors import UserError
-from utils.images import in_threads, list_images, load_mask, load_rgb
+from utils.images import MASK_THRESHOLD, in_threads, list_images, load_mask, load_rgb
 from utils.pairs import (
     check_same_size,
     image_files,
@@ -29,6 +29,7 @@ from utils.pairs import (
 
 Channels = Sequence[float]  # one number for each of red, green, blue, in 0..1
 LOADING_THREADS = 4
+ALPHA = Path("alpha")  # stands for the images' own transparency
 SUSPICIOUS_SHARE = 0.7  # of an image that a mask seldom hides
 
 
@@ -104,7 +105,9 @@ class InpaintingSet(Dataset[InpaintingItem]):
 
     `images` and `masks` are two folders, two files, or a prepared folder and None.
     `ground_truth` is a folder, a file or a CSV table of the lab's form; a prepared folder's own
-    is found by itself. With `invert_masks` the white pixels of masks are the holes. Raises
+    is found by itself. With `invert_masks` the white pixels of masks are the holes; values below
+    `mask_threshold` are holes. Masks named `alpha` are the images' own transparency. With
+    `pair_by_order` the first mask belongs to the first image, whatever their names are. Raises
     UserError for what does not fit together.
     """
 
@@ -114,12 +117,19 @@ class InpaintingSet(Dataset[InpaintingItem]):
         masks: Path | None = None,
         ground_truth: Path | None = None,
         invert_masks: bool = False,
+        mask_threshold: int = MASK_THRESHOLD,
+        pair_by_order: bool = False,
     ) -> None:
         if masks is None:
             images, masks, found = prepared_parts(images)
             ground_truth = ground_truth or found
         self.images = image_files(images)
-        self.masks = pair(self.images, image_files(masks), "masks")
+        self.from_alpha = masks == ALPHA and not masks.exists()
+        self.masks = self.images
+        if not self.from_alpha:
+            found = image_files(masks)
+            self.masks = pair(self.images, found, "masks", by_order=pair_by_order, spare=True)
+        self.mask_threshold = mask_threshold
         self.truth = open_truth(ground_truth, self.images)
         self.invert_masks = invert_masks
         self.warned = False
@@ -131,12 +141,16 @@ class InpaintingSet(Dataset[InpaintingItem]):
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends a plain for loop
         path = self.images[index]
-        image, hole = np.asarray(load_rgb(path)), load_mask(self.masks[index])
+        image, hole = np.asarray(load_rgb(path)), self._mask(index)
         check_same_size(path, image, self.masks[index], hole)
         hole = ~hole if self.invert_masks else hole
         warn_if_inverted(path, image, self.masks[index], hole)
         self._warn_if_large(self.masks[index], hole)
         return InpaintingItem(index, path.name, image, hole)
+
+    def _mask(self, index: int) -> np.ndarray:
+        """The mask of an image, bool (H, W), as its file says, True = hole."""
+        return load_mask(self.masks[index], self.mask_threshold, from_alpha=self.from_alpha)
 
     def _warn_if_large(self, path: Path, hole: np.ndarray) -> None:
         """Name the first mask that hides most of its image: it may be meant the other way."""

@@ -15,10 +15,11 @@ import torch
 from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
-from utils.checkpoint import load_tokenizer, load_transformer
+from utils.checkpoint import load_tokenizer, load_transformer, read_header, read_lab_file
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
 from utils.files import atomic
-from utils.lab_keys import PREFIXES, REPORT, TOKENIZER, TRANSFORMER, VARIANTS, Weights, to_lab
+from utils.lab_attention import VARIANTS, Naming, Weights
+from utils.lab_keys import PREFIXES, TOKENIZER, TRANSFORMER, to_lab
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--transformer": ("transformer.weights", str, "transformer weights file"),
@@ -34,7 +35,7 @@ ONLY_HERE = {  # settings that change the function but not the shapes: a lab sol
 }
 
 
-def export_lab(config: Config, out: Path, variant: str, whole: bool) -> list[str]:
+def export_lab(config: Config, out: Path, naming: Naming, whole: bool) -> list[str]:
     """Write both networks of a config for a lab solution; returns lines that tell what it needs.
 
     Raises `UserError` for networks that no lab solution can compute.
@@ -45,7 +46,7 @@ def export_lab(config: Config, out: Path, variant: str, whole: bool) -> list[str
     }
     for kind, network in networks.items():
         _check_lab_can(kind, network.config)
-    parts = {kind: to_lab(kind, net.state_dict(), variant) for kind, net in networks.items()}
+    parts = {kind: to_lab(kind, net.state_dict(), naming) for kind, net in networks.items()}
     if whole:
         prefix = {kind: text for text, kind in PREFIXES.items()}
         joined = {prefix[kind] + key: w for kind, part in parts.items() for key, w in part.items()}
@@ -82,17 +83,31 @@ def _save(path: Path, weights: Weights) -> None:
         torch.save({key: value.contiguous() for key, value in weights.items()}, temporary)
 
 
+def _naming(config: Config, variant: str | None, like: Path | None) -> Naming:
+    """How the keys of attention are to be called."""
+    if like is not None:
+        return read_lab_file(like).part(TRANSFORMER).naming
+    if variant is not None:
+        return VARIANTS[variant]
+    imported = read_header(config.transformer_weights).get("attention")
+    return Naming.from_text(imported) if imported else VARIANTS["report"]
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add_config_arguments(parser, OPTIONS)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--variant", choices=VARIANTS, default=REPORT, help="how attention's keys are called"
+        "--variant",
+        choices=VARIANTS,
+        help="how attention's keys are called (default as in the file that was imported)",
     )
+    parser.add_argument("--like", type=Path, metavar="FILE", help="name them as this lab file does")
     parser.add_argument("--whole", action="store_true", help="both networks in one file")
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
-    print("\n".join(export_lab(config, args.out, args.variant, args.whole)))
+    naming = _naming(config, args.variant, args.like)
+    print("\n".join(export_lab(config, args.out, naming, args.whole)))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ OTHER_SUFFIXES = frozenset(  # pictures as well, which are left out with a note
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
 KNOWN, HOLE = 255, 0  # values of a mask file
 HOLE_COLOUR = 128  # grey that paints a hole in a masked image
+MASK_THRESHOLD = 128  # values below are a hole
+COLOURED = 48  # difference of channels that JPEG does not make
 BATCH = 256  # items handed to threads at once, so an interruption does not wait for all
 
 Item = TypeVar("Item")
@@ -62,27 +64,37 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     return _to_rgb(_read(source, name), name)
 
 
-def load_mask(path: Path) -> np.ndarray:
+def load_mask(
+    path: Path, threshold: int = MASK_THRESHOLD, *, from_alpha: bool = False
+) -> np.ndarray:
     """Read a mask file as a bool array (H, W), True = hole.
 
-    Grey, or colour with equal channels; only 255 (known) and 0 (hole) are allowed, since a
-    smoothed or JPEG-compressed mask no longer says which pixels are known.
+    Values 0 and 1 count as 0 and 255. Others are split: below the threshold is a hole, as at edges
+    that are blurred or stored as JPEG. from_alpha: the hole is where the picture is transparent.
+    What had to be decided so is noted once. Raises UserError for a mask in colour.
     """
     image = _read(path, str(path))
+    if from_alpha:
+        if not image.has_transparency_data:
+            raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
+        return np.asarray(image.convert("RGBA"))[..., 3] < threshold
     if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
-        raise UserError(f"{path}: a mask must not be transparent; save it as a grey PNG")
-    pixels = np.asarray(_to_rgb(image, str(path)))
-    values = pixels[..., 0]
-    if (pixels != values[..., None]).any():
-        raise UserError(f"{path}: a mask must be grey, this one has coloured pixels")
-    wrong = np.argwhere((values != KNOWN) & (values != HOLE))
-    if len(wrong):
-        row, column = wrong[0]
         raise UserError(
-            f"{path}: mask value {values[row, column]} at row {row}, column {column};"
-            f" allowed are {KNOWN} (known) and {HOLE} (hole)"
+            f"{path}: a mask must not be transparent; save it as a grey PNG, or give "
+            "--masks alpha if the pictures' own transparency is the hole"
         )
-    return values == HOLE
+    pixels = np.asarray(_to_rgb(image, str(path)))
+    if np.ptp(pixels, axis=-1).max(initial=0) > COLOURED:
+        raise UserError(f"{path}: a mask must be grey, this one has coloured pixels")
+    values = pixels[..., 0]
+    if ((values == KNOWN) | (values == HOLE)).all():
+        return values == HOLE
+    if values.max() == 1:
+        _tell_once("mask 0/1", f"{path}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
+        return values == HOLE
+    text = f"values other than 0 and 255 in masks; below {threshold} is a hole (--mask-threshold)"
+    _tell_once("mask values", f"{path}: {text}")
+    return values < threshold
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from models.vqgan import VQGAN
 from utils.checkpoint import fill, read_lab_file, save_weights
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.files import atomic, content_hash, write_text
+from utils.lab_attention import Roles
 from utils.lab_keys import NAMES_SHOWN, TOKENIZER, TRANSFORMER, LabFile, Part
 from utils.lab_shapes import describe, network_shapes, shapes_of
 
@@ -31,6 +33,11 @@ WEIGHTS_FILES = {TOKENIZER: "vqgan.safetensors", TRANSFORMER: "transformer.safet
 NOT_READ = {  # what shapes do not tell
     TOKENIZER: ("norm", "normalize_codes"),
     TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),
+}
+
+UNSUPPORTED = {  # attention that two public solutions compute
+    "query-softmax": "its softmax runs over the queries instead of the keys",
+    "merged-heads": "its heads are merged without moving them next to their token",
 }
 
 
@@ -85,13 +92,22 @@ def key_report(part: Part, description: TokenizerConfig | TransformerConfig) -> 
     )
 
 
-def import_lab(paths: list[Path], out: Path, base: Config) -> tuple[Config, list[str]]:
+def import_lab(
+    paths: list[Path],
+    out: Path,
+    base: Config,
+    *,
+    entry: str | None = None,
+    roles: Roles | None = None,
+) -> tuple[Config, list[str]]:
     """Convert the networks of some files; returns the config that runs them and what to print.
 
-    ``base`` gives all that files do not tell. Nothing is written unless every key of every file
+    ``base`` gives all that files do not tell; entry and roles are those of `read_keys`, which
+    settle what a file leaves open. The config computes in fp32, so that logits are the lab's.
+    Nothing is written unless every key of every file
     has its place. Raises `UserError` otherwise.
     """
-    files = [read_lab_file(path) for path in paths]
+    files = [read_lab_file(path, entry, roles) for path in paths]
     parts = _one_of_each(files)
     lines = [line for f in files for line in (f"{f.name}:", *(f"  {note}" for note in f.notes))]
     keys, problems = [], []
@@ -131,7 +147,7 @@ def _one_of_each(files: list[LabFile]) -> dict[str, tuple[LabFile, Part]]:
 
 def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
     """What a reader wants to know about one network."""
-    variant = f", attention variant {part.variant}" if part.kind == TRANSFORMER else ""
+    variant = f", attention variant {part.naming.title}" if part.kind == TRANSFORMER else ""
     count = sum(value.numel() for value in part.weights.values())
     read = description.model_dump(exclude=set(NOT_READ[part.kind]))
     taken = description.model_dump(include=set(NOT_READ[part.kind]))
@@ -161,7 +177,7 @@ def _as_text(values: dict[str, Any]) -> str:
 
 def _config(base: Config, out: Path, descriptions: dict[str, Any]) -> Config:
     """The base with the described networks and their files; both halves made to agree."""
-    values: dict[str, Any] = base.model_dump() | {"run": out}
+    values: dict[str, Any] = base.model_dump() | {"run": out, "precision": "fp32"}
     for kind, description in descriptions.items():
         values[kind] |= description.model_dump() | {"weights": out / WEIGHTS_FILES[kind]}
     patch = 2 ** len(values[TOKENIZER]["downsample_after"])
@@ -184,17 +200,49 @@ def _convert(file: LabFile, part: Part, description: Any, out: Path) -> None:
     network = (VQGAN if part.kind == TOKENIZER else BidirectionalTransformer)(description)
     fill(network, part.weights, Path(file.name))
     notes = {"source": Path(file.name).name, "source_sha256": content_hash([Path(file.name)])}
-    notes["attention_variant"] = part.variant
+    notes |= {"attention": part.naming.as_text()}
     save_weights(out / WEIGHTS_FILES[part.kind], network.state_dict(), description, notes)
+
+
+def role_map(text: str) -> Roles:
+    """`blocks.0.attn.a=q,...` as layers of any block and their roles, for argparse."""
+    roles: Roles = {}
+    for item in text.split(","):
+        layer, _, role = item.strip().partition("=")
+        role = {"out": "o", "output": "o"}.get(role, role)
+        if role not in ("q", "k", "v", "o") and sorted(role) != ["k", "q", "v"]:
+            raise ArgumentTypeError(f"'{item}' is not LAYER=ROLE; roles are q, k, v, o and qkv")
+        roles[re.sub(r"^blocks\.\d+\.", "", layer)] = role
+    return roles
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".pt file of the lab")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--entry", help="which of several networks in a file, e.g. ema")
+    parser.add_argument(
+        "--map",
+        type=role_map,
+        metavar="LAYER=ROLE,...",
+        help="what attention layers are, where names do not say it, e.g. blocks.0.attn.a=q; "
+        "roles: q, k, v, o, or qkv in the order of the rows",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=("standard", *UNSUPPORTED),
+        default="standard",
+        help="how the solution computes attention, which no file tells",
+    )
     add_config_arguments(parser, {})
     args = parser.parse_args()
-    config, lines = import_lab(args.files, args.out, load_config(args.config, args.set))
+    if args.attention in UNSUPPORTED:
+        raise UserError(
+            f"--attention {args.attention}: {UNSUPPORTED[args.attention]}; such weights give other "
+            "logits here. Let the solution repair the images itself, and score its results folder"
+        )
+    base = load_config(args.config, args.set)
+    config, lines = import_lab(args.files, args.out, base, entry=args.entry, roles=args.map)
     print("\n".join(lines))
     for kind in (TOKENIZER, TRANSFORMER):
         if getattr(config, kind).weights is None:

@@ -1,50 +1,33 @@
-"""Key names of a lab solution's checkpoint, and what the same tensors are called here.
+"""Networks in a lab solution's checkpoint, and what the same tensors are called here.
 
-A file holds a tokenizer, a transformer, or both behind the prefixes `vqgan.` and `transformer.`.
-Only attention is named differently from solution to solution:
+A file holds one or more dictionaries of tensors, under any key and behind any prefix. Each is a
+tokenizer, a transformer, or both. Attention is recognised by what its tensors are
+(utils/lab_attention.py); all other keys are the same in every solution.
 
-    variant   keys under blocks.i.Attention.                          here
-    report    qkv.weight, proj.*                                      the same
-    fused     qkv.weight, qkv.bias, proj.*                            the same, qkv_bias: true
-    separate  query.*, key.*, value.* and output_layer.*              joined to qkv.*; proj.*
-
-Nothing is dropped silently: a key that is not known keeps its name, and then fails the strict check
-against the network; what is left out on purpose is told in `LabFile.notes`.
+Nothing is dropped silently: a key that is not known keeps its name and fails the strict check
+against the network; what does not belong to a network is named in `LabFile.notes`.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from config.errors import UserError
+from utils.lab_attention import VARIANTS, Naming, Roles, Weights, from_naming, to_naming
 
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
-PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}
+PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # of a whole model that is exported
 FIRST_WORDS = {
     TOKENIZER: {"encoder", "decoder", "codebook", "quant_conv", "post_quant_conv"},
     TRANSFORMER: {"pos_emb", "tok_emb", "bias", "blocks", "LN", "Token_Prediction"},
 }
-REPORT, FUSED, SEPARATE = "report", "fused", "separate"
-VARIANTS = (REPORT, FUSED, SEPARATE)
-QUERY_KEY_VALUE, OUTPUT = ("query", "key", "value"), "output_layer"  # names of variant separate
+KNOWN_WORDS = set().union(*FIRST_WORDS.values())
 MASK_ID = "mask_token_tensor"  # a whole model may keep the mask's id as a buffer
-
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # entries that may hold the tensors
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
-BESIDE_WEIGHTS = {  # entries of a training checkpoint that no network computes with
-    *("epoch", "step", "global_step", "iteration", "seed", "lr", "config", "args"),
-    *("loss", "best_loss", "train_loss", "val_loss"),
-    *("optimizer", "optimizer_state_dict", "scaler"),
-    *("scheduler", "scheduler_state_dict", "lr_scheduler"),
-}
+MAX_DEPTH = 5  # of dictionaries within each other
 NAMES_SHOWN = 5  # offending keys in an error line
-
-Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,8 +36,8 @@ class Part:
 
     kind: str
     """TOKENIZER or TRANSFORMER."""
-    variant: str
-    """How its attention is named, one of VARIANTS; of a tokenizer always REPORT."""
+    naming: Naming
+    """How its attention is named; of a tokenizer always the report's."""
     weights: Weights
     sources: dict[str, str]
     """Names here -> names in the file, prefixes included; several are joined by ' + '."""
@@ -81,144 +64,148 @@ class LabFile:
         return self.parts[kind]
 
 
-def read_keys(content: object, name: str) -> LabFile:
+@dataclass(frozen=True)
+class _Network:
+    """Tensors of one network with the names that they have in the file."""
+
+    entry: str
+    """Keys and prefixes around it, joined by dots; empty for the file itself."""
+    kind: str
+    weights: Weights
+    prefix: str
+
+
+def read_keys(
+    content: object, name: str, entry: str | None = None, roles: Roles | None = None
+) -> LabFile:
     """Sort what a `.pt` file named ``name`` holds into networks under their names here.
 
-    Raises `UserError` for anything but tensors, unknown entries, or keys of no known network.
+    entry: which of several networks of one kind is meant. roles: of attention layers whose names
+    do not say them. Raises `UserError` where no network is found, or more than one of a kind.
     """
     notes: list[str] = []
-    weights = _unwrap(content, name, notes)
-    groups: dict[str, dict[str, str]] = {}  # kind -> key without prefix -> key in the file
-    if any(key.startswith(tuple(PREFIXES)) for key in weights):
-        _check_mask_id(weights, name, notes)
-        unknown = [key for key in weights if not key.startswith(tuple(PREFIXES))]
-        if unknown:
-            raise _unexpected(name, unknown, f"{' and '.join(PREFIXES)} and {MASK_ID}")
-        for prefix, kind in PREFIXES.items():
-            keys = [key for key in weights if key.startswith(prefix)]
-            if keys:
-                notes.append(f"prefix {prefix} taken off {len(keys)} keys")
-                groups[kind] = {key.removeprefix(prefix): key for key in keys}
-    else:
-        groups[_kind(weights, name)] = {key: key for key in weights}
+    networks = [
+        network
+        for path, weights in _dictionaries(content, "", notes, 0)
+        for network in _networks(weights, path, name, notes)
+    ]
+    if not networks:
+        raise _nothing_found(content, name)
     parts = {}
-    for kind, names in groups.items():
-        own = {key: weights[source] for key, source in names.items()}
-        names = dict(zip(_without_wrapper_prefix(own, notes), names.values(), strict=True))
-        parts[kind] = _convert(kind, {key: weights[names[key]] for key in names}, names)
+    for kind in FIRST_WORDS:
+        chosen = _choose([n for n in networks if n.kind == kind], entry, name, notes)
+        if chosen:
+            parts[kind] = _convert(chosen, name, notes, roles)
+    if not parts:
+        raise UserError(f"{name}: no entry {entry}; found are {_entries(networks)}")
     return LabFile(name, parts, notes)
 
 
-def to_lab(kind: str, weights: Weights, variant: str) -> Weights:
-    """Our weights of one network under the names of a lab solution; the opposite of `read_keys`.
-
-    A variant with biases gets zeros where the network has none, which is the same function.
-    Raises `UserError` where the report's variant would have to lose biases.
-    """
-    if kind == TOKENIZER:
-        return dict(weights)
-    out: Weights = {}
-    for key, value in weights.items():
-        head, _, last = key.rpartition(".")
-        block, _, layer = head.rpartition(".")
-        if not block.endswith(".Attention"):
-            out[key] = value
-        elif layer == "qkv":
-            if last == "bias" and variant == REPORT:
-                raise UserError(
-                    f"{key}: the report's attention has no such biases; "
-                    f"export to the variant {FUSED} or {SEPARATE}"
-                )
-            out |= _qkv_to_lab(f"{block}.", last, value, variant)
-            if last == "weight" and f"{head}.bias" not in weights and variant != REPORT:
-                out |= _qkv_to_lab(f"{block}.", "bias", value.new_zeros(len(value)), variant)
-        else:
-            out[f"{block}.{OUTPUT if variant == SEPARATE else layer}.{last}"] = value
-    return out
+def to_lab(kind: str, weights: Weights, naming: Naming) -> Weights:
+    """Our weights of one network under the names of a lab solution; the opposite of `read_keys`."""
+    return dict(weights) if kind == TOKENIZER else to_naming(weights, naming)
 
 
-def _qkv_to_lab(block: str, last: str, value: Tensor, variant: str) -> Weights:
-    if variant != SEPARATE:
-        return {f"{block}qkv.{last}": value}
-    parts = zip(QUERY_KEY_VALUE, value.chunk(3), strict=True)
-    return {f"{block}{name}.{last}": part.clone() for name, part in parts}
-
-
-def _unwrap(content: object, name: str, notes: list[str]) -> Weights:
-    """The dictionary of tensors inside known wrappers."""
-    while isinstance(content, dict):
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        beside = [key for key in content if key in BESIDE_WEIGHTS]
-        unknown = [str(key) for key in content if key != wrapper and key not in beside]
-        if wrapper is None:
-            content = {key: content[key] for key in content if key not in beside}
-        elif unknown:
-            raise _unexpected(name, unknown, f"'{wrapper}' and what goes with training")
-        if beside:
-            notes.append(f"left out, no part of a network: {', '.join(beside)}")
-        if wrapper is None:
-            break
-        notes.append(f"taken out of '{wrapper}'")
-        content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(map(_is_entry, content.items())):
-        raise UserError(f"{name}: expected a dictionary of tensors")
-    return dict(zip(_without_wrapper_prefix(content, notes), content.values(), strict=True))
-
-
-def _is_entry(item: tuple[object, object]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
-
-
-def _without_wrapper_prefix(weights: Weights, notes: list[str]) -> list[str]:
-    """The keys in their order, without the prefixes that wrapped modules give to all of them."""
-    keys = list(weights)
-    while prefix := next((p for p in WRAPPER_PREFIXES if all(k.startswith(p) for k in keys)), None):
-        notes.append(f"prefix {prefix} taken off {len(keys)} keys")
-        keys = [key.removeprefix(prefix) for key in keys]
-    return keys
-
-
-def _check_mask_id(weights: Weights, name: str, notes: list[str]) -> None:
-    """Take the buffer with the mask's id out, if it says what this network takes for granted."""
-    if MASK_ID not in weights:
+def _dictionaries(
+    content: object, path: str, notes: list[str], depth: int
+) -> Iterator[tuple[str, Weights]]:
+    """Every dictionary with keys of a network, and its place; names whatever else there is."""
+    if not isinstance(content, dict) or depth > MAX_DEPTH:
         return
-    found = weights.pop(MASK_ID)
-    table = weights.get("transformer.tok_emb.weight")
-    last = None if table is None else len(table) - 1
-    if found.numel() != 1 or found.item() != last:
-        raise UserError(f"{name}: {MASK_ID} is {found.tolist()}; allowed is the last id, {last}")
-    notes.append(f"left out: {MASK_ID}, since {last} is the mask's id here as well")
-
-
-def _kind(weights: Weights, name: str) -> str:
-    """Which network most keys belong to."""
-    first = Counter(key.split(".")[0] for key in weights)
-    counts = {kind: sum(first[word] for word in words) for kind, words in FIRST_WORDS.items()}
-    kind = max(counts, key=counts.__getitem__)
-    if not counts[kind]:
-        raise _unexpected(name, list(weights), "a lab tokenizer, transformer or whole model")
-    return kind
-
-
-def _convert(kind: str, weights: Weights, names: dict[str, str]) -> Part:
-    """Rename and join the keys of attention; whatever does not fit keeps its name."""
-    if kind == TOKENIZER:
-        return Part(kind, REPORT, weights, names)
-    out, sources, variant = dict(weights), dict(names), REPORT
-    for key in weights:
-        match = re.fullmatch(rf"(blocks\.\d+\.Attention\.)(query|{OUTPUT})\.(weight|bias)", key)
-        if not match:
-            variant = FUSED if key.endswith(".Attention.qkv.bias") else variant
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    is_network = any(KNOWN_WORDS & set(key.split(".")) for key in tensors)
+    if is_network:
+        if path:
+            notes.append(f"taken out of '{path}'")
+        yield path, tensors
+    left_out = [] if is_network else [*tensors]
+    for key, value in content.items():
+        if isinstance(value, Tensor):
             continue
-        block, layer, last = match.groups()
-        old = [key] if layer == OUTPUT else [f"{block}{n}.{last}" for n in QUERY_KEY_VALUE]
-        new = f"{block}{'proj' if layer == OUTPUT else 'qkv'}.{last}"
-        if new in out or len({weights[k].shape if k in weights else None for k in old}) > 1:
-            continue  # stays under a name that the strict check will name
-        variant = SEPARATE
-        out[new] = torch.cat([out.pop(k) for k in old])
-        sources[new] = " + ".join(sources.pop(k) for k in old)
-    return Part(kind, variant, out, sources)
+        inner = list(_dictionaries(value, f"{path}.{key}".lstrip("."), notes, depth + 1))
+        yield from inner
+        if not inner:
+            left_out.append(str(key))
+    if left_out and depth == 0:
+        notes.append(f"left out, no part of a network: {', '.join(left_out)}")
+
+
+def _networks(weights: Weights, path: str, name: str, notes: list[str]) -> Iterator[_Network]:
+    """Take prefixes off until the keys are those of one network, or of several side by side."""
+    groups: dict[str, Weights] = {"": weights}
+    while groups:
+        prefix, keys = groups.popitem()
+        words = {key.split(".")[0] for key in keys}
+        counts = {kind: len(words & known) for kind, known in FIRST_WORDS.items()}
+        kind = max(counts, key=counts.__getitem__)
+        if counts[kind]:
+            yield _Network(_joined(path, prefix), kind, keys, prefix)
+            continue
+        if not prefix:
+            keys = _without_mask_id(keys, name, notes)
+        for word in {key.split(".")[0] for key in keys}:
+            below = {k: v for k, v in keys.items() if k.split(".")[0] == word}
+            inner = {k.removeprefix(f"{word}."): v for k, v in below.items()}
+            if not any(KNOWN_WORDS & set(key.split(".")) for key in inner):
+                raise _unexpected(name, [prefix + key for key in below], "a lab's networks")
+            groups[f"{prefix}{word}."] = inner
+
+
+def _joined(path: str, prefix: str) -> str:
+    return ".".join(text for text in (path, prefix.rstrip(".")) if text)
+
+
+def _without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
+    """Take the buffer with the mask's id out, if it is the last id, as it is here."""
+    key = next((key for key in weights if key.split(".")[-1] == MASK_ID), None)
+    if key is None:
+        return weights
+    table = next((w for k, w in weights.items() if k.endswith("tok_emb.weight")), None)
+    found, last = weights[key], None if table is None else len(table) - 1
+    if found.numel() != 1 or found.item() != last:
+        raise UserError(f"{name}: {key} is {found.tolist()}; allowed is the last id, {last}")
+    notes.append(f"left out: {key}, since {last} is the mask's id here as well")
+    return {k: value for k, value in weights.items() if k != key}
+
+
+def _choose(
+    networks: list[_Network], entry: str | None, name: str, notes: list[str]
+) -> _Network | None:
+    """The one network of a kind that is meant."""
+    if len(networks) > 1 and entry is not None:
+        networks = [n for n in networks if entry in (n.entry, *n.entry.split("."))]
+    if len(networks) > 1:
+        raise UserError(
+            f"{name}: holds {len(networks)} {networks[0].kind}s: {_entries(networks)}; "
+            "choose one with --entry of utils.import_lab"
+        )
+    if networks and entry:
+        notes.append(f"--entry {entry}: the {networks[0].kind} of '{networks[0].entry}' is taken")
+    return networks[0] if networks else None
+
+
+def _entries(networks: list[_Network]) -> str:
+    return ", ".join(network.entry or "the file itself" for network in networks)
+
+
+def _convert(network: _Network, name: str, notes: list[str], roles: Roles | None) -> Part:
+    """Rename and join the keys of attention."""
+    if network.prefix:
+        notes.append(f"prefix {network.prefix} taken off {len(network.weights)} keys")
+    names = {key: network.prefix + key for key in network.weights}
+    if network.kind == TOKENIZER:
+        return Part(TOKENIZER, VARIANTS["report"], network.weights, names)
+    return Part(TRANSFORMER, *from_naming(network.weights, names, name, notes, roles))
+
+
+def _nothing_found(content: object, name: str) -> UserError:
+    """Say what the file holds instead of a network."""
+    tensors = isinstance(content, dict) and [
+        key for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
+    ]
+    if not tensors:
+        return UserError(f"{name}: expected a dictionary of tensors")
+    return _unexpected(name, tensors, "a lab tokenizer, transformer or whole model")
 
 
 def _unexpected(name: str, keys: list[str], known: str) -> UserError:

@@ -17,7 +17,8 @@ from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.lab_keys import Part, Weights
+from utils.lab_attention import Weights
+from utils.lab_keys import Part
 
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 Shapes = dict[str, tuple[int, ...]]

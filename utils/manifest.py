@@ -116,5 +116,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _masks(folder: Path, dataset: InpaintingSet) -> str | None:
-    """Where the masks lie; None for inverted ones, which a scorer would take the wrong way."""
-    return None if dataset.invert_masks else os.path.relpath(dataset.masks[0].parent, folder)
+    """Where the masks lie; None for those that a scorer would read otherwise."""
+    return (
+        None
+        if dataset.invert_masks or dataset.from_alpha
+        else os.path.relpath(dataset.masks[0].parent, folder)
+    )

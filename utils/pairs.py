@@ -16,24 +16,51 @@ from utils.images import HOLE_COLOUR, is_turned, list_images, load_rgb
 from utils.limits import check_limit, limit
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
+SCORER = "faster-pytorch-fid"  # the folder where the lab keeps its table
 NAMES_SHOWN = 3  # offending names in an error line
 
 
-def pair(images: list[Path], others: list[Path], what: str) -> list[Path]:
+def pair(
+    images: list[Path],
+    others: list[Path],
+    what: str,
+    *,
+    by_order: bool = False,
+    spare: bool = False,
+) -> list[Path]:
     """Return the file of `others` that belongs to each image.
 
-    Two single files belong together. Otherwise the number at the end of the name decides, if
-    both sides have the same numbers, each once; else the name without its suffix must be equal.
+    by_order: the first belongs to the first, in natural order of names. spare: files without an
+    image are left out with a note. Two single files belong together. Otherwise the number at the
+    end of the name decides, if both sides have the same numbers, each once; else the name without
+    its suffix must be equal.
     """
     if len(images) == len(others) == 1:
         return others
+    if by_order:
+        if len(others) < len(images):
+            raise UserError(f"{len(others)} {what} in {others[0].parent} for {len(images)} images")
+        _note_spare(len(others) - len(images), what, others[0].parent)
+        return others[: len(images)]
     for key in (_trailing_number, _stem):
         by_key = {key(path): path for path in others}
         wanted = [key(path) for path in images]
         unique = len(by_key) == len(others) and len(set(wanted)) == len(wanted)
-        if unique and None not in by_key and set(wanted) == set(by_key):
+        fits = set(wanted) <= set(by_key) if spare else set(wanted) == set(by_key)
+        if unique and None not in by_key and fits:
+            _note_spare(len(others) - len(images), what, others[0].parent)
             return [by_key[name] for name in wanted]
     raise _no_pairs(images, others, what)
+
+
+def _note_spare(count: int, what: str, place: Path) -> None:
+    if count:
+        note(f"{place}: {count} {what} more than images are left out")
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
 
 
 def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
@@ -63,14 +90,19 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
         raise UserError(f"{folder}: no such folder")
     if folder.is_file():
         raise UserError(f"{folder}: is one image; name its mask as well")
-    for part in (IMAGES, MASKS):
-        if not (folder / part).is_dir():
+    beside = folder.absolute().parent  # where some solutions keep the masks and the table
+    masks = next((at / MASKS for at in (folder, beside) if (at / MASKS).is_dir()), None)
+    for part, is_there in ((IMAGES, (folder / IMAGES).is_dir()), (MASKS, masks is not None)):
+        if not is_there:
             raise UserError(
                 f"{folder}: has no {part}/; name a folder with {IMAGES}/ and {MASKS}/,"
                 " or images and masks one by one"
             )
-    truth = next((folder / t for t in (TRUTH, TRUTH_CSV) if (folder / t).exists()), None)
-    return folder / IMAGES, folder / MASKS, truth
+    if masks != folder / MASKS:
+        note(f"{folder}: has no {MASKS}/; {masks} is taken")
+    tables = (at / TRUTH_CSV for at in (folder, beside, beside / SCORER))
+    truth = next((place for place in (folder / TRUTH, *tables) if place.exists()), None)
+    return folder / IMAGES, masks, truth
 
 
 def image_files(path: Path) -> list[Path]:
@@ -109,15 +141,20 @@ class TruthTable:
         try:
             check_limit("table_bytes", path.stat().st_size, str(path))
             with open(path, "rb") as file:
-                place = len(_row(file, path))
+                header = _row(file, path)
+                if _is_image(header):
+                    raise UserError(f"{path}: has no header; its first row would be lost")
+                place = len(header)
                 while line := _row(file, path):
                     if line.strip():
                         self.starts.append(place)
                     place += len(line)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        if len(self.starts) != len(images):
+        if len(self.starts) < len(images):
             raise UserError(f"{path}: {len(self.starts)} rows for {len(images)} images")
+        _note_spare(len(self.starts) - len(images), "rows", path)
+        del self.starts[len(images) :]
 
     def name(self, index: int) -> int:
         """The row, counted from 0 after the header."""
@@ -130,6 +167,8 @@ class TruthTable:
             cells = file.readline().split(b",")
         where = f"{self.location}: row {index + 1}"
         side = math.isqrt(len(cells) // 3)
+        if len(cells) == 3 * side**2 + 1:  # pandas writes its index first
+            cells = cells[1:]
         if len(cells) != 3 * side**2:
             raise UserError(f"{where}: {len(cells)} values; allowed are side x side x 3")
         try:
@@ -147,6 +186,16 @@ def _row(file: BinaryIO, path: Path) -> bytes:
     row = file.readline(-1 if math.isinf(longest) else int(longest) + 1)
     check_limit("row_bytes", len(row), f"{path}: a row")
     return row
+
+
+def _is_image(row: bytes) -> bool:
+    """Whether a table's first row holds pixels, not names or numbers of columns."""
+    cells = row.strip().split(b",")
+    try:
+        values = np.array(cells, dtype=np.float64)
+    except ValueError:
+        return False
+    return len(cells) > 1 and not (values[:2] == [0, 1]).all()
 
 
 Truth = TruthFiles | TruthTable

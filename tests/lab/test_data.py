@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from lab_reference import LabTransformer, fill_randomly
 from PIL import Image
 
+from config.errors import UserError
 from config.loading import load_config, save_config
 from utils.checkpoint import load_transformer
 from utils.data import InpaintingSet
@@ -117,8 +121,191 @@ def test_a_search_does_not_pretend_to_use_a_start(tiny, call):
     assert "--lr-search trains fresh networks" in left.err
 
 
-@pytest.mark.parametrize("flag", ["--num_workers 4", "--partial 0.5"])
-def test_flags_that_would_do_nothing_are_not_accepted(call, flag):
-    left = call(f"python training_transformer.py {flag}")
-    assert left.code == 2
-    assert "unrecognized arguments" in left.err
+@pytest.mark.usefixtures("quick")
+def test_the_flags_of_the_wild_train(tiny, call):
+    left = call(
+        f"{TRAIN} --num_workers 4 --partial=0.5 --lr 0.002 --accum_grad 3 --ckpt-interval 2 "
+        "--checkpoint_path other --gamma-type COSINE --warmup-steps 0 --weight_decay 0.1 "
+        "--warmup-epochs 2 --save-every-step --batch_size 4 --epochs 1",
+        *("--tokenizer", tiny.tokenizer_weights),
+    )
+    assert left.code == 0, left.err
+    for flag in ("--num_workers", "--partial", "--warmup-epochs", "--save-every-step"):
+        assert left.err.count(f"note: {flag} is ignored: ") == 1
+    used = load_config("other/transformer/config.yml")
+    training = used.training
+    assert (training.accumulate, training.checkpoint_every, training.batch_size) == (3, 2, 4)
+    assert (training.learning_rate, training.warmup_steps) == (0.002, 0)
+    assert training.weight_decay == 0.1
+    assert used.masking.mask_schedule == "cosine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "value"),
+    [
+        ("--sweet-spot -1", "sweet_spot", None),
+        ("--sweet_spot=-1", "sweet_spot", None),
+        ("--mask-func Cosine", "mask_schedule", "cosine"),
+        ("--mask_func 0", "mask_schedule", "cosine"),
+        ("--gamma-type SQUARE", "mask_schedule", "square"),
+    ],
+)
+def test_the_flags_of_the_wild_repair(lab_data, changed, weights, call, tmp_path, monkeypatch,
+                                      flags, key, value):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shown = {"decoding.sweet_spot": 2, "decoding.mask_schedule": "linear"}
+    save_config(changed(weights, shown), tmp_path / "tiny.yml")
+    (weights.data.root / "masked_image").symlink_to(weights.data.root / "val")
+    (weights.data.root / "mask64").mkdir()
+    for index in range(6):
+        mask = np.full((16, 16), 255, np.uint8)
+        mask[4:9, 4:9] = 0
+        Image.fromarray(mask).save(weights.data.root / f"mask64/mask_{index}.png")
+    left = call(
+        f"python inpainting.py --config tiny.yml --predicted-path p/test_results "
+        f"--mask-threshold 128 --num-workers 2 {flags}"
+    )
+    manifest = json.loads((tmp_path / "p/test_results/manifest.json").read_text())
+    assert left.code == 0, left.err
+    assert manifest["config"]["decoding"][key] == value
+
+
+LAB_FORM = """
+MODEL_NAME: MaskGit
+model_param:
+  VQ_Configs:
+    VQ_config_path: models/VQGAN/config/VQGAN.yml
+    VQ_CKPT_path: models/VQGAN/checkpoints/VQGAN.pt
+  num_image_tokens: 256
+  num_codebook_vectors: 512
+  choice_temperature: 3.5
+  gamma_type: Square
+  Transformer_param:
+    num_image_tokens: 256
+    num_codebook_vectors: 512
+    dim: 96
+    n_layers: 3
+    hidden_dim: 80
+"""
+
+
+def test_a_config_in_the_labs_own_form_is_translated(tmp_path):
+    path = tmp_path / "lab.yml"
+    path.write_text(LAB_FORM)
+    config = load_config(path, ["transformer.num_heads=8"])
+    assert str(config.tokenizer.weights) == "models/VQGAN/checkpoints/VQGAN.pt"
+    network = config.transformer
+    assert (network.dim, network.num_layers, network.mlp_dim, network.num_heads) == (96, 3, 80, 8)
+    assert config.tokenizer.codebook_size == network.codebook_size == 512
+    assert (config.decoding.choice_temperature, config.decoding.mask_schedule) == (3.5, "square")
+    assert (config.precision, config.masking.ratio_per) == ("fp32", "batch")
+    path.write_text(LAB_FORM + "    depth: 3\n")
+    with pytest.raises(UserError, match=r"lab.yml: model_param.Transformer_param.depth is not"):
+        load_config(path)
+
+
+# Masks as people have them
+
+
+def one_job(folder: Path, mask: np.ndarray, suffix: str = "png", **saving) -> Path:
+    """A folder with one picture and its mask."""
+    for part in ("masked_image", "mask64"):
+        (folder / part).mkdir(parents=True)
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(folder / "masked_image/test_0.png")
+    Image.fromarray(mask).save(folder / f"mask64/mask_000.{suffix}", **saving)
+    return folder
+
+
+@pytest.fixture
+def square() -> np.ndarray:
+    """255 with a hole of 0."""
+    mask = np.full((64, 64), 255, np.uint8)
+    mask[20:40, 24:48] = 0
+    return mask
+
+
+def test_a_jpeg_mask_is_split_in_the_middle_and_says_so_once(tmp_path, square, capsys, monkeypatch):
+    monkeypatch.setattr("utils.images._told", set())
+    job = InpaintingSet(one_job(tmp_path, square, "jpg", quality=40))
+    assert (job[0].hole == (square == 0)).all()
+    assert (job[0].hole == (square == 0)).all()
+    said = capsys.readouterr().err
+    assert said.count("below 128 is a hole (--mask-threshold)") == 1
+
+
+def test_a_threshold_of_255_reads_as_the_lab_does(tmp_path, square):
+    square[0, :3] = (254, 128, 127)
+    folder = one_job(tmp_path, square)
+    assert InpaintingSet(folder)[0].hole[0, :4].tolist() == [False, False, True, False]
+    strict = InpaintingSet(folder, mask_threshold=255)
+    assert strict[0].hole[0, :4].tolist() == [True, True, True, False]
+
+
+def test_a_mask_of_0_and_1_is_recognised(tmp_path, square, capsys, monkeypatch):
+    monkeypatch.setattr("utils.images._told", set())
+    job = InpaintingSet(one_job(tmp_path, square // 255))
+    assert (job[0].hole == (square == 0)).all()
+    assert "a mask of 0 and 1" in capsys.readouterr().err
+
+
+def test_the_hole_may_be_in_the_pictures_alpha(tmp_path, square):
+    pixels = np.dstack([np.full((64, 64, 3), 90, np.uint8), square])
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (InpaintingSet(tmp_path, Path("alpha"))[0].hole == (square == 0)).all()
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="has no alpha channel"):
+        InpaintingSet(tmp_path, Path("alpha"))[0]
+
+
+# Files where people have them
+
+
+def test_masks_and_table_may_lie_next_to_the_data(lab_data, capsys):
+    folder = lab_data(2)
+    (folder / "mask64").rename(folder.parent / "mask64")
+    (folder.parent / "faster-pytorch-fid").mkdir()
+    (folder / "test_gt.csv").rename(folder.parent / "faster-pytorch-fid/test_gt.csv")
+    job = InpaintingSet(folder)
+    assert job[1].hole.sum() == 20 * 17
+    assert job.ground_truth(1) is not None
+    assert "has no mask64/" in capsys.readouterr().err
+
+
+def test_surplus_masks_and_rows_are_left_out_with_a_note(lab_data, capsys):
+    folder = lab_data(3)
+    expected = InpaintingSet(folder).ground_truth(1)
+    (folder / "masked_image/image_002.png").unlink()
+    job = InpaintingSet(folder)
+    assert [path.name for path in job.masks] == ["mask_000.png", "mask_001.png"]
+    assert (job.ground_truth(1) == expected).all()
+    said = capsys.readouterr().err
+    assert "1 masks more than images are left out" in said
+    assert "1 rows more than images are left out" in said
+
+
+def test_sorted_order_pairs_whatever_the_names_are(lab_data):
+    folder = lab_data(2)
+    for index, name in enumerate(("x", "y")):
+        (folder / f"mask64/mask_00{index}.png").rename(folder / f"mask64/{name}7.png")
+    with pytest.raises(UserError, match="do not pair"):
+        InpaintingSet(folder)
+    job = InpaintingSet(folder, pair_by_order=True)
+    assert [path.name for path in job.masks] == ["x7.png", "y7.png"]
+
+
+def test_a_pandas_index_column_is_no_pixel(lab_data):
+    folder = lab_data(2)
+    expected = InpaintingSet(folder).ground_truth(1)
+    lines = (folder / "test_gt.csv").read_text().splitlines()
+    starts = ["", *range(len(lines) - 1)]
+    rows = [f"{start},{line}" for start, line in zip(starts, lines, strict=True)]
+    (folder / "test_gt.csv").write_text("\n".join(rows))
+    assert (InpaintingSet(folder).ground_truth(1) == expected).all()
+
+
+def test_a_table_without_a_header_is_refused(lab_data):
+    folder = lab_data(2)
+    lines = (folder / "test_gt.csv").read_text().splitlines()
+    (folder / "test_gt.csv").write_text("\n".join(lines[1:]))
+    with pytest.raises(UserError, match="has no header; its first row would be lost"):
+        InpaintingSet(folder)

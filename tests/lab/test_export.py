@@ -14,12 +14,12 @@ from models.vqgan import VQGAN
 from utils.checkpoint import save_weights
 from utils.export_lab import export_lab
 from utils.import_lab import import_lab
-from utils.lab_keys import VARIANTS
+from utils.lab_attention import VARIANTS
 
 
 def exported(config: Config, folder, variant: str) -> tuple[dict, dict]:
     """Both state dicts that an export writes."""
-    export_lab(config, folder, variant, whole=False)
+    export_lab(config, folder, VARIANTS[variant], whole=False)
     return tuple(
         torch.load(folder / name, weights_only=True) for name in ("VQGAN.pt", "transformer.pt")
     )
@@ -57,7 +57,7 @@ def test_a_solution_of_another_variant_computes_the_same_logits(
 def test_biases_are_not_lost_on_the_way_to_the_reports_variant(solution, save, tmp_path):
     state = solution("fused").state_dict()
     config, _ = import_lab([save(state, "whole.pt")], tmp_path / "ours", Config())
-    with pytest.raises(UserError, match=r"the report's attention has no such biases"):
+    with pytest.raises(UserError, match=r"this variant's attention has no such biases"):
         exported(config, tmp_path / "theirs", "report")
     assert not (tmp_path / "theirs").exists()
 
@@ -65,14 +65,14 @@ def test_biases_are_not_lost_on_the_way_to_the_reports_variant(solution, save, t
 def test_a_whole_file_is_a_whole_model(solution, save, tmp_path, assert_same):
     lab = solution("separate")
     config, _ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
-    export_lab(config, tmp_path, "separate", whole=True)
+    export_lab(config, tmp_path, VARIANTS["separate"], whole=True)
     whole = torch.load(tmp_path / "maskgit.pt", weights_only=True)
     expected = {k: v for k, v in lab.state_dict().items() if k != "mask_token_tensor"}
     assert_same(dict(sorted(whole.items())), dict(sorted(expected.items())))
 
 
 def test_the_export_tells_what_the_solution_must_be_built_with(weights, tmp_path):
-    lines = export_lab(weights, tmp_path, "report", whole=False)
+    lines = export_lab(weights, tmp_path, VARIANTS["report"], whole=False)
     needs = [line for line in lines if line.startswith("the solution's transformer")]
     assert "dim 16, num_heads 4, num_layers 2, mlp_dim 32" in needs[0]
 
@@ -94,4 +94,4 @@ def test_what_no_solution_computes_is_refused(weights, tmp_path, changed, sectio
     path = getattr(config, f"{section}_weights")
     save_weights(path, kind(description).state_dict(), description, {})
     with pytest.raises(UserError, match=rf"{section}.{key} is {value}: no lab solution computes"):
-        export_lab(config, tmp_path / "theirs", "report", whole=False)
+        export_lab(config, tmp_path / "theirs", VARIANTS["report"], whole=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from config.schema import Config
 from utils.checkpoint import load_tokenizer, load_transformer
 from utils.import_lab import import_lab
-from utils.lab_keys import VARIANTS
+from utils.lab_attention import VARIANTS
 
 
 def masked(indices: Tensor, mask_id: int) -> Tensor:

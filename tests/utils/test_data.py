@@ -199,10 +199,10 @@ def test_files_without_a_partner_are_counted_and_named(tmp_path, images, masks, 
 
 
 def test_one_image_beside_a_folder_of_masks_is_called_by_its_name(tmp_path):
-    images, masks = job(tmp_path, ["i_1.png", "i_2.png"], ["m_1.png", "m_2.png"])
+    images, masks = job(tmp_path, ["i_1.png", "i_3.png"], ["m_1.png", "m_2.png"])
     with pytest.raises(UserError) as caught:
-        InpaintingSet(images / "i_1.png", masks)
-    assert str(caught.value).startswith(f"{images / 'i_1.png'} and 2 masks in {masks} do not pair")
+        InpaintingSet(images / "i_3.png", masks)
+    assert str(caught.value).startswith(f"{images / 'i_3.png'} and 2 masks in {masks} do not pair")
 
 
 def test_a_file_that_is_not_there_is_not_called_a_folder(tmp_path):

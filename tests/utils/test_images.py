@@ -153,7 +153,6 @@ def test_a_mask_is_true_where_its_file_is_black(tmp_path, mode):
 @pytest.mark.parametrize(
     ("mode", "colour", "reason"),
     [
-        ("L", 17, "mask value 17 at row 0, column 0; allowed are 255 (known) and 0 (hole)"),
         ("RGB", (255, 0, 0), "a mask must be grey"),
         ("RGBA", (0, 0, 0, 0), "a mask must not be transparent"),
     ],

@@ -1,0 +1,56 @@
+"""A config in the lab's own form, `model_param` with the lab's key names, as one of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from config.errors import UserError
+
+TOP = "model_param"
+REPORT = Path(__file__).with_name("MaskGit.yml")  # gives all that the lab's form does not say
+KEYS = {  # place in the lab's form below model_param: our keys
+    "VQ_Configs.VQ_CKPT_path": ("tokenizer.weights",),
+    "num_image_tokens": ("transformer.num_tokens",),
+    "num_codebook_vectors": ("transformer.codebook_size", "tokenizer.codebook_size"),
+    "choice_temperature": ("decoding.choice_temperature",),
+    "gamma_type": ("decoding.mask_schedule",),
+    "Transformer_param.num_image_tokens": ("transformer.num_tokens",),
+    "Transformer_param.num_codebook_vectors": ("transformer.codebook_size",),
+    "Transformer_param.dim": ("transformer.dim",),
+    "Transformer_param.n_layers": ("transformer.num_layers",),
+    "Transformer_param.n_heads": ("transformer.num_heads",),
+    "Transformer_param.hidden_dim": ("transformer.mlp_dim",),
+    "Transformer_param.dropout": ("transformer.dropout",),
+    "VQ_Configs.VQ_config_path": (),  # the tokenizer's sizes are read off its weights
+}
+
+
+def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The values of a config in the lab's form under our keys; any other config as it is.
+
+    Raises `UserError` for a key of the lab's form that is not known.
+    """
+    inner = values.get(TOP)
+    if not isinstance(inner, dict):
+        return values
+    out = yaml.safe_load(REPORT.read_text(encoding="utf-8"))
+    for place, value in _flat(inner, ""):
+        if place not in KEYS:
+            allowed = ", ".join(KEYS)
+            raise UserError(f"{path}: {TOP}.{place} is not known; allowed are {allowed}")
+        for key in KEYS[place]:
+            section, _, name = key.partition(".")
+            out[section][name] = value.lower() if name == "mask_schedule" else value
+    return out
+
+
+def _flat(values: dict[str, Any], start: str) -> list[tuple[str, Any]]:
+    """Dotted places of all plain values."""
+    found = []
+    for name, value in values.items():
+        below = isinstance(value, dict)
+        found += _flat(value, f"{start}{name}.") if below else [(f"{start}{name}", value)]
+    return found

@@ -1,0 +1,40 @@
+"""Rank solutions: ``python grade.py FOLDER_OF_SOLUTIONS --data cat_face --tokenizer VQGAN.pt``.
+
+Each file or folder in FOLDER is one solution: a checkpoint, a folder with checkpoints (and a
+config), or a folder of repaired images. A solution that fails gets its line, and the others go on; running
+the same command again does only what is missing.
+"""
+
+from pathlib import Path
+
+from config.loading import load_config
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.data import InpaintingSet
+from utils.grading import grade, save_tables
+
+OPTIONS = {  # flag: key that it overrides, type, help
+    "--tokenizer": ("tokenizer.weights", str, "tokenizer of solutions that bring none"),
+    "--features": ("scoring.features", str, "of the score: efficientnet-lite0, inception for FID"),
+    "--seed": ("seed", int, "seed of the decoding noise"),
+    "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
+}
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of solutions")
+    add_config_arguments(parser, OPTIONS)
+    parser.add_argument("--data", type=Path, help="data with ground truth (default data.root)")
+    parser.add_argument("--output", type=Path, default=Path("grades"), help="folder for results")
+    args = parser.parse_args()
+    overrides = as_overrides(args, OPTIONS)
+    config = load_config(args.config, overrides)
+    dataset = InpaintingSet(args.data or config.data.root)
+    grades = grade(args.folder, dataset, args.output, config, overrides)
+    save_tables(args.output, grades, dataset)
+    print((args.output / "grades.md").read_text(encoding="utf-8"))
+    print(f"report: {args.output / 'grades.html'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,80 @@
+"""One command ranks solutions of every kind, and does only what is missing when run again."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lab_reference import LabTransformer, fill_randomly
+from PIL import Image
+
+from config.loading import save_config
+
+
+@pytest.fixture
+def desk(lab_data, changed, weights, tmp_path, monkeypatch) -> Path:
+    """A folder of five solutions, and a config of tiny networks on pictures of 64 x 64."""
+    monkeypatch.chdir(tmp_path)
+    lab_data(3)
+    values = {"data.image_size": 64, "transformer.num_tokens": 256}
+    values["tokenizer.weights"] = weights.tokenizer_weights
+    save_config(changed(weights, values), tmp_path / "tiny.yml")
+    solutions = tmp_path / "solutions"
+    solutions.mkdir()
+    separate, fused = (
+        dict(fill_randomly(LabTransformer(16, 4, 2, 32, 256, 16, variant), 0).state_dict())
+        for variant in ("separate", "fused")
+    )
+    torch.save(separate, solutions / "first.pt")
+    (solutions / "second").mkdir()
+    to_qkv = {key.replace("Attention.qkv", "attn.to_qkv"): v for key, v in fused.items()}
+    to_qkv = {key.replace("Attention.proj", "attn.to_out"): v for key, v in to_qkv.items()}
+    torch.save({"model_state": to_qkv, "epoch": 3}, solutions / "second/last.pt")
+    names = {"query": "W_Q", "key": "W_K", "value": "W_V", "output_layer": "output"}
+    third = separate
+    for old, new in names.items():
+        third = {
+            key.replace(f"Attention.{old}.", f"Attention.{new}."): v for key, v in third.items()
+        }
+    torch.save({"state_dict": third, "all_loss": [1.0]}, solutions / "third.ckpt")
+    rows = np.loadtxt("cat_face/test_gt.csv", delimiter=",", skiprows=1).astype(np.uint8)
+    (solutions / "truth").mkdir()
+    for index, row in enumerate(rows):
+        Image.fromarray(row.reshape(64, 64, 3)).save(solutions / f"truth/test_{index}.png")
+    (solutions / "broken.pt").write_bytes(b"not weights")
+    return tmp_path
+
+
+def test_five_solutions_are_ranked_and_one_that_fails_stops_no_other(desk, call):
+    command = "python grade.py solutions --config tiny.yml --data cat_face --output out"
+    left = call(command)
+    assert left.code == 0, left.err
+    rows = list(csv.DictReader(Path("out/grades.csv").read_text().splitlines()))
+    assert rows[0]["solution"] == "truth"
+    assert abs(float(rows[0]["score"])) < 1e-3
+    assert {row["solution"] for row in rows[1:4]} == {"first.pt", "second", "third.ckpt"}
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", ""]
+    assert "damaged or no weights file" in rows[4]["error"]
+    scores = {row["solution"]: row["score"] for row in rows}
+    assert scores["first.pt"] == scores["third.ckpt"], "one network under two naming schemes"
+    for name in ("first.pt", "second", "third.ckpt", "truth"):
+        assert Path(f"out/{name}/certificate.json").exists()
+    page = Path("out/grades.html").read_text()
+    assert page.count("<img") == 4 * 3
+    assert "| 1 | truth |" in Path("out/grades.md").read_text()
+    stamps = {p: p.stat().st_mtime_ns for p in Path("out").rglob("certificate.json")}
+    shutil.rmtree("out/third.ckpt")
+    assert call(command).code == 0
+    again = {p: p.stat().st_mtime_ns for p in Path("out").rglob("certificate.json")}
+    changed = [p.parent.name for p in stamps if stamps[p] != again[p]]
+    assert changed == ["third.ckpt"]
+
+
+def test_a_folder_without_solutions_is_refused(desk, call):
+    Path("none").mkdir()
+    left = call("python grade.py none --config tiny.yml --data cat_face")
+    assert (left.code, left.err) == (2, "error: none: holds no solution\n")
