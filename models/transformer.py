@@ -109,9 +109,9 @@ class BidirectionalTransformer(nn.Module):
         self.apply(_init_weights)
         nn.init.trunc_normal_(self.pos_emb, std=INIT_STD)
         if config.conditioning == "pixels":
-            self.known = nn.Linear(known_width(config), dim)
-            nn.init.zeros_(self.known.weight)
-            nn.init.zeros_(self.known.bias)
+            self.known = _zero_map(known_width(config), dim)
+            if config.prior_dim:
+                self.known_mean = _zero_map(known_width(config), config.prior_dim + 1)
         self.apply(_start_without_effect)
 
     @property
@@ -132,6 +132,8 @@ class BidirectionalTransformer(nn.Module):
         neighbours = None
         if self.config.prior_dim:
             neighbours = self.prior.neighbours(token_ids, self.mask_token_id)  # (B, N, C + 1)
+            if known is not None:
+                neighbours = neighbours + self.known_mean(known)  # what is left of the code itself
         x, bias = self.body(token_ids, neighbours, known), self.bias  # (B, N, D), (N, K + 1)
         if token_mask is None:
             return self.head(x, bias, neighbours)  # (B, N, K + 1)
@@ -183,6 +185,14 @@ def with_conditioning(network: BidirectionalTransformer) -> BidirectionalTransfo
     grown = BidirectionalTransformer(config)
     grown.load_state_dict(grown.state_dict() | network.state_dict())
     return grown.train(network.training)
+
+
+def _zero_map(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map that starts without any effect."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def _init_weights(module: nn.Module) -> None:

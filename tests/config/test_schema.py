@@ -95,6 +95,7 @@ def test_every_setting_is_documented():
         (Config, {"data": {"views": 3}, "training": {"mirror": False}}),
         (Config, {"masking": {"hole_share": 0.5}}),
         (Config, {"data": {"hole_views": 1}, **CODES_WITHOUT_A_BIT}),
+        (Config, {"transformer": {"conditioning": "pixels", "patch_size": 8}}),
         (Config, {"seed": 2**63}),
         (Config, {"device": "cuda:"}),
         (Config, {"device": "gpu"}),
@@ -119,6 +120,7 @@ def test_values_out_of_range_are_refused(section, values):
         (Config, {"seed": 2**63 - 1, "device": "cuda:12"}),
         (TransformerConfig, {"num_tokens": 12}),
         (MaskingConfig, {"hole_share": 1}),
+        (Config, {"masking": {"hole_share": 1}, "transformer": {"conditioning": "pixels"}}),
     ],
 )
 def test_values_at_the_edge_are_allowed(section, values):
