@@ -55,9 +55,10 @@ class HoledImages:
 
     def draw(self, image_ids: Tensor, seed: int) -> Tensor:
         """A hole for each image (B,) by the config's kind, (B, H, W) bool."""
-        kind = self.config.data.hole_kind
-        holes = [draw_hole(kind, self.side, HOLE_SHARES, seed, i) for i in image_ids.tolist()]
-        return torch.from_numpy(np.stack(holes))
+        holes = np.zeros((len(image_ids), self.side, self.side), bool)
+        for hole, image_id in zip(holes, image_ids.tolist(), strict=True):
+            hole[:] = draw_hole(self.config.data.hole_kind, self.side, HOLE_SHARES, seed, image_id)
+        return torch.from_numpy(holes)
 
     def of_patches(self, token_mask: Tensor) -> Tensor:
         """Holes of whole patches, (B, N) bool -> (B, H, W) bool."""

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
 from config.schema import Config
-from models.transformer import BidirectionalTransformer, with_conditioning
+from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils import loop, transformer_trainer
 from utils import train_transformer as stage
@@ -28,10 +28,8 @@ from utils.train_transformer import (
     Tokens,
     TransformerTrainer,
     load_tokens,
-    starting_point,
     train_transformer,
 )
-from utils.validate_transformer import validate
 
 NEVER = 10**6
 PEAK = 1e12  # FLOP/s that the fixture quick states
@@ -813,64 +811,3 @@ def test_recomputed_activations_train_the_same_network(config, tmp_path, changed
     path = train_transformer(config, resume=False)
     other = changed(elsewhere(config, tmp_path), {"training.checkpoint_activations": True})
     assert_same(load_file(path), load_file(train_transformer(other, resume=False)))
-
-
-# Conditioning
-
-
-def seeing(config, changed):
-    return changed(
-        config,
-        {
-            "transformer.conditioning": "pixels",
-            "masking.hole_share": 0.5,
-            "masking.ratio_per": "sample",
-            "training.learning_rate": 0.01,
-        },
-    )
-
-
-def test_a_run_with_conditioning_resumes_exactly(
-    config, tmp_path, changed, stop_after, assert_same
-):
-    config = seeing(config, changed)
-    whole = elsewhere(config, tmp_path)
-    train_transformer(whole, resume=False)
-    stop_after(4)
-    with pytest.raises(StopRequested):
-        train_transformer(config, resume=False)
-    stop_after(NEVER)
-    train_transformer(config, resume=True)
-    assert_same(*(load_state(folder(c) / "state.pt") for c in (config, whole)))
-
-
-def test_conditioning_is_trained_from_weights_without_it(weights, changed):
-    plain = weights.transformer_weights
-    config, start = starting_point(seeing(weights, changed), plain)
-    assert config.transformer.conditioning == "pixels"
-    config = config.model_copy(update={"run": weights.run / "seeing"})
-    path = train_transformer(config, resume=False, start=start)
-    trained, before = load_transformer(path, config.transformer), load_file(plain)
-    assert trained.config.conditioning == "pixels"
-    assert trained.known.weight.abs().sum() > 0
-    assert before.keys() == trained.state_dict().keys() - {"known.weight", "known.bias"}
-
-
-def test_weights_with_conditioning_start_a_network_with_it_whatever_the_config_says(
-    weights, changed
-):
-    path = train_transformer(seeing(weights, changed), resume=False)
-    config, start = starting_point(weights, path)
-    assert config.transformer.conditioning == start.config.conditioning == "pixels"
-
-
-def test_validation_shows_what_each_place_knows(weights, changed):
-    config = seeing(weights, changed)
-    tokens = load_tokens(config)
-    assert tokens.val_seen.known.shape == (6, 16, 64)
-    network = with_conditioning(load_transformer(weights.transformer_weights, config.transformer))
-    torch.nn.init.normal_(network.known.weight)
-    args = (network, tokens.val, torch.device("cpu"), torch.float32)
-    found = validate(*args, tokens.val_seen)
-    blank = tokens.val_seen._replace(known=torch.zeros_like(tokens.val_seen.known))
-    assert found != validate(*args, blank)
