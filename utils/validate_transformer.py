@@ -32,7 +32,7 @@ def validate(
 ) -> dict[str, float]:
     """Cross-entropy in nats and accuracy on hidden tokens, by mask ratio and their means.
 
-    val: (n, 2, N) cached tokens. Every image hides at least one. seen: the same images with holes,
+    val: (n, 2, N) cached tokens. Every image hides at least one. seen: these images with holes,
     for a network with conditioning; ratios are then shares of a hole's tokens that are still
     hidden. The network is left in eval mode.
     """
@@ -46,7 +46,7 @@ def validate(
             noise = uniform(MASK_SEED, image_ids, index, 0, token_ids.shape[1])
             inputs, known = token_ids, None
             if seen is not None:
-                part = Seen(*(tensor[start : start + size] for tensor in seen))
+                part = Seen(*(tensor[start : start + len(token_ids)] for tensor in seen))
                 inputs, known = torch.where(part.hidden, token_ids, part.token_ids), part.known
                 noise = noise.masked_fill(~part.hidden, 1.0)
             lowest = noise == noise.amin(1, keepdim=True)  # hides something of a small grid too
