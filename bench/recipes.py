@@ -26,7 +26,7 @@ from utils.runlog import read_rows  # noqa: E402
 
 TOKENIZER = ROOT / "models/pretrained/cats64/vqgan.safetensors"
 FOR_ALL = {
-    "data.hole_views": 0,
+    "transformer.conditioning": "none",
     "masking.hole_share": 0,
     "training.validation_images": 128,
     "training.pictures_every": 0,

@@ -217,6 +217,8 @@ def size_config(name: str, batch: int | None, device: torch.device) -> Config:
     size = batch or OUR_BATCH[device.type][name]
     fast = {
         "transformer.attention": "fused",
+        "transformer.conditioning": "none",  # from the token cache alone
+        "data.hole_views": 2,
         "masking.loss_on": "hidden",
         "training.compile": device.type == "cuda",
         "training.batch_size": size,

@@ -60,7 +60,8 @@ class DataConfig(Section):
     hole_views: Annotated[int, Field(ge=0, le=256, strict=True)] = 0
     """Kept encodings of each training image with a hole, filled as decoding.hole_fill says."""
     hole_kind: Literal["lab", "brush", "box", "mix"] = "lab"
-    """Shape of those holes, as in prepare_data.py --holes; they cover 15 to 35 % of the image."""
+    """Shape of holes in training, as in prepare_data.py --holes. Kept ones cover 15 to 35 % of the
+    image, those of transformer.conditioning pixels 5 to 60 %."""
 
     def folder(self, split: Literal["train", "val"]) -> Path:
         """The folder of a split's images."""
@@ -122,6 +123,11 @@ class Config(Section):
                 f"transformer.codebook_size {self.transformer.codebook_size} differs from "
                 f"tokenizer.codebook_size {self.tokenizer.codebook_size}; they must be equal"
             )
+        if self.transformer.conditioning == "pixels" and self.transformer.patch_size != patch:
+            raise ValueError(
+                f"transformer.patch_size {self.transformer.patch_size} with conditioning pixels: "
+                f"a token of this tokenizer has {patch} pixels a side; the two must be equal"
+            )
         if self.transformer.prior_dim not in (0, self.tokenizer.latent_dim):
             raise ValueError(
                 f"transformer.prior_dim {self.transformer.prior_dim} differs from "
@@ -136,7 +142,8 @@ class Config(Section):
                 f"data.views {self.data.views} beside training.mirror false: augmented views are "
                 "mirrored half of the time; allowed are 2 views, or mirror true"
             )
-        if self.masking.hole_share > 0 and self.data.hole_views == 0:
+        fixed = self.transformer.conditioning == "none"  # holes that are drawn once
+        if self.masking.hole_share > 0 and fixed and self.data.hole_views == 0:
             raise ValueError(
                 f"masking.hole_share {self.masking.hole_share} needs encodings of holed images; "
                 "set data.hole_views to at least 1"

@@ -48,6 +48,10 @@ class TransformerConfig(Section):
     """Give q, k and v biases, which the report's attention does without."""
     prior_dim: NonNegativeInt = 0
     """The tokenizer's latent_dim adds an interpolation of known codes to the logits; 0: none."""
+    conditioning: Literal["none", "pixels"] = "none"
+    """pixels: show every place its filled patch, which pixels of it are known, and its latents."""
+    patch_size: Width = 4
+    """Pixels along a token's patch, which conditioning shows."""
     conv_kernel: Literal[0, 3] = 0
     """3: a depthwise convolution over the token grid opens each block (Chu et al. 2021, PEG)."""
 
@@ -91,7 +95,8 @@ class MaskingConfig(Section):
     label_smoothing: ProperShare = 0.0
     """Share of the target spread over all K + 1 ids (MaskGIT: 0.1)."""
     hole_share: Share = 0.0
-    """Share of images seen as in inpainting, holed and filled; above 0 needs data.hole_views."""
+    """Share of images seen as in inpainting, holed and filled; needs data.hole_views, unless
+    transformer.conditioning is pixels, which draws new holes for each image and epoch."""
 
 
 class TrainingConfig(Section):

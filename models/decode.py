@@ -21,7 +21,8 @@ from models.orders import ORDERS, still_hidden
 from models.rules import TOKEN_CHOICES, hidden_count, noise_temperature, trust
 from models.step import Step, one_sample
 
-LogitsOf = Callable[[Tensor, Tensor], Tensor]  # masked token ids (B, N), mask (B, N) -> (M, K)
+# masked token ids (B, N), mask (B, N) and, where it is given, known (B, N, F) -> (M, K)
+LogitsOf = Callable[..., Tensor]
 Entry = TypeVar("Entry")
 
 
@@ -48,6 +49,7 @@ def decode(
     seed: int,
     image_ids: Tensor,
     sample_ids: Tensor | None = None,
+    known: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Fill the hidden tokens of each image step by step, (B, N) -> (B, N).
@@ -55,7 +57,8 @@ def decode(
     logits_of gives the logits of the K codes at hidden places, never of the mask id; it is called
     only with images whose input is new, so never with finished ones. image_ids (B,) int64 and
     sample_ids (B,) int64, 0 unless given, key the noise, so an image decodes alike in any batch.
-    on_step gets the result of each step.
+    known (B, N, F) is what each place knows of the picture, handed to logits_of. on_step gets the
+    result of each step.
     Stops after `settings.steps`. Raises `UserError` for an unknown rule, order or token choice.
     """
     order = _look_up("order", settings.order, ORDERS)
@@ -67,7 +70,8 @@ def decode(
         if hidden.any():
             step = Step(index, settings, model_schedule, token_mask, seed, image_ids, sample_ids)
             masked_ids = token_ids.masked_fill(hidden, mask_token_id)
-            logits = new_or_same(logits_of, masked_ids, hidden, before)
+            shown = (masked_ids, hidden) if known is None else (masked_ids, hidden, known)
+            logits = new_or_same(logits_of, shown, before)
             before = hidden, logits
             tokens = choose(logits, hidden, step)
             token_ids = token_ids.masked_scatter(hidden, tokens)
@@ -82,21 +86,22 @@ def decode(
 
 def new_or_same(
     logits_of: LogitsOf,
-    masked_ids: Tensor,
-    hidden: Tensor,
+    shown: tuple[Tensor, ...],
     before: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Logits (M, K) float32 at the hidden places, computed only for images whose input changed.
 
+    shown: masked token ids (B, N), mask (B, N) and, where it is given, known (B, N, F).
     before: the last step's mask (B, N) and its logits. An image that hides what it hid then shows
     the transformer what it showed then, since only hidden tokens are ever decided.
     """
+    masked_ids, hidden = shown[:2]
     if before is None:
         before = torch.zeros_like(hidden), masked_ids.new_empty(0, 1, dtype=torch.float32)
     hidden_before, logits_before = before
     same = (hidden == hidden_before).all(1)  # (B,), finished images among them
     new = ~same & hidden.any(1)
-    logits = logits_of(masked_ids[new], hidden[new]).float() if new.any() else logits_before
+    logits = logits_of(*(part[new] for part in shown)).float() if new.any() else logits_before
     kept = same[hidden_before.nonzero()[:, 0]]  # (M before,)
     if not kept.any():
         return logits

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import DecodingConfig, MaskingConfig
+from models.conditioning import known_features
 from models.cpu_kernels import same_size
 from models.decode import LogitsOf, OnStep, decode
 from models.masking import token_mask_from_holes
@@ -25,21 +26,23 @@ def token_loss(
     token_mask: Tensor,
     masking: MaskingConfig,
     seen: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Masked visual token modelling: mean cross-entropy in nats of the clean tokens, scalar.
 
     token_ids: (B, N). token_mask: (B, N) bool. The loss covers all tokens (the report's code) or
     the hidden ones (MaskGIT eq. 1), as `masking.loss_on` says; it is 0 where none counts.
     seen: (B, N) tokens that stand at known places; without it, the targets `token_ids`.
+    known: (B, N, F) of `known_features`, for a transformer with conditioning.
     """
     seen = token_ids if seen is None else seen
     masked_ids = seen.masked_fill(token_mask, transformer.mask_token_id)
     smoothing = masking.label_smoothing
     if masking.loss_on == "hidden" and _may_pick(token_ids.device):
-        logits = transformer(masked_ids, token_mask)  # (M, K + 1)
+        logits = transformer(masked_ids, token_mask, known)  # (M, K + 1)
         each = _cross_entropy(logits, token_ids[token_mask], smoothing)
         return each.sum() / max(1, len(each))
-    each = _cross_entropy(transformer(masked_ids), token_ids, smoothing)  # (B, N)
+    each = _cross_entropy(transformer(masked_ids, known=known), token_ids, smoothing)  # (B, N)
     if masking.loss_on == "all":
         return each.mean()
     return (each * token_mask).sum() / token_mask.sum().clamp(min=1)
@@ -66,6 +69,7 @@ class Start(NamedTuple):
 
     token_ids: Tensor  # (B, N) int64
     token_mask: Tensor  # (B, N) bool, True = hidden
+    known: Tensor | None  # (B, N, F), for a transformer with conditioning
 
 
 class MaskGIT(nn.Module):
@@ -86,33 +90,53 @@ class MaskGIT(nn.Module):
         self.tokenizer.eval()
         return self
 
-    def logits_of(self, masked_ids: Tensor, token_mask: Tensor) -> Tensor:
+    def logits_of(
+        self, masked_ids: Tensor, token_mask: Tensor, known: Tensor | None = None
+    ) -> Tensor:
         """Logits of the K codes at hidden places, (M, K); the mask id cannot be predicted.
 
         Where forward passes hold several images, the head sees all places: how many are hidden
         would give its products another shape.
         """
-        logits = []
-        for ids, mask in zip(same_size(masked_ids), same_size(token_mask), strict=True):
-            picked = self.transformer(ids, mask) if len(ids) == 1 else self.transformer(ids)[mask]
+        logits, groups = [], [same_size(part) for part in (masked_ids, token_mask)]
+        groups.append([None] * len(groups[0]) if known is None else same_size(known))
+        for ids, mask, features in zip(*groups, strict=True):
+            one = len(ids) == 1
+            picked = self.transformer(ids, mask if one else None, features)
+            picked = picked if one else picked[mask]
             logits.append(picked[:, : self.transformer.mask_token_id])
         return torch.cat(logits)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Token ids (B, N) of normalised images (B, 3, H, W)."""
-        with full_fp32(images.device):
-            token_ids = torch.cat([self.tokenizer.encode(batch) for batch in same_size(images)])
-        return token_ids[: len(images)]
+        return self.token_ids(self.latents(images))
 
+    def latents(self, images: Tensor) -> Tensor:
+        """Latents before quantisation (B, h, w, C) of normalised images (B, 3, H, W)."""
+        with full_fp32(images.device):
+            latents = torch.cat([self.tokenizer.latents(batch) for batch in same_size(images)])
+        return latents[: len(images)]
+
+    def token_ids(self, latents: Tensor) -> Tensor:
+        """Nearest codes of latents, (B, h, w, C) -> (B, N)."""
+        with full_fp32(latents.device):
+            rows = [self.tokenizer.codebook.nearest(batch) for batch in same_size(latents)]
+        return torch.cat(rows)[: len(latents)].flatten(1)
+
+    @torch.no_grad()
     def start(self, images: Tensor, holes: Tensor, settings: DecodingConfig) -> Start:
         """Encode and mask images, which no seed, rule or schedule changes.
 
         images: (B, 3, H, W) normalised, holes filled with anything. holes: (B, H, W) bool.
         """
-        token_ids = self.encode(images)
+        latents, known = self.latents(images), None
+        token_ids = self.token_ids(latents)
+        if self.transformer.config.conditioning == "pixels":
+            codes = self.tokenizer.codebook.vectors()
+            known = known_features(images, holes, latents, codes, self.transformer.config)
         token_mask = token_mask_from_holes(holes, round(token_ids.shape[1] ** 0.5))
-        return Start(token_ids, dilated(token_mask, settings.dilate))
+        return Start(token_ids, dilated(token_mask, settings.dilate), known)
 
     @torch.no_grad()
     def finish(
@@ -145,6 +169,7 @@ class MaskGIT(nn.Module):
             seed=seed,
             image_ids=image_ids.repeat_interleave(samples),
             sample_ids=sample_ids.repeat(len(image_ids)),
+            known=None if start.known is None else start.known.repeat_interleave(samples, 0),
             on_step=on_step,
         )
 

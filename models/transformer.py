@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
+from models.conditioning import known_width
 from models.cpu_kernels import Dropout, places_for_head
 from models.prior import InterpolationPrior
 
@@ -107,6 +108,10 @@ class BidirectionalTransformer(nn.Module):
             )
         self.apply(_init_weights)
         nn.init.trunc_normal_(self.pos_emb, std=INIT_STD)
+        if config.conditioning == "pixels":
+            self.known = _zero_map(known_width(config), dim)
+            if config.prior_dim:
+                self.known_mean = _zero_map(known_width(config), config.prior_dim + 1)
         self.apply(_start_without_effect)
 
     @property
@@ -114,16 +119,22 @@ class BidirectionalTransformer(nn.Module):
         """The id that stands for a hidden token: K, one beyond the last code."""
         return self.config.codebook_size
 
-    def forward(self, token_ids: Tensor, token_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, token_mask: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, N, K + 1); with a token mask only at its True places, (M, K + 1).
 
         token_ids: (B, N) int, mask ids included. token_mask: (B, N) bool; picking its places makes
-        the host wait for a GPU and breaks a compiled graph, which all places do not.
+        the host wait for a GPU and breaks a compiled graph, which all places do not. known:
+        (B, N, F) of `known_features`, for a network with conditioning.
         """
+        assert (known is not None) == (self.config.conditioning == "pixels")
         neighbours = None
         if self.config.prior_dim:
             neighbours = self.prior.neighbours(token_ids, self.mask_token_id)  # (B, N, C + 1)
-        x, bias = self.body(token_ids, neighbours), self.bias  # (B, N, D), (N, K + 1)
+            if known is not None:
+                neighbours = neighbours + self.known_mean(known)  # what is left of the code itself
+        x, bias = self.body(token_ids, neighbours, known), self.bias  # (B, N, D), (N, K + 1)
         if token_mask is None:
             return self.head(x, bias, neighbours)  # (B, N, K + 1)
         places = places_for_head(token_mask)  # (P,), P >= M, see cpu_kernels.py
@@ -138,11 +149,13 @@ class BidirectionalTransformer(nn.Module):
         logits = logits + bias
         return logits if neighbours is None else logits + self.prior.logits(x, neighbours)
 
-    def body(self, token_ids: Tensor, neighbours: Tensor | None) -> Tensor:
-        """Features of every token before the head, (B, N) and (B, N, C + 1) -> (B, N, D)."""
+    def body(self, token_ids: Tensor, neighbours: Tensor | None, known: Tensor | None) -> Tensor:
+        """Features before the head, (B, N), (B, N, C + 1) and (B, N, F) -> (B, N, D)."""
         x = self.tok_emb(token_ids) + self.pos_emb  # (B, N, D)
         if neighbours is not None:
             x = x + self.prior.to_width(neighbours)
+        if known is not None:
+            x = x + self.known(known)
         x = self.drop(self.LN(x))
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
@@ -164,6 +177,22 @@ class BidirectionalTransformer(nn.Module):
         if self.config.prior_dim:
             self.prior.set_codes(codes, frequency)
             nn.init.zeros_(self.prior.correction.weight)
+
+
+def with_conditioning(network: BidirectionalTransformer) -> BidirectionalTransformer:
+    """The same network with maps of known pixels, which are zero and so change no logit."""
+    config = network.config.model_copy(update={"conditioning": "pixels"})
+    grown = BidirectionalTransformer(config)
+    grown.load_state_dict(grown.state_dict() | network.state_dict())
+    return grown.train(network.training)
+
+
+def _zero_map(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map that starts without any effect."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -45,6 +45,16 @@ class Views:
             return images.flip(3) if view == MIRRORED else images
         return augment(images, self.numbers[rows, view - 2])
 
+    def pick(self, image_ids: Tensor, views: Tensor) -> Tensor:
+        """A view (B,) of each of some images (B,), (B, 3, H, W) uint8 on the CPU."""
+        images = self.images[image_ids].clone()
+        mirrored, others = views == MIRRORED, views > MIRRORED
+        images[mirrored] = images[mirrored].flip(3)
+        if others.any():
+            numbers = self.numbers[image_ids[others], views[others] - 2]
+            images[others] = augment(images[others], numbers)
+        return images
+
 
 def augment(images: Tensor, numbers: Tensor) -> Tensor:
     """One view of each image: (B, 3, H, W) uint8, (B, 8) -> (B, 3, H, W) uint8 on its device."""

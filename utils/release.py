@@ -20,7 +20,7 @@ from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data import ImageFolder, normalise, to_uint8
 from utils.device import pick_device
 from utils.files import content_hash
-from utils.token_cache import cached_tokens
+from utils.transformer_trainer import load_tokens
 from utils.validate_transformer import validate
 
 CHECKED = 64  # validation images that both precisions decode
@@ -57,11 +57,10 @@ def release_transformer(config: Config, folder: Path) -> str:
     rounded = BidirectionalTransformer(full.config)
     rounded.load_state_dict(half)
     device = pick_device(config.device)
-    vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
-    val = cached_tokens(vqgan, config.data, "val", config.data.token_cache, device)
-    val = val[: config.training.validation_images]
+    network = config.transformer.model_copy(update=full.config.model_dump())
+    tokens = load_tokens(config.model_copy(update={"transformer": network}))
     before, after = (
-        validate(network.to(device), val, device, torch.float32)["val_loss"]
+        validate(network.to(device), tokens.val, device, torch.float32, tokens.val_seen)["val_loss"]
         for network in (full, rounded)
     )
     if abs(after - before) > ALLOWED_LOSS:

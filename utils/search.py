@@ -256,7 +256,8 @@ def _subset(tokens: Tokens, count: int, seed: int) -> Tokens:
     order = torch.randperm(len(tokens.train), generator=generator_for(seed, SUBSET_STREAM))
     rows = order[:count].sort().values.numpy()
     holes = None if tokens.holes is None else tokens.holes[rows]
-    return replace(tokens, train=tokens.train[rows], holes=holes)
+    holed = tokens.holed and tokens.holed.part(rows)
+    return replace(tokens, train=tokens.train[rows], holes=holes, holed=holed)
 
 
 def _starting_values(config: Config) -> list[Values]:

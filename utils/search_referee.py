@@ -110,4 +110,5 @@ def share_of(trial: FrozenTrial) -> float:
 
 def _loss(trainer: TransformerTrainer, val: np.ndarray) -> float:
     """Validation loss of the averaged weights, comparable between runs, in nats."""
-    return validate(trainer.averaged.module, val, trainer.device, trainer.dtype)["val_loss"]
+    network, seen = trainer.averaged.module, trainer.tokens.val_seen
+    return validate(network, val, trainer.device, trainer.dtype, seen)["val_loss"]

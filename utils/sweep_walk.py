@@ -173,7 +173,7 @@ class Walker:
         """The model's logits; those of a batch's first step are kept, as far as memory allows."""
         is_first = True
 
-        def logits_of(masked_ids: Tensor, hidden: Tensor) -> Tensor:
+        def logits_of(*shown: Tensor) -> Tensor:
             nonlocal is_first
             known = starts.first_logits.get(number) if is_first else None
             if known:
@@ -181,7 +181,7 @@ class Walker:
                 clock.add(known[1])
                 return known[0]
             began = clock.seconds()
-            logits = self.inpainter.maskgit.logits_of(masked_ids, hidden)
+            logits = self.inpainter.maskgit.logits_of(*shown)
             if is_first and self.kept_bytes + logits.nbytes <= FIRST_LOGITS_BYTES:
                 starts.first_logits[number] = logits, clock.seconds() - began
                 self.kept_bytes += logits.nbytes

@@ -16,6 +16,7 @@ from torch import Tensor
 from config.schema import MaskingConfig
 from models.masking import draw_ratio, draw_token_mask
 from utils.augment import AS_IS
+from utils.holed_images import HoledImages
 from utils.loop import generator_for
 from utils.token_cache import HIDDEN_BIT
 
@@ -30,10 +31,11 @@ class TokenBatch(NamedTuple):
     targets: Tensor  # (B, N) int64, the clean tokens
     inputs: Tensor  # (B, N) int64, what stands at known places
     token_mask: Tensor  # (B, N) bool, True = hidden
+    known: Tensor | None = None  # (B, N, F), for a transformer with conditioning
 
     def rows(self, part: slice) -> TokenBatch:
         """Some of the batch's images."""
-        return TokenBatch(*(tensor[part] for tensor in self))
+        return TokenBatch(*(None if tensor is None else tensor[part] for tensor in self))
 
 
 class TokenBatches:
@@ -48,11 +50,15 @@ class TokenBatches:
         mirror: bool,
         seed: int,
         device: torch.device,
+        holed: HoledImages | None = None,
     ) -> None:
         """views: (n, V, N) uint16. holes: (n, H, N) uint16 with HIDDEN_BIT, for a hole share above
-        0. mirror: whether views other than the images themselves are shown.
+        0. mirror: whether views other than the images themselves are shown. holed: the images
+        themselves, for a transformer with conditioning, whose holes are always new.
         """
-        assert holes is not None or masking.hole_share == 0, "a hole share needs hole variants"
+        kept = holed or holes is not None
+        assert kept or masking.hole_share == 0, "a hole share needs hole variants"
+        self.holed = holed
         self.masking, self.mirror, self.seed, self.device = masking, mirror, seed, device
         size = views.nbytes + (0 if holes is None else holes.nbytes)
         fits = size <= MAX_RESIDENT_BYTES
@@ -71,6 +77,8 @@ class TokenBatches:
         token_mask = draw_token_mask(
             len(image_ids), self.views.shape[2], self.masking, self.generator
         )
+        if self.holed:
+            return self._with_new_holes(image_ids, view, token_mask)
         if self.masking.hole_share == 0:
             targets = self.views[image_ids, view].long() & ALL_BITS
             made = TokenBatch(targets, targets, token_mask)
@@ -80,6 +88,27 @@ class TokenBatches:
         is_one = made.inputs is made.targets
         inputs = targets if is_one else _moved(made.inputs, self.device)
         return TokenBatch(targets, inputs, _moved(made.token_mask, self.device))
+
+    def _with_new_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
+        """Draw a hole for each image; the rest of the images miss whole patches instead.
+
+        Known tokens are those of the filled image. Of a drawn hole's tokens some are already
+        revealed and show what they should be.
+        """
+        assert self.holed is not None
+        batch, tokens = token_mask.shape
+        draw = torch.rand(batch, generator=self.generator, device=self.home).cpu()
+        left = torch.rand(batch, tokens, generator=self.generator, device=self.home)
+        left = (left < draw_ratio(batch, self.masking, self.generator)).to(self.device)
+        image_ids, view, drawn = image_ids.cpu(), view.cpu(), draw < self.masking.hole_share
+        holes = self.holed.of_patches(token_mask.cpu())
+        holes[drawn] = self.holed.draw(image_ids[drawn], self.generator.initial_seed())
+        seen = self.holed.see(image_ids, view, holes)
+        targets = self.views[image_ids.to(self.home), view.to(self.home)].long() & ALL_BITS
+        targets = _moved(targets, self.device)
+        inputs = torch.where(seen.hidden, targets, seen.token_ids)
+        left |= ~drawn[:, None].to(self.device)
+        return TokenBatch(targets, inputs, seen.hidden & left, seen.known)
 
     def _with_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
         """Let some of the images be seen as in the middle of inpainting.

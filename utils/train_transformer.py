@@ -9,12 +9,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from config.errors import StopRequested, UserError
 from config.schema import Config
-from models.transformer import BidirectionalTransformer
+from models.transformer import BidirectionalTransformer, with_conditioning
 from utils import distributed
 from utils.checkpoint import (
     Resume,
@@ -43,6 +42,8 @@ Watch = Callable[[TransformerTrainer], None]
 def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTransformer]:
     """Weights to start from, and the config of a run that trains a network like theirs."""
     start = load_transformer(path, config.transformer)
+    if config.transformer.conditioning == "pixels" and start.config.conditioning == "none":
+        start = with_conditioning(start)
     like = start.config.model_dump(exclude={"dropout", "attention"})
     section = config.transformer.model_copy(update=like)
     return config.model_copy(update={"transformer": section}), start
@@ -127,7 +128,7 @@ def _train(
             picturing = settings.pictures_every and position.epoch % settings.pictures_every == 0
             saving = trainer.is_due(settings.checkpoint_every) or picturing
             if log and validating:
-                numbers |= _validate(trainer, tokens.val, folder)
+                numbers |= _validate(trainer, tokens, folder)
             if log:
                 log.epoch(position.epoch, numbers)
             if log and saving:
@@ -225,10 +226,11 @@ def _save(trainer: TransformerTrainer, folder: Path) -> None:
         save_state(folder / "state.pt", state)
 
 
-def _validate(trainer: TransformerTrainer, val: np.ndarray, folder: Path) -> dict[str, float]:
+def _validate(trainer: TransformerTrainer, tokens: Tokens, folder: Path) -> dict[str, float]:
     """Figures of the averaged weights, which are kept if none had a lower loss."""
     position = trainer.position
-    numbers = validate(trainer.averaged.module, val, trainer.device, trainer.dtype)
+    network, val = trainer.averaged.module, tokens.val
+    numbers = validate(network, val, trainer.device, trainer.dtype, tokens.val_seen)
     trainer.require_finite([numbers["val_loss"]], "training.learning_rate")
     if numbers["val_loss"] < position.best_loss:
         position.best_loss, position.best_epoch = numbers["val_loss"], position.epoch

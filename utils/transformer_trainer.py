@@ -20,9 +20,12 @@ from config.loading import flat
 from config.schema import Config, MaskingConfig
 from models.maskgit import token_loss
 from models.transformer import BidirectionalTransformer
+from models.vqgan import VQGAN
 from utils import distributed
 from utils.checkpoint import codes_fingerprint, load_tokenizer
+from utils.data import ImageFolder
 from utils.device import autocast, pick_device, pick_dtype
+from utils.holed_images import HoledImages, Seen, validation_views
 from utils.loop import Trainer, generator_for, settings_that_count
 from utils.optim import averaged, learning_rate, parameter_groups, set_learning_rate
 from utils.token_batches import TokenBatch, TokenBatches
@@ -43,6 +46,8 @@ class Tokens:
     codes: Tensor  # (K, C)
     codes_sha256: str  # of the tokenizer that they belong to
     holes: np.ndarray | None = None  # (n, H, N) uint16: variants with a hole, if any are shown
+    holed: HoledImages | None = None  # the training images, for a transformer with conditioning
+    val_seen: Seen | None = None  # the validation images with holes, likewise
 
     def frequency(self) -> Tensor:
         """Share of each code in the training images, none of them 0, (K,) like the codes."""
@@ -71,14 +76,27 @@ def load_tokens(config: Config) -> Tokens:
             f"{wanted}; allowed are 0 and {found}"
         )
     device = distributed.own_device(pick_device(config.device))
-    cache = config.data.token_cache
+    cache, codes = config.data.token_cache, vqgan.codebook.vectors().cpu()
+    fingerprint = codes_fingerprint(vqgan.codebook.embedding.weight)
     train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
-    holes = None
+    holes, count = None, config.training.validation_images
+    if config.transformer.conditioning == "pixels":
+        holed, val_seen = _holed(config, vqgan, device)
+        return Tokens(train, val[:count], codes, fingerprint, None, holed, val_seen)
     if config.masking.hole_share > 0:
         holes = cached_holes(vqgan, config.data, config.decoding.hole_fill, cache, device)
-    val, codebook = val[: config.training.validation_images], vqgan.codebook
-    fingerprint = codes_fingerprint(codebook.embedding.weight)
-    return Tokens(train, val, codebook.vectors().cpu(), fingerprint, holes)
+    return Tokens(train, val[:count], codes, fingerprint, holes)
+
+
+def _holed(config: Config, vqgan: VQGAN, device: torch.device) -> tuple[HoledImages, Seen]:
+    """Training images to punch holes into, and validation images that have theirs."""
+    train, val = (
+        ImageFolder(config.data.folder(split), config.data.image_size).images
+        for split in ("train", "val")
+    )
+    val = val[: config.training.validation_images]
+    seen = validation_views(HoledImages(val, PLAIN_VIEWS, vqgan, config, device))
+    return HoledImages(train, config.data.views, vqgan, config, device), seen
 
 
 class Objective(nn.Module):
@@ -88,8 +106,10 @@ class Objective(nn.Module):
         super().__init__()
         self.transformer, self.masking = transformer, masking
 
-    def forward(self, targets: Tensor, inputs: Tensor, token_mask: Tensor) -> Tensor:
-        return token_loss(self.transformer, targets, token_mask, self.masking, inputs)
+    def forward(
+        self, targets: Tensor, inputs: Tensor, token_mask: Tensor, known: Tensor | None = None
+    ) -> Tensor:
+        return token_loss(self.transformer, targets, token_mask, self.masking, inputs, known)
 
 
 def compile_parts(transformer: BidirectionalTransformer, device: torch.device) -> None:
@@ -147,6 +167,7 @@ class TransformerTrainer(Trainer):
             mirror=self.settings.mirror,
             seed=config.seed,
             device=self.device,
+            holed=tokens.holed,
         )
         self.batch_size = self.world * self.settings.batch_size
         super().__init__(
@@ -162,7 +183,7 @@ class TransformerTrainer(Trainer):
         extra = {"images": len(tokens.train), "precision": str(self.dtype)}
         extra |= {"codes of the tokenizer": tokens.codes_sha256[:FINGERPRINT]}
         extra |= {"tokens of the images": tokens.fingerprint()[:FINGERPRINT]}
-        if tokens.holes is not None:
+        if tokens.holes is not None or tokens.holed is not None:
             extra["decoding.hole_fill"] = config.decoding.hole_fill
         self.settings_of_run = {**settings, **extra}
 

@@ -86,9 +86,9 @@ def test_repairs_of_one_image_are_rows_of_their_own(maskgit, order):
 
 def test_several_repairs_need_one_encoding(maskgit, monkeypatch):
     encoded = []
-    encode = maskgit.tokenizer.encode
+    latents = maskgit.tokenizer.latents
     monkeypatch.setattr(
-        maskgit.tokenizer, "encode", lambda images: encoded.append(len(images)) or encode(images)
+        maskgit.tokenizer, "latents", lambda images: encoded.append(len(images)) or latents(images)
     )
     images, holes = images_and_holes(4)
     settings = DecodingConfig(total_iter=2)

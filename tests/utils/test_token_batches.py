@@ -50,7 +50,7 @@ def batches(views, holes=None, mirror=True, seed=0, **masking) -> TokenBatches:
 def many(made: TokenBatches, count: int = 400) -> TokenBatch:
     """Many batches of the same five images, one after the other."""
     parts = [made(torch.arange(IMAGES), 0, batch) for batch in range(count)]
-    return TokenBatch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    return TokenBatch(*map(torch.cat, list(zip(*parts, strict=True))[:3]))
 
 
 def view_of(targets: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def view_of(targets: Tensor) -> Tensor:
 
 def test_a_batch_holds_a_view_of_each_image_in_the_given_order(views):
     images = torch.tensor([4, 0, 2])
-    targets, inputs, token_mask = batches(views)(images, 0, 0)
+    targets, inputs, token_mask, _ = batches(views)(images, 0, 0)
     assert targets.dtype == inputs.dtype == torch.int64
     assert token_mask.dtype == torch.bool
     assert token_mask.shape == targets.shape == (3, TOKENS)
@@ -78,7 +78,7 @@ def test_every_view_is_as_likely(views):
 def test_without_mirror_images_only_the_images_themselves_are_shown(views, holes):
     plain, both = views[:, :2], {"mirror": False, "hole_share": 0.5}
     assert (view_of(many(batches(plain, mirror=False), 20).targets) == 0).all()
-    targets, inputs, _ = many(batches(plain, holes, **both), 100)
+    targets, inputs, _, _ = many(batches(plain, holes, **both), 100)
     assert (view_of(targets) == 0).all()
     spoilt = inputs[inputs >= SPOILT]
     assert set((spoilt % 100 // 20).tolist()) == {0, 2}, "variants 1 and 3 are of mirror images"
@@ -95,7 +95,7 @@ def test_the_key_alone_decides_a_batch(views, holes, share):
     images = torch.arange(IMAGES)
     again(images, 7, 7)  # whatever was drawn before
     first, second = made(images, 3, 4), again(images, 3, 4)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
     others = [made(images, 3, 5), made(images, 4, 4)]
     others.append(batches(views, holes, seed=1, hole_share=share)(images, 3, 4))
     assert not any(torch.equal(first.token_mask, other.token_mask) for other in others)
@@ -104,7 +104,7 @@ def test_the_key_alone_decides_a_batch(views, holes, share):
 def test_rows_of_a_batch_are_cut_from_all_of_its_tensors(views, holes):
     whole = batches(views, holes, hole_share=0.5)(torch.arange(IMAGES), 0, 1)
     for part, numbers in ((slice(1, 3), [1, 2]), (slice(1, None, 2), [1, 3])):
-        for cut, tensor in zip(whole.rows(part), whole, strict=True):
+        for cut, tensor in zip(whole.rows(part)[:3], whole[:3], strict=True):
             assert torch.equal(cut, tensor[numbers])
 
 
@@ -119,13 +119,13 @@ def test_drawing_leaves_the_global_generator_alone(views, holes):
 
 def test_the_share_of_images_with_a_hole_is_as_configured(views, holes):
     for share in (0.25, 1.0):
-        targets, inputs, _ = many(batches(views, holes, hole_share=share))
+        targets, inputs, _, _ = many(batches(views, holes, hole_share=share))
         found = (inputs != targets).any(1).double().mean()
         assert found == pytest.approx(share, abs=0.04)
 
 
 def test_known_tokens_are_the_spoilt_ones_and_revealed_ones_the_clean(views, holes):
-    targets, inputs, token_mask = many(batches(views, holes, hole_share=1.0))
+    targets, inputs, token_mask, _ = many(batches(views, holes, hole_share=1.0))
     image = torch.arange(IMAGES).repeat(400)
     spoilt = inputs >= SPOILT
     variant = (inputs * spoilt).amax(1) % 100 // 20
@@ -140,7 +140,7 @@ def test_known_tokens_are_the_spoilt_ones_and_revealed_ones_the_clean(views, hol
 
 
 def test_a_share_of_the_hole_as_drawn_by_the_masking_stays_hidden(views, holes):
-    _, _, some = many(batches(views, holes, hole_share=1.0))
+    _, _, some, _ = many(batches(views, holes, hole_share=1.0))
     share = some.sum(1).double() / 8
     assert share.mean() == pytest.approx(1 / 2, abs=0.04)
     # p ~ U(0, 1) and 8 draws with p: each number of hidden tokens from 0 to 8 is as likely
@@ -149,7 +149,7 @@ def test_a_share_of_the_hole_as_drawn_by_the_masking_stays_hidden(views, holes):
 
 
 def test_images_without_a_hole_keep_the_ordinary_masks(views, holes):
-    targets, inputs, token_mask = many(batches(views, holes, hole_share=0.5))
+    targets, inputs, token_mask, _ = many(batches(views, holes, hole_share=0.5))
     ordinary = (inputs == targets).all(1)
     outside = token_mask[ordinary][:, 11:]  # where no variant has a hole
     assert outside.double().mean() == pytest.approx(1 / 2, abs=0.05)
@@ -172,7 +172,7 @@ def test_a_mapped_file_is_read_in_place_without_complaint(views, tmp_path):
     assert made.views.data_ptr() == mapped.ctypes.data
     found = made(torch.arange(IMAGES), 0, 0)
     expected = batches(views)(torch.arange(IMAGES), 0, 0)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
 
 
 def test_tokens_stay_on_the_host_when_they_are_too_many_for_the_device(views, monkeypatch):
@@ -180,7 +180,7 @@ def test_tokens_stay_on_the_host_when_they_are_too_many_for_the_device(views, mo
     monkeypatch.setattr(token_batches, "MAX_RESIDENT_BYTES", views.nbytes - 1)
     made = TokenBatches(views, None, masking, mirror=True, seed=0, device=meta)
     assert made.home == CPU
-    targets, inputs, token_mask = made(torch.arange(IMAGES), 0, 0)
+    targets, inputs, token_mask, _ = made(torch.arange(IMAGES), 0, 0)
     assert {tensor.device for tensor in (targets, inputs, token_mask)} == {meta}
     assert inputs is targets, "what is the same is sent once"
 
@@ -218,5 +218,5 @@ def test_a_gpu_draws_without_waiting_and_the_same_each_time(views, holes, share)
         again = made(images, 0, 0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], again[:3], strict=True))
     assert first.targets.is_cuda

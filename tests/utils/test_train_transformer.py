@@ -24,7 +24,12 @@ from utils.optim import learning_rate
 from utils.runlog import read_rows
 from utils.throughput import training_flops
 from utils.token_batches import TokenBatch
-from utils.train_transformer import Tokens, TransformerTrainer, load_tokens, train_transformer
+from utils.train_transformer import (
+    Tokens,
+    TransformerTrainer,
+    load_tokens,
+    train_transformer,
+)
 
 NEVER = 10**6
 PEAK = 1e12  # FLOP/s that the fixture quick states
@@ -781,9 +786,9 @@ def test_what_is_seen_beside_holes_reaches_the_network(config, changed, monkeypa
     assert tokens.holes.shape == (11, 2, 16)
     seen, loss = [], transformer_trainer.token_loss
 
-    def note(network, targets, token_mask, masking, inputs):
+    def note(network, targets, token_mask, masking, inputs, known):
         seen.append((inputs != targets).any().item())
-        return loss(network, targets, token_mask, masking, inputs)
+        return loss(network, targets, token_mask, masking, inputs, known)
 
     monkeypatch.setattr(transformer_trainer, "token_loss", note)
     train_transformer(config, resume=False)

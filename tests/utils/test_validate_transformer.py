@@ -105,7 +105,9 @@ class Blind(torch.nn.Module):
         super().__init__()
         self.masks: list[torch.Tensor] = []
 
-    def forward(self, _masked_ids: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, _masked_ids: torch.Tensor, token_mask: torch.Tensor, _known: None
+    ) -> torch.Tensor:
         self.masks.append(token_mask)
         return torch.zeros(int(token_mask.sum()), 17)
 
