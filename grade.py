@@ -1,8 +1,8 @@
 """Rank solutions: ``python grade.py FOLDER_OF_SOLUTIONS --data cat_face --tokenizer VQGAN.pt``.
 
 Each file or folder in FOLDER is one solution: a checkpoint, a folder with checkpoints (and a
-config), or a folder of repaired images. A solution that fails gets its line, and the others go on; running
-the same command again does only what is missing.
+config), or a folder of repaired images. A solution that fails gets its line, and the others go on.
+Running the same command again does only what is missing.
 """
 
 from pathlib import Path
