@@ -16,7 +16,6 @@ from utils.cli import (
     schedule_name,
 )
 from utils.distributed import world_size
-from utils.search import search_learning_rate
 from utils.train_transformer import starting_point, train_transformer
 
 OPTIONS = {  # flag: key that it overrides, type, help
@@ -81,8 +80,8 @@ def main() -> None:
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help="study of --lr-search: sqlite, postgresql or mysql URL, or the path of a journal file "
-        "that many workers share (default: SQLite in the run's folder)",
+        help="database of --lr-search that many workers share: an sqlite, postgresql or mysql URL "
+        "(default: SQLite in the run's folder)",
     )
     args = parser.parse_args()
     check_start(parser, args)
@@ -101,6 +100,8 @@ def main() -> None:
     if args.transformer:
         config, start = starting_point(config, args.transformer)
     if searching:
+        from utils.search.search import search_learning_rate  # Optuna takes seconds to import
+
         best = search_learning_rate(config, args.storage)
         config = load_config(args.config, [*overrides, *best.items()])
     if args.lr_search_only:

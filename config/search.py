@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from config.errors import nearest
-from config.section import Finite, NonNegativeInt, PositiveInt, Rate, Section
+from config.section import Finite, PositiveInt, Rate, Section
 from config.transformer import MaskingConfig, TrainingConfig, TransformerConfig
 
 SEARCHED = {"transformer": TransformerConfig, "masking": MaskingConfig, "training": TrainingConfig}
@@ -60,12 +60,6 @@ class SearchConfig(Section):
     """Epochs each trial trains; its learning-rate schedule ends there too."""
     steps: PositiveInt | None = None
     """Optimiser steps each trial trains at most, instead of epochs."""
-    subset: Rate = 1.0
-    """Share of the training images that the trials use, the same ones in each."""
-    rungs: NonNegativeInt = 4
-    """Looks at a trial before its end, at a half of its training, a quarter, and so on."""
-    cost: Rate = 0.3
-    """Share of the trials' full training to spend; beyond, only a trial ahead of all goes on."""
     seeds: Annotated[int, Field(ge=0, le=1_000, strict=True)] = 2
     """Other seeds that the best trial is repeated with, to tell merit from chance."""
 

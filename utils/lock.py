@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,14 +13,15 @@ from config.errors import UserError
 from utils.files import make_folder
 
 LOCK = ".lock"
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # a file system that has none
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep every other process out of a folder; the kernel opens it again when this one dies.
 
-    Raises `UserError` at once where another process is in it. Under torchrun only rank 0 asks.
+    A file system that cannot lock, whatever its reason, is used with a note. Raises `UserError` at
+    once where another process is in the folder, or where the lock's file cannot be opened. Under
+    torchrun only rank 0 asks.
     """
     make_folder(folder)
     lock = FileLock(folder / LOCK)
@@ -32,10 +32,11 @@ def alone_in(folder: Path) -> Iterator[None]:
             f"{folder}: another process is at work in this folder; wait for it, or name another"
         ) from None
     except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
-            raise
+        if getattr(error, "filename", None) is not None:  # of opening, not of locking
+            raise UserError(f"{folder / LOCK}: cannot be written: {error.strerror}") from None
         print(f"note: {folder}: no locks here; run one process at a time", file=sys.stderr)
     try:
         yield
     finally:
-        lock.release()
+        with suppress(OSError):  # the kernel unlocks when the process ends, at the latest
+            lock.release()

@@ -25,7 +25,7 @@ from utils.files import write_text
 from utils.images import load_rgb, save_png
 from utils.inpaint_outputs import MANIFEST, MASKS, RESULTS, STEPS
 from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, tile
-from utils.search_report import NUMBERS, PLOTS, cells, notes
+from utils.search.report import NUMBERS, PLOTS, cells, notes
 
 TEMPLATE = "report.html"
 SCHEDULES = ("cosine", "linear", "square")  # in the report's order

@@ -57,7 +57,6 @@ def train_transformer(
     allow_config_change: bool = False,
     from_epoch: int | None = None,
     start: BidirectionalTransformer | None = None,
-    after_epoch: Callable[[int, float], None] | None = None,
     tokens: Tokens | None = None,
     watch: Watch | None = None,
 ) -> Path:
@@ -68,11 +67,10 @@ def train_transformer(
     With a time limit, the epoch in which it runs out is cut short and the run is finished.
     A run that is there is gone on with (resume) or overwritten (restart). from_epoch is the epoch
     that a resumed checkpoint must stand after. start gives the weights of a run that begins.
-    after_epoch is told the epoch and the loss of each validation, and may raise to end the
-    training. tokens are what to learn from, where they are not the config's; watch is shown the
-    trainer before the first step and after each, and may raise as well. Raises `UserError` for a
-    run that is neither, for unusable data and for a loss that is no longer finite, `StopRequested`
-    after a clean stop.
+    tokens are what to learn from, where they are not the config's. watch is called with the trainer
+    before the first step and after each, and may raise to end the training. Raises `UserError` for
+    a run that is neither, for unusable data and for a loss that is no longer finite,
+    `StopRequested` after a clean stop.
     """
     section = config.transformer.model_copy(update={"weights": None})  # the run makes its own
     config, folder = config.model_copy(update={"transformer": section}), config.run / "transformer"
@@ -98,7 +96,7 @@ def train_transformer(
             clear_run(folder / "state.pt")
         if not trainer.finished or trainer.position.batch:  # also one whose time ran out meanwhile
             with memory_for(trainer.device, _memory_advice(config)):
-                _train(trainer, tokens, folder, after_epoch, watch)
+                _train(trainer, tokens, folder, watch)
         elif distributed.is_main():
             print(f"{folder}: all {trainer.position.epoch} epochs are done")
     return folder / LAST
@@ -108,7 +106,6 @@ def _train(
     trainer: TransformerTrainer,
     tokens: Tokens,
     folder: Path,
-    after_epoch: Callable[[int, float], None] | None,
     watch: Watch | None,
 ) -> None:
     """All epochs that are left; the main process alone validates and writes."""
@@ -137,8 +134,6 @@ def _train(
                 _save(trainer, folder)
             if log and picturing:
                 log.picture("repairs", val_repairs(trainer.config), position.epoch)
-            if log and validating and after_epoch is not None:
-                after_epoch(position.epoch, numbers["val_loss"])
     if log:
         log.close()
         best = f"epoch {position.best_epoch}, val loss {position.best_loss:.4f}"

@@ -338,6 +338,9 @@ def test_the_number_beyond_64_bits_is_told_as_a_power():
         ("transformer.relative_bias", "false", "true"),
         ("masking.shape", "random", "blocks"),
         ("masking.min_ratio", "0.0", "0.5"),
+        ("search.subset", "1.0", "0.5"),
+        ("search.rungs", "4", "2"),
+        ("search.cost", "0.3", "1.0"),
     ],
 )
 def test_a_key_that_is_gone_may_be_off_and_else_says_what_to_do(tmp_path, key, off, on):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 from cases_checkpoints import VQGAN, WEIGHTS
@@ -36,7 +37,8 @@ SEARCHES: dict[str, tuple[str, str, Maker]] = {  # what is wrong: command, what 
     "of a billion trials": (f"{SEARCH} 1000000000", "search.trials", NOTHING),
     "with weights of its own": (f"{ONLY} --transformer a", "--lr-search trains fresh", NOTHING),
     "of no epochs": (f"{SEARCH} --set search.epochs=0", "search.epochs=0", NOTHING),
-    "of an empty subset": (f"{SEARCH} --set search.subset=0", "search.subset=0", NOTHING),
+    "of a subset, as earlier versions had": (
+        f"{SEARCH} --set search.subset=0.5", "search.subset is gone; shorten", NOTHING),
     "over an unknown setting": (
         f"{SEARCH} --set 'search.space={{training.rate: {{low: 1, high: 2}}}}'",
         "training.rate", NOTHING),
@@ -45,12 +47,14 @@ SEARCHES: dict[str, tuple[str, str, Maker]] = {  # what is wrong: command, what 
         "search.space", NOTHING),
     "in an unknown database": (f"{SEARCH} --storage oracle://a", "allowed are", NOTHING),
     "in a database without a host": (f"{SEARCH} --storage mysql://:x:y", "--storage", NOTHING),
-    "in a journal of text": (f"{SEARCH} --storage a.log", "a.log: damaged, or no journal",
-                             put("a.log", "text\n")),
-    "in a journal of other lines": (f"{SEARCH} --storage a.log", "a.log: damaged, or no journal",
-                                    put("a.log", '{"op_code": 99}\n')),
-    "in a journal that is a folder": (f"{SEARCH} --storage data", "data", NOTHING),
-    "in a journal below a file": (f"{SEARCH} --storage tiny.yml/a", "tiny.yml", NOTHING),
+    "in a journal file": (f"{SEARCH} --storage a.log", "--storage: no database URL", NOTHING),
+    "in memory": (f"{SEARCH} --storage sqlite://", "names no file", NOTHING),
+    "in a database below a file": (
+        f"{SEARCH} --storage sqlite:///tiny.yml/a.db", "tiny.yml: cannot be made", NOTHING),
+    "in a folder": (f"{SEARCH} --storage sqlite:///data", "unable to open database", NOTHING),
+    "in another program's database": (
+        f"{SEARCH} --storage sqlite:///a.db", "studies has no column",
+        lambda folder: sqlite3.connect(folder / "a.db").execute("CREATE TABLE studies (x)")),
     "in a database of text": (
         f"{SEARCH} --storage sqlite:///a.db", "a.db: (sqlite3.DatabaseError) file is not",
         put("a.db", "text " * 99)),

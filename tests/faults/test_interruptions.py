@@ -24,7 +24,8 @@ from disturbed import Child, fill_up, mounted, read_only
 from fault_case import INPAINT, PREPARE, SCORE, SWEEP, TOKENIZER, TRANSFORMER
 from fault_table import TABLE, WRITE, Cells, cells_in, write_matrix
 
-import utils.search_report
+import utils.search.report
+import utils.search.storage
 import utils.sweep_page
 import utils.sweep_report
 from utils.images import load_rgb
@@ -433,7 +434,9 @@ def undisturbed() -> dict[str, Path]:
 @pytest.fixture
 def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch) -> Bench:
     """A fresh workspace for a script."""
-    monkeypatch.setattr(utils.search_report, "save_plots", lambda *_: None)
+    monkeypatch.setattr(utils.search.report, "save_plots", lambda *_: None)
+    monkeypatch.setattr(utils.search.storage, "HEARTBEAT", 1)
+    monkeypatch.setattr(utils.search.storage, "GRACE", 3)
     monkeypatch.setattr(utils.sweep_report, "PLOTS", {})
     monkeypatch.setattr(utils.sweep_page, "PLOTS", {})
     name = request.param

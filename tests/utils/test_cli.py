@@ -210,10 +210,10 @@ def test_flags_of_inpainting_reach_their_keys(call):
 
 @pytest.mark.usefixtures("weights", "quick")
 def test_the_search_hands_its_rate_to_the_training(call, config, monkeypatch):
-    import utils.search
+    import utils.search.search
 
     found = {"training.learning_rate": 0.00123, "training.weight_decay": 0.01}
-    monkeypatch.setattr(utils.search, "search_learning_rate", lambda config, storage: found)
+    monkeypatch.setattr(utils.search.search, "search_learning_rate", lambda config, storage: found)
     assert call("training_transformer.py", "--lr-search")[0] == 0
     trained = load_config(config.run / "transformer" / "config.yml")
     assert trained.training.learning_rate == 0.00123

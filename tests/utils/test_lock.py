@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from config.errors import UserError
 from utils.lock import alone_in
@@ -62,10 +63,27 @@ def test_a_folder_opens_again_after_an_error(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
-    def acquire(self: FileLock, blocking: bool) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.ESTALE, errno.EIO])
+def test_a_file_system_that_cannot_lock_is_used_with_a_note(tmp_path, monkeypatch, capsys, number):
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(FileLock, "acquire", acquire)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with alone_in(tmp_path):
         assert "no locks here" in capsys.readouterr().err
+
+
+def test_locks_that_fail_only_when_they_are_released_are_no_error(tmp_path, monkeypatch):
+    def unlock(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_UN:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", unlock)
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_lock_file_that_cannot_be_opened_is_one_line(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\.lock: cannot be written"), alone_in(tmp_path):
+        pass

@@ -1,25 +1,17 @@
-"""What a search leaves behind: table, plots, the winner's standing, and what it cost."""
+"""What a search leaves behind: table, plots, and whether the winner stands out."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import jinja2
-import matplotlib.pyplot as plt
+import optuna
 import pytest
 
 from utils import report
-from utils.search_report import (
-    cost,
-    noise,
-    notes,
-    plot_history,
-    plot_settings,
-    save_search,
-    standing,
-    table,
-)
+from utils.search.report import cells, noise, notes, save_plots, save_search, standing, table
 
 
 def row(trial, rate, loss, **more):
@@ -29,7 +21,6 @@ def row(trial, rate, loss, **more):
         "params": {"learning_rate": rate},
         "state": "pruned" if loss is None else "complete",
         "loss": loss,
-        "last_look": None,
         "looks": {},
         "share": 1.0 if loss is not None else 0.125,
         "seconds": 8.0 if loss is not None else 1.0,
@@ -39,19 +30,43 @@ def row(trial, rate, loss, **more):
     return values | more
 
 
+def judged(result) -> str:
+    return standing(result["trials"], result["best"], result["noise"])
+
+
 @pytest.fixture
 def result():
     trials = [
         row(0, 1e-3, 6.5),
-        row(1, 1e-4, None, last_look=6.8, reason="loss 6.8000 behind the median"),
+        row(1, 1e-4, None, reason="loss 6.8000 behind the median"),
         row(2, 2e-3, 6.4),
         row(3, 1e-1, None, reason="NaN: the loss is no longer finite"),
     ]
     repeats = [row(0, 2e-3, 6.41, seed=1), row(1, 2e-3, 6.39, seed=2)]
-    values = {"trials": trials, "best": trials[2], "repeats": repeats, "report": []}
-    values |= {"settings": {"space": {}}, "noise": noise(6.4, repeats)}
-    values |= {"cost": cost(trials, repeats, 2.0)}
-    return values | {"standing": standing(values)}
+    spread = noise(6.4, repeats)
+    values = {"trials": trials, "best": trials[2], "repeats": repeats, "noise": spread}
+    return values | {"standing": standing(trials, trials[2], spread)}
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    """Two complete trials, a pruned one, one that diverged at once and one that was cut short."""
+    study = optuna.create_study()
+    rates = {"learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-1, log=True)}
+    ends = {1e-3: ("COMPLETE", 6.5), 1e-4: ("PRUNED", 6.8), 2e-3: ("COMPLETE", 6.4)}
+    for rate, (state, value) in (ends | {1e-1: ("PRUNED", None), 5e-2: ("FAIL", None)}).items():
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[state],
+                value=value,
+                params={"learning_rate": rate},
+                distributions=rates,
+            )
+        )
+    return study
 
 
 def test_the_deviation_over_seeds_is_that_of_the_sample(result):
@@ -66,31 +81,23 @@ def test_a_seed_that_diverged_is_left_out_of_the_deviation():
 
 
 def test_a_winner_ahead_by_more_than_two_deviations_stands_out(result):
-    assert "The winner stands out: the runner-up, trial 0, is 0.1000 nats" in standing(result)
+    assert "The winner stands out: the runner-up, trial 0, is 0.1000 nats" in judged(result)
 
 
 def test_a_winner_within_two_deviations_does_not_and_its_equals_are_named(result):
     result["trials"][0]["loss"] = 6.419
-    said = standing(result)
+    said = judged(result)
     assert said.startswith("The winner does not stand out")
     assert said.endswith("lie trial 0 (learning_rate 0.001).")
 
 
 def test_without_other_seeds_nothing_is_claimed(result):
-    assert "is not known" in standing(result | {"noise": None})
+    assert "is not known" in judged(result | {"noise": None})
 
 
 def test_a_winner_that_alone_came_to_its_end_is_said_to(result):
     result["trials"][0]["loss"] = None
-    assert standing(result).startswith("No other trial was trained to its end")
-
-
-def test_the_cost_is_counted_in_trials_trained_to_their_end(result):
-    spent = result["cost"]  # 8 + 1 + 8 + 1 s for the trials, 16 s for the two seeds
-    assert spent["seconds"] == 18.0
-    assert spent["full_trials"] == 18 / 8
-    assert spent["full_trials_without_cache"] == 18 / 10
-    assert spent["check_seconds"] == 16.0
+    assert judged(result).startswith("No other trial reached its end")
 
 
 def test_the_table_is_markdown_with_the_best_first(result):
@@ -103,56 +110,65 @@ def test_the_table_is_markdown_with_the_best_first(result):
     assert "NaN: the loss is no longer finite" in lines[-1]
 
 
-def test_the_notes_name_every_seed_and_the_cost(result):
+def test_the_notes_name_every_seed_and_the_time(result):
     text = " ".join(notes(result))
     assert "6.4100 (seed 1), 6.3900 (seed 2); mean of all 3 6.4000" in text
-    assert "as long as 2.25 trained to their end (8.0 s each)" in text
+    assert text.endswith("4 trials took 18 s, the repeats after them 16 s.")
 
 
-def test_the_rate_is_on_a_logarithmic_axis_and_pruned_trials_are_marked(result):
-    figure = plot_settings(result)
-    (axes,) = figure.axes
+def drawn(folder: Path, study: optuna.Study, monkeypatch) -> list:
+    """The figures of both plots, before they are saved."""
+    from matplotlib import pyplot
+
+    figures = []
+    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, path, **_: path.write_text(""))
+    monkeypatch.setattr(pyplot, "close", lambda: figures.append(pyplot.gcf()) or close())
+    close = lambda: pyplot.figure(clear=True)  # noqa: E731
+    save_plots(folder, study)
+    return figures
+
+
+def test_the_plots_show_complete_trials_and_crosses_for_pruned_ones(study, tmp_path, monkeypatch):
+    slices, history = drawn(tmp_path, study, monkeypatch)
+    axes = slices.axes[0]
     assert axes.get_xscale() == "log"
-    points = {c.get_label(): c.get_offsets().tolist() for c in axes.collections if c.get_label()}
-    assert points["complete"] == [[1e-3, 6.5], [2e-3, 6.4]]
-    assert points["pruned, at its last look"] == [[1e-4, 6.8]]
-    assert points["diverged"][0][0] == 1e-1
-    plt.close(figure)
+    points = [c.get_offsets().tolist() for c in axes.collections if len(c.get_offsets())]
+    assert points == [[[1e-3, 6.5], [2e-3, 6.4]], [[1e-4, 6.8]]]
+    low, high = axes.get_xlim()
+    assert low < 1e-4 < 2e-3 < high
+    (line,) = history.axes[0].lines
+    assert line.get_ydata()[-1] == 6.4, "the best so far"
 
 
-def test_the_reports_rate_is_shown_where_it_was_trained_apart(result):
-    apart = {**result["trials"][0], "params": {"learning_rate": 3e-4}, "loss": 6.7}
-    figure = plot_settings({**result, "report": [apart]})
-    points = {c.get_label(): c.get_offsets().tolist() for c in figure.axes[0].collections}
-    assert points["the report's rate"] == [[3e-4, 6.7]]
-    plt.close(figure)
+def test_a_wider_search_has_a_plot_for_each_setting(study, tmp_path, monkeypatch):
+    wider = optuna.create_study()
+    for trial in study.trials:
+        trial.params["training.weight_decay"] = 0.01 * trial.number
+        decay = optuna.distributions.FloatDistribution(0.0, 0.1)
+        trial.distributions["training.weight_decay"] = decay
+        wider.add_trial(trial)
+    slices, _ = drawn(tmp_path, wider, monkeypatch)
+    assert [axes.get_xscale() for axes in slices.axes[:2]] == ["log", "linear"]
 
 
-def test_the_history_keeps_the_best_so_far(result):
-    figure = plot_history(result)
-    (line,) = figure.axes[0].lines
-    assert line.get_ydata().tolist() == [6.5, 6.5, 6.4, 6.4]
-    plt.close(figure)
+def test_the_committed_study_can_be_read():
+    folder = Path(__file__).parents[2] / "docs" / "results" / "search"
+    result = json.loads((folder / "search.json").read_text())
+    written = (folder / "search.md").read_text()
+    for row in cells(result)[1:]:
+        assert f"| {row[0]:<5} | {row[1]:<13} |" in written
+    assert all(note in written for note in notes(result)[:2])
 
 
-def test_a_wider_search_has_a_plot_for_each_setting(result):
-    for number, trial in enumerate(result["trials"]):
-        trial["params"]["training.weight_decay"] = 0.01 * number
-    result["settings"]["space"] = {"training.weight_decay": {"log": False}}
-    figure = plot_settings(result)
-    assert [axes.get_xscale() for axes in figure.axes] == ["log", "linear"]
-    plt.close(figure)
-
-
-def test_everything_lies_in_the_folder(result, tmp_path, capsys):
-    save_search(tmp_path, result)
+def test_everything_lies_in_the_folder(result, study, tmp_path, capsys):
+    save_search(tmp_path, result, study)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"search.json", "search.md", "learning_rate.png", "history.png"}
     assert capsys.readouterr().out == (tmp_path / "search.md").read_text()
 
 
-def test_the_report_of_the_run_shows_the_search(result, tmp_path):
-    save_search(tmp_path / "search", result)
+def test_the_report_of_the_run_shows_the_search(result, study, tmp_path):
+    save_search(tmp_path / "search", result, study)
     template = Path(report.__file__).with_name(report.TEMPLATE)
     part = template.read_text(encoding="utf-8").partition("{% if search %}")[2]
     part = part.partition("<h2>Provenance")[0].rpartition("{% endif %}")[0]

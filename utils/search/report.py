@@ -1,0 +1,210 @@
+"""What a search found: numbers as JSON, a table, two plots, and whether the winner stands out.
+
+Reading what a search left needs neither Optuna nor matplotlib, which are imported where used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config.schema import Config
+from utils.device import pick_device
+from utils.files import atomic, write_text
+from utils.runlog import environment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+NUMBERS, TABLE = "search.json", "search.md"
+SLICES, HISTORY = PLOTS = ("learning_rate.png", "history.png")
+STANDS_OUT = 2.0  # standard deviations between the winner and the runner-up
+LOSS = "validation loss in nats"
+Row = dict[str, Any]  # a trial
+Result = dict[str, Any]  # what search.json contains
+
+
+def describe(
+    config: Config,
+    trials: list[FrozenTrial],
+    best: FrozenTrial,
+    repeats: list[FrozenTrial],
+    images: int,
+) -> Result:
+    """Everything worth keeping of a finished search.
+
+    repeats: the best with other seeds. images: what a trial sees over its whole training.
+    """
+    rows = [_row(trial, config.seed) for trial in trials]
+    seeds = [_row(trial, trial.params["seed"]) for trial in repeats]
+    winner = next(row for row in rows if row["trial"] == best.number)
+    deviation = noise(winner["loss"], seeds)
+    return {
+        "direction": "minimize",
+        "settings": config.search.model_dump(mode="json"),
+        "images": images,
+        "seed": config.seed,
+        "trials": rows,
+        "best": winner,
+        "repeats": seeds,
+        "noise": deviation,
+        "standing": standing(rows, winner, deviation),
+        "environment": environment(pick_device(config.device)),
+    }
+
+
+def _row(trial: FrozenTrial, seed: int) -> Row:
+    looks = trial.intermediate_values
+    return {
+        "trial": trial.number,
+        "params": trial.params,
+        "state": trial.state.name.lower(),
+        "loss": trial.value if trial.state.name == "COMPLETE" else None,
+        "looks": {str(look): value for look, value in looks.items() if math.isfinite(value)},
+        "share": trial.user_attrs.get("share", 0.0),
+        "seconds": trial.user_attrs.get("seconds", 0.0),
+        "seed": seed,
+        "reason": trial.user_attrs.get("reason", ""),
+    }
+
+
+def noise(loss: float, repeats: list[Row]) -> dict[str, float] | None:
+    """Mean and standard deviation over the seeds of the best values; None without repeats."""
+    losses = [loss, *(row["loss"] for row in repeats if row["loss"] is not None)]
+    if len(losses) < 2:
+        return None
+    deviation = statistics.stdev(losses)
+    return {"mean": statistics.fmean(losses), "deviation": deviation, "seeds": len(losses)}
+
+
+def standing(rows: list[Row], best: Row, spread: dict[str, float] | None) -> str:
+    """Whether the winner stands out from the runners-up, in a sentence."""
+    rivals = [row for row in rows if row["loss"] is not None and row["trial"] != best["trial"]]
+    rivals.sort(key=lambda row: row["loss"])
+    if not rivals:
+        return "No other trial reached its end; all fell behind, or diverged."
+    gap = rivals[0]["loss"] - best["loss"]
+    behind = f"the runner-up, trial {rivals[0]['trial']}, is {gap:.4f} nats behind"
+    if spread is None:
+        return f"Whether the winner stands out is not known without other seeds; {behind}."
+    limit = STANDS_OUT * spread["deviation"]
+    noise_text = f"{spread['deviation']:.4f} nats over {spread['seeds']} seeds"
+    if gap > limit:
+        return (
+            f"The winner stands out: {behind}, more than {STANDS_OUT:g} standard deviations of a "
+            f"change of seed ({noise_text})."
+        )
+    near = [row for row in rivals if row["loss"] - best["loss"] <= limit]
+    named = ", ".join(f"trial {row['trial']} ({_values(row)})" for row in near)
+    return (
+        f"The winner does not stand out: within {STANDS_OUT:g} standard deviations of a change of "
+        f"seed ({noise_text}) lie {named}."
+    )
+
+
+def _values(row: Row) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in row["params"].items())
+
+
+def cells(result: Result) -> list[list[str]]:
+    """Heading and rows of the table, the best loss first and the pruned after the complete."""
+    names = list(result["best"]["params"])
+    heading = ["trial", *names, "val loss", "trained", "seconds", "how it ended"]
+    rows = [*result["trials"], *result.get("report", [])]  # earlier versions kept one more
+    rows.sort(key=lambda row: (row["loss"] is None, row["loss"] or 0, -row["share"], row["trial"]))
+    best = result["best"]["trial"]
+    return [heading, *(_cells_of(row, names, is_best=row["trial"] == best) for row in rows)]
+
+
+def _cells_of(row: Row, names: list[str], *, is_best: bool) -> list[str]:
+    return [
+        str(row["trial"]),
+        *(f"{row['params'][name]:.4g}" if name in row["params"] else "" for name in names),
+        "" if row["loss"] is None else f"{row['loss']:.4f}",
+        f"{row['share']:.0%}",
+        f"{row['seconds']:.1f}",
+        (row["reason"] or "complete") + (", best" if is_best else ""),
+    ]
+
+
+def table(result: Result) -> list[str]:
+    """Lines of a table that is Markdown and reads as text."""
+    rows = cells(result)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    return [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+
+
+def notes(result: Result) -> list[str]:
+    """Sentences below the table: the seeds, whether the winner stands out, the time it took."""
+    lines, spread = [], result["noise"]
+    if result["repeats"]:
+        losses = ", ".join(
+            f"{row['reason'] if row['loss'] is None else format(row['loss'], '.4f')} "
+            f"(seed {row['seed']})"
+            for row in result["repeats"]
+        )
+        mean = spread and (
+            f"; mean of all {spread['seeds']} {spread['mean']:.4f}, "
+            f"standard deviation {spread['deviation']:.4f}"
+        )
+        lines.append(f"The best again with other seeds: {losses}{mean or ''}.")
+    trials, repeats = result["trials"], [*result.get("report", []), *result["repeats"]]
+    seconds, more = (sum(row["seconds"] for row in rows) for rows in (trials, repeats))
+    took = f"{len(trials)} trials took {seconds:.0f} s, the repeats after them {more:.0f} s."
+    return [*lines, result["standing"], took]
+
+
+def save_search(folder: Path, result: Result, study: Study) -> None:
+    """Write numbers, table and plots, and print the table."""
+    text = "\n".join(table(result)) + "\n\n" + "\n".join(notes(result)) + "\n"
+    print(text, end="", flush=True)
+    write_text(folder / TABLE, text)
+    save_plots(folder, study)
+    write_text(folder / NUMBERS, json.dumps(result, indent=1) + "\n")
+
+
+def save_plots(folder: Path, study: Study) -> None:
+    """Optuna's plots: loss against each searched setting, and by trial."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
+
+    with pyplot.style.context("default"):  # Optuna changes the style
+        slices = plot_slice(study, target_name=LOSS)
+        _mark_pruned(slices, study)
+        _save_figure(folder / SLICES)
+        plot_optimization_history(study, target_name=LOSS)
+        _save_figure(folder / HISTORY)
+
+
+def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
+    """Crosses for pruned trials, at the loss of their last look, which Optuna leaves out."""
+    for axes in [slices] if hasattr(slices, "scatter") else slices:
+        name = axes.get_xlabel()
+        pruned = [t for t in study.trials if t.state.name == "PRUNED" and t.value is not None]
+        points = [(trial.params[name], trial.value) for trial in pruned if name in trial.params]
+        if points:
+            axes.scatter(*zip(*points, strict=True), marker="x", color="C0", label="pruned")
+            axes.autoscale()
+            axes.legend()
+
+
+def _save_figure(path: Path) -> None:
+    """Save the current figure and close it."""
+    from matplotlib import pyplot
+
+    with atomic(path) as temporary:
+        pyplot.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
+    pyplot.close()

@@ -1,0 +1,139 @@
+"""Optuna's search for the learning rate and for any other number of the training (spec section 5).
+
+docs/search.md says how to use it and what it decides.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+
+import optuna
+from optuna import Study, Trial, TrialPruned
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.study import MaxTrialsCallback, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from config.errors import UserError
+from config.schema import Config
+from utils.distributed import world_size
+from utils.files import make_folder
+from utils.search.objective import (
+    RATE,
+    TrainingLoss,
+    Values,
+    key_of,
+    needed_tokens,
+    starting_values,
+)
+from utils.search.report import describe, save_search
+from utils.search.storage import open_storage, retry_callback, shown, storage_errors, storage_url
+
+NEVER_PRUNED = 2  # trials that end before the pruner compares: the config's rate, the report's
+POLL = 1.0  # seconds between looks at the trials of other workers
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+Objective = Callable[[Trial], float]
+
+
+def search_learning_rate(config: Config, storage: str | None = None) -> Values:
+    """Find the values with the lowest validation loss: {"training.learning_rate": ..., ...}.
+
+    storage: URL of a database, by default SQLite in <run>/search/study.db. The study is named
+    after all settings that its trials depend on: workers that agree in them share it, and a search
+    that was interrupted continues. Table, plots and numbers are written to <run>/search/.
+    Raises `UserError` when no trial keeps its loss finite.
+    """
+    if world_size() > 1:
+        raise UserError("--lr-search: found torchrun; start its workers as plain processes instead")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder = config.run / "search"
+    make_folder(folder)
+    url = storage_url(storage, folder)
+    objective = TrainingLoss(config, needed_tokens(config))
+    with warnings.catch_warnings(), storage_errors(url):
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        backend = open_storage(url)
+        print(f"search in {shown(url)}; watch it with optuna-dashboard", flush=True)
+        name, count = f"learning_rate-{objective.fingerprint}", config.search.seeds
+        pruner = MedianPruner(n_startup_trials=NEVER_PRUNED)
+        study = open_study(backend, name, starting_values(config), pruner)
+        trials = run_trials(study, config.search.trials, objective)
+        best = _best(trials, config)
+        seeds = [{"seed": config.seed + 1 + index} for index in range(count)]
+        repeats = open_study(backend, f"{name}-{count}-seeds-of-{best.number}", seeds, NopPruner())
+        repeated = run_trials(repeats, count, objective.repeat_of(best.params))
+        images = objective.budget.epochs * objective.budget.images
+        save_search(folder, describe(config, trials, best, repeated, images), study)
+    print(f"Best learning rate found by Optuna: {best.params[RATE]}")
+    return {key_of(name): value for name, value in best.params.items()}
+
+
+def open_study(backend: RDBStorage, name: str, first: list[Values], pruner: BasePruner) -> Study:
+    """A study that minimises; the worker that creates it queues the values of its first trials."""
+    kwargs = {"study_name": name, "storage": backend, "pruner": pruner}
+    try:
+        study = optuna.create_study(direction="minimize", **kwargs)
+        for values in first:
+            study.enqueue_trial(values)
+    except DuplicatedStudyError:
+        study = optuna.load_study(**kwargs)
+    if study.directions != [StudyDirection.MINIMIZE]:
+        raise UserError(f"--storage: its study {name} was not made by this search; give another")
+    return study
+
+
+def run_trials(study: Study, wanted: int, objective: Objective) -> list[FrozenTrial]:
+    """Work until `wanted` trials are complete or pruned, and return all that are, by number.
+
+    Any number of workers may do so on one study. Each waits for the last trials of the others, so
+    that all return the same, and takes over the trials of those that died.
+    """
+    limit = MaxTrialsCallback(wanted, states=(*DONE, TrialState.RUNNING))
+    waiting = 0
+    while True:
+        fail_stale_trials(study)
+        count = Counter(trial.state for trial in study.get_trials(deepcopy=False))
+        done, running = sum(count[state] for state in DONE), count[TrialState.RUNNING]
+        if done >= wanted and not running:
+            return study.get_trials(states=DONE)
+        if done + running < wanted:
+            _optimize(study, objective, limit)
+            continue
+        if running != waiting:
+            print(f"waiting for {running} trials of other workers", flush=True)
+        waiting = running
+        time.sleep(POLL)
+
+
+def _optimize(study: Study, objective: Objective, limit: MaxTrialsCallback) -> None:
+    """Train until there are enough trials; one that is interrupted is queued again."""
+
+    def attempt(trial: Trial) -> float:
+        try:
+            return objective(trial)
+        except (TrialPruned, UpdateFinishedTrialError):
+            raise
+        except BaseException:
+            retry_callback()(study, study.trials[trial.number])
+            raise
+
+    try:
+        study.optimize(attempt, callbacks=[limit])
+    except ValueError as error:
+        if "Cannot tell" not in str(error):
+            raise
+        print("another worker took over a trial of this one, which seemed dead", flush=True)
+
+
+def _best(trials: list[FrozenTrial], config: Config) -> FrozenTrial:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise UserError(
+            f"search: no trial kept its loss finite and below its start, from {config.search.low} "
+            f"to {config.search.high}; lower search.high, or lengthen the trials"
+        )
+    return min(complete, key=lambda trial: trial.value)

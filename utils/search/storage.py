@@ -1,0 +1,131 @@
+"""Where a study is kept: an SQLite file or a database server, opened by its URL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+
+from config.errors import UserError, nearest
+from utils.files import make_folder
+
+DATABASES = ("sqlite", "postgresql", "mysql")
+EXAMPLES = "sqlite:///study.db (a file) and postgresql://user@host/name"
+HEARTBEAT, GRACE = 10, 60  # seconds between signs of life; without one for GRACE, a worker is dead
+MAX_RETRIES = 3  # of one trial; what stops that many workers will stop the next
+OPENINGS = 5  # attempts to open a new database in which other workers make the tables
+SQLITE_PATIENCE = 60  # seconds to wait for another worker's write
+DRIVERS = {  # module that SQLAlchemy asks for: package that contains it
+    "psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"
+}  # fmt: skip
+
+
+def storage_url(text: str | None, folder: Path) -> URL:
+    """The database that a user names, by default <folder>/study.db.
+
+    Raises `UserError` for anything but the URL of a database that outlives this process. As a
+    mistyped URL may show parts of its password anywhere, messages repeat only its scheme.
+    """
+    if text is None:
+        return URL.create("sqlite", database=str(folder / "study.db"))
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise UserError(f"--storage: no database URL; allowed are e.g. {EXAMPLES}") from None
+    kind = url.get_backend_name()
+    if kind not in DATABASES:
+        raise UserError(
+            f"--storage {kind}://...: unknown{nearest(kind, DATABASES)}; allowed are "
+            f"{', '.join(DATABASES)}"
+        )
+    if kind == "sqlite" and url.database in (None, "", ":memory:"):
+        raise UserError(f"--storage {kind}://...: names no file; allowed are e.g. {EXAMPLES}")
+    user, _, rest = text.partition("@")
+    if kind != "sqlite" and "@" in text and (url.username is None or "@" in rest or "?" in user):
+        raise UserError(
+            f"--storage {kind}://...: cannot tell the password from the host; within user name, "
+            "password and parameters write @ as %40, / as %2F and ? as %3F"
+        )
+    return url
+
+
+def shown(url: URL) -> str:
+    """A URL as it may be printed: without its password, and without parameters that may hide one.
+
+    >>> shown(make_url("postgresql://me:secret@host/db?sslpassword=secret"))
+    'postgresql://me:***@host/db'
+    """
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def open_storage(url: URL) -> RDBStorage:
+    """Open a database; a new one gets Optuna's tables.
+
+    Trials of workers that give no sign of life are queued again. Raises `UserError` for a missing
+    driver, a server that cannot be reached, a file or tables of another program.
+    """
+    options: dict = {"pool_pre_ping": True}  # a connection may break while a trial trains
+    if url.get_backend_name() == "sqlite":
+        options = {"connect_args": {"timeout": SQLITE_PATIENCE}}
+        make_folder(Path(url.database).parent)
+    try:
+        with storage_errors(url):
+            return _connect(url, options)
+    except ImportError as error:
+        name = (error.__cause__ or error).name
+        package = DRIVERS.get(name, name)
+        raise UserError(f"{shown(url)}: no driver found; pip install {package}") from None
+    except (RuntimeError, TypeError, ValueError) as error:  # another Optuna's tables; parameters
+        raise _refusal(url, error) from None
+
+
+def retry_callback() -> RetryHeartbeatStaleTrialCallback:
+    """Queues a trial that did not end again, with the same values."""
+    return RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
+
+
+def _connect(url: URL, options: dict) -> RDBStorage:
+    for attempt in range(OPENINGS):
+        try:
+            return RDBStorage(
+                url.render_as_string(hide_password=False),  # quoted, so without Optuna's {}
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+                heartbeat_stale_trial_callback=retry_callback(),
+            )
+        except SQLAlchemyError as error:
+            made_twice = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not made_twice or attempt == OPENINGS - 1:
+                raise
+            time.sleep(1)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@contextmanager
+def storage_errors(url: URL) -> Iterator[None]:
+    """Turn what a database fails with, such as a full disk, into one line without passwords."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, AssertionError) as error:
+        found: BaseException | None = error
+        while isinstance(found, AssertionError):  # Optuna's, when it cannot note a failed trial
+            found = found.__context__
+        if not isinstance(found, SQLAlchemyError | StorageInternalError):
+            raise
+        raise _refusal(url, getattr(found.__cause__ or found, "orig", None) or found) from None
+
+
+def _refusal(url: URL, error: BaseException) -> UserError:
+    """The first line of an error, in which drivers may repeat what the URL says."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    values = [v for k, vs in url.normalized_query.items() if "pass" in k.lower() for v in vs]
+    for secret in filter(None, [url.password, *values]):
+        text = text.replace(secret, "***")
+    return UserError(f"{shown(url)}: {text}")
