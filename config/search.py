@@ -108,7 +108,7 @@ def _searchable(key: str) -> tuple[type[Section], str, bool]:
 
 
 def _number_kind(schema: dict) -> str | None:
-    """'integer' or 'number' if that is what a JSON schema describes, perhaps beside null."""
+    """'integer' or 'number' if a JSON schema describes one, null allowed or not."""
     kinds = [schema.get("type"), *(option.get("type") for option in schema.get("anyOf", ()))]
     return next((kind for kind in kinds if kind in ("integer", "number")), None)
 
