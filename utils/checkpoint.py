@@ -99,7 +99,8 @@ def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTr
     """Build the transformer that a file describes, in eval mode. Errors as `load_tokenizer`."""
     weights, description = _read(path, expected)
     foreign = path.suffix != ".safetensors"  # its heads must be named, and go with a width
-    for key in ("codebook_size", "num_tokens", *(["dim"] if foreign else [])):
+    shown = ["patch_size"] if description.conditioning == "pixels" else []
+    for key in ("codebook_size", "num_tokens", *shown, *(["dim"] if foreign else [])):
         _agree(path, f"transformer.{key}", getattr(description, key), getattr(expected, key))
     description = description.model_copy(update={"attention": expected.attention})
     _check_shapes(network_shapes(description), weights, path)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from config.errors import StopRequested
-from models.transformer import with_conditioning
-from utils.checkpoint import load_state, load_transformer
+from config.errors import StopRequested, UserError
+from models.transformer import BidirectionalTransformer, with_conditioning
+from utils.checkpoint import load_state, load_transformer, save_weights
 from utils.inpainter import Inpainter
 from utils.train_transformer import load_tokens, starting_point, train_transformer
 from utils.validate_transformer import validate
@@ -89,6 +89,16 @@ def test_weights_decide_over_conditioning_and_a_config_that_says_otherwise_is_na
     says_none = changed(weights, {"transformer.conditioning": "none"})
     assert Inpainter(says_none).config.transformer.conditioning == "pixels"
     assert "transformer.conditioning pixels, not none" in capsys.readouterr().err
+
+
+def test_weights_for_patches_of_another_size_are_refused(weights, changed):
+    network = BidirectionalTransformer(
+        weights.transformer.model_copy(update={"conditioning": "pixels", "patch_size": 8})
+    )
+    path = weights.transformer_weights
+    save_weights(path, network.state_dict(), network.config, {})
+    with pytest.raises(UserError, match="patch_size is 8, but the config says 4"):
+        Inpainter(weights)
 
 
 def _with_weights(config):
