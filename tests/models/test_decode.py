@@ -606,7 +606,7 @@ def test_an_image_that_has_just_finished_stays_out_of_the_forward_pass():
     model = CountingModel(2, 8, np.random.default_rng(0))
     before = torch.tensor([[True, True], [True, False]]), torch.zeros(3, 8)
     hidden = torch.tensor([[True, False], [False, False]])
-    logits = new_or_same(model.batch, torch.tensor([[8, 1], [2, 1]]), hidden, before)
+    logits = new_or_same(model.batch, (torch.tensor([[8, 1], [2, 1]]), hidden), before)
     assert model.passes == [1]
     assert torch.equal(logits, torch.tensor([model.image([8, 1])[0]]))
 

@@ -273,7 +273,7 @@ def test_blocks_compile_into_one_graph_in_bf16(transformer_config, options):
     model = built(transformer_config, **options, attention="fused", dropout=0.1).train()
     body = torch.compile(model.body, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        body(random_ids(transformer_config), None).float().square().mean().backward()
+        body(random_ids(transformer_config), None, None).float().square().mean().backward()
     assert model.blocks[0].MLP[0].weight.grad.abs().max() > 0
 
 

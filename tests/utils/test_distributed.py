@@ -113,7 +113,8 @@ def test_shares_add_up_to_the_mean_over_the_whole_batch(
     for rank in range(3):
         become(monkeypatch, rank, 3)
         batch = TokenBatch(token_ids, token_ids, token_mask)
-        (own_ids, _, own_mask), weight = trainer._own_share(batch)
+        own, weight = trainer._own_share(batch)
+        own_ids, own_mask = own.targets, own.token_mask
         scored = own_ids if loss_on == "all" else own_ids[own_mask]
         found += float(weight) * value[scored].mean().item()
         seen += own_ids.flatten().tolist() if weight else []

@@ -379,9 +379,9 @@ def test_samples_are_in_the_manifest_with_their_truth(repair):
 
 def test_each_image_is_encoded_once_however_many_repairs(repair, monkeypatch):
     encoded = []
-    encode = VQGAN.encode
+    latents = VQGAN.latents
     monkeypatch.setattr(
-        VQGAN, "encode", lambda net, images: encoded.append(len(images)) or encode(net, images)
+        VQGAN, "latents", lambda net, images: encoded.append(len(images)) or latents(net, images)
     )
     repair({"decoding.samples": 4})
     assert sum(encoded) == COUNT
