@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
@@ -76,6 +77,7 @@ def open_storage(url: URL) -> RDBStorage:
         make_folder(Path(url.database).parent)
     try:
         with storage_errors(url):
+            _require_own_tables(url)
             return _connect(url, options)
     except ImportError as error:
         name = (error.__cause__ or error).name
@@ -83,6 +85,20 @@ def open_storage(url: URL) -> RDBStorage:
         raise UserError(f"{shown(url)}: no driver found; pip install {package}") from None
     except (RuntimeError, TypeError, ValueError) as error:  # another Optuna's tables; parameters
         raise _refusal(url, error) from None
+
+
+def _require_own_tables(url: URL) -> None:
+    """Refuse another program's studies before Optuna adds tables next to them."""
+    engine = create_engine(url)
+    try:
+        tables = inspect(engine)
+        if not tables.has_table("studies"):
+            return
+        names = {column["name"] for column in tables.get_columns("studies")}
+    finally:
+        engine.dispose()
+    if "study_id" not in names:
+        raise UserError(f"{shown(url)}: studies has no column study_id; another program's table")
 
 
 def retry_callback() -> RetryHeartbeatStaleTrialCallback:
