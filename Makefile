@@ -30,7 +30,7 @@ SEARCH_FLAGS :=  # e.g. --set search.steps=480
 demo: $(RUN)/report.html
 	@echo "look at $(RUN)/report.html"
 
-$(RUN)/report.html: $(foreach s,masked_input $(SCHEDULES),$(RUN)/$(s)/score.json) utils/report.py utils/report.html
+$(RUN)/report.html: $(foreach s,masked_input $(SCHEDULES),$(RUN)/$(s)/score.json) utils/report.py utils/templates/report.html
 	$(PYTHON) -m utils.report --config $(CONFIG)
 
 $(RUN)/masked_input/score.json: $(DATA)/dataset.json | $(RUN)/transformer/done
@@ -69,7 +69,7 @@ search-results: $(ENV)/.maskgit
 	  $(CURDIR)/docs/results/search/
 
 test: $(ENV)/.maskgit-dev
-	$(PYTHON) -m pytest -m "not long and not app"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not long and not app"
 
 test-long: $(ENV)/.maskgit-dev  # what came out stays in docs/results/test-long.txt
 	$(PYTHON) -m pytest -m long -rA --show-capture=no > docs/results/test-long.txt; \
@@ -90,7 +90,7 @@ coverage: $(ENV)/.maskgit-dev  # scripts in processes of their own included; fai
 
 soak: $(ENV)/.maskgit-dev  # whether memory stays flat; tens of minutes
 	$(PYTHON) -m pip install --quiet ".[app]"
-	$(PYTHON) bench/soak.py --images 20000 --steps 4000 --visits 500
+	$(PYTHON) -m bench.soak --images 20000 --steps 4000 --visits 500
 
 lint: $(ENV)/.maskgit-dev
 	$(ENV)/bin/ruff check .

@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--port", type=port, help="port (default the first free one from 7860)")
     args = parser.parse_args()
     try:
-        from utils.page import layout, server
+        from utils.app import layout, server
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install '.[app]'") from None
-    from utils.page.checkpoints import Shelf
+    from utils.app.checkpoints import Shelf
 
     server.check_address(args.host, args.port)
     with server.own_folder():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
-from utils.data import InpaintingSet
+from utils.data.datasets import InpaintingSet
 from utils.grading import grade, save_tables
 
 OPTIONS = {  # flag: key that it overrides, type, help

@@ -16,10 +16,10 @@ from utils.cli import (
     schedule_name,
     steps_or_all,
 )
-from utils.data import InpaintingSet
-from utils.images import MASK_THRESHOLD
-from utils.inpaint import inpaint_set
-from utils.inpaint_outputs import RESULTS
+from utils.data.datasets import InpaintingSet
+from utils.inpainting.job import inpaint_set
+from utils.inpainting.outputs import RESULTS
+from utils.io.images import MASK_THRESHOLD
 
 
 def count_or_auto(text: str) -> int | str:

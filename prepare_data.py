@@ -10,10 +10,10 @@ from pathlib import Path
 
 from config.errors import UserError
 from utils.cli import ArgumentParser, run
-from utils.holes import DEFAULT_SHARE, HOLE_KINDS
-from utils.photos import Photos
-from utils.prepare import Settings, prepare
-from utils.sources import open_source
+from utils.data.holes import DEFAULT_SHARE, HOLE_KINDS
+from utils.data.photos import Photos
+from utils.data.prepare import Settings, prepare
+from utils.data.sources import open_source
 
 MAX_WORKERS = 256  # threads
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, positive, run
-from utils.data import InpaintingSet
+from utils.data.datasets import InpaintingSet
 from utils.distributed import is_main
-from utils.sweep import opened
-from utils.sweep_page import save_page
-from utils.sweep_plan import STUDIES, plan
-from utils.sweep_report import MARKDOWN, save_table, table_of
+from utils.sweep.cells import opened
+from utils.sweep.page import save_page
+from utils.sweep.plan import STUDIES, plan
+from utils.sweep.tables import MARKDOWN, save_table, table_of
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--run": ("run", str, "folder of the run"),

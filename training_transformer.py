@@ -16,7 +16,7 @@ from utils.cli import (
     schedule_name,
 )
 from utils.distributed import world_size
-from utils.train_transformer import starting_point, train_transformer
+from utils.training.transformer import starting_point, train_transformer
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--data": ("data.root", str, "prepared folder with train/ and val/"),

@@ -11,7 +11,7 @@ from utils.cli import (
     as_overrides,
     run,
 )
-from utils.train_tokenizer import train_tokenizer
+from utils.training.tokenizer import train_tokenizer
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--data": ("data.root", str, "prepared folder with train/ and val/"),

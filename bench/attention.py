@@ -1,6 +1,6 @@
 """Attention three ways: PyTorch's kernel, the formula written out, and `fused` as a CPU runs it.
 
-    python bench/attention.py [--quick]
+    python -m bench.attention [--quick]
 
 All three get the same q, k and v at the lab's and at cats64's size, with the dropout of the preset,
 and take turns; each time is the best of its turns. `repair` is a forward pass, `train` one and its
@@ -13,7 +13,6 @@ MiB are those of an image and layer, times_as_fast is the kernel's time over our
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +20,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.common import report
+from config.loading import load_config
+from config.schema import TransformerConfig
+from models.attention import MultiHeadSelfAttention
+from models.cpu_kernels import split_heads
+from utils.device import pick_device
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from common import report  # noqa: E402
-
-from config.loading import load_config  # noqa: E402
-from config.schema import TransformerConfig  # noqa: E402
-from models.attention import MultiHeadSelfAttention  # noqa: E402
-from models.cpu_kernels import split_heads  # noqa: E402
-from utils.device import pick_device  # noqa: E402
 
 PRESETS = {"lab": ("MaskGit.yml", 8), "cats64": ("cats64.yml", 32)}  # and images of a batch
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -1,6 +1,6 @@
 """Side by side with a plain loop: seconds, memory and share of the peak of repairing an image.
 
-    python bench/inpaint.py [--presets lab cats64] [--quick]
+    python -m bench.inpaint [--presets lab cats64] [--quick]
 
 `plain` is the report's decoding as spec section 6 reads: one image at a time, fp32, logits of every
 token at every step, a picture of every step. `ours` is `inpaint_set`, from files to files, with and
@@ -29,20 +29,18 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.common import default_device, matmul_peak, peak_memory, report
+from config.loading import load_config
+from config.schema import Config
+from models.transformer import BidirectionalTransformer
+from models.vqgan import VQGAN
+from utils.data.datasets import InpaintingSet, normalise, to_uint8
+from utils.device import pick_device, pick_dtype
+from utils.inpainting.job import inpaint_set
+from utils.io.images import save_png
+from utils.weights.store import load_tokenizer, load_transformer, save_weights
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from common import default_device, matmul_peak, peak_memory, report  # noqa: E402
-
-from config.loading import load_config  # noqa: E402
-from config.schema import Config  # noqa: E402
-from models.transformer import BidirectionalTransformer  # noqa: E402
-from models.vqgan import VQGAN  # noqa: E402
-from utils.checkpoint import load_tokenizer, load_transformer, save_weights  # noqa: E402
-from utils.data import InpaintingSet, normalise, to_uint8  # noqa: E402
-from utils.device import pick_device, pick_dtype  # noqa: E402
-from utils.images import save_png  # noqa: E402
-from utils.inpaint import inpaint_set  # noqa: E402
 
 PRESETS = {"lab": "MaskGit.yml", "cats64": "cats64.yml"}
 COMMON = ("decoding.rule=listing", "decoding.choice_temperature=4.5", "decoding.hole_fill=grey")
@@ -160,7 +158,15 @@ def shares(cells: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def in_child(work: Path, task: dict[str, Any]) -> dict[str, float]:
     """Run one task in a process of its own; its figures with its peak memory."""
-    command = [sys.executable, __file__, "--task", json.dumps(task), "--work", str(work)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.inpaint",
+        "--task",
+        json.dumps(task),
+        "--work",
+        str(work),
+    ]
     peak, output = peak_memory(command)
     found = json.loads(output.strip().splitlines()[-1])
     found["peak_mib"] = round(peak / 2**20, 1)

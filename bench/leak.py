@@ -1,6 +1,6 @@
 """Measure how many known tokens holes flip, by distance, for each way to fill them before encoding.
 
-    python bench/leak.py --config config/cats64.yml --data data/cats64
+    python -m bench.leak --config config/cats64.yml --data data/cats64
 
 A known token flips when it loses the index that it has in the whole image. Prints the share that
 flips by distance to the hole in tokens, and suggests the fill that flips fewest and how many tokens
@@ -10,23 +10,16 @@ around the hole to decide anew. Last line: one JSON object,
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from common import report  # noqa: E402
-
-from config.errors import UserError  # noqa: E402
-from config.loading import load_config  # noqa: E402
-from utils.checkpoint import load_tokenizer  # noqa: E402
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run  # noqa: E402
-from utils.data import InpaintingSet  # noqa: E402
-from utils.device import pick_device  # noqa: E402
-from utils.files import content_hash  # noqa: E402
-from utils.fill import HOLE_FILLS  # noqa: E402
-from utils.leak import kept_tokens, suggested_dilation  # noqa: E402
+from bench.common import report
+from config.errors import UserError
+from config.loading import load_config
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.data.datasets import InpaintingSet
+from utils.data.fill import HOLE_FILLS
+from utils.data.leak import kept_tokens, suggested_dilation
+from utils.device import pick_device
+from utils.io.files import content_hash
+from utils.weights.store import load_tokenizer
 
 OPTIONS = {
     "--data": ("data.root", str, "prepared folder with masked_image/, mask64/ and test/"),

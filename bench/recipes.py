@@ -1,6 +1,6 @@
 """Recipes of stage 2 side by side: the same tokens, images and validation for each.
 
-    python bench/recipes.py --data data/cats64 [--epochs 1] [--only NAME ...]
+    python -m bench.recipes --data data/cats64 [--epochs 1] [--only NAME ...]
 
 Each recipe trains by itself from fresh weights, in a process of its own: the one of
 config/cats64.yml, the same with one choice undone, and the report's. Validation is the same too:
@@ -17,12 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.common import report
+from utils.io.files import read_rows
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from common import report  # noqa: E402
-
-from utils.runlog import read_rows  # noqa: E402
 
 TOKENIZER = ROOT / "models/pretrained/cats64/vqgan.safetensors"
 FOR_ALL = {

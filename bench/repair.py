@@ -1,6 +1,6 @@
 """How good repairs are: ours beside classical filling, and where the rest is lost.
 
-    python bench/repair.py --config config/cats64.yml --data data/cats64
+    python -m bench.repair --config config/cats64.yml --data data/cats64
 
 Every side fills the same holes of the same images. Grey leaves the hole as it is, biharmonic is
 what scikit-image does, Telea what OpenCV does (left out where it is not installed), report the
@@ -15,7 +15,6 @@ three depths), mean error in the hole in grey levels. Last line: one JSON object
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,23 +23,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from bench.common import report
+from config.errors import UserError
+from config.loading import load_config
+from models.losses import perceptual_distance
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.data.datasets import InpaintingSet, normalise
+from utils.data.fill import fill_hole
+from utils.inpainting.composite import composite
+from utils.inpainting.inpainter import Inpainter
+from utils.io.files import content_hash
+from utils.io.images import HOLE_COLOUR, save_png
+from utils.pictures import tile
+from utils.scoring import DEFAULT, REFEREE, FeatureDistance
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from common import report  # noqa: E402
-
-from config.errors import UserError  # noqa: E402
-from config.loading import load_config  # noqa: E402
-from models.losses import perceptual_distance  # noqa: E402
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run  # noqa: E402
-from utils.composite import composite  # noqa: E402
-from utils.data import InpaintingSet, normalise  # noqa: E402
-from utils.files import content_hash  # noqa: E402
-from utils.fill import fill_hole  # noqa: E402
-from utils.images import HOLE_COLOUR, save_png  # noqa: E402
-from utils.inpainter import Inpainter  # noqa: E402
-from utils.pictures import tile  # noqa: E402
-from utils.scoring import DEFAULT, REFEREE, FeatureDistance  # noqa: E402
 
 BATCH = 16
 SHOWN = ("grey", "biharmonic", "ours")

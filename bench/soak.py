@@ -1,6 +1,6 @@
 """Whether memory stays flat: training, many small images repaired and scored, many visits.
 
-    python bench/soak.py --images 20000 --steps 4000 --visits 500
+    python -m bench.soak --images 20000 --steps 4000 --visits 500
 
 Both stages of training, inpainting, scoring and the page run by themselves with the smallest
 networks, so that what grows with steps, images or visitors stands out. A visit is what a browser
@@ -29,15 +29,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import report
-from resident import Curve, draw, growth, recorded, thinned
 from torchvision.models import Inception3
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+from bench.common import report
+from bench.resident import Curve, draw, growth, recorded, thinned
+from config.loading import load_config, save_config
+from utils.io.images import encode_png
 
-from config.loading import load_config, save_config  # noqa: E402
-from utils.images import encode_png  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 ALLOWED = 0.02  # growth
 PARTS = ("stage 1", "stage 2", "inpainting", "page", "scoring")  # each uses those before it

@@ -1,6 +1,6 @@
 """Speed of both tokenizers: images a second for encoding and decoding, and how close to the bound.
 
-    python bench/tokenizer.py [--quick]
+    python -m bench.tokenizer [--quick]
 
 Every cell encodes or decodes batches of 1 or 32 images in fp32 or bf16 and is held against the best
 3 x 3 convolution that this machine reaches in the same arithmetic. Last line: one JSON object,
@@ -10,7 +10,6 @@ Every cell encodes or decodes batches of 1 or 32 images in fp32 or bf16 and is h
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.common import conv_peak, report
+from config.loading import load_config
+from models.vqgan import VQGAN
+from utils.device import autocast, pick_device
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from common import conv_peak, report  # noqa: E402
-
-from config.loading import load_config  # noqa: E402
-from models.vqgan import VQGAN  # noqa: E402
-from utils.device import autocast, pick_device  # noqa: E402
 
 PRESETS = {"lab": "MaskGit.yml", "cats64": "cats64.yml"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -1,6 +1,6 @@
 """All figures of a tokenizer's model card, in one command.
 
-    python bench/tokenizer_quality.py --config config/cats64.yml --data data/cats64
+    python -m bench.tokenizer_quality --config config/cats64.yml --data data/cats64
 
 Reconstruction of the images of val/ (PSNR, SSIM, EfficientNet-Lite0 Frechet distance, the same
 with features of EfficientNet-Lite2, which no training here has seen, codes in use) and the share of
@@ -9,24 +9,19 @@ known tokens that the holes of mask64/ leave unchanged. Last line: one JSON obje
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from common import report  # noqa: E402
-
-from config.loading import load_config  # noqa: E402
-from utils.checkpoint import load_tokenizer  # noqa: E402
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run  # noqa: E402
-from utils.data import ImageFolder, InpaintingSet  # noqa: E402
-from utils.device import pick_device  # noqa: E402
-from utils.files import content_hash  # noqa: E402
-from utils.images import save_png  # noqa: E402
-from utils.leak import kept_tokens  # noqa: E402
-from utils.scoring import REFEREE, FeatureDistance  # noqa: E402
-from utils.validate_tokenizer import TokenizerValidation  # noqa: E402
+from bench.common import report
+from config.loading import load_config
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.data.datasets import ImageFolder, InpaintingSet
+from utils.data.leak import kept_tokens
+from utils.device import pick_device
+from utils.io.files import content_hash
+from utils.io.images import save_png
+from utils.scoring import REFEREE, FeatureDistance
+from utils.training.validate_tokenizer import TokenizerValidation
+from utils.weights.store import load_tokenizer
 
 OPTIONS = {
     "--data": ("data.root", str, "prepared folder with val/, masked_image/, mask64/ and test/"),

@@ -1,6 +1,6 @@
 """Side by side: a plain training loop of stage 2, written from the report, and ours.
 
-    python bench/train.py [--quick] [--only lab] [--lab-batch 40] [--cats64-batch 512]
+    python -m bench.train [--quick] [--only lab] [--lab-batch 40] [--cats64-batch 512]
 
 The plain loop is in this file: fp32, the tokenizer at every step, attention written out, logits of
 all tokens, batches of 10, an optimiser step every 10 batches. Ours is `TransformerTrainer` over a
@@ -13,7 +13,7 @@ holds on a CPU.
 
 MFU is the share of the measured peak of a square matrix product in the same arithmetic, taken right
 before and after our side, the higher one, since a shared machine's speed drifts; FLOPs are those of
-utils/throughput.py. Loading is all that a batch costs before its forward pass. Last line,
+utils/training/throughput.py. Loading is all that a batch costs before its forward pass. Last line,
 JSON: {"lab": {"speedup", "memory_ratio", "mfu"}, "cats64": {...}}; memory_ratio is ours over the
 plain loop's.
 """
@@ -33,21 +33,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.common import default_device, mean_seconds, peak_memory, report
+from config.loading import load_config
+from config.schema import Config, TransformerConfig
+from models.vqgan import VQGAN
+from utils.data.datasets import normalise
+from utils.device import pick_device, pick_dtype
+from utils.rng import generator_for, shuffled_batches
+from utils.tokens.batches import TokenBatches
+from utils.tokens.cache import HIDDEN_BIT
+from utils.training.throughput import matmul_peak, training_flops
+from utils.training.transformer_step import Tokens, TransformerTrainer
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from common import default_device, mean_seconds, peak_memory, report  # noqa: E402
-
-from config.loading import load_config  # noqa: E402
-from config.schema import Config, TransformerConfig  # noqa: E402
-from models.vqgan import VQGAN  # noqa: E402
-from utils.data import normalise  # noqa: E402
-from utils.device import pick_device, pick_dtype  # noqa: E402
-from utils.loop import generator_for, shuffled_batches  # noqa: E402
-from utils.throughput import matmul_peak, training_flops  # noqa: E402
-from utils.token_batches import TokenBatches  # noqa: E402
-from utils.token_cache import HIDDEN_BIT  # noqa: E402
-from utils.transformer_trainer import Tokens, TransformerTrainer  # noqa: E402
 
 PRESETS = {"lab": "MaskGit.yml", "cats64": "cats64.yml"}
 IMAGES_A_STEP = 100  # the report's 10 batches of 10; larger batches of ours make a step by one
@@ -251,7 +249,7 @@ def in_child(name: str, whose: str, batch: int | None, seconds: float, cache: Pa
     """The same in a process of its own, with its peak memory."""
     options = ["--task", f"{name}-{whose}", "--cache", str(cache), "--seconds", str(seconds)]
     options += [f"--{name}-batch", str(batch)] if batch else []
-    peak, output = peak_memory([sys.executable, __file__, *options])
+    peak, output = peak_memory([sys.executable, "-m", "bench.train", *options])
     found = json.loads(output.strip().splitlines()[-1])
     found["peak_mib"] = found.pop("gpu_mib", peak / MIB)
     found["images_per_second"] = 1 / found.pop("image_s")

@@ -93,7 +93,7 @@ class TokenizerTraining(Section):
     mirror: bool = True
     """Show each image mirrored half of the time."""
     augment: Share = 0.0
-    """Share of the images shown in a view of their own each time (utils/augment.py)."""
+    """Share of the images shown in a view of their own each time (utils/data/augment.py)."""
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = "efficientnet-lite0"
     """Features of the perceptual term; lpips-vgg needs the package lpips and a network once."""
     perceptual_size: Annotated[int, Field(ge=32, le=1024, strict=True)] = 128

@@ -21,9 +21,9 @@ from config.schema import DecodingConfig
 from models.decode import decode
 from models.masking import MASK_SCHEDULES, gamma, token_mask_from_holes
 from utils.cli import ArgumentParser, run
-from utils.holes import draw_hole
-from utils.images import HOLE_COLOUR, load_rgb
-from utils.photos import photo_path
+from utils.data.holes import draw_hole
+from utils.data.photos import photo_path
+from utils.io.images import HOLE_COLOUR, load_rgb
 from utils.pictures import tile
 
 matplotlib.use("Agg")

@@ -16,17 +16,17 @@ from PIL import Image, ImageDraw
 
 from config.loading import load_config
 from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
+from utils.app.samples import photographs
 from utils.cli import ArgumentParser, run
-from utils.composite import composite
-from utils.data import normalise
-from utils.holes import draw_hole
-from utils.images import HOLE_COLOUR, load_rgb, save_png
-from utils.inpainter import Inpainter
-from utils.page.samples import photographs
-from utils.photos import photo_path
+from utils.data.datasets import normalise
+from utils.data.holes import draw_hole
+from utils.data.photos import photo_path
+from utils.data.sources import square
+from utils.inpainting.composite import composite
+from utils.inpainting.inpainter import Inpainter
+from utils.inpainting.windows import repair_in_windows
+from utils.io.images import HOLE_COLOUR, load_rgb, save_png
 from utils.pictures import tile
-from utils.sources import square
-from utils.windows import repair_in_windows
 
 RELEASED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "cats64"
 HOLES = (("lab", 1), ("lab", 4), ("brush", 2), ("box", 3))  # kind, index

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.sweep_plan import STUDIES
-from utils.sweep_stats import Summary, statements
+from utils.sweep.plan import STUDIES
+from utils.sweep.stats import Summary, statements
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, BENCHES = ROOT / "docs" / "results", ROOT / "bench" / "results"

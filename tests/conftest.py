@@ -13,16 +13,16 @@ import pytest
 import torch
 
 import models.losses
-import utils.files
-import utils.train_tokenizer
-import utils.train_transformer
-import utils.validate_tokenizer
+import utils.io.files
+import utils.training.tokenizer
+import utils.training.transformer
+import utils.training.validate_tokenizer
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.maskgit import MaskGIT
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.checkpoint import save_weights
-from utils.images import encode_png
+from utils.io.images import encode_png
+from utils.weights.store import save_weights
 
 torch.set_num_threads(1)
 
@@ -173,12 +173,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No feature networks, curves or timing, a narrow discriminator, no waiting for the disk."""
     narrow = partial(models.losses.PatchDiscriminator, 8)
     monkeypatch.setattr(models.losses, "PatchDiscriminator", narrow)
-    monkeypatch.setattr(utils.files.os, "fsync", lambda number: None)
-    monkeypatch.setattr(utils.validate_tokenizer, "FeatureDistance", MeanDifference)
+    monkeypatch.setattr(utils.io.files.os, "fsync", lambda number: None)
+    monkeypatch.setattr(utils.training.validate_tokenizer, "FeatureDistance", MeanDifference)
     monkeypatch.setitem(models.losses.PERCEPTUAL, "efficientnet-lite0", SquaredDifference)
-    monkeypatch.setattr(utils.train_tokenizer, "save_curves", lambda path, rows: None)
-    monkeypatch.setattr(utils.train_transformer, "save_loss_curve", lambda path, rows: None)
-    monkeypatch.setattr(utils.train_transformer, "cached_peak", lambda *_: 1e12)  # FLOP/s
+    monkeypatch.setattr(utils.training.tokenizer, "save_curves", lambda path, rows: None)
+    monkeypatch.setattr(utils.training.transformer, "save_loss_curve", lambda path, rows: None)
+    monkeypatch.setattr(utils.training.transformer, "cached_peak", lambda *_: 1e12)  # FLOP/s
 
 
 class Stop(list):
@@ -202,7 +202,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         def signals():
             yield Stop(steps)
 
-        for stage in (utils.train_tokenizer, utils.train_transformer):
+        for stage in (utils.training.tokenizer, utils.training.transformer):
             monkeypatch.setattr(stage, "stop_signals", signals)
 
     return plan

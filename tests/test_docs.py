@@ -20,7 +20,7 @@ from config.loading import load_config
 from config.schema import Config
 from docs import tables, tours
 from docs.draw_decoding import GRID, ROWS, STEPS, walk
-from utils.sweep_plan import STUDIES, read_grid
+from utils.sweep.plan import STUDIES, read_grid
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

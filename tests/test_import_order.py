@@ -1,5 +1,7 @@
 """Imports run one way: config <- models <- utils <- scripts, never upward, without a circle.
 
+The rooms of utils/ have an order of their own.
+
 The scorer stands alone, so that its folder can be copied out: it imports nothing of ours, and
 only utils and scripts may use it.
 """
@@ -21,6 +23,16 @@ MAY_IMPORT = {
     SCORER: {SCORER},
     SCRIPTS: {"config", "models", "utils", SCORER, SCRIPTS},
 }
+
+ROOMS = (  # of utils/; each imports only rooms of lines above its own
+    {"rng", "device", "distributed", "io"},
+    {"cli", "scoring", "pictures"},
+    {"data", "weights"},
+    {"tokens", "inpainting"},
+    {"training", "sweep", "app"},
+    {"search"},
+    {"report", "grading"},
+)
 
 Modules = dict[str, tuple[str, Path]]  # dotted name -> place, file
 
@@ -69,6 +81,23 @@ def upward_imports(root: Path) -> list[str]:
     )
 
 
+def floor_of(name: str) -> tuple[str, int]:
+    """Room of a module of utils/ and the floor it stands on, from 0."""
+    room = name.split(".")[1]
+    return room, next(floor for floor, rooms in enumerate(ROOMS) if room in rooms)
+
+
+def imports_between_rooms(root: Path) -> list[str]:
+    """Imports that lead to a room on the same floor or on a higher one."""
+    return sorted(
+        f"{name} imports {other}"
+        for name, others in edges_of(modules_of(root)).items()
+        for other in others
+        if name.startswith("utils.") and other.startswith("utils.")
+        if floor_of(name)[0] != floor_of(other)[0] and floor_of(name)[1] <= floor_of(other)[1]
+    )
+
+
 def circle(root: Path) -> list[str]:
     """The modules that are left when those without imports are taken away again and again."""
     edges = edges_of(modules_of(root))
@@ -85,6 +114,10 @@ def test_the_tree_is_seen_at_all():
 
 def test_no_module_imports_upward():
     assert upward_imports(ROOT) == []
+
+
+def test_no_room_of_utils_imports_a_higher_one():
+    assert imports_between_rooms(ROOT) == []
 
 
 def test_no_modules_import_in_a_circle():
@@ -141,6 +174,11 @@ def test_the_checker_catches_an_upward_import(tmp_path, file, text, culprit):
     found = upward_imports(tmp_path)
     assert found
     assert any(culprit in line for line in found)
+
+
+def test_the_checker_catches_an_import_of_a_higher_room(tmp_path):
+    write_tree(tmp_path, LAWFUL | {"utils/io/bad.py": "import utils.data", "utils/cli.py": ""})
+    assert imports_between_rooms(tmp_path) == ["utils.io.bad imports utils.data"]
 
 
 def test_the_checker_catches_a_circle(tmp_path):

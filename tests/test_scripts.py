@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-import utils.train_tokenizer
+import utils.training.tokenizer
 from config.loading import save_config
 from config.schema import Config
-from utils.checkpoint import load_state
-from utils.images import encode_png
-from utils.runlog import read_rows
-from utils.train_tokenizer import train_tokenizer
-from utils.train_transformer import train_transformer
+from utils.io.files import read_rows
+from utils.io.images import encode_png
+from utils.training.state import load_state
+from utils.training.tokenizer import train_tokenizer
+from utils.training.transformer import train_transformer
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: sums are rounded by their order
@@ -80,7 +80,7 @@ def test_stage_2_killed_and_resumed_is_the_run_that_was_never_killed(weights, ch
 def test_stage_1_stopped_and_resumed_is_the_run_that_was_never_stopped(
     config, changed, assert_same, monkeypatch
 ):
-    monkeypatch.setattr(utils.train_tokenizer, "save_curves", lambda path, rows: None)
+    monkeypatch.setattr(utils.training.tokenizer, "save_curves", lambda path, rows: None)
     settings = {"epochs": LONG, "validation_images": 2, "ema_half_life": 10.0}
     settings |= {"lr_schedule": "constant", "restart_until": 1.0}  # the rest depends on epochs
     config = changed(config, {f"tokenizer.training.{k}": v for k, v in settings.items()})

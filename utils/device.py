@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 from contextlib import AbstractContextManager
 
 import torch
@@ -55,3 +56,16 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """Matrix products in ``dtype`` within this context; fp32 leaves them as they are."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and hardware that a result computed on a device depends on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "gpu": gpu,
+        "threads": str(torch.get_num_threads()),
+    }

@@ -18,14 +18,13 @@ from tqdm import tqdm
 from config.errors import UserError
 from config.loading import Override, load_config
 from config.schema import Config
-from utils.data import InpaintingSet
-from utils.embed import embed, template
-from utils.files import content_hash, write_text
-from utils.images import is_image_name, list_images, load_rgb
-from utils.import_lab import import_lab
-from utils.inpaint import inpaint_set
-from utils.inpaint_outputs import RESULTS
-from utils.pictures import comparison_strip
+from utils.data.datasets import InpaintingSet
+from utils.inpainting.job import inpaint_set
+from utils.inpainting.outputs import RESULTS
+from utils.io.files import content_hash, write_text
+from utils.io.images import is_image_name, list_images, load_rgb
+from utils.pictures import comparison_strip, embed, template
+from utils.weights.import_lab import import_lab
 
 SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid" / "fid_score_gpu.py"
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")

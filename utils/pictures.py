@@ -1,21 +1,28 @@
-"""Pictures: grids of masks and images, comparison strips, loss curves (spec sections 5 and 6).
+"""Pictures and pages: grids, comparison strips, loss curves (spec 5 and 6), HTML templates.
 
 Images are (H, W, 3) uint8, token masks (N,) bool, True = hidden.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from utils.files import atomic
+from utils.io.files import atomic
+from utils.io.images import encode_png
 
+if TYPE_CHECKING:
+    import jinja2
+
+TEMPLATES = Path(__file__).with_name("templates")
 MASKS_PER_ROW = 10
 IMAGES_PER_ROW = 7
 GAP = 2  # pixels between tiles
@@ -46,7 +53,7 @@ def comparison_strip(
 def encode_animation(images: Sequence[np.ndarray], kind: str, stamp: str) -> bytes:
     """An endless GIF or lossless WebP of the decoding; small images are enlarged, the last rests.
 
-    kind: "gif" or "webp". stamp: ASCII text that is kept in the file (utils/stamps.py).
+    kind: "gif" or "webp". stamp: ASCII text that is kept in the file (utils/inpainting/stamps.py).
     """
     factor = max(1, ANIMATION_SIDE // max(images[0].shape[:2]))
     frames = [Image.fromarray(image.repeat(factor, 0).repeat(factor, 1)) for image in images]
@@ -132,3 +139,29 @@ def _pyplot() -> ModuleType:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of utils/templates; a name that it uses and is not given is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
+
+
+def embed_file(path: Path) -> str:
+    """A PNG file as a data URI."""
+    return _data_uri(path.read_bytes())
+
+
+def embed(image: np.ndarray) -> str:
+    """Pixels (H, W, 3) uint8 as the data URI of a PNG."""
+    return _data_uri(encode_png(image))
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

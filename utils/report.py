@@ -19,12 +19,11 @@ from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config
 from utils.cli import ArgumentParser, add_config_arguments, run
-from utils.data import InpaintingSet
-from utils.embed import embed, embed_file, template
-from utils.files import write_text
-from utils.images import load_rgb, save_png
-from utils.inpaint_outputs import MANIFEST, MASKS, RESULTS, STEPS
-from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, tile
+from utils.data.datasets import InpaintingSet
+from utils.inpainting.outputs import MANIFEST, MASKS, RESULTS, STEPS
+from utils.io.files import write_text
+from utils.io.images import load_rgb, save_png
+from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, embed, embed_file, template, tile
 from utils.search.report import NUMBERS, PLOTS, cells, notes
 
 TEMPLATE = "report.html"

@@ -27,8 +27,8 @@ from PIL import Image, ImageOps
 
 from fid.files import ScoreError, check_limit, limit
 
-# What is a picture, how it is read and in which order: as the suite's utils/images.py has it, which
-# a test holds equal to this.
+# What is a picture, how it is read and in which order: equal to the suite's utils/io/images.py, as
+# a test checks.
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )

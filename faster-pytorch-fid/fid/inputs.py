@@ -124,7 +124,7 @@ def _lab_truth(predicted: Path) -> Path:
 
 
 def belonging(images: ImageSet, others: ImageSet) -> ImageSet:
-    """Of `others` what belongs to each image, as the suite's utils/pairs.py pairs files.
+    """Of `others` what belongs to each image, as the suite's utils/data/pairs.py pairs files.
 
     The number at the end of the name decides where both sides have the same numbers, each once,
     else the name without its suffix. Rows of a csv belong by their order; surplus ones are left

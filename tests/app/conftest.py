@@ -19,7 +19,7 @@ import torch
 from config.loading import load_config, save_config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.checkpoint import save_weights
+from utils.weights.store import save_weights
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "google-chrome", "chrome")

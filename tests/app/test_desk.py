@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.images import encode_png
+from utils.io.images import encode_png
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")
 
-from utils.page import layout
-from utils.page.checkpoints import Shelf
-from utils.page.controls import settings, shown
-from utils.page.desk import MAX_SAMPLES, Desk
-from utils.page.records import OVERLAP, Record
-from utils.page.uploads import as_painted, read_painted
+from utils.app import layout
+from utils.app.checkpoints import Shelf
+from utils.app.controls import settings, shown
+from utils.app.handlers import MAX_SAMPLES, Desk
+from utils.app.records import OVERLAP, Record
+from utils.app.uploads import as_painted, read_painted
 
 SIDE, STEPS = 32, 6
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.images import encode_png
+from utils.io.images import encode_png
 
 pytestmark = pytest.mark.app
 

@@ -12,20 +12,20 @@ import pytest
 from config.errors import UserError
 from config.schema import Config, DecodingConfig
 from models.cpu_kernels import IMAGES_AT_ONCE
-from utils.images import encode_png
+from utils.io.images import encode_png
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")
 
 import gradio
 
-from utils.page import controls, server
-from utils.page.checkpoints import Checkpoint, Shelf, find_checkpoint
-from utils.page.decoding import repair
-from utils.page.desk import Desk, wrong
-from utils.page.samples import CROPS, photographs
-from utils.page.server import HEADERS, Guard
-from utils.page.uploads import MAX_BODY_BYTES, as_painted, read_painted, read_upload
-from utils.stamps import OUTPUT_ONLY
+from utils.app import controls, server
+from utils.app.checkpoints import Checkpoint, Shelf, find_checkpoint
+from utils.app.handlers import Desk, wrong
+from utils.app.samples import CROPS, photographs
+from utils.app.server import HEADERS, Guard
+from utils.app.stream import repair
+from utils.app.uploads import MAX_BODY_BYTES, as_painted, read_painted, read_upload
+from utils.inpainting.stamps import OUTPUT_ONLY
 
 SIDE = 8
 IMAGE = np.arange(SIDE * SIDE * 3, dtype=np.uint8).reshape(SIDE, SIDE, 3)

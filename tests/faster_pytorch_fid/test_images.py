@@ -15,9 +15,9 @@ from fid.sources import open_images
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image
 
-from utils import images as suite
-from utils.images import load_rgb
-from utils.pairs import pair
+from utils.data.pairs import pair
+from utils.io import images as suite
+from utils.io.images import load_rgb
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:

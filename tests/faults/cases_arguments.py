@@ -110,14 +110,14 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "a certificate that is not there": (f"{SCORER} --verify gone.json", "gone.json: No such file"),
     "statistics below a file": (f"{SCORE} --save-stats tiny.yml/a.npz", "tiny.yml/a.npz"),
     # the tools
-    "nothing to import": ("-m utils.import_lab --out a", "required: FILE"),
-    "no place for an import": ("-m utils.import_lab bad.pt", "required: --out"),
+    "nothing to import": ("-m utils.weights.import_lab --out a", "required: FILE"),
+    "no place for an import": ("-m utils.weights.import_lab bad.pt", "required: --out"),
     "an import into a file": (f"{IMPORT} --out tiny.yml", "bad.pt: no such file"),
     "an unknown variant to export": (f"{EXPORT} --variant flash", "invalid choice: 'flash'"),
     "an export below a file": (f"{EXPORT} --out tiny.yml/a", "tiny.yml/a"),
     "a report of no results": ("-m utils.report --config tiny.yml --set data.root=job", "run/"),
     "a release of no run": (
-        "-m utils.release tokenizer --config tiny.yml --set run=gone --out a",
+        "-m utils.training.release tokenizer --config tiny.yml --set run=gone --out a",
         "no such weights file",
     ),
 }  # fmt: skip

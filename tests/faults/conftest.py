@@ -30,14 +30,14 @@ import pytest
 import torch
 from torchvision.models import Inception3
 
-import utils.images
+import utils.io.images
 import utils.scoring
-import utils.sweep_walk
+import utils.sweep.decode
 from config.loading import save_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.checkpoint import codes_fingerprint, save_weights
+from utils.weights.store import codes_fingerprint, save_weights
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -177,10 +177,10 @@ def shell(monkeypatch, capsys) -> Callable[[str], Said]:
 
     An exception that would end a script with a traceback comes out as it is.
     """
-    utils.images._told.clear()
+    utils.io.images._told.clear()
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")
-    monkeypatch.setattr(utils.sweep_walk, "FeatureDistance", MeanDifference)
+    monkeypatch.setattr(utils.sweep.decode, "FeatureDistance", MeanDifference)
 
     def run(command: str) -> Said:
         words = shlex.split(command)

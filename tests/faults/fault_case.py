@@ -27,9 +27,9 @@ SCORE = (
 SWEEP = "sweep.py schedules --config tiny.yml --data job --output out --seeds 1"
 PAGE = "app.py --port 47861"  # one that nothing listens on by custom
 SEARCH = f"{TRANSFORMER} --lr-search"
-IMPORT = "-m utils.import_lab bad.pt --config tiny.yml --out ours"
-EXPORT = "-m utils.export_lab --config tiny.yml --out theirs"
-RELEASE = "-m utils.release {} --config tiny.yml --out released"
+IMPORT = "-m utils.weights.import_lab bad.pt --config tiny.yml --out ours"
+EXPORT = "-m utils.weights.export_lab --config tiny.yml --out theirs"
+RELEASE = "-m utils.training.release {} --config tiny.yml --out released"
 REPORT = "-m utils.report --config tiny.yml --set data.root=job"
 
 

@@ -11,7 +11,7 @@ import pytest
 from fault_case import CANARY, REFUSED, Case
 from fault_table import TABLE, WRITE, Outcome, catalogue, names_in, write_table
 
-from utils.images import load_rgb
+from utils.io.images import load_rgb
 
 LEFTOVERS = ("*.tmp", "*.part", "*.partial", "*.old")
 FLOOD = 600 * 1024  # kB by which one command may raise the memory of this process

@@ -26,10 +26,10 @@ from fault_table import TABLE, WRITE, Cells, cells_in, write_matrix
 
 import utils.search.report
 import utils.search.storage
-import utils.sweep_page
-import utils.sweep_report
-from utils.images import load_rgb
-from utils.runlog import read_rows
+import utils.sweep.page
+import utils.sweep.tables
+from utils.io.files import read_rows
+from utils.io.images import load_rgb
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -40,7 +40,7 @@ OWN_TOKENIZER = "--run disk --tokenizer run/tokenizer/vqgan.safetensors"
 STAGE_2 = f"{TRANSFORMER} {OWN_TOKENIZER} --set training.epochs=3"
 HOLES = f"{STAGE_2} --set data.hole_views=1 --set masking.hole_share=0.5"
 SCORED = SCORE.replace("--no-cache", "--cache-dir disk/cache")
-PICTURE = "utils.data:load_rgb"
+PICTURE = "utils.data.datasets:load_rgb"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Script:
 SCRIPTS = {
     "stage 1": Script(
         f"{TOKENIZER} --run disk --set tokenizer.training.epochs=3",
-        "utils.tokenizer_trainer:TokenizerTrainer.step",
+        "utils.training.tokenizer_step:TokenizerTrainer.step",
         ("disk/tokenizer/vqgan.safetensors",),
         damages=("disk/tokenizer/state.pt",),
         again="--resume",
@@ -79,7 +79,7 @@ SCRIPTS = {
     ),
     "stage 2": Script(
         STAGE_2,
-        "utils.transformer_trainer:TransformerTrainer.take_step",
+        "utils.training.transformer_step:TransformerTrainer.take_step",
         ("disk/transformer/transformer.safetensors",),
         damages=("disk/transformer/state.pt", "data/token_cache/*"),
         again="--resume",
@@ -88,21 +88,21 @@ SCRIPTS = {
     ),
     "search": Script(
         f"{TRANSFORMER} {OWN_TOKENIZER} --lr-search 3 --set search.epochs=1 --set search.seeds=0",
-        "utils.transformer_trainer:TransformerTrainer.take_step",
+        "utils.training.transformer_step:TransformerTrainer.take_step",
         ("disk/transformer/transformer.safetensors",),
         damages=("disk/search/study.db",),
         again="--resume=auto",
     ),
     "inpainting": Script(
         f"{INPAINT.replace('--output out', '--output disk')} --batch-size 1",
-        "utils.inpainter:Inpainter.decode",
+        "utils.inpainting.inpainter:Inpainter.decode",
         ("disk/*/*.png",),
         reads=(PICTURE, "job/masked_image/image_2.png"),
         damages=("disk/*/*_1.png", "disk/*/*_001.png", "disk/test_results/manifest.json"),
     ),
     "sweep": Script(
         SWEEP.replace("--output out", "--output disk"),
-        "utils.sweep_walk:Walker.score",
+        "utils.sweep.decode:Walker.score",
         ("disk/cells-*.jsonl", "disk/traces/*", "disk/schedules/table.tex"),
         reads=(PICTURE, "job/masked_image/image_2.png"),
         damages=("disk/cells-0.jsonl", "disk/traces/*", "disk/pictures/*", "disk/schedules/*"),
@@ -117,9 +117,9 @@ SCRIPTS = {
     ),
     "prepare_data": Script(
         PREPARE.replace("--out prepared", "--out disk/set"),
-        "utils.prepare:encode_png",
+        "utils.data.prepare:encode_png",
         ("disk/set/**/*",),
-        reads=("utils.sources:check_limit", "pictures/image_7.png"),
+        reads=("utils.data.sources:check_limit", "pictures/image_7.png"),
         damages=("disk/set/dataset.json", "disk/set/*/image_*1.png"),
         without={"a worker process dies": "its workers are threads"},
     ),
@@ -261,7 +261,7 @@ def _hole_filler(bench: Bench) -> str:
 
 
 def _deadly_holes() -> None:
-    import utils.hole_views as views
+    import utils.tokens.hole_views as views
 
     main, fork = os.getpid(), views.multiprocessing.get_context("fork")
     draw, leave = views.draw_hole, lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -437,8 +437,8 @@ def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch)
     monkeypatch.setattr(utils.search.report, "save_plots", lambda *_: None)
     monkeypatch.setattr(utils.search.storage, "HEARTBEAT", 1)
     monkeypatch.setattr(utils.search.storage, "GRACE", 3)
-    monkeypatch.setattr(utils.sweep_report, "PLOTS", {})
-    monkeypatch.setattr(utils.sweep_page, "PLOTS", {})
+    monkeypatch.setattr(utils.sweep.tables, "PLOTS", {})
+    monkeypatch.setattr(utils.sweep.page, "PLOTS", {})
     name = request.param
     if name not in undisturbed:
         folder = tmp_path_factory.mktemp("undisturbed") / "workspace"

@@ -17,10 +17,10 @@ from config.errors import UserError
 from config.loading import save_config
 from config.schema import Config
 from models.vqgan import VQGAN
-from utils.checkpoint import load_transformer, read_header, save_weights
-from utils.import_lab import import_lab
-from utils.lab_attention import Naming
-from utils.lab_keys import TRANSFORMER, read_keys, to_lab
+from utils.weights.import_lab import import_lab
+from utils.weights.lab_attention import Naming
+from utils.weights.lab_keys import TRANSFORMER, read_keys, to_lab
+from utils.weights.store import load_transformer, read_header, save_weights
 
 WIDTH, HEADS = 32, 4
 SEPARATE = [  # q, k, v, output under blocks.i.
@@ -166,7 +166,7 @@ def test_export_names_attention_as_the_imported_file_did(lab, base, tmp_path, ca
     monkeypatch.chdir(tmp_path)
     save_weights(tmp_path / "vqgan.safetensors", VQGAN(base.tokenizer).state_dict(),
                  base.tokenizer, {})  # fmt: skip
-    command = "python -m utils.export_lab --config ours/config.yml --out theirs"
+    command = "python -m utils.weights.export_lab --config ours/config.yml --out theirs"
     left = call(f"{command} --tokenizer vqgan.safetensors")
     assert left.code == 0, left.err
     assert torch.load("theirs/transformer.pt", weights_only=True).keys() == state.keys()
@@ -197,7 +197,7 @@ def test_names_that_decide_nothing_are_refused_with_candidates(lab, base, tmp_pa
         logits_of(renamed(lab.state_dict(), names), base, tmp_path)
     for layer in names:
         assert f"blocks.0.{layer}" in str(error.value)
-    assert "utils.import_lab --map blocks.0." in str(error.value)
+    assert "utils.weights.import_lab --map blocks.0." in str(error.value)
     assert not (tmp_path / "ours").exists()
 
 
@@ -209,7 +209,7 @@ def test_a_map_settles_which_layer_is_which(lab, base, tmp_path, call, monkeypat
     check_same(state, lab, base, tmp_path, roles=roles)
     monkeypatch.chdir(tmp_path)
     save_config(base, tmp_path / "base.yml")
-    command = "python -m utils.import_lab lab.pt --config base.yml --out b"
+    command = "python -m utils.weights.import_lab lab.pt --config base.yml --out b"
     said = call(f"{command} --map blocks.0.attn.a=q,blocks.0.attn.b=k,blocks.0.attn.c=v")
     assert said.code == 0, said.err
     assert "roles are q, k, v, o and qkv" in call(f"{command} --map attn.a=x").err
@@ -217,11 +217,11 @@ def test_a_map_settles_which_layer_is_which(lab, base, tmp_path, call, monkeypat
 
 
 def test_attention_that_differs_beyond_names_is_refused_with_the_reason(call):
-    left = call("python -m utils.import_lab a.pt --out b --attention query-softmax")
+    left = call("python -m utils.weights.import_lab a.pt --out b --attention query-softmax")
     assert left.code == 2
     assert "its softmax runs over the queries" in left.err
     assert "score its results folder" in left.err
-    left = call("python -m utils.import_lab a.pt --out b --attention merged-heads")
+    left = call("python -m utils.weights.import_lab a.pt --out b --attention merged-heads")
     assert "its heads are merged without" in left.err
 
 

@@ -11,10 +11,10 @@ from config.errors import UserError
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.checkpoint import save_weights
-from utils.export_lab import export_lab
-from utils.import_lab import import_lab
-from utils.lab_attention import VARIANTS
+from utils.weights.export_lab import export_lab
+from utils.weights.import_lab import import_lab
+from utils.weights.lab_attention import VARIANTS
+from utils.weights.store import save_weights
 
 
 def exported(config: Config, folder, variant: str) -> tuple[dict, dict]:

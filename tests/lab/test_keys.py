@@ -13,11 +13,11 @@ import torch
 from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.vqgan import VQGAN
-from utils.checkpoint import load_transformer
-from utils.import_lab import import_lab
-from utils.lab_attention import VARIANTS
-from utils.lab_keys import TOKENIZER, TRANSFORMER, read_keys
-from utils.lab_shapes import describe
+from utils.weights.import_lab import import_lab
+from utils.weights.lab_attention import VARIANTS
+from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, read_keys
+from utils.weights.lab_shapes import describe
+from utils.weights.store import load_transformer
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -42,8 +42,8 @@ ZIP, PLAIN = torch.save, lambda content, path: path.write_bytes(pickle.dumps(con
 @pytest.mark.parametrize(
     "command",
     [
-        "python -m utils.import_lab bad.pt --config tiny.yml --out ours",
-        "python -m utils.export_lab --config tiny.yml --transformer bad.pt --out theirs",
+        "python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours",
+        "python -m utils.weights.export_lab --config tiny.yml --transformer bad.pt --out theirs",
         "python inpainting.py --config tiny.yml --transformer bad.pt",
         "python inpainting.py --config tiny.yml --tokenizer bad.pt",
         "python training_transformer.py --config tiny.yml --tokenizer bad.pt",
@@ -73,11 +73,11 @@ def test_a_program_in_a_training_state_does_not_run(tiny, call, weights, stage):
 
 def test_harmless_extras_that_are_no_tensors_are_named(tiny, call):
     torch.save({"model": {"pos_emb": torch.zeros(2)}, "args": argparse.Namespace()}, "bad.pt")
-    said = call("python -m utils.import_lab bad.pt --config tiny.yml --out ours").err
+    said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
     assert "holds more than tensors and is not opened (it asks for argparse.Namespace)" in said
 
 
 def test_random_bytes_are_called_damaged(tiny, call):
     Path("bad.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    said = call("python -m utils.import_lab bad.pt --config tiny.yml --out ours").err
+    said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
     assert said == "error: bad.pt: damaged or no weights file\n"

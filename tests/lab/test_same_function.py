@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from config.schema import Config
-from utils.checkpoint import load_tokenizer, load_transformer
-from utils.import_lab import import_lab
-from utils.lab_attention import VARIANTS
+from utils.weights.import_lab import import_lab
+from utils.weights.lab_attention import VARIANTS
+from utils.weights.store import load_tokenizer, load_transformer
 
 
 def masked(indices: Tensor, mask_id: int) -> Tensor:

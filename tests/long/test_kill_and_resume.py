@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from config.loading import save_config
 from config.schema import Config
-from utils.checkpoint import load_state
-from utils.runlog import read_rows
+from utils.io.files import read_rows
+from utils.training.state import load_state
 
 ROOT = Path(__file__).parents[2]
 KILLS = 20

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import utils.files
+import utils.io.files
 from config.schema import Config
-from utils.data import InpaintingSet
-from utils.images import encode_png
-from utils.inpaint import inpaint_set
+from utils.data.datasets import InpaintingSet
+from utils.inpainting.job import inpaint_set
+from utils.io.images import encode_png
 
 SIDE, COUNT = 16, 5
 
@@ -43,7 +43,7 @@ def job(tmp_path: Path) -> Path:
 @pytest.fixture
 def repair(weights: Config, job: Path, tmp_path: Path, changed, monkeypatch) -> Callable[..., Path]:
     """Repair the job with some keys changed; returns the output folder, a new one if not given."""
-    monkeypatch.setattr(utils.files.os, "fsync", lambda number: None)
+    monkeypatch.setattr(utils.io.files.os, "fsync", lambda number: None)
 
     def run(
         values: dict[str, Any] | None = None,

@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 from config.errors import UserError
 from config.loading import save_config
 from config.schema import Config
-from utils import distributed, transformer_trainer
-from utils.checkpoint import load_state
-from utils.runlog import read_rows
-from utils.token_batches import TokenBatch
-from utils.train_transformer import train_transformer
-from utils.transformer_trainer import Tokens, TransformerTrainer, load_tokens
+from utils import distributed
+from utils.io.files import read_rows
+from utils.tokens.batches import TokenBatch
+from utils.training import transformer_step as transformer_trainer
+from utils.training.state import load_state
+from utils.training.transformer import train_transformer
+from utils.training.transformer_step import Tokens, TransformerTrainer, load_tokens
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.embed import embed, embed_file, template
+from utils.pictures import embed, embed_file, template
 
 HEAD = "data:image/png;base64,"
 

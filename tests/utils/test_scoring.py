@@ -11,7 +11,7 @@ import torch
 from fid.extraction import extract_statistics
 from fid.sources import open_images
 
-from utils.images import save_png
+from utils.io.images import save_png
 from utils.scoring import BACKENDS, DEFAULT, FeatureDistance
 
 CPU, CUDNN, MATMUL = torch.device("cpu"), torch.backends.cudnn, torch.backends.cuda.matmul

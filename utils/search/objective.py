@@ -22,9 +22,9 @@ from config.errors import DivergedError
 from config.loading import flat
 from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
-from utils.loop import generator_for
+from utils.rng import generator_for
 from utils.search.pruning import Finished, PruningCallback
-from utils.train_transformer import Tokens, load_tokens, train_transformer
+from utils.training.transformer import Tokens, load_tokens, train_transformer
 
 RATE = "learning_rate"  # the parameter's name; the others are called by their keys
 REPORT_RATE = TrainingConfig.model_fields[RATE].default

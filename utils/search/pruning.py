@@ -6,8 +6,8 @@ import math
 
 from optuna import Trial, TrialPruned
 
-from utils.train_transformer import TransformerTrainer
-from utils.validate_transformer import validate
+from utils.training.transformer import TransformerTrainer
+from utils.training.validate_transformer import validate
 
 LOOKS = 4  # at a half of the training, a quarter, ...
 LOOK_IMAGES = 64  # validation images of a look; the end is judged on all

@@ -9,12 +9,12 @@ import json
 import math
 import statistics
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from config.schema import Config
-from utils.device import pick_device
-from utils.files import atomic, write_text
-from utils.runlog import environment
+from utils.device import environment, pick_device
+from utils.io.files import atomic, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,9 +184,10 @@ def save_plots(folder: Path, study: Study) -> None:
     with pyplot.style.context("default"):  # Optuna changes the style
         slices = plot_slice(study, target_name=LOSS)
         _mark_pruned(slices, study)
-        _save_figure(folder / SLICES)
+        _save_figure(folder / SLICES, pyplot)
         plot_optimization_history(study, target_name=LOSS)
-        _save_figure(folder / HISTORY)
+        _save_figure(folder / HISTORY, pyplot)
+    pyplot.close("all")
 
 
 def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
@@ -201,10 +202,7 @@ def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
             axes.legend()
 
 
-def _save_figure(path: Path) -> None:
-    """Save the current figure and close it."""
-    from matplotlib import pyplot
-
+def _save_figure(path: Path, pyplot: ModuleType) -> None:
+    """Save the current figure."""
     with atomic(path) as temporary:
         pyplot.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
-    pyplot.close()

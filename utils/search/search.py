@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from config.errors import UserError
 from config.schema import Config
 from utils.distributed import world_size
-from utils.files import make_folder
+from utils.io.files import make_folder
 from utils.search.objective import (
     RATE,
     TrainingLoss,

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from config.errors import UserError, nearest
-from utils.files import make_folder
+from utils.io.files import make_folder
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 EXAMPLES = "sqlite:///study.db (a file) and postgresql://user@host/name"

@@ -1,0 +1,137 @@
+"""Images with holes as training and validation see them: filled, encoded, never the same twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.masking import token_mask_from_holes
+from utils.data.augment import MIRRORED, Views
+from utils.data.datasets import ImageFolder, normalise
+from utils.data.fill import fill_hole
+from utils.data.holed_images import HOLE_SHARES, HoledImages, validation_views
+from utils.tokens.batches import TokenBatches
+
+CPU = torch.device("cpu")
+PIXELS = {"transformer.conditioning": "pixels", "data.hole_kind": "box", "data.views": 4}
+
+
+@pytest.fixture
+def seeing(config, changed):
+    return changed(config, {**PIXELS, "masking.hole_share": 0.5, "masking.ratio_per": "sample"})
+
+
+@pytest.fixture
+def holed(seeing, tokenizer) -> HoledImages:
+    images = ImageFolder(seeing.data.folder("train"), progress=False).images
+    return HoledImages(images, 4, tokenizer, seeing, CPU)
+
+
+@pytest.fixture
+def batches(holed, seeing, tokenizer) -> TokenBatches:
+    """Batches of the eleven images, whose cached tokens are the tokenizer's own."""
+    data = seeing.data
+    views = [holed.views.of(slice(0, 11), view, CPU) for view in range(4)]
+    rows = [tokenizer.encode(normalise(view, data.mean, data.std)) for view in views]
+    tokens = torch.stack(rows, dim=1).numpy().astype(np.uint16)
+    return TokenBatches(tokens, None, seeing.masking, mirror=True, seed=0, device=CPU, holed=holed)
+
+
+def test_any_views_of_any_images_can_be_picked(holed):
+    image_ids, views = torch.tensor([3, 3, 0, 7, 1]), torch.tensor([0, 1, 3, 2, 3])
+    picked = holed.views.pick(image_ids, views)
+    for image, index, view in zip(picked, image_ids, views, strict=True):
+        assert torch.equal(image, holed.views.of(slice(index, index + 1), int(view), CPU)[0])
+    assert torch.equal(picked[0].flip(2), picked[1])
+
+
+def test_an_image_with_a_hole_is_filled_and_encoded_as_in_inpainting(holed, seeing, tokenizer):
+    image_ids = torch.arange(4)
+    holes = holed.draw(image_ids, seed=7)
+    seen = holed.see(image_ids, torch.full((4,), MIRRORED), holes)
+    for place in range(4):
+        image = holed.views.images[place].flip(2).permute(1, 2, 0).numpy()
+        filled = fill_hole(image, holes[place].numpy(), seeing.decoding.hole_fill)
+        pixels = normalise(filled[None], seeing.data.mean, seeing.data.std)
+        assert torch.equal(seen.token_ids[[place]], tokenizer.encode(pixels))
+        assert torch.equal(seen.known[place, 0, :48], pixels[0, :, :4, :4].flatten())
+    assert torch.equal(seen.hidden, token_mask_from_holes(holes, 4))
+
+
+def test_holes_of_whole_patches_hide_the_tokens_they_are_made_of(holed):
+    token_mask = torch.rand(3, 16) < 0.5
+    holes = holed.of_patches(token_mask)
+    assert torch.equal(token_mask_from_holes(holes, 4), token_mask)
+    assert holes.sum() == 16 * token_mask.sum()
+
+
+def test_holes_have_the_shares_of_training_and_follow_the_seed(holed):
+    image_ids = torch.arange(11)
+    holes = holed.draw(image_ids, seed=1)
+    shares = holes.float().mean((1, 2))
+    assert (shares > HOLE_SHARES[0] - 0.05).all()
+    assert (shares < HOLE_SHARES[1] + 0.05).all()
+    assert torch.equal(holes[[4, 2]], holed.draw(torch.tensor([4, 2]), seed=1))
+    assert not torch.equal(holes, holed.draw(image_ids, seed=2))
+
+
+def test_each_epoch_draws_new_holes_and_the_same_key_the_same(batches):
+    image_ids = torch.arange(11)
+    first, again, other = (batches(image_ids, epoch, 0) for epoch in (0, 0, 1))
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first.known, other.known)
+    assert not torch.equal(first.token_mask, other.token_mask)
+
+
+def test_known_tokens_are_the_filled_images_and_targets_the_whole_ones(batches):
+    image_ids = torch.arange(11)
+    made = [batches(image_ids, 0, batch) for batch in range(20)]
+    tokens, spoilt, revealed = batches.views.long(), 0, 0
+    for batch in made:
+        bits = batch.known[..., 48:64] > 0
+        hidden = bits.any(-1)  # tokens with a pixel in the hole
+        assert not (batch.token_mask & ~hidden).any()
+        for row, targets in enumerate(batch.targets):
+            assert any(torch.equal(targets, view) for view in tokens[row])
+        assert torch.equal(batch.inputs[hidden], batch.targets[hidden])
+        spoilt += (batch.inputs != batch.targets)[~hidden].sum()
+        revealed += (hidden & ~batch.token_mask).sum()
+    assert spoilt > 0  # holes change known tokens next to them
+    assert revealed > 0  # images in the middle of decoding
+
+
+def test_without_a_hole_share_images_miss_whole_patches_all_hidden(batches):
+    batches.masking = batches.masking.model_copy(update={"hole_share": 0.0})
+    made = batches(torch.arange(11), 0, 0)
+    bits = made.known[..., 48:64]
+    assert torch.equal(bits.amin(-1), bits.amax(-1))
+    assert torch.equal(bits[..., 0] > 0, made.token_mask)
+
+
+def test_validation_holes_are_the_same_for_every_run_and_number_of_images(seeing, tokenizer):
+    images = ImageFolder(seeing.data.folder("val"), progress=False).images
+    whole, few = (
+        validation_views(HoledImages(part, 2, tokenizer, seeing, CPU))
+        for part in (images, images[:2])
+    )
+    assert len(whole.token_ids) == 6
+    assert torch.equal(whole.hidden[:2], few.hidden)
+    assert torch.equal(whole.token_ids[:2], few.token_ids)
+
+
+def test_a_part_of_the_images_keeps_their_views(holed):
+    rows = np.array([2, 9])
+    part, ids = holed.part(rows), torch.arange(2)
+    for view in range(4):
+        picked = part.views.pick(ids, torch.full((2,), view))
+        wanted = holed.views.pick(torch.from_numpy(rows), torch.full((2,), view))
+        assert torch.equal(picked, wanted)
+
+
+def test_views_of_nothing_are_nothing():
+    none = Views(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), 2).pick(
+        torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    )
+    assert none.shape == (0, 3, 8, 8)

@@ -1,0 +1,418 @@
+"""A prepared data set: its layout, what is in which split, and what happens on a mistake."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_data
+from config.errors import UserError
+from utils.cli import run
+from utils.data import photos
+from utils.data import prepare as preparing
+from utils.data.photos import BANDS, PHOTOS, Photos, draw_box, photo_path
+from utils.data.prepare import Settings, prepare
+from utils.data.sources import deal, open_source
+from utils.io.images import encode_png, list_images, load_mask, load_rgb
+
+ROOT = Path(__file__).parents[3]
+PARTS = ("train", "val", "test", "masked_image", "mask64")
+SMALL = Settings((6, 3, 2), image_size=16)
+
+
+def picture(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+def put(folder: Path, seeds: range | list[int]) -> Path:
+    """A folder of files 0.png, 1.png, ..., one for each seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, seed in enumerate(seeds):
+        (folder / f"{name}.png").write_bytes(encode_png(picture(seed)))
+    return folder
+
+
+def pack(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make(source: Path, out: Path, settings: Settings = SMALL, **options: bool) -> dict:
+    prepare(open_source(source), out, settings, workers=2, progress=False, **options)
+    return json.loads((out / "dataset.json").read_text())
+
+
+def pixels(folder: Path) -> list[bytes]:
+    return [load_rgb(path).tobytes() for path in list_images(folder)]
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_the_layout_has_the_labs_names_and_polarity(tmp_path):
+    make(put(tmp_path / "in", range(11)), tmp_path / "out")
+    names = sorted(everything(tmp_path / "out"))
+    assert names == sorted(
+        [f"train/image_{i:05d}.png" for i in range(6)]
+        + [f"val/image_{i:05d}.png" for i in range(3)]
+        + [f"{part}_{i:03d}.png" for part in ("test/image", "mask64/mask") for i in range(2)]
+        + [f"masked_image/image_{i:03d}.png" for i in range(2)]
+        + ["dataset.json"]
+    )
+    for i in range(2):
+        mask_file = tmp_path / f"out/mask64/mask_{i:03d}.png"
+        with Image.open(mask_file) as image:
+            assert image.mode == "L"
+            assert set(np.unique(np.asarray(image))) == {0, 255}
+        hole = load_mask(mask_file)
+        truth, masked = (
+            np.asarray(load_rgb(tmp_path / f"out/{part}/image_{i:03d}.png"))
+            for part in ("test", "masked_image")
+        )
+        assert (masked[hole] == 128).all()
+        assert (masked[~hole] == truth[~hole]).all()
+        assert 0.1 < hole.mean() < 0.4
+
+
+def test_the_description_says_what_was_made_of_what(tmp_path):
+    found = make(put(tmp_path / "in", range(11)), tmp_path / "out")
+    train = np.frombuffer(b"".join(pixels(tmp_path / "out/train")), np.uint8).reshape(-1, 3) / 255
+    assert found["mean"] == pytest.approx(train.mean(axis=0))
+    assert found["std"] == pytest.approx(train.std(axis=0))
+    assert found["kind"] == "images"
+    assert found["source"] == "in"  # a name, no path of this machine
+    assert found["split"] == {"train": 6, "val": 3, "test": 2}
+    assert (found["seed"], found["image_size"]) == (0, 16)
+    assert (found["holes"], found["hole_share"]) == ("lab", [0.15, 0.35])
+    assert found["files"] == {"files": 11, "read": 11, "distinct": 11, "unreadable": 0}
+    assert found["skipped"] == []
+    assert len(found["content_sha256"]) == len(found["source_sha256"]) == 64
+
+
+def test_the_seed_decides_everything_and_a_zip_equals_its_folder(tmp_path):
+    folder = put(tmp_path / "in", range(14))
+    archive = pack(tmp_path / "in.zip", {p.name: p.read_bytes() for p in folder.iterdir()})
+    first = make(folder, tmp_path / "a")
+    assert make(archive, tmp_path / "b")["content_sha256"] == first["content_sha256"]
+    other = make(folder, tmp_path / "c", Settings((6, 3, 2), image_size=16, seed=1))
+    assert other["content_sha256"] != first["content_sha256"]
+    for part in PARTS:
+        assert pixels(tmp_path / "a" / part) == pixels(tmp_path / "b" / part)
+        assert pixels(tmp_path / "a" / part) != pixels(tmp_path / "c" / part)
+
+
+def test_images_are_found_at_any_depth_and_cut_to_the_centred_square(tmp_path):
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 200  # the centred square is all 200
+    (tmp_path / "in/deep/er").mkdir(parents=True)
+    put(tmp_path / "in/.hidden", range(20, 30))
+    (tmp_path / "in/deep/er/wide.png").write_bytes(encode_png(wide))
+    put(tmp_path / "in/deep", range(2))
+    make(tmp_path / "in", tmp_path / "out", Settings((1, 1, 1), image_size=16))
+    square = bytes([200]) * (16 * 16 * 3)
+    assert square in [p for s in ("train", "val", "test") for p in pixels(tmp_path / "out" / s)]
+
+
+def test_unreadable_files_are_named_counted_and_skipped(tmp_path, capsys):
+    folder = put(tmp_path / "in", range(11))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    found = make(folder, tmp_path / "out")
+    assert found["files"]["unreadable"] == 1
+    assert found["skipped"][0].startswith("broken.jpg: cannot be read as an image")
+    told = capsys.readouterr().out
+    assert f"images from {folder} (12 files, " in told
+    assert "skipped 1 files" in told
+    assert "broken.jpg" in told
+
+
+def test_with_enough_images_each_is_used_once(tmp_path):
+    make(put(tmp_path / "in", [*range(11), *range(11)]), tmp_path / "out")
+    used = [p for split in ("train", "val", "test") for p in pixels(tmp_path / "out" / split)]
+    assert len(used) == len(set(used)) == 11
+
+
+def test_copies_never_cross_splits_and_only_fill_up_train(tmp_path):
+    # 7 distinct images, 4 of them twice: 11 files
+    make(put(tmp_path / "in", [*range(7), *range(4)]), tmp_path / "out", Settings((8, 1, 2), 16))
+    train, val, test = (pixels(tmp_path / "out" / split) for split in ("train", "val", "test"))
+    assert len(set(val + test)) == 3
+    assert not set(train) & set(val + test)
+    assert len(train) == 8
+    assert len(set(train)) == 4
+
+
+def test_copies_that_do_not_fit_are_an_error_with_counts(tmp_path):
+    folder = put(tmp_path / "in", [*range(6), *range(6)])
+    with pytest.raises(UserError) as caught:
+        make(folder, tmp_path / "out")
+    assert str(caught.value) == (
+        f"{folder}: too few usable images (12 files, 12 read, 6 distinct, 0 unreadable; copies of"
+        " an image share a split), but --split asks for 6 + 3 + 2 = 11"
+    )
+
+
+def test_dealing_gives_test_and_val_the_images_without_copies():
+    dealt = deal({"a": 2, "b": 1, "c": 2, "d": 1}, {"train": 4, "val": 1, "test": 1})
+    assert dealt == {"test": ["b"], "val": ["d"], "train": ["a", "c", "a", "c"]}
+    assert deal({"a": 2, "b": 1, "c": 2, "d": 1}, {"train": 5, "val": 1, "test": 1}) is None
+
+
+def test_too_few_files_are_an_error_with_counts(tmp_path):
+    with pytest.raises(UserError, match=r"/in: 3 images, but --split asks for 6 \+ 3 \+ 2 = 11"):
+        make(put(tmp_path / "in", range(3)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_whose_members_point_outside_is_refused_and_nothing_is_written(tmp_path):
+    members = {f"../../evil/{i}.png": encode_png(picture(i)) for i in range(11)}
+    with pytest.raises(UserError, match=r"member '\.\./\.\./evil/0\.png' points outside"):
+        make(pack(tmp_path / "in.zip", members), tmp_path / "here/out")
+    assert {path.name for path in tmp_path.iterdir()} == {"in.zip"}
+
+
+def test_what_a_mac_adds_to_a_zip_is_no_image(tmp_path):
+    members = {f"{i}.png": encode_png(picture(i)) for i in range(11)}
+    members["__MACOSX/._0.png"] = b"resource fork"
+    found = make(pack(tmp_path / "in.zip", members), tmp_path / "out")
+    assert found["files"]["files"] == 11
+    assert not found["skipped"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_pictures_of_other_formats_are_told_of(tmp_path, capsys, kind):
+    folder = put(tmp_path / "in", range(11))
+    put(folder / "more", [])
+    (folder / "more" / "a.avif").write_bytes(b"picture")
+    (folder / "notes.txt").write_text("text")
+    if kind == "zip":
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        members = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        folder = pack(tmp_path / "in.zip", members)
+    assert make(folder, tmp_path / "out")["files"]["files"] == 11
+    said = capsys.readouterr().err
+    assert f"note: {folder}: more/a.avif left out; allowed are .bmp, .gif, .jfif, .jpeg" in said
+
+
+def test_an_encrypted_zip_is_refused(tmp_path):
+    path = pack(tmp_path / "in.zip", {"0.png": encode_png(picture(0))})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the central directory
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"in\.zip: is encrypted"):
+        open_source(path)
+
+
+def test_a_damaged_zip_member_and_oversized_files_are_skipped(tmp_path, monkeypatch):
+    members = {f"{i}.png": encode_png(picture(i)) for i in range(11)}
+    members["damaged.png"] = b"x" * 50
+    members["large.png"] = bytes(6000)
+    members["huge.png"] = encode_png(np.zeros((40, 40, 3), np.uint8))
+    path = pack(tmp_path / "in.zip", members)
+    path.write_bytes(path.read_bytes().replace(b"x" * 50, b"y" * 50))  # checksum now wrong
+    monkeypatch.setenv("INPUT_LIMITS", f"file_bytes=5000,pixels={40 * 39}")
+    found = make(path, tmp_path / "out", Settings((6, 3, 2), image_size=16, seed=3))
+    told = dict(line.split(": ", 1) for line in found["skipped"])
+    assert set(told) <= {"damaged.png", "large.png", "huge.png"}
+    source = open_source(path)
+    reasons = {"damaged.png": "cannot be unpacked", "large.png": "6,000 bytes; allowed are 5,000"}
+    for name, reason in reasons.items():
+        with pytest.raises(UserError, match=reason):
+            source.read(name)
+    assert told.get("huge.png", "40 x 40: 1,600 pixels").startswith("40 x 40: 1,600 pixels")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere", "no such folder or zip file"),
+        ("empty", "holds no image"),
+        ("empty.zip", "holds no image"),
+        ("notes.txt", "is neither a folder nor a zip file"),
+    ],
+)
+def test_a_source_without_images_says_so(tmp_path, name, reason):
+    (tmp_path / "empty").mkdir()
+    pack(tmp_path / "empty.zip", {"readme.txt": b"nothing"})
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(UserError) as caught:
+        open_source(tmp_path / name)
+    assert str(caught.value) == f"{tmp_path / name}: {reason}"
+
+
+def test_the_same_data_set_is_reused_and_a_different_one_needs_force(tmp_path, capsys):
+    folder, out = put(tmp_path / "in", range(12)), tmp_path / "out"
+    make(folder, out)
+    before, other = everything(out), Settings((6, 3, 2), image_size=16, seed=1)
+    make(folder, out)
+    assert "already holds this data set; reused" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"holds a different data set; .* --force"):
+        make(folder, out, other)
+    assert everything(out) == before
+    make(folder, out, other, force=True)
+    assert everything(out) != before
+    (folder / "0.png").write_bytes(encode_png(picture(99)))
+    with pytest.raises(UserError, match="holds a different data set"):
+        make(folder, out, other)
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+
+
+def test_an_incomplete_data_set_is_not_reused(tmp_path):
+    folder, out = put(tmp_path / "in", range(11)), tmp_path / "out"
+    make(folder, out)
+    (out / "val/image_00000.png").unlink()
+    with pytest.raises(UserError, match="holds a different data set"):
+        make(folder, out)
+
+
+def test_force_never_replaces_a_folder_that_is_no_data_set(tmp_path):
+    folder, home = put(tmp_path / "in", range(11)), tmp_path / "home"
+    home.mkdir()
+    make(folder, home)  # an empty folder is taken
+    for path in home.iterdir():
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(UserError, match=r"holds files but no dataset\.json"):
+        make(folder, home, force=True)
+    assert len(list_images(home / "train")) == 6
+
+
+@pytest.mark.parametrize("out", ["in", "in/out", ""])
+def test_out_must_not_overlap_the_source(tmp_path, out):
+    folder = put(tmp_path / "in", range(11))
+    with pytest.raises(UserError, match="overlaps the source"):
+        make(folder, tmp_path / out, force=True)
+    assert len(list_images(folder)) == 11
+
+
+@pytest.mark.parametrize("with_older", [False, True])
+@pytest.mark.parametrize(
+    "fault", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, monkeypatch, fault, with_older):
+    folder, out = put(tmp_path / "in", range(11)), tmp_path / "out"
+    before = make(folder, out) and everything(out) if with_older else None
+    calls = []
+
+    def fail_late(pixels: np.ndarray) -> bytes:
+        calls.append(1)
+        if len(calls) > 9:
+            raise fault
+        return encode_png(pixels)
+
+    monkeypatch.setattr(preparing, "encode_png", fail_late)
+    with pytest.raises((KeyboardInterrupt, UserError)) as caught:
+        make(folder, out, Settings((6, 3, 2), image_size=16, seed=5), force=True)
+    if isinstance(caught.value, UserError):
+        assert str(caught.value) == f"{out}: cannot be written (No space left on device)"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == ({"in", "out"} if with_older else {"in"})
+    assert not with_older or everything(out) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (Settings((6, 0, 2)), "--split: 0; each part needs at least 1 image"),
+        (Settings((6, 3, 2), image_size=4), "--image-size: 4; allowed are 16 to 1024"),
+        (Settings((6, 3, 2), seed=-1), "--seed: -1; allowed are 0 and more"),
+        (Settings((6, 3, 2), hole_share=(0.4, 0.2)), "hole share: 0.4 to 0.2; allowed are"),
+        (Settings((6, 3, 2), holes="boxes"), "holes: 'boxes' is unknown"),
+    ],
+)
+def test_a_setting_out_of_range_is_one_line(tmp_path, settings, line):
+    with pytest.raises(UserError) as caught:
+        make(put(tmp_path / "in", range(11)), tmp_path / "out", settings)
+    assert str(caught.value).startswith(line)
+
+
+# The embedded photographs
+
+
+def test_the_bands_of_a_photograph_are_disjoint_and_crops_stay_within():
+    edges = sorted(BANDS.values())
+    assert edges[0][0] == 0
+    assert edges[-1][1] == 1
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(edges))
+    rng = np.random.default_rng(0)
+    for size in [(451, 300), (1000, 872), (333, 77)]:
+        owner = np.full(size[0], "", dtype=object)  # split that uses a column
+        for split in BANDS:
+            for _ in range(300):
+                left, top, right, bottom = draw_box(size, split, 64, rng)
+                assert right - left == bottom - top >= 64
+                assert 0 <= top < bottom <= size[1]
+                assert set(owner[left:right]) <= {"", split}
+                owner[left:right] = split
+        assert set(owner[:: size[0] // 50]) == set(BANDS)  # and they use all of it
+
+
+def test_photo_crops_are_all_different_and_come_from_the_seed(tmp_path):
+    settings = Settings((60, 20, 20))
+    for name in ("a", "b"):
+        prepare(Photos(), tmp_path / name, settings, progress=False)
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+    used = [p for split in ("train", "val", "test") for p in pixels(tmp_path / "a" / split)]
+    assert len(used) == len(set(used)) == 100
+    assert len(used[0]) == 64 * 64 * 3
+
+
+def test_every_photograph_is_in_the_package_in_colour():
+    for file in PHOTOS:
+        image = np.asarray(load_rgb(photo_path(file))).astype(int)
+        assert (image[..., 0] != image[..., 2]).mean() > 0.2
+        assert min(image.shape[0], image.shape[1] // 5) >= 64
+
+
+def test_photos_too_small_for_the_image_size_and_missing_ones_say_so(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--image-size: 128; photos allow at most 90"):
+        prepare(Photos(), tmp_path / "out", Settings((1, 1, 1), image_size=128), progress=False)
+    monkeypatch.setattr(photos, "PHOTOS", {"nothing.png": ""})
+    with pytest.raises(UserError, match=r"nothing\.png: not in the installed scikit-image"):
+        prepare(Photos(), tmp_path / "out", Settings((1, 1, 1)), progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_prepares_photos_from_the_shell(tmp_path):
+    arguments = ["photos", "--out", str(tmp_path / "out"), "--split", "4", "2", "3"]
+    command = [sys.executable, "prepare_data.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 train, 2 val, 3 test images" in done.stdout
+    numbers = [len(list_images(tmp_path / "out" / part)) for part in PARTS]
+    assert numbers == [4, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["images", "nowhere"], "nowhere: no such folder or zip file"),
+        (["photos", "--split", "1", "2"], "expected 3 arguments"),
+        (["photos", "--workers", "0"], "--workers: 0; allowed are 1 to 256"),
+        (["photos", "--holes", "round"], "invalid choice: 'round'"),
+        (["photos", "--hole-share", "0.5", "0.1"], "hole share: 0.5 to 0.1; allowed are"),
+    ],
+)
+def test_the_script_answers_a_mistake_with_one_line_and_code_2(
+    tmp_path, monkeypatch, capsys, arguments, line
+):
+    out = str(tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *arguments, "--out", out])
+    with pytest.raises(SystemExit) as left:
+        run(prepare_data.main)
+    told = capsys.readouterr().err
+    assert left.value.code == 2
+    assert line in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()

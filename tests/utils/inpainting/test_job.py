@@ -1,0 +1,616 @@
+"""Jobs as a whole: reruns, processes, several repairs, other sizes, mistakes, full disks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import inpainting
+import utils.data.datasets
+import utils.inpainting.job
+from config.errors import UserError
+from config.loading import save_config
+from models.maskgit import MaskGIT
+from models.vqgan import VQGAN
+from utils.cli import run
+from utils.data.datasets import InpaintingSet
+from utils.inpainting.inpainter import Inpainter
+from utils.inpainting.outputs import Outputs
+from utils.io.images import encode_png, load_rgb
+from utils.io.overlap import WriteBehind
+
+ROOT, COUNT, SIDE = Path(__file__).parents[3], 5, 16
+ANEW = "images are made anew"
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(load_rgb(path))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every picture below a folder by its name."""
+    pictures = (path for path in folder.rglob("*.*") if path.suffix != ".json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in pictures}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+
+
+def stated(output: Path) -> dict:
+    return json.loads((output / "test_results" / "manifest.json").read_text())
+
+
+def put(path: Path, content: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(content))
+    return path
+
+
+# Reruns
+
+
+def test_a_rerun_repairs_nothing_and_leaves_every_file_alone(repair, monkeypatch):
+    output = repair()
+    before = times(output)
+    monkeypatch.setattr(MaskGIT, "inpaint", lambda *a, **k: pytest.fail("decoded again"))
+    made = stated(output)
+    repair(output=output)
+    assert times(output) == before
+    assert (stated(output)["repaired"], stated(output)["skipped"]) == (0, COUNT)
+    assert stated(output)["seconds"] == made["seconds"], "the time it took to make them"
+
+
+def test_a_manifest_without_times_is_written_anew(repair):
+    output = repair()
+    path = output / "test_results" / "manifest.json"
+    path.write_text(json.dumps({"settings": stated(output)["settings"]}))
+    repair(output=output)
+    assert stated(output)["skipped"] == COUNT
+    assert stated(output)["processes"] == 1
+
+
+def test_a_rerun_repairs_what_is_missing_or_damaged(repair):
+    output = repair()
+    whole, folder = files(output), output / "test_results"
+    (folder / "image_001.png").unlink()
+    (folder / "image_002.png").write_bytes(whole["test_results/image_002.png"][:60])
+    (output / "imga" / "final_test_3.png").unlink()
+    repair(output=output)
+    assert files(output) == whole
+    assert stated(output)["repaired"] == 3
+
+
+def test_restart_repairs_all_anew(repair):
+    output = repair()
+    repair(output=output, restart=True)
+    assert (stated(output)["repaired"], stated(output)["skipped"]) == (COUNT, 0)
+
+
+def test_other_settings_are_told_and_repair_all_anew(repair, capsys):
+    output = repair({"decoding.total_iter": 3})
+    capsys.readouterr()
+    repair({"decoding.total_iter": 4, "seed": 1}, output=output)
+    told = capsys.readouterr().err
+    assert f"(decoding.total_iter 3, now 4; seed 0, now 1): its {ANEW}" in told
+    assert stated(output)["repaired"] == COUNT
+    assert files(output) == files(repair({"decoding.total_iter": 4, "seed": 1}))
+
+
+def alone(photo: Path, name: str) -> InpaintingSet:
+    """One picture of the user's own, under a name."""
+    (photo.parent / name).write_bytes(photo.read_bytes())
+    return InpaintingSet(photo.parent / name, photo.parent / "h.png")
+
+
+def test_the_repair_of_another_picture_is_not_replaced_unasked(repair, photo):
+    output = repair(source=alone(photo[0], "anna.png"))
+    before = files(output), stated(output)
+    with pytest.raises(UserError) as caught:
+        repair(source=alone(photo[0], "bert.png"), output=output)
+    result = output / "test_results" / "image_000.png"
+    assert str(caught.value) == (
+        f"{result}: is the repair of anna.png, not of bert.png; "
+        "name another --output, or replace it with --restart"
+    )
+    assert (files(output), stated(output)) == before
+    repair(source=alone(photo[0], "bert.png"), output=output, restart=True)
+    assert stated(output)["images"][0]["source"] == "bert.png"
+
+
+def test_a_folder_may_grow_by_a_picture_that_comes_first(repair, job):
+    first = list(job.rglob("*_000.png"))
+    held = [path.read_bytes() for path in first]
+    for path in first:
+        path.unlink()
+    output = repair()
+    for path, content in zip(first, held, strict=True):
+        path.write_bytes(content)
+    repair(output=output)
+    assert files(output) == files(repair())
+
+
+def test_other_weights_are_told(repair, weights, transformer, capsys):
+    from utils.weights.store import save_weights
+
+    output = repair()
+    state = {key: value + 0.01 for key, value in transformer.state_dict().items()}
+    save_weights(weights.transformer_weights, state, transformer.config, {})
+    repair(output=output)
+    assert f"(other transformer_sha256): its {ANEW}" in capsys.readouterr().err
+    assert stated(output)["repaired"] == COUNT
+
+
+def test_the_manifest_states_the_networks_that_ran_and_a_note_what_the_config_said(
+    repair, weights, capsys
+):
+    output = repair({"transformer.num_layers": 7, "tokenizer.norm": "position"})
+    networks = stated(output)["config"]
+    assert (networks["transformer"]["num_layers"], networks["tokenizer"]["norm"]) == (2, "group")
+    notes = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
+    assert notes == [
+        f"note: {weights.tokenizer_weights}: overrules the config: tokenizer.norm group, "
+        "not position",
+        f"note: {weights.transformer_weights}: overrules the config: transformer.num_layers 2, "
+        "not 7",
+    ]
+    assert files(output) == files(repair())
+
+
+def test_a_config_that_says_nothing_of_its_networks_is_not_contradicted(weights, capsys):
+    held = {"codebook_size": 16, "num_tokens": 16}
+    silent = weights.transformer.model_validate(held)
+    inpainter = Inpainter(weights.model_copy(update={"transformer": silent}))
+    assert inpainter.config.transformer.num_layers == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_changed_image_or_mask_is_repaired_anew_and_a_changed_hole_colour_is_not(repair, job):
+    output = repair()
+    known, mask = job / "masked_image" / "image_001.png", job / "mask64" / "mask_002.png"
+    image = pixels(known).copy()
+    image[15, 15] ^= 255
+    put(known, image)
+    put(mask, np.where(pixels(mask)[..., 0] == 0, 255, 0).astype(np.uint8))
+    put(job / "masked_image" / "image_003.png", pixels(job / "test" / "image_003.png"))
+    repair(output=output)
+    assert (stated(output)["repaired"], stated(output)["skipped"]) == (2, COUNT - 2)
+
+
+def test_a_run_that_did_not_end_is_told_too(repair, capsys):
+    output = repair()
+    (output / "test_results" / "manifest.json").unlink()
+    (output / "test_results" / "image_000.png").unlink()
+    capsys.readouterr()
+    repair({"seed": 1}, output=output)
+    assert f"(4 images of a run that did not end): its {ANEW}" in capsys.readouterr().err
+
+
+def test_more_outputs_than_before_are_made_and_fewer_skip_all(repair):
+    output = repair({"decoding.comparison": False})
+    repair(output=output)
+    assert stated(output)["repaired"] == COUNT
+    repair({"decoding.comparison": False, "decoding.batch_size": 2}, output=output)
+    assert stated(output)["repaired"] == 0
+
+
+def test_an_interrupted_job_leaves_finished_images_and_no_manifest(repair, monkeypatch):
+    whole, output = files(repair()), repair({"seed": 3})
+    decode, calls = MaskGIT.inpaint, []
+
+    def interrupted(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return decode(*arguments, **named)
+
+    monkeypatch.setattr(MaskGIT, "inpaint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        repair({"decoding.batch_size": 1}, output=output)
+    assert not (output / "test_results" / "manifest.json").exists(), "it would be of seed 3"
+    repair(output=output)
+    assert files(output) == whole
+    assert 1 <= stated(output)["skipped"] <= 2
+
+
+# Several processes
+
+
+def run_script(config: Path, *arguments: str | Path, processes: int):
+    """Start inpainting.py as one or more processes, as torchrun tells them who they are."""
+    command = [sys.executable, ROOT / "inpainting.py", "--config", config, *arguments]
+    started = [
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "RANK": str(r),
+                "WORLD_SIZE": f"{processes}",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(processes)
+    ]
+    said = [process.communicate(timeout=120) for process in started]
+    return [(p.returncode, *text) for p, text in zip(started, said, strict=True)]
+
+
+def test_two_processes_leave_what_one_does(repair, weights, job, tmp_path):
+    save_config(weights, tmp_path / "c.yml")
+    output = tmp_path / "shared"
+    ends = run_script(tmp_path / "c.yml", "--data", job, "--output", output, processes=2)
+    assert [code for code, *_ in ends] == [0, 0], ends
+    assert sorted(out.split()[0] for _, out, _ in ends) == ["2", "3"]
+    alone = repair()
+    assert files(output) == files(alone)
+    assert stated(output)["images"] == stated(alone)["images"]
+    assert stated(output)["processes"] == 2
+    ((_, said, _),) = run_script(tmp_path / "c.yml", "--data", job, "--output", output, processes=1)
+    assert said.startswith("all 5 images were done (--restart repairs them anew): ")
+
+
+def test_a_process_that_is_not_the_last_writes_no_manifest(repair, monkeypatch):
+    for rank, is_last in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        output = repair(output=None if rank == "1" else output)  # noqa: F821
+        assert (output / "test_results" / "manifest.json").exists() == is_last
+
+
+def share(config, job, output, monkeypatch, rank: int, seconds: float) -> dict:
+    """Be one of two processes whose clock shows so many seconds at the end."""
+    clock = iter([0.0, seconds])
+    monkeypatch.setattr(
+        utils.inpainting.job, "time", SimpleNamespace(perf_counter=lambda: next(clock))
+    )
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    return utils.inpainting.job.inpaint_set(config, InpaintingSet(job), output)
+
+
+def test_the_manifest_of_several_processes_states_the_time_and_images_of_all(
+    weights, job, tmp_path, monkeypatch
+):
+    slow, fast = (share(weights, job, tmp_path, monkeypatch, *of) for of in ((1, 8.0), (0, 2.0)))
+    assert [(own["seconds"], own["repaired"]) for own in (slow, fast)] == [(8.0, 2), (2.0, 3)]
+    found = [stated(tmp_path)[key] for key in ("seconds", "images_per_second", "repaired")]
+    assert found == [8.0, 5 / 8.0, 5]
+    for rank in (0, 1):  # nothing is left to do
+        share(weights, job, tmp_path, monkeypatch, rank, 1.0)
+    assert (stated(tmp_path)["seconds"], stated(tmp_path)["repaired"]) == (8.0, 0)
+    assert stated(tmp_path)["skipped"] == 5
+
+
+def test_what_a_process_left_earlier_does_not_count_once_it_has_begun_again(
+    weights, job, tmp_path, monkeypatch
+):
+    for rank in (0, 1):
+        share(weights, job, tmp_path, monkeypatch, rank, 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(utils.inpainting.job, "_repair_all", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            share(weights, job, tmp_path, monkeypatch, 0, 1.0)
+    share(weights, job, tmp_path, monkeypatch, 1, 1.0)
+    assert not (tmp_path / "test_results" / "manifest.json").exists()
+
+
+def test_repairs_written_by_several_threads_are_all_counted(weights, job, tmp_path, monkeypatch):
+    class Slow(utils.inpainting.job.Job):
+        """Leaves time between reading its count and writing it."""
+
+        count = 0
+
+        @property
+        def written(self) -> int:
+            found = self.count
+            time.sleep(0.02)
+            return found
+
+        @written.setter
+        def written(self, count: int) -> None:
+            self.count = count
+
+    slow = Slow(Inpainter(weights), InpaintingSet(job), tmp_path, False)
+    monkeypatch.setattr(Outputs, "write", lambda *_: None)
+    task = slow.read(0)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(8):
+            pool.submit(slow._write, task, 0, [task.item.image], None, False)
+    assert slow.count == 8
+
+
+def test_an_image_is_decoded_once_for_its_repair_and_its_comparison(repair, job, monkeypatch):
+    read, plain = [], utils.data.datasets.load_rgb
+    monkeypatch.setattr(
+        utils.data.datasets, "load_rgb", lambda path: read.append(path) or plain(path)
+    )
+    repair()
+    assert sorted(read) == sorted((job / "masked_image").iterdir())
+
+
+def test_large_pictures_do_not_pile_up_before_they_are_written(repair, photo, monkeypatch):
+    handed, plain = [], WriteBehind.submit
+    monkeypatch.setattr(
+        WriteBehind, "submit", lambda w, job, size: handed.append(size) or plain(w, job, size)
+    )
+    repair({"decoding.animation": "gif"}, InpaintingSet(*photo[:2]))
+    repair({"decoding.animation": "gif", "decoding.total_iter": 4})
+    large, *small = handed
+    assert large >= 3 * photo[2].nbytes, "the picture and two rounds or more"
+    assert small == [4 * SIDE * SIDE * 3] * COUNT
+
+
+# Several repairs
+
+
+def test_samples_are_different_repairs_and_the_first_is_the_only_one(repair):
+    settings = {"decoding.rule": "maskgit", "decoding.choice_temperature": 4.5}
+    one, three = repair(settings), repair({**settings, "decoding.samples": 3})
+    results = three / "test_results"
+    names = [f"image_{i:03d}_s{s}.png" for i in range(COUNT) for s in range(3)]
+    assert sorted(path.name for path in results.glob("*.png")) == names
+    for index in range(COUNT):
+        first = (results / f"image_{index:03d}_s0.png").read_bytes()
+        assert first == (one / "test_results" / f"image_{index:03d}.png").read_bytes()
+    whole_hole = [pixels(results / f"image_004_s{s}.png") for s in range(3)]
+    assert all((a != b).any() for a, b in pairwise(whole_hole))
+
+
+def test_samples_are_in_the_manifest_with_their_truth(repair):
+    from fid.inputs import resolve_inputs
+
+    output = repair({"decoding.samples": 2})
+    entry = stated(output)["images"][5]
+    assert (entry["image"], entry["sample"]) == ("image_002_s1.png", 1)
+    found = resolve_inputs(str(output / "test_results"), None, None)
+    assert (found.reference.pixels(4) == found.reference.pixels(5)).all()
+
+
+def test_each_image_is_encoded_once_however_many_repairs(repair, monkeypatch):
+    encoded = []
+    latents = VQGAN.latents
+    monkeypatch.setattr(
+        VQGAN, "latents", lambda net, images: encoded.append(len(images)) or latents(net, images)
+    )
+    repair({"decoding.samples": 4})
+    assert sum(encoded) == COUNT
+
+
+def test_intermediate_images_are_not_decoded_unless_asked_for(repair, monkeypatch):
+    decoded = []
+    decode = VQGAN.decode
+    monkeypatch.setattr(
+        VQGAN, "decode", lambda net, ids: decoded.append(len(ids)) or decode(net, ids)
+    )
+    repair({"decoding.step_pictures": False, "decoding.total_iter": 9})
+    assert sum(decoded) == COUNT
+    decoded.clear()
+    repair({"decoding.total_iter": 9, "decoding.rule": "maskgit"})
+    # No hole: one picture. Nothing is decoded twice from the same tokens.
+    assert COUNT < sum(decoded) < 9 * COUNT
+
+
+# Comparisons and animations
+
+
+def test_a_comparison_shows_masked_inpainted_and_truth(repair, job):
+    output = repair()
+    strip = pixels(output / "comparison" / "image_003.png")
+    shown = [strip[2:18, left : left + SIDE] for left in (2, 20, 38)]
+    assert strip.shape == (20, 56, 3)
+    assert (shown[0] == pixels(job / "masked_image" / "image_003.png")).all()
+    assert (shown[1] == pixels(output / "test_results" / "image_003.png")).all()
+    assert (shown[2] == pixels(job / "test" / "image_003.png")).all()
+
+
+def test_a_comparison_without_a_truth_has_two_parts(repair, job):
+    output = repair(source=InpaintingSet(job / "masked_image", job / "mask64"))
+    assert pixels(output / "comparison" / "image_003.png").shape == (20, 38, 3)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animation_begins_with_the_hole_and_ends_with_the_result(repair, kind):
+    settings = {"decoding.animation": kind, "decoding.step_pictures": False}
+    output = repair({**settings, "decoding.total_iter": 4})
+    moving = Image.open(output / "animation" / f"image_004.{kind}")
+    assert moving.n_frames > 1
+    frames, time = [], 0
+    for index in range(moving.n_frames):
+        moving.seek(index)
+        frames.append(np.asarray(moving.convert("RGB")).astype(int))
+        time += moving.info["duration"]
+    assert time == 4 * 300 + 1500, "equal images may share a frame, but not their time"
+    assert (frames[0] == 128).all()
+    result = pixels(output / "test_results" / "image_004.png").repeat(16, 0).repeat(16, 1)
+    assert np.abs(frames[-1] - result).mean() < (8 if kind == "gif" else 1e-9)
+    before = times(output)
+    repair({**settings, "decoding.total_iter": 4}, output=output)
+    assert times(output) == before
+
+
+def test_verbose_counts_hidden_tokens_after_each_step(repair, capsys):
+    repair({"decoding.total_iter": 4, "decoding.sweet_spot": 3}, verbose=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("image_004")]
+    (line,) = lines
+    counts = [int(count) for count in line.split("step ")[1].split()]
+    assert len(counts) == 3
+    assert counts == sorted(counts, reverse=True)
+    assert 0 < counts[-1] < counts[0] <= 16
+
+
+# Other sizes
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
+    """A picture of 43 x 61 pixels with a large and a small hole, and its mask."""
+    image = np.random.default_rng(0).integers(0, 256, (43, 61, 3), dtype=np.uint8)
+    hole = np.zeros((43, 61), bool)
+    hole[5:38, 20:50] = True
+    hole[40, 3] = True
+    mask = np.where(hole, 0, 255).astype(np.uint8)
+    return put(tmp_path / "p.png", image), put(tmp_path / "h.png", mask), image, hole
+
+
+@pytest.mark.parametrize("composite", ["none", "feather"])
+def test_a_picture_of_any_size_keeps_all_pixels_outside_the_hole(repair, photo, composite):
+    output = repair({"decoding.composite": composite}, InpaintingSet(*photo[:2]))
+    image, hole = photo[2:]
+    result = pixels(output / "test_results" / "image_000.png")
+    assert result.shape == image.shape
+    assert (result[~hole] == image[~hole]).all()
+    assert (result[hole] != image[hole]).mean() > 0.9
+
+
+def test_a_picture_beyond_pillows_own_limit_is_repaired_where_ours_allows_it(
+    repair, photo, monkeypatch
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)  # twice as many are refused
+    output = repair(source=InpaintingSet(*photo[:2]))
+    assert pixels(output / "test_results" / "image_000.png").shape == photo[2].shape
+
+
+def test_rounds_of_a_picture_of_any_size_are_kept_for_its_animation_alone(
+    repair, photo, monkeypatch
+):
+    kept, plain = [], Outputs.write
+    monkeypatch.setattr(Outputs, "write", lambda o, r: plain(o, r) or kept.append(len(r.images)))
+    for animation in ("none", "gif"):
+        repair({"decoding.animation": animation}, InpaintingSet(*photo[:2]))
+    assert kept[0] == 1
+    assert kept[1] > 1
+
+
+def test_a_picture_of_any_size_does_not_hang_on_the_batch_size(repair, photo):
+    source = InpaintingSet(*photo[:2])
+    one, many = (repair({"decoding.batch_size": n}, source) for n in (1, 16))
+    assert files(one) == files(many)
+    assert files(one).keys() == {"test_results/image_000.png", "comparison/image_000.png"}
+
+
+def test_what_the_hole_of_a_picture_held_does_not_leak(repair, photo):
+    before = files(repair(source=InpaintingSet(*photo[:2])))
+    put(photo[0], np.where(photo[3][..., None], np.uint8(3), photo[2]))
+    assert files(repair(source=InpaintingSet(*photo[:2]))) == before
+
+
+def test_samples_and_seeds_of_a_picture_of_any_size_differ(repair, photo):
+    source = InpaintingSet(*photo[:2])
+    drawn = {"decoding.rule": "maskgit"}
+    results = repair({**drawn, "decoding.samples": 2}, source) / "test_results"
+    other = repair({**drawn, "seed": 5}, source) / "test_results"
+    first, second = (pixels(results / f"image_000_s{s}.png") for s in range(2))
+    assert (first != second).any()
+    assert (first != pixels(other / "image_000.png")).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 30), (15, 16)])
+def test_pictures_smaller_than_the_model_are_repaired_too(repair, tmp_path, shape):
+    image = np.full((*shape, 3), 90, np.uint8)
+    mask = np.full(shape, 255, np.uint8)
+    mask[shape[0] // 2, shape[1] // 2] = 0
+    source = InpaintingSet(put(tmp_path / "p.png", image), put(tmp_path / "h.png", mask))
+    result = pixels(repair(source=source) / "test_results" / "image_000.png")
+    assert result.shape == image.shape
+    assert (result[mask == 255] == 90).all()
+
+
+def test_sizes_may_be_mixed_in_a_folder(repair, job):
+    alone = files(repair())
+    for part, name, content in (
+        ("masked_image", "image", np.full((20, 24, 3), 7, np.uint8)),
+        ("mask64", "mask", np.full((20, 24), 255, np.uint8)),
+        ("test", "image", np.full((20, 24, 3), 7, np.uint8)),
+    ):
+        put(job / part / f"{name}_002.png", content)
+    mixed = files(repair())
+    name = "test_results/image_003.png"
+    assert mixed[name] == alone[name]
+    assert len(mixed) == 4 * COUNT - 2, "no step pictures of the picture of another size"
+
+
+# Mistakes
+
+
+def test_inverted_masks_are_told_once_and_can_be_flipped(repair, job, capsys):
+    before = files(repair())
+    for path in (job / "mask64").iterdir():
+        put(path, 255 - pixels(path)[..., 0])
+    capsys.readouterr()
+    repair()
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(told) == 1
+    assert told[0].endswith("if white marks the holes in your masks, give --invert-masks")
+    source = InpaintingSet(job, invert_masks=True)
+    output = repair(source=source)
+    assert files(output) == before
+    assert (stated(output)["inverted_masks"], stated(output)["masks"]) == (True, None)
+
+
+def test_a_full_disk_is_one_line_and_finished_images_stay(repair, monkeypatch, tmp_path):
+    left, output = [9], tmp_path / "full"
+
+    def fsync(number):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils.io.files.os, "fsync", fsync)
+        patch.setattr(utils.inpainting.job, "THREADS", 1)
+        with pytest.raises(UserError) as caught:
+            repair(output=output)
+    line = str(caught.value)
+    assert "imga/final_test_2.png: cannot be written: No space left on device" in line
+    assert line.endswith("2 of 5 images are finished and stay")
+    assert not list(output.rglob("*.tmp"))
+    results = sorted(path.name for path in (output / "test_results").iterdir())
+    assert results == ["image_000.png", "image_001.png"]
+    repair(output=output)
+    assert stated(output)["skipped"] == 2
+    assert files(output) == files(repair())
+
+
+def test_a_mask_of_another_size_stops_the_job_where_it_stands(repair, job):
+    put(job / "mask64" / "mask_003.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(
+        UserError, match=r"mask_003.png: 8 x 8 pixels, but .* has 16 x 16.*; 3 of 5"
+    ):
+        repair({"decoding.batch_size": 1})
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--samples", "0"), "decoding.samples"),
+        (("--batch-size", "many"), "--batch-size"),
+        (("--composite", "soft"), "'feather'"),
+        (("--animation", "mp4"), "'webp'"),
+        (("--total-iter", "0"), "decoding.total_iter"),
+        (("--sweet-spot", "0"), "decoding.sweet_spot"),
+    ],
+)
+def test_bad_flags_are_one_line(weights, job, tmp_path, monkeypatch, capsys, flags, line):
+    save_config(weights, tmp_path / "c.yml")
+    command = ["inpainting.py", "--config", str(tmp_path / "c.yml"), "--data", str(job), *flags]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as left:
+        run(inpainting.main)
+    said = capsys.readouterr().err
+    assert (left.value.code, len(said.splitlines())) == (2, 1), said
+    assert line in said

@@ -1,0 +1,102 @@
+"""Stamps name what a picture was made with, and survive in every format."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.inpainting.stamps import (
+    differences,
+    input_digest,
+    read_stamp,
+    save_stamped_png,
+    settings_digest,
+    settings_of,
+)
+from utils.pictures import encode_animation
+
+STAMP = "0123456789abcdef" * 4
+
+
+def image(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+
+
+def test_a_png_keeps_its_stamp_and_its_pixels(tmp_path):
+    from utils.io.images import load_rgb
+
+    save_stamped_png(tmp_path / "a.png", image(), STAMP)
+    assert read_stamp(tmp_path / "a.png") == STAMP
+    assert (np.asarray(load_rgb(tmp_path / "a.png")) == image()).all()
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animation_keeps_its_stamp(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(encode_animation([image(1), image(2)], kind, STAMP))
+    assert read_stamp(path) == STAMP
+
+
+def test_a_file_without_a_stamp_has_none(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert read_stamp(tmp_path / "broken.png") is None
+    assert read_stamp(tmp_path / "missing.png") is None
+
+
+def test_a_file_that_claims_to_be_huge_has_none(tmp_path, monkeypatch):
+    save_stamped_png(tmp_path / "a.png", image(), STAMP)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 35)  # 8 x 9 is more than twice that
+    monkeypatch.setenv("INPUT_LIMITS", "pixels=35")
+    assert read_stamp(tmp_path / "a.png") is None
+
+
+def test_the_input_is_known_pixels_and_the_hole_and_nothing_in_it():
+    hole = np.zeros((8, 9), bool)
+    hole[2:4, 3:6] = True
+    spoilt = np.where(hole[..., None], np.uint8(1), image())
+    assert input_digest(spoilt, hole) == input_digest(image(), hole)
+    other = image().copy()
+    other[0, 0, 0] ^= 1
+    assert input_digest(other, hole) != input_digest(image(), hole)
+    assert input_digest(image(), ~hole) != input_digest(image(), hole)
+    flat = image().reshape(9, 8, 3)
+    assert input_digest(flat, hole.reshape(9, 8)) != input_digest(image(), hole)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("decoding.total_iter", 7),
+        ("decoding.composite", "hard"),
+        ("masking.mask_schedule", "linear"),
+        ("data.mean", (0.5, 0.5, 0.5)),
+    ],
+)
+def test_settings_that_change_pixels_change_the_digest(weights, changed, key, value):
+    before, now = (settings_of(c, "float32") for c in (weights, changed(weights, {key: value})))
+    assert settings_digest(before) != settings_digest(now)
+    assert differences(before, now)[0].startswith(key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("decoding.batch_size", 3),
+        ("decoding.step_pictures", False),
+        ("decoding.samples", 4),
+        ("device", "auto"),
+        ("training.epochs", 9),
+    ],
+)
+def test_settings_that_change_no_pixel_do_not(weights, changed, key, value):
+    assert settings_of(weights, "float32") == settings_of(changed(weights, {key: value}), "float32")
+
+
+def test_differences_name_dotted_keys_and_both_values():
+    before = {"seed": 0, "decoding": {"rule": "listing", "top_k": None}, "tokenizer_sha256": "a"}
+    now = {"seed": 0, "decoding": {"rule": "maskgit", "top_k": None}, "tokenizer_sha256": "b"}
+    told = ["decoding.rule listing, now maskgit", "other tokenizer_sha256"]
+    assert differences(before, now) == told
+    assert differences(now, now) == []

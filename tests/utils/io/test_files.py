@@ -1,0 +1,104 @@
+"""Files are whole or not there, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.errors import UserError
+from utils.io.files import atomic, content_hash, write_text
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_block_that_succeeds_puts_its_file_in_place(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    with atomic(path) as temporary:
+        assert temporary.parent == path.parent, "a rename needs the same file system"
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_that_write_one_file_do_not_meet_before_it_is_whole(tmp_path):
+    path = tmp_path / "a.txt"  # as processes of the same number on two machines would
+    with atomic(path) as first, atomic(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first.read_text() == "first"
+    assert path.read_text() == "first", "the inner block ends first, so that this one is later"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    program = (
+        "import os, pathlib, sys; from utils.io.files import atomic\n"
+        "with atomic(pathlib.Path(sys.argv[1])) as t:\n"
+        "    t.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    assert path.read_text() == "old"
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(UserError) as error, atomic(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(error.value) == f"{path}: cannot be written: No space left on device"
+    assert path.read_text() == "old"
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.txt", []
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append(path.exists()))
+    write_text(path, "new")
+    assert seen[0] is False
+
+
+def test_text_is_written_as_utf_8(tmp_path):
+    write_text(tmp_path / "a.txt", "Fréchet")
+    assert (tmp_path / "a.txt").read_bytes() == "Fréchet".encode()
+
+
+def files(folder: Path, *contents: bytes) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    for index, content in enumerate(contents):
+        (folder / str(index)).write_bytes(content)
+    return [folder / str(index) for index in range(len(contents))]
+
+
+def test_a_content_hash_tells_contents_orders_and_borders_apart(tmp_path):
+    a, b = files(tmp_path / "x", b"a", b"bc")
+    shifted = files(tmp_path / "y", b"ab", b"c")
+    hashes = [content_hash(paths) for paths in ([a, b], [b, a], [a], shifted, [])]
+    assert len(set(hashes)) == 5
+
+
+def test_a_content_hash_does_not_know_names(tmp_path):
+    first, second = files(tmp_path / "x", b"a"), files(tmp_path / "y", b"a")
+    assert content_hash(first) == content_hash(second)

@@ -1,0 +1,175 @@
+"""Learning rates, parameter groups and averaged weights, from their closed forms."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from utils.training.optim import averaged, learning_rate, parameter_groups, set_learning_rate
+
+CONSTANT = partial(learning_rate, 2.0, schedule="constant", warmup=4, total=12)
+COSINE = partial(learning_rate, 2.0, schedule="cosine", warmup=4, total=12)
+
+
+@pytest.mark.parametrize("rate", [CONSTANT, COSINE])
+def test_warm_up_rises_in_equal_parts_and_its_last_step_has_the_peak(rate):
+    assert [rate(step) for step in range(4)] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+
+
+def test_constant_stays_at_the_peak():
+    assert {CONSTANT(step) for step in (3, 4, 11, 100)} == {2.0}
+
+
+def test_cosine_falls_from_the_peak_through_the_middle_to_a_hundredth():
+    # 8 steps after the warm-up: (1 + cos(pi k / 8)) / 2 between 0.02 and 2
+    assert COSINE(4) == pytest.approx(2.0)
+    assert COSINE(6) == pytest.approx(0.02 + 1.98 * (1 + math.sqrt(0.5)) / 2)
+    assert COSINE(8) == pytest.approx(1.01)
+    assert COSINE(12) == pytest.approx(0.02)
+
+
+def test_cosine_rests_at_a_hundredth_after_its_last_step():
+    assert COSINE(50) == pytest.approx(0.02)
+
+
+def test_without_warm_up_the_first_step_has_the_peak():
+    rate = partial(learning_rate, 2.0, warmup=0, total=12)
+    assert rate(0, schedule="constant") == rate(0, schedule="cosine") == 2.0
+
+
+def test_a_warm_up_longer_than_the_run_never_divides_by_zero():
+    assert learning_rate(2.0, 3, schedule="cosine", warmup=4, total=4) == 2.0
+    assert learning_rate(2.0, 4, schedule="cosine", warmup=4, total=4) == pytest.approx(2.0)
+
+
+def test_a_step_schedule_drops_after_each_so_many_steps_of_the_run():
+    drops = {"drop_steps": 5, "drop_factor": 0.1}
+    rate = partial(learning_rate, 2.0, schedule="step", warmup=2, total=20, **drops)
+    assert [rate(step) for step in (0, 1, 4, 5, 9, 10, 15)] == pytest.approx(
+        [1.0, 2.0, 2.0, 0.2, 0.2, 0.02, 0.002]
+    )
+
+
+def test_a_time_limit_moves_the_schedule_on_but_never_back():
+    # step 6 of 12 after a warm-up of 4 is a quarter of the cosine; half of the time is no more
+    assert COSINE(6, time_share=0.5) == COSINE(6)
+    assert COSINE(6, time_share=8 / 12) == pytest.approx(COSINE(8))
+    assert COSINE(5, time_share=1.0) == pytest.approx(0.02)
+    step = partial(learning_rate, 2.0, schedule="step", warmup=0, total=20, drop_steps=5)
+    assert step(1, time_share=0.6, drop_factor=0.5) == 0.5
+
+
+def test_the_warm_up_is_not_cut_short_by_a_time_limit():
+    assert COSINE(1, time_share=1.0) == COSINE(1) == 1.0
+
+
+def test_a_rate_goes_to_every_group():
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.AdamW([{"params": [weight]} for weight in weights], lr=1.0)
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_only_matrices_of_the_transformer_decay(transformer):
+    names = {id(parameter): name for name, parameter in transformer.named_parameters()}
+    decayed, kept = (
+        {names[id(parameter)] for parameter in group["params"]}
+        for group in parameter_groups(transformer, 0.1)
+    )
+    matrices = ("Attention.qkv", "Attention.proj", "MLP.0", "MLP.2")
+    expected = {f"blocks.{block}.{name}.weight" for block in (0, 1) for name in matrices}
+    assert decayed == expected | {"Token_Prediction.0.weight"}
+    assert {"tok_emb.weight", "pos_emb", "bias", "LN.weight", "blocks.0.MLP.0.bias"} <= kept
+
+
+def test_every_weight_that_trains_is_in_one_group_and_no_frozen_one(tokenizer):
+    tokenizer.requires_grad_(True).codebook.requires_grad_(False)
+    groups = parameter_groups(tokenizer, 0.1)
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    wanted = {id(p) for p in tokenizer.parameters()} - {id(tokenizer.codebook.embedding.weight)}
+    assert len(found) == len(set(found))
+    assert set(found) == wanted
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+
+
+def scalar(value: float) -> nn.Module:
+    network = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(network.weight, value)
+    return network
+
+
+def test_after_a_half_life_of_images_half_of_the_average_is_new():
+    network = scalar(0.0)
+    average = averaged(network, half_life=40, batch_size=10)
+    for _ in range(60):  # long enough for the early, faster forgetting to be over
+        average.update_parameters(network)
+    nn.init.ones_(network.weight)
+    for _ in range(4):  # steps of 10 images
+        average.update_parameters(network)
+    assert average.module.weight.item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("half_life", [5.0, 25.0, 1e6])
+def test_the_average_starts_as_a_copy_and_then_follows_its_recurrence(half_life):
+    # after n updates the decay is (1 + n) / (10 + n), until it would exceed the half-life's
+    network = scalar(3.0)
+    average = averaged(network, half_life, batch_size=10)
+    average.update_parameters(network)
+    expected = 3.0
+    for count, value in enumerate((5.0, -1.0, 2.0, 8.0), start=1):
+        nn.init.constant_(network.weight, value)
+        average.update_parameters(network)
+        decay = min(0.5 ** (10 / half_life), (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected)
+
+
+def test_a_half_life_of_0_keeps_exactly_the_last_weights():
+    network = nn.Linear(50, 50)
+    average = averaged(network, half_life=0.0, batch_size=10)
+    for _ in range(3):
+        nn.init.normal_(network.weight, std=1e3)
+        average.update_parameters(network)
+        assert torch.equal(average.module.weight, network.weight)
+
+
+def test_a_half_life_of_0_costs_no_memory_and_keeps_another_mode():
+    network = nn.BatchNorm1d(3)
+    average = averaged(network, half_life=0.0, batch_size=10)
+    tensors = ([*m.parameters(), *m.buffers()] for m in (network, average.module))
+    for own, other in zip(*tensors, strict=True):
+        assert own.data_ptr() == other.data_ptr()
+    average.module.eval()
+    assert network.training
+
+
+def test_the_count_of_updates_stays_on_the_cpu_and_buffers_are_copied():
+    network = nn.BatchNorm1d(3)
+    average = averaged(network, 10.0, 1)
+    network.running_mean.fill_(2.0)
+    average.update_parameters(network)
+    assert average.n_averaged.device.type == "cpu"
+    assert int(average.n_averaged) == 1
+    assert torch.equal(average.module.running_mean, network.running_mean)
+
+
+def test_an_average_goes_on_where_its_state_was_taken():
+    networks = [scalar(0.0), scalar(0.0)]
+    first, second = (averaged(network, 40, batch_size=10) for network in networks)
+    for value in (1.0, 2.0, 4.0):
+        nn.init.constant_(networks[0].weight, value)
+        first.update_parameters(networks[0])
+    second.load_state_dict(first.state_dict())
+    for average in (first, second):
+        average.update_parameters(networks[0])
+    assert torch.equal(first.module.weight, second.module.weight)
+
+
+def test_the_average_is_a_network_of_its_own(transformer):
+    average = averaged(transformer, 10.0, 1)
+    own = {p.data_ptr() for p in transformer.parameters()}
+    assert not own & {p.data_ptr() for p in average.parameters()}

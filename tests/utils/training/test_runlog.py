@@ -1,0 +1,95 @@
+"""What a run's folder holds, and how a log goes on after a run was cut short."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from config.loading import load_config
+from utils.device import environment
+from utils.io.files import read_rows
+from utils.training.runlog import RunLog
+
+
+def epochs(log: RunLog) -> list[int]:
+    return [row["epoch"] for row in log.rows()]
+
+
+def test_the_folder_says_with_what_the_run_was_made(tmp_path, config):
+    RunLog(tmp_path / "log", config, after_epoch=0).close()
+    assert load_config(tmp_path / "log" / "config.yml") == config
+    stated = json.loads((tmp_path / "log" / "environment.json").read_text())
+    assert stated == environment(torch.device("cpu"))
+    assert stated["torch"] == torch.__version__
+
+
+def test_the_gpu_that_is_named_is_the_run_s_own(tmp_path, config, changed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device="the current": f"at {device}")
+    named = {}
+    for device in ("cpu", "cuda", "cuda:2"):
+        RunLog(tmp_path / device, changed(config, {"device": device}), after_epoch=0).close()
+        stated = json.loads((tmp_path / device / "environment.json").read_text())
+        named[device] = stated["gpu"]
+    assert named == {"cpu": "none", "cuda": "at cuda", "cuda:2": "at cuda:2"}
+
+
+def test_rows_come_back_as_they_were_written(tmp_path, config):
+    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    log.epoch(1, {"loss": 0.1 + 0.2, "psnr": 21.5})
+    log.epoch(2, {"loss": 1e-30})
+    log.close()
+    rows = [{k: v for k, v in row.items() if k != "time"} for row in log.rows()]
+    assert rows == [{"epoch": 1, "loss": 0.1 + 0.2, "psnr": 21.5}, {"epoch": 2, "loss": 1e-30}]
+
+
+def test_epochs_after_the_checkpoint_are_dropped(tmp_path, config):
+    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    for epoch in (1, 2, 3):
+        log.epoch(epoch, {"loss": 1.0})
+    log.close()
+    log = RunLog(tmp_path / "log", config, after_epoch=2)
+    assert epochs(log) == [1, 2]
+    log.epoch(3, {"loss": 2.0})
+    log.close()
+    assert epochs(log) == [1, 2, 3]
+
+
+def test_a_line_cut_off_by_a_crash_is_passed_over(tmp_path, config):
+    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    log.epoch(1, {"loss": 1.0})
+    log.close()
+    with log.path.open("a") as file:
+        file.write('{"epoch": 2, "lo')
+    assert epochs(log) == [1]
+    log = RunLog(tmp_path / "log", config, after_epoch=1)
+    log.epoch(2, {"loss": 1.0})
+    log.close()
+    assert epochs(log) == [1, 2]
+
+
+def test_a_missing_log_has_no_rows(tmp_path):
+    assert read_rows(tmp_path / "log.jsonl") == []
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path, config):
+    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    log.epoch(1, {"loss": 0.5})
+    log.epoch(2, {"loss": 0.25})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "log" / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
+
+
+def test_a_picture_is_kept_by_its_epoch(tmp_path, config):
+    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    image = torch.randint(256, (4, 6, 3), dtype=torch.uint8)
+    log.picture("sample", image, 7)
+    log.close()
+    found = Image.open(tmp_path / "log" / "samples" / "sample_0007.png")
+    assert (np.asarray(found) == image.numpy()).all()

@@ -1,0 +1,342 @@
+"""Stage 1: the step, what trains when, and a resume that is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from config.errors import StopRequested, UserError
+from config.schema import Config, TokenizerTraining
+from models.vqgan import VQGAN
+from utils.data.datasets import ImageFolder
+from utils.io.files import read_rows
+from utils.training import tokenizer as stage
+from utils.training import tokenizer_step as tokenizer_trainer
+from utils.training.state import load_state, previous
+from utils.training.tokenizer import network_to_start_from, train_tokenizer
+from utils.training.tokenizer_step import TokenizerTrainer
+from utils.weights.store import load_tokenizer, save_weights
+
+NEVER = 10**6
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def config(config, changed) -> Config:
+    """Two epochs of 11 images in 3 batches; a discriminator that joins in the second."""
+    return changed(
+        config,
+        {
+            "tokenizer.training.adversarial_weight": 0.1,
+            "tokenizer.training.adversarial_start": 0.5,
+            "tokenizer.training.ema_half_life": 10.0,
+            "tokenizer.training.codebook_decay": 0.5,
+        },
+    )
+
+
+@pytest.fixture
+def images(config) -> torch.Tensor:
+    """Four training images, (4, 3, 16, 16), 0..1."""
+    return ImageFolder(config.data.root / "train", progress=False).images[:4] / 255
+
+
+def folder(config: Config) -> Path:
+    return config.run / "tokenizer"
+
+
+def log_of(config: Config) -> list[dict]:
+    return [{**row, "time": None} for row in read_rows(folder(config) / "log.jsonl")]
+
+
+def trainer_with(config: Config, changed, **settings) -> TokenizerTrainer:
+    keys = {f"tokenizer.training.{name}": value for name, value in settings.items()}
+    return TokenizerTrainer(changed(config, keys), image_count=11)
+
+
+def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in network.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Exact resume
+
+
+@pytest.mark.parametrize("codebook", ["ema", "loss"])
+def test_a_run_stopped_and_resumed_is_the_run_that_never_stopped(
+    config, changed, stop_after, assert_same, codebook
+):
+    config = changed(config, {"tokenizer.training.codebook": codebook})
+    whole = config.model_copy(update={"run": config.run / "other"})
+    train_tokenizer(whole, resume=False)
+    for steps in (3, 5):  # at the end of the first epoch; in the second, with the discriminator
+        stop_after(steps)
+        with pytest.raises(StopRequested, match=r"stopped in epoch ./2, saved"):
+            train_tokenizer(config, resume=False, restart=True)
+        assert load_state(folder(config) / "state.pt")["position"]["step"] == steps
+        stop_after(NEVER)
+        path = train_tokenizer(config, resume=True)
+        assert_same(*(load_state(folder(c) / "state.pt") for c in (config, whole)))
+        assert log_of(config) == log_of(whole)
+        assert_same(load_file(path), load_file(folder(whole) / path.name))
+
+
+def test_a_broken_checkpoint_costs_one_interval_and_nothing_else(config, capsys, assert_same):
+    train_tokenizer(config, resume=False)
+    state = folder(config) / "state.pt"
+    before, rows = load_state(state), log_of(config)
+    state.write_bytes(state.read_bytes()[:1000])
+    assert load_state(previous(state))["position"]["epoch"] == 1
+    train_tokenizer(config, resume=True)
+    assert f"{state}: damaged checkpoint, passed over" in capsys.readouterr().err
+    assert_same(load_state(state), before)
+    assert log_of(config) == rows
+
+
+def test_an_epoch_whose_time_ran_out_while_the_run_was_stopped_is_finished_all_the_same(
+    config, changed, stop_after
+):
+    stop_after(1)
+    with pytest.raises(StopRequested):
+        train_tokenizer(changed(config, {"tokenizer.training.max_minutes": 10.0}), resume=False)
+    stop_after(NEVER)
+    train_tokenizer(changed(config, {"tokenizer.training.max_minutes": 1e-6}), resume=True)
+    (row,) = read_rows(folder(config) / "log.jsonl")
+    assert row["epoch"] == 1
+    assert "psnr" in row
+
+
+# What trains when
+
+
+def test_before_the_warm_up_ends_latents_are_decoded_as_they_are(config, changed, images):
+    trainer = trainer_with(config, changed, warmup_steps=1)
+    codes = weights_of(trainer.vqgan.codebook)
+    trainer.step(images)
+    assert trainer.position.means()["commitment"] == 0
+    assert same(weights_of(trainer.vqgan.codebook), codes)
+    trainer.step(images)
+    assert trainer.position.sums["commitment"] > 0
+    assert not same(weights_of(trainer.vqgan.codebook), codes)
+
+
+def test_codes_move_by_averages_or_by_their_loss_but_not_by_both(config, changed, images):
+    by_averages = trainer_with(config, changed, warmup_steps=0, codebook="ema")
+    by_loss = trainer_with(config, changed, warmup_steps=0, codebook="loss")
+    for trainer in (by_averages, by_loss):
+        trainer.step(images)
+    for trainer, wanted in ((by_averages, False), (by_loss, True)):
+        held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+        assert (id(trainer.vqgan.codebook.embedding.weight) in held) is wanted
+    assert "codebook" not in by_averages.position.sums
+    assert by_loss.position.sums["codebook"] > 0
+
+
+def test_the_discriminator_joins_at_its_share_of_the_training(config, changed, images):
+    trainer = trainer_with(config, changed, adversarial_start=0.5)
+    before = weights_of(trainer.discriminator)
+    trainer.step(images)
+    assert same(weights_of(trainer.discriminator), before)
+    trainer.position.step = trainer.total_steps // 2
+    trainer.step(images)
+    assert {"adversarial", "discriminator"} <= trainer.position.sums.keys()
+    assert not same(weights_of(trainer.discriminator), before)
+
+
+def test_without_its_weight_the_discriminator_never_joins(config, changed, images):
+    trainer = trainer_with(config, changed, adversarial_start=0, adversarial_weight=0.0)
+    trainer.step(images)
+    assert "discriminator" not in trainer.position.sums
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(config, changed, images):
+    trainer = trainer_with(
+        config, changed, warmup_steps=0, perceptual_weight=0.3, commitment_weight=0.7
+    )
+    trainer.step(images)
+    sums = {name: value.item() for name, value in trainer.position.sums.items()}
+    expected = sums["reconstruction"] + 0.3 * sums["perceptual"] + 0.7 * sums["commitment"]
+    assert sums["loss"] == pytest.approx(expected)
+
+
+def test_the_perceptual_term_sees_images_as_large_as_configured(config, changed):
+    assert trainer_with(config, changed, perceptual_size=32).perceptual.size == (32, 32)
+
+
+def test_codes_in_use_are_those_chosen_since_the_last_look(config, changed):
+    trainer = trainer_with(config, changed)
+    trainer.chosen[:4] = True
+    assert trainer.codes_in_use() == 0.25
+    assert trainer.codes_in_use() == 0.0
+
+
+def test_the_reconstruction_gets_better(config, changed):
+    config = changed(config, {"tokenizer.training.epochs": 6})
+    train_tokenizer(config, resume=False)
+    rows = read_rows(folder(config) / "log.jsonl")
+    assert rows[-1]["reconstruction"] < 0.95 * rows[0]["reconstruction"]
+
+
+def test_a_run_may_start_from_trained_weights(config, changed, assert_same):
+    weights = train_tokenizer(config, resume=False)
+    trainer = TokenizerTrainer(config, 11)
+    trainer.start_from(load_tokenizer(weights, config.tokenizer))
+    assert_same(weights_of(trainer.vqgan), weights_of(load_tokenizer(weights, config.tokenizer)))
+    codes = trainer.vqgan.codebook.embedding.weight.clone()
+    trainer.codebook_averages.move(trainer.vqgan.codebook)
+    torch.testing.assert_close(trainer.vqgan.codebook.embedding.weight, codes)
+    other = changed(config, {"tokenizer.norm": "position", "run": config.run / "other"})
+    with pytest.raises(UserError, match="norm is group, but the config says position"):
+        train_tokenizer(other, resume=False, start=weights)
+
+
+def test_a_start_with_wider_kernels_says_what_the_narrower_ones_did(
+    config, changed, images, tmp_path
+):
+    narrow = changed(config, {"tokenizer.encoder_kernels": [3, 1]})
+    before = VQGAN(narrow.tokenizer)
+    path = tmp_path / "narrow.safetensors"
+    save_weights(path, before.state_dict(), narrow.tokenizer, {})
+    after = network_to_start_from(path, config)
+    assert after.config.encoder_kernels == [3, 3]
+    torch.testing.assert_close(after.latents(images), before.latents(images))
+    torch.testing.assert_close(
+        after.decode(after.encode(images)), before.decode(before.encode(images))
+    )
+    trained = train_tokenizer(config, resume=False, start=path)
+    assert load_tokenizer(trained, config.tokenizer).config.encoder_kernels == [3, 3]
+
+
+def test_a_start_with_narrower_kernels_is_refused(config, changed):
+    weights = train_tokenizer(config, resume=False)
+    narrow = changed(config, {"tokenizer.encoder_kernels": [3, 1], "run": config.run / "other"})
+    with pytest.raises(
+        UserError, match=r"encoder_kernels is \[3, 3\], but the config says \[3, 1\]"
+    ):
+        train_tokenizer(narrow, resume=False, start=weights)
+
+
+def test_the_decoder_alone_may_be_trained_and_then_every_token_stays(config, changed, assert_same):
+    weights = train_tokenizer(config, resume=False)
+    before = dict(load_tokenizer(weights, config.tokenizer).state_dict())
+    keys = {"tokenizer.training.decoder_only": True, "run": config.run / "refined"}
+    refined = train_tokenizer(changed(config, keys), resume=False, start=weights)
+    after = dict(load_tokenizer(refined, config.tokenizer).state_dict())
+    decoding = ("decoder.", "post_quant_conv.")
+    for kept in (name for name in before if not name.startswith(decoding)):
+        torch.testing.assert_close(after[kept], before[kept], rtol=0, atol=0)
+    moved = [name for name in before if not torch.equal(after[name], before[name])]
+    assert moved
+    assert all(name.startswith(decoding) for name in moved)
+
+
+def test_a_decoder_alone_needs_weights_to_belong_to(config, changed):
+    with pytest.raises(UserError, match="decoder_only trains the decoder of given weights"):
+        train_tokenizer(changed(config, {"tokenizer.training.decoder_only": True}), resume=False)
+
+
+def test_the_discriminator_learns_at_its_own_rate(config, changed, images):
+    trainer = trainer_with(config, changed, adversarial_rate=0.25)
+    trainer.step(images)
+    rates = [
+        optimizer.param_groups[0]["lr"]
+        for optimizer in (trainer.discriminator_optimizer, trainer.optimizer)
+    ]
+    assert rates[0] == 0.25 * rates[1] > 0
+
+
+def test_a_restart_removes_the_old_states_before_its_first_step_but_not_for_a_mistake(
+    config, changed, monkeypatch
+):
+    train_tokenizer(config, resume=False)
+    state = folder(config) / "state.pt"
+    alone = changed(config, {"tokenizer.training.decoder_only": True})
+    with pytest.raises(UserError, match="--tokenizer FILE"):
+        train_tokenizer(alone, resume=False, restart=True)
+    assert state.exists()
+    assert previous(state).exists()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TokenizerTrainer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(config, resume=False, restart=True)
+    assert not state.exists()
+    assert not previous(state).exists()
+
+
+def test_a_state_with_other_weights_in_training_is_refused_in_one_line(config, changed):
+    state = TokenizerTrainer(config, 11).state_dict()
+    said = r"^the state's optimizer does not fit .*group.*; undo the change of the config, or .*"
+    with pytest.raises(UserError, match=said + r"--restart$"):
+        trainer_with(config, changed, decoder_only=True).load_state_dict(state)
+
+
+# What is left behind
+
+
+def test_the_weights_file_holds_the_average_and_loads_as_a_tokenizer(config, assert_same):
+    path = train_tokenizer(config, resume=False)
+    loaded = load_tokenizer(path, config.tokenizer)
+    trainer = TokenizerTrainer(config, 11)
+    trainer.load_state_dict(load_state(folder(config) / "state.pt"))
+    assert isinstance(loaded, VQGAN)
+    assert_same(dict(loaded.state_dict()), dict(trainer.averaged.module.state_dict()))
+    assert not same(weights_of(loaded), weights_of(trainer.vqgan))
+
+
+def test_every_epoch_has_a_row_and_a_picture(config):
+    train_tokenizer(config, resume=False)
+    rows = read_rows(folder(config) / "log.jsonl")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    wanted = {"loss", "reconstruction", "perceptual", "psnr", "ssim", "codes_used", "perplexity"}
+    assert wanted <= rows[0].keys()
+    for epoch in (1, 2):
+        picture = folder(config) / "samples" / f"reconstructions_{epoch:04d}.png"
+        assert Image.open(picture).size == (8 * 18 + 2, 2 * 18 + 2), "8 places over 8"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    config, changed, monkeypatch
+):
+    train_tokenizer(config, resume=False)
+    before = (folder(config) / "state.pt").read_bytes()
+    nothing = torch.tensor(float("nan"))
+    monkeypatch.setattr(tokenizer_trainer.quantizer, "commitment_loss", lambda *_: nothing)
+    with pytest.raises(UserError, match=r"epoch 3, batch 3: the loss is no longer finite"):
+        train_tokenizer(
+            changed(config, {"tokenizer.training.epochs": 3}), resume=True, allow_config_change=True
+        )
+    assert (folder(config) / "state.pt").read_bytes() == before
+
+
+# What is shown
+
+
+def shown(images: torch.Tensor, **settings: float) -> torch.Tensor:
+    training = TokenizerTraining(**settings)
+    batch = torch.arange(len(images))
+    return stage._Shown(images, training, torch.Generator().manual_seed(3))(batch)
+
+
+def test_half_of_the_images_are_mirrored_and_none_changed_otherwise():
+    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
+    as_is, mirrored = (shown(images) == x / 255 for x in (images, images.flip(3)))
+    as_is, mirrored = (same.flatten(1).all(1) for same in (as_is, mirrored))
+    assert (as_is ^ mirrored).all()
+    assert 16 < mirrored.sum() < 48
+
+
+def test_the_augmented_share_is_shown_in_views_of_its_own():
+    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
+    same = (shown(images, mirror=False, augment=0.5) == images / 255).flatten(1).all(1)
+    assert 16 < same.sum() < 48
+    assert not (shown(images, mirror=False, augment=1.0) == images / 255).flatten(1).all(1).any()

@@ -1,0 +1,100 @@
+"""The checkpoints a page offers: the released one, run folders, imported lab files, configs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from config.errors import UserError, one_of
+from config.loading import load_config
+from config.schema import Config
+from utils.inpainting.inpainter import Inpainter
+
+RELEASED = Path("models/pretrained/cats64")
+TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
+CONFIGS = ("config.yml", "transformer/config.yml")  # of imported lab files, of a run
+
+Pair = tuple[str, Any]  # a dotted key and its value
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A config file with what must be overridden in it to find the weights."""
+
+    name: str
+    file: Path
+    places: tuple[Pair, ...] = field(default=())
+
+    def config(self, overrides: Sequence[Pair] = ()) -> Config:
+        """The config with overrides; raises `UserError` for values that it does not allow."""
+        return load_config(self.file, [*self.places, *overrides])
+
+    def arguments(self) -> list[str]:
+        """The same as arguments of inpainting.py."""
+        places = [word for key, value in self.places for word in ("--set", f"{key}={value}")]
+        return ["--config", str(self.file), *places]
+
+
+def find_checkpoint(place: Path) -> Checkpoint:
+    """Understand a folder of weights, a run folder, a folder of imported lab files, or a config.
+
+    Raises `UserError` for a place that is none of these.
+    """
+    if place.is_file():
+        return Checkpoint(place.stem, place)
+    for name in CONFIGS:
+        if (place / name).is_file():
+            places = (("run", str(place)),) if "/" in name else ()  # a run may have moved
+            return Checkpoint(place.name, place / name, places)
+    if (preset := Path("config") / f"{place.name}.yml").is_file() and place.is_dir():
+        weights = {"tokenizer": TOKENIZER, "transformer": TRANSFORMER}
+        places = ((f"{part}.weights", str(place / name)) for part, name in weights.items())
+        return Checkpoint(place.name, preset, tuple(places))
+    raise UserError(
+        f"{place}: no checkpoint; allowed are a run folder, a folder of imported lab files, "
+        f"{RELEASED}, or a config file"
+    )
+
+
+class Shelf:
+    """Checkpoints by name, each loaded when it is first asked for."""
+
+    def __init__(self, places: Sequence[Path]) -> None:
+        found = [find_checkpoint(place) for place in places or [RELEASED]]
+        self.checkpoints = {_unlike(found[:i], one): one for i, one in enumerate(found)}
+        self._loaded: dict[str, Inpainter] = {}
+        for checkpoint in found:
+            checkpoint.config()  # one that cannot be read is told before anybody visits
+
+    @property
+    def names(self) -> list[str]:
+        """Names in the order in which the places were given."""
+        return list(self.checkpoints)
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The checkpoint of a name; raises `UserError` for an unknown one."""
+        if name not in self.checkpoints:
+            raise one_of("checkpoint", name, self.checkpoints)
+        return self.checkpoints[name]
+
+    def inpainter(self, name: str) -> Inpainter:
+        """The loaded networks; raises `UserError` while weights are missing or do not fit."""
+        if name not in self._loaded:
+            self._loaded[name] = Inpainter(self.checkpoint(name).config())
+        return self._loaded[name]
+
+    def problem(self, name: str) -> str:
+        """Why a checkpoint cannot be used, on one line; empty if it can."""
+        try:
+            self.inpainter(name)
+        except UserError as error:
+            return str(error)
+        return ""
+
+
+def _unlike(others: list[Checkpoint], one: Checkpoint) -> str:
+    """The name of a checkpoint, counted on where another one has it already."""
+    same = sum(other.name == one.name for other in others)
+    return f"{one.name} ({same + 1})" if same else one.name

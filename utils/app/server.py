@@ -1,0 +1,112 @@
+"""Serve the page to nobody but this machine, and let it load nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+
+from config.errors import UserError
+from utils.app.uploads import MAX_BODY_BYTES, MAX_FILE_BYTES
+
+QUEUE_LENGTH = 8  # visitors who may wait; one is served at a time
+FORGET_SECONDS = 600  # age at which temporary files go
+REMEMBERED = 64  # visitors whose page is kept, a fifth of a MiB each; the longest away goes first
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+HEADERS = {
+    b"content-security-policy": (
+        b"default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
+        b"style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+        b"connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'"
+    ),
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+}
+
+
+class Guard:
+    """ASGI middleware: refuses long bodies, and tells browsers to stay with this server."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        is_stated = length.isdigit() and b"transfer-encoding" not in headers
+        if not is_stated or int(length) > MAX_BODY_BYTES:
+            refusal = PlainTextResponse(f"at most {MAX_BODY_BYTES} bytes, stated ahead", 413)
+            return await refusal(scope, receive, send)
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS.items()]
+            await send(message)
+
+        return await self.app(scope, receive, guarded)
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise a `UserError` unless something can listen there; before networks are loaded."""
+    place = host if port is None else f"{host}:{port}"
+    try:
+        for family, kind, number, _, address in socket.getaddrinfo(
+            host, port or 0, type=socket.SOCK_STREAM
+        ):
+            with socket.socket(family, kind, number) as found:
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                found.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{place}: cannot listen here ({reason}); see --host, --port") from None
+
+
+def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -> None:
+    """Serve the page until Ctrl-C or SIGTERM."""
+    page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1, api_open=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        footer_links=[],
+        max_file_size=MAX_FILE_BYTES,
+        state_session_capacity=REMEMBERED,
+        app_kwargs={"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
+        quiet=True,  # it would advertise a tunnel
+        prevent_thread_lock=True,
+        **looks,
+    )
+    print(f"open {page.local_url} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """The one folder that anything temporary is written to; it goes when the server goes."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
+    with tempfile.TemporaryDirectory(prefix="maskgit-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
+        yield Path(folder)

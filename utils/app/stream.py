@@ -1,0 +1,90 @@
+"""Repair one image and hand out every step as soon as it is there.
+
+Shapes: N tokens, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import Queue
+from threading import Event, Thread
+
+import numpy as np
+
+from config.schema import Config
+from models.decode import StepResult
+from utils.inpainting.inpainter import Inpainter
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one decode step left behind."""
+
+    image: np.ndarray
+    """The decoded image, uint8 (H, W, 3)."""
+    hidden: np.ndarray
+    """Tokens that are still hidden, bool (N,)."""
+    confidence: np.ndarray
+    """Probability of each token when it was last guessed, 0 to 1, (N,); NaN where known."""
+
+
+class GoneError(Exception):
+    """Nobody looks at this decoding any more."""
+
+
+def repair(
+    inpainter: Inpainter, config: Config, image: np.ndarray, hole: np.ndarray
+) -> Iterator[Step]:
+    """Decode image (H, W, 3) uint8 with hole (H, W) bool under the settings of ``config``.
+
+    The networks run in a thread of their own, which ends soon after nobody asks for more.
+    """
+    steps: Queue[Step | Exception | None] = Queue()
+    gone = Event()
+
+    def tell(step: Step) -> None:
+        if gone.is_set():
+            raise GoneError
+        steps.put(step)
+
+    def work() -> None:
+        try:
+            _decode(inpainter, config, image, hole, tell)
+            steps.put(None)
+        except GoneError:
+            pass
+        except Exception as error:  # raised again where the steps are asked for
+            steps.put(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (step := steps.get()) is not None:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+    finally:
+        gone.set()
+        thread.join()
+
+
+def _decode(
+    inpainter: Inpainter,
+    config: Config,
+    image: np.ndarray,
+    hole: np.ndarray,
+    tell: Callable[[Step], None],
+) -> None:
+    """Run all steps on the inpainter's networks and tell of each."""
+    variant = copy.copy(inpainter)  # shares the networks
+    variant.config = config
+    is_log = config.decoding.choices.trust == "log p"
+
+    def listen(step: StepResult) -> None:
+        pixels = variant.pixels(step.token_ids, image[None], hole[None])
+        probability = step.confidence.exp() if is_log else step.confidence
+        tell(Step(pixels[0], step.hidden[0].cpu().numpy(), probability[0].cpu().numpy()))
+
+    variant(image[None], hole[None], [0], listen)

@@ -1,0 +1,236 @@
+"""Which files of an inpainting job belong together: images, masks and ground truth."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from config.errors import UserError
+from utils.io.images import HOLE_COLOUR, is_turned, list_images, load_rgb
+from utils.io.limits import check_limit, limit
+
+IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
+SCORER = "faster-pytorch-fid"  # the folder where the lab keeps its table
+NAMES_SHOWN = 3  # offending names in an error line
+
+
+def pair(
+    images: list[Path],
+    others: list[Path],
+    what: str,
+    *,
+    by_order: bool = False,
+    spare: bool = False,
+) -> list[Path]:
+    """Return the file of `others` that belongs to each image.
+
+    by_order: the first belongs to the first, in natural order of names. spare: files without an
+    image are left out with a note. Two single files belong together. Otherwise the number at the
+    end of the name decides, if both sides have the same numbers, each once; else the name without
+    its suffix must be equal.
+    """
+    if len(images) == len(others) == 1:
+        return others
+    if by_order:
+        if len(others) < len(images):
+            raise UserError(f"{len(others)} {what} in {others[0].parent} for {len(images)} images")
+        _note_spare(len(others) - len(images), what, others[0].parent)
+        return others[: len(images)]
+    for key in (_trailing_number, _stem):
+        by_key = {key(path): path for path in others}
+        wanted = [key(path) for path in images]
+        unique = len(by_key) == len(others) and len(set(wanted)) == len(wanted)
+        fits = set(wanted) <= set(by_key) if spare else set(wanted) == set(by_key)
+        if unique and None not in by_key and fits:
+            _note_spare(len(others) - len(images), what, others[0].parent)
+            return [by_key[name] for name in wanted]
+    raise _no_pairs(images, others, what)
+
+
+def _note_spare(count: int, what: str, place: Path) -> None:
+    if count:
+        note(f"{place}: {count} {what} more than images are left out")
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
+
+
+def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
+    """Build the error that names the first files without a partner."""
+    both = images + others
+    numbered = all(_trailing_number(path) is not None for path in both)
+    key = _trailing_number if numbered else _stem
+    left, right = ({key(path) for path in side} for side in (images, others))
+    alone = [path.name for path in both if key(path) not in left & right]
+    if alone:
+        shown = ", ".join(alone[:NAMES_SHOWN]) + (", ..." if len(alone) > NAMES_SHOWN else "")
+        reason = f"without a partner: {shown}"
+    else:
+        reason = "several share a number or a name"
+    sides = f"{_side(images, 'images')} and {_side(others, what)}"
+    return UserError(f"{sides} do not pair by the number at the end or by name; {reason}")
+
+
+def _side(paths: list[Path], what: str) -> str:
+    """One of two sides that do not pair; a single file may have been named by itself."""
+    return f"{len(paths)} {what} in {paths[0].parent}" if len(paths) > 1 else str(paths[0])
+
+
+def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
+    """Find images, masks and ground truth in a prepared folder."""
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder")
+    if folder.is_file():
+        raise UserError(f"{folder}: is one image; name its mask as well")
+    beside = folder.absolute().parent  # where some solutions keep the masks and the table
+    masks = next((at / MASKS for at in (folder, beside) if (at / MASKS).is_dir()), None)
+    for part, is_there in ((IMAGES, (folder / IMAGES).is_dir()), (MASKS, masks is not None)):
+        if not is_there:
+            raise UserError(
+                f"{folder}: has no {part}/; name a folder with {IMAGES}/ and {MASKS}/,"
+                " or images and masks one by one"
+            )
+    if masks != folder / MASKS:
+        note(f"{folder}: has no {MASKS}/; {masks} is taken")
+    tables = (at / TRUTH_CSV for at in (folder, beside, beside / SCORER))
+    truth = next((place for place in (folder / TRUTH, *tables) if place.exists()), None)
+    return folder / IMAGES, masks, truth
+
+
+def image_files(path: Path) -> list[Path]:
+    """One file, or the images of a folder."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    return [path] if path.is_file() else list_images(path)
+
+
+class TruthFiles:
+    """Ground truth as one image file for each masked image."""
+
+    def __init__(self, source: Path, images: list[Path]) -> None:
+        files = image_files(source)
+        self.location = files[0].parent
+        self.files = pair(images, files, "ground truths")
+
+    def name(self, index: int) -> str:
+        """File name of an image's truth, within the location."""
+        return self.files[index].name
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Read the truth of an image, uint8 (H, W, 3)."""
+        return np.asarray(load_rgb(self.files[index]))
+
+
+class TruthTable:
+    """The lab's `test_gt.csv`: a header, then a row of H*W*3 values 0..255 an image, HWC order.
+
+    Only the places of the rows in the file are kept in memory.
+    """
+
+    def __init__(self, path: Path, images: list[Path]) -> None:
+        self.location = path
+        self.starts: list[int] = []
+        try:
+            check_limit("table_bytes", path.stat().st_size, str(path))
+            with open(path, "rb") as file:
+                header = _row(file, path)
+                if _is_image(header):
+                    raise UserError(f"{path}: has no header; its first row would be lost")
+                place = len(header)
+                while line := _row(file, path):
+                    if line.strip():
+                        self.starts.append(place)
+                    place += len(line)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        if len(self.starts) < len(images):
+            raise UserError(f"{path}: {len(self.starts)} rows for {len(images)} images")
+        _note_spare(len(self.starts) - len(images), "rows", path)
+        del self.starts[len(images) :]
+
+    def name(self, index: int) -> int:
+        """The row, counted from 0 after the header."""
+        return index
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Read the row of a square image, uint8 (H, W, 3)."""
+        with open(self.location, "rb") as file:
+            file.seek(self.starts[index])
+            cells = file.readline().split(b",")
+        where = f"{self.location}: row {index + 1}"
+        side = math.isqrt(len(cells) // 3)
+        if len(cells) == 3 * side**2 + 1:  # pandas writes its index first
+            cells = cells[1:]
+        if len(cells) != 3 * side**2:
+            raise UserError(f"{where}: {len(cells)} values; allowed are side x side x 3")
+        try:
+            values = np.array(cells, dtype=np.float64)
+        except ValueError:
+            raise UserError(f"{where}: holds something other than numbers") from None
+        if not ((values >= 0) & (values <= 255) & (values == values.round())).all():
+            raise UserError(f"{where}: allowed are whole numbers from 0 to 255")
+        return values.astype(np.uint8).reshape(side, side, 3)
+
+
+def _row(file: BinaryIO, path: Path) -> bytes:
+    """The next line of a table, which may be one without any end."""
+    longest = limit("row_bytes")
+    row = file.readline(-1 if math.isinf(longest) else int(longest) + 1)
+    check_limit("row_bytes", len(row), f"{path}: a row")
+    return row
+
+
+def _is_image(row: bytes) -> bool:
+    """Whether a table's first row holds pixels, not names or numbers of columns."""
+    cells = row.strip().split(b",")
+    try:
+        values = np.array(cells, dtype=np.float64)
+    except ValueError:
+        return False
+    return len(cells) > 1 and not (values[:2] == [0, 1]).all()
+
+
+Truth = TruthFiles | TruthTable
+
+
+def open_truth(source: Path | None, images: list[Path]) -> Truth | None:
+    """The ground truth of a job by its place in the job, from a folder, a file or a CSV table."""
+    if source is None:
+        return None
+    return (TruthTable if source.suffix.lower() == ".csv" else TruthFiles)(source, images)
+
+
+def _trailing_number(path: Path) -> int | None:
+    match = re.search(r"(\d+)$", path.stem)
+    return int(match[1]) if match else None
+
+
+def _stem(path: Path) -> str:
+    return path.stem
+
+
+def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.ndarray) -> None:
+    """Refuse a partner whose height or width differs from the image's."""
+    if image.shape[:2] != other.shape[:2]:
+        (height, width), (other_height, other_width) = image.shape[:2], other.shape[:2]
+        turned = " (turned as its EXIF says)" if path.is_file() and is_turned(path) else ""
+        raise UserError(
+            f"{other_path}: {other_width} x {other_height} pixels,"
+            f" but {path} has {width} x {height}{turned}"
+        )
+
+
+def warn_if_inverted(path: Path, image: np.ndarray, mask_path: Path, hole: np.ndarray) -> None:
+    """Say so when just the pixels that a mask calls known have the colour that paints holes."""
+    painted = (image == HOLE_COLOUR).all(-1)
+    if hole.any() and painted.any() and (painted == ~hole).all():
+        text = f"note: {mask_path}: inverted? All that it calls known (255) is painted as a hole"
+        tqdm.write(f"{text} in {path}", file=sys.stderr)

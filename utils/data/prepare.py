@@ -1,0 +1,215 @@
+"""Write a data set in the lab's layout, whole or not at all.
+
+DIR/train/image_00000.png, DIR/val/image_00000.png   images to train and validate with
+DIR/test/image_000.png                               ground truth of the masked images
+DIR/masked_image/image_000.png                       test images, holes painted (128, 128, 128)
+DIR/mask64/mask_000.png                              255 known, 0 hole
+DIR/dataset.json                                     where it came from, how it was made, statistics
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from config.errors import UserError
+from utils.data.holes import DEFAULT_SHARE, check_holes, draw_hole
+from utils.data.sources import SPLIT_NAMES, Counts, Splits
+from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, channel_statistics, encode_png, in_threads
+from utils.io.limits import check_limit
+
+DESCRIPTION = "dataset.json"
+RECIPE = 1  # counted up whenever the same source and settings would give other pixels
+SIZE_LIMITS = (16, 1024)  # pixels of an image's side
+SKIPPED_SHOWN = 5  # names of faulty files printed; all are in dataset.json
+
+
+class Source(Protocol):
+    """What can be prepared: `utils.data.photos.Photos` or `utils.data.sources.ImageFiles`."""
+
+    kind: str
+    name: str
+    """What its description calls it."""
+    label: str
+    """What messages call it: a path as the user gave it."""
+    path: Path | None
+    skipped: list[str]
+    report: Counts
+
+    def fingerprint(self) -> str: ...
+
+    def splits(
+        self, counts: Counts, image_size: int, seed: int, workers: int, progress: bool
+    ) -> Splits: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a data set's content, besides its source."""
+
+    split: tuple[int, int, int]
+    """Images in train, val and test."""
+    image_size: int = 64
+    seed: int = 0
+    holes: str = "lab"
+    hole_share: tuple[float, float] = DEFAULT_SHARE
+
+    def check(self) -> None:
+        """Raise UserError for a setting out of its range."""
+        check_holes(self.holes, self.hole_share)
+        if min(self.split) < 1:
+            raise UserError(f"--split: {min(self.split)}; each part needs at least 1 image")
+        if self.seed < 0:
+            raise UserError(f"--seed: {self.seed}; allowed are 0 and more")
+        low, high = SIZE_LIMITS
+        if not low <= self.image_size <= high:
+            raise UserError(f"--image-size: {self.image_size}; allowed are {low} to {high}")
+        check_limit("held_bytes", sum(self.split) * 3 * self.image_size**2, "--split")
+
+    @property
+    def counts(self) -> Counts:
+        return dict(zip(SPLIT_NAMES, self.split, strict=True))
+
+
+def prepare(
+    source: Source,
+    out: Path,
+    settings: Settings,
+    *,
+    workers: int = 4,
+    force: bool = False,
+    progress: bool = True,
+) -> None:
+    """Write the data set of `source` to the folder `out`, or find it there already.
+
+    A different data set in `out` is replaced with `force` only; a folder that is no data set,
+    never. Until all is written nothing appears under the name `out`.
+    """
+    settings.check()
+    out = out.resolve()
+    _check_out(out, source.path)
+    origin = {
+        "recipe": RECIPE,
+        "kind": source.kind,
+        "source_sha256": source.fingerprint(),
+        **asdict(settings),
+        "split": settings.counts,
+        "hole_share": list(settings.hole_share),
+    }
+    if (out / DESCRIPTION).is_file():
+        if not force and _is_same(out, origin):
+            print(f"{out} already holds this data set; reused")
+            return
+        if not force:
+            raise UserError(f"{out}: holds a different data set; name another or add --force")
+    with _published(out) as folder:
+        splits = source.splits(
+            settings.counts, settings.image_size, settings.seed, workers, progress
+        )
+        content = _write_images(folder, splits, settings, workers, progress)
+        description = {"source": source.name, **origin, **content}
+        description |= {"files": source.report, "skipped": source.skipped}
+        text = json.dumps(description, indent=2) + "\n"
+        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    _print_summary(out, source, settings)
+
+
+def _write_images(
+    folder: Path, splits: Splits, settings: Settings, workers: int, progress: bool
+) -> dict[str, object]:
+    """Write all pictures; return the content hash and the channel statistics over train."""
+    files: list[tuple[str, np.ndarray]] = []
+    for split, digits in zip(SPLIT_NAMES, (5, 5, 3), strict=True):
+        images = enumerate(splits[split])
+        files += [(f"{split}/image_{i:0{digits}d}.png", image) for i, image in images]
+    for i, image in enumerate(splits["test"]):
+        hole = draw_hole(settings.holes, settings.image_size, settings.hole_share, settings.seed, i)
+        masked = np.where(hole[..., None], np.uint8(HOLE_COLOUR), image)
+        files.append((f"masked_image/image_{i:03d}.png", masked))
+        mask = np.where(hole, np.uint8(HOLE), np.uint8(KNOWN))
+        files.append((f"mask64/mask_{i:03d}.png", mask))
+    for part in (*SPLIT_NAMES, "masked_image", "mask64"):
+        (folder / part).mkdir()
+
+    digest = hashlib.sha256()
+    written = in_threads(lambda f: (folder / f[0]).write_bytes(encode_png(f[1])), files, workers)
+    bar = tqdm(written, total=len(files), desc="writing", unit="file", disable=not progress)
+    for (name, pixels), _ in zip(files, bar, strict=True):
+        digest.update(name.encode() + b"\0" + pixels.tobytes())
+    mean, std = channel_statistics(splits["train"])
+    return {"content_sha256": digest.hexdigest(), "mean": mean, "std": std}
+
+
+def _check_out(out: Path, source: Path | None) -> None:
+    """Refuse a place that is something other than a data set; it could be the user's home."""
+    if source and (source.is_relative_to(out) or out.is_relative_to(source)):
+        raise UserError(f"{out}: overlaps the source {source}; name another folder for --out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is not a folder; name another for --out")
+    try:
+        if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+            raise UserError(
+                f"{out}: holds files but no {DESCRIPTION}; name a new or empty folder for --out"
+            )
+    except PermissionError:
+        raise UserError(f"{out}: no permission to read this folder") from None
+
+
+def _is_same(out: Path, origin: dict[str, object]) -> bool:
+    """Say whether `out` was made from the same source and settings and still has all its files."""
+    try:
+        found = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(found, dict) or any(found.get(key) != origin[key] for key in origin):
+        return False
+    counts = dict(found["split"])
+    counts["masked_image"] = counts["mask64"] = counts["test"]
+    return all(len(list((out / part).glob("*.png"))) == n for part, n in counts.items())
+
+
+@contextmanager
+def _published(out: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `out`; when the block succeeds it becomes `out`.
+
+    An older `out` is moved aside first and deleted last, so that at any time one of the two is
+    whole; when the block fails or is interrupted, the hidden folder is deleted.
+    """
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    aside = out.with_name(f".{out.name}.{os.getpid()}.old")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            out.rename(aside)
+        try:
+            partial.rename(out)
+        except BaseException:
+            if aside.exists():
+                aside.rename(out)
+            raise
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _print_summary(out: Path, source: Source, settings: Settings) -> None:
+    counts = ", ".join(f"{number} {split}" for split, number in settings.counts.items())
+    found = ", ".join(f"{number} {what}" for what, number in source.report.items())
+    print(f"{out}: {counts} images from {source.label} ({found})")
+    if source.skipped:
+        print(f"skipped {len(source.skipped)} files, all named in {DESCRIPTION}; for example")
+        for line in source.skipped[:SKIPPED_SHOWN]:
+            print(f"  {line}")

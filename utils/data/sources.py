@@ -1,0 +1,240 @@
+"""Images from a folder or a zip file, dealt into train, val and test.
+
+No image, compared by its prepared pixels, ever is in two splits; the same files and seed give the
+same splits. An image is prepared as its largest centred square, resized with antialiasing to
+uint8 (H, W, 3), H = W = image size in pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from config.errors import UserError
+from utils.io.images import in_threads, is_image_name, load_rgb, natural_key, tell_left_out
+from utils.io.limits import check_limit
+
+Counts = dict[str, int]  # images by split
+Splits = dict[str, list[np.ndarray]]
+SPLIT_NAMES = ("train", "val", "test")
+
+ENCRYPTED = 1  # bit of a member's flags
+BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+MAC_FOLDER = "__MACOSX"  # resource forks beside the images in zips made on a Mac
+
+
+class ImageFiles:
+    """The image files of one folder or zip, in natural order of their names.
+
+    `read` returns a file's bytes. After `splits`, `skipped` holds a line for each file that
+    could not be used and `report` the counts of files, readable, distinct and unreadable ones.
+    """
+
+    kind = "images"
+
+    def __init__(self, path: Path, files: list[str], read: Callable[[str], bytes]) -> None:
+        self.path = path.resolve()
+        self.label = str(path)
+        self.name = self.path.name  # without the folders above, which say nothing elsewhere
+        self.files = sorted(files, key=natural_key)
+        self.read = read
+        self.skipped: list[str] = []
+        self.report: Counts = {}
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and contents of all files."""
+        digest = hashlib.sha256()
+        for name in self.files:
+            try:
+                content = hashlib.sha256(self.read(name)).digest()
+            except UserError:
+                content = b"unreadable"
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
+        return digest.hexdigest()
+
+    def splits(
+        self, counts: Counts, image_size: int, seed: int, workers: int, progress: bool
+    ) -> Splits:
+        """Decode files in an order shuffled by `seed` until the splits are full; deal them out.
+
+        Keeps the chosen images in memory, 12 kB each at 64 x 64. Raises UserError if the files
+        are too few.
+        """
+        wanted = sum(counts.values())
+        if len(self.files) < wanted:
+            raise UserError(f"{self.label}: {len(self.files)} images, but {asked(counts)}")
+        order = np.random.default_rng(seed).permutation(len(self.files))
+        names = [self.files[i] for i in order]
+        images: dict[bytes, np.ndarray] = {}
+        copies: Counts = {}
+        for image in tqdm(
+            self._decoded(names, image_size, workers),
+            total=len(names),
+            desc="reading",
+            unit="image",
+            disable=not progress,
+        ):
+            digest = hashlib.sha256(image.tobytes()).hexdigest()
+            images.setdefault(digest, image)
+            copies[digest] = copies.get(digest, 0) + 1
+            if len(images) == wanted:
+                break
+        self.report = {
+            "files": len(self.files),
+            "read": sum(copies.values()),
+            "distinct": len(images),
+            "unreadable": len(self.skipped),
+        }
+        dealt = deal(copies, counts)
+        if dealt is None:
+            found = ", ".join(f"{number} {what}" for what, number in self.report.items())
+            raise UserError(
+                f"{self.label}: too few usable images ({found}; copies of an image share a"
+                f" split), but {asked(counts)}"
+            )
+        return {split: [images[digest] for digest in dealt[split]] for split in SPLIT_NAMES}
+
+    def _decoded(self, names: list[str], image_size: int, workers: int) -> Iterator[np.ndarray]:
+        """Decode with a few threads, in order; note a faulty file in `skipped`."""
+
+        def decode(name: str) -> np.ndarray | str:
+            try:
+                return square(load_rgb(io.BytesIO(self.read(name)), name), image_size)
+            except UserError as error:
+                return str(error).encode("utf-8", "backslashreplace").decode()
+
+        for result in in_threads(decode, names, workers):
+            if isinstance(result, str):
+                self.skipped.append(result)
+            else:
+                yield result
+
+
+def deal(copies: Counts, counts: Counts) -> dict[str, list[str]] | None:
+    """Deal images, given as {digest: files that hold it}, so that each stays within one split.
+
+    With enough distinct images each is used once. Otherwise test and val take, each once, the
+    images with the fewest copies, and train keeps the copies of its own as well. Returns the
+    digests of each split, or None if even that is too little.
+    """
+    digests = list(copies)
+    if len(digests) < sum(counts.values()):
+        digests.sort(key=lambda digest: copies[digest])  # stable: shuffled among equals
+    val_start, train_start = counts["test"], counts["test"] + counts["val"]
+    train = digests[train_start:]
+    further = [digest for digest in train for _ in range(copies[digest] - 1)]
+    dealt = {
+        "train": (train + further)[: counts["train"]],
+        "val": digests[val_start:train_start],
+        "test": digests[:val_start],
+    }
+    return dealt if all(len(dealt[split]) == counts[split] for split in SPLIT_NAMES) else None
+
+
+def asked(counts: Counts) -> str:
+    """Say what the split asks for, for an error line."""
+    numbers = " + ".join(str(counts[split]) for split in SPLIT_NAMES)
+    return f"--split asks for {numbers} = {sum(counts.values())}"
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Cut the largest centred square, resize with antialiasing to uint8 (size, size, 3)."""
+    if image.width != image.height:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))  # so nothing beyond bleeds in
+    if image.width != size:
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def open_source(path: Path) -> ImageFiles:
+    """Open a folder of any depth or a zip file. Raises UserError if it holds no image."""
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or zip file")
+    if path.is_dir():
+        source = _open_folder(path)
+    elif zipfile.is_zipfile(path):
+        source = _open_zip(path)
+    else:
+        raise UserError(f"{path}: is neither a folder nor a zip file")
+    if not source.files:
+        raise UserError(f"{path}: holds no image")
+    return source
+
+
+def _open_folder(path: Path) -> ImageFiles:
+    files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+
+    def read(name: str) -> bytes:
+        try:
+            check_limit("file_bytes", (path / name).stat().st_size, name)
+            return (path / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"{name}: cannot be read: {error.strerror}") from error
+
+    return ImageFiles(path, _images(path, files), read)
+
+
+def _open_zip(path: Path) -> ImageFiles:
+    """List a zip's images; members are read in memory, so their paths never touch the disk."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except BROKEN_ARCHIVE as error:
+        raise UserError(f"{path}: cannot be read as a zip file: {error}") from error
+    _check_members(path, archive.infolist())
+    members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
+
+    def read(name: str) -> bytes:
+        check_limit("file_bytes", members[name].file_size, name)
+        try:
+            return archive.read(members[name])
+        except BROKEN_ARCHIVE as error:
+            raise UserError(f"{name}: cannot be unpacked: {error}") from error
+
+    return ImageFiles(path, _images(path, members), read)
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip that claims too much or names what no packed folder of images has."""
+    check_limit("members", len(members), str(path))
+    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
+    seen = set()
+    for member in members:
+        name = member.filename
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not parts and not name.endswith("/"):
+            raise UserError(f"{path}: a member has no name; pack it anew")
+        if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):
+            raise UserError(f"{path}: member {name!r} points outside the archive; pack it anew")
+        if name in seen:
+            raise UserError(f"{path}: two members are called {name!r}; pack it anew")
+        if member.flag_bits & ENCRYPTED:
+            raise UserError(f"{path}: is encrypted; unpack it and name the folder instead")
+        seen.add(name)
+
+
+def _images(path: Path, names: Iterable[str]) -> list[str]:
+    """The images among the files of a source, by their relative names."""
+    visible = [name for name in names if not _is_hidden(name)]
+    tell_left_out(path, visible)
+    return [name for name in visible if is_image_name(name)]
+
+
+def _is_hidden(name: str) -> bool:
+    """Say whether a relative name, or a folder above it, is hidden or a Mac's."""
+    parts = PurePosixPath(name).parts
+    return any((part.startswith(".") and part != "..") or part == MAC_FOLDER for part in parts)

@@ -1,0 +1,176 @@
+"""A loaded MaskGIT that repairs arrays of pixels.
+
+Shapes: B batch, S samples of each image, R = B * S rows, N tokens, T steps, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from config.errors import UserError
+from config.schema import Config, TokenizerConfig, TransformerConfig
+from models.cpu_kernels import IMAGES_AT_ONCE
+from models.decode import OnStep, StepResult
+from models.maskgit import MaskGIT
+from utils.data.datasets import normalise, to_uint8
+from utils.data.fill import fill_hole
+from utils.device import autocast, pick_device, pick_dtype
+from utils.distributed import is_main, own_device
+from utils.inpainting.composite import composite
+from utils.weights.store import codes_fingerprint, load_tokenizer, load_transformer, read_header
+
+BATCH_SIZES = {"cpu": 16, "cuda": 256}  # what auto means
+STEP_IMAGES = 4096  # that a batch may hold at once
+
+
+@dataclass
+class Trace:
+    """What decoding went through: token ids (R, N) and masks (R, N) after every step."""
+
+    token_ids: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, step: StepResult) -> None:
+        self.token_ids.append(step.token_ids)
+        self.hidden.append(step.hidden)
+
+
+class Inpainter:
+    """A loaded MaskGIT that repairs images of the config's size."""
+
+    def __init__(self, config: Config) -> None:
+        """Load both networks, which are as their files describe them, and the config states so."""
+        self.device = own_device(pick_device(config.device))
+        self.dtype = pick_dtype(config.precision, self.device)
+        tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
+        transformer = load_transformer(config.transformer_weights, config.transformer)
+        wanted = read_header(config.transformer_weights).get("codes_sha256")
+        if wanted not in (None, codes_fingerprint(tokenizer.codebook.embedding.weight)):
+            raise UserError(
+                f"{config.transformer_weights}: was trained on the tokens of another tokenizer "
+                f"than {config.tokenizer_weights}"
+            )
+        networks = {"tokenizer": tokenizer.config, "transformer": transformer.config}
+        self.config = _as_loaded(config, networks)
+        self.maskgit = MaskGIT(tokenizer, transformer, config.masking.mask_schedule).eval()
+        self.maskgit.to(self.device)
+        tokenizer.to(memory_format=torch.channels_last)
+
+    @property
+    def arithmetic(self) -> str:
+        """Type of matrix products, e.g. bfloat16."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        holes: np.ndarray,
+        image_ids: list[int],
+        on_step: OnStep | None = None,
+    ) -> Trace:
+        """Fill the holes and decode, (B, H, W, 3) uint8 and (B, H, W) bool; on_step listens."""
+        pairs = zip(images, holes, strict=True)
+        filled = np.stack([self.fill(image, hole) for image, hole in pairs])
+        return self.decode(filled, holes, image_ids, self.config.decoding.samples, on_step)
+
+    def fill(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """What the tokenizer is shown of an image, (H, W, 3) uint8."""
+        return fill_hole(image, hole, self.config.decoding.hole_fill)
+
+    def decode(
+        self,
+        filled: np.ndarray,
+        holes: np.ndarray,
+        image_ids: list[int],
+        samples: int,
+        on_step: OnStep | None = None,
+        first_sample: int = 0,
+    ) -> Trace:
+        """Decode filled images (B, H, W, 3); row b * samples + s is repair s of image b."""
+        data, trace = self.config.data, Trace()
+
+        def listen(step: StepResult) -> None:
+            trace(step)
+            if on_step is not None:
+                on_step(step)
+
+        with autocast(self.device, self.dtype):
+            self.maskgit.inpaint(
+                normalise(torch.from_numpy(filled).to(self.device), data.mean, data.std),
+                torch.from_numpy(holes).to(self.device),
+                self.config.decoding,
+                seed=self.config.seed,
+                image_ids=torch.tensor(image_ids, device=self.device),
+                samples=samples,
+                first_sample=first_sample,
+                on_step=listen,
+            )
+        return trace
+
+    @torch.inference_mode()
+    def decoded(self, token_ids: Tensor) -> np.ndarray:
+        """Decode token ids (n, N) to pixels, (n, H, W, 3) uint8.
+
+        In groups of one size, the last filled up: a convolution rounds differently for another
+        number of images, and no pixel shall hang on what is decoded beside it.
+        """
+        data, size = self.config.data, IMAGES_AT_ONCE[self.device.type]
+        groups = F.pad(token_ids, (0, 0, 0, -len(token_ids) % size)).split(size)
+        with autocast(self.device, self.dtype):
+            images = [self.maskgit.tokenizer.decode(group) for group in groups]
+        pixels = [to_uint8(part, data.mean, data.std) for part in images]
+        return torch.cat(pixels)[: len(token_ids)].cpu().numpy()
+
+    def decoded_steps(self, steps: list[Tensor]) -> np.ndarray:
+        """Decode the tokens after every step, T of (R, N) -> (T, R, H, W, 3) uint8.
+
+        An image whose tokens a step left alone is not decoded again.
+        """
+        token_ids = torch.stack(steps)  # (T, R, N)
+        is_new = torch.ones(token_ids.shape[:2], dtype=torch.bool, device=token_ids.device)
+        is_new[1:] = (token_ids[1:] != token_ids[:-1]).any(-1)
+        place = torch.zeros(is_new.shape, dtype=torch.long, device=token_ids.device)
+        place[is_new] = torch.arange(int(is_new.sum()), device=token_ids.device)
+        latest = place.cummax(0).values  # places grow with the steps
+        return self.decoded(token_ids[is_new])[latest.cpu().numpy()]
+
+    def join(self, decoded: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """Join decoded pixels with the known ones as configured, (H, W, 3) uint8."""
+        settings = self.config.decoding
+        return composite(decoded, image, hole, settings.composite, settings.feather_width)
+
+    def pixels(self, token_ids: Tensor, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+        """Decode token ids (B, N) and join each image with its known pixels, (B, H, W, 3)."""
+        parts = zip(self.decoded(token_ids), images, holes, strict=True)
+        return np.stack([self.join(*part) for part in parts])
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one go: as configured, or what suits the device and the pictures asked for."""
+        settings = self.config.decoding
+        if settings.batch_size != "auto":
+            return settings.batch_size
+        shows_steps = settings.step_pictures or settings.animation != "none"
+        held = settings.samples * (settings.total_iter if shows_steps else 1)
+        return max(1, min(BATCH_SIZES[self.device.type], STEP_IMAGES // held))
+
+
+def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerConfig]) -> Config:
+    """The config with the networks that run; a note tells what it says otherwise."""
+    sections = {}
+    for name, network in networks.items():
+        section, found = getattr(config, name), network.model_dump()
+        told = section.model_dump(include=section.model_fields_set & found.keys())
+        others = [f"{name}.{k} {found[k]}, not {told[k]}" for k in told if told[k] != found[k]]
+        if others and is_main():
+            path = getattr(config, f"{name}_weights")
+            tqdm.write(f"note: {path}: overrules the config: {'; '.join(others)}", file=sys.stderr)
+        sections[name] = section.model_copy(update=found)
+    return config.model_copy(update=sections)

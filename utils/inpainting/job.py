@@ -1,0 +1,299 @@
+"""Repair a set of images: what is decoded, what is read and written meanwhile, what is skipped.
+
+The files it leaves are those of utils/inpainting/outputs.py, and a manifest. Images of the model's
+size are decoded in batches, any others in windows (utils/inpainting/windows.py).
+
+Shapes: B batch, R rows (samples of all images), N tokens, T steps, H x W pixels, S x S windows.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from config.errors import UserError
+from config.schema import Config
+from utils.data.datasets import InpaintingItem, InpaintingSet
+from utils.distributed import is_main, rank, world_size
+from utils.inpainting.inpainter import Inpainter
+from utils.inpainting.manifest import (
+    leave_part,
+    part_path,
+    read_manifest,
+    read_parts,
+    sources_of,
+    timing_of,
+    write_manifest,
+)
+from utils.inpainting.outputs import MANIFEST, RESULTS, Outputs, Repair
+from utils.inpainting.stamps import (
+    differences,
+    input_digest,
+    read_stamp,
+    settings_digest,
+    settings_of,
+)
+from utils.inpainting.windows import repair_in_windows
+from utils.io.images import opened
+from utils.io.overlap import WriteBehind, read_ahead
+
+THREADS = 2  # that read, and that write
+HELD_BYTES = 1 << 28  # of images read ahead, and of those that wait to be written
+TIMES = ("seconds", "images_per_second", "processes")  # that a manifest states
+WINDOW_ID = 1 << 32  # a window's noise is keyed apart from all images'
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image of the job, read and ready to be decoded."""
+
+    item: InpaintingItem
+    stamp: str
+    done: bool
+    filled: np.ndarray | None
+    """What the tokenizer is shown; None for what is done, or decoded in windows."""
+    truth: np.ndarray | None
+    """None where it is not known, or not shown."""
+
+
+class Job:
+    """A set of images on its way through an inpainter; counts what is finished."""
+
+    def __init__(
+        self, inpainter: Inpainter, dataset: InpaintingSet, output: Path, restart: bool
+    ) -> None:
+        config = inpainter.config
+        self.inpainter, self.dataset, self.restart = inpainter, dataset, restart
+        self.settings = settings_of(config, inpainter.arithmetic)
+        self.digest = settings_digest(self.settings)
+        self.side = config.data.image_size
+        self.outputs = Outputs(output, config.decoding, self.side)
+        self.skipped, self.written = 0, 0
+        self.counting = threading.Lock()  # several threads write
+
+    def read(self, index: int) -> Task:
+        """Read one image with its mask, look whether it is done, else prepare it."""
+        item = self.dataset[index]
+        stamp = f"{self.digest}{input_digest(item.image, item.hole)}"
+        done = not self.restart and self.outputs.is_done(item, stamp)
+        filled = truth = None
+        if not done and item.hole.shape == (self.side, self.side):
+            filled = self.inpainter.fill(item.image, item.hole)
+        if not done and self.inpainter.config.decoding.comparison:
+            truth = self.dataset.ground_truth(index, item.image)
+        return Task(item, stamp, done, filled, truth)
+
+    def results(self) -> dict[str, str]:
+        """File name of every result: that of the picture it repairs."""
+        return {
+            self.outputs.result_name(index, sample): path.name
+            for index, path in enumerate(self.dataset.images)
+            for sample in range(self.inpainter.config.decoding.samples)
+        }
+
+    def repair_batch(self, tasks: list[Task], writer: WriteBehind, verbose: bool) -> None:
+        """Decode a batch of the model's size and hand its pictures to the writer."""
+        samples = self.inpainter.config.decoding.samples
+        trace = self.inpainter.decode(
+            np.stack([task.filled for task in tasks]),
+            np.stack([task.item.hole for task in tasks]),
+            [task.item.index for task in tasks],
+            samples,
+        )
+        steps = trace.token_ids if self.outputs.shows_steps else trace.token_ids[-1:]
+        images = self.inpainter.decoded_steps(steps)  # (T or 1, R, H, W, 3)
+        masks = torch.stack(trace.hidden).cpu().numpy()  # (T, R, N)
+        for row in range(images.shape[1]):
+            task, sample = tasks[row // samples], row % samples
+            if verbose:
+                name = self.outputs.result_name(task.item.index, sample)
+                counts = " ".join(map(str, masks[:, row].sum(1)))
+                tqdm.write(f"{name}: hidden tokens after each step {counts}")
+            own = images[:, row]
+            write = partial(self._write, task, sample, list(own), masks[:, row], True)
+            writer.submit(write, own.nbytes)
+
+    def repair_in_windows(self, task: Task, writer: WriteBehind, verbose: bool) -> None:
+        """Decode a picture of another size in windows and hand it to the writer."""
+        settings, item = self.inpainter.config.decoding, task.item
+        is_animated = settings.animation != "none"  # no other file shows the rounds
+        for sample in range(settings.samples):
+            decode = partial(self._decode_windows, item.index, sample)
+            rounds = repair_in_windows(
+                item.image, item.hole, self.side, decode, settings.feather_width
+            )
+            images: list[np.ndarray] = []
+            for image in tqdm(rounds, item.name, unit="round", leave=False):
+                images = [*images, image] if is_animated else [image]
+            if verbose:
+                name = self.outputs.result_name(item.index, sample)
+                tqdm.write(f"{name}: repaired in windows")
+            write = partial(self._write, task, sample, images, None, False)
+            writer.submit(write, sum(held.nbytes for held in [item.image, *images]))
+
+    def _decode_windows(
+        self, index: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]
+    ) -> np.ndarray:
+        """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
+        decoded, size = [], self.inpainter.batch_size
+        ids = [index + number * WINDOW_ID for number in numbers]
+        filled = np.stack([self.inpainter.fill(*pair) for pair in zip(images, holes, strict=True)])
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            inputs = filled[part], holes[part], ids[part]
+            trace = self.inpainter.decode(*inputs, samples=1, first_sample=sample)
+            decoded.append(self.inpainter.decoded(trace.token_ids[-1]))
+        return np.concatenate(decoded)
+
+    def _write(
+        self,
+        task: Task,
+        sample: int,
+        images: list[np.ndarray],
+        masks: np.ndarray | None,
+        is_raw: bool,
+    ) -> None:
+        """Join raw pixels with known ones and write all files of a repair."""
+        if is_raw:
+            images = [self.inpainter.join(i, task.item.image, task.item.hole) for i in images]
+        self.outputs.write(Repair(task.item, sample, task.stamp, images, masks, task.truth))
+        with self.counting:
+            self.written += 1
+
+
+def inpaint_set(
+    config: Config,
+    dataset: InpaintingSet,
+    output: Path,
+    *,
+    restart: bool = False,
+    verbose: bool = False,
+) -> dict[str, float]:
+    """Repair every image of a set that is not done yet, or with ``restart`` all of them.
+
+    Under torchrun each process takes its share, and the last one to finish writes the manifest,
+    with the times of all. Returns this process's: seconds, images repaired, images a second, and
+    images skipped. Raises `UserError` for weights or images that do not fit, or an output that
+    cannot be written, or holds repairs of other pictures; finished images stay.
+    """
+    inpainter, began = Inpainter(config), time.perf_counter()
+    job = Job(inpainter, dataset, output, restart)
+    world = world_size()
+    job.outputs.make_folders()
+    manifest = output / RESULTS / MANIFEST
+    before = read_manifest(manifest)
+    if not restart:
+        _refuse_to_replace(manifest.parent, before, job)
+    if is_main() and not restart:
+        _say_what_changed(manifest, before, job)
+    manifest.unlink(missing_ok=True)  # it speaks of the images it lies by
+    part_path(manifest, rank()).unlink(missing_ok=True)
+    mine = range(rank(), len(dataset), world)
+    try:
+        _repair_all(job, mine, verbose)
+    except UserError as error:
+        finished = job.skipped + job.written // config.decoding.samples
+        rest = f"; {finished} of {len(mine)} images are finished and stay" if finished else ""
+        raise UserError(f"{error}{rest}") from error
+    is_same = before.get("settings") == job.settings and before.keys() >= set(TIMES)
+    part = {
+        "digest": job.digest,
+        "seconds": time.perf_counter() - began,
+        "repaired": len(mine) - job.skipped,
+        "skipped": job.skipped,
+        "before": {key: before[key] for key in TIMES} if is_same else None,
+    }
+    parts = [part]
+    if world > 1:
+        leave_part(manifest, rank(), part)
+        parts = read_parts(manifest, job.digest, world)
+    if parts and (world == 1 or _is_complete(job)):
+        whole = timing_of(parts, world)
+        write_manifest(manifest, inpainter.config, dataset, job.outputs, job.settings, whole)
+    return timing_of([part], world)
+
+
+def _repair_all(job: Job, indices: range, verbose: bool) -> None:
+    """Read, decode and write a share of the images, all three at the same time."""
+    size, batch = job.inpainter.batch_size, []
+    tasks = read_ahead(job.read, indices, THREADS, _ahead(job.dataset, indices, size))
+    bar = tqdm(total=len(indices), desc=f"inpainting, {_title(job)}", unit="image")
+    with bar, WriteBehind(THREADS, 2 * size, HELD_BYTES) as writer:
+        for task in tasks:
+            if task.done:
+                job.skipped += 1
+                bar.update()
+            elif task.filled is None:
+                job.repair_in_windows(task, writer, verbose)
+                bar.update()
+            else:
+                batch.append(task)
+            if len(batch) == size:
+                job.repair_batch(batch, writer, verbose)
+                bar.update(len(batch))
+                batch = []
+        if batch:
+            job.repair_batch(batch, writer, verbose)
+            bar.update(len(batch))
+
+
+def _ahead(dataset: InpaintingSet, indices: range, size: int) -> int:
+    """How many images to read ahead: a batch, or fewer where they are large."""
+    if not indices:
+        return 1
+    path = dataset.images[indices[0]]
+    try:
+        with opened(path, str(path)) as first:
+            pixels = first.width * first.height
+    except UserError:  # reading it says what is wrong with it
+        return 1
+    return max(1, min(size, HELD_BYTES // (3 * pixels)))
+
+
+def _say_what_changed(manifest: Path, before: dict[str, Any], job: Job) -> None:
+    """Tell why images of an earlier run are made anew, if they are."""
+    folder = manifest.parent
+    if before:
+        changes = differences(before["settings"], job.settings)
+    else:  # a run cut short left no manifest, but stamps
+        stamps = (read_stamp(path) for path in folder.glob("image_*.png"))
+        others = [stamp for stamp in stamps if stamp and not stamp.startswith(job.digest)]
+        changes = [f"{len(others)} images of a run that did not end"] if others else []
+    if changes:
+        tqdm.write(
+            f"note: {folder} was made with other settings ({'; '.join(changes)}): its images are "
+            "made anew",
+            file=sys.stderr,
+        )
+
+
+def _refuse_to_replace(folder: Path, before: dict[str, Any], job: Job) -> None:
+    """Raise `UserError` where the repair of a picture that is not in the job would be lost."""
+    made, planned = sources_of(before), job.results()
+    pictures = set(planned.values())
+    lost = [name for name in planned if made.get(name, planned[name]) not in pictures]
+    if lost:
+        raise UserError(
+            f"{folder / lost[0]}: is the repair of {made[lost[0]]}, not of {planned[lost[0]]}; "
+            "name another --output, or replace it with --restart"
+        )
+
+
+def _is_complete(job: Job) -> bool:
+    """Whether the results of all processes are there, made with the same settings."""
+    folder = job.outputs.folder / RESULTS
+    return all((read_stamp(folder / name) or "").startswith(job.digest) for name in job.results())
+
+
+def _title(job: Job) -> str:
+    decoding = job.inpainter.config.decoding
+    return f"{decoding.rule} {decoding.mask_schedule} {decoding.steps}/{decoding.total_iter}"

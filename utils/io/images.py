@@ -1,0 +1,291 @@
+"""Image files in and out: every mode becomes 8-bit RGB, every fault one line with the file's name.
+
+A mask file holds 255 where a pixel is known and 0 where it is a hole; in memory a hole is True.
+Letters: H height, W width, in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+from tqdm import tqdm
+
+from config.errors import StopRequested, UserError
+from utils.io.files import atomic
+from utils.io.limits import check_limit, limit
+
+IMAGE_SUFFIXES = frozenset(  # what every Pillow reads
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
+OTHER_SUFFIXES = frozenset(  # pictures as well, which are left out with a note
+    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
+    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
+)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
+KNOWN, HOLE = 255, 0  # values of a mask file
+HOLE_COLOUR = 128  # grey that paints a hole in a masked image
+MASK_THRESHOLD = 128  # values below are a hole
+COLOURED = 48  # difference of channels that JPEG does not make
+BATCH = 256  # items handed to threads at once, so an interruption does not wait for all
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further frames are worth a word
+ORIENTATION_ON_ITS_SIDE = 5  # of EXIF's eight orientations the first
+ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels show white paper
+LOSSES = {  # what a conversion leaves out: how it is told
+    "frames": "has several frames or pages; the first is used",
+    "alpha": "is transparent in part; white is laid under it",
+    "depth": "has 16 bits a channel; 8 are used",
+    "cmyk": "is in CMYK; it is converted without its colour profile",
+}
+_told: set[str] = set()  # losses, and folders, that this process has told of
+
+
+def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """Read one image as 8-bit RGB, turned upright by its EXIF orientation.
+
+    Grey, palette, CMYK and 16-bit images are converted (16 bits by value / 257), transparency is
+    laid over white, an animation gives its first frame; colour profiles are not applied. The first
+    file that loses something so is named on stderr. `name` stands for the file in messages. Raises
+    UserError for what cannot be read.
+    """
+    name = name or str(source)
+    return _to_rgb(_read(source, name), name)
+
+
+def load_mask(
+    path: Path, threshold: int = MASK_THRESHOLD, *, from_alpha: bool = False
+) -> np.ndarray:
+    """Read a mask file as a bool array (H, W), True = hole.
+
+    Values 0 and 1 count as 0 and 255. Others are split: below the threshold is a hole, as at edges
+    that are blurred or stored as JPEG. from_alpha: the hole is where the picture is transparent.
+    What had to be decided so is noted once. Raises UserError for a mask in colour.
+    """
+    image = _read(path, str(path))
+    if from_alpha:
+        if not image.has_transparency_data:
+            raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
+        return np.asarray(image.convert("RGBA"))[..., 3] < threshold
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+        raise UserError(
+            f"{path}: a mask must not be transparent; save it as a grey PNG, or give "
+            "--masks alpha if the pictures' own transparency is the hole"
+        )
+    pixels = np.asarray(_to_rgb(image, str(path)))
+    if np.ptp(pixels, axis=-1).max(initial=0) > COLOURED:
+        raise UserError(f"{path}: a mask must be grey, this one has coloured pixels")
+    values = pixels[..., 0]
+    if ((values == KNOWN) | (values == HOLE)).all():
+        return values == HOLE
+    if values.max() == 1:
+        _tell_once("mask 0/1", f"{path}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
+        return values == HOLE
+    text = f"values other than 0 and 255 in masks; below {threshold} is a hole (--mask-threshold)"
+    _tell_once("mask values", f"{path}: {text}")
+    return values < threshold
+
+
+@contextmanager
+def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """An image of which no more than the header is read; the limit of pixels is left to `_read`.
+
+    Raises UserError for what cannot be read, also within the block.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oversized and odd files are judged here, once
+            with _open(source, name) as image:
+                yield image
+    except (UserError, StopRequested):
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{name}: is a folder, not an image") from None
+    except PermissionError:
+        raise UserError(f"{name}: no permission to read this file") from None
+    except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = f"not an image that can be decoded; formats are {', '.join(FORMATS)}"
+        raise UserError(f"{name}: cannot be read as an image: {reason}") from error
+
+
+def is_turned(path: Path) -> bool:
+    """Say whether reading an image exchanges its width and height, as its EXIF asks."""
+    with opened(path, str(path)) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) >= ORIENTATION_ON_ITS_SIDE
+
+
+def encode_png(image: np.ndarray | Image.Image) -> bytes:
+    """Return the PNG bytes of a PIL image or of a uint8 array, (H, W) grey or (H, W, 3) RGB."""
+    if isinstance(image, np.ndarray):
+        assert image.dtype == np.uint8, f"PNG pixels are uint8, not {image.dtype}"
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_png(path: Path, image: np.ndarray | Image.Image) -> None:
+    """Write a PNG so that `path` is either the old file or the whole new one, never a part."""
+    content = encode_png(image)
+    with atomic(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the images directly in `folder` in natural order; hidden files are ignored.
+
+    Pictures of formats that are not read are told of on stderr, as what a conversion leaves out.
+    Raises UserError if the folder is missing or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder")
+    try:
+        files = [path for path in folder.iterdir() if path.is_file()]
+    except PermissionError:
+        raise UserError(f"{folder}: no permission to read this folder") from None
+    tell_left_out(folder, [path.name for path in files])
+    paths = [path for path in files if is_image_name(path.name)]
+    if not paths:
+        raise UserError(f"{folder}: holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def is_image_name(name: str) -> bool:
+    """Say whether a file's name has an image's suffix and is not hidden."""
+    return _ends_in(IMAGE_SUFFIXES, name)
+
+
+def tell_left_out(place: Path, names: Iterable[str]) -> None:
+    """Name the first of the files that hold a picture, as they are called, which is not read."""
+    left_out = sorted((n for n in names if _ends_in(OTHER_SUFFIXES, n)), key=natural_key)
+    if left_out:
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        allowed = ", ".join(sorted(IMAGE_SUFFIXES))
+        _tell_once(str(place), f"{place}: {left_out[0]}{more} left out; allowed are {allowed}")
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
+    parts = re.split(r"(\d+)", name)  # text and numbers alternate, so equal places compare
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Result]:
+    """Yield `function` of each item, in order, worked out by a few threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(items), BATCH):
+            yield from pool.map(function, items[start : start + BATCH])
+
+
+def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, in 0..1, over all pixels of uint8 (H, W, 3).
+
+    The sums are whole numbers, so the result does not depend on the images' order.
+    """
+    count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for image in images:
+        pixels = image.reshape(-1, 3).astype(np.int64)
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += (pixels**2).sum(axis=0)
+    mean = total / count
+    std = np.sqrt(squares / count - mean**2)
+    return (mean / 255).tolist(), (std / 255).tolist()
+
+
+def _read(source: Path | BinaryIO, name: str) -> Image.Image:
+    """Decode the first frame in its own mode, upright, unless it has more pixels than the limit."""
+    with opened(source, name) as image:
+        check_limit("pixels", image.width * image.height, f"{name}: {image.width} x {image.height}")
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if image.format in ANIMATED and _has_more_frames(image):
+            _tell("frames", name)
+        return upright
+
+
+def _open(source: Path | BinaryIO, name: str) -> Image.Image:
+    """Read an image's header; Pillow's own limit of pixels holds where ours is below it."""
+    if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        return Image.open(source, formats=FORMATS)
+    except Image.DecompressionBombError as error:  # declared sizes far beyond the limit
+        found = int(re.search(r"\d+", str(error))[0])
+        check_limit("pixels", found, name)
+        raise
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Say whether a decoded image is an animation or has further pages; moves to the next one."""
+    try:
+        image.seek(1)
+    except StopRequested:
+        raise
+    except Exception:  # no second frame, or a broken one
+        return False
+    return True
+
+
+def _tell(loss: str, name: str) -> None:
+    """Name the first file that loses something on the way to RGB; a set of them needs one line."""
+    _tell_once(loss, f"{name} {LOSSES[loss]}")
+
+
+def _tell_once(what: str, text: str) -> None:
+    if what not in _told:
+        _told.add(what)
+        tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
+
+
+def _ends_in(suffixes: frozenset[str], name: str) -> bool:
+    path = PurePath(name)
+    return not path.name.startswith(".") and path.suffix.lower() in suffixes
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert any mode to RGB."""
+    try:
+        return _converted(image, name)
+    except ValueError:
+        raise UserError(f"{name}: pixels of type {image.mode} are not read; save as RGB") from None
+
+
+def _converted(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise UserError(f"{name}: floating-point images are not read; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UserError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits")
+        _tell("depth", name)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            _tell("alpha", name)
+        background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND, 255))
+        return Image.alpha_composite(background, image).convert("RGB")
+    if image.mode == "CMYK":
+        _tell("cmyk", name)
+    return image.convert("RGB")

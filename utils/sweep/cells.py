@@ -1,0 +1,148 @@
+"""Decode and score every cell of a sweep, sharing all that cells have in common.
+
+Hole fills, encoded tokens, the first step's logits and the scorer's reference statistics are
+computed once. What is finished lies in the output folder under a digest of everything it depends
+on, so an interrupted sweep goes on, and one that is complete only writes its report again:
+
+<output>/cells-0.jsonl   a line for each cell: score, error of each image, seconds (0: the process)
+<output>/traces/         token ids and masks after every step, of the first seed
+<output>/<study>/        table, plots, report (utils/sweep/tables.py)
+
+Shapes: n images, N tokens, T steps.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from config.errors import UserError
+from config.schema import Config, DecodingConfig
+from utils.data.datasets import InpaintingSet
+from utils.device import pick_device, pick_dtype
+from utils.distributed import is_main, joined, own_device, rank, total, world_size
+from utils.inpainting.stamps import settings_digest, settings_of
+from utils.io.files import alone_in, atomic, read_rows, write_text
+from utils.sweep.decode import Inputs, Row, Walker, read_inputs
+from utils.sweep.plan import Cell, Study, walks
+
+ROW = {"key", "score", "score_name", "hole_psnr", "seconds", "images"}  # what a cell is known by
+
+
+class Sweep:
+    """The cells of some studies, and where their results lie."""
+
+    def __init__(self, config: Config, inputs: Inputs, output: Path, seeds: int) -> None:
+        self.config, self.inputs, self.output = config, inputs, output
+        self.seeds = range(config.seed, config.seed + seeds)
+        self.device = own_device(pick_device(config.device))
+        arithmetic = str(pick_dtype(config.precision, self.device)).removeprefix("torch.")
+        for path in (config.tokenizer_weights, config.transformer_weights):
+            if not path.is_file():
+                raise UserError(f"{path}: no such weights file; train first, or name one")
+        self.fixed = settings_of(config, arithmetic) | {
+            "inputs": inputs.digest,
+            "features": config.scoring.features,
+        }
+        del self.fixed["decoding"], self.fixed["seed"]  # a cell's own
+        self.own_path = output / f"cells-{rank()}.jsonl"
+        self.own_rows = _read_rows(self.own_path)
+        self.rows: dict[str, Row] = {}
+        self.read_all()
+        self.walker = Walker(config, inputs, self.device)
+
+    def read_all(self) -> None:
+        """Read what all processes have finished."""
+        for path in sorted(self.output.glob("cells-*.jsonl")):
+            self.rows |= {row["key"]: row for row in _read_rows(path)}
+
+    # What is there
+
+    def cells(self, study: Study) -> list[Cell]:
+        """Every setting of a study with every seed."""
+        return [Cell(s.decoding, seed) for s in study.settings for seed in self.seeds]
+
+    def rows_of(self, decoding: DecodingConfig) -> list[Row]:
+        """Results of a setting, one for each seed."""
+        return [self.rows[Cell(decoding, seed).key(self.fixed)] for seed in self.seeds]
+
+    def trace_path(self, cell: Cell) -> Path:
+        """Where the tokens of a cell's walk lie."""
+        return self.output / "traces" / f"{settings_digest({**self.fixed, 'w': cell.walk_key})}.npz"
+
+    def trace(self, cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
+        """Token ids and masks (T, n, N) after every step of a cell; None if they are not there."""
+        try:
+            with np.load(self.trace_path(cell)) as file:
+                token_ids, packed = file["token_ids"], file["hidden"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None  # there is none, or a damaged one
+        if len(token_ids) < cell.steps:
+            return None
+        hidden = np.unpackbits(packed, axis=-1, count=token_ids.shape[-1]).astype(bool)
+        return token_ids[: cell.steps], hidden[: cell.steps]
+
+    def missing(self, group: list[Cell]) -> tuple[list[Cell], bool]:
+        """Cells of a walk without a result, and whether its trace must be made."""
+        longest = max(group, key=lambda cell: cell.steps)
+        wants_trace = longest.seed == self.seeds[0] and self.trace(longest) is None
+        return [cell for cell in group if cell.key(self.fixed) not in self.rows], wants_trace
+
+    # Work
+
+    def run(self, studies: list[Study]) -> int:
+        """Compute what is missing, under torchrun this process's share; how many cells were."""
+        groups = walks({cell: None for study in studies for cell in self.cells(study)})
+        todo = [(group, *self.missing(group)) for group in groups]
+        todo = [task for task in todo if task[1] or task[2]]
+        self._wait_for_all()  # nobody writes before everybody has seen what there is
+        mine = todo[rank() :: world_size()]
+        steps = sum(max(cell.steps for cell in group) for group, *_ in mine)
+        title = f"{sum(len(cells) for _, cells, _ in mine)} cells"
+        with tqdm(total=steps * len(self.inputs.indices), desc=title, unit="step") as bar:
+            for group, cells, wants_trace in mine:
+                self._finish(group if wants_trace else cells, cells, wants_trace, bar)
+        self._wait_for_all()
+        self.read_all()
+        return sum(len(cells) for _, cells, _ in todo)
+
+    def _finish(self, group: list[Cell], cells: list[Cell], wants_trace: bool, bar: tqdm) -> None:
+        steps = max(cell.steps for cell in group)
+        walk = self.walker.walk(group[0], steps, bar)
+        if wants_trace:
+            with atomic(self.trace_path(group[0])) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    token_ids=walk.token_ids.cpu().numpy().astype(np.uint16),
+                    hidden=np.packbits(walk.hidden.cpu().numpy(), axis=-1),
+                )
+        for cell in cells:
+            row = {"key": cell.key(self.fixed), **self.walker.score(cell, walk)}
+            self.rows[row["key"]] = row
+            self.own_rows.append(row)
+            write_text(self.own_path, "".join(json.dumps(row) + "\n" for row in self.own_rows))
+
+    def _wait_for_all(self) -> None:
+        total(torch.zeros(1, device=self.device)).item()  # NCCL by itself would not hold the host
+
+
+@contextmanager
+def opened(
+    config: Config, dataset: InpaintingSet, output: Path, *, seeds: int, images: int | None
+) -> Iterator[Sweep]:
+    """A sweep in its folder, with the other processes of torchrun, and no one else beside it."""
+    device = own_device(pick_device(config.device))
+    with alone_in(output) if is_main() else nullcontext(), joined(device):
+        yield Sweep(config, read_inputs(dataset, images, config.data.image_size), output, seeds)
+
+
+def _read_rows(path: Path) -> list[Row]:
+    return [row for row in read_rows(path) if row.keys() >= ROW and isinstance(row["key"], str)]

@@ -1,0 +1,240 @@
+"""Decode the images of a sweep and score them, each part of the work done once.
+
+Shapes: n images, B batch, N tokens, T steps, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from config.errors import UserError
+from config.schema import Config, DecodingConfig
+from models.decode import LogitsOf, StepResult
+from models.maskgit import Start
+from utils.data.datasets import InpaintingSet, normalise
+from utils.data.fill import fill_hole
+from utils.device import autocast
+from utils.inpainting.composite import composite
+from utils.inpainting.inpainter import BATCH_SIZES, Inpainter, Trace
+from utils.inpainting.stamps import input_digest
+from utils.scoring import FeatureDistance, hole_psnr
+from utils.sweep.plan import Cell, start_key
+
+FIRST_LOGITS_BYTES = 1 << 30  # that may be kept for all images and starts
+
+Row = dict[str, Any]  # what is known of a finished cell
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a sweep, all of the model's size."""
+
+    indices: list[int]
+    """Places in the set, which key the noise."""
+    images: np.ndarray  # (n, H, W, 3) uint8
+    holes: np.ndarray  # (n, H, W) bool
+    truths: np.ndarray  # (n, H, W, 3) uint8
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that decoding and scoring see."""
+        digest = hashlib.sha256(json.dumps(self.indices).encode())
+        for image, hole, truth in zip(self.images, self.holes, self.truths, strict=True):
+            digest.update(input_digest(image, hole).encode() + truth.tobytes())
+        return digest.hexdigest()
+
+
+def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
+    """Read `count` images spread evenly over a set, or all, with their ground truth."""
+    if len(dataset) < 2:
+        raise UserError(f"{dataset.images[0].parent}: one image; a score needs 2 or more")
+    if count is not None and not 2 <= count <= len(dataset):
+        raise UserError(f"--images {count}: allowed are 2 to {len(dataset)}")
+    chosen = np.linspace(0, len(dataset) - 1, count or len(dataset)).astype(int).tolist()
+    with tqdm(chosen, "reading", unit="image") as bar:  # ends its line whatever is read
+        items = [dataset[index] for index in bar]
+    for item in items:
+        if item.hole.shape != (side, side):
+            height, width = item.hole.shape
+            raise UserError(
+                f"{item.name}: {width} x {height} pixels; a sweep needs {side} x {side}"
+            )
+    truths = [dataset.ground_truth(item.index, item.image) for item in items]
+    if truths[0] is None:
+        raise UserError(
+            f"{dataset.images[0].parent.parent}: has no ground truth to score against; name a "
+            "prepared folder with test/ or test_gt.csv"
+        )
+    return Inputs(
+        chosen,
+        np.stack([item.image for item in items]),
+        np.stack([item.hole for item in items]),
+        np.stack(truths),
+    )
+
+
+@dataclass
+class Starts:
+    """What all decodings with the same hole fill start from."""
+
+    batches: list[Start]
+    first_logits: dict[int, tuple[Tensor, float]] = field(default_factory=dict)
+    """By batch: logits of the first step, which no seed, rule or schedule changes; seconds."""
+
+
+@dataclass
+class Walk:
+    """One decoding of all images."""
+
+    token_ids: Tensor  # (T, n, N)
+    hidden: Tensor  # (T, n, N) bool
+    seconds: list[float]
+    """For all images, until each step is done."""
+
+
+class Walker:
+    """Decodes and scores the images of a sweep; networks and statistics load when first needed."""
+
+    def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
+        self.config, self.inputs, self.device = config, inputs, device
+        self.starts: dict[tuple[Any, ...], Starts] = {}
+        self.kept_bytes = 0  # of first logits, over all starts
+
+    @cached_property
+    def inpainter(self) -> Inpainter:
+        """The networks, loaded when something has to be decoded."""
+        return Inpainter(self.config)
+
+    @cached_property
+    def distance(self) -> FeatureDistance:
+        """The scorer, with the statistics of the ground truth."""
+        truths = torch.from_numpy(self.inputs.truths)
+        return FeatureDistance(truths, self.device, self.config.scoring)
+
+    def start(self, decoding: DecodingConfig) -> Starts:
+        """Filled, encoded and masked images, once for each fill."""
+        key = start_key(decoding)
+        if key not in self.starts:
+            data, size = self.config.data, BATCH_SIZES[self.device.type]
+            pairs = zip(self.inputs.images, self.inputs.holes, strict=True)
+            filled = np.stack([fill_hole(*pair, decoding.hole_fill) for pair in pairs])
+            images, holes = (
+                torch.from_numpy(part).to(self.device).split(size)
+                for part in (filled, self.inputs.holes)
+            )
+            batches = [
+                self.inpainter.maskgit.start(normalise(i, data.mean, data.std), h, decoding)
+                for i, h in zip(images, holes, strict=True)
+            ]
+            self.starts[key] = Starts(batches)
+        return self.starts[key]
+
+    @torch.inference_mode()
+    def walk(self, cell: Cell, steps: int, bar: tqdm) -> Walk:
+        """Decode all images with a cell's settings for so many steps."""
+        settings = cell.decoding.model_copy(update={"sweet_spot": steps})
+        starts, at = self.start(settings), 0
+        traces, seconds = [], np.zeros(steps)
+        for number, start in enumerate(starts.batches):
+            trace, clock = Trace(), Clock(self.device)
+            indices = self.inputs.indices[at : at + len(start.token_ids)]
+            at += len(indices)
+
+            def listen(step: StepResult, trace: Trace = trace, clock: Clock = clock) -> None:
+                trace(step)
+                seconds[step.index] += clock.seconds()
+                bar.update(len(step.token_ids))
+
+            with autocast(self.device, self.inpainter.dtype):
+                self.inpainter.maskgit.finish(
+                    start,
+                    settings,
+                    seed=cell.seed,
+                    image_ids=torch.tensor(indices, device=self.device),
+                    on_step=listen,
+                    logits_of=self._logits_of(starts, number, clock),
+                )
+            traces.append(trace)
+        token_ids = torch.cat([torch.stack(trace.token_ids) for trace in traces], 1)
+        hidden = torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
+        return Walk(token_ids, hidden, seconds.tolist())
+
+    def _logits_of(self, starts: Starts, number: int, clock: Clock) -> LogitsOf:
+        """The model's logits; those of a batch's first step are kept, as far as memory allows."""
+        is_first = True
+
+        def logits_of(*shown: Tensor) -> Tensor:
+            nonlocal is_first
+            known = starts.first_logits.get(number) if is_first else None
+            if known:
+                is_first = False
+                clock.add(known[1])
+                return known[0]
+            began = clock.seconds()
+            logits = self.inpainter.maskgit.logits_of(*shown)
+            if is_first and self.kept_bytes + logits.nbytes <= FIRST_LOGITS_BYTES:
+                starts.first_logits[number] = logits, clock.seconds() - began
+                self.kept_bytes += logits.nbytes
+            is_first = False
+            return logits
+
+        return logits_of
+
+    def score(self, cell: Cell, walk: Walk) -> Row:
+        """The score of a cell's images, the error of each, and seconds an image."""
+        clock = Clock(self.device)
+        images = self.pixels(cell.decoding, walk.token_ids[cell.steps - 1])
+        seconds = walk.seconds[cell.steps - 1] + clock.seconds()
+        truths, holes = self.inputs.truths, self.inputs.holes
+        return {
+            "score": self.distance(torch.from_numpy(images)),
+            "score_name": self.distance.name,
+            "hole_psnr": [
+                _rounded(hole_psnr(*of)) for of in zip(images, truths, holes, strict=True)
+            ],
+            "seconds": seconds / len(images),
+            "images": len(images),
+            "seed": cell.seed,
+            "decoding": cell.decoding.model_dump(mode="json"),
+        }
+
+    def pixels(self, decoding: DecodingConfig, token_ids: Tensor) -> np.ndarray:
+        """Decode the tokens (n, N) of all images and join them with known pixels."""
+        decoded = self.inpainter.decoded(token_ids)
+        parts = zip(decoded, self.inputs.images, self.inputs.holes, strict=True)
+        kind, width = decoding.composite, decoding.feather_width
+        return np.stack([composite(*part, kind, width) for part in parts])
+
+
+class Clock:
+    """Seconds since it was made, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.began = self._now()
+
+    def seconds(self) -> float:
+        return self._now() - self.began
+
+    def add(self, seconds: float) -> None:
+        """Count time that was spent before."""
+        self.began -= seconds
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

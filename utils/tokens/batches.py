@@ -1,0 +1,155 @@
+"""Batches of tokens for stage 2, chosen and masked where the tokens lie.
+
+On a GPU nothing of this waits for the host: tokens stay in its memory, and every random number is
+drawn there. All of them follow from (seed, epoch, batch), so a resumed run draws the same.
+Shapes: n images, V views, H variants with a hole, B batch, N tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.schema import MaskingConfig
+from models.masking import draw_ratio, draw_token_mask
+from utils.data.augment import AS_IS
+from utils.data.holed_images import HoledImages
+from utils.rng import generator_for
+from utils.tokens.cache import HIDDEN_BIT
+
+MAX_RESIDENT_BYTES = 512 << 20  # of tokens in a GPU's memory; more stay in the file on the host
+MASK_STREAM = 0  # tells these random numbers from others of the same batch
+TOKEN_BITS, ALL_BITS = HIDDEN_BIT - 1, 0xFFFF
+
+
+class TokenBatch(NamedTuple):
+    """What a training step needs of a batch."""
+
+    targets: Tensor  # (B, N) int64, the clean tokens
+    inputs: Tensor  # (B, N) int64, what stands at known places
+    token_mask: Tensor  # (B, N) bool, True = hidden
+    known: Tensor | None = None  # (B, N, F), for a transformer with conditioning
+
+    def rows(self, part: slice) -> TokenBatch:
+        """Some of the batch's images."""
+        return TokenBatch(*(None if tensor is None else tensor[part] for tensor in self))
+
+
+class TokenBatches:
+    """Gives a batch for image numbers and the place in the training."""
+
+    def __init__(
+        self,
+        views: np.ndarray,
+        holes: np.ndarray | None,
+        masking: MaskingConfig,
+        *,
+        mirror: bool,
+        seed: int,
+        device: torch.device,
+        holed: HoledImages | None = None,
+    ) -> None:
+        """views: (n, V, N) uint16. holes: (n, H, N) uint16 with HIDDEN_BIT, for a hole share above
+        0. mirror: whether views other than the images themselves are shown. holed: the images
+        themselves, for a transformer with conditioning, whose holes are always new.
+        """
+        kept = holed or holes is not None
+        assert kept or masking.hole_share == 0, "a hole share needs hole variants"
+        self.holed = holed
+        self.masking, self.mirror, self.seed, self.device = masking, mirror, seed, device
+        size = views.nbytes + (0 if holes is None else holes.nbytes)
+        fits = size <= MAX_RESIDENT_BYTES
+        self.home = device if fits else torch.device("cpu")  # where tokens lie and chance is drawn
+        self.views, self.holes = self._kept(views), None if holes is None else self._kept(holes)
+        self.generator = torch.Generator(self.home)
+
+    def __call__(self, image_ids: Tensor, epoch: int, batch: int) -> TokenBatch:
+        """The batch of these images (B,) int64, on the device."""
+        stream = generator_for(self.seed, epoch, batch, MASK_STREAM)
+        self.generator.manual_seed(stream.initial_seed())
+        image_ids = _moved(image_ids, self.home)
+        view = torch.full_like(image_ids, AS_IS)
+        if self.mirror:
+            view = self._integers(self.views.shape[1], len(image_ids))
+        token_mask = draw_token_mask(
+            len(image_ids), self.views.shape[2], self.masking, self.generator
+        )
+        if self.holed:
+            return self._with_new_holes(image_ids, view, token_mask)
+        if self.masking.hole_share == 0:
+            targets = self.views[image_ids, view].long() & ALL_BITS
+            made = TokenBatch(targets, targets, token_mask)
+        else:
+            made = self._with_holes(image_ids, view, token_mask)
+        targets = _moved(made.targets, self.device)
+        is_one = made.inputs is made.targets
+        inputs = targets if is_one else _moved(made.inputs, self.device)
+        return TokenBatch(targets, inputs, _moved(made.token_mask, self.device))
+
+    def _with_new_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
+        """Draw a hole for each image; the rest of the images miss whole patches instead.
+
+        Known tokens are those of the filled image. Of a drawn hole's tokens some are already
+        revealed and show what they should be.
+        """
+        assert self.holed is not None
+        batch, tokens = token_mask.shape
+        draw = torch.rand(batch, generator=self.generator, device=self.home).cpu()
+        left = torch.rand(batch, tokens, generator=self.generator, device=self.home)
+        left = (left < draw_ratio(batch, self.masking, self.generator)).to(self.device)
+        image_ids, view, drawn = image_ids.cpu(), view.cpu(), draw < self.masking.hole_share
+        holes = self.holed.of_patches(token_mask.cpu())
+        holes[drawn] = self.holed.draw(image_ids[drawn], self.generator.initial_seed())
+        seen = self.holed.see(image_ids, view, holes)
+        targets = self.views[image_ids.to(self.home), view.to(self.home)].long() & ALL_BITS
+        targets = _moved(targets, self.device)
+        inputs = torch.where(seen.hidden, targets, seen.token_ids)
+        left |= ~drawn[:, None].to(self.device)
+        return TokenBatch(targets, inputs, seen.hidden & left, seen.known)
+
+    def _with_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
+        """Let some of the images be seen as in the middle of inpainting.
+
+        Known tokens are those of the filled image, which the hole has spoilt here and there. Of
+        the hole's tokens those that are already revealed show what they should be.
+        """
+        assert self.holes is not None
+        batch, tokens = token_mask.shape
+        chance = torch.rand(batch, 1, generator=self.generator, device=self.home)
+        variant = self._variants(batch)
+        ratio = draw_ratio(batch, self.masking, self.generator)
+        left = torch.rand(batch, tokens, generator=self.generator, device=self.home) < ratio
+        holed = chance < self.masking.hole_share  # (B, 1)
+        view = torch.where(holed[:, 0], variant % self.views.shape[1], view)
+        targets = self.views[image_ids, view].long() & ALL_BITS
+        rows = self.holes[image_ids, variant].long() & ALL_BITS
+        hole = rows >= HIDDEN_BIT
+        inputs = torch.where(holed & ~hole, rows & TOKEN_BITS, targets)
+        return TokenBatch(targets, inputs, torch.where(holed, hole & left, token_mask))
+
+    def _variants(self, count: int) -> Tensor:
+        """Numbers of hole variants; without mirror images only those of the images themselves."""
+        assert self.holes is not None
+        variants = self.holes.shape[1]
+        if self.mirror:
+            return self._integers(variants, count)
+        views = self.views.shape[1]
+        return views * self._integers(-(-variants // views), count)
+
+    def _integers(self, high: int, count: int) -> Tensor:
+        """Uniform integers from 0 to high - 1, (count,)."""
+        return torch.randint(high, (count,), generator=self.generator, device=self.home)
+
+    def _kept(self, tokens: np.ndarray) -> Tensor:
+        """A cache as int16, in the GPU's memory or as the mapped file that it is."""
+        return torch.from_numpy(tokens.view(np.int16)).to(self.home)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; the host does not wait for the copy."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

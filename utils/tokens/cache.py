@@ -1,0 +1,176 @@
+"""The tokenizer is frozen, so its work is done once: token ids of a folder, kept on disk.
+
+A cache is keyed by the tokenizer's weights, the images' contents and how views and holes are made,
+so a stale one is never used.
+Shapes: n images, V views, H variants with a hole, N tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tokenize import TokenError
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from config.schema import DataConfig, TokenizerConfig
+from models.masking import token_mask_from_holes
+from models.vqgan import VQGAN, full_fp32
+from utils.data import augment
+from utils.data.augment import AS_IS, MIRRORED, Views
+from utils.data.datasets import ImageFolder, normalise
+from utils.data.holes import DEFAULT_SHARE
+from utils.io.files import atomic, content_hash
+from utils.io.images import list_images
+from utils.tokens import hole_views
+from utils.tokens.hole_views import Chunk, Puncher
+
+CPU_BATCH = 16  # larger ones fall out of the processor's cache
+GPU_BATCH = 128  # a layer of the lab's encoder takes 2 MiB an image
+HOLE_BATCH = 64  # images that a process fills at once
+HIDDEN_BIT = 0x8000  # set where a hole hides the token
+PLAIN_VIEWS = len((AS_IS, MIRRORED))
+
+
+def cached_tokens(
+    vqgan: VQGAN,
+    data: DataConfig,
+    split: Literal["train", "val"],
+    cache: Path,
+    device: torch.device,
+) -> np.ndarray:
+    """Token ids of a split's images in all views, (n, V, N) uint16, memory-mapped.
+
+    Views are the image, its mirror image and, in training, `data.views` - 2 augmented ones. Built
+    with a progress bar when there is none for these weights and images. Two processes may build it
+    at once: both write the same bytes, and the last rename wins.
+    """
+    count = data.views if split == "train" else PLAIN_VIEWS
+    extra = [count, augment.VERSION] if count > PLAIN_VIEWS else []
+    path = cache / f"{split}-{_key(vqgan, data, split, extra)}.npy"
+    return _kept(path, lambda: _encode(vqgan, data, split, device))
+
+
+def cached_holes(
+    vqgan: VQGAN, data: DataConfig, fill: str, cache: Path, device: torch.device
+) -> np.ndarray:
+    """Token ids of training images with a filled hole, (n, H, N) uint16, memory-mapped.
+
+    HIDDEN_BIT is set where any pixel of a token's patch was hidden. Variant j is made of view
+    j modulo V, so clean tokens of the same picture are in `cached_tokens`. Built as they are.
+    """
+    how = [data.hole_views, data.hole_kind, fill, DEFAULT_SHARE, hole_views.SEED]
+    extra = [*how, hole_views.VERSION, data.views, augment.VERSION]
+    path = cache / f"train-holes-{_key(vqgan, data, 'train', extra)}.npy"
+    return _kept(path, lambda: _encode_holes(vqgan, data, fill, device))
+
+
+def as_token_ids(rows: np.ndarray, device: torch.device) -> Tensor:
+    """Rows of a cache (B, N) uint16 -> token ids (B, N) int64 on the device."""
+    return torch.from_numpy(rows.astype(np.int64)).to(device, non_blocking=True)
+
+
+def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a file, which is built and written whole if there is none, or a damaged one.
+
+    It is mapped so that PyTorch may write to it and the file stays as it is.
+    """
+    try:
+        rows = np.load(path, mmap_mode="c")
+        if rows.dtype == np.uint16 and rows.ndim == 3:
+            return rows
+        print(f"{path}: no token cache, made anew", file=sys.stderr)
+    except FileNotFoundError:
+        pass
+    except (ValueError, EOFError, SyntaxError, TokenError):  # the last two from its header
+        print(f"{path}: damaged token cache, made anew", file=sys.stderr)
+    content = io.BytesIO()  # into a file NumPy writes by itself and does not notice a full disk
+    np.save(content, build())
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+    return np.load(path, mmap_mode="c")
+
+
+def _key(vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], extra: list) -> str:
+    """Sixteen hexadecimal digits that change with weights, pixels, their scaling and ``extra``."""
+    digest = hashlib.sha256(content_hash(list_images(data.folder(split))).encode())
+    digest.update(repr((data.image_size, data.mean, data.std)).encode())
+    architecture = set(TokenizerConfig.model_fields)
+    digest.update(vqgan.config.model_dump_json(include=architecture).encode())
+    for name, value in vqgan.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    if extra:
+        digest.update(repr(extra).encode())
+    return digest.hexdigest()[:16]
+
+
+def _encode(
+    vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], device: torch.device
+) -> np.ndarray:
+    """Encode every view of every image, (n, V, N) uint16."""
+    images = ImageFolder(data.folder(split), data.image_size).images
+    views = Views(images, data.views if split == "train" else PLAIN_VIEWS)
+    encoder, rows = _Encoder(vqgan, data, device), []
+    with _bar(f"tokens of {split}", len(views) * views.count) as bar:
+        for part in _parts(len(views), GPU_BATCH if device.type == "cuda" else CPU_BATCH):
+            each = [encoder(views.of(part, view, device)) for view in range(views.count)]
+            rows.append(torch.stack(each, dim=1).cpu().numpy().astype(np.uint16))
+            bar.update(len(rows[-1]) * views.count)
+    return np.concatenate(rows)
+
+
+def _encode_holes(vqgan: VQGAN, data: DataConfig, fill: str, device: torch.device) -> np.ndarray:
+    """Punch, fill and encode every variant of every training image, (n, H, N) uint16."""
+    images = ImageFolder(data.folder("train"), data.image_size).images
+    views, encoder = Views(images, data.views), _Encoder(vqgan, data, device)
+    total, variants = len(views) * data.hole_views, []
+    with Puncher(total) as punched, _bar("tokens beside holes", total) as bar:
+        for variant in range(data.hole_views):
+            rows = []
+            for filled, holes in punched(_chunks(views, variant, data.hole_kind, fill, device)):
+                token_ids = encoder(torch.from_numpy(filled).to(device)).cpu()
+                grid = math.isqrt(token_ids.shape[1])
+                hidden = token_mask_from_holes(torch.from_numpy(holes), grid)
+                rows.append((token_ids + hidden * HIDDEN_BIT).numpy().astype(np.uint16))
+                bar.update(len(filled))
+            variants.append(np.concatenate(rows))
+    return np.stack(variants, axis=1)
+
+
+def _chunks(
+    views: Views, variant: int, kind: str, fill: str, device: torch.device
+) -> Iterator[Chunk]:
+    """All images in the view that a variant is made of."""
+    for part in _parts(len(views), HOLE_BATCH if device.type == "cuda" else CPU_BATCH):
+        pixels = views.of(part, variant % views.count, device)
+        yield Chunk(pixels.permute(0, 2, 3, 1).cpu().numpy(), part.start, variant, kind, fill)
+
+
+class _Encoder:
+    """uint8 images, channels first or last, to token ids (B, N) on the device."""
+
+    def __init__(self, vqgan: VQGAN, data: DataConfig, device: torch.device) -> None:
+        self.vqgan = vqgan.to(device, memory_format=torch.channels_last)
+        self.data = data
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with full_fp32(images.device):
+            return self.vqgan.encode(normalise(images, self.data.mean, self.data.std))
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    """0..count - 1 in pieces of ``size``, the last one shorter."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _bar(title: str, total: int) -> tqdm:
+    return tqdm(total=total, desc=title, unit="image", dynamic_ncols=True)

@@ -1,0 +1,78 @@
+"""Validation that can be compared: the same images, mask ratios and masks every time.
+
+Shapes: n images, B batch, N tokens, M hidden tokens of the batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.noise import uniform
+from models.transformer import BidirectionalTransformer
+from utils.data.augment import AS_IS
+from utils.data.holed_images import Seen
+from utils.device import autocast
+from utils.tokens.cache import as_token_ids
+
+MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+MASK_SEED = 2022  # of the validation masks, whatever the run's seed
+BATCH = {"cpu": 64, "cuda": 512}  # images a forward pass; figures do not depend on it
+
+
+@torch.inference_mode()
+def validate(
+    transformer: BidirectionalTransformer,
+    val: np.ndarray,
+    device: torch.device,
+    dtype: torch.dtype,
+    seen: Seen | None = None,
+) -> dict[str, float]:
+    """Cross-entropy in nats and accuracy on hidden tokens, by mask ratio and their means.
+
+    val: (n, 2, N) cached tokens. Every image hides at least one. seen: these images with holes,
+    for a network with conditioning; ratios are then shares of a hole's tokens that are still
+    hidden. The network is left in eval mode.
+    """
+    transformer.eval()
+    sums = torch.zeros(len(MASK_RATIOS), 3, dtype=torch.float64, device=device)
+    size = BATCH[device.type]
+    for start in range(0, len(val), size):
+        token_ids = as_token_ids(val[start : start + size, AS_IS], device)
+        image_ids = torch.arange(start, start + len(token_ids), device=device)
+        for index, ratio in enumerate(MASK_RATIOS):
+            noise = uniform(MASK_SEED, image_ids, index, 0, token_ids.shape[1])
+            inputs, known = token_ids, None
+            if seen is not None:
+                part = Seen(*(tensor[start : start + len(token_ids)] for tensor in seen))
+                inputs, known = torch.where(part.hidden, token_ids, part.token_ids), part.known
+                noise = noise.masked_fill(~part.hidden, 1.0)
+            lowest = noise == noise.amin(1, keepdim=True)  # hides something of a small grid too
+            token_mask = (noise < ratio) | lowest
+            with autocast(device, dtype):
+                sums[index] += _hidden_sums(transformer, token_ids, token_mask, inputs, known)
+    sums = sums.cpu()  # columns loss, hits, tokens
+    loss, accuracy = (sums[:, i] / sums[:, 2] for i in (0, 1))
+    numbers = {"val_loss": loss.mean().item(), "val_accuracy": accuracy.mean().item()}
+    for index, ratio in enumerate(MASK_RATIOS):
+        numbers[f"val_loss_{ratio}"] = loss[index].item()
+        numbers[f"val_accuracy_{ratio}"] = accuracy[index].item()
+    return numbers
+
+
+def _hidden_sums(
+    transformer: BidirectionalTransformer,
+    token_ids: Tensor,
+    token_mask: Tensor,
+    inputs: Tensor,
+    known: Tensor | None,
+) -> Tensor:
+    """Summed loss, number of right guesses, number of hidden tokens, (3,) float64."""
+    masked_ids = inputs.masked_fill(token_mask, transformer.mask_token_id)
+    logits = transformer(masked_ids, token_mask, known).float()  # (M, K + 1)
+    targets = token_ids[token_mask]
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    hits = (logits.argmax(-1) == targets).sum()
+    return torch.stack([loss.double(), hits.double(), token_mask.sum().double()])

@@ -1,0 +1,114 @@
+"""Write our weights under the key names of a lab solution.
+
+python -m utils.weights.export_lab --config runs/lab/config.yml --variant separate --out handed-in
+
+writes <out>/VQGAN.pt and <out>/transformer.pt, or with --whole one file, <out>/maskgit.pt: plain
+dictionaries of float32 tensors for `torch.load(file, weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from config.errors import UserError
+from config.loading import load_config
+from config.schema import Config, TokenizerConfig, TransformerConfig
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.io.files import atomic
+from utils.weights.lab_attention import VARIANTS, Naming, Weights
+from utils.weights.lab_keys import PREFIXES, TOKENIZER, TRANSFORMER, to_lab
+from utils.weights.store import load_tokenizer, load_transformer, read_header, read_lab_file
+
+OPTIONS = {  # flag: key that it overrides, type, help
+    "--transformer": ("transformer.weights", str, "transformer weights file"),
+    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
+}
+NAMES = {TOKENIZER: "VQGAN.pt", TRANSFORMER: "transformer.pt"}
+WHOLE = "maskgit.pt"
+ONLY_HERE = {  # settings that change the function but not the shapes: a lab solution lacks them
+    "norm": {"group", "post"},
+    "normalize_codes": {False},
+    "prior_dim": {0},
+    "conv_kernel": {0},
+}
+
+
+def export_lab(config: Config, out: Path, naming: Naming, whole: bool) -> list[str]:
+    """Write both networks of a config for a lab solution; returns lines that tell what it needs.
+
+    Raises `UserError` for networks that no lab solution can compute.
+    """
+    networks = {
+        TOKENIZER: load_tokenizer(config.tokenizer_weights, config.tokenizer),
+        TRANSFORMER: load_transformer(config.transformer_weights, config.transformer),
+    }
+    for kind, network in networks.items():
+        _check_lab_can(kind, network.config)
+    parts = {kind: to_lab(kind, net.state_dict(), naming) for kind, net in networks.items()}
+    if whole:
+        prefix = {kind: text for text, kind in PREFIXES.items()}
+        joined = {prefix[kind] + key: w for kind, part in parts.items() for key, w in part.items()}
+        written = {out / WHOLE: joined}
+    else:
+        written = {out / NAMES[kind]: part for kind, part in parts.items()}
+    for path, weights in written.items():
+        _save(path, weights)
+    lines = [f"{path}: {len(weights)} keys" for path, weights in written.items()]
+    return lines + [line for kind, net in networks.items() for line in _needs(kind, net.config)]
+
+
+def _check_lab_can(kind: str, description: TokenizerConfig | TransformerConfig) -> None:
+    """Refuse what a lab solution would load and then compute differently."""
+    for key, allowed in ONLY_HERE.items():
+        found = getattr(description, key, None)
+        if found is not None and found not in allowed:
+            known = allowed & {getattr(type(description)(), key)}
+            raise UserError(
+                f"{kind}.{key} is {found}: no lab solution computes that; allowed is {known.pop()}"
+            )
+
+
+def _needs(kind: str, description: TokenizerConfig | TransformerConfig) -> list[str]:
+    """Settings in which the network differs from the lab's, which the solution must take over."""
+    lab, ours = type(description)().model_dump(), description.model_dump()
+    other = {k: v for k, v in ours.items() if v != lab[k] and k not in ("attention", "qkv_bias")}
+    text = ", ".join(f"{key} {value}" for key, value in other.items())
+    return [f"the solution's {kind} must be built with: {text}"] if other else []
+
+
+def _save(path: Path, weights: Weights) -> None:
+    with atomic(path) as temporary:
+        torch.save({key: value.contiguous() for key, value in weights.items()}, temporary)
+
+
+def _naming(config: Config, variant: str | None, like: Path | None) -> Naming:
+    """How the keys of attention are to be called."""
+    if like is not None:
+        return read_lab_file(like).part(TRANSFORMER).naming
+    if variant is not None:
+        return VARIANTS[variant]
+    imported = read_header(config.transformer_weights).get("attention")
+    return Naming.from_text(imported) if imported else VARIANTS["report"]
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    add_config_arguments(parser, OPTIONS)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        help="how attention's keys are called (default as in the file that was imported)",
+    )
+    parser.add_argument("--like", type=Path, metavar="FILE", help="name them as this lab file does")
+    parser.add_argument("--whole", action="store_true", help="both networks in one file")
+    args = parser.parse_args()
+    config = load_config(args.config, as_overrides(args, OPTIONS))
+    naming = _naming(config, args.variant, args.like)
+    print("\n".join(export_lab(config, args.out, naming, args.whole)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,254 @@
+"""Read checkpoints of a lab solution and write them as ours, with a config that runs them.
+
+python -m utils.weights.import_lab VQGAN.pt transformer.pt --out runs/lab
+
+writes <out>/vqgan.safetensors, <out>/transformer.safetensors, <out>/config.yml, and <out>/keys.txt,
+which names every key of the files and what became of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from argparse import ArgumentTypeError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from config.errors import UserError
+from config.loading import load_config, save_config
+from config.schema import Config, TokenizerConfig, TransformerConfig
+from models.transformer import BidirectionalTransformer
+from models.vqgan import VQGAN
+from utils.cli import ArgumentParser, add_config_arguments, run
+from utils.io.files import atomic, content_hash, write_text
+from utils.weights.lab_attention import Roles
+from utils.weights.lab_keys import NAMES_SHOWN, TOKENIZER, TRANSFORMER, LabFile, Part
+from utils.weights.lab_shapes import describe, network_shapes, shapes_of
+from utils.weights.store import fill, read_lab_file, save_weights
+
+WEIGHTS_FILES = {TOKENIZER: "vqgan.safetensors", TRANSFORMER: "transformer.safetensors"}
+NOT_READ = {  # what shapes do not tell
+    TOKENIZER: ("norm", "normalize_codes"),
+    TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),
+}
+
+UNSUPPORTED = {  # attention that two public solutions compute
+    "query-softmax": "its softmax runs over the queries instead of the keys",
+    "merged-heads": "its heads are merged without moving them next to their token",
+}
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """What became of every key of one network."""
+
+    matched: list[str]
+    renamed: dict[str, str]
+    """Name here -> name in the file."""
+    missing: list[str]
+    unexpected: list[str]
+    shapes: dict[str, str]
+    """Keys of another shape, with the found and the needed one."""
+
+    def problems(self) -> str:
+        """What keeps the file from being this network, on one line; empty if nothing does."""
+        groups = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of another shape": [f"{key} {text}" for key, text in self.shapes.items()],
+        }
+        return "; ".join(
+            f"{len(names)} keys {what}: {', '.join(names[:NAMES_SHOWN])}"
+            + (", ..." if len(names) > NAMES_SHOWN else "")
+            for what, names in groups.items()
+            if names
+        )
+
+    def lines(self) -> list[str]:
+        """One line a key, in the order of the groups."""
+        return [
+            *(f"matched     {key}" for key in self.matched),
+            *(f"renamed     {old} -> {new}" for new, old in self.renamed.items()),
+            *(f"missing     {key}" for key in self.missing),
+            *(f"unexpected  {key}" for key in self.unexpected),
+            *(f"shape       {key}: {text}" for key, text in self.shapes.items()),
+        ]
+
+
+def key_report(part: Part, description: TokenizerConfig | TransformerConfig) -> KeyReport:
+    """Hold the keys of a part against those of the network that it should fill."""
+    needed, found = network_shapes(description), shapes_of(part.weights)
+    both = [key for key in needed if key in found]
+    fits = [key for key in both if needed[key] == found[key]]
+    return KeyReport(
+        matched=[key for key in fits if key not in part.renamed],
+        renamed={key: part.renamed[key] for key in fits if key in part.renamed},
+        missing=[key for key in needed if key not in found],
+        unexpected=[part.sources[key] for key in found if key not in needed],
+        shapes={k: f"{found[k]}, needed {needed[k]}" for k in both if needed[k] != found[k]},
+    )
+
+
+def import_lab(
+    paths: list[Path],
+    out: Path,
+    base: Config,
+    *,
+    entry: str | None = None,
+    roles: Roles | None = None,
+) -> tuple[Config, list[str]]:
+    """Convert the networks of some files; returns the config that runs them and what to print.
+
+    ``base`` gives all that files do not tell; entry and roles are those of `read_keys`, which
+    settle what a file leaves open. The config computes in fp32, so that logits are the lab's.
+    Nothing is written unless every key of every file
+    has its place. Raises `UserError` otherwise.
+    """
+    files = [read_lab_file(path, entry, roles) for path in paths]
+    parts = _one_of_each(files)
+    lines = [line for f in files for line in (f"{f.name}:", *(f"  {note}" for note in f.notes))]
+    keys, problems = [], []
+    descriptions: dict[str, Any] = {}
+    for kind, (file, part) in parts.items():
+        description = describe(part, getattr(base, kind), file.name)
+        descriptions[kind] = description
+        report = key_report(part, description)
+        lines += _summary(part, report, description)
+        keys += [f"# {file.name}: {kind}", *report.lines()]
+        if report.problems():
+            problems.append(f"{file.name}: {kind}: {report.problems()}")
+    if problems:
+        print("\n".join(lines))
+        raise UserError("; ".join(problems))
+    config = _config(base, out, descriptions)
+    for kind, (file, part) in parts.items():
+        _convert(file, part, descriptions[kind], out)
+    write_text(out / "keys.txt", "\n".join(keys) + "\n")
+    with atomic(out / "config.yml") as temporary:
+        save_config(config, temporary)
+    return config, lines
+
+
+def _one_of_each(files: list[LabFile]) -> dict[str, tuple[LabFile, Part]]:
+    """Each network with the file that holds it; two of a kind leave no choice but to ask."""
+    parts: dict[str, tuple[LabFile, Part]] = {}
+    for file in files:
+        for kind, part in file.parts.items():
+            if kind in parts:
+                raise UserError(
+                    f"{file.name}: a second {kind}, after that of {parts[kind][0].name}"
+                )
+            parts[kind] = (file, part)
+    return parts
+
+
+def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
+    """What a reader wants to know about one network."""
+    variant = f", attention variant {part.naming.title}" if part.kind == TRANSFORMER else ""
+    count = sum(value.numel() for value in part.weights.values())
+    read = description.model_dump(exclude=set(NOT_READ[part.kind]))
+    taken = description.model_dump(include=set(NOT_READ[part.kind]))
+    return [
+        f"{part.kind}{variant}, {count / 1e6:.2f} M values",
+        f"  keys: {len(report.matched)} matched, {len(report.renamed)} renamed, "
+        f"{len(report.missing)} missing, {len(report.unexpected)} unexpected, "
+        f"{len(report.shapes)} of another shape",
+        *(f"  renamed: {text}" for text in _patterns(report.renamed)),
+        f"  read off the shapes: {_as_text(read)}",
+        f"  not told by the file: {_as_text(taken)}",
+    ]
+
+
+def _patterns(renamed: dict[str, str]) -> list[str]:
+    """Renamed keys with the block's number written as i, each pattern once."""
+    patterns: dict[str, int] = {}
+    for new, old in renamed.items():
+        text = re.sub(r"\bblocks\.\d+\.", "blocks.i.", f"{old} -> {new}")
+        patterns[text] = patterns.get(text, 0) + 1
+    return [f"{text} ({count} times)" for text, count in patterns.items()]
+
+
+def _as_text(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _config(base: Config, out: Path, descriptions: dict[str, Any]) -> Config:
+    """The base with the described networks and their files; both halves made to agree."""
+    values: dict[str, Any] = base.model_dump() | {"run": out, "precision": "fp32"}
+    for kind, description in descriptions.items():
+        values[kind] |= description.model_dump() | {"weights": out / WEIGHTS_FILES[kind]}
+    patch = 2 ** len(values[TOKENIZER]["downsample_after"])
+    if TRANSFORMER in descriptions:
+        values["data"]["image_size"] = math.isqrt(values[TRANSFORMER]["num_tokens"]) * patch
+        if TOKENIZER not in descriptions:
+            values[TOKENIZER]["codebook_size"] = values[TRANSFORMER]["codebook_size"]
+    else:
+        values[TRANSFORMER]["num_tokens"] = (values["data"]["image_size"] // patch) ** 2
+        values[TRANSFORMER]["codebook_size"] = values[TOKENIZER]["codebook_size"]
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"the files do not fit together: {message}") from None
+
+
+def _convert(file: LabFile, part: Part, description: Any, out: Path) -> None:
+    """Fill the network strictly and write it in float32 with where it came from."""
+    network = (VQGAN if part.kind == TOKENIZER else BidirectionalTransformer)(description)
+    fill(network, part.weights, Path(file.name))
+    notes = {"source": Path(file.name).name, "source_sha256": content_hash([Path(file.name)])}
+    notes |= {"attention": part.naming.as_text()}
+    save_weights(out / WEIGHTS_FILES[part.kind], network.state_dict(), description, notes)
+
+
+def role_map(text: str) -> Roles:
+    """`blocks.0.attn.a=q,...` as layers of any block and their roles, for argparse."""
+    roles: Roles = {}
+    for item in text.split(","):
+        layer, _, role = item.strip().partition("=")
+        role = {"out": "o", "output": "o"}.get(role, role)
+        if role not in ("q", "k", "v", "o") and sorted(role) != ["k", "q", "v"]:
+            raise ArgumentTypeError(f"'{item}' is not LAYER=ROLE; roles are q, k, v, o and qkv")
+        roles[re.sub(r"^blocks\.\d+\.", "", layer)] = role
+    return roles
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".pt file of the lab")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--entry", help="which of several networks in a file, e.g. ema")
+    parser.add_argument(
+        "--map",
+        type=role_map,
+        metavar="LAYER=ROLE,...",
+        help="what attention layers are, where names do not say it, e.g. blocks.0.attn.a=q; "
+        "roles: q, k, v, o, or qkv in the order of the rows",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=("standard", *UNSUPPORTED),
+        default="standard",
+        help="how the solution computes attention, which no file tells",
+    )
+    add_config_arguments(parser, {})
+    args = parser.parse_args()
+    if args.attention in UNSUPPORTED:
+        raise UserError(
+            f"--attention {args.attention}: {UNSUPPORTED[args.attention]}; such weights give other "
+            "logits here. Let the solution repair the images itself, and score its results folder"
+        )
+    base = load_config(args.config, args.set)
+    config, lines = import_lab(args.files, args.out, base, entry=args.entry, roles=args.map)
+    print("\n".join(lines))
+    for kind in (TOKENIZER, TRANSFORMER):
+        if getattr(config, kind).weights is None:
+            print(f"no {kind} in these files: give one to inpainting.py with --{kind}")
+    print(f"run it: python inpainting.py --config {args.out / 'config.yml'} --data DIR")
+
+
+if __name__ == "__main__":
+    run(main)

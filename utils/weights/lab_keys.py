@@ -1,0 +1,213 @@
+"""Networks in a lab solution's checkpoint, and what the same tensors are called here.
+
+A file holds one or more dictionaries of tensors, under any key and behind any prefix. Each is a
+tokenizer, a transformer, or both. Attention is recognised by what its tensors are
+(utils/weights/lab_attention.py); all other keys are the same in every solution.
+
+Nothing is dropped silently: a key that is not known keeps its name and fails the strict check
+against the network; what does not belong to a network is named in `LabFile.notes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from config.errors import UserError
+from utils.weights.lab_attention import VARIANTS, Naming, Roles, Weights, from_naming, to_naming
+
+TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
+PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # of a whole model that is exported
+FIRST_WORDS = {
+    TOKENIZER: {"encoder", "decoder", "codebook", "quant_conv", "post_quant_conv"},
+    TRANSFORMER: {"pos_emb", "tok_emb", "bias", "blocks", "LN", "Token_Prediction"},
+}
+KNOWN_WORDS = set().union(*FIRST_WORDS.values())
+MASK_ID = "mask_token_tensor"  # a whole model may keep the mask's id as a buffer
+MAX_DEPTH = 5  # of dictionaries within each other
+NAMES_SHOWN = 5  # offending keys in an error line
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a lab file, under the names that it has here."""
+
+    kind: str
+    """TOKENIZER or TRANSFORMER."""
+    naming: Naming
+    """How its attention is named; of a tokenizer always the report's."""
+    weights: Weights
+    sources: dict[str, str]
+    """Names here -> names in the file, prefixes included; several are joined by ' + '."""
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """The keys whose name differs by more than the prefix of the part."""
+        return {own: name for own, name in self.sources.items() if not name.endswith(own)}
+
+
+@dataclass(frozen=True)
+class LabFile:
+    """What a checkpoint holds."""
+
+    name: str
+    parts: dict[str, Part]
+    notes: list[str] = field(default_factory=list)
+    """Wrappers that were taken off and entries that were left out."""
+
+    def part(self, kind: str) -> Part:
+        """The tokenizer or the transformer; `UserError` if the file holds only the other one."""
+        if kind not in self.parts:
+            raise UserError(f"{self.name}: holds a {', '.join(self.parts)}, but no {kind}")
+        return self.parts[kind]
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Tensors of one network with the names that they have in the file."""
+
+    entry: str
+    """Keys and prefixes around it, joined by dots; empty for the file itself."""
+    kind: str
+    weights: Weights
+    prefix: str
+
+
+def read_keys(
+    content: object, name: str, entry: str | None = None, roles: Roles | None = None
+) -> LabFile:
+    """Sort what a `.pt` file named ``name`` holds into networks under their names here.
+
+    entry: which of several networks of one kind is meant. roles: of attention layers whose names
+    do not say them. Raises `UserError` where no network is found, or more than one of a kind.
+    """
+    notes: list[str] = []
+    networks = [
+        network
+        for path, weights in _dictionaries(content, "", notes, 0)
+        for network in _networks(weights, path, name, notes)
+    ]
+    if not networks:
+        raise _nothing_found(content, name)
+    parts = {}
+    for kind in FIRST_WORDS:
+        chosen = _choose([n for n in networks if n.kind == kind], entry, name, notes)
+        if chosen:
+            parts[kind] = _convert(chosen, name, notes, roles)
+    if not parts:
+        raise UserError(f"{name}: no entry {entry}; found are {_entries(networks)}")
+    return LabFile(name, parts, notes)
+
+
+def to_lab(kind: str, weights: Weights, naming: Naming) -> Weights:
+    """Our weights of one network under the names of a lab solution; the opposite of `read_keys`."""
+    return dict(weights) if kind == TOKENIZER else to_naming(weights, naming)
+
+
+def _dictionaries(
+    content: object, path: str, notes: list[str], depth: int
+) -> Iterator[tuple[str, Weights]]:
+    """Every dictionary with keys of a network, and its place; names whatever else there is."""
+    if not isinstance(content, dict) or depth > MAX_DEPTH:
+        return
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    is_network = any(KNOWN_WORDS & set(key.split(".")) for key in tensors)
+    if is_network:
+        if path:
+            notes.append(f"taken out of '{path}'")
+        yield path, tensors
+    left_out = [] if is_network else [*tensors]
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            continue
+        inner = list(_dictionaries(value, f"{path}.{key}".lstrip("."), notes, depth + 1))
+        yield from inner
+        if not inner:
+            left_out.append(str(key))
+    if left_out and depth == 0:
+        notes.append(f"left out, no part of a network: {', '.join(left_out)}")
+
+
+def _networks(weights: Weights, path: str, name: str, notes: list[str]) -> Iterator[_Network]:
+    """Take prefixes off until the keys are those of one network, or of several side by side."""
+    groups: dict[str, Weights] = {"": weights}
+    while groups:
+        prefix, keys = groups.popitem()
+        words = {key.split(".")[0] for key in keys}
+        counts = {kind: len(words & known) for kind, known in FIRST_WORDS.items()}
+        kind = max(counts, key=counts.__getitem__)
+        if counts[kind]:
+            yield _Network(_joined(path, prefix), kind, keys, prefix)
+            continue
+        if not prefix:
+            keys = _without_mask_id(keys, name, notes)
+        for word in {key.split(".")[0] for key in keys}:
+            below = {k: v for k, v in keys.items() if k.split(".")[0] == word}
+            inner = {k.removeprefix(f"{word}."): v for k, v in below.items()}
+            if not any(KNOWN_WORDS & set(key.split(".")) for key in inner):
+                raise _unexpected(name, [prefix + key for key in below], "a lab's networks")
+            groups[f"{prefix}{word}."] = inner
+
+
+def _joined(path: str, prefix: str) -> str:
+    return ".".join(text for text in (path, prefix.rstrip(".")) if text)
+
+
+def _without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
+    """Take the buffer with the mask's id out, if it is the last id, as it is here."""
+    key = next((key for key in weights if key.split(".")[-1] == MASK_ID), None)
+    if key is None:
+        return weights
+    table = next((w for k, w in weights.items() if k.endswith("tok_emb.weight")), None)
+    found, last = weights[key], None if table is None else len(table) - 1
+    if found.numel() != 1 or found.item() != last:
+        raise UserError(f"{name}: {key} is {found.tolist()}; allowed is the last id, {last}")
+    notes.append(f"left out: {key}, since {last} is the mask's id here as well")
+    return {k: value for k, value in weights.items() if k != key}
+
+
+def _choose(
+    networks: list[_Network], entry: str | None, name: str, notes: list[str]
+) -> _Network | None:
+    """The one network of a kind that is meant."""
+    if len(networks) > 1 and entry is not None:
+        networks = [n for n in networks if entry in (n.entry, *n.entry.split("."))]
+    if len(networks) > 1:
+        raise UserError(
+            f"{name}: holds {len(networks)} {networks[0].kind}s: {_entries(networks)}; "
+            "choose one with --entry of utils.weights.import_lab"
+        )
+    if networks and entry:
+        notes.append(f"--entry {entry}: the {networks[0].kind} of '{networks[0].entry}' is taken")
+    return networks[0] if networks else None
+
+
+def _entries(networks: list[_Network]) -> str:
+    return ", ".join(network.entry or "the file itself" for network in networks)
+
+
+def _convert(network: _Network, name: str, notes: list[str], roles: Roles | None) -> Part:
+    """Rename and join the keys of attention."""
+    if network.prefix:
+        notes.append(f"prefix {network.prefix} taken off {len(network.weights)} keys")
+    names = {key: network.prefix + key for key in network.weights}
+    if network.kind == TOKENIZER:
+        return Part(TOKENIZER, VARIANTS["report"], network.weights, names)
+    return Part(TRANSFORMER, *from_naming(network.weights, names, name, notes, roles))
+
+
+def _nothing_found(content: object, name: str) -> UserError:
+    """Say what the file holds instead of a network."""
+    tensors = isinstance(content, dict) and [
+        key for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
+    ]
+    if not tensors:
+        return UserError(f"{name}: expected a dictionary of tensors")
+    return _unexpected(name, tensors, "a lab tokenizer, transformer or whole model")
+
+
+def _unexpected(name: str, keys: list[str], known: str) -> UserError:
+    shown = ", ".join(keys[:NAMES_SHOWN]) + (", ..." if len(keys) > NAMES_SHOWN else "")
+    return UserError(f"{name}: {len(keys)} unexpected keys: {shown}; known are {known}")

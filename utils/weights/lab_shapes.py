@@ -1,0 +1,166 @@
+"""The network that a lab file's tensors describe: widths, levels and layers read off their shapes.
+
+Shapes do not tell the number of attention heads, dropout or how norms count; those come from the
+config. Any reading with the same sequence of layers is the same function.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from pydantic import ValidationError
+
+from config.errors import UserError
+from config.schema import TokenizerConfig, TransformerConfig
+from models.transformer import BidirectionalTransformer
+from models.vqgan import VQGAN
+from utils.weights.lab_attention import Weights
+from utils.weights.lab_keys import Part
+
+Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
+Shapes = dict[str, tuple[int, ...]]
+LAB = TokenizerConfig()
+LAB_ONLY = {"norm": "post", "prior_dim": 0}  # what every lab transformer has in common
+
+
+def network_shapes(description: TokenizerConfig | TransformerConfig) -> Shapes:
+    """Every key of a network with its shape; no memory is taken."""
+    network = VQGAN if isinstance(description, TokenizerConfig) else BidirectionalTransformer
+    with torch.device("meta"):
+        return shapes_of(network(description).state_dict())
+
+
+def shapes_of(weights: Weights) -> Shapes:
+    """The shape of every tensor."""
+    return {key: tuple(value.shape) for key, value in weights.items()}
+
+
+def describe(part: Part, expected: Description, name: str) -> Description:
+    """The network to build for a part: ``expected`` if it fits, else what the shapes tell.
+
+    ``expected`` gives what shapes do not tell. A part that makes no sense is described by
+    ``expected`` too, so that the strict check can name what is wrong with it. Raises `UserError`
+    where heads do not divide the width.
+    """
+    kind = TokenizerConfig if isinstance(expected, TokenizerConfig) else TransformerConfig
+    known = kind.model_validate(expected.model_dump(include=set(kind.model_fields)))
+    if network_shapes(known) == shapes_of(part.weights):
+        return known
+    try:
+        if isinstance(known, TokenizerConfig):
+            return _tokenizer(part.weights, known)
+        return _transformer(part.weights, known, name)
+    except (KeyError, IndexError, StopIteration, ValueError, ValidationError):
+        return known
+
+
+def _transformer(weights: Weights, known: TransformerConfig, name: str) -> TransformerConfig:
+    num_tokens, dim = weights["pos_emb"].shape
+    if dim % known.num_heads:
+        raise UserError(
+            f"{name}: width {dim} does not divide into {known.num_heads} heads; heads cannot be "
+            "read off the weights, name transformer.dim and transformer.num_heads in the config"
+        )
+    mlp = next(value for key, value in weights.items() if key.endswith(".MLP.0.weight"))
+    blocks = [int(match[1]) for key in weights if (match := re.match(r"blocks\.(\d+)\.", key))]
+    found = {
+        "dim": dim,
+        "num_tokens": num_tokens,
+        "codebook_size": len(weights["tok_emb.weight"]) - 1,
+        "num_layers": 1 + max(blocks),
+        "mlp_dim": len(mlp),
+        "qkv_bias": any(key.endswith(".Attention.qkv.bias") for key in weights),
+    }
+    return TransformerConfig.model_validate(known.model_dump() | found | LAB_ONLY)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One numbered layer of an encoder or decoder."""
+
+    letter: str
+    """C convolution, R residual block, A attention, S change of resolution, N normalisation."""
+    width: int
+    """Channels that come out."""
+    kernel: int
+    """Size of its convolutions."""
+
+
+LETTERS = {  # letter: how its tensors' names begin, which of them have its width first
+    "R": ("block.", ("block.5.weight", "block.2.weight")),
+    "A": ("norm.", ("proj_out.weight", "q.weight")),
+    "S": ("conv.", ("conv.weight",)),
+    "N": ("gn.", ("gn.weight", "gn.bias")),
+    "C": ("", ("weight", "bias")),
+}
+
+
+def _layer(tensors: Weights) -> Layer:
+    """Tell a layer by the names of its tensors."""
+    starts = {letter: start for letter, (start, _) in LETTERS.items()}
+    letter = next(k for k, start in starts.items() if any(t.startswith(start) for t in tensors))
+    weight = next(tensors[key] for key in LETTERS[letter][1] if key in tensors)
+    return Layer(letter, len(weight), weight.shape[-1])
+
+
+def _layers(weights: Weights, half: str, pattern: str) -> tuple[list[Layer], list[Layer]]:
+    """First layer and the levels' layers of one half, if its layers stand in the given order."""
+    numbered: dict[int, Weights] = {}
+    for key, value in weights.items():
+        if match := re.fullmatch(rf"{half}\.model\.(\d+)\.(.+)", key):
+            numbered.setdefault(int(match[1]), {})[match[2]] = value
+    layers = [_layer(numbered[number]) for number in sorted(numbered)]
+    match = re.fullmatch(pattern, "".join(layer.letter for layer in layers))
+    if not match:
+        raise ValueError(half)
+    return layers, layers[slice(*match.span("levels"))]
+
+
+def _levels(layers: list[Layer], blocks: int) -> list[list[Layer]] | None:
+    """Cut the layers into levels of so many equal residual blocks, or None if they do not fit."""
+    levels: list[list[Layer]] = [[]]
+    for layer in layers:
+        full = len(levels[-1]) == blocks
+        if layer.letter == "S":
+            if not full:
+                return None
+            levels[-1].append(layer)
+        elif len(levels[-1]) >= blocks:
+            levels.append([layer])
+        else:
+            levels[-1].append(layer)
+    equal = all(len({(r.width, r.kernel) for r in level[:blocks]}) == 1 for level in levels)
+    return levels if equal and all(len(level) >= blocks for level in levels) else None
+
+
+def _tokenizer(weights: Weights, known: TokenizerConfig) -> TokenizerConfig:
+    encoder, down = _layers(weights, "encoder", r"C(?P<levels>[RS]*)RA?RNC")
+    decoder, up = _layers(weights, "decoder", r"CRA?R(?P<levels>(RA?|S)*)NC")
+    up = [layer for layer in up if layer.letter != "A"]
+    choices = (known.encoder_blocks, LAB.encoder_blocks, 1)
+    encoder_blocks = next(n for n in choices if _levels(down, n))
+    choices = (known.decoder_blocks, LAB.decoder_blocks, 1)
+    decoder_blocks = next(n for n in choices if _levels(up, n))
+    down_levels, up_levels = _levels(down, encoder_blocks), _levels(up, decoder_blocks)
+    assert down_levels
+    assert up_levels
+    outward = list(reversed(up_levels))  # from the image to the token grid
+    halvings = [i for i, level in enumerate(down_levels) if level[-1].letter == "S"]
+    found = {
+        "encoder_channels": [encoder[0].width, *(level[0].width for level in down_levels)],
+        "encoder_kernels": [level[0].kernel for level in down_levels],
+        "encoder_blocks": encoder_blocks,
+        "downsample_after": halvings,
+        "downsample_kernel": down_levels[halvings[0]][-1].kernel,
+        "encoder_attention": any(layer.letter == "A" for layer in encoder),
+        "decoder_channels": [level[0].width for level in outward],
+        "decoder_blocks": decoder_blocks,
+        "upsample_after": [i for i, level in enumerate(outward) if level[-1].letter == "S"][::-1],
+        "decoder_attention": any(layer.letter == "A" for layer in decoder),
+        "latent_dim": weights["codebook.embedding.weight"].shape[1],
+        "codebook_size": len(weights["codebook.embedding.weight"]),
+    }
+    return TokenizerConfig.model_validate(found)  # norms and codes as in the lab
