@@ -9,7 +9,6 @@ import json
 import math
 import statistics
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from config.schema import Config
@@ -184,10 +183,9 @@ def save_plots(folder: Path, study: Study) -> None:
     with pyplot.style.context("default"):  # Optuna changes the style
         slices = plot_slice(study, target_name=LOSS)
         _mark_pruned(slices, study)
-        _save_figure(folder / SLICES, pyplot)
+        _save_figure(folder / SLICES)
         plot_optimization_history(study, target_name=LOSS)
-        _save_figure(folder / HISTORY, pyplot)
-    pyplot.close("all")
+        _save_figure(folder / HISTORY)
 
 
 def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
@@ -202,7 +200,10 @@ def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
             axes.legend()
 
 
-def _save_figure(path: Path, pyplot: ModuleType) -> None:
-    """Save the current figure."""
+def _save_figure(path: Path) -> None:
+    """Save the current figure and close it."""
+    from matplotlib import pyplot
+
     with atomic(path) as temporary:
         pyplot.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
+    pyplot.close()

@@ -121,10 +121,9 @@ def drawn(folder: Path, study: optuna.Study, monkeypatch) -> list:
     """The figures of both plots, before they are saved."""
     from matplotlib import pyplot
 
-    figures = []
+    figures, close = [], pyplot.close
     monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, path, **_: path.write_text(""))
-    monkeypatch.setattr(pyplot, "close", lambda _: figures.append(pyplot.gcf()) or close())
-    close = lambda: pyplot.figure(clear=True)  # noqa: E731
+    monkeypatch.setattr(pyplot, "close", lambda: figures.append(pyplot.gcf()) or close())
     save_plots(folder, study)
     return figures
 
