@@ -24,7 +24,7 @@ SEARCH_RUN := runs/search-cats64
 SEARCH_DATA := data/cats64
 SEARCH_FLAGS :=  # e.g. --set search.steps=480
 
-.PHONY: demo results search-results test test-long test-app faults coverage soak lint format schema clean
+.PHONY: demo results search-results test gpu test-long test-app faults coverage soak lint format schema clean
 .SECONDARY:
 
 demo: $(RUN)/report.html
@@ -122,3 +122,6 @@ $(ENV)/.maskgit-app: $(ENV)/.maskgit-dev
 	$(PYTHON) -m pip install --quiet ".[app,test-app]"
 	@command -v chromium google-chrome chrome >/dev/null || $(PYTHON) -m playwright install chromium || true
 	@touch $@
+
+gpu: $(ENV)/.maskgit-dev  # tests and benchmarks on a GPU; docs/gpu.md
+	$(PYTHON) -m bench.gpu
