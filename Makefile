@@ -1,3 +1,4 @@
+# make setup  set up
 # make demo   set up, fine-tune, inpaint, score, report
 # make test   set up, run the tests
 # An activated conda environment is used as it is; otherwise everything goes into .venv.
@@ -24,8 +25,10 @@ SEARCH_RUN := runs/search-cats64
 SEARCH_DATA := data/cats64
 SEARCH_FLAGS :=  # e.g. --set search.steps=480
 
-.PHONY: demo results search-results test gpu test-long test-app faults coverage soak lint format schema clean
+.PHONY: setup demo results search-results test gpu test-long test-app faults coverage soak lint format schema clean
 .SECONDARY:
+
+setup: $(ENV)/.maskgit
 
 demo: $(RUN)/report.html
 	@echo "look at $(RUN)/report.html"

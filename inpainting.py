@@ -19,6 +19,7 @@ from utils.cli import (
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
+from utils.inpainting.pretrained import or_pretrained
 from utils.io.images import MASK_THRESHOLD
 
 
@@ -111,7 +112,7 @@ def main() -> None:
     args = parser.parse_args()
     if (args.images is None) != (args.masks is None) or (args.images and args.data):
         parser.error("give either --data, or --images together with --masks")
-    config = load_config(args.config, as_overrides(args, OPTIONS))
+    config = or_pretrained(load_config(args.config, as_overrides(args, OPTIONS)))
     source = args.images or args.data or config.data.root
     dataset = InpaintingSet(
         source,

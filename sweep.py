@@ -12,6 +12,7 @@ from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, positive, run
 from utils.data.datasets import InpaintingSet
 from utils.distributed import is_main
+from utils.inpainting.pretrained import or_pretrained
 from utils.sweep.cells import opened
 from utils.sweep.page import save_page
 from utils.sweep.plan import STUDIES, plan
@@ -50,7 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=positive, help="images, spread evenly (default all)")
     args = parser.parse_args()
-    config = load_config(args.config, as_overrides(args, OPTIONS))
+    config = or_pretrained(load_config(args.config, as_overrides(args, OPTIONS)))
     if config.seed + args.seeds > 2**63:
         parser.error(f"--seeds {args.seeds}: counted from seed {config.seed} they pass 2^63 - 1")
     studies = plan(config, args.study)

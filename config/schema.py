@@ -89,6 +89,8 @@ class Config(Section):
 
     run: Path = Path("runs/maskgit")
     """Folder of the run: weights, logs, curves, samples."""
+    pretrained: Path | None = None
+    """Folder of released networks that repair while the run has none; training never takes them."""
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     """Seed of everything random."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

@@ -75,7 +75,7 @@ def large(inpainter: Inpainter) -> list[np.ndarray]:
     masked = np.where(hole[..., None], np.uint8(HOLE_COLOUR), photograph)
 
     def decode(images: np.ndarray, holes: np.ndarray, numbers: list[int]) -> np.ndarray:
-        return inpainter.decoded(inpainter(images, holes, numbers).token_ids[-1])
+        return inpainter.decoded(inpainter.trace(images, holes, numbers).token_ids[-1])
 
     width = inpainter.config.decoding.feather_width
     *_, repaired = repair_in_windows(masked, hole, SIDE, decode, width)
@@ -93,7 +93,7 @@ def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.nd
     """Masked picture, the picture after some of the steps with hidden tokens grey, the truth."""
     grey, decoding = np.uint8(HOLE_COLOUR), inpainter.config.decoding
     masked = np.where(hole[..., None], grey, truth)
-    trace = inpainter(masked[None], hole[None], [0])
+    trace = inpainter.trace(masked[None], hole[None], [0])
     steps = inpainter.decoded_steps(trace.token_ids)[:, 0]  # (T, H, W, 3)
     shown = []
     for step in SHOWN:

@@ -131,14 +131,14 @@ def test_the_files_in_a_page_s_commands_are_there_or_are_made(page):
 def test_every_program_that_the_readme_starts_is_known():
     lines = tours.commands_of(README.read_text(encoding="utf-8"))
     programs = {words[0] for line in lines if (words := shlex.split(line, comments=True))}
-    assert programs <= {"python", "make", "pip"} | UNIX
+    assert programs <= {"python", ".venv/bin/python", "make", "pip"} | UNIX
 
 
 def test_the_readme_s_tours_are_those_that_were_run_and_timed():
     record = json.loads((tables.RESULTS / "tours.json").read_text(encoding="utf-8"))
     timed = {name: list(steps) for name, steps in record["seconds"].items()}
     assert timed == tours.commands(), "run `python -m docs.tours`"
-    assert [4 <= len(lines) <= 8 for lines in timed.values()] == [True] * 4
+    assert [1 <= len(lines) <= 8 for lines in timed.values()] == [True] * 4
 
 
 # Tables

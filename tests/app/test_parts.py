@@ -215,7 +215,7 @@ def group(request, monkeypatch) -> None:
 def test_steps_end_with_what_the_inpainter_makes_at_once(inpainter, job):
     image, hole = job
     steps = list(repair(inpainter, inpainter.config, image, hole))
-    trace = inpainter(image[None], hole[None], [0])
+    trace = inpainter.trace(image[None], hole[None], [0])
     assert len(steps) == len(trace.token_ids) == 6
     for step, token_ids, hidden in zip(steps, trace.token_ids, trace.hidden, strict=True):
         assert (step.hidden == hidden[0].numpy()).all()

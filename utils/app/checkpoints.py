@@ -11,9 +11,9 @@ from config.errors import UserError, one_of
 from config.loading import load_config
 from config.schema import Config
 from utils.inpainting.inpainter import Inpainter
+from utils.inpainting.pretrained import TOKENIZER, TRANSFORMER, or_pretrained
 
 RELEASED = Path("models/pretrained/cats64")
-TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
 CONFIGS = ("config.yml", "transformer/config.yml")  # of imported lab files, of a run
 
 Pair = tuple[str, Any]  # a dotted key and its value
@@ -29,7 +29,7 @@ class Checkpoint:
 
     def config(self, overrides: Sequence[Pair] = ()) -> Config:
         """The config with overrides; raises `UserError` for values that it does not allow."""
-        return load_config(self.file, [*self.places, *overrides])
+        return or_pretrained(load_config(self.file, [*self.places, *overrides]))
 
     def arguments(self) -> list[str]:
         """The same as arguments of inpainting.py."""

@@ -87,4 +87,4 @@ def _decode(
         probability = step.confidence.exp() if is_log else step.confidence
         tell(Step(pixels[0], step.hidden[0].cpu().numpy(), probability[0].cpu().numpy()))
 
-    variant(image[None], hole[None], [0], listen)
+    variant.trace(image[None], hole[None], [0], listen)

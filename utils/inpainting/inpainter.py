@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,10 +28,15 @@ from utils.data.fill import fill_hole
 from utils.device import autocast, pick_device, pick_dtype
 from utils.distributed import is_main, own_device
 from utils.inpainting.composite import composite
+from utils.inpainting.pretrained import pretrained_config, pretrained_folder
+from utils.inpainting.windows import repair_in_windows
+from utils.io.images import MASK_THRESHOLD
 from utils.weights.store import codes_fingerprint, load_tokenizer, load_transformer, read_header
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}  # what auto means
 STEP_IMAGES = 4096  # that a batch may hold at once
+WINDOW_ID = 1 << 32  # a window's noise is keyed apart from all images'
+Picture = TypeVar("Picture", Image.Image, np.ndarray)
 
 
 @dataclass
@@ -68,7 +77,35 @@ class Inpainter:
         """Type of matrix products, e.g. bfloat16."""
         return str(self.dtype).removeprefix("torch.")
 
-    def __call__(
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str = "auto", seed: int = 0) -> Inpainter:
+        """Networks of a folder such as models/pretrained/cats64, or of a name on the Hub.
+
+        Raises `UserError` where there are none.
+        """
+        return cls(pretrained_config(pretrained_folder(name), device, seed))
+
+    def __call__(self, image: Picture, mask: Picture) -> Picture:
+        """Repair one picture of any size; what comes back is of the kind of ``image``.
+
+        image: a PIL image, or (H, W, 3) uint8. mask: a PIL image or (H, W) uint8, 255 known and 0 a
+        hole as in files, or (H, W) bool, True = hole. Raises `UserError` where sizes differ.
+        """
+        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        repaired = self.repair(pixels, as_hole(mask, pixels))
+        return Image.fromarray(repaired) if isinstance(image, Image.Image) else repaired
+
+    def repair(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        """Fill the hole of one picture, (H, W, 3) uint8 and (H, W) bool, as inpainting.py does."""
+        side, settings = self.config.data.image_size, self.config.decoding
+        if hole.shape == (side, side):
+            token_ids = self.trace(image[None], hole[None], [0]).token_ids[-1][:1]
+            return self.pixels(token_ids, image[None], hole[None])[0]
+        decode = partial(self.decode_windows, 0, 0)
+        *_, repaired = repair_in_windows(image, hole, side, decode, settings.feather_width)
+        return repaired
+
+    def trace(
         self,
         images: np.ndarray,
         holes: np.ndarray,
@@ -113,6 +150,20 @@ class Inpainter:
                 on_step=listen,
             )
         return trace
+
+    def decode_windows(
+        self, index: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]
+    ) -> np.ndarray:
+        """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
+        decoded, size = [], self.batch_size
+        ids = [index + number * WINDOW_ID for number in numbers]
+        filled = np.stack([self.fill(*pair) for pair in zip(images, holes, strict=True)])
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            inputs = filled[part], holes[part], ids[part]
+            trace = self.decode(*inputs, samples=1, first_sample=sample)
+            decoded.append(self.decoded(trace.token_ids[-1]))
+        return np.concatenate(decoded)
 
     @torch.inference_mode()
     def decoded(self, token_ids: Tensor) -> np.ndarray:
@@ -160,6 +211,17 @@ class Inpainter:
         shows_steps = settings.step_pictures or settings.animation != "none"
         held = settings.samples * (settings.total_iter if shows_steps else 1)
         return max(1, min(BATCH_SIZES[self.device.type], STEP_IMAGES // held))
+
+
+def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A mask as hole (H, W) bool of an image (H, W, 3) uint8; raises `UserError` if it is none."""
+    hole = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    hole = hole if hole.dtype == bool else hole < MASK_THRESHOLD
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")
+    if hole.shape != image.shape[:2]:
+        raise UserError(f"mask: {hole.shape}, but the image is {image.shape[:2]}")
+    return hole
 
 
 def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerConfig]) -> Config:

@@ -49,7 +49,6 @@ from utils.io.overlap import WriteBehind, read_ahead
 THREADS = 2  # that read, and that write
 HELD_BYTES = 1 << 28  # of images read ahead, and of those that wait to be written
 TIMES = ("seconds", "images_per_second", "processes")  # that a manifest states
-WINDOW_ID = 1 << 32  # a window's noise is keyed apart from all images'
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Job:
         settings, item = self.inpainter.config.decoding, task.item
         is_animated = settings.animation != "none"  # no other file shows the rounds
         for sample in range(settings.samples):
-            decode = partial(self._decode_windows, item.index, sample)
+            decode = partial(self.inpainter.decode_windows, item.index, sample)
             rounds = repair_in_windows(
                 item.image, item.hole, self.side, decode, settings.feather_width
             )
@@ -139,20 +138,6 @@ class Job:
                 tqdm.write(f"{name}: repaired in windows")
             write = partial(self._write, task, sample, images, None, False)
             writer.submit(write, sum(held.nbytes for held in [item.image, *images]))
-
-    def _decode_windows(
-        self, index: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]
-    ) -> np.ndarray:
-        """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
-        decoded, size = [], self.inpainter.batch_size
-        ids = [index + number * WINDOW_ID for number in numbers]
-        filled = np.stack([self.inpainter.fill(*pair) for pair in zip(images, holes, strict=True)])
-        for start in range(0, len(ids), size):
-            part = slice(start, start + size)
-            inputs = filled[part], holes[part], ids[part]
-            trace = self.inpainter.decode(*inputs, samples=1, first_sample=sample)
-            decoded.append(self.inpainter.decoded(trace.token_ids[-1]))
-        return np.concatenate(decoded)
 
     def _write(
         self,

@@ -29,7 +29,7 @@ def val_repairs(config: Config) -> Tensor:
     masked = np.where(holes[..., None], np.uint8(HOLE_COLOUR), truth)
     decoding = config.decoding.model_copy(update={"samples": 1})
     inpainter = Inpainter(config.model_copy(update={"decoding": decoding}))
-    trace = inpainter(masked, holes, [int(index) for index in chosen])
+    trace = inpainter.trace(masked, holes, [int(index) for index in chosen])
     repaired = inpainter.pixels(trace.token_ids[-1], masked, holes)
     rows = [*masked, *repaired, *truth]
     return torch.from_numpy(tile(rows, len(rows), len(chosen)))

@@ -90,7 +90,7 @@ def test_every_cell_scores_the_pictures_that_inpainting_makes(run, job, changed,
         for seed, row in zip(sweep.seeds, sweep.rows_of(setting.decoding), strict=True):
             values = {f"decoding.{k}": v for k, v in setting.decoding.model_dump().items()}
             inpainter = Inpainter(changed(weights, {**values, "seed": seed}))
-            token_ids = inpainter(images, holes, [item.index for item in items]).token_ids[-1]
+            token_ids = inpainter.trace(images, holes, [item.index for item in items]).token_ids[-1]
             expected = inpainter.pixels(token_ids, images, holes)
             difference = np.abs(expected.astype(float) - truths).mean()
             assert row["score"] == pytest.approx(difference, rel=1e-6)

@@ -1,0 +1,164 @@
+"""Released networks: the fallback of a run without weights, and three lines of Python."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from config.errors import UserError
+from utils.inpainting.inpainter import Inpainter
+from utils.inpainting.pretrained import (
+    DECODING,
+    ROOT,
+    TOKENIZER,
+    TRANSFORMER,
+    or_pretrained,
+    pretrained_folder,
+)
+
+RELEASED = "models/pretrained/cats64"
+
+
+@pytest.fixture(scope="module")
+def released() -> Inpainter:
+    return Inpainter.from_pretrained(RELEASED, device="cpu")
+
+
+@pytest.fixture
+def folder(weights, tmp_path) -> Path:
+    """A folder with both networks and no decoding of their own."""
+    place = tmp_path / "networks"
+    place.mkdir()
+    (place / TOKENIZER).write_bytes(weights.tokenizer_weights.read_bytes())
+    (place / TRANSFORMER).write_bytes(weights.transformer_weights.read_bytes())
+    return place
+
+
+def photo(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture with a hole in its middle."""
+    image = np.linspace(0, 255, side * side * 3).astype(np.uint8).reshape(side, side, 3)
+    hole = np.zeros((side, side), bool)
+    hole[side // 3 : side // 2, side // 3 : side // 2] = True
+    return image, hole
+
+
+# A run without weights
+
+
+def test_a_run_without_weights_takes_the_networks_that_its_config_names(
+    weights, folder, changed, tmp_path, capsys
+):
+    config = changed(weights, {"run": tmp_path / "new", "pretrained": folder})
+    found = or_pretrained(config)
+    assert found.tokenizer_weights == folder / TOKENIZER
+    assert found.transformer_weights == folder / TRANSFORMER
+    assert f"new has no weights yet; takes those of {folder}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("network", ["tokenizer", "transformer"])
+def test_a_run_with_one_network_of_its_own_keeps_it_and_gets_no_other(
+    weights, folder, changed, network
+):
+    config = changed(weights, {"pretrained": folder})
+    getattr(config, f"{network}_weights").unlink()
+    assert or_pretrained(config) == config
+
+
+def test_weights_that_are_named_and_missing_are_not_replaced(weights, folder, changed, tmp_path):
+    values = {"run": tmp_path / "new", "pretrained": folder}
+    config = changed(weights, {**values, "transformer.weights": tmp_path / "gone.safetensors"})
+    assert or_pretrained(config) == config
+
+
+def test_a_config_that_names_none_stays_as_it_is(weights, changed, tmp_path):
+    config = changed(weights, {"run": tmp_path / "new"})
+    assert or_pretrained(config) == config
+
+
+# From Python
+
+
+@pytest.mark.parametrize("side", [64, 100])
+def test_a_picture_of_any_size_keeps_its_known_pixels(released, side):
+    image, hole = photo(side)
+    repaired = released(image, hole)
+    assert repaired.shape == image.shape
+    assert repaired.dtype == np.uint8
+    assert (repaired[~hole] == image[~hole]).all()
+    assert (repaired[hole] != 128).any()
+
+
+def test_a_pil_image_with_a_pil_mask_gives_a_pil_image_of_the_same_pixels(released):
+    image, hole = photo(64)
+    mask = Image.fromarray(np.where(hole, 0, 255).astype(np.uint8))
+    repaired = released(Image.fromarray(image), mask)
+    assert isinstance(repaired, Image.Image)
+    assert (np.asarray(repaired) == released(image, hole)).all()
+
+
+def test_a_mask_of_another_size_is_refused(released):
+    image, hole = photo(64)
+    with pytest.raises(UserError, match=r"mask: \(63, 64\), but the image is \(64, 64\)"):
+        released(image, hole[1:])
+
+
+def test_an_image_of_floats_is_refused(released):
+    image, hole = photo(64)
+    with pytest.raises(UserError, match=r"image: float64 \(64, 64, 3\); needed is uint8"):
+        released(image / 255, hole)
+
+
+def test_the_released_decoding_is_that_of_the_preset():
+    own, preset = (
+        yaml.safe_load((ROOT / path).read_text())["decoding"]
+        for path in (f"{RELEASED}/{DECODING}", "config/cats64.yml")
+    )
+    assert own == preset
+
+
+def test_a_folder_without_networks_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has no vqgan\.safetensors and transformer\.safetensors"):
+        pretrained_folder(tmp_path)
+
+
+def test_a_name_of_the_hub_needs_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="somebody/cats: no such folder; .* huggingface_hub"):
+        pretrained_folder("somebody/cats")
+
+
+def test_a_name_of_the_hub_is_fetched(monkeypatch, folder):
+    class Refused(Exception):
+        pass
+
+    hub, errors = ModuleType("huggingface_hub"), ModuleType("huggingface_hub.errors")
+    for name in ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError"):
+        setattr(errors, name, Refused)
+    asked = []
+    hub.snapshot_download = lambda name: asked.append(name) or str(folder)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    assert pretrained_folder("somebody/cats") == folder
+    assert asked == ["somebody/cats"]
+
+    def refuse(name: str) -> None:
+        raise Refused("404\nnot found")
+
+    hub.snapshot_download = refuse
+    with pytest.raises(UserError, match=r"somebody/dogs: no such folder, .* Hub \(404\)$"):
+        pretrained_folder("somebody/dogs")
+
+
+def test_the_container_is_set_up_by_the_makefile():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    targets = [line.split()[-1] for line in lines if line.startswith("RUN make")]
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets == [".venv/.maskgit"]
+    assert "$(ENV)/.maskgit:" in makefile
+    assert lines[-1].startswith('ENTRYPOINT [".venv/bin/python"')

@@ -1,0 +1,71 @@
+"""Networks that are there already: released with the project, in a folder, or on the Hub."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from config.errors import UserError
+from config.loading import load_config
+from config.schema import Config
+from utils.distributed import is_main
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
+DECODING = "decoding.yml"  # the settings that repair best with these networks
+
+
+def pretrained_folder(name: str | Path) -> Path:
+    """A folder with both networks: as named, below the project, or fetched from Hugging Face.
+
+    Raises `UserError` for a name that is none of these.
+    """
+    for folder in (Path(name), ROOT / name):
+        if (folder / TOKENIZER).is_file() and (folder / TRANSFORMER).is_file():
+            return folder
+    if Path(name).exists():
+        raise UserError(f"{name}: has no {TOKENIZER} and {TRANSFORMER}")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+    except ImportError:
+        raise UserError(
+            f"{name}: no such folder; a name on the Hugging Face Hub needs pip install "
+            "huggingface_hub"
+        ) from None
+    try:
+        return Path(snapshot_download(str(name)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no such folder, nor to be had from the Hub ({reason})") from None
+
+
+def pretrained_config(folder: Path, device: str = "auto", seed: int = 0) -> Config:
+    """A config for the networks of a folder, with the decoding that belongs to them."""
+    weights = {"tokenizer": TOKENIZER, "transformer": TRANSFORMER}
+    places = [(f"{part}.weights", str(folder / name)) for part, name in weights.items()]
+    overrides = [("device", device), ("seed", seed), *places]
+    return load_config(folder / DECODING, overrides)
+
+
+def or_pretrained(config: Config) -> Config:
+    """The config itself, or with the networks that it names where its run has none yet.
+
+    A note says so. Weights that the config names are never replaced, nor is one network of two.
+    """
+    own = (config.tokenizer_weights, config.transformer_weights)
+    is_named = config.tokenizer.weights or config.transformer.weights
+    if config.pretrained is None or is_named or any(path.exists() for path in own):
+        return config
+    folder = pretrained_folder(config.pretrained)
+    if is_main():
+        print(f"note: {config.run} has no weights yet; takes those of {folder}", file=sys.stderr)
+    sections = {
+        "tokenizer": config.tokenizer.model_copy(update={"weights": folder / TOKENIZER}),
+        "transformer": config.transformer.model_copy(update={"weights": folder / TRANSFORMER}),
+    }
+    return config.model_copy(update=sections)
