@@ -15,6 +15,7 @@ import os
 import re
 import struct
 import sys
+import unicodedata
 import warnings
 import zipfile
 import zlib
@@ -85,7 +86,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
-    parts = re.split(r"(\d+)", name)  # text and numbers alternate, so equal places compare
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name))  # text and numbers alternate
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
@@ -161,6 +162,9 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
         raise ScoreError(f"{path}: {error.strerror}") from None
     names = [entry.relative_to(path).as_posix() for entry in entries if _is_image(entry)]
     note_left_out(path, [entry.name for entry in entries])
+    links = [entry for entry in entries if recursive and entry.is_symlink() and entry.is_dir()]
+    for link in links[:1]:  # into which no search goes: it may be a circle
+        print(f"note: {link}: is a link to a folder, which is left out", file=sys.stderr)
     if not names and (inner := _folder_of_images(entries)):
         raise ScoreError(f"{path}: no images, but {inner} holds some; name it or use --recursive")
     return sorted(names, key=natural_key)

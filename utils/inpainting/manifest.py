@@ -7,7 +7,6 @@ exchange nothing else; the one that finds all parts there is the last.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from utils.data.datasets import InpaintingSet
 from utils.device import environment, pick_device
 from utils.distributed import own_device
 from utils.inpainting.outputs import Outputs
-from utils.io.files import write_text
+from utils.io.files import relative, write_text
+from utils.io.images import composed
 
 
 def write_manifest(
@@ -33,7 +33,7 @@ def write_manifest(
     """
     truth = dataset.truth
     content = {
-        "ground_truth": os.path.relpath(truth.location, path.parent) if truth else None,
+        "ground_truth": relative(truth.location, path.parent) if truth else None,
         "masks": _masks(path.parent, dataset),
         "inverted_masks": dataset.invert_masks,
         "images": [
@@ -100,7 +100,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def sources_of(manifest: dict[str, Any]) -> dict[str, str]:
     """File names of the results that a manifest lists: those of the pictures they repair."""
     try:
-        return {str(entry["image"]): str(entry["source"]) for entry in manifest["images"]}
+        names = ((str(entry["image"]), str(entry["source"])) for entry in manifest["images"])
+        return {image: composed(source) for image, source in names}
     except (KeyError, TypeError):  # another program's
         return {}
 
@@ -109,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
     """What a JSON file holds; {} if that is no dictionary, or there is none to be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -119,5 +120,5 @@ def _masks(folder: Path, dataset: InpaintingSet) -> str | None:
     return (
         None
         if dataset.invert_masks or dataset.from_alpha
-        else os.path.relpath(dataset.masks[0].parent, folder)
+        else relative(dataset.masks[0].parent, folder)
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from config.loading import load_config, save_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.cli import ArgumentParser, add_config_arguments, run
+from utils.cli import ArgumentParser, add_config_arguments, first_line, run
 from utils.io.files import atomic, content_hash, write_text
 from utils.weights.lab_attention import Roles
 from utils.weights.lab_keys import NAMES_SHOWN, TOKENIZER, TRANSFORMER, LabFile, Part
@@ -217,7 +218,7 @@ def role_map(text: str) -> Roles:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=first_line(__doc__))
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".pt file of the lab")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--entry", help="which of several networks in a file, e.g. ema")
@@ -247,7 +248,8 @@ def main() -> None:
     for kind in (TOKENIZER, TRANSFORMER):
         if getattr(config, kind).weights is None:
             print(f"no {kind} in these files: give one to inpainting.py with --{kind}")
-    print(f"run it: python inpainting.py --config {args.out / 'config.yml'} --data DIR")
+    path = shlex.quote(str(args.out / "config.yml"))
+    print(f"run it: python inpainting.py --config {path} --data DIR")
 
 
 if __name__ == "__main__":

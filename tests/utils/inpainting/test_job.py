@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import inpainting
 import utils.data.datasets
@@ -238,7 +240,10 @@ def run_script(config: Path, *arguments: str | Path, processes: int):
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
                 "RANK": str(r),
+                "LOCAL_RANK": str(r),
                 "WORLD_SIZE": f"{processes}",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": "1",  # nobody meets there
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -264,48 +269,48 @@ def test_two_processes_leave_what_one_does(repair, weights, job, tmp_path):
     assert said.startswith("all 5 images were done (--restart repairs them anew): ")
 
 
-def test_a_process_that_is_not_the_last_writes_no_manifest(repair, monkeypatch):
-    for rank, is_last in (("1", False), ("0", True)):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        output = repair(output=None if rank == "1" else output)  # noqa: F821
+def test_a_process_that_is_not_the_last_writes_no_manifest(repair, become):
+    for rank, is_last in ((1, False), (0, True)):
+        become(rank, 2)
+        output = repair(output=None if rank == 1 else output)  # noqa: F821
         assert (output / "test_results" / "manifest.json").exists() == is_last
 
 
-def share(config, job, output, monkeypatch, rank: int, seconds: float) -> dict:
+def share(config, job, output, monkeypatch, become, rank: int, seconds: float) -> dict:
     """Be one of two processes whose clock shows so many seconds at the end."""
     clock = iter([0.0, seconds])
     monkeypatch.setattr(
         utils.inpainting.job, "time", SimpleNamespace(perf_counter=lambda: next(clock))
     )
-    monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    become(rank, 2)
     return utils.inpainting.job.inpaint_set(config, InpaintingSet(job), output)
 
 
 def test_the_manifest_of_several_processes_states_the_time_and_images_of_all(
-    weights, job, tmp_path, monkeypatch
+    weights, job, tmp_path, monkeypatch, become
 ):
-    slow, fast = (share(weights, job, tmp_path, monkeypatch, *of) for of in ((1, 8.0), (0, 2.0)))
+    slow, fast = (
+        share(weights, job, tmp_path, monkeypatch, become, *of) for of in ((1, 8.0), (0, 2.0))
+    )
     assert [(own["seconds"], own["repaired"]) for own in (slow, fast)] == [(8.0, 2), (2.0, 3)]
     found = [stated(tmp_path)[key] for key in ("seconds", "images_per_second", "repaired")]
     assert found == [8.0, 5 / 8.0, 5]
     for rank in (0, 1):  # nothing is left to do
-        share(weights, job, tmp_path, monkeypatch, rank, 1.0)
+        share(weights, job, tmp_path, monkeypatch, become, rank, 1.0)
     assert (stated(tmp_path)["seconds"], stated(tmp_path)["repaired"]) == (8.0, 0)
     assert stated(tmp_path)["skipped"] == 5
 
 
 def test_what_a_process_left_earlier_does_not_count_once_it_has_begun_again(
-    weights, job, tmp_path, monkeypatch
+    weights, job, tmp_path, monkeypatch, become
 ):
     for rank in (0, 1):
-        share(weights, job, tmp_path, monkeypatch, rank, 1.0)
+        share(weights, job, tmp_path, monkeypatch, become, rank, 1.0)
     with monkeypatch.context() as patch:
         patch.setattr(utils.inpainting.job, "_repair_all", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            share(weights, job, tmp_path, monkeypatch, 0, 1.0)
-    share(weights, job, tmp_path, monkeypatch, 1, 1.0)
+            share(weights, job, tmp_path, monkeypatch, become, 0, 1.0)
+    share(weights, job, tmp_path, monkeypatch, become, 1, 1.0)
     assert not (tmp_path / "test_results" / "manifest.json").exists()
 
 
@@ -614,3 +619,50 @@ def test_bad_flags_are_one_line(weights, job, tmp_path, monkeypatch, capsys, fla
     said = capsys.readouterr().err
     assert (left.value.code, len(said.splitlines())) == (2, 1), said
     assert line in said
+
+
+# What stands around the pictures: links, colour profiles, accents
+
+
+def test_a_manifest_behind_a_link_names_the_jobs_own_truth_and_masks(repair, job, tmp_path):
+    (tmp_path / "scratch/deep/runs").mkdir(parents=True)
+    shutil.copytree(job, tmp_path / "scratch/deep/job")  # of that name, but not the job's
+    (tmp_path / "runs").symlink_to("scratch/deep/runs")
+    output = repair(output=tmp_path / "runs")
+    for key, part in (("ground_truth", "test"), ("masks", "mask64")):
+        found = output / "test_results" / stated(output)[key]
+        assert found.resolve() == (job / part).resolve()
+
+
+def with_profile(path: Path, profile: bytes | None) -> None:
+    Image.fromarray(pixels(path)).save(path, icc_profile=profile)
+
+
+def test_a_repair_keeps_the_colour_profile_of_its_picture(repair, job):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with_profile(job / "masked_image/image_001.png", profile)
+    output = repair({"decoding.comparison": True})
+    for name in ("test_results/image_001", "comparison/image_001", "imga/final_test_1"):
+        assert Image.open(output / f"{name}.png").info["icc_profile"] == profile
+    assert "icc_profile" not in Image.open(output / "mask_scheduling/final_test_1.png").info
+    assert "icc_profile" not in Image.open(output / "test_results/image_000.png").info
+
+
+def test_a_picture_with_another_profile_is_repaired_anew(repair, job):
+    output = repair()
+    before = times(output)
+    with_profile(job / "masked_image/image_001.png", b"." * 16 + b"RGB " + b"." * 200)
+    repair(output=output)
+    changed = {name for name, time in times(output).items() if time != before[name]}
+    assert changed == {"image_001.png", "final_test_1.png"}
+
+
+def test_a_manifest_that_writes_an_accent_otherwise_is_of_the_same_picture(repair, job):
+    composed, taken_apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    for path in sorted(job.rglob("*.png")):
+        path.rename(path.with_name(f"{composed} {path.stem[-1]}.png"))
+    output = repair()
+    for path in sorted(job.rglob("*.png")):
+        path.rename(path.with_name(f"{taken_apart} {path.stem[-1]}.png"))
+    repair(output=output)  # else refused, as the repair of another picture
+    assert taken_apart in stated(output)["images"][0]["source"]
