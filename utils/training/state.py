@@ -1,4 +1,4 @@
-"""Training states on disk, and what becomes of those that an earlier run left.
+"""Training states: their parts, their files, and what becomes of those that an earlier run left.
 
 A state is read with `weights_only=True`; the one before it is kept, so that a broken file loses one
 interval.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import pickle
 import shutil
 import sys
+import textwrap
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -22,6 +25,64 @@ from utils.weights.store import first_line, refusal
 
 State = dict[str, Any]
 Resume = bool | Literal["auto"]
+FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
+LONGEST_REASON = 160  # characters of PyTorch's message that a line of ours repeats
+
+
+class Part(Protocol):
+    """A network, an optimiser or anything else that has a state."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State, /) -> Any: ...
+
+
+class Checkpoint:
+    """The parts of a training by name: ``Checkpoint(network=network, optimizer=optimizer)``."""
+
+    def __init__(self, **parts: Part) -> None:
+        self.parts = parts
+
+    def state_dict(self) -> State:
+        """{name of a part: its state}."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Give each part its state. Raises `UserError` for one that does not fit."""
+        for name, part in self.parts.items():
+            if not state[name]:  # of a gradient scaler that had nothing to do on its machine
+                continue
+            if isinstance(part, torch.optim.Optimizer):
+                _take_settings(state[name], part)
+            with _fitting(name):
+                part.load_state_dict(state[name])
+
+
+def _take_settings(state: State, optimizer: torch.optim.Optimizer) -> None:
+    """Replace an optimiser's saved settings by this config's decay and this machine's kernels."""
+    groups = state["param_groups"], optimizer.param_groups
+    for saved, group in zip(*groups, strict=False):  # another number of groups is refused later
+        saved |= {**group, "params": saved["params"]}
+
+
+@contextmanager
+def _fitting(name: str) -> Iterator[None]:
+    """Turn PyTorch's refusal of a part of a state into a `UserError` that says what to do."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
+        raise UserError(
+            f"the state's {name} does not fit ({first}); undo the change of the config, or begin "
+            "anew with --restart"
+        ) from error
+
+
+def settings_that_count(settings: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings without those that may differ when it is resumed."""
+    return {key: value for key, value in settings.items() if key.rpartition(".")[2] not in FREE}
 
 
 def save_state(path: Path, state: State) -> None:

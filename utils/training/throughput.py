@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from config.schema import TransformerConfig
+from config.schema import TokenizerConfig, TransformerConfig
+from models.vqgan import VQGAN
 from utils.device import autocast
 from utils.io.files import write_text
 
@@ -41,6 +42,23 @@ def forward_flops(network: TransformerConfig) -> float:
 def training_flops(network: TransformerConfig) -> float:
     """FLOPs of one image in a training step; all places count, however many the loss covers."""
     return STEP * forward_flops(network)
+
+
+def tokenizer_flops(network: TokenizerConfig, image_size: int, decoder_only: bool) -> float:
+    """FLOPs of one image in a step of stage 1, in products of the VQGAN; other networks add more.
+
+    An encoder that does not train needs its forward pass alone.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        vqgan, images = VQGAN(network), torch.empty(1, 3, image_size, image_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        latents = vqgan.quant_conv(vqgan.encoder(images))
+        encoding = counter.get_total_flops()
+        vqgan.decode_latents(latents)
+    decoding = counter.get_total_flops() - encoding
+    return (1 if decoder_only else STEP) * encoding + STEP * decoding
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
