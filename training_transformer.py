@@ -48,7 +48,7 @@ def argument_parser() -> ArgumentParser:
         "--start-from-epoch",
         type=int,
         metavar="N",
-        help="go on from the checkpoint after epoch N, which must be the run's last; 0: begin anew",
+        help="resume from the checkpoint after epoch N, the run's last one; 0: start again",
     )
     parser.add_argument(
         *names("--transformer"), type=Path, help="start from these weights: ours, or a lab .pt"
@@ -80,9 +80,9 @@ def check_start(parser: ArgumentParser, args: Namespace) -> None:
     if epoch is not None and epoch < 0:
         parser.error(f"--start-from-epoch {epoch}: allowed are 0 and more")
     if args.resume and epoch == 0:
-        parser.error("--start-from-epoch 0 begins anew, --resume does not; give one of them")
+        parser.error("--start-from-epoch 0 starts again, --resume does not; give one of them")
     if args.restart and epoch:
-        parser.error(f"--start-from-epoch {epoch} goes on, --restart does not; give one of them")
+        parser.error(f"--start-from-epoch {epoch} resumes, --restart does not; give one of them")
     if args.transformer and (args.resume is True or epoch):
         parser.error("--transformer gives a new run its weights; give one of them, not --resume")
 

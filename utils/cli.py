@@ -148,7 +148,7 @@ def add_start_arguments(parser: ArgumentParser) -> None:
         help="go on from the last checkpoint; auto: begin quietly where there is none, for scripts "
         "that are started again after every interruption",
     )
-    start.add_argument("--restart", action="store_true", help="begin anew and overwrite the run")
+    start.add_argument("--restart", action="store_true", help="start again and overwrite the run")
     parser.add_argument(
         "--allow-config-change",
         action="store_true",

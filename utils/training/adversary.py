@@ -32,7 +32,7 @@ class Adversary:
         set_learning_rate(self.optimizer, rate * self.rate)
 
     def loss(self, outputs: Tensor) -> Tensor:
-        """What reconstructions lose by being told from images."""
+        """What reconstructions lose where the discriminator recognises them."""
         return losses.generator_loss(self.network(_signed(outputs)))
 
     def step(self, images: Tensor, outputs: Tensor, share: float) -> Tensor:

@@ -75,8 +75,8 @@ def _fitting(name: str) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
         raise UserError(
-            f"the state's {name} does not fit ({first}); undo the change of the config, or begin "
-            "anew with --restart"
+            f"the state's {name} does not fit ({first}); undo the change of the config, or start "
+            "again with --restart"
         ) from error
 
 
@@ -117,7 +117,7 @@ def load_state(path: Path) -> State | None:
             print(f"{candidate}: damaged checkpoint, passed over{older}", file=sys.stderr)
         else:
             if candidate != path and path.exists() and is_main():
-                path.replace(_beside(path, "damaged"))
+                path.replace(_next_to(path, "damaged"))
             return state
     if found:
         raise UserError(f"{found[0]}: damaged, and no earlier checkpoint is left; use --restart")
@@ -137,12 +137,12 @@ def open_state(
     """
     if not resume:
         if (path.exists() or previous(path).exists()) and not restart:
-            raise UserError(f"{path.parent}: holds a run; --resume goes on, --restart begins anew")
+            raise UserError(f"{path.parent}: already contains a run; use --resume or --restart")
         return None
     state = load_state(path)
     if state is None:
         if resume != "auto" and is_main():
-            print(f"{path.parent}: nothing to resume, begins anew")
+            print(f"{path.parent}: nothing to resume, starts a new run")
         return None
     if not isinstance(state, dict) or not {"settings", "position"} <= state.keys():
         raise UserError(f"{path}: is no training state of ours")
@@ -171,9 +171,9 @@ def clear_run(path: Path) -> None:
 
 def previous(path: Path) -> Path:
     """Where the state before the latest is kept."""
-    return _beside(path, "previous")
+    return _next_to(path, "previous")
 
 
-def _beside(path: Path, what: str) -> Path:
+def _next_to(path: Path, what: str) -> Path:
     """E.g. state.previous.pt."""
     return path.with_name(f"{path.stem}.{what}{path.suffix}")

@@ -202,7 +202,7 @@ def test_a_state_of_other_shapes_is_refused_in_one_line(own, said):
     trainer.checkpoint = Checkpoint(network=own, optimizer=trainer.optimizer)
     with pytest.raises(UserError) as caught:
         trainer.load_state_dict(Small().state_dict())
-    advice = "undo the change of the config, or begin anew with --restart"
+    advice = "undo the change of the config, or start again with --restart"
     assert re.fullmatch(f"the state's {said}; {advice}", str(caught.value))
 
 
