@@ -38,20 +38,8 @@ OPTIONS = {  # flag: key that it overrides, type, help
 TRIALS_OF_CONFIG = 0  # --lr-search without a number
 
 
-def check_start(parser: ArgumentParser, args: Namespace) -> None:
-    """Refuse arguments that say different things about where to start."""
-    epoch = args.start_from_epoch
-    if epoch is not None and epoch < 0:
-        parser.error(f"--start-from-epoch {epoch}: allowed are 0 and more")
-    if args.resume and epoch == 0:
-        parser.error("--start-from-epoch 0 begins anew, --resume does not; give one of them")
-    if args.restart and epoch:
-        parser.error(f"--start-from-epoch {epoch} goes on, --restart does not; give one of them")
-    if args.transformer and (args.resume is True or epoch):
-        parser.error("--transformer gives a new run its weights; give one of them, not --resume")
-
-
-def main() -> None:
+def argument_parser() -> ArgumentParser:
+    """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     add_start_arguments(parser)
@@ -60,7 +48,7 @@ def main() -> None:
         "--start-from-epoch",
         type=int,
         metavar="N",
-        help="go on from the checkpoint after epoch N, which must be the run's last; 0: begin anew",
+        help="resume from the checkpoint after epoch N, the run's last one; 0: start again",
     )
     parser.add_argument(
         *names("--transformer"), type=Path, help="start from these weights: ours, or a lab .pt"
@@ -83,12 +71,24 @@ def main() -> None:
         help="database of --lr-search that many workers share: an sqlite, postgresql or mysql URL "
         "(default: SQLite in the run's folder)",
     )
-    args = parser.parse_args()
-    check_start(parser, args)
-    overrides = as_overrides(args, OPTIONS)
-    if args.lr_search not in (None, TRIALS_OF_CONFIG):
-        overrides.append(("search.trials", args.lr_search))
-    config = load_config(args.config, overrides)
+    return parser
+
+
+def check_start(parser: ArgumentParser, args: Namespace) -> None:
+    """Refuse arguments that say different things about where to start."""
+    epoch = args.start_from_epoch
+    if epoch is not None and epoch < 0:
+        parser.error(f"--start-from-epoch {epoch}: allowed are 0 and more")
+    if args.resume and epoch == 0:
+        parser.error("--start-from-epoch 0 starts again, --resume does not; give one of them")
+    if args.restart and epoch:
+        parser.error(f"--start-from-epoch {epoch} resumes, --restart does not; give one of them")
+    if args.transformer and (args.resume is True or epoch):
+        parser.error("--transformer gives a new run its weights; give one of them, not --resume")
+
+
+def check_search(parser: ArgumentParser, args: Namespace) -> bool:
+    """Whether to search first. Refuses arguments that do not go with it."""
     searching = args.lr_search is not None or args.lr_search_only
     if searching and world_size() > 1:
         parser.error("--lr-search runs in one process; more of them share one --storage")
@@ -96,7 +96,18 @@ def main() -> None:
         parser.error("--storage is where a search keeps its study; give --lr-search too")
     if args.transformer and searching:
         parser.error("--lr-search trains fresh networks; give it or --transformer")
-    start = None
+    return searching
+
+
+def main() -> None:
+    parser = argument_parser()
+    args = parser.parse_args()
+    check_start(parser, args)
+    overrides = as_overrides(args, OPTIONS)
+    if args.lr_search not in (None, TRIALS_OF_CONFIG):
+        overrides.append(("search.trials", args.lr_search))
+    config, start = load_config(args.config, overrides), None
+    searching = check_search(parser, args)
     if args.transformer:
         config, start = starting_point(config, args.transformer)
     if searching:

@@ -25,6 +25,7 @@ from config.loading import load_config
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
 from models.cpu_kernels import split_heads
+from utils.cli import keep_freed_memory
 from utils.device import pick_device
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +105,7 @@ def preset_result(file: str, batch: int, turns: int) -> dict[str, dict[str, floa
 
 def main() -> None:
     """Measure both sizes, report."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few turns, not for reporting")
     quick = parser.parse_args().quick

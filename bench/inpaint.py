@@ -34,6 +34,7 @@ from config.loading import load_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
+from utils.cli import keep_freed_memory
 from utils.data.datasets import InpaintingSet, normalise, to_uint8
 from utils.device import pick_device, pick_dtype
 from utils.inpainting.job import inpaint_set
@@ -78,6 +79,7 @@ QUICK = Counts({"lab": 1, "cats64": 1}, {"lab": 2, "cats64": 4}, (), (), (), 4)
 
 def main() -> None:
     """Prepare weights and images, compare, report."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--quick", action="store_true", help="few images, not for reporting")

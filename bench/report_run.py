@@ -18,10 +18,11 @@ from bench.common import report
 from config.loading import load_config
 from config.schema import Config
 from utils.data.datasets import ImageFolder
-from utils.rng import generator_for, shuffled_batches
 from utils.tokens.cache import cached_tokens
+from utils.training.compute import Compute
 from utils.training.throughput import matmul_peak, training_flops
-from utils.training.transformer_step import Tokens, TransformerTrainer
+from utils.training.tokens import Tokens
+from utils.training.transformer_step import TransformerTrainer
 from utils.weights.store import codes_fingerprint, load_tokenizer, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,18 +69,13 @@ def report_run(file: Path, out: Path, epochs: int, device: torch.device) -> dict
 def train(config: Config, tokens: Tokens, path: Path) -> tuple[dict[str, float], list[float]]:
     """One training: its figures and the mean loss of each epoch."""
     torch.manual_seed(config.seed)
-    trainer = TransformerTrainer(config, tokens)
+    trainer = TransformerTrainer(config, tokens, Compute.of(config))
     count, losses = len(tokens.train), []
-    batches = -(-count // config.training.batch_size)
     began = time.perf_counter()
     for epoch in range(config.training.epochs):
-        trainer.transformer.train()
-        order = generator_for(config.seed, epoch)
-        for number, images in enumerate(shuffled_batches(count, config.training.batch_size, order)):
-            trainer.accumulate(trainer.batches(images, epoch, number))
-            if trainer.group_is_full() or number == batches - 1:
-                trainer.take_step()
-        losses.append(trainer.position.means()["loss"])
+        for batch in trainer.batches():
+            trainer.step(batch)
+        losses.append(trainer.means()["loss"])
         trainer.position.next_epoch()
         print(f"epoch {epoch + 1}: loss {losses[-1]:.4f}", flush=True)
     seconds = time.perf_counter() - began

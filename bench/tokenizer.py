@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.common import conv_peak, report
 from config.loading import load_config
 from models.vqgan import VQGAN
+from utils.cli import keep_freed_memory
 from utils.device import autocast, pick_device
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,7 @@ SECONDS, QUICK_SECONDS = 10.0, 1.0  # how long each cell is repeated
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short check, not for reporting")
     seconds = QUICK_SECONDS if parser.parse_args().quick else SECONDS

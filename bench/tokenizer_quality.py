@@ -16,7 +16,7 @@ from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
 from utils.data.datasets import ImageFolder, InpaintingSet
 from utils.data.leak import kept_tokens
-from utils.device import pick_device
+from utils.device import pick_device, pick_dtype
 from utils.io.files import content_hash
 from utils.io.images import save_png
 from utils.scoring import REFEREE, FeatureDistance
@@ -40,7 +40,9 @@ def main() -> None:
     device = pick_device(config.device)
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
     images = ImageFolder(config.data.root / "val", config.data.image_size).images
-    validation = TokenizerValidation(images[: config.tokenizer.training.validation_images], config)
+    dtype = pick_dtype(config.precision, device)
+    images = images[: config.tokenizer.training.validation_images]
+    validation = TokenizerValidation(images, config, device, dtype)
     figures = {name: round(value, 4) for name, value in validation(vqgan).items()}
     referee = FeatureDistance(validation.images, device, REFEREE)
     figures["frechet_referee"] = round(referee(validation.outputs), 4)

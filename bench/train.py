@@ -37,13 +37,16 @@ from bench.common import default_device, mean_seconds, peak_memory, report
 from config.loading import load_config
 from config.schema import Config, TransformerConfig
 from models.vqgan import VQGAN
+from utils.cli import keep_freed_memory
 from utils.data.datasets import normalise
 from utils.device import pick_device, pick_dtype
 from utils.rng import generator_for, shuffled_batches
 from utils.tokens.batches import TokenBatches
 from utils.tokens.cache import HIDDEN_BIT
+from utils.training.compute import Compute
 from utils.training.throughput import matmul_peak, training_flops
-from utils.training.transformer_step import Tokens, TransformerTrainer
+from utils.training.tokens import Tokens
+from utils.training.transformer_step import TransformerTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -151,7 +154,8 @@ def our_work(config: Config, cache: Path) -> tuple[Work, TransformerTrainer]:
     """A trainer over a token cache, as `train_transformer` drives it."""
     rows, holes = mapped(cache, config)
     codes = torch.randn(config.tokenizer.codebook_size, config.tokenizer.latent_dim)
-    trainer = TransformerTrainer(config, Tokens(rows, rows[:1], codes, "random", holes))
+    tokens = Tokens(rows, rows[:1], codes, "random", holes)
+    trainer = TransformerTrainer(config, tokens, Compute.of(config))
     trainer.transformer.train()
     place, size = trainer.position, config.training.batch_size
     order = generator_for(config.seed, 0)
@@ -161,7 +165,7 @@ def our_work(config: Config, cache: Path) -> tuple[Work, TransformerTrainer]:
         if place.batch == len(batches):
             place.next_epoch()
         images = batches[place.batch]
-        trainer.accumulate(trainer.batches(images, place.epoch, place.batch))
+        trainer.accumulate(trainer.token_batches(images, place.epoch, place.batch))
 
     return Work(batch, trainer.take_step, size, config.training.accumulate), trainer
 
@@ -206,7 +210,7 @@ def loading(trainer: TransformerTrainer, cache: Path) -> dict[str, float]:
         first = next(shuffled_batches(len(rows), len(images), generator_for(0, 0)))
         made(first, 0, 0)
 
-    draw = mean_seconds(lambda: trainer.batches(images, 0, 0), DRAWS)
+    draw = mean_seconds(lambda: trainer.token_batches(images, 0, 0), DRAWS)
     return {"draw_s": draw, "epoch_start_s": mean_seconds(first_batch, 1)}
 
 
@@ -279,6 +283,7 @@ def compare(name: str, batch: int | None, seconds: float) -> tuple[dict, dict]:
 
 def main() -> None:
     """Measure the peak, compare both sizes, report."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few batches, not for reporting")
     parser.add_argument("--only", choices=PRESETS, help="one of the two sizes")

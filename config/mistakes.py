@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from config.errors import closest, nearest
-from config.removed import REMOVED
+from config.removed import REMOVED, REMOVED_VALUES
 from config.schema import Config
 
 SHOWN = 80  # characters of a wrong value
@@ -35,6 +35,9 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
         known = _known_names(key[:-1])
         hint = _nearest_key(str(key[-1]), known)
         return f"{where}: unknown key {dotted}{hint}; known: {', '.join(known)}"
+    if first["type"] == "literal_error" and (dotted, first["input"]) in REMOVED_VALUES:
+        advice = REMOVED_VALUES[dotted, first["input"]]
+        return f"{where}: {dotted}: {first['input']} is gone; {advice}"
     alternatives = [_message(mistake, key) for other, mistake in mistakes if other == key]
     message = ", or ".join(dict.fromkeys(alternatives))
     if not key or isinstance(first["input"], dict | BaseModel):

@@ -15,6 +15,14 @@ class Removed(NamedTuple):
 
 
 REMOVED = {
+    "tokenizer.normalize_codes": Removed(
+        False, "codes of unit length used fewer codes; train such a tokenizer again"
+    ),
+    "tokenizer.training.perceptual": Removed(
+        "efficientnet-lite0", "it is always efficientnet-lite0; leave the key out"
+    ),
+    "training.lr_step_epochs": Removed(50, "use training.lr_schedule: cosine instead"),
+    "training.lr_step_factor": Removed(0.1, "use training.lr_schedule: cosine instead"),
     "transformer.relative_bias": Removed(
         False, "use transformer.conv_kernel: 3 instead, and train such weights again"
     ),
@@ -23,6 +31,10 @@ REMOVED = {
     "search.subset": Removed(1.0, "shorten the trials with search.steps instead"),
     "search.rungs": Removed(4, "trials are always compared at four points; leave the key out"),
     "search.cost": Removed(0.3, "Optuna's median pruner saves time instead; leave the key out"),
+}
+
+REMOVED_VALUES = {  # of settings that have others left
+    ("training.lr_schedule", "step"): "use cosine, which falls to a hundredth by itself",
 }
 
 

@@ -51,8 +51,6 @@ class TokenizerConfig(Section):
     """Channels C of a code."""
     codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
     """Number of codes K; two bytes hold a token."""
-    normalize_codes: bool = False
-    """Compare and decode codes and latents at unit length."""
 
     @model_validator(mode="after")
     def _levels_agree(self) -> TokenizerConfig:
@@ -94,10 +92,9 @@ class TokenizerTraining(Section):
     """Show each image mirrored half of the time."""
     augment: Share = 0.0
     """Share of the images shown in a view of their own each time (utils/data/augment.py)."""
-    perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = "efficientnet-lite0"
-    """Features of the perceptual term; lpips-vgg needs the package lpips and a network once."""
     perceptual_size: Annotated[int, Field(ge=32, le=1024, strict=True)] = 128
-    """Pixels of a side to which images are enlarged for efficientnet-lite0, which knows 224."""
+    """Pixels of a side to which images are enlarged for the perceptual term, whose network
+    (EfficientNet-Lite0) was trained on 224."""
     perceptual_weight: NonNegativeFloat = 0.2
     """Weight of the perceptual term beside the L1 reconstruction."""
     codebook: Literal["ema", "loss"] = "ema"

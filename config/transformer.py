@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from config.section import (
     Depth,
+    LearningRateSchedule,
     MaskSchedule,
     NonNegativeFloat,
     NonNegativeInt,
@@ -114,12 +115,8 @@ class TrainingConfig(Section):
     """Peak learning rate of AdamW; `lr` is accepted too."""
     warmup_steps: NonNegativeInt = 0
     """Optimiser steps over which the learning rate rises linearly from 0."""
-    lr_schedule: Literal["constant", "cosine", "step"] = "constant"
-    """Rate after the warm-up: constant, a cosine to a hundredth of the peak, or falls by steps."""
-    lr_step_epochs: PositiveInt = 50
-    """Epochs between two falls of lr_schedule step."""
-    lr_step_factor: Rate = 0.1
-    """What the rate is multiplied by at each of them."""
+    lr_schedule: LearningRateSchedule = "constant"
+    """Learning rate after the warm-up: constant, or a cosine down to a hundredth of the peak."""
     betas: tuple[ProperShare, ProperShare] = (0.9, 0.96)
     """AdamW's averages (MaskGIT appendix)."""
     weight_decay: NonNegativeFloat = 0.0

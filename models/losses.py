@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from config.errors import UserError, one_of
-
 FEATURE_BLOCKS = (2, 4, 10)  # of EfficientNet-Lite0: 24, 40, 112 channels at 1/4, 1/8, 1/16
-FEATURE_SIZE = 128  # pixels of a side that images are enlarged to, unless told otherwise
+FEATURE_SIZE = 128  # pixels of a side that images are enlarged to by default
 CONV_AND_NORM = (
     ("_conv_stem", "_bn0"),
     ("_expand_conv", "_bn0"),
@@ -79,48 +77,6 @@ def fold_batch_norms(network: nn.Module) -> None:
                 setattr(module, follower, nn.Identity())
 
 
-class LpipsDistance(nn.Module):
-    """LPIPS on VGG-16, as VQGAN uses it; needs the package `lpips` and, once, a network.
-
-    It takes images at their own size, whatever `size` is.
-    """
-
-    def __init__(self, size: int = FEATURE_SIZE) -> None:
-        super().__init__()
-        try:
-            from lpips import LPIPS
-
-            self.network = LPIPS(net="vgg", verbose=False).requires_grad_(False)
-        except ImportError:
-            raise UserError(
-                "perceptual lpips-vgg: package missing; run pip install lpips"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"perceptual lpips-vgg: the VGG weights cannot be fetched ({error}); "
-                "use efficientnet-lite0"
-            ) from None
-
-    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        return self.network(images, targets, normalize=True).mean()
-
-
-PERCEPTUAL: dict[str, Callable[[int], nn.Module]] = {
-    "efficientnet-lite0": EfficientNetDistance,
-    "lpips-vgg": LpipsDistance,
-}
-
-
-def perceptual_distance(name: str, size: int = FEATURE_SIZE) -> nn.Module:
-    """Build a network (images, targets) -> scalar, (B, 3, H, W) each; size in pixels of a side.
-
-    Raises `UserError` for an unknown or unavailable one.
-    """
-    if name not in PERCEPTUAL:
-        raise one_of("perceptual distance", name, PERCEPTUAL)
-    return PERCEPTUAL[name](size)
-
-
 class PatchDiscriminator(nn.Sequential):
     """Says of each overlapping patch whether it is real (Isola et al. 2017), -> (B, 1, h, w)."""
 
@@ -148,8 +104,18 @@ def generator_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """Ratio of the two losses' gradient norms at the decoder's last layer (VQGAN eq. 7)."""
-    wanted = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
-    found = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+def adaptive_weight(
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    whole: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> Tensor:
+    """Ratio of the two losses' gradient norms at the decoder's last layer (VQGAN eq. 7).
+
+    whole makes the gradient of a whole batch from that of a share, where processes share it.
+    """
+    wanted, found = (
+        whole(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
+        for loss in (reconstruction, adversarial)
+    )
     return (wanted / (found + 1e-4)).clamp(max=MAX_ADAPTIVE_WEIGHT).detach()

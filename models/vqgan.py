@@ -166,16 +166,14 @@ class Decoder(nn.Module):
 class Codebook(nn.Module):
     """The K vectors a latent may become; `embedding.weight` is (K, C)."""
 
-    def __init__(self, codebook_size: int, latent_dim: int, normalize: bool) -> None:
+    def __init__(self, codebook_size: int, latent_dim: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(codebook_size, latent_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
-        self.normalize = normalize
 
     def vectors(self) -> Tensor:
-        """The codes as they are compared and decoded, (K, C); unit length if so configured."""
-        weight = self.embedding.weight
-        return F.normalize(weight, dim=-1) if self.normalize else weight
+        """The codes, (K, C)."""
+        return self.embedding.weight
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Index of the nearest code by Euclidean distance (eq. 1): (..., C) -> (...), in fp32."""
@@ -197,14 +195,13 @@ class VQGAN(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.codebook = Codebook(config.codebook_size, config.latent_dim, config.normalize_codes)
+        self.codebook = Codebook(config.codebook_size, config.latent_dim)
         self.quant_conv = nn.Conv2d(config.latent_dim, config.latent_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.latent_dim, config.latent_dim, 1)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Latents before quantisation, (B, 3, H, W) -> (B, h, w, C); unit length if configured."""
-        z = self.quant_conv(self.encoder(images)).permute(0, 2, 3, 1).float()
-        return F.normalize(z, dim=-1) if self.codebook.normalize else z
+        """Latents before quantisation, (B, 3, H, W) -> (B, h, w, C)."""
+        return self.quant_conv(self.encoder(images)).permute(0, 2, 3, 1).float()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

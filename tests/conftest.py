@@ -15,8 +15,9 @@ import torch
 
 import models.losses
 import utils.io.files
-import utils.training.tokenizer
-import utils.training.transformer
+import utils.training.run
+import utils.training.tokenizer_step
+import utils.training.transformer_step
 import utils.training.validate_tokenizer
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.maskgit import MaskGIT
@@ -201,10 +202,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.losses, "PatchDiscriminator", narrow)
     monkeypatch.setattr(utils.io.files.os, "fsync", lambda number: None)
     monkeypatch.setattr(utils.training.validate_tokenizer, "FeatureDistance", MeanDifference)
-    monkeypatch.setitem(models.losses.PERCEPTUAL, "efficientnet-lite0", SquaredDifference)
-    monkeypatch.setattr(utils.training.tokenizer, "save_curves", lambda path, rows: None)
-    monkeypatch.setattr(utils.training.transformer, "save_loss_curve", lambda path, rows: None)
-    monkeypatch.setattr(utils.training.transformer, "cached_peak", lambda *_: 1e12)  # FLOP/s
+    monkeypatch.setattr(models.losses, "EfficientNetDistance", SquaredDifference)
+    for stage, draw in (
+        (utils.training.tokenizer_step, "save_curves"),
+        (utils.training.transformer_step, "save_loss_curve"),
+    ):
+        monkeypatch.setattr(stage, draw, lambda path, rows: None)
+    monkeypatch.setattr(utils.training.run, "cached_peak", lambda *_: 1e12)  # FLOP/s
 
 
 class Stop(list):
@@ -228,8 +232,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         def signals():
             yield Stop(steps)
 
-        for stage in (utils.training.tokenizer, utils.training.transformer):
-            monkeypatch.setattr(stage, "stop_signals", signals)
+        monkeypatch.setattr(utils.training.run, "stop_signals", signals)
 
     return plan
 

@@ -21,7 +21,6 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_FOLDERS = ("config", "models", "utils", "faster-pytorch-fid")
-OPTIONAL = {"lpips"}  # asked for by name when a config wants it
 
 
 def project() -> dict:
@@ -77,7 +76,7 @@ def test_the_packages_that_the_code_imports_are_declared():
     files = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
     ours = {path.stem for path in files} | {Path(folder).name for folder in folders}
     found = set().union(*map(imported_names, files))
-    assert found - ours - declared - set(sys.stdlib_module_names) <= OPTIONAL
+    assert found - ours - declared - set(sys.stdlib_module_names) == set()
 
 
 def test_the_readmes_table_is_that_of_the_committed_results():

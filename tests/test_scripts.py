@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-import utils.training.tokenizer
+import utils.training.tokenizer_step
 from config.loading import save_config
 from config.schema import Config
 from utils.io.files import read_rows
@@ -80,7 +80,7 @@ def test_stage_2_killed_and_resumed_is_the_run_that_was_never_killed(weights, ch
 def test_stage_1_stopped_and_resumed_is_the_run_that_was_never_stopped(
     config, changed, assert_same, monkeypatch
 ):
-    monkeypatch.setattr(utils.training.tokenizer, "save_curves", lambda path, rows: None)
+    monkeypatch.setattr(utils.training.tokenizer_step, "save_curves", lambda path, rows: None)
     settings = {"epochs": LONG, "validation_images": 2, "ema_half_life": 10.0}
     settings |= {"lr_schedule": "constant", "restart_until": 1.0}  # the rest depends on epochs
     config = changed(config, {f"tokenizer.training.{k}": v for k, v in settings.items()})

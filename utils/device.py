@@ -1,8 +1,7 @@
-"""Where a run computes and in which arithmetic."""
+"""Where a run computes and with which type of products; picking changes nothing."""
 
 from __future__ import annotations
 
-import ctypes
 import platform
 from contextlib import AbstractContextManager
 
@@ -11,8 +10,6 @@ import torch
 from config.errors import UserError
 
 AMPERE = (8, 0)  # compute capability from which on bf16 is not emulated
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of the two settings (mallopt(3))
-LARGEST_KEPT, KEPT = 32 * 2**20, 2**30  # bytes: glibc's limit for the first, and what it may hold
 
 
 def pick_device(name: str) -> torch.device:
@@ -23,22 +20,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise UserError(f"device {name}: {found} CUDA devices found; use --device cpu or auto")
-    if device.type == "cpu":
-        keep_freed_memory()
     return device
-
-
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory for the next tensor; False where it is not glibc.
-
-    By default it gives large blocks back to the kernel, which hands them out anew page by page: a
-    fifth of a forward pass at the lab's size.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return False
-    return bool(mallopt(MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(TRIM_THRESHOLD, KEPT))
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -6,13 +6,14 @@ any exchange, such as repairing a folder, needs no more than `rank` and `world_s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from config.errors import UserError
 from utils.torchrun import Place, place
@@ -81,6 +82,28 @@ def joined(device: torch.device) -> Iterator[None]:
 def total(tensor: Tensor) -> Tensor:
     """Sum of a tensor over all processes, the same on each."""
     return _reduced(tensor, dist.ReduceOp.SUM)
+
+
+def all_rows(own: Tensor, count: int) -> Tensor:
+    """The ``count`` rows of a whole batch, where each process has every world_size-th of them."""
+    if not dist.is_initialized():
+        return own
+    most = -(-count // world_size())
+    padded = F.pad(own, (0, 0) * (own.ndim - 1) + (0, most - len(own))).contiguous()
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, 1).flatten(0, 1)[:count]  # row i of process r is row i * size + r
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its sum over all processes, in one exchange."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not dist.is_initialized() or not gradients:
+        return
+    sums = total(torch.cat([gradient.flatten() for gradient in gradients]))
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, summed in zip(gradients, sums.split(sizes), strict=True):
+        gradient.copy_(summed.view(gradient.shape))
 
 
 def furthest(values: Sequence[float], device: torch.device) -> list[float]:

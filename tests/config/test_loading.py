@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -335,6 +336,10 @@ def test_the_number_beyond_64_bits_is_told_as_a_power():
 @pytest.mark.parametrize(
     ("key", "off", "on"),
     [
+        ("tokenizer.normalize_codes", "false", "true"),
+        ("tokenizer.training.perceptual", "efficientnet-lite0", "lpips-vgg"),
+        ("training.lr_step_epochs", "50", "10"),
+        ("training.lr_step_factor", "0.1", "0.5"),
         ("transformer.relative_bias", "false", "true"),
         ("masking.shape", "random", "blocks"),
         ("masking.min_ratio", "0.0", "0.5"),
@@ -344,17 +349,29 @@ def test_the_number_beyond_64_bits_is_told_as_a_power():
     ],
 )
 def test_a_key_that_is_gone_may_be_off_and_else_says_what_to_do(tmp_path, key, off, on):
-    section, name = key.split(".")
+    *sections, name = key.split(".")
     path = tmp_path / "old.yml"
-    path.write_text(f"{section}:\n  {name}: {off}\n")
+    above = "".join(f"{'  ' * depth}{section}:\n" for depth, section in enumerate(sections))
+    path.write_text(f"{above}{'  ' * len(sections)}{name}: {off}\n")
     assert load_config(path) == Config()
-    path.write_text(f"{section}:\n  {name}: {on}\n")
+    path.write_text(f"{above}{'  ' * len(sections)}{name}: {on}\n")
     with pytest.raises(UserError) as error:
         load_config(path)
-    assert str(error.value) == f"{path}:2: {key} is gone; {REMOVED[key].advice}"
+    line = len(sections) + 1
+    assert str(error.value) == f"{path}:{line}: {key} is gone; {REMOVED[key].advice}"
+
+
+def test_a_value_that_is_gone_says_what_to_do(tmp_path):
+    path = tmp_path / "old.yml"
+    path.write_text("training:\n  lr_schedule: step\n")
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    said = "training.lr_schedule: step is gone; use cosine, which falls to a hundredth by itself"
+    assert str(error.value) == f"{path}:2: {said}"
 
 
 def test_no_key_is_both_gone_and_known():
     for key in REMOVED:
-        section, name = key.split(".")
-        assert name not in type(getattr(Config(), section)).model_fields
+        *sections, name = key.split(".")
+        section = reduce(getattr, sections, Config())
+        assert name not in type(section).model_fields

@@ -161,7 +161,7 @@ CASES = [
               lambda folder: (folder / STATE).mkdir())),
     Case("a tokenizer's training state with a program", f"{TOKENIZER} --resume", "use --restart",
          put("run/tokenizer/state.pt", hostile_zip())),
-    Case("a run that would be overwritten", TRANSFORMER, "holds a run; --resume goes on",
+    Case("a run that would be overwritten", TRANSFORMER, "already contains a run; use --resume",
          put(STATE, saved({"settings": {}, "position": {}}))),
     Case("FID weights with a program", f"{SCORE} --weights bad.pt", "not a PyTorch weight file",
          put("bad.pt", hostile_zip())),

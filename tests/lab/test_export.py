@@ -81,7 +81,6 @@ def test_the_export_tells_what_the_solution_must_be_built_with(weights, tmp_path
     ("section", "key", "value"),
     [
         ("tokenizer", "norm", "position"),
-        ("tokenizer", "normalize_codes", True),
         ("transformer", "norm", "pre"),
         ("transformer", "prior_dim", 8),
         ("transformer", "conv_kernel", 3),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from config.errors import UserError
 from models.losses import (
     FEATURE_BLOCKS,
     MAX_ADAPTIVE_WEIGHT,
@@ -19,13 +17,12 @@ from models.losses import (
     discriminator_loss,
     fold_batch_norms,
     generator_loss,
-    perceptual_distance,
 )
 
 
 @pytest.fixture(scope="module")
 def distance() -> EfficientNetDistance:
-    return perceptual_distance("efficientnet-lite0")
+    return EfficientNetDistance()
 
 
 @pytest.fixture(scope="module")
@@ -99,20 +96,8 @@ def test_folded_batch_norms_give_the_unfolded_network(network, images):
 
 
 def test_the_network_sees_images_enlarged_to_the_size_asked_for(images):
-    maps = perceptual_distance("efficientnet-lite0", 96).features(images)
+    maps = EfficientNetDistance(96).features(images)
     assert [m.shape[-1] for m in maps] == [96 // 4, 96 // 8, 96 // 16]
-
-
-def test_an_unknown_distance_is_named_with_the_known_ones():
-    with pytest.raises(UserError, match=r"'lpips' is unknown; .*efficientnet-lite0, lpips-vgg"):
-        perceptual_distance("lpips")
-
-
-def test_lpips_without_its_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lpips", None)  # importing it now fails
-    with pytest.raises(UserError) as error:
-        perceptual_distance("lpips-vgg")
-    assert str(error.value) == "perceptual lpips-vgg: package missing; run pip install lpips"
 
 
 # Adversarial losses

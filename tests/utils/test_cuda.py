@@ -31,9 +31,11 @@ from utils.data.datasets import InpaintingSet, to_uint8
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import read_rows
 from utils.io.images import encode_png, load_rgb
+from utils.training.compute import Compute
 from utils.training.tokenizer import train_tokenizer
+from utils.training.tokens import load_tokens
 from utils.training.transformer import train_transformer
-from utils.training.transformer_step import TransformerTrainer, load_tokens
+from utils.training.transformer_step import TransformerTrainer
 from utils.weights.store import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -181,12 +183,12 @@ def test_twenty_steps_learn_as_they_do_on_the_cpu(twenty_steps, changed, tmp_pat
 @only_on_a_gpu
 @pytest.mark.usefixtures("quick")
 def test_an_infinite_gradient_of_the_first_fp16_step_changes_no_weight(twenty_steps, changed):
-    trainer = TransformerTrainer(
-        changed(twenty_steps, {"precision": "fp16"}), load_tokens(twenty_steps)
-    )
+    config = changed(twenty_steps, {"precision": "fp16"})
+    compute = Compute.of(config)
+    trainer = TransformerTrainer(config, load_tokens(config, compute.device), compute)
     trainer.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**60)  # overflows fp16
     before = [weight.clone() for weight in trainer.transformer.parameters()]
-    trainer.accumulate(trainer.batches(torch.arange(6), 0, 0))
+    trainer.accumulate(trainer.token_batches(torch.arange(6), 0, 0))
     trainer.take_step()
     after = list(trainer.transformer.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

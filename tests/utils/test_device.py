@@ -1,18 +1,22 @@
-"""Devices: what a CPU run asks of the C library."""
+"""Devices: what a script asks of the C library, and that picking a device asks for nothing."""
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from utils.device import pick_device, pick_dtype
 
 TENSORS = 3 * 31 * 2**20  # bytes, in three blocks that are each below the library's limit
 GIVEN_BACK = """
 import resource, sys
 import torch
-from utils.device import keep_freed_memory
+from utils.cli import keep_freed_memory
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -35,3 +39,11 @@ def test_freed_memory_is_kept_for_the_next_tensor_instead_of_given_back():
 
     assert given_back("as it is") > 0.9 * TENSORS
     assert given_back("kept") < 0.1 * TENSORS
+
+
+def test_picking_a_device_and_a_dtype_changes_nothing_of_the_process(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("the C library was asked"))
+    before = torch.get_num_threads(), torch.get_default_dtype(), torch.initial_seed()
+    device = pick_device("cpu")
+    assert pick_dtype("auto", device) in (torch.float32, torch.bfloat16)
+    assert (torch.get_num_threads(), torch.get_default_dtype(), torch.initial_seed()) == before

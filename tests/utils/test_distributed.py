@@ -20,10 +20,15 @@ from config.schema import Config
 from utils import distributed
 from utils.io.files import read_rows
 from utils.tokens.batches import TokenBatch
-from utils.training import transformer_step as transformer_trainer
+from utils.training import compute
+from utils.training import tokens as training_tokens
+from utils.training.compute import Compute
 from utils.training.state import load_state
+from utils.training.tokenizer import train_tokenizer
+from utils.training.tokenizer_step import TokenizerTrainer
+from utils.training.tokens import Tokens, load_tokens
 from utils.training.transformer import train_transformer
-from utils.training.transformer_step import Tokens, TransformerTrainer, load_tokens
+from utils.training.transformer_step import TransformerTrainer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -85,9 +90,9 @@ def test_each_process_encodes_on_its_own_gpu(config, become, monkeypatch):
     devices: list[torch.device] = []
     become(1, 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(transformer_trainer, "pick_device", lambda _: torch.device("cuda:0"))
-    monkeypatch.setattr(transformer_trainer, "cached_tokens", cached)
-    load_tokens(config)
+    monkeypatch.setattr(compute, "pick_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(training_tokens, "cached_tokens", cached)
+    load_tokens(config, Compute.of(config).device)
     assert devices == [torch.device("cuda:1")] * 2
 
 
@@ -99,7 +104,9 @@ def test_shares_add_up_to_the_mean_over_the_whole_batch(
     # 3 processes: with 7 images they have 3, 2 and 2, with 2 images the last has none
     config = changed(config, {"masking.loss_on": loss_on})
     tokens = np.zeros((images, 2, 16), np.uint16)
-    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"))
+    trainer = TransformerTrainer(
+        config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"), Compute.of(config)
+    )
     trainer.world = 3
     token_ids = torch.arange(images * 16).view(images, 16)
     token_mask = torch.rand(images, 16, generator=torch.Generator().manual_seed(0)) < 0.4
@@ -124,7 +131,9 @@ def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(
     become(0, 1)
     config = changed(config, {"training.accumulate": 3})
     tokens = np.zeros((7 * 4, 2, 16), np.uint16)  # 7 batches: groups of 3, 3 and 1
-    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"))
+    trainer = TransformerTrainer(
+        config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"), Compute.of(config)
+    )
     kept_apart = []
 
     class Watched(torch.nn.Module):
@@ -144,17 +153,22 @@ def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(
 
     trainer.objective, trainer.world = Watched(trainer.objective), 2
     for _ in range(7):
-        trainer.accumulate(trainer.batches(torch.arange(4), 0, trainer.position.batch))
+        trainer.accumulate(trainer.token_batches(torch.arange(4), 0, trainer.position.batch))
     assert kept_apart == [0, 1, 3, 4]
 
 
-def test_a_process_that_has_seen_no_batch_of_a_resumed_epoch_knows_its_part_of_the_loss(config):
+def test_only_the_main_process_continues_with_the_summed_losses_of_all(config, monkeypatch, become):
     tokens = np.zeros((8, 2, 16), np.uint16)
-    trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"))
-    trainer.position.batch, trainer.position.sums = 2, {}
-    assert trainer.mean_loss() == 0.0
-    trainer.position.sums = {"loss": torch.tensor(3.0)}
-    assert trainer.mean_loss() == 1.5
+    data = Tokens(tokens, tokens, torch.zeros(16, 8), "theirs")
+    trainer = TransformerTrainer(config, data, Compute.of(config))
+    trainer.position.batch, trainer.position.sums = 2, {"loss": torch.tensor(3.0)}
+    state = trainer.state_dict()
+    found = []
+    for rank in (0, 1):
+        become(rank, 2)
+        trainer.load_state_dict(state)
+        found.append(trainer.means())
+    assert found == [{"loss": 1.5}, {"loss": 0.0}]
 
 
 def test_a_search_is_not_for_torchrun(become, monkeypatch, capsys):
@@ -166,18 +180,12 @@ def test_a_search_is_not_for_torchrun(become, monkeypatch, capsys):
     assert "--lr-search runs in one process" in capsys.readouterr().err
 
 
-def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
-    config, changed, tmp_path
-):
-    section = config.tokenizer.model_copy(update={"weights": config.tokenizer_weights})
-    alone = config.model_copy(update={"run": tmp_path / "alone", "tokenizer": section})
-    train_transformer(alone, resume=False)
-    shared = changed(config, {"training.batch_size": 2})
-    save_config(shared, tmp_path / "config.yml")
+def in_two_processes(script: str, config: Config, file: Path) -> str:
+    """Train under torchrun; what was printed."""
+    save_config(config, file)
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = [ROOT / "training_transformer.py", "--config", tmp_path / "config.yml"]
     said = subprocess.run(
-        [sys.executable, "-m", *command, *map(str, script)],
+        [sys.executable, "-m", *command, str(ROOT / script), "--config", str(file)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,
@@ -185,6 +193,23 @@ def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
         check=False,
     )
     assert said.returncode == 0, said.stderr[-3000:]
+    return said.stdout
+
+
+def movement(state: dict, start: dict, part: str) -> torch.Tensor:
+    """All that a training changed in a part, as one vector; codes and counts left out."""
+    names = [name for name in start[part] if "codebook" not in name and name != "n_averaged"]
+    return torch.cat([(state[part][name] - start[part][name]).flatten() for name in names])
+
+
+def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
+    config, changed, tmp_path
+):
+    section = config.tokenizer.model_copy(update={"weights": config.tokenizer_weights})
+    alone = config.model_copy(update={"run": tmp_path / "alone", "tokenizer": section})
+    train_transformer(alone, resume=False)
+    shared = changed(config, {"training.batch_size": 2})
+    said = in_two_processes("training_transformer.py", shared, tmp_path / "config.yml")
     folders = [c.run / "transformer" for c in (alone, shared)]
     states = [load_state(folder / "state.pt") for folder in folders]
     for part in ("transformer", "averaged"):
@@ -196,5 +221,50 @@ def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
     losses = [[row["train_loss"] for row in read_rows(f / "log.jsonl")] for f in folders]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert [row["epoch"] for row in read_rows(folders[1] / "log.jsonl")] == [1, 2], "one writes"
-    assert said.stdout.count("last weights") == 1
+    assert said.count("last weights") == 1
     assert states[1]["settings"] == states[0]["settings"], "either may go on with the other's run"
+
+
+@pytest.mark.parametrize("codebook", ["ema", "loss"])
+def test_two_processes_make_the_tokenizer_of_one_with_the_same_global_batch(
+    config, changed, tmp_path, codebook
+):
+    # Three steps; the last batch has 3 images, two for one process and one for the other. Weights
+    # are compared as a whole: AdamW turns gradients that are nothing but rounding into whole steps.
+    settings = {"epochs": 1, "batch_size": 4, "learning_rate": 0.001, "warmup_steps": 1}
+    settings |= {"codebook": codebook, "codebook_decay": 0.5, "perceptual_size": 32}
+    settings |= {"adversarial_weight": 0.5, "adversarial_start": 0.0}
+    alone = changed(config, {f"tokenizer.training.{k}": v for k, v in settings.items()})
+    shared = changed(alone, {"tokenizer.training.batch_size": 2, "run": tmp_path / "shared"})
+    train_tokenizer(alone, resume=False, restart=True)
+    said = in_two_processes("training_vqgan.py", shared, tmp_path / "config.yml")
+    one, two = (load_state(c.run / "tokenizer" / "state.pt") for c in (alone, shared))
+    pictures = torch.zeros(11, 3, 16, 16, dtype=torch.uint8)
+    start = TokenizerTrainer(alone, pictures, pictures, Compute.of(alone)).state_dict()
+    for part in ("vqgan", "averaged", "discriminator"):
+        found, expected = (movement(state, start, part) for state in (two, one))
+        assert (found - expected).norm() < 2e-3 * expected.norm(), part
+    for name, value in one["codebook_averages"].items():
+        torch.testing.assert_close(two["codebook_averages"][name], value, rtol=1e-4, atol=1e-4)
+    (row,), (expected,) = (read_rows(c.run / "tokenizer" / "log.jsonl") for c in (shared, alone))
+    for name in ("loss", "perceptual", "adversarial", "discriminator", "commitment", "psnr"):
+        assert row[name] == pytest.approx(expected[name], rel=1e-4), name
+    assert said.count("last weights") == 1
+    assert two["settings"] == one["settings"], "either may go on with the other's run"
+
+
+def test_rows_of_all_processes_come_back_in_the_order_of_the_batch(monkeypatch, become):
+    rows, gathered = torch.arange(10).view(5, 2), []
+
+    def gather(parts: list[torch.Tensor], own: torch.Tensor) -> None:
+        gathered.append(own)
+        for rank, part in enumerate(parts):
+            share = rows[rank::3]
+            part.zero_()
+            part[: len(share)] = share
+
+    become(2, 3)
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "all_gather", gather)
+    assert torch.equal(distributed.all_rows(rows[2::3], 5), rows)
+    assert gathered[0].tolist() == [[4, 5], [0, 0]], "padded to the largest share"

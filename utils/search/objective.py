@@ -24,7 +24,9 @@ from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
 from utils.rng import generator_for
 from utils.search.pruning import Finished, PruningCallback
-from utils.training.transformer import Tokens, load_tokens, train_transformer
+from utils.training.compute import Compute
+from utils.training.tokens import Tokens, load_tokens
+from utils.training.transformer import train_transformer
 
 RATE = "learning_rate"  # the parameter's name; the others are called by their keys
 REPORT_RATE = TrainingConfig.model_fields[RATE].default
@@ -144,7 +146,7 @@ def needed_tokens(config: Config) -> Tokens:
         most = max(config.masking.hole_share, config.search.space[HOLES].high)
         masking = config.masking.model_copy(update={"hole_share": most})
         config = config.model_copy(update={"masking": masking})
-    return load_tokens(config)
+    return load_tokens(config, Compute.of(config).device)
 
 
 def _subset(tokens: Tokens, count: int, seed: int) -> Tokens:

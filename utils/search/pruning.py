@@ -6,7 +6,7 @@ import math
 
 from optuna import Trial, TrialPruned
 
-from utils.training.transformer import TransformerTrainer
+from utils.training.transformer_step import TransformerTrainer
 from utils.training.validate_transformer import validate
 
 LOOKS = 4  # at a half of the training, a quarter, ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,21 +20,17 @@ def learning_rate(
     warmup: int,
     total: int,
     time_share: float = 0.0,
-    drop_steps: int = 1,
-    drop_factor: float = 1.0,
 ) -> float:
     """Rate of optimiser step ``step`` (from 0) of ``total``: linear warm-up, then the schedule.
 
     time_share (0..1) is how much of a time limit is used up; the schedule stands where the larger
-    of it and the share of steps says. `step` multiplies by drop_factor every drop_steps steps.
+    of it and the share of steps says.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
     if schedule == "constant":
         return peak
     reached = max(step, time_share * total)
-    if schedule == "step":
-        return peak * drop_factor ** int(reached // drop_steps)
     progress = min(1.0, (reached - warmup) / max(1, total - warmup))
     falling = (1 + math.cos(math.pi * progress)) / 2
     return peak * (FINAL_SHARE + (1 - FINAL_SHARE) * falling)
@@ -66,9 +63,9 @@ class Averaged(nn.Module):
     """A moving average of a network's weights, in a copy of it that is never compiled.
 
     Every update moves each average by 1 - decay towards its weight; early on by more, so that the
-    random start is gone after a few steps. Buffers are copied. With a decay of 0 the copy holds the
-    network's own weights and costs no memory. The count of updates stays on the CPU, so that an
-    update never waits for a GPU.
+    random start is gone after a few steps. Buffers are copied. With a decay of 0 the copy shares
+    the network's own weights, whatever state it is given, and costs no memory. The count of
+    updates stays on the CPU, so that an update never waits for a GPU.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -93,6 +90,12 @@ class Averaged(nn.Module):
             torch._foreach_copy_(averages, weights)
         for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
             own.copy_(other)
+
+    def load_state_dict(self, state: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """Take over a state; without a decay its weights give way to the network's own."""
+        if not self.decay:
+            state = {**state, **self.module.state_dict(prefix="module.")}
+        return super().load_state_dict(state, *args, **options)
 
 
 def averaged(network: nn.Module, half_life: float, batch_size: int) -> Averaged:

@@ -19,7 +19,7 @@ from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data.datasets import ImageFolder, normalise, to_uint8
 from utils.device import pick_device
 from utils.io.files import content_hash
-from utils.training.transformer_step import load_tokens
+from utils.training.tokens import load_tokens
 from utils.training.validate_transformer import validate
 from utils.weights.store import load_tokenizer, load_transformer, read_header, save_weights
 
@@ -58,7 +58,7 @@ def release_transformer(config: Config, folder: Path) -> str:
     rounded.load_state_dict(half)
     device = pick_device(config.device)
     network = config.transformer.model_copy(update=full.config.model_dump())
-    tokens = load_tokens(config.model_copy(update={"transformer": network}))
+    tokens = load_tokens(config.model_copy(update={"transformer": network}), device)
     before, after = (
         validate(network.to(device), tokens.val, device, torch.float32, tokens.val_seen)["val_loss"]
         for network in (full, rounded)

@@ -6,13 +6,12 @@ import json
 import time
 from pathlib import Path
 
+import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from config.loading import save_config
 from config.schema import Config
-from utils.device import environment, pick_device
-from utils.distributed import own_device
+from utils.device import environment
 from utils.io.files import atomic, make_folder, read_rows, write_text
 from utils.io.images import save_png
 
@@ -20,12 +19,16 @@ from utils.io.images import save_png
 class RunLog:
     """Writes what a stage has to say into its folder: log.jsonl, TensorBoard, pictures."""
 
-    def __init__(self, folder: Path, config: Config, after_epoch: int) -> None:
+    def __init__(
+        self, folder: Path, config: Config, device: torch.device, after_epoch: int
+    ) -> None:
         """Continue the log after an epoch; later lines, from a run cut short, are dropped."""
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
         make_folder(folder)
         with atomic(folder / "config.yml") as temporary:
             save_config(config, temporary)
-        stated = environment(own_device(pick_device(config.device)))
+        stated = environment(device)
         write_text(folder / "environment.json", json.dumps(stated, indent=1) + "\n")
         self.folder = folder
         self.path = folder / "log.jsonl"

@@ -1,4 +1,4 @@
-"""Training states on disk, and what becomes of those that an earlier run left.
+"""Training states: their parts, their files, and what becomes of those that an earlier run left.
 
 A state is read with `weights_only=True`; the one before it is kept, so that a broken file loses one
 interval.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import pickle
 import shutil
 import sys
+import textwrap
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
 from config.errors import UserError
 from utils.distributed import is_main
-from utils.io.faults import raise_if_machine
+from utils.io.faults import is_out_of_memory, raise_if_machine
 from utils.io.files import atomic
 from utils.weights.store import first_line, refusal
 
@@ -28,6 +31,64 @@ BROKEN_STATE = (  # what reading one that is damaged, or cannot be read, raises
     *(RuntimeError, EOFError, OSError, ValueError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError),
 )
+FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
+LONGEST_REASON = 160  # characters of PyTorch's message that a line of ours repeats
+
+
+class Part(Protocol):
+    """A network, an optimiser or anything else that has a state."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State, /) -> Any: ...
+
+
+class Checkpoint:
+    """The parts of a training by name: ``Checkpoint(network=network, optimizer=optimizer)``."""
+
+    def __init__(self, **parts: Part) -> None:
+        self.parts = parts
+
+    def state_dict(self) -> State:
+        """{name of a part: its state}."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Give each part its state. Raises `UserError` for one that does not fit."""
+        for name, part in self.parts.items():
+            if not state[name]:  # of a gradient scaler that had nothing to do on its machine
+                continue
+            if isinstance(part, torch.optim.Optimizer):
+                _take_settings(state[name], part)
+            with _fitting(name):
+                part.load_state_dict(state[name])
+
+
+def _take_settings(state: State, optimizer: torch.optim.Optimizer) -> None:
+    """Replace an optimiser's saved settings by this config's decay and this machine's kernels."""
+    groups = state["param_groups"], optimizer.param_groups
+    for saved, group in zip(*groups, strict=False):  # another number of groups is refused later
+        saved |= {**group, "params": saved["params"]}
+
+
+@contextmanager
+def _fitting(name: str) -> Iterator[None]:
+    """Turn PyTorch's refusal of a part of a state into a `UserError` that says what to do."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
+        raise UserError(
+            f"the state's {name} does not fit ({first}); undo the change of the config, or start "
+            "again with --restart"
+        ) from error
+
+
+def settings_that_count(settings: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings without those that may differ when it is resumed."""
+    return {key: value for key, value in settings.items() if key.rpartition(".")[2] not in FREE}
 
 
 def save_state(path: Path, state: State) -> None:
@@ -64,7 +125,7 @@ def load_state(path: Path) -> State | None:
             print(f"{candidate}: damaged checkpoint, passed over{older}", file=sys.stderr)
         else:
             if candidate != path and path.exists() and is_main():
-                path.replace(_beside(path, "damaged"))
+                path.replace(_next_to(path, "damaged"))
             return state
     if found:
         raise UserError(f"{found[0]}: damaged, and no earlier checkpoint is left; use --restart")
@@ -84,12 +145,12 @@ def open_state(
     """
     if not resume:
         if (path.exists() or previous(path).exists()) and not restart:
-            raise UserError(f"{path.parent}: holds a run; --resume goes on, --restart begins anew")
+            raise UserError(f"{path.parent}: already contains a run; use --resume or --restart")
         return None
     state = load_state(path)
     if state is None:
         if resume != "auto" and is_main():
-            print(f"{path.parent}: nothing to resume, begins anew")
+            print(f"{path.parent}: nothing to resume, starts a new run")
         return None
     if not isinstance(state, dict) or not {"settings", "position"} <= state.keys():
         raise UserError(f"{path}: is no training state of ours")
@@ -118,9 +179,9 @@ def clear_run(path: Path) -> None:
 
 def previous(path: Path) -> Path:
     """Where the state before the latest is kept."""
-    return _beside(path, "previous")
+    return _next_to(path, "previous")
 
 
-def _beside(path: Path, what: str) -> Path:
+def _next_to(path: Path, what: str) -> Path:
     """E.g. state.previous.pt."""
     return path.with_name(f"{path.stem}.{what}{path.suffix}")

@@ -1,7 +1,7 @@
 """How fast training is: images a second, and the share of the machine's matrix-product peak (MFU).
 
 FLOPs are those that the model's formula needs, not those that a program spends: two for each weight
-of a matrix product and place, three times that for a step, its way back included (Chowdhery et al.
+of a matrix product and place, three times that for a step with its backward pass (Chowdhery et al.
 2022, appendix B). docs/training.md writes the formula out.
 Shapes: N tokens, D width, K codebook size, C code channels.
 """
@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from config.schema import TransformerConfig
+from config.schema import TokenizerConfig, TransformerConfig
+from models.vqgan import VQGAN
 from utils.device import autocast
 from utils.io.files import write_text
 
 STEP = 3  # FLOPs of a step, in those of its forward pass
 PEAK_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product is timed
-PEAK_ROUNDS, PEAK_SECONDS = 5, 0.1  # the fastest of so many rounds of at least this length
+PEAK_ROUNDS, PEAK_SECONDS = 5, 0.1  # the fastest of this many rounds of at least this length
 WARM_UP = 3  # products before the first round
 
 
@@ -43,6 +44,23 @@ def training_flops(network: TransformerConfig) -> float:
     return STEP * forward_flops(network)
 
 
+def tokenizer_flops(network: TokenizerConfig, image_size: int, decoder_only: bool) -> float:
+    """FLOPs of one image in a step of stage 1, in products of the VQGAN; other networks add more.
+
+    An encoder that does not train needs its forward pass alone.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        vqgan, images = VQGAN(network), torch.empty(1, 3, image_size, image_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        latents = vqgan.quant_conv(vqgan.encoder(images))
+        encoding = counter.get_total_flops()
+        vqgan.decode_latents(latents)
+    decoding = counter.get_total_flops() - encoding
+    return (1 if decoder_only else STEP) * encoding + STEP * decoding
+
+
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a square matrix product, the fastest of some rounds; takes about a second."""
     side = PEAK_SIDE[device.type]
@@ -63,7 +81,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _timed(a: torch.Tensor, b: torch.Tensor, products: int, device: torch.device) -> float:
-    """Seconds that so many products take."""
+    """Seconds that this many products take."""
     _wait(device)
     began = time.perf_counter()
     for _ in range(products):
@@ -106,7 +124,7 @@ class Speed:
         self.images, self.began = 0, time.perf_counter()
 
     def count(self, images: int) -> None:
-        """Note that so many images were trained on."""
+        """Count images that were trained on."""
         self.images += images
 
     def look(self) -> tuple[float, float]:

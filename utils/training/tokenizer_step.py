@@ -5,7 +5,9 @@ Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w la
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -15,73 +17,74 @@ from config.loading import flat
 from config.schema import Config
 from models import losses, quantizer
 from models.vqgan import VQGAN
-from utils.device import autocast, pick_device, pick_dtype
+from utils import distributed
+from utils.data.augment import EpochViews
+from utils.device import autocast
+from utils.pictures import save_curves
 from utils.rng import generator_for
-from utils.training.optim import averaged, learning_rate, parameter_groups, set_learning_rate
-from utils.training.trainer import Trainer, settings_that_count
+from utils.training.adversary import Adversary
+from utils.training.codes import Codes
+from utils.training.compute import Compute
+from utils.training.optim import averaged, parameter_groups, set_learning_rate
+from utils.training.state import Checkpoint, settings_that_count
+from utils.training.throughput import tokenizer_flops
+from utils.training.trainer import LOOK_EVERY, Trainer
+from utils.training.validate_tokenizer import TokenizerValidation, require_two
 
 BETAS = (0.9, 0.95)  # AdamW's averages
-ADVERSARIAL_BETAS = (0.5, 0.9)  # the discriminator's, which must follow faster
 Terms: TypeAlias = dict[str, tuple[float | Tensor, Tensor]]  # weight and value of each loss
 
 
 class TokenizerTrainer(Trainer):
     """Everything that a step of stage 1 changes, and the step."""
 
-    kept = (
-        "vqgan",
-        "averaged",
-        "codebook_averages",
-        "optimizer",
-        "discriminator",
-        "discriminator_optimizer",
-    )
+    section, weights_file = "tokenizer.training", "vqgan.safetensors"
+    judged_by = "frechet_efficientnet"
 
-    def __init__(self, config: Config, image_count: int) -> None:
-        self.config, self.settings = config, config.tokenizer.training
-        self.device = pick_device(config.device)
-        self.dtype = pick_dtype(config.precision, self.device)
-        if self.dtype == torch.float16:  # its small gradients would need scaling; fp32 does not
-            self.dtype = torch.float32
+    def __init__(self, config: Config, images: Tensor, val: Tensor, compute: Compute) -> None:
+        """images, val: (n, 3, H, W) uint8."""
+        if compute.dtype == torch.float16:  # its small gradients would need scaling; fp32 does not
+            compute = Compute(compute.device, torch.float32)
+        super().__init__(config, config.tokenizer.training, compute, images=len(images))
+        self.images, self.val = images.to(self.device), val[: self.settings.validation_images]
+        require_two(self.val)
+        self.description = config.tokenizer
+        self.flops_an_image = tokenizer_flops(
+            config.tokenizer, config.data.image_size, self.settings.decoder_only
+        )
         torch.manual_seed(config.seed)
-        self.vqgan = self._place(VQGAN(config.tokenizer))
-        self._freeze()
-        self.averaged = averaged(self.vqgan, self.settings.ema_half_life, self.settings.batch_size)
-        self.codebook_averages = self._place(
-            quantizer.CodebookAverages(
-                self.vqgan.codebook, self.settings.codebook_decay, self.settings.restart_below
-            )
-        )
-        fused = self.device.type == "cuda"
+        self._make_networks()
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.vqgan, 0.0), betas=BETAS, fused=fused
+            parameter_groups(self.vqgan, 0.0), betas=BETAS, fused=self.device.type == "cuda"
         )
-        self.discriminator = self._place(losses.PatchDiscriminator())
-        self.discriminator_optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(),
-            betas=ADVERSARIAL_BETAS,
-            weight_decay=0.0,
-            fused=fused,
+        self.checkpoint = Checkpoint(
+            vqgan=self.vqgan,
+            averaged=self.averaged,
+            codebook_averages=self.codes.averages,
+            optimizer=self.optimizer,
+            discriminator=self.adversary.network,
+            discriminator_optimizer=self.adversary.optimizer,
         )
-        self.perceptual = self._place(
-            losses.perceptual_distance(self.settings.perceptual, self.settings.perceptual_size)
-        )
-        self.latents_of, self.trunk = self.vqgan.latents, self._trunk
-        if self.settings.compile:
-            self._compile()
-        self.has_codes = False  # until the first batch that is quantised
-        super().__init__(
-            epochs=self.settings.epochs,
-            batches=math.ceil(image_count / self.settings.batch_size),
-            max_minutes=self.settings.max_minutes,
-        )
-        self.require_warm_up("tokenizer.training.warmup_steps", self.settings.warmup_steps)
-        self.chosen = torch.zeros(config.tokenizer.codebook_size, dtype=torch.bool)
-        self.chosen = self.chosen.to(self.device)
+        self.share = 1.0  # of the batch, that this process computes
         settings = settings_that_count(flat(config, "seed", "data", "tokenizer"))
-        self.settings_of_run = {**settings, "images": image_count, "precision": str(self.dtype)}
+        settings["tokenizer.training.batch_size"] = self.batch_size  # of all processes together
+        settings |= {"images": self.image_count, "precision": str(self.dtype)}
+        self.settings_of_run = settings
         self.mean = torch.tensor(config.data.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(config.data.std, device=self.device)[:, None, None]
+
+    def _make_networks(self) -> None:
+        """All networks with fresh weights, in an order that decides over their random numbers."""
+        settings = self.settings
+        self.vqgan = self._place(VQGAN(self.config.tokenizer))
+        self._freeze()
+        self.averaged = averaged(self.vqgan, settings.ema_half_life, self.batch_size)
+        self.codes = Codes(self.vqgan.codebook, settings, self.device)
+        self.adversary = Adversary(self.compute, settings.adversarial_rate)
+        self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
+        self.latents_of, self.trunk = self.vqgan.latents, self._trunk
+        if settings.compile:
+            self._compile()
 
     def _place(self, network: torch.nn.Module) -> torch.nn.Module:
         return network.to(self.device, memory_format=torch.channels_last)
@@ -103,41 +106,57 @@ class TokenizerTrainer(Trainer):
             torch.compile(part, dynamic=False) for part in (self.vqgan.latents, self._trunk)
         )
         self.perceptual.compile(dynamic=False)
-        self.discriminator.compile(dynamic=False)
+        self.adversary.network.compile(dynamic=False)
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self.has_codes = bool(self.codebook_averages.use.any())
+        self.codes.placed = bool(self.codes.averages.use.any())
 
     def start_from(self, network: VQGAN) -> None:
         """Begin with the weights of another network instead of fresh ones."""
         for own in (self.vqgan, self.averaged.module):
             own.load_state_dict(network.state_dict())
-        latents = self.settings.batch_size * self.config.transformer.num_tokens
-        self.codebook_averages.adopt(self.vqgan.codebook, latents)
-        self.has_codes = True
+        self.codes.adopt(latents=self.batch_size * self.config.transformer.num_tokens)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Images of the rest of the present epoch as they are shown, (B, 3, H, W) in 0..1."""
+        order = generator_for(self.config.seed, self.position.epoch)
+        shown = EpochViews(self.images, self.settings, order)
+        for ids in self.image_ids(order):
+            yield shown(ids.to(self.device))
 
     def step(self, images: Tensor) -> None:
         """One optimiser step on images (B, 3, H, W), 0..1; the losses go into the position."""
         generator = generator_for(self.config.seed, self.position.epoch, self.position.batch)
-        self.time_share = self.limit.share
-        self._set_rates()
+        set_learning_rate(self.optimizer, self.rate)
+        self.adversary.set_rate(self.rate)
+        count, images = len(images), self._own_share(images)
         with autocast(self.device, self.dtype):
             latents = self.latents_of((images - self.mean) / self.std)  # (B, h, w, C)
-            codes = self._quantise(latents, generator)
+            codes = self._quantise(latents, count, generator)
             outputs = self._decode(quantizer.straight_through(latents, codes))
             terms = self._terms(images, outputs, latents, codes)
-        loss = sum(weight * value for weight, value in terms.values())
+        loss = self.share * sum(weight * value for weight, value in terms.values())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        distributed.sum_gradients(self.vqgan.parameters())
         torch.nn.utils.clip_grad_norm_(self.vqgan.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
-        named = {name: value for name, (_, value) in terms.items()}
+        named = {name: self.share * value for name, (_, value) in terms.items()}
         if self.adversarial:
-            named["discriminator"] = self._discriminator_step(images, outputs.detach())
+            named["discriminator"] = self.adversary.step(images, outputs.detach(), self.share)
         self.averaged.update_parameters(self.vqgan)
         self.position.step += 1
         self.position.add({"loss": loss, **named})
+
+    def _own_share(self, images: Tensor) -> Tensor:
+        """This process's rows of a batch; their share of it weighs their losses.
+
+        A process without a row takes one that weighs nothing.
+        """
+        own = images[distributed.rank() :: self.world] if self.world > 1 else images
+        self.share = len(own) / len(images)
+        return own if len(own) else images[:1]
 
     @property
     def adversarial(self) -> bool:
@@ -145,49 +164,18 @@ class TokenizerTrainer(Trainer):
         started = self.progress >= self.settings.adversarial_start
         return self.settings.adversarial_weight > 0 and started
 
-    def codes_in_use(self) -> float:
-        """Share of the codes that were chosen since the last call."""
-        share = self.chosen.float().mean().item()
-        self.chosen.zero_()
-        return share
-
-    def _set_rates(self) -> None:
-        rate = learning_rate(
-            self.settings.learning_rate,
-            self.position.step,
-            schedule=self.settings.lr_schedule,
-            warmup=self.settings.warmup_steps,
-            total=self.total_steps,
-            time_share=self.time_share,
-        )
-        set_learning_rate(self.optimizer, rate)
-        set_learning_rate(self.discriminator_optimizer, rate * self.settings.adversarial_rate)
-
-    def _quantise(self, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """Codes of latents, (B, h, w, C) each; the averages move on the way.
+    def _quantise(self, latents: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Codes of latents, (B, h, w, C) each, of a batch of ``count`` images.
 
         Before the warm-up ends, nothing is quantised and latents stand for their codes.
         """
-        codebook, settings = self.vqgan.codebook, self.settings
+        settings = self.settings
         if settings.decoder_only:
-            return codebook.lookup(self._tokens(latents))
-        if not self.has_codes and self.position.step < settings.warmup_steps:
+            return self.vqgan.codebook.lookup(self.codes.nearest(latents))
+        if not self.codes.placed and self.position.step < settings.warmup_steps:
             return latents
-        flat = latents.detach().flatten(0, 2)
-        if self.progress < settings.restart_until or not self.has_codes:
-            self.codebook_averages.restart(codebook, flat, generator)
-            self.has_codes = True
-        token_ids = self._tokens(latents)
-        self.codebook_averages.update(flat, token_ids.flatten())
-        if settings.codebook == "ema":
-            self.codebook_averages.move(codebook)
-        return codebook.lookup(token_ids)
-
-    def _tokens(self, latents: Tensor) -> Tensor:
-        """Token ids of latents, (B, h, w, C) -> (B, h, w), noted as codes in use."""
-        token_ids = self.vqgan.codebook.nearest(latents.detach())
-        self.chosen[token_ids.flatten()] = True
-        return token_ids
+        restarting = self.progress < settings.restart_until
+        return self.codes.quantise(latents, count, restarting, generator)
 
     def _decode(self, latents: Tensor) -> Tensor:
         """(B, h, w, C) -> images in 0..1."""
@@ -211,12 +199,15 @@ class TokenizerTrainer(Trainer):
         if not settings.decoder_only:
             terms |= self._codebook_terms(latents, codes)
         if self.adversarial:
-            adversarial = losses.generator_loss(self.discriminator(_signed(outputs)))
+            adversarial = self.adversary.loss(outputs)
             similar = reconstruction + settings.perceptual_weight * perceptual
             last_layer = self.vqgan.decoder.model[-1].weight
-            adaptive = losses.adaptive_weight(similar, adversarial, last_layer)
+            adaptive = losses.adaptive_weight(similar, adversarial, last_layer, self._of_all)
             terms["adversarial"] = (settings.adversarial_weight * adaptive, adversarial)
         return terms
+
+    def _of_all(self, gradient: Tensor) -> Tensor:
+        return distributed.total(self.share * gradient)
 
     def _codebook_terms(self, latents: Tensor, codes: Tensor) -> Terms:
         """What keeps encoder and codes together (van den Oord et al. 2017, eq. 3)."""
@@ -226,17 +217,28 @@ class TokenizerTrainer(Trainer):
             terms["codebook"] = (1.0, quantizer.codebook_loss(latents, codes))
         return terms
 
-    def _discriminator_step(self, images: Tensor, outputs: Tensor) -> Tensor:
-        """Teach the discriminator to tell images from outputs; returns its loss."""
-        with autocast(self.device, self.dtype):
-            real, fake = (self.discriminator(_signed(x)) for x in (images, outputs))
-            loss = losses.discriminator_loss(real, fake)
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.discriminator_optimizer.step()
-        return loss
+    @cached_property
+    def validation(self) -> TokenizerValidation:
+        return TokenizerValidation(self.val, self.config, self.device, self.dtype)
 
+    def validate(self) -> dict[str, float]:
+        """Figures of the reconstructions by the averaged weights."""
+        return self.validation(self.averaged.module)
 
-def _signed(images: Tensor) -> Tensor:
-    """0..1 -> -1..1, what the discriminator sees."""
-    return images * 2 - 1
+    def pictures(self) -> dict[str, Tensor]:
+        """The reconstructions of the last validation."""
+        due = self.is_due(self.settings.validate_every)
+        return {"reconstructions": self.validation.picture} if due else {}
+
+    def remarks(self) -> list[str]:
+        """The share of codes in use."""
+        late = self.position.step > self.settings.warmup_steps + LOOK_EVERY
+        return [self.codes.remark(may_warn=late)]
+
+    def draw_curves(self, folder: Path, rows: list[dict]) -> None:
+        save_curves(folder / "curves.png", rows)
+
+    def memory_advice(self) -> dict[str, bool]:
+        size = self.settings.batch_size
+        fewer = {f"a tokenizer.training.batch_size below {size}": size > 1}
+        return {**fewer, "precision: bf16": self.config.precision == "fp32"}

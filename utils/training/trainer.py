@@ -1,90 +1,120 @@
-"""What both training stages share: the position in a run, its state and randomness, clean stops."""
+"""What the trainers of both stages share: the place in a run, its rate, its time and its state."""
 
 from __future__ import annotations
 
 import math
-import signal
-import textwrap
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from config.errors import DivergedError, StopRequested, UserError
+from config.errors import DivergedError, UserError
+from config.schema import (
+    Config,
+    TokenizerConfig,
+    TokenizerTraining,
+    TrainingConfig,
+    TransformerConfig,
+)
 from utils import distributed
-from utils.io.faults import is_out_of_memory
-from utils.io.streams import INSISTING, handled
+from utils.rng import shuffled_batches
+from utils.training.compute import Compute
+from utils.training.optim import Averaged, learning_rate
+from utils.training.position import Position, TimeLimit
+from utils.training.state import Checkpoint, State
+from utils.weights.store import save_weights
 
-FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
-LONGEST_REASON = 160  # characters of PyTorch's that a line of ours repeats
+AGREE_EVERY = 10  # steps between exchanges of several GPUs about stopping
+LOOK_EVERY = 20  # batches between looks at the loss
 
 
-@dataclass
-class Position:
-    """Where a run stands; together with the weights and averages, all that a resume needs.
+class Trainer(ABC):
+    """A stage's networks and optimisers, and its place in a run (utils/training/run.py).
 
-    Every random draw is a function of (seed, epoch, batch), so no generator has to be saved.
+    Several processes (utils/distributed.py) have equal trainers. Each is given whole batches and
+    computes on its own share of the rows, so that all of them together do what a single one does
+    with batches that are larger by their number.
     """
 
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # finished batches of the present epoch
-    step: int = 0  # optimiser steps so far
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of the present epoch's losses
-    seconds: float = 0.0  # of a time limit that are used up
-    best_loss: float = math.inf  # lowest validation loss so far
-    best_epoch: int = 0  # after which it was found
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Count a batch; losses stay on their device."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-        self.batch += 1
-
-    def means(self) -> dict[str, float]:
-        """Mean losses of the present epoch so far."""
-        return {name: float(total) / max(1, self.batch) for name, total in self.sums.items()}
-
-    def next_epoch(self) -> None:
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
-
-
-class TimeLimit:
-    """A limit on the wall-clock time of a run, over all the sessions that it is made in."""
-
-    def __init__(self, minutes: float | None, spent: float = 0.0) -> None:
-        """minutes: the limit, None for none. spent: seconds of it used up in earlier sessions."""
-        self.minutes, self.began = minutes, time.monotonic() - spent
-
-    @property
-    def spent(self) -> float:
-        """Seconds used up; always 0 without a limit, so that equal runs have equal states."""
-        return 0.0 if self.minutes is None else time.monotonic() - self.began
-
-    @property
-    def share(self) -> float:
-        """How much of the limit is used up, 0 to 1; 0 without a limit."""
-        return 0.0 if self.minutes is None else min(1.0, self.spent / (60 * self.minutes))
-
-
-class Trainer:
-    """What the trainers of both stages share: their place in a run, its time, and their state."""
-
-    kept: tuple[str, ...]  # names of the attributes that have a state of their own
+    section: str  # of the config, where its settings are
+    weights_file: str
+    description: TokenizerConfig | TransformerConfig  # of the network that is trained
+    judged_by: str  # the figure of `validate` whose lowest value marks the best weights
+    flops_an_image: float  # of a training step
+    averaged: Averaged
+    checkpoint: Checkpoint
     settings_of_run: dict[str, Any]  # on which the result depends
 
     def __init__(
-        self, *, epochs: int, batches: int, max_minutes: float | None, accumulate: int = 1
+        self,
+        config: Config,
+        settings: TokenizerTraining | TrainingConfig,
+        compute: Compute,
+        *,
+        images: int,
+        accumulate: int = 1,
     ) -> None:
-        """batches: of an epoch. accumulate: how many of them make an optimiser step."""
-        self.epochs, self.max_minutes = epochs, max_minutes
-        self.batches_per_epoch, self.batches_a_step = batches, accumulate
-        self.steps_per_epoch = math.ceil(batches / accumulate)
-        self.total_steps = epochs * self.steps_per_epoch
-        self.position, self.limit, self.time_share = Position(), TimeLimit(max_minutes), 0.0
+        """images: of the training set. accumulate: batches that make an optimiser step."""
+        self.config, self.settings, self.compute = config, settings, compute
+        self.device, self.dtype = compute.device, compute.dtype
+        self.world = distributed.world_size()
+        self.image_count, self.batch_size = images, self.world * settings.batch_size
+        self.batches_per_epoch = math.ceil(images / self.batch_size)
+        self.batches_a_step = accumulate
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / accumulate)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.position, self.time_share = Position(), 0.0
+        self.limit = TimeLimit(settings.max_minutes)
+        if settings.warmup_steps >= self.total_steps:
+            raise UserError(
+                f"{self.section}.warmup_steps is {settings.warmup_steps}, but the whole training "
+                f"has {self.total_steps} steps; lower it or train for longer"
+            )
+
+    @abstractmethod
+    def batches(self) -> Iterator[Any]:
+        """Whole batches of the rest of the present epoch, each made when it is asked for."""
+
+    @abstractmethod
+    def step(self, batch: Any) -> None:
+        """Train on a batch, and count it in the position."""
+
+    @abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Figures of the averaged weights; asked of the main process alone."""
+
+    @abstractmethod
+    def draw_curves(self, folder: Path, rows: list[dict]) -> None:
+        """Draw the numbers of all epochs into the run's folder."""
+
+    @abstractmethod
+    def memory_advice(self) -> dict[str, bool]:
+        """Settings that need less memory, and whether they are still to be had."""
+
+    def pictures(self) -> dict[str, Tensor]:
+        """Pictures to show after this epoch, by name, (rows, columns, 3) uint8."""
+        return {}
+
+    def remarks(self) -> list[str]:
+        """What else the progress bar shows; asked of all processes at once."""
+        return []
+
+    def notes(self) -> dict[str, str]:
+        """What the header of a weights file says besides the network's description."""
+        return {"epoch": str(self.position.epoch), "seed": str(self.config.seed)}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done or the time is used up."""
+        return self.position.epoch >= self.settings.epochs or self.time_share == 1.0
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether the run is finished; an epoch whose time ran out meanwhile still has its end."""
+        return self.finished and not self.position.batch
 
     @property
     def progress(self) -> float:
@@ -92,58 +122,106 @@ class Trainer:
         return min(1.0, max(self.position.step / self.total_steps, self.time_share))
 
     @property
-    def finished(self) -> bool:
-        """Whether all epochs are done or the time is used up."""
-        return self.position.epoch >= self.epochs or self.time_share == 1.0
+    def epoch_ends(self) -> bool:
+        """Whether the last batch was the epoch's last one."""
+        return self.position.batch == self.batches_per_epoch or self.time_share == 1.0
+
+    @property
+    def images_in_batch(self) -> int:
+        """Images of the last batch; the last one of an epoch may be smaller."""
+        before = (self.position.batch - 1) * self.batch_size
+        return min(self.batch_size, self.image_count - before)
+
+    @property
+    def saves_now(self) -> bool:
+        """Whether this epoch ends with a checkpoint."""
+        return self.is_due(self.settings.checkpoint_every)
 
     def is_due(self, every: int) -> bool:
-        """Whether what happens after every so many epochs, and at the end, happens now."""
+        """Whether what happens once in ``every`` epochs, and at the end, happens now."""
         return self.position.epoch % every == 0 or self.finished
 
-    def require_warm_up(self, key: str, steps: int) -> None:
-        """Raise `UserError` where the learning rate would never reach its peak."""
-        if steps >= self.total_steps:
-            raise UserError(
-                f"{key} is {steps}, but the whole training has {self.total_steps} steps; lower it "
-                "or train for longer"
-            )
+    def group_is_full(self) -> bool:
+        """Whether an optimiser step is due; the last group of an epoch may be shorter."""
+        done = self.position.batch
+        return done % self.batches_a_step == 0 or done == self.batches_per_epoch
 
-    def require_finite(self, losses: Iterable[float], key: str) -> None:
-        """Raise `DivergedError` for a loss that is not; key is the setting to lower."""
+    def image_ids(self, order: torch.Generator) -> Iterator[Tensor]:
+        """Numbers of the images of each batch that is left, (B,), until the time is used up."""
+        for ids in shuffled_batches(
+            self.image_count, self.batch_size, order, skip=self.position.batch
+        ):
+            if self.time_share == 1.0:
+                return
+            yield ids
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return learning_rate(
+            self.settings.learning_rate,
+            self.position.step,
+            schedule=self.settings.lr_schedule,
+            warmup=self.settings.warmup_steps,
+            total=self.total_steps,
+            time_share=self.time_share,
+        )
+
+    # What all processes know together; each of these is called by all of them at once
+
+    def means(self) -> dict[str, float]:
+        """Mean losses of the present epoch so far, over all processes."""
+        batches = max(1, self.position.batch)
+        return {name: float(total) / batches for name, total in self._sums_of_all().items()}
+
+    def numbers(self) -> dict[str, float]:
+        """What the log says of an epoch's training."""
+        return {**self.means(), "learning_rate": self.rate}
+
+    def agree(self, stopping: bool) -> bool:
+        """Whether any process was asked to stop; all learn how much of the time is used up.
+
+        Several GPUs exchange this only once in some steps, since they wait for each other.
+        """
+        waits = self.world > 1 and self.device.type != "cpu" and not self.epoch_ends
+        if waits and self.position.step % AGREE_EVERY:
+            return False
+        share, stops = distributed.furthest([self.limit.share, float(stopping)], self.device)
+        self.time_share = share
+        return stops > 0
+
+    def require_finite(self, losses: Iterable[float]) -> None:
+        """Raise `DivergedError` for a loss that is not; it names the setting to lower."""
         if all(math.isfinite(loss) for loss in losses):
             return
         place = f"epoch {self.position.epoch + 1}, batch {self.position.batch}"
         raise DivergedError(
             f"{place}: the loss is no longer finite at step {self.position.step}; the last "
-            f"checkpoint is kept, lower {key}"
+            f"checkpoint is kept, lower {self.section}.learning_rate"
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs; to be called by all processes at once."""
-        self.position.seconds = self.limit.spent
-        self.position.sums = {k: distributed.total(v) for k, v in self.position.sums.items()}
-        state = {name: getattr(self, name).state_dict() for name in self.kept}
-        place = {"position": vars(self.position), "epoch_size": self._epoch_size}
-        return {**state, **place, "settings": self.settings_of_run}
+    def _sums_of_all(self) -> dict[str, Tensor]:
+        return {k: distributed.total(v.to(self.device)) for k, v in self.position.sums.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raises `UserError` for one of other networks or optimisers."""
-        for name in self.kept:
-            own = getattr(self, name)
-            if not state[name]:  # of a gradient scaler that had nothing to do on its machine
-                continue
-            if isinstance(own, torch.optim.Optimizer):
-                # with this config's decay and this machine's kernels
-                groups = state[name]["param_groups"], own.param_groups
-                for saved, group in zip(*groups, strict=False):  # unequal ones are refused below
-                    saved |= {**group, "params": saved["params"]}
-            with _fitting(name):
-                own.load_state_dict(state[name])
+    def save_weights(self, path: Path) -> None:
+        """Write the averaged weights."""
+        save_weights(path, self.averaged.module.state_dict(), self.description, self.notes())
+
+    def state_dict(self) -> State:
+        """All that a resume needs; to be called by all processes at once."""
+        self.position.seconds, sums = self.limit.spent, self._sums_of_all()
+        place = {"position": {**vars(self.position), "sums": sums}, "epoch_size": self._epoch_size}
+        return {**self.checkpoint.state_dict(), **place, "settings": self.settings_of_run}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a state. Raises `UserError` for one of other networks or optimisers."""
+        self.checkpoint.load_state_dict(state)
         self.position = Position(**state["position"])
         self._keep_share(*state.get("epoch_size", self._epoch_size))
-        if not distributed.is_main():
-            self.position.sums = {}  # they are the sums of all
-        self.limit = TimeLimit(self.max_minutes, self.position.seconds)
+        if not distributed.is_main():  # they are the sums of all
+            sums = self.position.sums
+            self.position.sums = {k: torch.zeros_like(v) for k, v in sums.items()}
+        self.limit = TimeLimit(self.settings.max_minutes, self.position.seconds)
         self.time_share = self.limit.share
 
     @property
@@ -152,7 +230,7 @@ class Trainer:
         return self.batches_per_epoch, self.steps_per_epoch
 
     def _keep_share(self, batches: int, steps: int) -> None:
-        """Stand at the same share of the training as where an epoch had so many batches and steps.
+        """Stand at the same share of the training as a run with these sizes of an epoch.
 
         Within an epoch that is the last whole group of batches before it, so no image is left out.
         """
@@ -163,59 +241,3 @@ class Trainer:
         groups = place.batch * self.batches_per_epoch // (batches * self.batches_a_step)
         before, place.batch = place.batch, groups * self.batches_a_step
         place.sums = {k: v * place.batch / before for k, v in place.sums.items()}
-
-
-@contextmanager
-def _fitting(name: str) -> Iterator[None]:
-    """Turn PyTorch's refusal of a part of a state into a `UserError` that says what to do."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
-        raise UserError(
-            f"the state's {name} does not fit ({first}); undo the change of the config, or begin "
-            "anew with --restart"
-        ) from error
-
-
-def settings_that_count(settings: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings without those that may differ when it is resumed."""
-    return {key: value for key, value in settings.items() if key.rpartition(".")[2] not in FREE}
-
-
-@contextmanager
-def memory_for(device: torch.device, advice: str) -> Iterator[None]:
-    """Turn running out of memory into a `UserError` that says which settings to change."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(f"{device}: out of memory; what needs less: {advice}") from error
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect signals that ask to end instead of dying; a second Ctrl-C or SIGTERM ends at once.
-
-    Others come several times by themselves: SIGHUP from the terminal and its shell, SIGXCPU every
-    second. One that came too late for the block to look for it is raised again after its end.
-    """
-    received: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        received.append(number)
-        if number in INSISTING:
-            signal.signal(number, signal.SIG_DFL)
-
-    try:
-        with handled(note):
-            yield received
-    except StopRequested:
-        received.clear()
-        raise
-    finally:
-        if received:
-            signal.raise_signal(received[0])

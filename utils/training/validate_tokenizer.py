@@ -15,7 +15,7 @@ from config.schema import Config
 from models.quantizer import perplexity
 from models.vqgan import VQGAN
 from utils.data.datasets import normalise, to_uint8
-from utils.device import autocast, pick_device, pick_dtype
+from utils.device import autocast
 from utils.pictures import tile
 from utils.scoring import FeatureDistance
 
@@ -26,15 +26,13 @@ GRID_IMAGES, PER_ROW = 16, 8  # originals over reconstructions, in two double ro
 class TokenizerValidation:
     """Scores any VQGAN on the same images; the features of the originals are computed once."""
 
-    def __init__(self, images: Tensor, config: Config) -> None:
+    def __init__(
+        self, images: Tensor, config: Config, device: torch.device, dtype: torch.dtype
+    ) -> None:
         """images: (n, 3, H, W) uint8. Raises `UserError` for fewer than two."""
-        if len(images) < 2:
-            raise UserError(
-                f"{len(images)} validation images; the Frechet distance needs 2 or more"
-            )
+        require_two(images)
         self.inputs, self.config = images, config
-        self.device = pick_device(config.device)
-        self.dtype = pick_dtype(config.precision, self.device)
+        self.device, self.dtype = device, dtype
         self.images = images.permute(0, 2, 3, 1).contiguous()  # (n, H, W, 3), as pictures are
         self.distance = FeatureDistance(self.images, self.device)
 
@@ -63,6 +61,12 @@ class TokenizerValidation:
             outputs.append(to_uint8(decoded, mean, std).cpu())
             token_ids.append(ids.cpu())
         return torch.cat(outputs), torch.cat(token_ids)
+
+
+def require_two(images: Tensor) -> None:
+    """Raise `UserError` for fewer validation images than a covariance needs."""
+    if len(images) < 2:
+        raise UserError(f"{len(images)} validation images; the Frechet distance needs 2 or more")
 
 
 def reconstruction_grid(images: Tensor, outputs: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ NAMES = {TOKENIZER: "VQGAN.pt", TRANSFORMER: "transformer.pt"}
 WHOLE = "maskgit.pt"
 ONLY_HERE = {  # settings that change the function but not the shapes: a lab solution lacks them
     "norm": {"group", "post"},
-    "normalize_codes": {False},
     "prior_dim": {0},
     "conv_kernel": {0},
 }

@@ -32,7 +32,7 @@ from utils.weights.store import fill, read_lab_file, save_weights
 
 WEIGHTS_FILES = {TOKENIZER: "vqgan.safetensors", TRANSFORMER: "transformer.safetensors"}
 NOT_READ = {  # what shapes do not tell
-    TOKENIZER: ("norm", "normalize_codes"),
+    TOKENIZER: ("norm",),
     TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),
 }
 

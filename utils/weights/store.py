@@ -129,11 +129,7 @@ def read_lab_file(path: Path, entry: str | None = None, roles: Roles | None = No
 
 
 def codes_fingerprint(codes: Tensor) -> str:
-    """SHA-256 in fp16 of a codebook's weight (K, C), by which a transformer knows its tokenizer.
-
-    The weight as it is stored: codes of unit length would change with the device that makes them
-    so, and with a release in fp16.
-    """
+    """SHA-256 in fp16 of a codebook's weight (K, C), by which a transformer knows its tokenizer."""
     return hashlib.sha256(codes.detach().cpu().half().numpy().tobytes()).hexdigest()
 
 

@@ -24,7 +24,8 @@ from utils.io.files import read_rows
 from utils.search import objective, pruning, report
 from utils.search.objective import REPORT_RATE, Budget, TrainingLoss, budget_of
 from utils.search.search import search_learning_rate
-from utils.training.transformer import Tokens, train_transformer
+from utils.training.tokens import Tokens
+from utils.training.transformer import train_transformer
 
 ROOT = Path(__file__).parents[3]
 BEST = 1e-3  # where the pretended training has its lowest loss
@@ -78,7 +79,7 @@ def training(monkeypatch) -> Training:
         np.zeros((40, 2, 16), np.uint16), np.zeros((70, 2, 16)), torch.zeros(16, 8), "theirs"
     )
     monkeypatch.setattr(objective, "train_transformer", pretended)
-    monkeypatch.setattr(objective, "load_tokens", lambda config: tokens)
+    monkeypatch.setattr(objective, "load_tokens", lambda config, device: tokens)
     monkeypatch.setattr(pruning, "validation_loss", Training.loss)
     monkeypatch.setattr(report, "save_plots", lambda folder, study: None)
     return pretended

@@ -21,11 +21,13 @@ from torch.utils._pytree import tree_leaves
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from utils.tokens import batches as token_batches
-from utils.training import tokenizer_step as tokenizer_trainer
+from utils.training import compute
 from utils.training import transformer_step as transformer_trainer
+from utils.training.compute import Compute
 from utils.training.optim import Averaged
 from utils.training.tokenizer_step import TokenizerTrainer
-from utils.training.transformer_step import Tokens, TransformerTrainer
+from utils.training.tokens import Tokens
+from utils.training.transformer_step import TransformerTrainer
 
 GPU = torch.device("cuda", 0)
 IMAGES, CODES = 8, 16
@@ -107,8 +109,7 @@ class Generator(torch.Generator):
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     """A GPU that every part of a training believes in."""
-    for stage in (tokenizer_trainer, transformer_trainer):
-        monkeypatch.setattr(stage, "pick_device", lambda name: GPU)
+    monkeypatch.setattr(compute, "pick_device", lambda name: GPU)
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
@@ -128,7 +129,7 @@ def start(config: Config, changed: Callable) -> Callable[..., TransformerTrainer
         made = changed(config, plain | values)
         holes = tokens if made.masking.hole_share else None
         return TransformerTrainer(
-            made, Tokens(tokens, tokens, torch.randn(CODES, 8), "theirs", holes)
+            made, Tokens(tokens, tokens, torch.randn(CODES, 8), "theirs", holes), Compute.of(made)
         )
 
     return begin
@@ -146,10 +147,8 @@ def epoch(trainer: TransformerTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "backward", backward)
     trainer.transformer.train()
     for number, images in enumerate(BATCHES):
-        trainer.accumulate(trainer.batches(images, 0, number))
-        if trainer.group_is_full():
-            trainer.take_step()
-            assert not trainer.agree(False)
+        trainer.step(trainer.token_batches(images, 0, number))
+        assert not (trainer.group_is_full() and trainer.agree(False))
 
 
 @pytest.mark.parametrize("values", OPTIONS.values(), ids=OPTIONS)
@@ -157,7 +156,7 @@ def test_no_step_mixes_devices_or_makes_the_host_wait(gpu, start, monkeypatch, v
     trainer = start(values)
     epoch(trainer, monkeypatch)
     assert trainer.position.step == 2
-    assert trainer.batches.views.device == GPU
+    assert trainer.token_batches.views.device == GPU
     kept = [*trainer.transformer.parameters(), *trainer.averaged.module.parameters()]
     kept += [value for state in trainer.optimizer.state.values() for value in state.values()]
     assert {tensor.device for tensor in [*kept, trainer.position.sums["loss"]]} == {GPU}
@@ -167,7 +166,7 @@ def test_no_step_mixes_devices_or_makes_the_host_wait(gpu, start, monkeypatch, v
 def test_tokens_that_stay_on_the_host_are_sent_without_waiting(gpu, start, monkeypatch, name):
     monkeypatch.setattr(token_batches, "MAX_RESIDENT_BYTES", 0)
     trainer = start(OPTIONS[name])
-    assert trainer.batches.views.device == torch.device("cpu")
+    assert trainer.token_batches.views.device == torch.device("cpu")
     epoch(trainer, monkeypatch)
 
 
@@ -209,9 +208,7 @@ def test_each_of_two_processes_computes_its_rows_without_waiting(gpu, start, bec
 def test_a_run_of_a_cpu_goes_on_on_a_gpu(start, monkeypatch, request, precision):
     before = start({"precision": "fp32"})
     for number, images in enumerate(BATCHES):
-        before.accumulate(before.batches(images, 0, number))
-        if before.group_is_full():
-            before.take_step()
+        before.step(before.token_batches(images, 0, number))
     state = before.state_dict()
     request.getfixturevalue("gpu")
     trainer = start({"precision": precision})
@@ -251,13 +248,15 @@ def test_weights_made_for_another_tokenizer_are_started_from_on_a_gpu(gpu, start
 def test_no_step_of_stage_1_makes_the_host_wait(gpu, config, changed, monkeypatch, values):
     def backward(loss: Tensor) -> None:
         assert loss.device == GPU
-        for weight in [*trainer.vqgan.parameters(), *trainer.discriminator.parameters()]:
+        for weight in [*trainer.vqgan.parameters(), *trainer.adversary.network.parameters()]:
             weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
 
     monkeypatch.setattr(Tensor, "backward", backward)
     monkeypatch.setattr(torch.autograd, "grad", lambda _, of, **how: [torch.zeros_like(of)])
     values = {f"tokenizer.training.{key}": value for key, value in values.items()}
-    trainer = TokenizerTrainer(changed(config, {"precision": "bf16", **values}), IMAGES)
+    config = changed(config, {"precision": "bf16", **values})
+    pictures = torch.zeros(IMAGES, 3, 16, 16, dtype=torch.uint8)
+    trainer = TokenizerTrainer(config, pictures, pictures, Compute.of(config))
     for _ in range(3):
         trainer.step(torch.zeros(4, 3, 16, 16, device=GPU))
     assert trainer.position.step == 3

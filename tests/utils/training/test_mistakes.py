@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -13,29 +11,18 @@ from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
 from utils.io.files import write_text
 from utils.tokens.cache import cached_tokens
-from utils.training import transformer as stage2
+from utils.training.compute import Compute
 from utils.training.runlog import RunLog
 from utils.training.state import load_state, save_state
 from utils.training.tokenizer import train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer
+from utils.training.tokens import load_tokens
 from utils.training.transformer import train_transformer
+from utils.training.transformer_step import TransformerTrainer
 from utils.training.validate_tokenizer import reconstruction_grid
 from utils.weights.store import save_weights
 
 CPU = torch.device("cpu")
-
-
-def test_lpips_is_usable_where_its_package_is(config, changed, monkeypatch):
-    class LPIPS(torch.nn.Module):
-        def __init__(self, net, verbose):
-            super().__init__()
-
-        def forward(self, a, b, normalize):
-            return (a - b).square().mean((1, 2, 3), keepdim=True)
-
-    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=LPIPS))
-    other = changed(config, {"tokenizer.training.perceptual": "lpips-vgg"})
-    TokenizerTrainer(other, 11).step(torch.rand(2, 3, 16, 16))
 
 
 @pytest.mark.parametrize("count", [1, 5, 15])
@@ -53,7 +40,7 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path):
 def test_a_run_folder_that_is_a_file_is_one_line(tmp_path, config):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError):
-        RunLog(tmp_path / "file" / "run", config, 0)
+        RunLog(tmp_path / "file" / "run", config, CPU, 0)
 
 
 @pytest.fixture
@@ -156,7 +143,8 @@ def test_a_warm_up_longer_than_the_run_is_refused_or_shortened(config, changed):
 @pytest.mark.usefixtures("quick")
 def test_without_restarts_unused_codes_keep_their_place(config, changed):
     keys = {"tokenizer.training.warmup_steps": 0, "tokenizer.training.restart_until": 0.0}
-    trainer = TokenizerTrainer(changed(config, keys), 11)
+    config, pictures = changed(config, keys), torch.zeros(11, 3, 16, 16, dtype=torch.uint8)
+    trainer = TokenizerTrainer(config, pictures, pictures, Compute.of(config))
     trainer.step(torch.rand(4, 3, 16, 16))
     weight = trainer.vqgan.codebook.embedding.weight
     assert not (weight == 0).all(1).any(), "codes fell into the origin"
@@ -164,7 +152,7 @@ def test_without_restarts_unused_codes_keep_their_place(config, changed):
 
 @pytest.mark.usefixtures("quick")
 def test_weights_that_broke_in_the_last_step_never_replace_a_checkpoint(weights, monkeypatch):
-    step = stage2.TransformerTrainer.take_step
+    step = TransformerTrainer.take_step
 
     def breaking(self):
         step(self)
@@ -175,7 +163,7 @@ def test_weights_that_broke_in_the_last_step_never_replace_a_checkpoint(weights,
                 for p in self.averaged.parameters():
                     p.fill_(float("nan"))
 
-    monkeypatch.setattr(stage2.TransformerTrainer, "take_step", breaking)
+    monkeypatch.setattr(TransformerTrainer, "take_step", breaking)
     with pytest.raises(UserError):
         train_transformer(weights, resume=False)
     state = load_state(weights.run / "transformer" / "state.pt")
@@ -183,9 +171,9 @@ def test_weights_that_broke_in_the_last_step_never_replace_a_checkpoint(weights,
 
 
 def test_dropout_and_masks_draw_different_numbers(weights):
-    trainer = stage2.TransformerTrainer(weights, stage2.load_tokens(weights))
-    trainer.accumulate(trainer.batches(torch.arange(2), 0, 0))
-    assert torch.initial_seed() != trainer.batches.generator.initial_seed()
+    trainer = TransformerTrainer(weights, load_tokens(weights, CPU), Compute.of(weights))
+    trainer.accumulate(trainer.token_batches(torch.arange(2), 0, 0))
+    assert torch.initial_seed() != trainer.token_batches.generator.initial_seed()
 
 
 def test_a_flipped_byte_in_a_state_is_noticed(tmp_path):

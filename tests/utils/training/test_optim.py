@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optim import averaged, learning_rate, parameter_groups, set_learning_rate
+from utils.training.optim import (
+    Averaged,
+    averaged,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 
 CONSTANT = partial(learning_rate, 2.0, schedule="constant", warmup=4, total=12)
 COSINE = partial(learning_rate, 2.0, schedule="cosine", warmup=4, total=12)
@@ -46,21 +52,11 @@ def test_a_warm_up_longer_than_the_run_never_divides_by_zero():
     assert learning_rate(2.0, 4, schedule="cosine", warmup=4, total=4) == pytest.approx(2.0)
 
 
-def test_a_step_schedule_drops_after_each_so_many_steps_of_the_run():
-    drops = {"drop_steps": 5, "drop_factor": 0.1}
-    rate = partial(learning_rate, 2.0, schedule="step", warmup=2, total=20, **drops)
-    assert [rate(step) for step in (0, 1, 4, 5, 9, 10, 15)] == pytest.approx(
-        [1.0, 2.0, 2.0, 0.2, 0.2, 0.02, 0.002]
-    )
-
-
 def test_a_time_limit_moves_the_schedule_on_but_never_back():
     # step 6 of 12 after a warm-up of 4 is a quarter of the cosine; half of the time is no more
     assert COSINE(6, time_share=0.5) == COSINE(6)
     assert COSINE(6, time_share=8 / 12) == pytest.approx(COSINE(8))
     assert COSINE(5, time_share=1.0) == pytest.approx(0.02)
-    step = partial(learning_rate, 2.0, schedule="step", warmup=0, total=20, drop_steps=5)
-    assert step(1, time_share=0.6, drop_factor=0.5) == 0.5
 
 
 def test_the_warm_up_is_not_cut_short_by_a_time_limit():
@@ -173,3 +169,14 @@ def test_the_average_is_a_network_of_its_own(transformer):
     average = averaged(transformer, 10.0, 1)
     own = {p.data_ptr() for p in transformer.parameters()}
     assert not own & {p.data_ptr() for p in average.parameters()}
+
+
+def test_an_average_without_a_decay_keeps_the_weights_of_its_network_whatever_state_it_is_given():
+    network, other = nn.Linear(2, 1), Averaged(nn.Linear(2, 1), 0.5)
+    shared, before = Averaged(network, 0.0), network.weight.clone()
+    shared.load_state_dict(other.state_dict())
+    assert torch.equal(network.weight, before)
+    assert shared.module.weight.data_ptr() == network.weight.data_ptr()
+    kept = Averaged(network, 0.5)
+    kept.load_state_dict(other.state_dict())
+    assert torch.equal(kept.module.weight, other.module.weight)

@@ -42,11 +42,10 @@ def test_released_networks_load_like_any_other(weights, tmp_path: Path):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("normalize", [False, True])
 def test_a_released_tokenizer_still_belongs_to_the_runs_transformer(
-    weights, changed, tmp_path: Path, normalize
+    weights, changed, tmp_path: Path
 ):
-    config = changed(weights, {"tokenizer.normalize_codes": normalize, "training.epochs": 1})
+    config = changed(weights, {"training.epochs": 1})
     vqgan = VQGAN(config.tokenizer)
     save_weights(config.tokenizer_weights, vqgan.state_dict(), vqgan.config, {})
     train_transformer(config, resume=False)

@@ -14,33 +14,33 @@ from utils.device import environment
 from utils.io.files import read_rows
 from utils.training.runlog import RunLog
 
+CPU = torch.device("cpu")
+
 
 def epochs(log: RunLog) -> list[int]:
     return [row["epoch"] for row in log.rows()]
 
 
 def test_the_folder_says_with_what_the_run_was_made(tmp_path, config):
-    RunLog(tmp_path / "log", config, after_epoch=0).close()
+    RunLog(tmp_path / "log", config, CPU, after_epoch=0).close()
     assert load_config(tmp_path / "log" / "config.yml") == config
     stated = json.loads((tmp_path / "log" / "environment.json").read_text())
     assert stated == environment(torch.device("cpu"))
     assert stated["torch"] == torch.__version__
 
 
-def test_the_gpu_that_is_named_is_the_run_s_own(tmp_path, config, changed, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+def test_the_gpu_that_is_named_is_the_run_s_own(tmp_path, config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device="the current": f"at {device}")
     named = {}
     for device in ("cpu", "cuda", "cuda:2"):
-        RunLog(tmp_path / device, changed(config, {"device": device}), after_epoch=0).close()
+        RunLog(tmp_path / device, config, torch.device(device), after_epoch=0).close()
         stated = json.loads((tmp_path / device / "environment.json").read_text())
         named[device] = stated["gpu"]
     assert named == {"cpu": "none", "cuda": "at cuda", "cuda:2": "at cuda:2"}
 
 
 def test_rows_come_back_as_they_were_written(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
     log.epoch(1, {"loss": 0.1 + 0.2, "psnr": 21.5})
     log.epoch(2, {"loss": 1e-30})
     log.close()
@@ -49,11 +49,11 @@ def test_rows_come_back_as_they_were_written(tmp_path, config):
 
 
 def test_epochs_after_the_checkpoint_are_dropped(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
     for epoch in (1, 2, 3):
         log.epoch(epoch, {"loss": 1.0})
     log.close()
-    log = RunLog(tmp_path / "log", config, after_epoch=2)
+    log = RunLog(tmp_path / "log", config, CPU, after_epoch=2)
     assert epochs(log) == [1, 2]
     log.epoch(3, {"loss": 2.0})
     log.close()
@@ -61,13 +61,13 @@ def test_epochs_after_the_checkpoint_are_dropped(tmp_path, config):
 
 
 def test_a_line_cut_off_by_a_crash_is_passed_over(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
     log.epoch(1, {"loss": 1.0})
     log.close()
     with log.path.open("a") as file:
         file.write('{"epoch": 2, "lo')
     assert epochs(log) == [1]
-    log = RunLog(tmp_path / "log", config, after_epoch=1)
+    log = RunLog(tmp_path / "log", config, CPU, after_epoch=1)
     log.epoch(2, {"loss": 1.0})
     log.close()
     assert epochs(log) == [1, 2]
@@ -78,7 +78,7 @@ def test_a_missing_log_has_no_rows(tmp_path):
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
     log.epoch(1, {"loss": 0.5})
     log.epoch(2, {"loss": 0.25})
     log.close()
@@ -87,7 +87,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, config):
 
 
 def test_a_picture_is_kept_by_its_epoch(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, after_epoch=0)
+    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
     image = torch.randint(256, (4, 6, 3), dtype=torch.uint8)
     log.picture("sample", image, 7)
     log.close()

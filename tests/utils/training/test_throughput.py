@@ -11,7 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from config.schema import TransformerConfig
 from models.transformer import BidirectionalTransformer
 from utils.training import throughput
-from utils.training.throughput import Speed, cached_peak, forward_flops, matmul_peak, training_flops
+from utils.training.throughput import (
+    Speed,
+    cached_peak,
+    forward_flops,
+    matmul_peak,
+    tokenizer_flops,
+    training_flops,
+)
 
 CPU = torch.device("cpu")
 SIZES = {"dim": 32, "num_heads": 4, "num_layers": 3, "mlp_dim": 48, "num_tokens": 16}
@@ -34,6 +41,19 @@ def test_the_lab_network_needs_40_gflop_a_forward_pass():
 def test_a_step_needs_three_forward_passes():
     config = TransformerConfig(**SIZES, codebook_size=20)
     assert training_flops(config) == 3 * forward_flops(config)
+
+
+def test_a_step_of_stage_1_counts_an_encoder_that_does_not_train_once(tokenizer):
+    images = torch.zeros(1, 3, 16, 16)
+    with FlopCounterMode(display=False) as counter:
+        latents = tokenizer.quant_conv(tokenizer.encoder(images))
+    encode = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        tokenizer.decode_latents(latents)
+    decode = counter.get_total_flops()
+    assert encode > 0
+    assert tokenizer_flops(tokenizer.config, 16, False) == 3 * (encode + decode)
+    assert tokenizer_flops(tokenizer.config, 16, True) == encode + 3 * decode
 
 
 def test_the_peak_is_measured_and_kept_with_the_run(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ from config.errors import StopRequested, UserError
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils.inpainting.inpainter import Inpainter
 from utils.training.state import load_state
-from utils.training.transformer import load_tokens, starting_point, train_transformer
+from utils.training.tokens import load_tokens
+from utils.training.transformer import starting_point, train_transformer
 from utils.training.validate_transformer import validate
 from utils.weights.store import load_transformer, save_weights
 
@@ -70,7 +71,7 @@ def test_weights_with_conditioning_start_a_network_with_it_whatever_the_config_s
 
 def test_validation_shows_what_each_place_knows(weights, changed):
     config = seeing(weights, changed)
-    tokens = load_tokens(config)
+    tokens = load_tokens(config, torch.device("cpu"))
     assert tokens.val_seen.known.shape == (6, 16, 64)
     network = with_conditioning(load_transformer(weights.transformer_weights, config.transformer))
     torch.nn.init.normal_(network.known.weight)

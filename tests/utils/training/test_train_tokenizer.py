@@ -12,16 +12,20 @@ from safetensors.torch import load_file
 from config.errors import StopRequested, UserError
 from config.schema import Config, TokenizerTraining
 from models.vqgan import VQGAN
+from utils.data.augment import EpochViews
 from utils.data.datasets import ImageFolder
 from utils.io.files import read_rows
-from utils.training import tokenizer as stage
 from utils.training import tokenizer_step as tokenizer_trainer
+from utils.training.compute import Compute
 from utils.training.state import load_state, previous
+from utils.training.throughput import tokenizer_flops
 from utils.training.tokenizer import network_to_start_from, train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer
-from utils.weights.store import load_tokenizer, save_weights
+from utils.weights.store import load_tokenizer, read_header, save_weights
 
 NEVER = 10**6
+PEAK = 1e12  # FLOP/s that the fixture quick states
+PICTURES = torch.zeros(11, 3, 16, 16, dtype=torch.uint8)
 pytestmark = pytest.mark.usefixtures("quick")
 
 
@@ -50,12 +54,14 @@ def folder(config: Config) -> Path:
 
 
 def log_of(config: Config) -> list[dict]:
-    return [{**row, "time": None} for row in read_rows(folder(config) / "log.jsonl")]
+    timing = {"time": None, "images_per_second": None, "mfu": None}
+    return [{**row, **timing} for row in read_rows(folder(config) / "log.jsonl")]
 
 
 def trainer_with(config: Config, changed, **settings) -> TokenizerTrainer:
     keys = {f"tokenizer.training.{name}": value for name, value in settings.items()}
-    return TokenizerTrainer(changed(config, keys), image_count=11)
+    config = changed(config, keys)
+    return TokenizerTrainer(config, PICTURES, PICTURES, Compute.of(config))
 
 
 def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -120,7 +126,7 @@ def test_before_the_warm_up_ends_latents_are_decoded_as_they_are(config, changed
     trainer = trainer_with(config, changed, warmup_steps=1)
     codes = weights_of(trainer.vqgan.codebook)
     trainer.step(images)
-    assert trainer.position.means()["commitment"] == 0
+    assert trainer.means()["commitment"] == 0
     assert same(weights_of(trainer.vqgan.codebook), codes)
     trainer.step(images)
     assert trainer.position.sums["commitment"] > 0
@@ -141,13 +147,13 @@ def test_codes_move_by_averages_or_by_their_loss_but_not_by_both(config, changed
 
 def test_the_discriminator_joins_at_its_share_of_the_training(config, changed, images):
     trainer = trainer_with(config, changed, adversarial_start=0.5)
-    before = weights_of(trainer.discriminator)
+    before = weights_of(trainer.adversary.network)
     trainer.step(images)
-    assert same(weights_of(trainer.discriminator), before)
+    assert same(weights_of(trainer.adversary.network), before)
     trainer.position.step = trainer.total_steps // 2
     trainer.step(images)
     assert {"adversarial", "discriminator"} <= trainer.position.sums.keys()
-    assert not same(weights_of(trainer.discriminator), before)
+    assert not same(weights_of(trainer.adversary.network), before)
 
 
 def test_without_its_weight_the_discriminator_never_joins(config, changed, images):
@@ -172,9 +178,9 @@ def test_the_perceptual_term_sees_images_as_large_as_configured(config, changed)
 
 def test_codes_in_use_are_those_chosen_since_the_last_look(config, changed):
     trainer = trainer_with(config, changed)
-    trainer.chosen[:4] = True
-    assert trainer.codes_in_use() == 0.25
-    assert trainer.codes_in_use() == 0.0
+    trainer.codes.chosen[:4] = True
+    assert trainer.codes.in_use() == 0.25
+    assert trainer.codes.in_use() == 0.0
 
 
 def test_the_reconstruction_gets_better(config, changed):
@@ -186,11 +192,11 @@ def test_the_reconstruction_gets_better(config, changed):
 
 def test_a_run_may_start_from_trained_weights(config, changed, assert_same):
     weights = train_tokenizer(config, resume=False)
-    trainer = TokenizerTrainer(config, 11)
+    trainer = TokenizerTrainer(config, PICTURES, PICTURES, Compute.of(config))
     trainer.start_from(load_tokenizer(weights, config.tokenizer))
     assert_same(weights_of(trainer.vqgan), weights_of(load_tokenizer(weights, config.tokenizer)))
     codes = trainer.vqgan.codebook.embedding.weight.clone()
-    trainer.codebook_averages.move(trainer.vqgan.codebook)
+    trainer.codes.averages.move(trainer.vqgan.codebook)
     torch.testing.assert_close(trainer.vqgan.codebook.embedding.weight, codes)
     other = changed(config, {"tokenizer.norm": "position", "run": config.run / "other"})
     with pytest.raises(UserError, match="norm is group, but the config says position"):
@@ -247,7 +253,7 @@ def test_the_discriminator_learns_at_its_own_rate(config, changed, images):
     trainer.step(images)
     rates = [
         optimizer.param_groups[0]["lr"]
-        for optimizer in (trainer.discriminator_optimizer, trainer.optimizer)
+        for optimizer in (trainer.adversary.optimizer, trainer.optimizer)
     ]
     assert rates[0] == 0.25 * rates[1] > 0
 
@@ -274,7 +280,7 @@ def test_a_restart_removes_the_old_states_before_its_first_step_but_not_for_a_mi
 
 
 def test_a_state_with_other_weights_in_training_is_refused_in_one_line(config, changed):
-    state = TokenizerTrainer(config, 11).state_dict()
+    state = TokenizerTrainer(config, PICTURES, PICTURES, Compute.of(config)).state_dict()
     said = r"^the state's optimizer does not fit .*group.*; undo the change of the config, or .*"
     with pytest.raises(UserError, match=said + r"--restart$"):
         trainer_with(config, changed, decoder_only=True).load_state_dict(state)
@@ -286,7 +292,7 @@ def test_a_state_with_other_weights_in_training_is_refused_in_one_line(config, c
 def test_the_weights_file_holds_the_average_and_loads_as_a_tokenizer(config, assert_same):
     path = train_tokenizer(config, resume=False)
     loaded = load_tokenizer(path, config.tokenizer)
-    trainer = TokenizerTrainer(config, 11)
+    trainer = TokenizerTrainer(config, PICTURES, PICTURES, Compute.of(config))
     trainer.load_state_dict(load_state(folder(config) / "state.pt"))
     assert isinstance(loaded, VQGAN)
     assert_same(dict(loaded.state_dict()), dict(trainer.averaged.module.state_dict()))
@@ -318,13 +324,54 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     assert (folder(config) / "state.pt").read_bytes() == before
 
 
+def test_the_best_weights_are_those_of_the_smallest_distance(config, changed, monkeypatch):
+    distances = iter([5.0, 3.0, 4.0])
+    monkeypatch.setattr(
+        TokenizerTrainer, "validate", lambda self: {"frechet_efficientnet": next(distances)}
+    )
+    monkeypatch.setattr(TokenizerTrainer, "pictures", lambda self: {})
+    train_tokenizer(changed(config, {"tokenizer.training.epochs": 3}), resume=False)
+    headers = [read_header(folder(config) / f"{name}.safetensors") for name in ("best", "vqgan")]
+    assert [header["epoch"] for header in headers] == ["2", "3"]
+    rows = read_rows(folder(config) / "log.jsonl")
+    best = [(row["best_epoch"], row["best_frechet_efficientnet"]) for row in rows]
+    assert best == [(1, 5.0), (2, 3.0), (2, 3.0)]
+
+
+def test_speed_and_its_share_of_the_peak_are_logged(config):
+    train_tokenizer(config, resume=False)
+    for row in read_rows(folder(config) / "log.jsonl"):
+        flops = row["images_per_second"] * tokenizer_flops(config.tokenizer, 16, False)
+        assert row["images_per_second"] > 0
+        assert row["mfu"] == pytest.approx(flops / PEAK)
+
+
+def test_too_little_memory_ends_the_run_with_the_settings_that_need_less(config, monkeypatch):
+    def need(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TokenizerTrainer, "step", need)
+    with pytest.raises(UserError) as error:
+        train_tokenizer(config, resume=False)
+    advice = "a tokenizer.training.batch_size below 4; precision: bf16"
+    assert str(error.value) == f"cpu: out of memory; what needs less: {advice}"
+
+
+def test_a_collapsing_codebook_is_warned_of_once_the_warm_up_is_over(config, changed, capsys):
+    trainer = trainer_with(config, changed)
+    for step, warned in ((1, False), (1000, True)):
+        trainer.position.step = step
+        assert trainer.remarks() == ["codes 0%"]
+        assert ("codebook collapse: 0% of the codes" in capsys.readouterr().out) is warned
+
+
 # What is shown
 
 
 def shown(images: torch.Tensor, **settings: float) -> torch.Tensor:
     training = TokenizerTraining(**settings)
     batch = torch.arange(len(images))
-    return stage._Shown(images, training, torch.Generator().manual_seed(3))(batch)
+    return EpochViews(images, training, torch.Generator().manual_seed(3))(batch)
 
 
 def test_half_of_the_images_are_mirrored_and_none_changed_otherwise():

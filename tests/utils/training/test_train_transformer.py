@@ -18,16 +18,21 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.io.files import alone_in, read_rows
 from utils.tokens.batches import TokenBatch
-from utils.training import trainer as loop
-from utils.training import transformer as stage
+from utils.training import position as place
+from utils.training import tokens as training_tokens
 from utils.training import transformer_step as transformer_trainer
+from utils.training.compute import Compute
 from utils.training.optim import learning_rate
+from utils.training.run import Run
 from utils.training.state import load_state, previous
 from utils.training.throughput import training_flops
-from utils.training.transformer import Tokens, TransformerTrainer, load_tokens, train_transformer
+from utils.training.tokens import Tokens, load_tokens
+from utils.training.transformer import train_transformer
+from utils.training.transformer_step import TransformerTrainer
 from utils.weights.store import load_transformer, read_header, save_weights
 
 NEVER = 10**6
+CPU = torch.device("cpu")
 PEAK = 1e12  # FLOP/s that the fixture quick states
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -69,7 +74,7 @@ def elsewhere(config: Config, tmp_path: Path) -> Config:
 
 def trained(config: Config) -> TransformerTrainer:
     """A trainer after the run's last checkpoint."""
-    trainer = TransformerTrainer(config, load_tokens(config))
+    trainer = TransformerTrainer(config, load_tokens(config, CPU), Compute.of(config))
     trainer.load_state_dict(load_state(folder(config) / "state.pt"))
     return trainer
 
@@ -165,8 +170,6 @@ def test_another_seed_trains_another_network(config, tmp_path, changed):
         ("training.checkpoint_every", 0),
         ("training.pictures_every", -1),
         ("training.max_minutes", 0),
-        ("training.lr_step_epochs", 0),
-        ("training.lr_step_factor", 0),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(config, tmp_path, key, value):
@@ -192,7 +195,7 @@ def test_a_resumed_run_names_every_setting_that_differs(config, changed):
     ],
 )
 def test_a_run_does_not_go_on_with_other_images_or_another_tokenizer(config, part, value):
-    tokens = load_tokens(config)
+    tokens = load_tokens(config, CPU)
     train_transformer(config, resume=False, tokens=tokens)
     other = replace(tokens, **{part: value})
     with pytest.raises(UserError, match=r"other (tokens of the images|codes of the tokenizer)"):
@@ -254,7 +257,7 @@ def exact(config: Config, changed, batch_size: int, accumulate: int, batches: in
     plain = {"transformer.dropout": 0.0, "training.max_grad_norm": None}
     tokens = np.zeros((batch_size * batches, 2, 16), np.uint16)
     data = Tokens(train=tokens, val=tokens, codes=torch.zeros(16, 8), codes_sha256="theirs")
-    trainer = TransformerTrainer(changed(config, settings | plain | more), data)
+    trainer = TransformerTrainer(changed(config, settings | plain | more), data, Compute.of(config))
     trainer.transformer.double()
     trainer.averaged.double()
     return trainer
@@ -280,7 +283,7 @@ def test_ten_batches_of_one_have_the_gradient_and_the_step_of_one_batch_of_ten(
     rate = small.optimizer.param_groups[0]["lr"]
     for a, b in zip(small.transformer.parameters(), large.transformer.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0.01 * rate)
-    assert small.position.means() == pytest.approx(large.position.means())
+    assert small.means() == pytest.approx(large.means())
 
 
 def test_the_last_shorter_group_is_divided_by_its_own_count(config, changed, batch):
@@ -378,7 +381,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
 
 def test_averages_count_no_more_images_a_step_than_there_are(config, changed):
     large = changed(config, {"training.accumulate": 100, "training.ema_half_life": 11.0})
-    trainer = TransformerTrainer(large, load_tokens(large))
+    trainer = TransformerTrainer(large, load_tokens(large, CPU), Compute.of(large))
     assert trainer.averaged.decay == pytest.approx(0.5)  # 11 images
 
 
@@ -428,7 +431,7 @@ def test_too_little_memory_ends_the_run_with_the_settings_that_need_less(
 
 
 def test_the_tokenizer_never_runs_once_its_tokens_are_kept(config, monkeypatch):
-    load_tokens(config)
+    load_tokens(config, CPU)
 
     def refuse(*_arguments):
         raise AssertionError("the tokenizer ran")
@@ -439,7 +442,7 @@ def test_the_tokenizer_never_runs_once_its_tokens_are_kept(config, monkeypatch):
 
 
 def test_the_optimizer_holds_the_transformers_weights_and_no_others(config):
-    trainer = TransformerTrainer(config, load_tokens(config))
+    trainer = TransformerTrainer(config, load_tokens(config, CPU), Compute.of(config))
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in trainer.transformer.parameters()}
     assert not any(isinstance(value, VQGAN) for value in vars(trainer).values())
@@ -463,16 +466,16 @@ def test_codes_of_another_width_than_the_prior_are_refused_before_anything_is_en
     config, path = changed(config, {"transformer.prior_dim": 8}), config.tokenizer_weights
     narrow = VQGAN(config.tokenizer.model_copy(update={"latent_dim": 4}))
     save_weights(path, narrow.state_dict(), narrow.config, {})
-    monkeypatch.setattr(transformer_trainer, "cached_tokens", lambda *_: pytest.fail("encoded"))
+    monkeypatch.setattr(training_tokens, "cached_tokens", lambda *_: pytest.fail("encoded"))
     said = f"{path}: latent_dim is 4, but transformer.prior_dim is 8; allowed are 0 and 4"
     with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
-        load_tokens(config)
+        load_tokens(config, CPU)
 
 
 @pytest.mark.parametrize("init", ["random", "codebook"])
 def test_a_prior_has_the_codes_however_the_weights_begin(config, changed, init):
     config = changed(config, {"transformer.prior_dim": 8, "training.init": init})
-    trainer = TransformerTrainer(config, tokens_with(torch.randn(16, 8)))
+    trainer = TransformerTrainer(config, tokens_with(torch.randn(16, 8)), Compute.of(config))
     for network in (trainer.transformer, trainer.averaged.module):
         assert network.prior.has_codes(trainer.tokens.codes)
 
@@ -480,9 +483,9 @@ def test_a_prior_has_the_codes_however_the_weights_begin(config, changed, init):
 def test_weights_made_for_another_tokenizer_take_over_the_codes_of_this_one(config, changed):
     config = changed(config, {"transformer.prior_dim": 8, "training.init": "codebook"})
     old, new = (tokens_with(torch.randn(16, 8)) for _ in range(2))
-    network = TransformerTrainer(config, old).transformer
+    network = TransformerTrainer(config, old, Compute.of(config)).transformer
     for tokens in (old, new):
-        trainer = TransformerTrainer(config, tokens)
+        trainer = TransformerTrainer(config, tokens, Compute.of(config))
         fresh = trainer.transformer.prior.codes.clone()
         trainer.start_from(network)
         for own in (trainer.transformer, trainer.averaged.module):
@@ -503,11 +506,11 @@ def test_the_weights_file_holds_the_average(config, assert_same):
 def test_the_best_weights_are_those_of_the_lowest_validation_loss(config, changed, monkeypatch):
     losses = iter([5.0, 3.0, 4.0, 3.0])
     kept = []
-    monkeypatch.setattr(stage, "validate", lambda *_: {"val_loss": next(losses)})
-    save = stage._save_average
+    monkeypatch.setattr(transformer_trainer, "validate", lambda *_: {"val_loss": next(losses)})
+    save = TransformerTrainer.save_weights
     monkeypatch.setattr(
-        stage,
-        "_save_average",
+        TransformerTrainer,
+        "save_weights",
         lambda t, path: kept.append((path.name, t.position.epoch)) or save(t, path),
     )
     train_transformer(changed(config, {"training.epochs": 4}), resume=False)
@@ -521,21 +524,22 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(config, change
 
 
 def test_a_resumed_run_remembers_its_best_loss(config, changed, monkeypatch):
-    monkeypatch.setattr(stage, "validate", lambda *_: {"val_loss": 2.0})
+    monkeypatch.setattr(transformer_trainer, "validate", lambda *_: {"val_loss": 2.0})
     train_transformer(config, resume=False)
-    monkeypatch.setattr(stage, "validate", lambda *_: {"val_loss": 3.0})
+    monkeypatch.setattr(transformer_trainer, "validate", lambda *_: {"val_loss": 3.0})
     longer = changed(config, {"training.epochs": 4})
     train_transformer(longer, resume=True, allow_config_change=True)
     assert read_header(folder(config) / "best.safetensors")["epoch"] == "1"
 
 
 def test_a_run_that_gives_up_its_average_goes_on_with_the_weights_themselves(config, changed):
-    before = TransformerTrainer(
-        changed(config, {"training.ema_half_life": 5.0}), load_tokens(config)
-    )
+    tokens, compute = load_tokens(config, CPU), Compute.of(config)
+    averaging = changed(config, {"training.ema_half_life": 5.0})
+    before = TransformerTrainer(averaging, tokens, compute)
     with torch.no_grad():
         before.averaged.module.pos_emb.add_(1.0)
-    after = TransformerTrainer(changed(config, {"training.ema_half_life": 0.0}), before.tokens)
+    plain = changed(config, {"training.ema_half_life": 0.0})
+    after = TransformerTrainer(plain, tokens, compute)
     after.load_state_dict(before.state_dict())
     for network in (after.transformer, after.averaged.module):
         assert torch.equal(network.pos_emb, before.transformer.pos_emb)
@@ -549,7 +553,7 @@ def test_both_weights_are_named_when_a_run_ends(config, capsys):
 
 
 def test_mirror_images_are_seen_only_if_wanted(config, changed, monkeypatch):
-    train = load_tokens(config).train
+    train = load_tokens(config, CPU).train
     seen = []
     accumulate = TransformerTrainer.accumulate
     monkeypatch.setattr(
@@ -570,8 +574,8 @@ def test_mirror_images_are_seen_only_if_wanted(config, changed, monkeypatch):
 
 
 def test_only_so_many_validation_images_are_used(config, changed):
-    assert len(load_tokens(changed(config, {"training.validation_images": 2})).val) == 2
-    assert len(load_tokens(config).val) == 6
+    assert len(load_tokens(changed(config, {"training.validation_images": 2}), CPU).val) == 2
+    assert len(load_tokens(config, CPU).val) == 6
 
 
 def test_validation_runs_at_its_interval_and_at_the_end(config, changed):
@@ -605,8 +609,8 @@ def test_pictures_of_repairs_are_made_at_their_interval_from_the_weights_just_sa
         epochs.append(int(read_header(given.transformer_weights)["epoch"]))
         return repairs(given)
 
-    repairs = stage.val_repairs
-    monkeypatch.setattr(stage, "val_repairs", note)
+    repairs = transformer_trainer.val_repairs
+    monkeypatch.setattr(transformer_trainer, "val_repairs", note)
     settings = {"training.epochs": 5, "training.pictures_every": 2, "training.checkpoint_every": 5}
     train_transformer(changed(config, settings), resume=False)
     assert epochs == [2, 4]
@@ -650,7 +654,7 @@ class Clock:
 def test_a_run_with_a_time_limit_ends_in_time_with_its_rate_decayed_and_is_saved(
     config, changed, monkeypatch
 ):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(place, "time", Clock())
     settings = {"training.epochs": 1000, "training.max_minutes": 2.0}
     path = train_transformer(changed(config, settings), resume=False)
     rows = read_rows(folder(config) / "log.jsonl")
@@ -666,7 +670,7 @@ def test_a_run_with_a_time_limit_ends_in_time_with_its_rate_decayed_and_is_saved
 def test_a_limited_run_that_is_resumed_goes_on_with_the_time_that_is_left(
     config, changed, monkeypatch, capsys
 ):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(place, "time", Clock())
     limited = changed(config, {"training.epochs": 1000, "training.max_minutes": 1.0})
     train_transformer(limited, resume=False)
     epochs = load_state(folder(config) / "state.pt")["position"]["epoch"]
@@ -681,7 +685,7 @@ def test_a_limited_run_that_is_resumed_goes_on_with_the_time_that_is_left(
 def test_an_epoch_whose_time_ran_out_while_the_run_was_stopped_is_finished_all_the_same(
     config, changed, monkeypatch, stop_after
 ):
-    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(place, "time", Clock())
     stop_after(1)
     with pytest.raises(StopRequested):
         train_transformer(changed(config, {"training.max_minutes": 10.0}), resume=False)
@@ -715,7 +719,8 @@ def test_a_compiled_run_has_the_same_numbers_and_keys(config, changed, tmp_path,
 
 
 def test_only_the_network_that_trains_is_compiled(config, changed):
-    trainer = TransformerTrainer(changed(config, {"training.compile": True}), load_tokens(config))
+    config = changed(config, {"training.compile": True})
+    trainer = TransformerTrainer(config, load_tokens(config, CPU), Compute.of(config))
     compiled = [
         any(m._compiled_call_impl is not None for m in network.modules())
         for network in (trainer.transformer, trainer.averaged)
@@ -728,15 +733,17 @@ def test_a_state_saved_with_another_optimizer_kernel_is_taken(config):
     state = load_state(folder(config) / "state.pt")
     for group in state["optimizer"]["param_groups"]:
         group["fused"] = True
-    trainer = TransformerTrainer(config, load_tokens(config))
+    trainer = TransformerTrainer(config, load_tokens(config, CPU), Compute.of(config))
     trainer.load_state_dict(state)
     assert {group["fused"] for group in trainer.optimizer.param_groups} == {False}
 
 
 def test_checkpoints_are_written_at_their_interval_and_at_the_end(config, changed, monkeypatch):
     saved = []
-    save = stage._save
-    monkeypatch.setattr(stage, "_save", lambda t, f: saved.append(t.position.epoch) or save(t, f))
+    save = Run.save
+    monkeypatch.setattr(
+        Run, "save", lambda run: saved.append(run.trainer.position.epoch) or save(run)
+    )
     settings = {"training.epochs": 5, "training.checkpoint_every": 2}
     train_transformer(changed(config, settings), resume=False)
     assert saved == [2, 4, 5]
@@ -769,7 +776,7 @@ def test_a_run_with_augmented_views_and_holes_resumes_exactly(
 
 def test_what_is_seen_beside_holes_reaches_the_network(config, changed, monkeypatch):
     config = changed(config, {"data.hole_views": 2, "masking.hole_share": 1.0})
-    tokens = load_tokens(config)
+    tokens = load_tokens(config, CPU)
     assert tokens.holes.shape == (11, 2, 16)
     seen, loss = [], transformer_trainer.token_loss
 
@@ -783,7 +790,7 @@ def test_what_is_seen_beside_holes_reaches_the_network(config, changed, monkeypa
 
 
 def test_holes_are_encoded_only_when_they_are_shown(config, changed):
-    assert load_tokens(changed(config, {"data.hole_views": 2})).holes is None
+    assert load_tokens(changed(config, {"data.hole_views": 2}), CPU).holes is None
 
 
 def test_another_fill_of_holes_is_another_run(config, changed):

@@ -12,17 +12,15 @@ import pytest
 import torch
 
 from config.errors import DivergedError, UserError
+from config.schema import Config, TrainingConfig
 from utils.io.streams import STOPS
 from utils.rng import generator_for, shuffled_batches
-from utils.training import trainer as loop
-from utils.training.trainer import (
-    Position,
-    TimeLimit,
-    Trainer,
-    memory_for,
-    settings_that_count,
-    stop_signals,
-)
+from utils.training import position as place
+from utils.training.compute import Compute
+from utils.training.guards import memory_for, stop_signals
+from utils.training.position import Position, TimeLimit
+from utils.training.state import Checkpoint, settings_that_count
+from utils.training.trainer import Trainer
 
 
 def draw(*key: int) -> torch.Tensor:
@@ -64,11 +62,11 @@ def test_skipped_batches_leave_the_others_as_they_were(skip):
 
 
 def test_means_are_sums_over_the_batches_of_the_present_epoch():
-    position = Position()
+    trainer = Small()
     for a, b in ((1.0, 10.0), (2.0, 30.0), (6.0, 20.0)):
-        position.add({"a": torch.tensor(a), "b": torch.tensor(b)})
-    assert position.means() == pytest.approx({"a": 3.0, "b": 20.0})
-    assert position.batch == 3
+        trainer.position.add({"a": torch.tensor(a), "b": torch.tensor(b)})
+    assert trainer.means() == pytest.approx({"a": 3.0, "b": 20.0})
+    assert trainer.position.batch == 3
 
 
 def test_a_new_epoch_starts_from_nothing_but_keeps_its_steps():
@@ -80,7 +78,7 @@ def test_a_new_epoch_starts_from_nothing_but_keeps_its_steps():
 
 def test_a_limit_counts_the_seconds_of_all_sessions(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(place.time, "monotonic", lambda: now[0])
     limit = TimeLimit(minutes=2.0, spent=30.0)
     assert (limit.spent, limit.share) == (30.0, 0.25)
     now[0] += 60
@@ -130,23 +128,28 @@ def test_other_errors_are_not_taken_for_too_little_memory():
 
 
 class Small(Trainer):
-    """A trainer of two weights."""
+    """A trainer of two weights on 10 images, one a batch unless given otherwise."""
 
-    kept = ("network", "optimizer")
+    section = "training"
 
-    def __init__(
-        self,
-        epochs: int = 3,
-        max_minutes: float | None = None,
-        batches: int = 10,
-        accumulate: int = 1,
-    ) -> None:
-        super().__init__(
-            epochs=epochs, batches=batches, max_minutes=max_minutes, accumulate=accumulate
-        )
+    def __init__(self, epochs: int = 3, batches: int = 10, accumulate: int = 1) -> None:
+        settings = TrainingConfig(epochs=epochs, batch_size=1)
+        compute = Compute(torch.device("cpu"), torch.float32)
+        super().__init__(Config(), settings, compute, images=batches, accumulate=accumulate)
         self.network = torch.nn.Linear(1, 1)
         self.optimizer = torch.optim.AdamW(self.network.parameters())
+        self.checkpoint = Checkpoint(network=self.network, optimizer=self.optimizer)
         self.settings_of_run = {"seed": 0}
+
+    def batches(self): ...
+
+    def step(self, batch): ...
+
+    def validate(self): ...
+
+    def draw_curves(self, folder, rows): ...
+
+    def memory_advice(self): ...
 
 
 def test_a_trainer_comes_back_where_its_state_was_taken(assert_same):
@@ -176,7 +179,7 @@ def test_with_other_batches_a_run_goes_on_at_the_same_share(batches, accumulate,
     after = Small(batches=batches, accumulate=accumulate)
     after.load_state_dict(before.state_dict())
     assert (after.position.step, after.position.batch) == (step, batch)
-    assert after.position.means()["loss"] == (2.0 if batch else 0.0)
+    assert after.means()["loss"] == (2.0 if batch else 0.0)
 
 
 def test_a_state_is_taken_with_the_kernels_of_this_machine():
@@ -197,10 +200,10 @@ def test_a_state_is_taken_with_the_kernels_of_this_machine():
 )
 def test_a_state_of_other_shapes_is_refused_in_one_line(own, said):
     trainer = Small()
-    trainer.network = own
+    trainer.checkpoint = Checkpoint(network=own, optimizer=trainer.optimizer)
     with pytest.raises(UserError) as caught:
         trainer.load_state_dict(Small().state_dict())
-    advice = "undo the change of the config, or begin anew with --restart"
+    advice = "undo the change of the config, or start again with --restart"
     assert re.fullmatch(f"the state's {said}; {advice}", str(caught.value))
 
 
@@ -241,11 +244,13 @@ def test_what_happens_every_so_often_happens_at_the_end_too():
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_named_with_its_place_and_the_setting_to_lower(loss):
     trainer = Small()
-    trainer.require_finite([1.0, 2.0], "a.learning_rate")
+    trainer.require_finite([1.0, 2.0])
     trainer.position = Position(epoch=2, batch=7, step=23)
-    said = "epoch 3, batch 7: the loss is no longer finite at step 23; .* lower a.learning_rate"
+    said = (
+        "epoch 3, batch 7: the loss is no longer finite at step 23; .* lower training.learning_rate"
+    )
     with pytest.raises(DivergedError, match=said):
-        trainer.require_finite([1.0, loss], "a.learning_rate")
+        trainer.require_finite([1.0, loss])
 
 
 def test_settings_that_only_say_when_to_look_or_stop_do_not_count():

@@ -11,6 +11,8 @@ from utils.data.datasets import ImageFolder, normalise, to_uint8
 from utils.training import validate_tokenizer
 from utils.training.validate_tokenizer import TokenizerValidation, psnr, reconstruction_grid, ssim
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def images(config) -> torch.Tensor:
@@ -34,7 +36,9 @@ def test_ssim_of_equal_images_is_1_and_of_others_less():
 
 @pytest.mark.usefixtures("quick")
 def test_reconstructions_are_decoded_encodings(tokenizer, config, images):
-    outputs, token_ids = TokenizerValidation(images, config).reconstruct(tokenizer)
+    outputs, token_ids = TokenizerValidation(images, config, CPU, torch.float32).reconstruct(
+        tokenizer
+    )
     mean, std = config.data.mean, config.data.std
     ids = tokenizer.encode(normalise(images, mean, std))
     assert torch.equal(token_ids, ids)
@@ -46,7 +50,7 @@ def test_reconstructions_are_decoded_encodings(tokenizer, config, images):
 def test_the_batch_size_changes_nothing_and_no_batch_is_dropped(
     tokenizer, config, images, monkeypatch, size
 ):
-    validation = TokenizerValidation(images, config)
+    validation = TokenizerValidation(images, config, CPU, torch.float32)
     whole = validation(tokenizer)
     monkeypatch.setitem(validate_tokenizer.BATCHES, "cpu", size)
     assert validation(tokenizer) == pytest.approx(whole, rel=1e-3, abs=1e-3)
@@ -56,7 +60,7 @@ def test_the_batch_size_changes_nothing_and_no_batch_is_dropped(
 def test_codes_in_use_are_counted_over_all_images(tokenizer, config, images):
     with torch.no_grad():  # all codes but two are far away from any latent
         tokenizer.codebook.embedding.weight[2:] = 1e3
-    numbers = TokenizerValidation(images, config)(tokenizer)
+    numbers = TokenizerValidation(images, config, CPU, torch.float32)(tokenizer)
     assert numbers["codes_used"] == 2 / 16
     assert 1 < numbers["perplexity"] <= 2
 

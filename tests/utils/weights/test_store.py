@@ -244,7 +244,7 @@ def test_a_run_of_which_only_the_previous_state_is_left_is_not_overwritten_unask
         save_state(path, {"step": step})
     path.unlink()
     begin = partial(open_state, path, {}, resume=False, allow_change=False)
-    assert "holds a run" in message(partial(begin, restart=False))
+    assert "already contains a run" in message(partial(begin, restart=False))
     assert begin(restart=True) is None
 
 

@@ -1,0 +1,201 @@
+"""One run for both stages: lock, open or start, epochs, clean stop, validate, log, save.
+
+A stage gives it a trainer with `batches`, `step` and `validate` (utils/training/trainer.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from config.errors import StopRequested, UserError
+from utils import distributed
+from utils.io.files import alone_in
+from utils.training.guards import memory_for, stop_signals
+from utils.training.runlog import RunLog
+from utils.training.state import Resume, State, clear_run, open_state, save_state
+from utils.training.throughput import Speed, cached_peak
+from utils.training.trainer import LOOK_EVERY, Trainer
+
+BEST, STATE = "best.safetensors", "state.pt"
+Watch = Callable[[Any], None]  # is given the trainer
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What becomes of an existing run, and of settings that differ from its own."""
+
+    resume: Resume = False
+    restart: bool = False
+    allow_config_change: bool = False
+    from_epoch: int | None = None  # that a resumed checkpoint must stand after
+
+
+def ignore(_trainer: Trainer) -> None:
+    """Watch nothing."""
+
+
+@contextmanager
+def run_alone(folder: Path, device: torch.device) -> Iterator[None]:
+    """Let no other run into the folder; this run's processes exchange tensors meanwhile."""
+    with alone_in(folder) if distributed.is_main() else nullcontext(), distributed.joined(device):
+        yield
+
+
+def train(
+    trainer: Trainer,
+    folder: Path,
+    opening: Opening,
+    begin: Callable[[], None],
+    watch: Watch = ignore,
+) -> Path:
+    """Train to the end and return the weights file of the last epoch.
+
+    begin prepares a run that is new. watch is called with the trainer before the first step and
+    after each, and may raise to end the training. Raises `UserError` for a run that may be neither
+    resumed nor overwritten, for too little memory and for a loss that is no longer finite,
+    `StopRequested` after a clean stop.
+    """
+    open_or_start(trainer, folder, opening, begin)
+    if not trainer.nothing_left:
+        advice = [text for text, helps in trainer.memory_advice().items() if helps]
+        with memory_for(trainer.device, "; ".join(advice) or "a smaller network"):
+            Run(trainer, folder, watch).train()
+    elif distributed.is_main():
+        print(f"{folder}: all {trainer.position.epoch} epochs are done")
+    return folder / trainer.weights_file
+
+
+def open_or_start(
+    trainer: Trainer, folder: Path, opening: Opening, begin: Callable[[], None]
+) -> None:
+    """Load the state of an existing run, or begin a new one and clear what an old one left."""
+    state = open_state(
+        folder / STATE,
+        trainer.settings_of_run,
+        resume=opening.resume,
+        restart=opening.restart,
+        allow_change=opening.allow_config_change,
+    )
+    if opening.resume and opening.from_epoch is not None:
+        _check_epoch(folder / STATE, state, opening.from_epoch)
+    if state is not None:
+        trainer.load_state_dict(state)
+    else:
+        begin()
+        clear_run(folder / STATE)
+
+
+def _check_epoch(path: Path, state: State | None, epoch: int) -> None:
+    """Refuse to continue from another place than the user believes."""
+    done = None if state is None else state["position"]["epoch"]
+    if done != epoch:
+        found = "there is none" if done is None else f"it stands after epoch {done}"
+        raise UserError(f"{path}: asked for a checkpoint after epoch {epoch}; {found}")
+
+
+class Run:
+    """The epochs of a training; the main process alone validates and writes."""
+
+    def __init__(self, trainer: Trainer, folder: Path, watch: Watch) -> None:
+        self.trainer, self.folder, self.watch = trainer, folder, watch
+        self.log, peak = None, 1.0
+        if distributed.is_main():
+            self.log = RunLog(folder, trainer.config, trainer.device, trainer.position.epoch)
+            peak = cached_peak(folder, trainer.device, trainer.dtype)
+        self.speed = Speed(trainer.flops_an_image, peak * trainer.world)
+
+    def train(self) -> None:
+        """All epochs that are left."""
+        trainer, place = self.trainer, self.trainer.position
+        with stop_signals() as stopping:
+            self.watch(trainer)
+            while not trainer.nothing_left:
+                self.train_epoch(stopping)
+                numbers = {**trainer.numbers(), **self.speed.epoch()}
+                place.next_epoch()
+                if self.log:
+                    self.validate_and_log(self.log, numbers)
+                if trainer.saves_now:
+                    self.save()
+                if self.log:
+                    for name, picture in trainer.pictures().items():
+                        self.log.picture(name, picture, place.epoch)
+        if self.log:
+            self.log.close()
+            self.name_weights()
+
+    def train_epoch(self, stopping: list[int]) -> None:
+        """The rest of the present epoch, with a progress bar."""
+        trainer, place = self.trainer, self.trainer.position
+        title = f"epoch {place.epoch + 1}/{trainer.settings.epochs}"
+        with tqdm(
+            desc=title,
+            total=trainer.batches_per_epoch,
+            initial=place.batch,
+            dynamic_ncols=True,
+            disable=self.log is None,
+        ) as bar:
+            self.speed.pause()
+            for batch in trainer.batches():
+                trainer.step(batch)
+                self.speed.count(trainer.images_in_batch)
+                bar.update()
+                if trainer.group_is_full():
+                    self.watch(trainer)
+                    if trainer.agree(bool(stopping)):
+                        self.save()
+                        raise StopRequested(f"stopped in {title}, saved; go on with --resume")
+                if place.batch % LOOK_EVERY == 0 or trainer.epoch_ends:
+                    self.look(bar)
+
+    def look(self, bar: tqdm) -> None:
+        """Show losses, rate and speed; stop when a loss is no longer finite."""
+        means = self.trainer.means()
+        self.trainer.require_finite(means.values())
+        images, mfu = self.speed.look()  # asking for the losses has waited for the device
+        shown = [f"{name} {mean:.4f}" for name, mean in means.items()] + self.trainer.remarks()
+        shown += [f"lr {self.trainer.rate:.1e}", f"{images:,.0f} images/s", f"MFU {mfu:.0%}"]
+        bar.set_postfix_str(", ".join(shown))
+
+    def validate_and_log(self, log: RunLog, numbers: dict[str, float]) -> None:
+        """Add a row to the log, with figures where they are due, and draw it where it is saved."""
+        trainer = self.trainer
+        if trainer.is_due(trainer.settings.validate_every):
+            numbers |= self.validate()
+        log.epoch(trainer.position.epoch, numbers)
+        if trainer.saves_now:
+            trainer.draw_curves(self.folder, log.rows())
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the averaged weights, which are kept if none were better."""
+        trainer, place = self.trainer, self.trainer.position
+        numbers = trainer.validate()
+        judged = numbers[trainer.judged_by]
+        trainer.require_finite([judged])
+        if judged < place.best_loss:
+            place.best_loss, place.best_epoch = judged, place.epoch
+            trainer.save_weights(self.folder / BEST)
+        best = {f"best_{trainer.judged_by}": place.best_loss, "best_epoch": place.best_epoch}
+        return {**numbers, **best}
+
+    def save(self) -> None:
+        """Write the averaged weights and the training state; all processes call it at once."""
+        state = self.trainer.state_dict()
+        if self.log:
+            self.trainer.save_weights(self.folder / self.trainer.weights_file)
+            save_state(self.folder / STATE, state)
+
+    def name_weights(self) -> None:
+        """Say where the weights are and how good the best ones are."""
+        trainer, place = self.trainer, self.trainer.position
+        print(f"last weights: {self.folder / trainer.weights_file}, epoch {place.epoch}")
+        if place.best_epoch:
+            figure = f"{trainer.judged_by.replace('_', ' ')} {place.best_loss:.4f}"
+            print(f"best weights: {self.folder / BEST}, epoch {place.best_epoch}, {figure}")
