@@ -72,7 +72,8 @@ def peak_memory(command: Sequence[str]) -> tuple[int, str]:
     Raises:
         RuntimeError: the command failed.
     """
-    # The kernel also counts the launching process, so a small one launches: this one has loaded torch.
+    # The kernel also counts the launching process, and this one has loaded torch: a small one
+    # launches.
     with tempfile.NamedTemporaryFile("r") as peak:
         launched = subprocess.run(
             [sys.executable, "-S", "-c", _LAUNCHER, peak.name, *command],

@@ -45,7 +45,7 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
 
 
 def shorten(text: str) -> str:
-    """A text as an error line can hold it."""
+    """A text cut to what fits an error line."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 

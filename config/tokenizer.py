@@ -50,7 +50,7 @@ class TokenizerConfig(Section):
     latent_dim: Width = 256
     """Channels C of a code."""
     codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
-    """Number of codes K; two bytes hold a token."""
+    """Number of codes K; a token takes two bytes."""
     normalize_codes: bool = False
     """Compare and decode codes and latents at unit length."""
 
@@ -99,7 +99,7 @@ class TokenizerTraining(Section):
     perceptual_size: Annotated[int, Field(ge=32, le=1024, strict=True)] = 128
     """Pixels of a side to which images are enlarged for efficientnet-lite0, which knows 224."""
     perceptual_weight: NonNegativeFloat = 0.2
-    """Weight of the perceptual term beside the L1 reconstruction."""
+    """Weight of the perceptual term relative to the L1 reconstruction."""
     codebook: Literal["ema", "loss"] = "ema"
     """Codes follow moving averages of their latents, or a loss of their own."""
     codebook_decay: ProperShare = 0.99

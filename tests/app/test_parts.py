@@ -20,7 +20,7 @@ import gradio
 
 from utils.app import controls, server
 from utils.app.checkpoints import Checkpoint, Checkpoints, find_checkpoint
-from utils.app.handlers import Handlers
+from utils.app.handlers import Handlers, error_html
 from utils.app.samples import CROPS, photographs
 from utils.app.server import HEADERS, Guard
 from utils.app.stream import repair

@@ -3,6 +3,7 @@
 A view is mirrored half of the time, scaled, shifted and turned about its centre, with the picture
 continued as in a mirror beyond its border, and slightly changed in brightness, contrast and
 saturation. All views of a set are drawn with one fixed seed, so that caches of them can be shared.
+torchvision.transforms.v2 has neither bicubic nor reflected affine maps, nor one map an image.
 Shapes: n images, B batch, H x W pixels.
 """
 

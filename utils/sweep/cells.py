@@ -131,14 +131,14 @@ class Sweep:
             write_text(self.own_path, "".join(json.dumps(row) + "\n" for row in self.own_rows))
 
     def _wait_for_all(self) -> None:
-        total(torch.zeros(1, device=self.device)).item()  # NCCL by itself would not hold the host
+        total(torch.zeros(1, device=self.device)).item()  # NCCL by itself would not block the host
 
 
 @contextmanager
 def open_sweep(
     config: Config, dataset: InpaintingSet, output: Path, *, seeds: int, images: int | None
 ) -> Iterator[Sweep]:
-    """A sweep in its folder, with the other processes of torchrun, and no one else beside it."""
+    """A sweep in its folder, with the other processes of torchrun, which no other program may use at the same time."""
     device = own_device(pick_device(config.device))
     with alone_in(output) if is_main() else nullcontext(), joined(device):
         yield Sweep(config, read_inputs(dataset, images, config.data.image_size), output, seeds)

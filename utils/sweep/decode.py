@@ -141,7 +141,7 @@ class CellDecoder:
 
     @torch.inference_mode()
     def decode(self, cell: Cell, steps: int, bar: tqdm) -> DecodedCell:
-        """Decode all images with a cell's settings for so many steps."""
+        """Decode all images with a cell's settings for a number of steps."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
         starts, at = self.start(settings), 0
         traces, seconds = [], np.zeros(steps)

@@ -54,7 +54,7 @@ class Pictures:
         self.folder = sweep.output / "pictures"
 
     def masked(self, place: int) -> np.ndarray:
-        """An image with its hole painted grey, whatever the file holds there."""
+        """An image with its hole painted grey, whatever pixels the file has there."""
         hole = self.inputs.holes[place][..., None]
         return np.where(hole, np.uint8(HOLE_COLOUR), self.inputs.images[place])
 

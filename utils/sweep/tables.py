@@ -161,7 +161,7 @@ def as_markdown(table: Table) -> str:
         _markdown(grid(table)),
         *table.statements,
         _markdown(details(table)),
-        "Times hold the transformer's steps and the pixels, not the encoding, which all share.",
+        "Times cover the transformer's steps and the pixels, not the encoding, which all share.",
     ]
     return "\n\n".join(blocks) + "\n"
 
