@@ -16,7 +16,7 @@ from utils.inpainting.pretrained import or_pretrained
 from utils.sweep.cells import open_sweep
 from utils.sweep.page import save_page
 from utils.sweep.plan import STUDIES, plan
-from utils.sweep.plots import save_plots
+from utils.sweep.plots import save_study_plots
 from utils.sweep.tables import MARKDOWN, save_table, table_of
 
 OPTIONS = {  # flag: key that it overrides, type, help
@@ -65,7 +65,7 @@ def main() -> None:
         for study in studies:
             folder, table = output / study.name, table_of(sweep, study)
             save_table(folder, table)
-            save_plots(folder, table)
+            save_study_plots(folder, table)
             page = save_page(folder, sweep, table)
             print((folder / MARKDOWN).read_text(encoding="utf-8"))
             print(f"report: {page}")

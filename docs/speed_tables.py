@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from docs.results_files import BENCHES, Record, latest, machine
-from utils.io.tables import Row
+from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 
 
@@ -16,7 +16,7 @@ def speed() -> str:
     return table(heading, [*training_speed(), *inpainting_speed(), *scoring_speed()])
 
 
-def training_speed() -> Iterable[Row]:
+def training_speed() -> Iterable[TableRow]:
     for record in latest("train"):
         for size, result in record["result"].items():
             sides = (record["details"][size][side] for side in ("plain", "ours"))
@@ -24,7 +24,7 @@ def training_speed() -> Iterable[Row]:
             yield speed_row(f"train, {size} size", speeds, result["memory_ratio"], record)
 
 
-def inpainting_speed() -> Iterable[Row]:
+def inpainting_speed() -> Iterable[TableRow]:
     for record in latest("inpaint"):
         for size, cells in record["details"]["tasks"].items():
             for side, how in {"ours": "", "ours_with_pictures": ", every step drawn"}.items():
@@ -47,7 +47,7 @@ def repair_cost() -> str:
     return table(["cats64", "seconds an image", "peak, MiB", "machine"], rows)
 
 
-def scoring_speed() -> Iterable[Row]:
+def scoring_speed() -> Iterable[TableRow]:
     for record in latest("fid"):
         tasks, images = record["details"]["tasks"], record["details"]["images"]
         for side, how in {"cold": "", "warm": ", reference cached"}.items():
@@ -57,7 +57,7 @@ def scoring_speed() -> Iterable[Row]:
             yield speed_row(f"score {images} images{how}", speeds, memory, record)
 
 
-def speed_row(what: str, speeds: Sequence[float], memory: float, record: Record) -> Row:
+def speed_row(what: str, speeds: Sequence[float], memory: float, record: Record) -> TableRow:
     ratio = f"{speeds[1] / speeds[0]:.1f}"
     return [what, *(f"{speed:.3g}" for speed in speeds), ratio, f"x {memory:.2f}", machine(record)]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docs.results_files import RESULTS, read_csv
-from utils.io.tables import Row
+from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 from utils.sweep.plan import STUDIES
 from utils.sweep.stats import Summary, statements
@@ -31,7 +31,7 @@ def title_of(folder: Path) -> str:
 
 
 def groups_of(folder: Path) -> dict[str, list[Summary]]:
-    """Row of a study's table -> its settings in the order of the columns."""
+    """TableRow of a study's table -> its settings in the order of the columns."""
     scores: dict[str, dict[str, list[float]]] = {}
     for line in read_csv(folder / "results.csv"):
         row = scores.setdefault(line["row"] or "score", {})
@@ -50,7 +50,7 @@ def conditions(folder: Path) -> str:
     return f"{name} of {images} images, mean ± standard deviation over {seeds} seeds of decoding"
 
 
-def study_table(folder: Path, more: Sequence[Row] = ()) -> str:
+def study_table(folder: Path, more: Sequence[TableRow] = ()) -> str:
     """One study in the report's form, the best of each row in bold."""
     groups = groups_of(folder)
     columns = list(dict.fromkeys(s.name for group in groups.values() for s in group))

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"–": "--", "±": r"$\pm$"}
 BOLD = re.compile(r"\*\*(.*)\*\*")
 
-Row = Sequence[str]
+TableRow = Sequence[str]
 
 
-def markdown_table(heading: Row, rows: Sequence[Row], *, aligned: bool = False) -> str:
+def markdown_table(heading: TableRow, rows: Sequence[TableRow], *, aligned: bool = False) -> str:
     """A Markdown table without a last line break; aligned: padded, so that it reads as text."""
     if not aligned:
         lines = [f"| {' | '.join(row)} |" for row in (heading, *rows)]
@@ -25,7 +25,7 @@ def markdown_table(heading: Row, rows: Sequence[Row], *, aligned: bool = False) 
     return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
-def latex_table(heading: Row, rows: Sequence[Row], caption: str) -> str:
+def latex_table(heading: TableRow, rows: Sequence[TableRow], caption: str) -> str:
     """A LaTeX table environment that needs no package; all columns but the first are numbers."""
     lines = [" & ".join(map(_latex_cell, row)) + r" \\" for row in (heading, *rows)]
     return "\n".join(

@@ -31,7 +31,7 @@ from utils.device import pick_device, pick_dtype
 from utils.distributed import is_main, joined, own_device, rank, total, world_size
 from utils.inpainting.stamps import settings_digest, settings_of
 from utils.io.files import alone_in, atomic, read_rows, write_text
-from utils.sweep.decode import CellDecoder, Inputs, Row, read_inputs
+from utils.sweep.decode import CellDecoder, CellRow, Inputs, read_inputs
 from utils.sweep.plan import Cell, Study, walks
 
 ROW = {"key", "score", "score_name", "hole_psnr", "seconds", "images"}  # what a cell is known by
@@ -55,7 +55,7 @@ class Sweep:
         del self.fixed["decoding"], self.fixed["seed"]  # a cell's own
         self.own_path = output / f"cells-{rank()}.jsonl"
         self.own_rows = _read_rows(self.own_path)
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, CellRow] = {}
         self.read_all()
         self.decoder = CellDecoder(config, inputs, self.device)
 
@@ -70,7 +70,7 @@ class Sweep:
         """Every setting of a study with every seed."""
         return [Cell(s.decoding, seed) for s in study.settings for seed in self.seeds]
 
-    def rows_of(self, decoding: DecodingConfig) -> list[Row]:
+    def rows_of(self, decoding: DecodingConfig) -> list[CellRow]:
         """Results of a setting, one for each seed."""
         return [self.rows[Cell(decoding, seed).key(self.fixed)] for seed in self.seeds]
 
@@ -138,11 +138,11 @@ class Sweep:
 def open_sweep(
     config: Config, dataset: InpaintingSet, output: Path, *, seeds: int, images: int | None
 ) -> Iterator[Sweep]:
-    """A sweep in its folder, with the other processes of torchrun, which no other program may use at the same time."""
+    """A sweep with the other processes of torchrun; its folder is locked against other programs."""
     device = own_device(pick_device(config.device))
     with alone_in(output) if is_main() else nullcontext(), joined(device):
         yield Sweep(config, read_inputs(dataset, images, config.data.image_size), output, seeds)
 
 
-def _read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[CellRow]:
     return [row for row in read_rows(path) if row.keys() >= ROW and isinstance(row["key"], str)]

@@ -32,7 +32,7 @@ from utils.sweep.plan import Cell, start_key
 
 FIRST_LOGITS_BYTES = 1 << 30  # that may be kept for all images and starts
 
-Row = dict[str, Any]  # what is known of a finished cell
+CellRow = dict[str, Any]  # what is known of a finished cell
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class CellDecoder:
 
         return logits_of
 
-    def score(self, cell: Cell, decoded: DecodedCell) -> Row:
+    def score(self, cell: Cell, decoded: DecodedCell) -> CellRow:
         """The score of a cell's images, the error of each, and seconds an image."""
         clock = Clock(self.device)
         images = self.pixels(cell.decoding, decoded.token_ids[cell.steps - 1])

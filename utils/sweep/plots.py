@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-def save_plots(folder: Path, table: Table) -> None:
+def save_study_plots(folder: Path, table: Table) -> None:
     """Draw both plots of a study into its folder."""
     for name, draw in STUDY_PLOTS.items():
         figure = draw(table)

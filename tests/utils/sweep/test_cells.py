@@ -31,7 +31,7 @@ from utils.sweep.cells import Sweep, open_sweep
 from utils.sweep.decode import CellDecoder
 from utils.sweep.page import save_page
 from utils.sweep.plan import Cell, Study, plan
-from utils.sweep.plots import save_plots
+from utils.sweep.plots import save_study_plots
 from utils.sweep.tables import save_table, table_of
 
 SEEDS = 2
@@ -228,7 +228,7 @@ def report(run, tmp_path) -> Path:
 def written(sweep: Sweep, study: Study, tmp_path: Path) -> Path:
     folder, table = tmp_path / "sweep" / study.name, table_of(sweep, study)
     save_table(folder, table)
-    save_plots(folder, table)
+    save_study_plots(folder, table)
     save_page(folder, sweep, table)
     return folder
 
