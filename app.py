@@ -37,14 +37,14 @@ def main() -> None:
         from utils.app import layout, server
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install '.[app]'") from None
-    from utils.app.checkpoints import Shelf
+    from utils.app.checkpoints import Checkpoints
 
     server.check_address(args.host, args.port)
     with server.own_folder():
-        shelf = Shelf(args.checkpoints)
-        if problem := shelf.problem(shelf.names[0]):
+        checkpoints = Checkpoints(args.checkpoints)
+        if problem := checkpoints.problem(checkpoints.names[0]):
             print(f"note: {problem}", file=sys.stderr)
-        server.serve(layout.build(shelf), args.host, args.port, layout.LOOKS)
+        server.serve(layout.build_page(checkpoints), args.host, args.port, layout.PAGE_STYLE)
 
 
 if __name__ == "__main__":

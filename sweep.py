@@ -13,9 +13,10 @@ from utils.cli import ArgumentParser, add_config_arguments, as_overrides, positi
 from utils.data.datasets import InpaintingSet
 from utils.distributed import is_main
 from utils.inpainting.pretrained import or_pretrained
-from utils.sweep.cells import opened
+from utils.sweep.cells import open_sweep
 from utils.sweep.page import save_page
 from utils.sweep.plan import STUDIES, plan
+from utils.sweep.plots import save_study_plots
 from utils.sweep.tables import MARKDOWN, save_table, table_of
 
 OPTIONS = {  # flag: key that it overrides, type, help
@@ -57,13 +58,14 @@ def main() -> None:
     studies = plan(config, args.study)
     dataset = InpaintingSet(args.data or config.data.root)
     output = args.output or config.run / "sweep"
-    with opened(config, dataset, output, seeds=args.seeds, images=args.images) as sweep:
+    with open_sweep(config, dataset, output, seeds=args.seeds, images=args.images) as sweep:
         computed = sweep.run(studies)
         if not is_main():
             return
         for study in studies:
             folder, table = output / study.name, table_of(sweep, study)
             save_table(folder, table)
+            save_study_plots(folder, table)
             page = save_page(folder, sweep, table)
             print((folder / MARKDOWN).read_text(encoding="utf-8"))
             print(f"report: {page}")

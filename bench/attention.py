@@ -4,7 +4,7 @@
 
 All three get the same q, k and v at the lab's and at cats64's size, with the dropout of the preset,
 and take turns; each time is the best of its turns. `repair` is a forward pass, `train` one and its
-way back. Kept is what the forward pass leaves for the way back. On a GPU, and in fp32 without
+backward. Kept is what the forward pass leaves for backward. On a GPU, and in fp32 without
 dropout, `fused` is the kernel itself. Last line, JSON: {"lab": {"train_bf16": {"kernel_ms",
 "plain_ms", "here_ms", "times_as_fast"}, ..., "kept_mib": {...}}, "cats64": {...}}; milliseconds and
 MiB are those of an image and layer, times_as_fast is the kernel's time over ours.
@@ -69,7 +69,7 @@ def best_ms(ways: dict[str, Attend], qkv: Tensor, turns: int, trains: bool) -> d
 
 
 def kept_mib(attend: Attend, qkv: Tensor) -> float:
-    """What the forward pass keeps of an image for the way back, q, k and v included."""
+    """What the forward pass keeps of an image for backward, q, k and v included."""
     kept = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ def peak_memory(command: Sequence[str]) -> tuple[int, str]:
     Raises:
         RuntimeError: the command failed.
     """
-    # The kernel also counts the launching process, so a small one launches: this one holds torch.
+    # The kernel also counts the launching process, and this one has loaded torch: a small one
+    # launches.
     with tempfile.NamedTemporaryFile("r") as peak:
         launched = subprocess.run(
             [sys.executable, "-S", "-c", _LAUNCHER, peak.name, *command],
@@ -84,13 +85,6 @@ def peak_memory(command: Sequence[str]) -> tuple[int, str]:
             raise RuntimeError(f"{' '.join(command)} left with code {launched.returncode}")
         unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
         return int(peak.read()) * unit, launched.stdout
-
-
-def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
-    """Best FLOP/s of a square matrix product on the default device."""
-    device = default_device()
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / _best_seconds(lambda: a @ b)
 
 
 def conv_peak(dtype: torch.dtype, channels: int = 256, side: int = 32) -> float:

@@ -5,7 +5,7 @@
 Both scorers read the same files with the same weights: seeded random ones in the public file's
 format, since speed does not depend on their values and nothing needs to be downloaded. Every figure
 comes from a process of its own. `cold` scores two folders; `warm` finds the ground truth's
-statistics in the cache. pytorch-fid has no cache, so both are held against its one time.
+statistics in the cache. pytorch-fid has no cache, so both are compared with its one time.
 
 Its last line is {"distance_speedup", "cold_speedup", "warm_speedup", "abs_difference",
 "memory_ratio"}. abs_difference is the larger of the legacy route's on singular covariances (2048
@@ -21,71 +21,19 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage.data
 import torch
-from PIL import Image
 
 import utils.scoring  # noqa: F401  makes the scorer's package importable
 from bench.common import conv_peak, peak_memory, report
+from bench.fid_inputs import WEIGHTS_NAME, write_images, write_weights
 
 DIMS, FULL_RANK_DIMS = 2048, 192
 GROWTH = (747, 2_000, 5_000, 10_000, 20_000)  # images, distance only
-SIDE = 64
-PHOTOGRAPHS = (skimage.data.astronaut, skimage.data.chelsea, skimage.data.coffee)
-EXTENSIONS = {".png", ".jpg", ".jpeg"}
-WEIGHTS_NAME = "random-inception.pth"
-
-
-def write_weights(path: Path) -> None:
-    """Seeded random weights under the public file's keys; scaled so that signals survive depth."""
-    from torchvision.models import Inception3
-
-    torch.manual_seed(0)
-    network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, 0, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.8, 1.25)
-    torch.save(network.state_dict(), path)
-
-
-def crops(count: int) -> Iterator[np.ndarray]:
-    """Seeded crops of photographs that come with scikit-image, 64 x 64 after shrinking up to 3x."""
-    photographs = [Image.fromarray(photo()) for photo in PHOTOGRAPHS]
-    rng = np.random.default_rng(0)
-    for _ in range(count):
-        photograph = photographs[rng.integers(len(photographs))]
-        side = int(rng.integers(SIDE, 3 * SIDE))
-        left, top = (int(rng.integers(size - side + 1)) for size in photograph.size)
-        box = (left, top, left + side, top + side)
-        crop = photograph.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box)
-        yield np.asarray(crop.convert("RGB"))
-
-
-def write_images(truth: Path, predicted: Path, given: Path | None, count: int) -> None:
-    """Ground truth (given or cropped) and predictions: the same with a smeared square."""
-    truth.mkdir()
-    predicted.mkdir()
-    if given is None:
-        images: Iterable[np.ndarray] = crops(count)
-    else:
-        files = sorted(path for path in given.iterdir() if path.suffix.lower() in EXTENSIONS)
-        images = (np.asarray(Image.open(file).convert("RGB")) for file in files[:count])
-    for index, pixels in enumerate(images):
-        rng = np.random.default_rng(index)
-        Image.fromarray(pixels).save(truth / f"image_{index:05d}.png")
-        pixels, side = pixels.copy(), min(pixels.shape[:2]) // 2
-        top, left = rng.integers(0, side, 2)
-        hole = pixels[top : top + side, left : left + side]
-        hole[:] = hole.mean(axis=(0, 1), keepdims=True)
-        Image.fromarray(pixels).save(predicted / f"image_{index:05d}.png")
 
 
 def theirs(work: Path, dims: int) -> dict[str, float]:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.common import default_device, matmul_peak, peak_memory, report
+from bench.common import default_device, peak_memory, report
 from config.loading import load_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
@@ -39,6 +39,7 @@ from utils.data.datasets import InpaintingSet, normalise, to_uint8
 from utils.device import pick_device, pick_dtype
 from utils.inpainting.job import inpaint_set
 from utils.io.images import save_png
+from utils.training.throughput import matmul_peak
 from utils.weights.store import load_tokenizer, load_transformer, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,7 +206,8 @@ def share_of_peak(
     device = pick_device(config.device)
     with tempfile.TemporaryDirectory(dir=work) as folder, FlopCounterMode(display=False) as counter:
         ours(config, dataset, Path(folder))
-    flops, peak = counter.get_total_flops(), matmul_peak(pick_dtype(config.precision, device))
+    flops = counter.get_total_flops()
+    peak = matmul_peak(device, pick_dtype(config.precision, device))
     assert flops > 0, "nothing was counted"
     return {
         "gflop_an_image": flops / len(dataset) / 1e9,

@@ -4,7 +4,7 @@
 
 A known token flips when it loses the index that it has in the whole image. Prints the share that
 flips by distance to the hole in tokens, and suggests the fill that flips fewest and how many tokens
-around the hole to decide anew. Last line: one JSON object,
+around the hole to decide again. Last line: one JSON object,
 {"suggested_fill", "suggested_dilation", "kept": {FILL: {"all", "1", "2", "3", "4+", "2+"}}}.
 """
 

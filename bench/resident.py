@@ -1,8 +1,8 @@
 """Memory of running programs: sampled while they work, compared, drawn.
 
-A program's own memory is what it asked for and wrote to. Beside it lie pages of files, programs and
-libraries above all; the system drops and fetches these as it likes, so they come and go by tens of
-MiB and say nothing about a leak.
+A program's own memory is what it asked for and wrote to. Pages of files, programs and
+libraries come on top; the system drops and fetches these as it likes, so they come and go by tens
+of MiB and say nothing about a leak.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def pixels(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def prepare(folder: Path, images: int, steps: int) -> None:
-    """A config, training images, a job of so many images, and weights to score with."""
+    """A config, training images, a job of `images` images, and weights to score with."""
     epochs = -(-steps * BATCH // TRAINING_IMAGES)
     places = {"run": folder / "run", "data.root": folder / "data"}
     lengths = {"tokenizer.training.epochs": epochs, "training.epochs": epochs}

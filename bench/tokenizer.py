@@ -3,7 +3,7 @@
     python -m bench.tokenizer [--quick]
 
 Every cell encodes or decodes batches of 1 or 32 images in fp32 or bf16 and is held against the best
-3 x 3 convolution that this machine reaches in the same arithmetic. Last line: one JSON object,
+3 x 3 convolution that this machine reaches in the same dtype. Last line: one JSON object,
 {"lab": {"encode_fp32_1": {"images_per_second", "share_of_peak"}, ...}, "cats64": {...}}.
 """
 

@@ -1,1 +1,1 @@
-"""What a run may be told: the typed settings, the presets and how they are read."""
+"""The typed settings, the presets and how they are read."""

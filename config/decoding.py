@@ -83,19 +83,19 @@ class DecodingConfig(Section):
     choice_temperature: NonNegativeFloat = 4.5
     """Scale of the Gumbel noise on confidences; by most rules it falls to 0."""
     order: Literal["confidence", "random", "halton", "revise"] = "confidence"
-    """Which tokens are revealed first; revise may decide anew what it chose, never known ones."""
+    """Which tokens are revealed first; revise may change its own choices, never known ones."""
     token_choice: Literal["rule", "argmax", "sample"] = "rule"
     """The most probable token or one drawn; rule: as the rule says."""
     temperature: PositiveFloat = 1.0
     """Divides the logits where tokens are drawn; confidences are the model's own."""
     top_k: PositiveInt | None = None
-    """Draw among so many of the most probable tokens; null draws among all."""
+    """Draw among this number of the most probable tokens; null draws among all."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw among the fewest tokens of this total probability (Holtzman et al. 2020)."""
     dilate: NonNegativeInt = 0
     """Tokens by which the hidden area grows on all sides; bench/leak.py suggests a number."""
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
-    """What holes hold before encoding: the lab's grey, the known mean, or a smooth fill."""
+    """What fills holes before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard", "feather"] = "none"
     """hard: known pixels pasted back; feather: and no seam, as always in other sizes' pictures."""
     feather_width: PositiveFloat = 8.0
@@ -103,7 +103,7 @@ class DecodingConfig(Section):
     samples: Annotated[int, Field(ge=1, le=1_000, strict=True)] = 1
     """Different repairs of each image, encoded once; beyond one, names end in _s0, _s1, ..."""
     step_pictures: bool = True
-    """Write the token masks and the image after every step beside the result."""
+    """Write the token masks and the image after every step next to the result."""
     comparison: bool = True
     """Write a strip for each image: masked, inpainted and, where it is known, the truth."""
     animation: Literal["none", "gif", "webp"] = "none"

@@ -10,7 +10,7 @@ class UserError(Exception):
     """Says on one line which file or key is wrong, what was found and what is allowed."""
 
     def __str__(self) -> str:
-        text = " ".join(super().__str__().splitlines())  # a file's name may hold anything
+        text = " ".join(super().__str__().splitlines())  # a file's name may contain anything
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

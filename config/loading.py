@@ -19,7 +19,7 @@ from config.schema import Config
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
 MAX_CONFIG_BYTES = 1 << 16
-MAX_DEPTH = 10
+MAX_NESTING = 10
 PLACES = ("weights", "root", "train", "val")  # keys of paths, which may move
 TIGHT_COLON = re.compile(r"\s*(\w+:)[^\s:]")
 STRING_TAG = "tag:yaml.org,2002:str"
@@ -38,7 +38,7 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds a {type(values).__name__}; allowed are sections of keys")
+        raise UserError(f"{path}: contains a {type(values).__name__}; allowed are sections of keys")
     values = from_lab_form(values, path)
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     _rename(values, sources)
@@ -92,7 +92,7 @@ def yaml_word(value: object) -> str:
 
 
 def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
-    """What a YAML file holds, and the line on which each key stands; kind is what it should be.
+    """The contents of a YAML file, and the line of each key; kind is what it should be.
 
     Raises `UserError` for a file that is missing, large, no YAML, bomb or program, or that gives a
     key twice.
@@ -103,18 +103,17 @@ def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a {kind}")
         text = path.read_text(encoding="utf-8")
-        _refuse_bombs(text, lambda line: f"{path}:{line}")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        loader = _Loader(text, lambda line: f"{path}:{line}")
+        root = loader.get_single_node()
+        lines: dict[Key, int] = {}
+        _note_lines(path, root, (), lines)
+        return (None if root is None else loader.construct_document(root)), lines
     except FileNotFoundError:
         raise UserError(f"{path}: no such {kind} file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(_explain_yaml(error, path, text)) from None
-    lines: dict[Key, int] = {}
-    _note_lines(path, root, (), lines)
-    return values, lines
 
 
 def _explain_yaml(error: Exception, path: Path, text: str) -> str:
@@ -131,22 +130,32 @@ def _explain_yaml(error: Exception, path: Path, text: str) -> str:
     return f"{where}: not valid YAML ({what})"
 
 
-def _refuse_bombs(text: str, place: Callable[[int], str]) -> None:
-    """Aliases and deep nesting let a few lines grow without bound; a config has no need of them.
-
-    ``place`` says where a line, counted from 1, stands.
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases and deep nesting, which let a few lines grow without
+    bound, and without zero bytes.
     """
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        where = place(event.start_mark.line + 1)
+
+    def __init__(self, text: str, place: Callable[[int], str]) -> None:
+        """place: what to call a line, counted from 1."""
+        super().__init__(text)
+        self.place, self.depth = place, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        where, is_inner = (
+            self.place(event.start_mark.line + 1),
+            isinstance(event, yaml.CollectionStartEvent),
+        )
         if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
-            raise UserError(f"{where}: a zero byte found; no name or number holds one")
+            raise UserError(f"{where}: a zero byte found; no name or number contains one")
         if isinstance(event, yaml.AliasEvent):
             raise UserError(f"{where}: alias *{event.anchor} found; write the value out")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise UserError(f"{where}: nested deeper than {MAX_DEPTH} levels, not a config")
+        if self.depth + is_inner > MAX_NESTING:
+            raise UserError(f"{where}: nested deeper than {MAX_NESTING} levels, not a config")
+        self.depth += is_inner
+        node = super().compose_node(parent, index)
+        self.depth -= is_inner
+        return node
 
 
 def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) -> None:
@@ -198,8 +207,7 @@ def _parse_text(text: str) -> tuple[Key, Any]:
     if not equals or not all(key):
         raise UserError(f"--set {text}: expected section.key=value")
     try:
-        _refuse_bombs(raw, lambda _: f"--set {shorten(text)}")
-        value = yaml.safe_load(raw)
+        value = _Loader(raw, lambda _: f"--set {shorten(text)}").get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {shorten(text)}: the value is not valid YAML") from None
     return SYNONYMS.get(key, key), value

@@ -12,7 +12,7 @@ from config.errors import closest, nearest
 from config.removed import REMOVED, REMOVED_VALUES
 from config.schema import Config
 
-SHOWN = 80  # characters of a wrong value
+MAX_SHOWN = 80  # characters of a wrong value
 PLAIN_MESSAGES = {  # pydantic's own speak of Python
     "model_type": "expected a section of keys",
     "path_type": "expected a path",
@@ -48,8 +48,8 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
 
 
 def shorten(text: str) -> str:
-    """A text as an error line can hold it."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    """A text cut to what fits an error line."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _key(place: Key, values: Any) -> Key:

@@ -11,7 +11,7 @@ from config.loading import yaml_word
 from config.schema import Config
 from config.section import Section
 
-PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+REFERENCE_PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEAD = """# Every setting
 Written from `config/schema.py` by `python -m config.reference`; do not edit.
 
@@ -83,5 +83,5 @@ def _one_line(text: str | None) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(reference(), encoding="utf-8")
-    print(f"wrote {PAGE.relative_to(Path.cwd())}")
+    REFERENCE_PAGE.write_text(reference(), encoding="utf-8")
+    print(f"wrote {REFERENCE_PAGE.relative_to(Path.cwd())}")

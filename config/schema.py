@@ -37,7 +37,7 @@ __all__ = [
     "TransformerSection",
 ]
 
-MAX_CODES_BESIDE_A_BIT = 1 << 15  # two bytes hold a token and whether a hole hides it
+MAX_CODES_WITH_HIDDEN_BIT = 1 << 15  # a token and its hidden bit share two bytes
 
 
 class DataConfig(Section):
@@ -69,7 +69,7 @@ class DataConfig(Section):
 
     @property
     def token_cache(self) -> Path:
-        """Where encoded images are kept: beside the folder of training images."""
+        """Where encoded images are kept: next to the folder of training images."""
         return self.folder("train").parent / "token_cache"
 
 
@@ -96,7 +96,7 @@ class Config(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto (CUDA if there is one, else the CPU), cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of matrix products; auto takes bf16 where the hardware has it."""
+    """dtype of matrix products; auto takes bf16 where the hardware has it."""
     data: DataConfig = DataConfig()
     tokenizer: TokenizerSection = TokenizerSection()
     transformer: TransformerSection = TransformerSection()
@@ -141,7 +141,7 @@ class Config(Section):
     def _views_fit(self) -> Config:
         if self.data.views > 2 and not self.training.mirror:
             raise ValueError(
-                f"data.views {self.data.views} beside training.mirror false: augmented views are "
+                f"data.views {self.data.views} with training.mirror false: augmented views are "
                 "mirrored half of the time; allowed are 2 views, or mirror true"
             )
         fixed = self.transformer.conditioning == "none"  # holes that are drawn once
@@ -150,10 +150,10 @@ class Config(Section):
                 f"masking.hole_share {self.masking.hole_share} needs encodings of holed images; "
                 "set data.hole_views to at least 1"
             )
-        if self.data.hole_views and self.tokenizer.codebook_size > MAX_CODES_BESIDE_A_BIT:
+        if self.data.hole_views and self.tokenizer.codebook_size > MAX_CODES_WITH_HIDDEN_BIT:
             raise ValueError(
                 f"tokenizer.codebook_size {self.tokenizer.codebook_size} leaves no bit for holes; "
-                f"with data.hole_views at most {MAX_CODES_BESIDE_A_BIT}"
+                f"with data.hole_views at most {MAX_CODES_WITH_HIDDEN_BIT}"
             )
         return self
 

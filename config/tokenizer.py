@@ -50,7 +50,7 @@ class TokenizerConfig(Section):
     latent_dim: Width = 256
     """Channels C of a code."""
     codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
-    """Number of codes K; two bytes hold a token."""
+    """Number of codes K; a token takes two bytes."""
 
     @model_validator(mode="after")
     def _levels_agree(self) -> TokenizerConfig:
@@ -96,7 +96,7 @@ class TokenizerTraining(Section):
     """Pixels of a side to which images are enlarged for the perceptual term, whose network
     (EfficientNet-Lite0) was trained on 224."""
     perceptual_weight: NonNegativeFloat = 0.2
-    """Weight of the perceptual term beside the L1 reconstruction."""
+    """Weight of the perceptual term relative to the L1 reconstruction."""
     codebook: Literal["ema", "loss"] = "ema"
     """Codes follow moving averages of their latents, or a loss of their own."""
     codebook_decay: ProperShare = 0.99

@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def draw(name: str, pictures: list[np.ndarray], columns: int, enlarged: int = ENLARGED) -> None:
-    """Write pictures (H, W, 3), so many times as large, into docs/pictures."""
+    """Write pictures (H, W, 3), enlarged by a factor, into docs/pictures."""
     shown = [p.repeat(enlarged, axis=0).repeat(enlarged, axis=1) for p in pictures]
     save_png(FOLDER / name, tile(shown, len(shown), columns))
     print(FOLDER / name)

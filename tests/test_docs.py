@@ -18,7 +18,7 @@ import config.loading
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.loading import load_config
 from config.schema import Config
-from docs import tables, tours
+from docs import results_files, study_tables, tables, tours
 from docs.draw_decoding import GRID, ROWS, STEPS, walk
 from utils.sweep.plan import STUDIES, read_grid
 
@@ -135,7 +135,7 @@ def test_every_program_that_the_readme_starts_is_known():
 
 
 def test_the_readme_s_tours_are_those_that_were_run_and_timed():
-    record = json.loads((tables.RESULTS / "tours.json").read_text(encoding="utf-8"))
+    record = json.loads((results_files.RESULTS / "tours.json").read_text(encoding="utf-8"))
     timed = {name: list(steps) for name, steps in record["seconds"].items()}
     assert timed == tours.commands(), "run `python -m docs.tours`"
     assert [1 <= len(lines) <= 8 for lines in timed.values()] == [True] * 4
@@ -176,18 +176,18 @@ def test_the_newest_full_measurement_of_each_machine_counts(tmp_path, monkeypatc
         {"result": 4, "details": {"quick": True}, "machine": cpu},
     ]
     (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    monkeypatch.setattr(tables, "BENCHES", tmp_path)
-    assert [(r["result"], tables.machine(r)) for r in tables.latest("bench")] == [
+    monkeypatch.setattr(results_files, "BENCHES", tmp_path)
+    assert [(r["result"], results_files.machine(r)) for r in results_files.latest("bench")] == [
         (2, "G"), (3, "A, 1 thread"),
     ]  # fmt: skip
-    assert tables.latest("never-run") == []
+    assert results_files.latest("never-run") == []
 
 
 def test_a_study_s_best_setting_is_bold_and_a_missing_one_a_dash(tmp_path):
     (tmp_path / "results.csv").write_text(
         "row,column,seed,score\na,x,0,2\na,x,1,4\na,y,0,1\na,y,1,2\nb,x,0,5\nb,x,1,5\n"
     )
-    assert tables.study_table(tmp_path).splitlines()[2:] == [
+    assert study_tables.study_table(tmp_path).splitlines()[2:] == [
         "| a | 3.00 ± 1.41 | **1.50 ± 0.71** |",
         "| b | **5.00 ± 0.00** | – |",
     ]

@@ -77,16 +77,12 @@ def encode_animation(images: Sequence[np.ndarray], kind: str, stamp: str) -> byt
 def tile(images: Sequence[np.ndarray], places: int, per_row: int) -> np.ndarray:
     """Images side by side on black, with black gaps around them, (rows, columns, 3) uint8."""
     height, width, _ = images[0].shape
-    rows = -(-places // per_row)
-    columns = min(places, per_row)
-    canvas = np.zeros(
-        (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), dtype=np.uint8
-    )
-    for place, image in enumerate(images):
-        top = GAP + place // per_row * (height + GAP)
-        left = GAP + place % per_row * (width + GAP)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
+    rows, columns = -(-places // per_row), min(places, per_row)
+    cells = np.zeros((rows * columns, height + GAP, width + GAP, 3), np.uint8)
+    cells[: len(images), GAP:, GAP:] = images
+    grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    grid = grid.reshape(rows * (height + GAP), columns * (width + GAP), 3)
+    return np.pad(grid, ((0, GAP), (0, GAP), (0, 0)))
 
 
 def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:

@@ -24,15 +24,15 @@ from utils.inpainting.outputs import MANIFEST, MASKS, RESULTS, STEPS
 from utils.io.files import write_text
 from utils.io.images import load_rgb, save_png
 from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, embed, embed_file, template, tile
-from utils.search.report import NUMBERS, PLOTS, cells, notes
+from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, notes
 
-TEMPLATE = "report.html"
+REPORT_TEMPLATE = "report.html"
 SCHEDULES = ("cosine", "linear", "square")  # in the report's order
 SCORE = "score.json"
 COMPARISON = "comparison.png"
 MASKED = "masked input"
 COMPARED = 10  # images in the three-row comparison
-SHOWN = 2  # images whose decoding is shown step by step
+IMAGES_SHOWN = 2  # images whose decoding is shown step by step
 ENLARGED, MASK_ENLARGED = 2, 4  # factors of small pictures on the page
 SCORE_COLUMNS = {  # key in a certificate: heading, decimals, whether lower is better
     "frechet_distance_efficientnet_lite0": ("EfficientNet-Lite0 Fréchet distance", 2, True),
@@ -55,7 +55,7 @@ def build_report(config: Config) -> Path:
     steps = [
         (f"{schedule}, image {index}", embed_file(folder / schedule / STEPS / _final(index)))
         for schedule in SCHEDULES
-        for index in chosen[1 : 1 + SHOWN]
+        for index in chosen[1 : 1 + IMAGES_SHOWN]
     ]
     masks = [
         (schedule, embed_file(folder / schedule / MASKS / _final(chosen[1])))
@@ -64,7 +64,7 @@ def build_report(config: Config) -> Path:
     grid = math.isqrt(config.transformer.num_tokens)
     rows = _comparison(folder / SCHEDULES[0], dataset, chosen)
     save_png(folder / COMPARISON, np.concatenate(list(rows.values())))
-    page = template(TEMPLATE).render(
+    page = template(REPORT_TEMPLATE).render(
         title=f"MaskGIT inpainting: {folder.name}",
         lead=_lead(config, first),
         **_score_table(folder),
@@ -150,11 +150,11 @@ def _training(folder: Path) -> list[tuple[str, str, str]]:
 
 def _search(folder: Path) -> dict | None:
     """What a learning-rate search left in the run, if there was one."""
-    if not (folder / NUMBERS).exists():
+    if not (folder / SEARCH_JSON).exists():
         return None
-    result = _read_json(folder / NUMBERS)
-    plots = [(name, embed_file(folder / name)) for name in PLOTS if (folder / name).exists()]
-    with _meant_for(folder / NUMBERS):
+    result = _read_json(folder / SEARCH_JSON)
+    plots = [(name, embed_file(folder / name)) for name in SEARCH_PLOTS if (folder / name).exists()]
+    with _meant_for(folder / SEARCH_JSON):
         heading, *rows = cells(result)
         return {"heading": heading, "rows": rows, "notes": notes(result), "plots": plots}
 

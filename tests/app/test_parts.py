@@ -21,9 +21,9 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[ap
 import gradio
 
 from utils.app import controls, server
-from utils.app.checkpoints import Checkpoint, Shelf, find_checkpoint
+from utils.app.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 from utils.app.environment import leave_out_foreign
-from utils.app.handlers import Desk, wrong
+from utils.app.handlers import Handlers, error_html
 from utils.app.samples import CROPS, photographs
 from utils.app.server import HEADERS, Guard
 from utils.app.stream import repair
@@ -142,7 +142,7 @@ def test_controls_offer_what_the_schema_allows_in_its_own_words():
 
 def test_what_a_control_shows_is_read_back_as_the_same_config():
     config, asked = Config(), controls.settings()
-    held = controls.shown(config, asked)
+    held = controls.control_values(config, asked)
     pairs = [setting.read(value) for setting, value in zip(asked, held, strict=True)]
     assert all(getattr(config.decoding, key.split(".")[1]) == value for key, value in pairs)
 
@@ -169,21 +169,21 @@ def test_a_run_imported_files_and_a_config_are_found(tmp_path, monkeypatch):
 
 
 def test_checkpoints_of_one_name_are_told_apart(tiny):
-    assert Shelf([tiny, tiny]).names == ["tiny", "tiny (2)"]
+    assert Checkpoints([tiny, tiny]).names == ["tiny", "tiny (2)"]
 
 
 def test_missing_weights_are_named_and_the_page_opens_all_the_same(tiny, tmp_path):
     alone = tmp_path / "alone.yml"
     alone.write_text(tiny.read_text().replace(str(tiny.parent), str(tmp_path / "no")))
-    desk = Desk(Shelf([alone]), controls.settings())
-    _, player, notice, *held = desk.open("alone")
+    handlers = Handlers(Checkpoints([alone]), controls.settings())
+    _, player, notice, *held = handlers.open("alone")
     assert "vqgan.safetensors: no such weights file" in notice
     assert player is None
-    assert len(held) == 2 * len(desk.settings)
+    assert len(held) == 2 * len(handlers.settings)
 
 
 def test_visitors_are_not_told_where_the_servers_config_lies():
-    told = wrong(UserError("/home/me/run.yml:12: decoding: samples 9 would all be <equal>"))
+    told = error_html(UserError("/home/me/run.yml:12: decoding: samples 9 would all be <equal>"))
     assert told == '<p class="wrong">decoding: samples 9 would all be &lt;equal&gt;</p>'
 
 
@@ -198,7 +198,7 @@ def test_the_arguments_of_a_checkpoint_are_those_of_inpainting():
 
 @pytest.fixture(scope="module")
 def inpainter(tiny):
-    return Shelf([tiny]).inpainter("tiny")
+    return Checkpoints([tiny]).inpainter("tiny")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from config.reference import PAGE, reference
+from config.reference import REFERENCE_PAGE, reference
 from config.schema import Config
 
 
@@ -26,7 +26,9 @@ def rows(page: str) -> dict[str, str]:
 
 
 def test_the_committed_page_is_in_step():
-    assert PAGE.read_text(encoding="utf-8") == reference(), "run `python -m config.reference`"
+    assert REFERENCE_PAGE.read_text(encoding="utf-8") == reference(), (
+        "run `python -m config.reference`"
+    )
 
 
 def test_every_setting_has_a_line_and_nothing_else_has():

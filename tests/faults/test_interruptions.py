@@ -27,7 +27,7 @@ from fault_table import TABLE, WRITE, Cells, cells_in, write_matrix
 import utils.search.report
 import utils.search.storage
 import utils.sweep.page
-import utils.sweep.tables
+import utils.sweep.plots
 from utils.io.files import read_rows
 from utils.io.images import load_rgb
 
@@ -102,7 +102,7 @@ SCRIPTS = {
     ),
     "sweep": Script(
         SWEEP.replace("--output out", "--output disk"),
-        "utils.sweep.decode:Walker.score",
+        "utils.sweep.decode:CellDecoder.score",
         ("disk/cells-*.jsonl", "disk/traces/*", "disk/schedules/table.tex"),
         reads=(PICTURE, "job/masked_image/image_2.png"),
         damages=("disk/cells-0.jsonl", "disk/traces/*", "disk/pictures/*", "disk/schedules/*"),
@@ -457,8 +457,8 @@ def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch)
     monkeypatch.setattr(utils.search.report, "save_plots", lambda *_: None)
     monkeypatch.setattr(utils.search.storage, "HEARTBEAT", 1)
     monkeypatch.setattr(utils.search.storage, "GRACE", 3)
-    monkeypatch.setattr(utils.sweep.tables, "PLOTS", {})
-    monkeypatch.setattr(utils.sweep.page, "PLOTS", {})
+    monkeypatch.setattr(utils.sweep.plots, "STUDY_PLOTS", {})
+    monkeypatch.setattr(utils.sweep.page, "STUDY_PLOTS", {})
     name = request.param
     if name not in undisturbed:
         folder = tmp_path_factory.mktemp("undisturbed") / "workspace"

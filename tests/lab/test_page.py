@@ -35,7 +35,7 @@ TINY_PRESET = {
 
 
 @pytest.fixture
-def desk(solution, lab_data, save, tmp_path, monkeypatch):
+def handlers(solution, lab_data, save, tmp_path, monkeypatch):
     """A folder with everything that the page takes for granted, which becomes the present one."""
 
     def lay_out(variant: str, full: bool, images: int) -> Path:
@@ -56,8 +56,8 @@ def desk(solution, lab_data, save, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick")
-def test_every_command_of_the_page_runs(desk, call, solution):
-    folder = desk("separate", full=False, images=3)
+def test_every_command_of_the_page_runs(handlers, call, solution):
+    folder = handlers("separate", full=False, images=3)
     assert len(COMMANDS) == 7
     for command in COMMANDS:
         left = call(command)
@@ -84,8 +84,8 @@ def test_every_command_of_the_page_runs(desk, call, solution):
 
 @pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_first_three_commands_run_at_full_size(desk, call, variant):
-    desk(variant, full=True, images=2)
+def test_the_first_three_commands_run_at_full_size(handlers, call, variant):
+    handlers(variant, full=True, images=2)
     for command in COMMANDS[:3]:
         left = call(command)
         assert left.code == 0, f"{command}\n{left.err}"

@@ -58,7 +58,7 @@ def find_checkpoint(place: Path) -> Checkpoint:
     )
 
 
-class Shelf:
+class Checkpoints:
     """Checkpoints by name, each loaded when it is first asked for."""
 
     def __init__(self, places: Sequence[Path]) -> None:
@@ -66,7 +66,7 @@ class Shelf:
         self.checkpoints = {_unlike(found[:i], one): one for i, one in enumerate(found)}
         self._loaded: dict[str, Inpainter] = {}
         for checkpoint in found:
-            checkpoint.config()  # one that cannot be read is told before anybody visits
+            checkpoint.config()  # one that cannot be read is reported before anybody visits
 
     @property
     def names(self) -> list[str]:

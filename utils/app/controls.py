@@ -20,12 +20,12 @@ FIRST = (  # settings shown at once, in this order; all others lie under "More s
     *("mask_schedule", "rule", "order", "total_iter", "sweet_spot"),
     *("choice_temperature", "composite"),
 )
-NUMBERS = {"integer": (1, 0), "number": (0.1, None)}  # type: step, digits
+NUMBER_STEPS = {"integer": (1, 0), "number": (0.1, None)}  # type: step, digits
 MAX_ITERATIONS = 64  # for a visitor; scripts have no such limit
 
 
 @dataclass(frozen=True)
-class Setting:
+class Control:
     """One key of the decoding section, as its JSON schema describes it."""
 
     name: str
@@ -47,32 +47,32 @@ class Setting:
             )
         if self.kind == "boolean":
             return gr.Checkbox(**texts)
-        if self.kind in NUMBERS:
-            step, digits = NUMBERS[self.kind]
+        if self.kind in NUMBER_STEPS:
+            step, digits = NUMBER_STEPS[self.kind]
             empty = "null" if self.may_be_empty else None
             return gr.Number(step=step, precision=digits, placeholder=empty, **self.limits, **texts)
         return gr.Textbox(**texts)
 
     def show(self, value: Any) -> Any:
-        """What the control holds for a value of the config."""
+        """The control's value for a value of the config."""
         if isinstance(value, BaseModel):
             return yaml_word(value.model_dump(mode="json"))
         return value if self._is_plain() else yaml.safe_dump(value).strip("\n.")
 
-    def read(self, held: Any) -> Pair:
-        """The config key with the value that its control holds."""
-        if not self._is_plain() or (self.takes_yaml and held not in self.choices):
+    def read(self, value: Any) -> Pair:
+        """The config key with its control's value."""
+        if not self._is_plain() or (self.takes_yaml and value not in self.choices):
             try:
-                held = yaml.safe_load(held)
+                value = yaml.safe_load(value)
             except yaml.YAMLError:
-                raise UserError(f"{self.name} is {held!r}, which is no YAML value") from None
-        return f"decoding.{self.name}", held
+                raise UserError(f"{self.name} is {value!r}, which is no YAML value") from None
+        return f"decoding.{self.name}", value
 
     def _is_plain(self) -> bool:
-        return bool(self.choices) or self.kind == "boolean" or self.kind in NUMBERS
+        return bool(self.choices) or self.kind == "boolean" or self.kind in NUMBER_STEPS
 
 
-def settings() -> list[Setting]:
+def settings() -> list[Control]:
     """All settings of decoding that change a picture, those of `FIRST` first."""
     described = DecodingConfig.model_json_schema()["properties"]
     order = [name for name in FIRST if name in described]
@@ -80,19 +80,19 @@ def settings() -> list[Setting]:
     return [_setting(name, described[name]) for name in order]
 
 
-def shown(config: Config, asked: Sequence[Setting]) -> list[Any]:
-    """What the controls hold for a config."""
+def control_values(config: Config, asked: Sequence[Control]) -> list[Any]:
+    """The controls' values for a config."""
     return [setting.show(getattr(config.decoding, setting.name)) for setting in asked]
 
 
-def _setting(name: str, described: dict[str, Any]) -> Setting:
+def _setting(name: str, described: dict[str, Any]) -> Control:
     options = described.get("anyOf") or described.get("oneOf") or [described]
     real = [o for o in options if o.get("type") != "null" and "$ref" not in o]  # no sections
     main = real[0] if len(real) == 1 else {}  # a choice of types is written as YAML
     limits = {key: main[key] for key in ("minimum", "maximum") if key in main}
     if name == "total_iter":
         limits["maximum"] = MAX_ITERATIONS
-    return Setting(
+    return Control(
         name=name,
         kind=main.get("type", ""),
         choices=main.get("enum", []),

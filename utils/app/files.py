@@ -15,7 +15,7 @@ import numpy as np
 from config.decoding import RuleConfig
 from config.schema import Config, DecodingConfig
 from utils.app.checkpoints import Checkpoint, Pair
-from utils.app.stream import Step
+from utils.app.stream import DecodedStep
 from utils.data.datasets import InpaintingItem
 from utils.inpainting.outputs import ANIMATION, RESULTS, Outputs, Repair
 from utils.inpainting.stamps import input_digest, settings_digest, settings_of
@@ -62,10 +62,10 @@ def as_text(value: object) -> str:
 
 
 def written(
-    config: Config, arithmetic: str, masked: np.ndarray, hole: np.ndarray, steps: Sequence[Step]
+    config: Config, dtype: str, masked: np.ndarray, hole: np.ndarray, steps: Sequence[DecodedStep]
 ) -> Files:
     """The very files that inpainting.py leaves for this picture (H, W, 3) and hole (H, W)."""
-    stamp = settings_digest(settings_of(config, arithmetic)) + input_digest(masked, hole)
+    stamp = settings_digest(settings_of(config, dtype)) + input_digest(masked, hole)
     item = InpaintingItem(0, "input.png", masked, hole)
     masks = np.stack([step.hidden for step in steps])
     repair = Repair(item, 0, stamp, [step.image for step in steps], masks, truth=None)

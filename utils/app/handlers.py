@@ -15,8 +15,8 @@ import gradio as gr
 
 from config.errors import UserError
 from config.schema import Config
-from utils.app.checkpoints import Pair, Shelf
-from utils.app.controls import MAX_ITERATIONS, Setting, shown
+from utils.app.checkpoints import Checkpoints, Pair
+from utils.app.controls import MAX_ITERATIONS, Control, control_values
 from utils.app.files import PINNED
 from utils.app.records import Record
 from utils.app.samples import drawn, photographs
@@ -26,14 +26,14 @@ from utils.data.holes import DEFAULT_SHARE, draw_hole
 
 MAX_SAMPLES = 4  # of one picture and setting
 CONFIG_PLACE = re.compile(r"^\S+\.ya?ml(:\d+)?: ")
-TELL_SECONDS = 0.1  # between two messages to a browser
+SEND_SECONDS = 0.1  # between two messages to a browser
 
 Player = dict[str, Any]  # {"run": its name, "samples": count, "records": their news}
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What one press of Repair asks for."""
+class RepairRequest:
+    """The settings of one press of Repair."""
 
     checkpoint: str
     painted: Painted
@@ -43,30 +43,30 @@ class Wish:
     """A, or A and B -> keys of the config with their values."""
 
 
-class Desk:
-    """Answers the page's visitors; it keeps nothing of theirs."""
+class Handlers:
+    """What each button of the page does; nothing of a visitor's is kept."""
 
-    def __init__(self, shelf: Shelf, settings: list[Setting]) -> None:
-        self.shelf, self.settings = shelf, settings
+    def __init__(self, checkpoints: Checkpoints, settings: list[Control]) -> None:
+        self.checkpoints, self.settings = checkpoints, settings
         self._samples: dict[str, list[dict[str, Any]]] = {}  # of each checkpoint
 
     def open(self, name: str) -> tuple[Any, ...]:
         """A fresh page for a checkpoint: painter, player, notice, settings A, settings B."""
-        config, problem = self._default(name), self.shelf.problem(name)
+        config, problem = self._default(name), self.checkpoints.problem(name)
         hint = f"{problem}. Or start with another checkpoint: python app.py FOLDER"
         samples = self._samples_of(name)
         patch = config.data.image_size // round(config.transformer.num_tokens**0.5)
         painter = gr.HTML(value=samples[0]["value"], samples=samples, patch=patch)
-        own = shown(config, self.settings)
-        return painter, None, wrong(hint) if problem else "", *own, *own
+        own = control_values(config, self.settings)
+        return painter, None, error_html(hint) if problem else "", *own, *own
 
     def upload(self, file: str, name: str) -> tuple[Any, str]:
-        """A visitor's own picture, and what to say about it."""
+        """A visitor's own picture, and a notice."""
         try:
             image = read_upload(Path(file), self._default(name).data.image_size)
         except UserError as error:
-            return gr.skip(), wrong(error)
-        return as_painted(image), said("Picture loaded. Paint a hole on it.")
+            return gr.skip(), error_html(error)
+        return as_painted(image), info_html("Picture loaded. Paint a hole on it.")
 
     def random_hole(self, kind: str, painted: Painted | None, name: str) -> tuple[Any, str]:
         """The same picture with a hole of some kind."""
@@ -74,7 +74,7 @@ class Desk:
         try:
             image, _ = read_painted(painted, side, needs_hole=False)
         except UserError as error:
-            return gr.skip(), wrong(error)
+            return gr.skip(), error_html(error)
         hole = draw_hole(kind, side, DEFAULT_SHARE, secrets.randbits(32), 0)
         return as_painted(image, hole), ""
 
@@ -91,62 +91,62 @@ class Desk:
         try:
             count = len(self.settings)
             asked = {"A": controls[:count]} | ({"B": controls[count:]} if compare else {})
-            pairs = {key: self._pairs(held) for key, held in asked.items()}
-            yield from self._decode(Wish(name, painted, seed or 0, samples, pairs))
+            pairs = {key: self._pairs(values) for key, values in asked.items()}
+            yield from self._decode(RepairRequest(name, painted, seed or 0, samples, pairs))
         except UserError as error:
-            yield gr.skip(), wrong(error)
+            yield gr.skip(), error_html(error)
 
     def stopped(self) -> str:
-        """What is said after Stop."""
-        return said("Stopped.")
+        """The notice after Stop."""
+        return info_html("Stopped.")
 
-    def _decode(self, wish: Wish) -> Iterator[tuple[Player, str]]:
+    def _decode(self, request: RepairRequest) -> Iterator[tuple[Player, str]]:
         began, run = time.perf_counter(), secrets.token_hex(8)
-        inpainter, records = self.shelf.inpainter(wish.checkpoint), self._plan(wish)
+        inpainter, records = self.checkpoints.inpainter(request.checkpoint), self._plan(request)
 
         def news_of(*some: Record) -> Player:
             news = [record.news() for record in some]
-            return {"run": run, "samples": wish.samples, "records": news}
+            return {"run": run, "samples": request.samples, "records": news}
 
         for record in records:
-            yield news_of(record), said("Decoding ...")
-            told = time.perf_counter()
+            yield news_of(record), info_html("Decoding ...")
+            sent_at = time.perf_counter()
             for step in repair(inpainter, record.config, record.image, record.hole):
                 record.add(step)
-                if time.perf_counter() - told >= TELL_SECONDS:  # a browser needs time to draw
-                    yield news_of(record), said("Decoding ...")
-                    told = time.perf_counter()
-            yield news_of(record), said("Decoding ...")
+                if time.perf_counter() - sent_at >= SEND_SECONDS:  # a browser needs time to draw
+                    yield news_of(record), info_html("Decoding ...")
+                    sent_at = time.perf_counter()
+            yield news_of(record), info_html("Decoding ...")
         seconds = time.perf_counter() - began
-        yield news_of(*records), said(f"Repaired in {seconds:.1f} s. Step through it below.")
+        yield news_of(*records), info_html(f"Repaired in {seconds:.1f} s. Step through it below.")
 
-    def _plan(self, wish: Wish) -> list[Record]:
+    def _plan(self, request: RepairRequest) -> list[Record]:
         """Every decoding asked for, checked before the first begins, sample by sample."""
-        checkpoint = self.shelf.checkpoint(wish.checkpoint)
-        arithmetic = self.shelf.inpainter(wish.checkpoint).arithmetic
-        image, hole = read_painted(wish.painted, checkpoint.config().data.image_size)
-        _check_count("samples", wish.samples, MAX_SAMPLES)
+        checkpoint = self.checkpoints.checkpoint(request.checkpoint)
+        dtype = self.checkpoints.inpainter(request.checkpoint).arithmetic
+        image, hole = read_painted(request.painted, checkpoint.config().data.image_size)
+        _check_count("samples", request.samples, MAX_SAMPLES)
         records = []
-        for sample in range(1, wish.samples + 1):
-            for key, pairs in wish.settings.items():
-                config = checkpoint.config([*pairs, *PINNED, ("seed", wish.seed + sample - 1)])
+        for sample in range(1, request.samples + 1):
+            for key, pairs in request.settings.items():
+                config = checkpoint.config([*pairs, *PINNED, ("seed", request.seed + sample - 1)])
                 _check_count("total_iter", config.decoding.total_iter, MAX_ITERATIONS)
-                records.append(Record(key, sample, checkpoint, config, arithmetic, image, hole))
+                records.append(Record(key, sample, checkpoint, config, dtype, image, hole))
         return records
 
-    def _pairs(self, held: Sequence[Any]) -> list[Pair]:
-        return [one.read(value) for one, value in zip(self.settings, held, strict=True)]
+    def _pairs(self, values: Sequence[Any]) -> list[Pair]:
+        return [one.read(value) for one, value in zip(self.settings, values, strict=True)]
 
     def _default(self, name: str) -> Config:
         """A checkpoint's own config."""
-        return self.shelf.checkpoint(name).config()
+        return self.checkpoints.checkpoint(name).config()
 
     def _samples_of(self, name: str) -> list[dict[str, Any]]:
         """Pictures to begin with, the model's own among them as soon as it can be loaded."""
         if name not in self._samples:
             pictures = photographs(self._default(name).data.image_size)
-            if loaded := not self.shelf.problem(name):
-                pictures |= drawn(self.shelf.inpainter(name))
+            if loaded := not self.checkpoints.problem(name):
+                pictures |= drawn(self.checkpoints.inpainter(name))
             made = [{"name": key, "value": as_painted(one)} for key, one in pictures.items()]
             if not loaded:
                 return made
@@ -159,11 +159,11 @@ def _check_count(what: str, found: int, most: int) -> None:
         raise UserError(f"{what} is {found}; this page allows 1 to {most}")
 
 
-def said(text: str) -> str:
+def info_html(text: str) -> str:
     """A line for the visitor, as HTML."""
     return f"<p>{html.escape(text)}</p>"
 
 
-def wrong(error: UserError | str) -> str:
+def error_html(error: UserError | str) -> str:
     """A mistake that the visitor can mend, as HTML, without the place in the server's config."""
     return f'<p class="wrong">{html.escape(CONFIG_PLACE.sub("", str(error)))}</p>'

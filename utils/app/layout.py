@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from utils.app.checkpoints import Shelf
-from utils.app.controls import FIRST, Setting, settings
-from utils.app.handlers import MAX_SAMPLES, Desk
+from utils.app.checkpoints import Checkpoints
+from utils.app.controls import FIRST, Control, settings
+from utils.app.handlers import MAX_SAMPLES, Handlers
 from utils.app.server import FORGET_SECONDS
 from utils.app.uploads import MAX_FILE_BYTES
 from utils.data.holes import HOLE_KINDS
@@ -40,18 +40,18 @@ THEME = gr.themes.Default(primary_hue="teal", neutral_hue="stone", **FONTS).set(
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover_dark="*primary_800",
 )
-LOOKS = {"theme": THEME, "css": (HERE / "page.css").read_text(encoding="utf-8")}
+PAGE_STYLE = {"theme": THEME, "css": (HERE / "page.css").read_text(encoding="utf-8")}
 
 Controls = list[gr.components.Component]
 
 
-def build(shelf: Shelf) -> gr.Blocks:
-    """The whole page for the checkpoints of a shelf."""
-    desk = Desk(shelf, settings())
-    desk.open(shelf.names[0])  # so that the first visitor need not wait
+def build_page(checkpoints: Checkpoints) -> gr.Blocks:
+    """The whole page, for some checkpoints."""
+    handlers = Handlers(checkpoints, settings())
+    handlers.open(checkpoints.names[0])  # so that the first visitor need not wait
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FORGET_SECONDS)) as page:
         gr.HTML(f'<div class="page-head"><h1>{TITLE}</h1><p>{INTRODUCTION}</p></div>')
-        name = _checkpoint_choice(shelf)
+        name = _checkpoint_choice(checkpoints)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 painter = _part("painter", samples=[], patch=1)
@@ -61,19 +61,19 @@ def build(shelf: Shelf) -> gr.Blocks:
                     stop = gr.Button("Stop", elem_id="stop")
                 notice = gr.HTML(elem_id="notice", elem_classes="notice", apply_default_css=False)
             with gr.Column(scale=3, min_width=320):
-                first, second, extras = _all_controls(desk)
+                first, second, extras = _all_controls(handlers)
         player = _part("player")
         opened = [painter, player, notice, *first, *second]
         for event in (page.load, name.input):
-            event(desk.open, name, opened, queue=False, show_progress="hidden")
-        upload.upload(desk.upload, [upload, name], [painter, notice])
+            event(handlers.open, name, opened, queue=False, show_progress="hidden")
+        upload.upload(handlers.upload, [upload, name], [painter, notice])
         for kind, button in kinds.items():
-            draw = partial(desk.random_hole, kind)
+            draw = partial(handlers.random_hole, kind)
             button.click(draw, [painter, name], [painter, notice], queue=False)
         asked = [name, painter, *extras, *first, *second]
-        run = start.click(desk.repair, asked, [player, notice], show_progress="hidden")
+        run = start.click(handlers.repair, asked, [player, notice], show_progress="hidden")
         ended = stop.click(None, cancels=run, queue=False)
-        ended.then(desk.stopped, None, notice, queue=False)
+        ended.then(handlers.stopped, None, notice, queue=False)
     return page
 
 
@@ -89,14 +89,14 @@ def _part(name: str, **props: Any) -> gr.HTML:
     )
 
 
-def _checkpoint_choice(shelf: Shelf) -> gr.Dropdown:
+def _checkpoint_choice(checkpoints: Checkpoints) -> gr.Dropdown:
     return gr.Dropdown(
-        shelf.names,
-        value=shelf.names[0],
+        checkpoints.names,
+        value=checkpoints.names[0],
         label="checkpoint",
         info="The tokenizer and the transformer that repair the picture.",
         filterable=False,
-        visible=len(shelf.names) > 1,
+        visible=len(checkpoints.names) > 1,
         elem_id="checkpoint",
     )
 
@@ -116,15 +116,15 @@ def _picture_buttons() -> tuple[gr.UploadButton, dict[str, gr.Button]]:
     return upload, kinds
 
 
-def _all_controls(desk: Desk) -> tuple[Controls, Controls, Controls]:
+def _all_controls(handlers: Handlers) -> tuple[Controls, Controls, Controls]:
     """Settings A, settings B (shown when comparing), and seed, samples, compare."""
     with gr.Row():
         with gr.Column(min_width=240, elem_id="setting-A"):
             heading = gr.HTML("<h2>Setting</h2>", apply_default_css=False)
-            first = _controls(desk.settings)
+            first = _controls(handlers.settings)
         with gr.Column(min_width=240, elem_id="setting-B", visible=False) as other:
             gr.HTML("<h2>Setting B</h2>", apply_default_css=False)
-            second = _controls(desk.settings)
+            second = _controls(handlers.settings)
     with gr.Row():
         seed = gr.Number(
             0, label="seed", info="The same seed gives the same noise.", precision=0, minimum=0
@@ -152,7 +152,7 @@ def _all_controls(desk: Desk) -> tuple[Controls, Controls, Controls]:
     return first, second, [seed, samples, compare]
 
 
-def _controls(asked: list[Setting]) -> Controls:
+def _controls(asked: list[Control]) -> Controls:
     """One control a setting, the less usual ones folded away."""
     usual = [setting for setting in asked if setting.name in FIRST]
     rest = [setting for setting in asked if setting.name not in FIRST]

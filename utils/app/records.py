@@ -16,13 +16,13 @@ from models.maskgit import dilated
 from models.masking import gamma, token_mask_from_holes
 from utils.app import files
 from utils.app.checkpoints import Checkpoint
-from utils.app.stream import Step
+from utils.app.stream import DecodedStep
 from utils.app.uploads import data_url
 from utils.inpainting.stamps import OUTPUT_ONLY
 from utils.io.images import HOLE_COLOUR, encode_png
 
 CURVE_POINTS = 41
-OVERLAP = 16  # steps that are told again
+OVERLAP = 16  # steps that are sent again
 KNOWN_MARK, FILLED_MARK, HIDDEN_MARK = "k", "f", "h"  # a token in the page's data
 
 
@@ -36,12 +36,12 @@ class Record:
     """Which of several repairs, from 1."""
     checkpoint: Checkpoint
     config: Config
-    arithmetic: str
+    dtype: str
     image: np.ndarray
-    """uint8 (H, W, 3); what its hole holds is never used."""
+    """uint8 (H, W, 3); the pixels in its hole are never used."""
     hole: np.ndarray
     """bool (H, W)."""
-    steps: list[Step] = field(default_factory=list)
+    steps: list[DecodedStep] = field(default_factory=list)
     _shown_steps: list[dict[str, Any]] = field(default_factory=list)
     _files: dict[str, str] | None = None
     _told: int = 0
@@ -56,7 +56,7 @@ class Record:
         """The picture with a grey hole, uint8 (H, W, 3)."""
         return np.where(self.hole[..., None], np.uint8(HOLE_COLOUR), self.image)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: DecodedStep) -> None:
         """Take in the next step; the last one brings the files."""
         hidden = np.where(step.hidden, HIDDEN_MARK, FILLED_MARK)
         marks = np.where(self._token_mask(), hidden, KNOWN_MARK)
@@ -105,7 +105,7 @@ class Record:
         return dilated(touched, self.config.decoding.dilate)[0].numpy()
 
     def _make_files(self) -> dict[str, str]:
-        made = files.written(self.config, self.arithmetic, self.masked, self.hole, self.steps)
+        made = files.written(self.config, self.dtype, self.masked, self.hole, self.steps)
         command = files.command(self.checkpoint, self.config)
         packed = files.archive(made, self.masked, self.hole, command)
         return {

@@ -19,8 +19,8 @@ from utils.inpainting.inpainter import Inpainter
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one decode step left behind."""
+class DecodedStep:
+    """Pixels and tokens after one decode step."""
 
     image: np.ndarray
     """The decoded image, uint8 (H, W, 3)."""
@@ -36,22 +36,22 @@ class GoneError(Exception):
 
 def repair(
     inpainter: Inpainter, config: Config, image: np.ndarray, hole: np.ndarray
-) -> Iterator[Step]:
+) -> Iterator[DecodedStep]:
     """Decode image (H, W, 3) uint8 with hole (H, W) bool under the settings of ``config``.
 
     The networks run in a thread of their own, which ends soon after nobody asks for more.
     """
-    steps: Queue[Step | Exception | None] = Queue()
+    steps: Queue[DecodedStep | Exception | None] = Queue()
     gone = Event()
 
-    def tell(step: Step) -> None:
+    def send(step: DecodedStep) -> None:
         if gone.is_set():
             raise GoneError
         steps.put(step)
 
     def work() -> None:
         try:
-            _decode(inpainter, config, image, hole, tell)
+            _decode(inpainter, config, image, hole, send)
             steps.put(None)
         except GoneError:
             pass
@@ -75,9 +75,9 @@ def _decode(
     config: Config,
     image: np.ndarray,
     hole: np.ndarray,
-    tell: Callable[[Step], None],
+    send: Callable[[DecodedStep], None],
 ) -> None:
-    """Run all steps on the inpainter's networks and tell of each."""
+    """Run all steps on the inpainter's networks and send each."""
     variant = copy.copy(inpainter)  # shares the networks
     variant.config = config
     is_log = config.decoding.choices.trust == "log p"
@@ -85,6 +85,6 @@ def _decode(
     def listen(step: StepResult) -> None:
         pixels = variant.pixels(step.token_ids, image[None], hole[None])
         probability = step.confidence.exp() if is_log else step.confidence
-        tell(Step(pixels[0], step.hidden[0].cpu().numpy(), probability[0].cpu().numpy()))
+        send(DecodedStep(pixels[0], step.hidden[0].cpu().numpy(), probability[0].cpu().numpy()))
 
     variant.trace(image[None], hole[None], [0], listen)

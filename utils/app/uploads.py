@@ -39,7 +39,7 @@ def read_upload(file: Path, side: int) -> np.ndarray:
 
 
 def as_painted(image: np.ndarray, hole: np.ndarray | None = None) -> Painted:
-    """A picture with its hole in the form in which the page holds it."""
+    """A picture with its hole in the form in which the page keeps it."""
     hole = np.zeros(image.shape[:2], dtype=bool) if hole is None else hole
     marks = "".join("01"[cell] for cell in hole.ravel().astype(int))
     return {"side": len(image), "image": data_url(encode_png(image)), "hole": marks}

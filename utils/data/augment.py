@@ -3,6 +3,7 @@
 A view is mirrored half of the time, scaled, shifted and turned about its centre, with the picture
 continued as in a mirror beyond its border, and slightly changed in brightness, contrast and
 saturation. All views of a set are drawn with one fixed seed, so that caches of them can be shared.
+torchvision.transforms.v2 has neither bicubic nor reflected affine maps, nor one map an image.
 Shapes: n images, B batch, H x W pixels.
 """
 
@@ -17,13 +18,13 @@ from torch import Tensor
 from config.schema import TokenizerTraining
 
 AS_IS, MIRRORED = 0, 1  # the views that every image has
-VERSION = 1  # of what this module computes; another number makes other caches
-SEED = 2022
+AUGMENT_VERSION = 1  # of what this module computes; another number makes other caches
+AUGMENT_SEED = 2022
 SCALE = (0.85, 1.15)  # of the picture; above 1 its border is cropped
 SHIFT = 4 / 64  # of a side, up or down and left or right
 ANGLE = 8.0  # degrees, either way
 BRIGHTNESS, CONTRAST, SATURATION = 0.08, 0.1, 0.15  # relative change, up or down
-NUMBERS = 8  # random numbers a view
+NUMBERS_A_VIEW = 8  # random numbers a view
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -34,8 +35,8 @@ class Views:
         """images: (n, 3, H, W) uint8. count: views of each, at least 2."""
         assert count >= len((AS_IS, MIRRORED)), f"{count} views leave no place for the mirror image"
         self.images, self.count = images, count
-        generator = torch.Generator().manual_seed(SEED)
-        self.numbers = torch.rand(len(images), count - 2, NUMBERS, generator=generator)
+        generator = torch.Generator().manual_seed(AUGMENT_SEED)
+        self.numbers = torch.rand(len(images), count - 2, NUMBERS_A_VIEW, generator=generator)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -9,7 +9,7 @@ from optuna import Trial, TrialPruned
 from utils.training.transformer_step import TransformerTrainer
 from utils.training.validate_transformer import validate
 
-LOOKS = 4  # at a half of the training, a quarter, ...
+PRUNING_POINTS = 4  # at a half of the training, a quarter, ...
 LOOK_IMAGES = 64  # validation images of a look; the end is judged on all
 
 
@@ -28,7 +28,7 @@ class PruningCallback:
     is above its start or not finite, or where the study's pruner says so.
     """
 
-    def __init__(self, trial: Trial, looks: int = LOOKS) -> None:
+    def __init__(self, trial: Trial, looks: int = PRUNING_POINTS) -> None:
         self.trial, self.looks = trial, looks
         self.start = math.inf  # loss before the first step
         self.share = 0.0  # of its training that the trial has done

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from config.schema import Config
 from utils.device import environment, pick_device
 from utils.io.files import atomic, write_text
+from utils.io.tables import markdown_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,21 +22,21 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-NUMBERS, TABLE = "search.json", "search.md"
-SLICES, HISTORY = PLOTS = ("learning_rate.png", "history.png")
+SEARCH_JSON, SEARCH_TABLE = "search.json", "search.md"
+SLICES, HISTORY = SEARCH_PLOTS = ("learning_rate.png", "history.png")
 STANDS_OUT = 2.0  # standard deviations between the winner and the runner-up
 LOSS = "validation loss in nats"
-Row = dict[str, Any]  # a trial
-Result = dict[str, Any]  # what search.json contains
+TrialRow = dict[str, Any]  # a trial
+SearchResult = dict[str, Any]  # what search.json contains
 
 
-def describe(
+def describe_search(
     config: Config,
     trials: list[FrozenTrial],
     best: FrozenTrial,
     repeats: list[FrozenTrial],
     images: int,
-) -> Result:
+) -> SearchResult:
     """Everything worth keeping of a finished search.
 
     repeats: the best with other seeds. images: what a trial sees over its whole training.
@@ -58,7 +59,7 @@ def describe(
     }
 
 
-def _row(trial: FrozenTrial, seed: int) -> Row:
+def _row(trial: FrozenTrial, seed: int) -> TrialRow:
     looks = trial.intermediate_values
     return {
         "trial": trial.number,
@@ -73,7 +74,7 @@ def _row(trial: FrozenTrial, seed: int) -> Row:
     }
 
 
-def noise(loss: float, repeats: list[Row]) -> dict[str, float] | None:
+def noise(loss: float, repeats: list[TrialRow]) -> dict[str, float] | None:
     """Mean and standard deviation over the seeds of the best values; None without repeats."""
     losses = [loss, *(row["loss"] for row in repeats if row["loss"] is not None)]
     if len(losses) < 2:
@@ -82,7 +83,7 @@ def noise(loss: float, repeats: list[Row]) -> dict[str, float] | None:
     return {"mean": statistics.fmean(losses), "deviation": deviation, "seeds": len(losses)}
 
 
-def standing(rows: list[Row], best: Row, spread: dict[str, float] | None) -> str:
+def standing(rows: list[TrialRow], best: TrialRow, spread: dict[str, float] | None) -> str:
     """Whether the winner stands out from the runners-up, in a sentence."""
     rivals = [row for row in rows if row["loss"] is not None and row["trial"] != best["trial"]]
     rivals.sort(key=lambda row: row["loss"])
@@ -107,11 +108,11 @@ def standing(rows: list[Row], best: Row, spread: dict[str, float] | None) -> str
     )
 
 
-def _values(row: Row) -> str:
+def _values(row: TrialRow) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in row["params"].items())
 
 
-def cells(result: Result) -> list[list[str]]:
+def cells(result: SearchResult) -> list[list[str]]:
     """Heading and rows of the table, the best loss first and the pruned after the complete."""
     names = list(result["best"]["params"])
     heading = ["trial", *names, "val loss", "trained", "seconds", "how it ended"]
@@ -121,7 +122,7 @@ def cells(result: Result) -> list[list[str]]:
     return [heading, *(_cells_of(row, names, is_best=row["trial"] == best) for row in rows)]
 
 
-def _cells_of(row: Row, names: list[str], *, is_best: bool) -> list[str]:
+def _cells_of(row: TrialRow, names: list[str], *, is_best: bool) -> list[str]:
     return [
         str(row["trial"]),
         *(f"{row['params'][name]:.4g}" if name in row["params"] else "" for name in names),
@@ -132,18 +133,7 @@ def _cells_of(row: Row, names: list[str], *, is_best: bool) -> list[str]:
     ]
 
 
-def table(result: Result) -> list[str]:
-    """Lines of a table that is Markdown and reads as text."""
-    rows = cells(result)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    return [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-
-
-def notes(result: Result) -> list[str]:
+def notes(result: SearchResult) -> list[str]:
     """Sentences below the table: the seeds, whether the winner stands out, the time it took."""
     lines, spread = [], result["noise"]
     if result["repeats"]:
@@ -163,13 +153,14 @@ def notes(result: Result) -> list[str]:
     return [*lines, result["standing"], took]
 
 
-def save_search(folder: Path, result: Result, study: Study) -> None:
+def save_search(folder: Path, result: SearchResult, study: Study) -> None:
     """Write numbers, table and plots, and print the table."""
-    text = "\n".join(table(result)) + "\n\n" + "\n".join(notes(result)) + "\n"
+    heading, *rows = cells(result)
+    text = markdown_table(heading, rows, aligned=True) + "\n\n" + "\n".join(notes(result)) + "\n"
     print(text, end="", flush=True)
-    write_text(folder / TABLE, text)
+    write_text(folder / SEARCH_TABLE, text)
     save_plots(folder, study)
-    write_text(folder / NUMBERS, json.dumps(result, indent=1) + "\n")
+    write_text(folder / SEARCH_JSON, json.dumps(result, indent=1) + "\n")
 
 
 def save_plots(folder: Path, study: Study) -> None:

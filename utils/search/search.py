@@ -30,13 +30,19 @@ from utils.search.objective import (
     needed_tokens,
     starting_values,
 )
-from utils.search.report import describe, save_search
-from utils.search.storage import open_storage, retry_callback, shown, storage_errors, storage_url
+from utils.search.report import describe_search, save_search
+from utils.search.storage import (
+    open_storage,
+    public_url,
+    retry_callback,
+    storage_errors,
+    storage_url,
+)
 
 NEVER_PRUNED = 2  # trials that end before the pruner compares: the config's rate, the report's
 POLL = 1.0  # seconds between looks at the trials of other workers
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-Objective = Callable[[Trial], float]
+TrialLoss = Callable[[Trial], float]
 
 
 def search_learning_rate(config: Config, storage: str | None = None) -> Values:
@@ -57,7 +63,7 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
     with warnings.catch_warnings(), storage_errors(url):
         warnings.simplefilter("ignore", ExperimentalWarning)
         backend = open_storage(url)
-        print(f"search in {shown(url)}; watch it with optuna-dashboard", flush=True)
+        print(f"search in {public_url(url)}; watch it with optuna-dashboard", flush=True)
         name, count = f"learning_rate-{objective.fingerprint}", config.search.seeds
         pruner = MedianPruner(n_startup_trials=NEVER_PRUNED)
         study = open_study(backend, name, starting_values(config), pruner)
@@ -67,7 +73,7 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
         repeats = open_study(backend, f"{name}-{count}-seeds-of-{best.number}", seeds, NopPruner())
         repeated = run_trials(repeats, count, objective.repeat_of(best.params))
         images = objective.budget.epochs * objective.budget.images
-        save_search(folder, describe(config, trials, best, repeated, images), study)
+        save_search(folder, describe_search(config, trials, best, repeated, images), study)
     print(f"Best learning rate found by Optuna: {best.params[RATE]}")
     return {key_of(name): value for name, value in best.params.items()}
 
@@ -86,7 +92,7 @@ def open_study(backend: RDBStorage, name: str, first: list[Values], pruner: Base
     return study
 
 
-def run_trials(study: Study, wanted: int, objective: Objective) -> list[FrozenTrial]:
+def run_trials(study: Study, wanted: int, objective: TrialLoss) -> list[FrozenTrial]:
     """Work until `wanted` trials are complete or pruned, and return all that are, by number.
 
     Any number of workers may do so on one study. Each waits for the last trials of the others, so
@@ -109,7 +115,7 @@ def run_trials(study: Study, wanted: int, objective: Objective) -> list[FrozenTr
         time.sleep(POLL)
 
 
-def _optimize(study: Study, objective: Objective, limit: MaxTrialsCallback) -> None:
+def _optimize(study: Study, objective: TrialLoss, limit: MaxTrialsCallback) -> None:
     """Train until there are enough trials; one that is interrupted is queued again."""
 
     def attempt(trial: Trial) -> float:

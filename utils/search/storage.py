@@ -56,10 +56,10 @@ def storage_url(text: str | None, folder: Path) -> URL:
     return url
 
 
-def shown(url: URL) -> str:
+def public_url(url: URL) -> str:
     """A URL as it may be printed: without its password, and without parameters that may hide one.
 
-    >>> shown(make_url("postgresql://me:secret@host/db?sslpassword=secret"))
+    >>> public_url(make_url("postgresql://me:secret@host/db?sslpassword=secret"))
     'postgresql://me:***@host/db'
     """
     return url.set(query={}).render_as_string(hide_password=True)
@@ -82,7 +82,7 @@ def open_storage(url: URL) -> RDBStorage:
     except ImportError as error:
         name = (error.__cause__ or error).name
         package = DRIVERS.get(name, name)
-        raise UserError(f"{shown(url)}: no driver found; pip install {package}") from None
+        raise UserError(f"{public_url(url)}: no driver found; pip install {package}") from None
     except (RuntimeError, TypeError, ValueError) as error:  # another Optuna's tables; parameters
         raise _refusal(url, error) from None
 
@@ -98,7 +98,9 @@ def _require_own_tables(url: URL) -> None:
     finally:
         engine.dispose()
     if "study_id" not in names:
-        raise UserError(f"{shown(url)}: studies has no column study_id; another program's table")
+        raise UserError(
+            f"{public_url(url)}: studies has no column study_id; another program's table"
+        )
 
 
 def retry_callback() -> RetryHeartbeatStaleTrialCallback:
@@ -144,4 +146,4 @@ def _refusal(url: URL, error: BaseException) -> UserError:
     values = [v for k, vs in url.normalized_query.items() if "pass" in k.lower() for v in vs]
     for secret in filter(None, [url.password, *values]):
         text = text.replace(secret, "***")
-    return UserError(f"{shown(url)}: {text}")
+    return UserError(f"{public_url(url)}: {text}")

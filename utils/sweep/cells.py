@@ -31,7 +31,7 @@ from utils.device import pick_device, pick_dtype
 from utils.distributed import is_main, joined, own_device, rank, total, world_size
 from utils.inpainting.stamps import settings_digest, settings_of
 from utils.io.files import alone_in, atomic, read_rows, write_text
-from utils.sweep.decode import Inputs, Row, Walker, read_inputs
+from utils.sweep.decode import CellDecoder, CellRow, Inputs, read_inputs
 from utils.sweep.plan import Cell, Study, walks
 
 ROW = {"key", "score", "score_name", "hole_psnr", "seconds", "images"}  # what a cell is known by
@@ -44,20 +44,20 @@ class Sweep:
         self.config, self.inputs, self.output = config, inputs, output
         self.seeds = range(config.seed, config.seed + seeds)
         self.device = own_device(pick_device(config.device))
-        arithmetic = str(pick_dtype(config.precision, self.device)).removeprefix("torch.")
+        dtype = str(pick_dtype(config.precision, self.device)).removeprefix("torch.")
         for path in (config.tokenizer_weights, config.transformer_weights):
             if not path.is_file():
                 raise UserError(f"{path}: no such weights file; train first, or name one")
-        self.fixed = settings_of(config, arithmetic) | {
+        self.fixed = settings_of(config, dtype) | {
             "inputs": inputs.digest,
             "features": config.scoring.features,
         }
         del self.fixed["decoding"], self.fixed["seed"]  # a cell's own
         self.own_path = output / f"cells-{rank()}.jsonl"
         self.own_rows = _read_rows(self.own_path)
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, CellRow] = {}
         self.read_all()
-        self.walker = Walker(config, inputs, self.device)
+        self.decoder = CellDecoder(config, inputs, self.device)
 
     def read_all(self) -> None:
         """Read what all processes have finished."""
@@ -70,7 +70,7 @@ class Sweep:
         """Every setting of a study with every seed."""
         return [Cell(s.decoding, seed) for s in study.settings for seed in self.seeds]
 
-    def rows_of(self, decoding: DecodingConfig) -> list[Row]:
+    def rows_of(self, decoding: DecodingConfig) -> list[CellRow]:
         """Results of a setting, one for each seed."""
         return [self.rows[Cell(decoding, seed).key(self.fixed)] for seed in self.seeds]
 
@@ -116,33 +116,33 @@ class Sweep:
 
     def _finish(self, group: list[Cell], cells: list[Cell], wants_trace: bool, bar: tqdm) -> None:
         steps = max(cell.steps for cell in group)
-        walk = self.walker.walk(group[0], steps, bar)
+        decoded = self.decoder.decode(group[0], steps, bar)
         if wants_trace:
             with atomic(self.trace_path(group[0])) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(
                     file,
-                    token_ids=walk.token_ids.cpu().numpy().astype(np.uint16),
-                    hidden=np.packbits(walk.hidden.cpu().numpy(), axis=-1),
+                    token_ids=decoded.token_ids.cpu().numpy().astype(np.uint16),
+                    hidden=np.packbits(decoded.hidden.cpu().numpy(), axis=-1),
                 )
         for cell in cells:
-            row = {"key": cell.key(self.fixed), **self.walker.score(cell, walk)}
+            row = {"key": cell.key(self.fixed), **self.decoder.score(cell, decoded)}
             self.rows[row["key"]] = row
             self.own_rows.append(row)
             write_text(self.own_path, "".join(json.dumps(row) + "\n" for row in self.own_rows))
 
     def _wait_for_all(self) -> None:
-        total(torch.zeros(1, device=self.device)).item()  # NCCL by itself would not hold the host
+        total(torch.zeros(1, device=self.device)).item()  # NCCL by itself would not block the host
 
 
 @contextmanager
-def opened(
+def open_sweep(
     config: Config, dataset: InpaintingSet, output: Path, *, seeds: int, images: int | None
 ) -> Iterator[Sweep]:
-    """A sweep in its folder, with the other processes of torchrun, and no one else beside it."""
+    """A sweep with the other processes of torchrun; its folder is locked against other programs."""
     device = own_device(pick_device(config.device))
     with alone_in(output) if is_main() else nullcontext(), joined(device):
         yield Sweep(config, read_inputs(dataset, images, config.data.image_size), output, seeds)
 
 
-def _read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[CellRow]:
     return [row for row in read_rows(path) if row.keys() >= ROW and isinstance(row["key"], str)]

@@ -32,7 +32,7 @@ from utils.sweep.plan import Cell, start_key
 
 FIRST_LOGITS_BYTES = 1 << 30  # that may be kept for all images and starts
 
-Row = dict[str, Any]  # what is known of a finished cell
+CellRow = dict[str, Any]  # what is known of a finished cell
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Starts:
 
 
 @dataclass
-class Walk:
+class DecodedCell:
     """One decoding of all images."""
 
     token_ids: Tensor  # (T, n, N)
@@ -102,7 +102,7 @@ class Walk:
     """For all images, until each step is done."""
 
 
-class Walker:
+class CellDecoder:
     """Decodes and scores the images of a sweep; networks and statistics load when first needed."""
 
     def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
@@ -140,8 +140,8 @@ class Walker:
         return self.starts[key]
 
     @torch.inference_mode()
-    def walk(self, cell: Cell, steps: int, bar: tqdm) -> Walk:
-        """Decode all images with a cell's settings for so many steps."""
+    def decode(self, cell: Cell, steps: int, bar: tqdm) -> DecodedCell:
+        """Decode all images with a cell's settings for a number of steps."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
         starts, at = self.start(settings), 0
         traces, seconds = [], np.zeros(steps)
@@ -167,7 +167,7 @@ class Walker:
             traces.append(trace)
         token_ids = torch.cat([torch.stack(trace.token_ids) for trace in traces], 1)
         hidden = torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
-        return Walk(token_ids, hidden, seconds.tolist())
+        return DecodedCell(token_ids, hidden, seconds.tolist())
 
     def _logits_of(self, starts: Starts, number: int, clock: Clock) -> LogitsOf:
         """The model's logits; those of a batch's first step are kept, as far as memory allows."""
@@ -190,11 +190,11 @@ class Walker:
 
         return logits_of
 
-    def score(self, cell: Cell, walk: Walk) -> Row:
+    def score(self, cell: Cell, decoded: DecodedCell) -> CellRow:
         """The score of a cell's images, the error of each, and seconds an image."""
         clock = Clock(self.device)
-        images = self.pixels(cell.decoding, walk.token_ids[cell.steps - 1])
-        seconds = walk.seconds[cell.steps - 1] + clock.seconds()
+        images = self.pixels(cell.decoding, decoded.token_ids[cell.steps - 1])
+        seconds = decoded.seconds[cell.steps - 1] + clock.seconds()
         truths, holes = self.inputs.truths, self.inputs.holes
         return {
             "score": self.distance(torch.from_numpy(images)),

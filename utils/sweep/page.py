@@ -33,10 +33,11 @@ from utils.pictures import (
 )
 from utils.sweep.cells import Sweep
 from utils.sweep.plan import Cell, Setting
-from utils.sweep.tables import PLOTS, Table, details, grid
+from utils.sweep.plots import STUDY_PLOTS
+from utils.sweep.tables import Table, details, grid
 
-TEMPLATE = "sweep.html"
-PAGE = "report.html"
+PAGE_TEMPLATE = "sweep.html"
+PAGE_FILE = "report.html"
 COMPARED, CASES = 10, 5  # images in the three-row comparison, and in each of best and worst
 REPLAYED = 12  # settings that are shown step by step, the best ones
 ENLARGED, MASK_ENLARGED = 2, 4  # factors of small pictures
@@ -53,7 +54,7 @@ class Pictures:
         self.folder = sweep.output / "pictures"
 
     def masked(self, place: int) -> np.ndarray:
-        """An image with its hole painted grey, whatever the file holds there."""
+        """An image with its hole painted grey, whatever pixels the file has there."""
         hole = self.inputs.holes[place][..., None]
         return np.where(hole, np.uint8(HOLE_COLOUR), self.inputs.images[place])
 
@@ -74,10 +75,10 @@ class Pictures:
         return self.sweep.trace(Cell(setting.decoding, self.sweep.seeds[0]))[1][:, place]
 
     def _decode(self, cell: Cell, place: int) -> list[np.ndarray]:
-        walker, decoding = self.sweep.walker, cell.decoding
+        decoder, decoding = self.sweep.decoder, cell.decoding
         token_ids = torch.from_numpy(self.sweep.trace(cell)[0][:, place].astype(np.int64))
         steps = [ids[None].to(self.sweep.device) for ids in token_ids]
-        images = walker.inpainter.decoded_steps(steps)[:, 0]
+        images = decoder.inpainter.decoded_steps(steps)[:, 0]
         known = self.inputs.images[place], self.inputs.holes[place]
         kind, width = decoding.composite, decoding.feather_width
         return [composite(image, *known, kind, width) for image in images]
@@ -94,13 +95,13 @@ def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:
     figures = [(s.name, *_figure(pictures, s, shown[-1])) for s in replayed]
     curve = sweep.config.transformer_weights.parent / LOSS_CURVE
     side, tokens = sweep.config.data.image_size, sweep.config.transformer.num_tokens
-    page = template(TEMPLATE).render(
+    page = template(PAGE_TEMPLATE).render(
         title=table.study.title,
         caption=table.caption.removeprefix(f"{table.study.title}. "),
-        table=grid(table, lambda text: f"\0{text}"),
+        table=grid(table),
         statements=table.statements,
         details=details(table),
-        plots=[(name, embed_file(folder / name)) for name in PLOTS],
+        plots=[(name, embed_file(folder / name)) for name in STUDY_PLOTS],
         winner=winner.name,
         comparison=_rows(pictures, winner, compared),
         best=_rows(pictures, winner, ranked[:CASES]),
@@ -114,8 +115,8 @@ def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:
         environment=json.dumps(environment(sweep.device), indent=1),
         provenance=json.dumps({k: v for k, v in sweep.fixed.items() if k != "data"}, indent=1),
     )
-    write_text(folder / PAGE, page)
-    return folder / PAGE
+    write_text(folder / PAGE_FILE, page)
+    return folder / PAGE_FILE
 
 
 def _by_error(sweep: Sweep, setting: Setting) -> list[int]:

@@ -21,7 +21,7 @@ from config.schema import Config, DecodingConfig
 from utils.inpainting.stamps import OUTPUT_ONLY, settings_digest
 
 REPORT_SWEET_SPOT, REPORT_ITERATIONS = 8, 10  # of the report's tables (spec section 8)
-RULES = ("listing", "maskgit")
+COMPARED_RULES = ("listing", "maskgit")
 AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # do not change the steps before
 BEFORE_DECODING = ("hole_fill", "dilate")  # decide over what decoding starts from
 MAX_SETTINGS = 1000  # of a grid
@@ -114,7 +114,7 @@ def walks(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def _by_rule(name: str, title: str, column_name: str, points: dict[str, Changes]) -> dict[str, Any]:
-    rules = Axis("rule", {rule: {"rule": rule} for rule in RULES})
+    rules = Axis("rule", {rule: {"rule": rule} for rule in COMPARED_RULES})
     return {"name": name, "title": title, "axes": (rules, Axis(column_name, points))}
 
 
@@ -159,10 +159,10 @@ def plan(config: Config, words: Sequence[str]) -> list[Study]:
     for word in words:
         if word not in STUDIES:
             raise one_of("study", word, [*STUDIES, "grid FILE"])
-    return [build(config, **STUDIES[word]) for word in dict.fromkeys(words)]
+    return [build_study(config, **STUDIES[word]) for word in dict.fromkeys(words)]
 
 
-def build(config: Config, name: str, title: str, axes: Sequence[Axis]) -> Study:
+def build_study(config: Config, name: str, title: str, axes: Sequence[Axis]) -> Study:
     """All combinations of the axes' points; the last axis gives the columns."""
     *over, across = axes
     settings = []
@@ -208,7 +208,7 @@ def read_grid(config: Config, path: Path) -> Study:
         count *= len(axis.points)
     if count > MAX_SETTINGS:
         raise UserError(f"{path}: {count} settings; allowed are up to {MAX_SETTINGS}")
-    return build(config, f"grid-{path.stem}", f"Grid of {path.name}", axes)
+    return build_study(config, f"grid-{path.stem}", f"Grid of {path.name}", axes)
 
 
 def _read_lists(path: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""What scores of several seeds allow to be said: means, spreads, and which differences are real.
+"""Statistics over seeds: means, spreads, and which differences are real.
 
 Two settings differ only where their means lie further apart than a change of seeds explains: beyond
 Tukey's honest significant difference at 95 % for all pairs of a group, with the spread over seeds
 pooled over its settings that vary (Tukey 1949, Kramer 1956). It says nothing about other images.
+`scipy.stats.tukey_hsd` pools settings that draw nothing, too, which makes the spread too small.
 """
 
 from __future__ import annotations

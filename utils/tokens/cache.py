@@ -54,7 +54,7 @@ def cached_tokens(
     at once: both write the same bytes, and the last rename wins.
     """
     count = data.views if split == "train" else PLAIN_VIEWS
-    extra = [count, augment.VERSION] if count > PLAIN_VIEWS else []
+    extra = [count, augment.AUGMENT_VERSION] if count > PLAIN_VIEWS else []
     path = cache / f"{split}-{_key(vqgan, data, split, extra)}.npy"
     return _kept(path, lambda: _encode(vqgan, data, split, device))
 
@@ -68,7 +68,7 @@ def cached_holes(
     j modulo V, so clean tokens of the same picture are in `cached_tokens`. Built as they are.
     """
     how = [data.hole_views, data.hole_kind, fill, DEFAULT_SHARE, hole_views.SEED]
-    extra = [*how, hole_views.VERSION, data.views, augment.VERSION]
+    extra = [*how, hole_views.VERSION, data.views, augment.AUGMENT_VERSION]
     path = cache / f"train-holes-{_key(vqgan, data, 'train', extra)}.npy"
     return _kept(path, lambda: _encode_holes(vqgan, data, fill, device))
 

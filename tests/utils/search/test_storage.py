@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from config.errors import UserError
 from utils.search.search import open_study
-from utils.search.storage import open_storage, shown, storage_errors, storage_url
+from utils.search.storage import open_storage, public_url, storage_errors, storage_url
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -25,7 +25,7 @@ def test_the_default_study_lies_in_the_folder_whatever_its_name(tmp_path, name):
     folder = tmp_path / name / "search"
     open_storage(storage_url(None, folder))
     assert [path.relative_to(folder) for path in tmp_path.rglob("*.db")] == [Path("study.db")]
-    assert str(folder) in make_url(shown(storage_url(None, folder))).database
+    assert str(folder) in make_url(public_url(storage_url(None, folder))).database
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_default_study_lies_in_the_folder_whatever_its_name(tmp_path, name):
     ],
 )
 def test_a_password_is_never_shown_wherever_the_url_has_it(url, expected):
-    assert shown(storage_url(url, Path())) == expected
+    assert public_url(storage_url(url, Path())) == expected
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,11 @@ from utils.data.datasets import InpaintingSet
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import read_rows
 from utils.scoring import FeatureDistance, hole_psnr
-from utils.sweep.cells import Sweep, opened
-from utils.sweep.decode import Walker
+from utils.sweep.cells import Sweep, open_sweep
+from utils.sweep.decode import CellDecoder
 from utils.sweep.page import save_page
 from utils.sweep.plan import Cell, Study, plan
+from utils.sweep.plots import save_study_plots
 from utils.sweep.tables import save_table, table_of
 
 SEEDS = 2
@@ -56,7 +57,7 @@ def run(weights: Config, job: Path, tmp_path: Path, changed, monkeypatch) -> Cal
 
     def go(*words: str, values: dict | None = None, seeds: int = SEEDS, images=None) -> Sweep:
         config = changed(weights, values or {})
-        with opened(
+        with open_sweep(
             config, InpaintingSet(job), tmp_path / "sweep", seeds=seeds, images=images
         ) as sweep:
             sweep.computed = sweep.run(plan(config, words))
@@ -111,7 +112,7 @@ def test_first_logits_of_all_starts_together_stay_within_their_bound(run, tmp_pa
         monkeypatch.setattr(utils.sweep.decode, "FIRST_LOGITS_BYTES", bound)
         shutil.rmtree(tmp_path / "sweep", ignore_errors=True)
         sweep = run("grid", str(tmp_path / "g.yml"), seeds=1)
-        starts = sweep.walker.starts.values()
+        starts = sweep.decoder.starts.values()
         kept = [sum(of.nbytes for of, _ in start.first_logits.values()) for start in starts]
         return kept, sorted(row["score"] for row in sweep.rows.values())
 
@@ -142,18 +143,18 @@ def test_an_interrupted_sweep_goes_on_to_the_same_results(run, tmp_path, monkeyp
     for path in (tmp_path / "sweep").rglob("*.*"):
         if path.is_file():
             path.unlink()
-    score, done = Walker.score, []
+    score, done = CellDecoder.score, []
 
-    def interrupted(self, cell, walk):
+    def interrupted(self, cell, decoded):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(cell)
-        return score(self, cell, walk)
+        return score(self, cell, decoded)
 
-    monkeypatch.setattr(Walker, "score", interrupted)
+    monkeypatch.setattr(CellDecoder, "score", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("schedules")
-    monkeypatch.setattr(Walker, "score", score)
+    monkeypatch.setattr(CellDecoder, "score", score)
     sweep = run("schedules")
     assert sweep.computed == 12 - 5
     assert {key: row["score"] for key, row in sweep.rows.items()} == whole
@@ -227,6 +228,7 @@ def report(run, tmp_path) -> Path:
 def written(sweep: Sweep, study: Study, tmp_path: Path) -> Path:
     folder, table = tmp_path / "sweep" / study.name, table_of(sweep, study)
     save_table(folder, table)
+    save_study_plots(folder, table)
     save_page(folder, sweep, table)
     return folder
 
@@ -310,7 +312,7 @@ def test_a_job_without_truth_is_refused(weights, job, tmp_path):
     (job / "test").rename(job / "elsewhere")
     with (
         pytest.raises(UserError, match="job: has no ground truth to score against"),
-        opened(weights, InpaintingSet(job), tmp_path / "s", seeds=1, images=None),
+        open_sweep(weights, InpaintingSet(job), tmp_path / "s", seeds=1, images=None),
     ):
         pass
 
@@ -325,7 +327,7 @@ def test_a_set_of_one_image_is_refused(run, job):
 
 def test_more_images_than_there_are_and_other_sizes_are_refused(weights, job, tmp_path, changed):
     def opening(config: Config, images: int | None) -> None:
-        with opened(config, InpaintingSet(job), tmp_path / "s", seeds=1, images=images):
+        with open_sweep(config, InpaintingSet(job), tmp_path / "s", seeds=1, images=images):
             pass
 
     with pytest.raises(UserError, match="--images 6: allowed are 2 to 5"):

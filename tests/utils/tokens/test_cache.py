@@ -112,7 +112,7 @@ def test_another_number_or_version_of_views_makes_another_file(
     for views in (2, 3, 4):
         cached_tokens(tokenizer, changed(config, {"data.views": views}).data, "train", cache, CPU)
     assert len(files(cache)) == 3
-    monkeypatch.setattr(augment, "VERSION", augment.VERSION + 1)
+    monkeypatch.setattr(augment, "AUGMENT_VERSION", augment.AUGMENT_VERSION + 1)
     for views in (2, 3):
         cached_tokens(tokenizer, changed(config, {"data.views": views}).data, "train", cache, CPU)
     assert len(files(cache)) == 4  # the plain views are what they were

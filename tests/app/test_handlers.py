@@ -17,9 +17,9 @@ from utils.io.images import encode_png
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[app]'")
 
 from utils.app import layout
-from utils.app.checkpoints import Shelf
-from utils.app.controls import settings, shown
-from utils.app.handlers import MAX_SAMPLES, Desk
+from utils.app.checkpoints import Checkpoints
+from utils.app.controls import control_values, settings
+from utils.app.handlers import MAX_SAMPLES, Handlers
 from utils.app.records import OVERLAP, Record
 from utils.app.uploads import as_painted, read_painted
 
@@ -27,14 +27,14 @@ SIDE, STEPS = 32, 6
 
 
 @pytest.fixture(scope="module")
-def desk(tiny: Path) -> Desk:
-    return Desk(Shelf([tiny]), settings())
+def handlers(tiny: Path) -> Handlers:
+    return Handlers(Checkpoints([tiny]), settings())
 
 
 @pytest.fixture
-def held(desk: Desk) -> list[Any]:
+def held(handlers: Handlers) -> list[Any]:
     """What the controls hold on a fresh page."""
-    return shown(desk.shelf.checkpoint("tiny").config(), desk.settings)
+    return control_values(handlers.checkpoints.checkpoint("tiny").config(), handlers.settings)
 
 
 @pytest.fixture
@@ -49,14 +49,14 @@ def pixels(url: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def changed(desk: Desk, held: list[Any], **values: Any) -> list[Any]:
+def changed(handlers: Handlers, held: list[Any], **values: Any) -> list[Any]:
     """The controls with some of them set otherwise."""
-    names = [setting.name for setting in desk.settings]
+    names = [setting.name for setting in handlers.settings]
     return [values.get(name, value) for name, value in zip(names, held, strict=True)]
 
 
-def test_a_fresh_page_shows_a_picture_and_the_checkpoints_own_settings(desk, held):
-    painter, player, notice, *controls = desk.open("tiny")
+def test_a_fresh_page_shows_a_picture_and_the_checkpoints_own_settings(handlers, held):
+    painter, player, notice, *controls = handlers.open("tiny")
     image, hole = read_painted(painter.value, SIDE, needs_hole=False)
     assert image.shape == (SIDE, SIDE, 3)
     assert not hole.any()
@@ -64,40 +64,40 @@ def test_a_fresh_page_shows_a_picture_and_the_checkpoints_own_settings(desk, hel
     assert controls == held + held
 
 
-def test_a_random_hole_leaves_the_picture_and_hides_some_of_it(desk, painted):
-    answer, notice = desk.random_hole("box", painted, "tiny")
+def test_a_random_hole_leaves_the_picture_and_hides_some_of_it(handlers, painted):
+    answer, notice = handlers.random_hole("box", painted, "tiny")
     image, hole = read_painted(answer, SIDE)
     assert (image == (10, 200, 30)).all()
     assert 0 < hole.sum() < SIDE * SIDE
     assert notice == ""
 
 
-def test_a_random_hole_needs_a_picture(desk):
-    _, notice = desk.random_hole("box", None, "tiny")
+def test_a_random_hole_needs_a_picture(handlers):
+    _, notice = handlers.random_hole("box", None, "tiny")
     assert "no picture yet" in notice
 
 
-def test_an_upload_becomes_a_picture_without_a_hole(desk, tmp_path):
+def test_an_upload_becomes_a_picture_without_a_hole(handlers, tmp_path):
     file = tmp_path / "tall.png"
     file.write_bytes(encode_png(np.full((90, 40, 3), 77, np.uint8)))
-    answer, notice = desk.upload(str(file), "tiny")
+    answer, notice = handlers.upload(str(file), "tiny")
     image, hole = read_painted(answer, SIDE, needs_hole=False)
     assert (image == 77).all()
     assert not hole.any()
     assert "Picture loaded" in notice
 
 
-def test_an_upload_that_is_no_picture_is_named_and_gone(desk, tmp_path):
+def test_an_upload_that_is_no_picture_is_named_and_gone(handlers, tmp_path):
     file = tmp_path / "words.png"
     file.write_bytes(b"words")
-    _, notice = desk.upload(str(file), "tiny")
+    _, notice = handlers.upload(str(file), "tiny")
     assert "words.png" in notice
     assert "wrong" in notice
     assert not file.exists()
 
 
-def test_a_repair_ends_with_every_step_and_files_that_agree(desk, held, painted):
-    answers = list(desk.repair("tiny", painted, 0, 1, False, *held))
+def test_a_repair_ends_with_every_step_and_files_that_agree(handlers, held, painted):
+    answers = list(handlers.repair("tiny", painted, 0, 1, False, *held))
     player, notice = answers[-1]
     (record,) = player["records"]
     assert "Repaired" in notice
@@ -113,9 +113,9 @@ def test_a_repair_ends_with_every_step_and_files_that_agree(desk, held, painted)
         assert packed.read("repair/command.txt").decode().strip() == record["files"]["command"]
 
 
-def test_two_settings_and_two_samples_make_four_records(desk, held, painted):
-    other = changed(desk, held, total_iter=2)
-    *_, (player, _) = desk.repair("tiny", painted, 5, 2, True, *held, *other)
+def test_two_settings_and_two_samples_make_four_records(handlers, held, painted):
+    other = changed(handlers, held, total_iter=2)
+    *_, (player, _) = handlers.repair("tiny", painted, 5, 2, True, *held, *other)
     found = [(one["name"], one["sample"], one["seed"]) for one in player["records"]]
     assert found == [("A", 1, 5), ("B", 1, 5), ("A", 2, 6), ("B", 2, 6)]
     assert player["records"][1]["title"] == "total_iter 2"
@@ -132,18 +132,20 @@ def test_two_settings_and_two_samples_make_four_records(desk, held, painted):
         ({}, 0, "samples is 0"),
     ],
 )
-def test_what_no_page_offers_is_refused_in_one_line(desk, held, painted, values, samples, words):
-    controls = changed(desk, held, **values)
-    ((_, notice),) = desk.repair("tiny", painted, 0, samples, False, *controls)
+def test_what_no_page_offers_is_refused_in_one_line(
+    handlers, held, painted, values, samples, words
+):
+    controls = changed(handlers, held, **values)
+    ((_, notice),) = handlers.repair("tiny", painted, 0, samples, False, *controls)
     assert words in notice
     assert notice.startswith('<p class="wrong">')
     assert "\n" not in notice
 
 
-def test_news_tell_the_newest_steps_with_some_before(desk, painted):
-    config = desk.shelf.checkpoint("tiny").config([("decoding.total_iter", 40)])
+def test_news_tell_the_newest_steps_with_some_before(handlers, painted):
+    config = handlers.checkpoints.checkpoint("tiny").config([("decoding.total_iter", 40)])
     image, hole = read_painted(painted, SIDE)
-    record = Record("A", 1, desk.shelf.checkpoint("tiny"), config, "fp32", image, hole)
+    record = Record("A", 1, handlers.checkpoints.checkpoint("tiny"), config, "fp32", image, hole)
     assert (record.news()["first"], len(record.news()["steps"])) == (0, 1)
     record._shown_steps += [{"hidden": 1}] * 30
     assert record.news()["first"] == 0
@@ -154,6 +156,6 @@ def test_news_tell_the_newest_steps_with_some_before(desk, painted):
 
 
 def test_the_page_can_be_laid_out_and_names_what_it_does(tiny):
-    page = layout.build(Shelf([tiny]))
+    page = layout.build_page(Checkpoints([tiny]))
     names = {event.api_name for event in page.fns.values()}
     assert {"open", "upload", "repair"} <= names

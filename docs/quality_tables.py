@@ -1,0 +1,101 @@
+"""Tables of repairs, of the tokenizer and of recipes, from docs/results/ and bench/results/."""
+
+from __future__ import annotations
+
+import json
+
+from docs.results_files import BENCHES, RESULTS, Record, latest, machine
+from utils.io.tables import markdown_table as table
+
+CLASSICAL = {"grey", "telea", "biharmonic"}  # which no weights change
+WEIGHTS = ("tokenizer_sha256", "transformer_sha256")
+
+
+def demo() -> str:
+    """What `make results` keeps: the scores of make demo."""
+    rows, images = [], 0
+    for name in ("masked_input", "cosine", "linear", "square"):
+        certificate = json.loads((RESULTS / "demo" / f"{name}.json").read_text(encoding="utf-8"))
+        scores, images = certificate["scores"], certificate["predicted"]["n"]
+        keys = ("frechet_distance_efficientnet_lite0", "hole_mae", "hole_psnr")
+        rows.append([name.replace("_", " "), *(f"{scores[key]:.2f}" for key in keys)])
+    heading = [f"`make demo`, {images} crops of photographs", "distance"]
+    return table([*heading, "mean error in the hole, 0 to 255", "PSNR in the hole, dB"], rows)
+
+
+def repair() -> str:
+    """Repairs next to classical filling, of the last measurement."""
+    sides = {
+        "grey": "grey hole",
+        "telea": "Telea's filling (OpenCV)",
+        "biharmonic": "biharmonic filling (scikit-image)",
+        "report": "the report's decoding with the released weights",
+        "ours": "**released weights**",
+        "without_leak": "the same, known tokens untouched by holes",
+        "true_tokens": "true tokens: a perfect transformer",
+    }
+    record = with_other_sides(latest("repair")[-1])
+    columns = {
+        "distance": ("frechet", 2),
+        "distance, Lite2": ("frechet_referee", 2),
+        "perceptual distance": ("perceptual", 4),
+        "mean error in the hole, 0 to 255": ("hole_mae", 2),
+    }
+    rows = [
+        [title, *(f"{cell[key]:.{digits}f}" for key, digits in columns.values())]
+        for side, title in sides.items()
+        if (cell := record["result"].get(side))
+    ]
+    return table([f"{record['details']['images']} cats that no training saw", *columns], rows)
+
+
+def with_other_sides(record: Record) -> Record:
+    """A measurement of repairs, completed by classical filling and sides of the same weights.
+
+    The newest measurement of each counts.
+    """
+    path, result = BENCHES / "repair.jsonl", dict(record["result"])
+    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
+        older = json.loads(line)
+        if older["details"]["images"] == record["details"]["images"]:
+            same = all(older["details"].get(key) == record["details"].get(key) for key in WEIGHTS)
+            sides = older["result"] if same else CLASSICAL & older["result"].keys()
+            result = {side: older["result"][side] for side in sides} | result
+    return {**record, "result": result}
+
+
+def tokenizer_quality() -> str:
+    """What the released tokenizer keeps of images, and of known tokens next to holes."""
+    record = latest("tokenizer_quality")[-1]
+    found, details = record["result"], record["details"]
+    kept = found["kept_tokens"]
+    rows = [
+        ["PSNR", f"{found['psnr']:.2f} dB"],
+        ["SSIM", f"{found['ssim']:.4f}"],
+        ["EfficientNet-Lite0 Fréchet distance", f"{found['frechet_efficientnet']:.2f}"],
+        ["the same with EfficientNet-Lite2", f"{found['frechet_referee']:.2f}"],
+        ["codes in use, perplexity", f"{found['codes_used']:.0%}, {found['perplexity']:.0f}"],
+        ["known tokens that keep their index", f"{kept['all']:.1%}"],
+        ["the same next to the hole", f"{kept['1']:.1%}"],
+        ["the same two or more tokens away", f"{kept['2+']:.1%}"],
+    ]
+    return table([f"{details['images']} + {details['holed_images']} cats", "value"], rows)
+
+
+def tours() -> str:
+    """Seconds that `python -m docs.tours` took for each part of the README's tours."""
+    record = json.loads((RESULTS / "tours.json").read_text(encoding="utf-8"))
+    took = (f"{name} {sum(steps.values()):.0f} s" for name, steps in record["seconds"].items())
+    run = f"All but the set-up and the page, run in a fresh clone on {machine(record)}"
+    return f"{run}: {', '.join(took)}."
+
+
+def recipes() -> str:
+    """Validation losses of recipes of stage 2 and how far they are behind the first one."""
+    record = latest("recipes")[-1]
+    first = next(iter(record["result"].values()))["val_loss"]
+    rows = [
+        [name, f"{cell['val_loss']:.3f}", f"{cell['val_loss'] - first:+.3f}"]
+        for name, cell in record["result"].items()
+    ]
+    return table(["recipe", "validation loss, nats", "relative to the first"], rows)

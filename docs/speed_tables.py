@@ -1,0 +1,116 @@
+"""Tables of time and memory, from bench/results/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from docs.results_files import BENCHES, Record, latest, machine
+from utils.io.tables import TableRow
+from utils.io.tables import markdown_table as table
+
+
+def speed() -> str:
+    """All side-by-side measurements: the other side, ours, and how much faster."""
+    heading = ["images a second", "other side", "here", "times as fast", "memory", "machine"]
+    return table(heading, [*training_speed(), *inpainting_speed(), *scoring_speed()])
+
+
+def training_speed() -> Iterable[TableRow]:
+    for record in latest("train"):
+        for size, result in record["result"].items():
+            sides = (record["details"][size][side] for side in ("plain", "ours"))
+            speeds = [side["images_per_second"] for side in sides]
+            yield speed_row(f"train, {size} size", speeds, result["memory_ratio"], record)
+
+
+def inpainting_speed() -> Iterable[TableRow]:
+    for record in latest("inpaint"):
+        for size, cells in record["details"]["tasks"].items():
+            for side, how in {"ours": "", "ours_with_pictures": ", every step drawn"}.items():
+                pair = (cells["plain"], cells[side])
+                kind = "gpu_peak_mib" if "gpu_peak_mib" in pair[0] else "peak_mib"
+                speeds = [1 / cell["seconds_an_image"] for cell in pair]
+                memory = pair[1][kind] / pair[0][kind]
+                yield speed_row(f"repair, {size} size{how}", speeds, memory, record)
+
+
+def repair_cost() -> str:
+    """How an image's time and the memory grow with the batch, the iterations and the images."""
+    names = {"batch": "images a batch", "total_iter": "iterations", "images": "images in all"}
+    rows = []
+    for record in latest("inpaint"):
+        for key, name in names.items():
+            for amount, cell in record["details"]["growth"][key].items():
+                costs = f"{cell['seconds_an_image']:.3f}", f"{cell['peak_mib']:.0f}"
+                rows.append([f"{amount} {name}", *costs, machine(record)])
+    return table(["cats64", "seconds an image", "peak, MiB", "machine"], rows)
+
+
+def scoring_speed() -> Iterable[TableRow]:
+    for record in latest("fid"):
+        tasks, images = record["details"]["tasks"], record["details"]["images"]
+        for side, how in {"cold": "", "warm": ", reference cached"}.items():
+            pair = (tasks["theirs-2048"], tasks[f"ours-{side}-2048"])
+            speeds = [images / cell["total_s"] for cell in pair]
+            memory = pair[1]["peak_mib"] / pair[0]["peak_mib"]
+            yield speed_row(f"score {images} images{how}", speeds, memory, record)
+
+
+def speed_row(what: str, speeds: Sequence[float], memory: float, record: Record) -> TableRow:
+    ratio = f"{speeds[1] / speeds[0]:.1f}"
+    return [what, *(f"{speed:.3g}" for speed in speeds), ratio, f"x {memory:.2f}", machine(record)]
+
+
+def mfu() -> str:
+    """Share of the measured matrix-product peak, in training and in repairs."""
+    rows = []
+    for name, what in {"train": "training", "inpaint": "repairs"}.items():
+        for record in latest(name):
+            shares = (f"{cell['mfu']:.0%}" for cell in record["result"].values())
+            rows.append([what, *shares, machine(record)])
+    return table(["share of the peak", "lab size", "cats64 size", "machine"], rows)
+
+
+def attention() -> str:
+    """Time and memory of attention in each way, of an image and layer."""
+    rows = []
+    for record in latest("attention"):
+        for size, cells in record["result"].items():
+            kept = cells["kept_mib"]
+            for kind, cell in cells.items():
+                if kind == "kept_mib":
+                    continue
+                way, dtype = kind.split("_")
+                times = (f"{cell[f'{name}_ms']:.2f}" for name in kept)
+                what = f"{size} size, {way}, {dtype}"
+                rows.append([what, *times, f"{cell['times_as_fast']:.1f}", machine(record)])
+            left = (f"{mib:.1f} MiB" for mib in kept.values())
+            rows.append([f"{size} size, kept in bf16", *left, "", machine(record)])
+    names = ["PyTorch's kernel", "written out", "`fused` here"]
+    return table(["attention, ms", *names, "times as fast as the kernel", "machine"], rows)
+
+
+def soak() -> str:
+    """Growth and peak of each part of the last soak."""
+    rows = {}
+    for line in (BENCHES / "soak.jsonl").read_text(encoding="utf-8").splitlines():
+        cell = json.loads(line)["result"]
+        units = {"page": f"{cell['visits']:,} visits"}
+        units |= dict.fromkeys(("inpainting", "scoring"), f"{cell['images']:,} images")
+        amount = units.get(cell["part"], f"{cell['steps']:,} steps")
+        growth, peak = f"{cell['growth']:+.1%}", f"{cell['own_peak_mib']} MiB"
+        rows[cell["part"]] = [cell["part"], amount, growth, peak]
+    return table(["part", "of", "growth of its own memory", "peak of it"], list(rows.values()))
+
+
+def tokenizer_speed() -> str:
+    """Encoding and decoding alone, in batches of 32."""
+    columns = [(way, kind) for way in ("encode", "decode") for kind in ("fp32", "bf16")]
+    rows = []
+    for record in latest("tokenizer"):
+        for size, cells in record["result"].items():
+            found = (cells[f"{way}_{kind}_32"]["images_per_second"] for way, kind in columns)
+            rows.append([f"{size} size", *(f"{speed:.0f}" for speed in found), machine(record)])
+    names = (f"{way}, {kind}" for way, kind in columns)
+    return table(["tokenizer, images a second", *names, "machine"], rows)

@@ -1,0 +1,55 @@
+"""Tables as text: Markdown for pages and terminals, LaTeX for the report.
+
+A cell may be ``**bold**``, in Markdown's own form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"–": "--", "±": r"$\pm$"}
+BOLD = re.compile(r"\*\*(.*)\*\*")
+
+TableRow = Sequence[str]
+
+
+def markdown_table(heading: TableRow, rows: Sequence[TableRow], *, aligned: bool = False) -> str:
+    """A Markdown table without a last line break; aligned: padded, so that it reads as text."""
+    if not aligned:
+        lines = [f"| {' | '.join(row)} |" for row in (heading, *rows)]
+        return "\n".join([lines[0], "|" + "---|" * len(heading), *lines[1:]])
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    padded = (map(str.ljust, row, widths) for row in (heading, rule, *rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+
+
+def latex_table(heading: TableRow, rows: Sequence[TableRow], caption: str) -> str:
+    """A LaTeX table environment that needs no package; all columns but the first are numbers."""
+    lines = [" & ".join(map(_latex_cell, row)) + r" \\" for row in (heading, *rows)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escaped(caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}",
+            r"\hline",
+            lines[0],
+            r"\hline",
+            *lines[1:],
+            r"\hline",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_cell(cell: str) -> str:
+    bold = BOLD.fullmatch(cell)
+    return rf"\textbf{{{_escaped(bold[1])}}}" if bold else _escaped(cell)
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
