@@ -113,7 +113,7 @@ class EpochViews:
         if settings.augment:
             augmented = torch.rand(count, generator=generator) < settings.augment
             self.augmented = augmented[:, None, None, None].to(images.device)
-            numbers = torch.rand(count, NUMBERS, generator=generator)
+            numbers = torch.rand(count, NUMBERS_A_VIEW, generator=generator)
             self.numbers = numbers.to(images.device)
 
     def __call__(self, batch: Tensor) -> Tensor:
