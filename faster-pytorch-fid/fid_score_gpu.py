@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fid.certificate import build_certificate, differences, read_certificate, write_certificate
+from fid.crops import FILTERS, Size
 from fid.extraction import Ranks, default_workers
 from fid.features import BACKENDS, default_weights_dir
 from fid.files import ScoreError, check_place, of_the_machine
@@ -57,12 +59,22 @@ def natural(text: str) -> int:
 
 
 def metric_names(text: str) -> tuple[str, ...]:
-    """A comma-separated choice of metrics; the distance itself always comes along."""
-    names = tuple(dict.fromkeys(text.split(",")))
+    """A comma-separated choice of metrics, or all; the distance itself always comes along."""
+    names = METRICS if text == "all" else tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in METRICS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(METRICS)}")
+            raise argparse.ArgumentTypeError(f"{name!r} is none of all, {', '.join(METRICS)}")
     return names
+
+
+def size(text: str) -> Size:
+    """Width and height, and the filter if it is not bicubic: 64x64 or 64x64:lanczos."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})(?::(\w+))?", text)
+    if not found or (found[3] or "bicubic") not in FILTERS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no WIDTHxHEIGHT or WIDTHxHEIGHT:FILTER with one of {', '.join(FILTERS)}"
+        )
+    return Size(int(found[1]), int(found[2]), found[3] or "bicubic")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,6 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="the same for the ground truth; default: the predicted folder's manifest, test_gt.csv",
     )
     add("--recursive", action="store_true", help="read the folders' sub-folders too")
+    add("--train-path", help="images that the network learned from: how near repairs are to them")
+    add("--resize", type=size, metavar="WxH", help="bring all images to one size (bicubic): 64x64")
     add("--mask-path", help="hole masks (255 known, 0 hole); default: the manifest's")
     add("--device", default="auto", help="auto, cpu or cuda:N (default auto)")
     add("--batch-size", type=positive, default=16, help="images at once (default 16)")
@@ -84,12 +98,18 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dims", type=int, help="feature size; inception: 64, 192, 768 or 2048 (default)")
     add("--weights", metavar="FILE", help="FID weight file; default: cached or downloaded")
     add("--weights-dir", type=Path, help="where that file is kept; default: torch hub's folder")
-    add("--metrics", type=metric_names, default=("fid",), help=",".join(METRICS) + " (default fid)")
+    add(
+        "--metrics",
+        type=metric_names,
+        default=("fid",),
+        help=",".join(METRICS) + ", or all (default fid)",
+    )
     add("--bootstrap-samples", type=redraws, default=100, help="of the interval (default 100)")
     add("--legacy", action="store_true", help="pytorch-fid's matrix root with eps 1e-6")
     add("--seed", type=natural, default=2020, help="of KID subsets and bootstrap (default 2020)")
     add("--cache-dir", type=Path, help="where reference statistics are kept")
     add("--no-cache", action="store_true", help="neither read nor write reference statistics")
+    add("--keep-features", action="store_true", help="with --save-stats: for KID and the others")
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--save-stats",
@@ -156,6 +176,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
         legacy=args.legacy,
         seed=args.seed,
         recursive=args.recursive,
+        train_path=args.train_path,
+        resize=Size(*args.resize) if args.resize else None,
         cache_dir=None if args.no_cache else args.cache_dir or default_cache_dir(),
     )
 
@@ -178,7 +200,7 @@ def verify(args: argparse.Namespace, ranks: Ranks) -> int:
     stated = read_certificate(args.verify)
     given: dict[str, Any] = {
         name: getattr(args, name)
-        for name in ("predicted_path", "gt_path", "mask_path", "weights")
+        for name in ("predicted_path", "gt_path", "mask_path", "train_path", "weights")
         if getattr(args, name) is not None
     }
     for name, value in (stated["settings"] | given).items():
@@ -204,7 +226,7 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
     if place := args.json or args.save_stats:
         ranks.on_first(lambda: check_place(place))
     if args.save_stats:
-        save_predicted_statistics(settings, ranks, args.save_stats)
+        save_predicted_statistics(settings, ranks, args.save_stats, args.keep_features)
         if ranks.rank == 0:
             print(f"wrote {args.save_stats}, statistics of {args.predicted_path}")
         return 0

@@ -69,7 +69,9 @@ def imported_names(path: Path) -> set[str]:
 
 
 def test_the_packages_that_the_code_imports_are_declared():
-    import_names = {"pyyaml": "yaml", "pillow": "PIL", "scikit-image": "skimage"}
+    import_names = {"pyyaml": "yaml", "pillow": "PIL", "scikit-image": "skimage"} | {
+        "scikit-learn": "sklearn"
+    }
     packages = {re.split(r"[>=<]", spec)[0] for spec in project()["dependencies"]}
     declared = {import_names.get(name, name.replace("-", "_")) for name in packages}
     folders = (".", *SOURCE_FOLDERS, "faster-pytorch-fid/fid")

@@ -17,6 +17,7 @@ import PIL
 import scipy
 import torch
 
+from fid.crops import FILTERS
 from fid.features import BACKENDS
 from fid.files import ScoreError, replacing, sha256_of_file
 from fid.images import ImageSet
@@ -26,11 +27,16 @@ from fid.scoring import Outcome, notes
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # of any score
 DISTANCE_TOLERANCE = 1e-3  # of a Frechet distance: other devices round otherwise
-SHARE_TOLERANCE = 5e-3  # of precision and recall: one image at a ball's edge
+SHARE_TOLERANCE = 5e-3  # of shares of the images: one at a ball's edge
 OTHER_TOLERANCE = 1e-5
 PATHS = ("predicted_path", "gt_path", "mask_path", "weights")
+ALL_PATHS = (*PATHS, "train_path")
 SETTINGS = ("features", "dims", "metrics", "bootstrap_samples", "legacy", "seed", "batch_size")
-LATER_SETTINGS = {"recursive": False}  # certificates of earlier versions lack these
+LATER_SETTINGS = {
+    "recursive": False,
+    "train_path": None,
+    "resize": None,
+}  # certificates of earlier versions lack these
 
 
 def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
@@ -47,11 +53,12 @@ def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dic
         "predicted": _described(inputs.predicted, counts[0], folder),
         "reference": _described(inputs.reference, counts[1], folder),
         "masks": _described(inputs.masks, None, folder) if inputs.masks else None,
+        "train": _described(outcome.train, None, folder) if outcome.train else None,
         "weights_sha256": backend.weights_sha256,
         "dims": backend.dims,
         "resize": backend.resize,
         "settings": {name: getattr(settings, name) for name in (*SETTINGS, *LATER_SETTINGS)}
-        | {name: _relative(getattr(settings, name), folder) for name in PATHS},
+        | {name: _relative(getattr(settings, name), folder) for name in ALL_PATHS},
         "device": _device_name(outcome.device),
         "versions": {
             "python": platform.python_version(),
@@ -90,7 +97,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
         raise ScoreError(f"{path}: {sorted(missing)[0]!r} is missing")
     certificate["settings"] = LATER_SETTINGS | settings
     _check_types(path, certificate)
-    for name in PATHS:
+    for name in ALL_PATHS:
         if certificate["settings"][name] is not None:
             certificate["settings"][name] = str(path.parent / certificate["settings"][name])
     return certificate
@@ -111,7 +118,8 @@ def _check_types(path: Path, certificate: dict[str, Any]) -> None:
         "recursive": isinstance(settings["recursive"], bool),
         "dims": isinstance(settings["dims"], int | None),
     }
-    fits |= {name: isinstance(settings[name], str | None) for name in PATHS}
+    fits |= {name: isinstance(settings[name], str | None) for name in ALL_PATHS}
+    fits["resize"] = settings["resize"] is None or _is_size(settings["resize"])
     ranges = {
         "bootstrap_samples": range(1, MAX_BOOTSTRAP_SAMPLES + 1),
         "batch_size": range(1, 2**32),
@@ -123,6 +131,15 @@ def _check_types(path: Path, certificate: dict[str, Any]) -> None:
             raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")
 
 
+def _is_size(value: object) -> bool:
+    is_list = isinstance(value, list) and len(value) == 3
+    return (
+        is_list
+        and all(type(side) is int and side > 0 for side in value[:2])
+        and value[2] in FILTERS
+    )
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -130,7 +147,7 @@ def _is_number(value: object) -> bool:
 def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """One line for everything in which two certificates disagree, beyond rounding."""
     lines = []
-    for part in ("predicted", "reference", "masks"):
+    for part in ("predicted", "reference", "masks", "train"):
         for key in ("n", "sha256"):
             old, new = ((c.get(part) or {}).get(key) for c in (stated, found))
             if old != new:
@@ -147,9 +164,9 @@ def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 def _tolerance(key: str, value: float) -> float:
     absolute = OTHER_TOLERANCE
-    if key.startswith(("fid", "frechet_distance")):
+    if key.removeprefix("hole_").startswith(("fid", "frechet_distance")):
         absolute = DISTANCE_TOLERANCE
-    elif key in ("precision", "recall"):
+    elif key.startswith(("precision", "recall", "density", "coverage", "p_ids", "u_ids", "nearer")):
         absolute = SHARE_TOLERANCE
     return absolute + RELATIVE_TOLERANCE * abs(value)
 

@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fid.crops import Size
+from fid.crops import resized as pillow_resized
 from fid.files import HASH_IN_NAME, ScoreError, download, of_the_machine, sha256_of_file
 from fid.inception import LAST_LAYER, build_inception
 
@@ -107,6 +110,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 def resized(pixels: Tensor, side: int) -> Tensor:
     """Bilinear, align_corners=False, no antialias, on 0..1 values: as pytorch-fid resizes."""
     return F.interpolate(pixels.float() / 255, size=(side, side), mode="bilinear")
+
+
+def resized_by_pillow(pixels: Tensor, side: int) -> Tensor:
+    """Bicubic with antialias through Pillow, as dgm-eval does: (B, 3, H, W) uint8 -> 0..1."""
+    size = Size(side, side, "bicubic")
+    rows = [pillow_resized(image, size) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    found = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
+    return found.to(pixels.device).float() / 255
 
 
 def _no_choice(name: str, options: BackendOptions, dims: int) -> None:
@@ -210,8 +221,8 @@ def dinov2(options: BackendOptions) -> Backend:
         kernel_key="kernel_distance_dinov2",
         dims=1024,
         network=network.eval().requires_grad_(False),
-        prepare=lambda x: (resized(x, 224) - mean.to(x.device)) / std.to(x.device),
-        resize="224 x 224 bilinear, align_corners=False, no antialias",
+        prepare=lambda x: (resized_by_pillow(x, 224) - mean.to(x.device)) / std.to(x.device),
+        resize="224 x 224 bicubic through Pillow, as in dgm-eval",
         weights_sha256=digest.hexdigest(),
     )
 

@@ -11,16 +11,18 @@ import json
 import re
 import sys
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fid.crops import ResizedImages, Size
 from fid.files import ScoreError
 from fid.images import ImageSet, natural_key
 from fid.sources import CsvImages, open_images, select
 
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
-METRICS = ("fid", "kid", "prc", "paired", "bootstrap")
+METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
+PAIRED = {"ids", "hole", "paired"}  # metrics of an image and its own truth
 MANIFEST = "manifest.json"
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
@@ -37,6 +39,8 @@ class Settings:
         weights: a weight file; None: the one in `weights_dir`, downloaded when missing.
         cache_dir: where reference statistics are kept; None: nowhere.
         legacy: the matrix root of pytorch-fid with its eps, to reproduce its scores.
+        train_path: images that the network learned from, to see copies; None: not looked for.
+        resize: one size to which images are brought; None: they must have one.
     """
 
     predicted_path: str
@@ -55,6 +59,8 @@ class Settings:
     seed: int
     cache_dir: Path | None
     recursive: bool = False
+    train_path: str | None = None
+    resize: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,18 @@ def resolve_inputs(
     if need_pairs and isinstance(predicted, ImageSet) and isinstance(reference, ImageSet):
         reference = belonging(predicted, reference)
     return Inputs(predicted, reference, masks, paired=False)
+
+
+def in_one_size(inputs: Inputs, size: Size | None) -> Inputs:
+    """The inputs with all images brought to a size; masks stay as they are."""
+    if size is None:
+        return inputs
+    sides = {
+        name: ResizedImages(source, size)
+        for name in ("predicted", "reference")
+        if isinstance(source := getattr(inputs, name), ImageSet)
+    }
+    return replace(inputs, **sides)
 
 
 def _lab_truth(predicted: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Metrics of two feature sets beside the Frechet distance: KID, precision and recall.
+"""Metrics of two feature sets next to the Frechet distance: KID, coverage, P-IDS and U-IDS.
 
 n images, d feature size; features are (n, d) float64 on any device.
 """
@@ -15,7 +15,8 @@ from fid.files import ScoreError
 
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
-NEIGHBOURS = 3
+NEIGHBOURS = 3  # of precision and recall
+COVERAGE_NEIGHBOURS = 5  # as Naeem et al. advise
 CHUNK_ROWS = 4096  # of a distance matrix at once
 
 
@@ -77,13 +78,88 @@ def precision_recall(predicted: Tensor, reference: Tensor) -> tuple[float, float
 
 def _covered(points: Tensor, centres: Tensor) -> float:
     """Share of points inside at least one centre's ball, (n, d), (m, d)."""
-    radii = torch.cat(
-        [
-            torch.cdist(chunk, centres).kthvalue(NEIGHBOURS + 1).values  # + 1: itself
-            for chunk in centres.split(CHUNK_ROWS)
-        ]
-    )
+    radii = neighbour_distances(centres, NEIGHBOURS)
     inside = [
         (torch.cdist(chunk, centres) <= radii).any(dim=1) for chunk in points.split(CHUNK_ROWS)
     ]
     return float(torch.cat(inside).double().mean())
+
+
+def neighbour_distances(points: Tensor, k: int) -> Tensor:
+    """Distance of each point to its k-th nearest other one, (n, d) -> (n,)."""
+    return torch.cat(
+        [
+            torch.cdist(chunk, points).kthvalue(k + 1).values  # + 1: itself
+            for chunk in points.split(CHUNK_ROWS)
+        ]
+    )
+
+
+def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, equations 3 and 4), k = 5.
+
+    Density: mean number of reference balls around a predicted feature, over k; coverage: share of
+    reference balls with a predicted feature inside.
+
+    Raises:
+        ScoreError: fewer than six reference images.
+    """
+    k = COVERAGE_NEIGHBOURS
+    if len(reference) <= k:
+        raise ScoreError(f"--metrics density: needs more than {k} images of ground truth")
+    radii = neighbour_distances(reference, k)
+    inside, reached = 0, torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
+    for chunk in predicted.split(CHUNK_ROWS):
+        balls = torch.cdist(chunk, reference) < radii  # (rows, m)
+        inside += int(balls.sum())
+        reached |= balls.any(dim=0)
+    return inside / (k * len(predicted)), float(reached.double().mean())
+
+
+def discriminative_scores(
+    predicted: Tensor, reference: Tensor, is_paired: bool
+) -> tuple[float | None, float]:
+    """P-IDS and U-IDS (Zhao et al. 2021, section 4): how often a linear SVM errs, 0 to 1.
+
+    P-IDS: share of pairs whose prediction looks more real to it than the truth does, None where the
+    sets are not paired. U-IDS: share of all images that it takes for the other kind.
+
+    Raises:
+        ScoreError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.svm import LinearSVC
+    except ImportError:
+        raise ScoreError(
+            "--metrics ids: scikit-learn is missing (pip install scikit-learn)"
+        ) from None
+    fake, real = (features.cpu().numpy() for features in (predicted, reference))
+    features = np.concatenate([fake, real])
+    is_real = np.r_[np.zeros(len(fake), bool), np.ones(len(real), bool)]
+    machine = LinearSVC(dual=False, random_state=0).fit(features, is_real)
+    unpaired = 1 - float(machine.score(features, is_real))
+    if not is_paired:
+        return None, unpaired
+    return float(
+        (machine.decision_function(fake) > machine.decision_function(real)).mean()
+    ), unpaired
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Mean distance to the nearest training feature, and how often repairs are nearer."""
+
+    predicted: float
+    reference: float
+    nearer: float
+    """Share of pairs whose prediction is nearer to the training set than its truth, 0 to 1."""
+
+
+def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> Nearness:
+    """Whether predictions copy the training set: (n, d), (n, d) in pairs, (m, d)."""
+    fake, real = (
+        torch.cat([torch.cdist(c, train).amin(dim=1) for c in rows.split(CHUNK_ROWS)])
+        for rows in (predicted, reference)
+    )
+    nearer = float((fake < real).double().mean())
+    return Nearness(float(fake.mean()), float(real.mean()), nearer)

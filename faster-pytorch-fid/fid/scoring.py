@@ -2,111 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from fid.extraction import Ranks, choose_device, extract_statistics
-from fid.features import BACKENDS, FID_HASH_PREFIX, Backend, BackendOptions
+from fid.crops import HoleCrops, hole_boxes
+from fid.extraction import Ranks
+from fid.features import FID_HASH_PREFIX, Backend
 from fid.files import ScoreError
 from fid.frechet import Route, bootstrap_interval, frechet_distance
-from fid.images import ImageSet
-from fid.inputs import Inputs, Settings, Source, resolve_inputs
-from fid.metrics import default_subset_size, kernel_distance, precision_recall
+from fid.inputs import PAIRED, Inputs, Settings, Source, in_one_size, open_source, resolve_inputs
+from fid.metrics import (
+    default_subset_size,
+    density_coverage,
+    discriminative_scores,
+    kernel_distance,
+    nearness,
+    precision_recall,
+)
 from fid.paired import paired_metrics
-from fid.statistics import FeatureStatistics, Provenance, load_statistics, save_statistics
+from fid.scorer import Scorer
+from fid.statistics import (
+    FeatureStatistics,
+    has_features,
+    save_statistics,
+)
 
-NEED_FEATURES = {"kid", "prc", "bootstrap"}
-
-
-class Scorer:
-    """A feature network on a device that turns sources into statistics, over all ranks."""
-
-    def __init__(self, settings: Settings, ranks: Ranks) -> None:
-        self.settings = settings
-        self.ranks = ranks
-        self.device = ranks.together(lambda: choose_device(settings.device, ranks))[ranks.rank]
-        self.backend: Backend
-        ranks.on_first(self._build)  # rank 0 goes first: it may have to download the weights
-        ranks.together(self._build if ranks.rank > 0 else lambda: None)
-
-    def _build(self) -> None:
-        settings = self.settings
-        options = BackendOptions(settings.dims, settings.weights, settings.weights_dir)
-        self.backend = BACKENDS[settings.features](options)
-
-    @property
-    def provenance(self) -> Provenance:
-        """What a file of statistics says about the features in it."""
-        return {
-            "backend": self.backend.name,
-            "weights_sha256": self.backend.weights_sha256,
-            "resize": self.backend.resize,
-        }
-
-    def statistics(self, source: Source, keep_features: bool) -> FeatureStatistics:
-        """Statistics of all images (every rank reads its shard), or those of an npz."""
-        if isinstance(source, Path):
-            return self._load(source)
-        parts = self.ranks.together(lambda: self._part(source, keep_features))
-        total = parts[0]
-        for part in parts[1:]:
-            total.merge(part)
-        return total.to(self.device)
-
-    def reference(self, source: Source, keep_features: bool) -> FeatureStatistics:
-        """Statistics of the reference, read from the cache where its images were seen before."""
-        folder = self.settings.cache_dir
-        if folder is None or isinstance(source, Path):
-            return self.statistics(source, keep_features)
-        path = self.ranks.on_first(lambda: folder / self._cache_name(source, keep_features))
-        cached = self.ranks.on_first(lambda: self._load_cached(path))
-        if cached is not None:
-            return cached.to(self.device)
-        statistics = self.statistics(source, keep_features)
-        self.ranks.on_first(lambda: self._save_cached(path, statistics))
-        return statistics
-
-    def _save_cached(self, path: Path, statistics: FeatureStatistics) -> None:
-        try:
-            save_statistics(path, statistics, self.provenance)
-        except ScoreError as error:  # a score does not fail for want of a cache
-            print(f"note: reference statistics are not cached: {error}", file=sys.stderr)
-
-    def _part(self, images: ImageSet, keep_features: bool) -> FeatureStatistics:
-        settings, indices = self.settings, self.ranks.shard(len(images))
-        part = extract_statistics(
-            self.backend,
-            images,
-            indices,
-            self.device,
-            settings.batch_size,
-            settings.workers,
-            keep_features,
-        )
-        return part.to(torch.device("cpu")) if self.ranks.world > 1 else part
-
-    def _load(self, path: Path) -> FeatureStatistics:
-        loaded = load_statistics(path, self.backend.dims, self.provenance)
-        return loaded.to(self.device)
-
-    def _load_cached(self, path: Path) -> FeatureStatistics | None:
-        if not path.is_file():
-            return None
-        try:
-            return load_statistics(path, self.backend.dims, self.provenance)
-        except ScoreError:  # a damaged entry is only made again
-            return None
-
-    def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
-        """Content hash of images and network; sets of features that the FID drops say so."""
-        parts = [images.sha256(), str(self.backend.dims), *map(str, self.provenance.values())]
-        if keep_features and len(images) > self.backend.dims:
-            parts.append("features")
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32] + ".npz"
+NEED_FEATURES = {"kid", "prc", "density", "ids", "bootstrap"}
 
 
 @dataclass(frozen=True)
@@ -118,6 +41,7 @@ class Outcome:
     route: Route
     subset_size: int | None
     inputs: Inputs
+    train: Source | None
     counts: tuple[int | None, int | None]  # predicted, reference; None: the file does not say
     backend: Backend
     device: torch.device
@@ -134,25 +58,37 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
             settings.predicted_path,
             settings.gt_path,
             settings.mask_path,
-            need_pairs="paired" in settings.metrics,
+            need_pairs=bool(PAIRED.intersection(settings.metrics) or settings.train_path),
             recursive=settings.recursive,
         )
     )
     assert inputs.reference is not None
     _check_metrics(settings, inputs)
+    inputs = in_one_size(inputs, settings.resize)
+    train = ranks.on_first(lambda: _train_source(settings))
     scorer = Scorer(settings, ranks)
     backend = scorer.backend
-    keep = bool(NEED_FEATURES.intersection(settings.metrics))
+    keep = bool(NEED_FEATURES.intersection(settings.metrics) or train)
     predicted = scorer.statistics(inputs.predicted, keep)
     reference = scorer.reference(inputs.reference, keep)
+    extra = {}
+    if "hole" in settings.metrics:
+        extra[f"hole_{backend.distance_key}"] = _hole_distance(scorer, inputs)
+    if train is not None:
+        known = scorer.reference(train, keep_features=True)
+        found = nearness(predicted.features(), reference.features(), known.features())
+        extra["nearest_train"], extra["nearest_train_of_truth"] = found.predicted, found.reference
+        extra["nearer_to_train_than_truth"] = found.nearer
     work = _Metrics(settings, inputs, backend, predicted, reference)
     scores, route, subset_size = ranks.on_first(work.compute)
+    scores |= extra
     return Outcome(
         scores=scores,
         distance_name=backend.distance,
         route=route,
         subset_size=subset_size,
         inputs=inputs,
+        train=train,
         counts=(predicted.count, reference.count),
         backend=backend,
         device=scorer.device,
@@ -179,6 +115,11 @@ class _Metrics:
         if "prc" in settings.metrics:
             found = precision_recall(self.predicted.features(), self.reference.features())
             scores["precision"], scores["recall"] = found
+        if "density" in settings.metrics:
+            found = density_coverage(self.predicted.features(), self.reference.features())
+            scores["density"], scores["coverage"] = found
+        if "ids" in settings.metrics:
+            self._discriminative_scores(scores)
         if "paired" in settings.metrics:
             scores |= paired_metrics(inputs.predicted, inputs.reference, inputs.masks)
         if "bootstrap" in settings.metrics:
@@ -193,6 +134,14 @@ class _Metrics:
             scores[f"{key}_bootstrap_bias"] = interval.bias
         return scores, route, subset_size
 
+    def _discriminative_scores(self, scores: dict[str, float]) -> None:
+        features = self.predicted.features(), self.reference.features()
+        is_paired = len(features[0]) == len(features[1])
+        suffix = self.backend.kernel_key.removeprefix("kid").removeprefix("kernel_distance")
+        paired, scores[f"u_ids{suffix}"] = discriminative_scores(*features, is_paired)
+        if paired is not None:
+            scores[f"p_ids{suffix}"] = paired
+
     def _kernel_distance(self, scores: dict[str, float]) -> int:
         size = default_subset_size(self.predicted.count, self.reference.count)
         features = self.predicted.features(), self.reference.features()
@@ -202,16 +151,38 @@ class _Metrics:
         return size
 
 
+def _train_source(settings: Settings) -> Source | None:
+    """The training images, in the size of the others."""
+    if settings.train_path is None:
+        return None
+    source = open_source(Path(settings.train_path), None, settings.recursive)
+    return in_one_size(Inputs(source, None, None, paired=False), settings.resize).predicted
+
+
+def _hole_distance(scorer: Scorer, inputs: Inputs) -> float:
+    """Frechet distance of the surroundings of holes; every rank takes part."""
+    boxes = scorer.ranks.on_first(lambda: hole_boxes(inputs.masks))
+    if len(boxes) < 2:
+        raise ScoreError(f"--metrics hole: {len(boxes)} of the masks have a hole; needed are 2")
+    sides = (HoleCrops(images, boxes) for images in (inputs.predicted, inputs.reference))
+    return frechet_distance(*(scorer.statistics(side, keep_features=False) for side in sides))[0]
+
+
 def _check_metrics(settings: Settings, inputs: Inputs) -> None:
     """Refuse, before the long part, metrics that the inputs cannot give."""
     for source, fixed in ((inputs.predicted, set()), (inputs.reference, {"bootstrap"})):
-        wanted = (NEED_FEATURES | {"paired"}) - fixed
+        wanted = (NEED_FEATURES | {"paired", "hole"}) - fixed
+        if isinstance(source, Path) and has_features(source):
+            wanted -= NEED_FEATURES
         if isinstance(source, Path) and wanted.intersection(settings.metrics):
             name = next(name for name in settings.metrics if name in wanted)
             raise ScoreError(f"--metrics {name}: needs images, {source} holds statistics only")
-    if "paired" in settings.metrics and len(inputs.predicted) != len(inputs.reference):
+    if "hole" in settings.metrics and inputs.masks is None:
+        raise ScoreError("--metrics hole: needs masks; give --mask-path")
+    in_pairs = "paired" in settings.metrics or "hole" in settings.metrics or settings.train_path
+    if in_pairs and len(inputs.predicted) != len(inputs.reference):
         raise ScoreError(
-            f"--metrics paired: {inputs.predicted.path} has {len(inputs.predicted)} images, the "
+            f"pairs are needed: {inputs.predicted.path} has {len(inputs.predicted)} images, the "
             f"ground truth {inputs.reference.path} has {len(inputs.reference)}"
         )
 
@@ -226,6 +197,8 @@ def notes(outcome: Outcome) -> list[str]:
             f"{min(known)} images are fewer than the {dims} feature dimensions: the distance is "
             "biased upward, compare it only with scores of as many images"
         )
+    if any(key.endswith("_mean") and value < 0 for key, value in outcome.scores.items()):
+        found.append("the kernel distance is estimated without bias, so near 0 it may be negative")
     if outcome.backend.name == "inception":
         sha256 = outcome.backend.weights_sha256
         if not sha256.startswith(FID_HASH_PREFIX):
@@ -236,13 +209,16 @@ def notes(outcome: Outcome) -> list[str]:
     return found
 
 
-def save_predicted_statistics(settings: Settings, ranks: Ranks, path: Path) -> None:
+def save_predicted_statistics(
+    settings: Settings, ranks: Ranks, path: Path, keep_features: bool
+) -> None:
     """Write the statistics of the predicted images to an npz that pytorch-fid reads too."""
     inputs = ranks.on_first(
         lambda: resolve_inputs(
             settings.predicted_path, None, None, False, recursive=settings.recursive
         )
     )
+    inputs = in_one_size(inputs, settings.resize)
     scorer = Scorer(settings, ranks)
-    statistics = scorer.statistics(inputs.predicted, keep_features=False)
+    statistics = scorer.statistics(inputs.predicted, keep_features)
     ranks.on_first(lambda: save_statistics(path, statistics, scorer.provenance))

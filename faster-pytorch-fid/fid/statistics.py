@@ -196,6 +196,15 @@ def load_statistics(path: Path, dims: int, provenance: Provenance) -> FeatureSta
     )
 
 
+def has_features(path: Path) -> bool:
+    """Whether a file of statistics keeps the features of every image."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "features.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False  # reading it says what is wrong
+
+
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an npz, none of which may be a program or larger than the limit unpacked."""
     try:

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_fid.fid_score
+import scipy.linalg
 import torch
 from fid_test_images import SIDE, draw_images, write_folder
 
@@ -78,3 +81,14 @@ def lab(tmp_path) -> Path:
     manifest = {"ground_truth": "../truth", "masks": "../masks", "images": entries}
     (tmp_path / "test_results" / "manifest.json").write_text(json.dumps(manifest))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _pytorch_fid_with_any_scipy(monkeypatch):
+    """pytorch-fid 0.3.0 asks sqrtm for (root, error), which SciPy 1.18 no longer gives."""
+
+    def sqrtm(matrix: np.ndarray, disp: bool = True) -> np.ndarray | tuple[np.ndarray, float]:
+        root = scipy.linalg.sqrtm(matrix)
+        return root if disp else (root, 0.0)
+
+    monkeypatch.setattr(pytorch_fid.fid_score, "linalg", SimpleNamespace(sqrtm=sqrtm))

@@ -163,13 +163,13 @@ def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command,
     import fid.scoring
 
     extracted = []
-    extract = fid.scoring.extract_statistics
+    extract = fid.scorer.extract_statistics
 
     def counted(backend, images, *rest):
         extracted.append(images.path.name)
         return extract(backend, images, *rest)
 
-    monkeypatch.setattr(fid.scoring, "extract_statistics", counted)
+    monkeypatch.setattr(fid.scorer, "extract_statistics", counted)
     arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
     first, second = command(*arguments), command(*arguments)
     assert first == second
@@ -425,7 +425,11 @@ MISTAKES = [
     (nothing, ("--dims", "2048"), "not the FID InceptionV3's weights: .* is missing"),
     (nothing, ("--batch-size", "0"), "'0' is not a whole number from 1"),
     (nothing, ("--seed", "-1"), "'-1' is not a whole number from 0"),
-    (nothing, ("--metrics", "fid,is"), "'is' is none of fid, kid, prc, paired, bootstrap"),
+    (
+        nothing,
+        ("--metrics", "fid,is"),
+        "'is' is none of all, fid, kid, prc, density, ids, hole, paired, bootstrap",
+    ),
     (nothing, ("--features", "vgg"), "invalid choice: 'vgg'"),
     (nothing, ("--verify", "{lab}/none.json"), "none.json: No such file"),
     (nothing, ("--save-stats", "a.npz", "--json", "b.json"), "not allowed with argument"),
@@ -449,7 +453,9 @@ def test_a_missing_path_argument_is_a_mistake(command):
 
 def test_metrics_that_statistics_cannot_give_are_refused_before_the_work(lab, command):
     command("--predicted-path", lab / "truth", "--save-stats", lab / "t.npz")
-    for metric in ("kid", "prc", "paired"):
+    with np.load(lab / "t.npz") as file:  # as pytorch-fid writes it
+        np.savez(lab / "t.npz", mu=file["mu"], sigma=file["sigma"])
+    for metric in ("kid", "prc", "density", "ids", "paired", "hole"):
         code, _, error = command(
             "--predicted-path",
             lab / "test_results",
@@ -542,3 +548,55 @@ def test_variables_that_an_outer_job_left_are_ignored_or_named(lab, command, mon
     code, _, said = command("--predicted-path", lab / "test_results")
     assert code == 2
     assert said.startswith("error: the environment has WORLD_SIZE=''; allowed are whole")
+
+
+def test_all_metrics_have_a_certificate_that_verifies(lab, command):
+    path = lab / "score.json"
+    given = ("--predicted-path", lab / "test_results", "--train-path", lab / "truth")
+    code, output, error = command(
+        *given, "--metrics", "all", "--bootstrap-samples", 5, "--json", path
+    )
+    assert code == 0, error
+    scores = json.loads(path.read_text())["scores"]
+    named = {"p_ids_inception_64", "u_ids_inception_64", "density", "coverage", "precision"}
+    named |= {"hole_frechet_distance_inception_64", "nearest_train", "nearest_train_of_truth"}
+    assert named <= scores.keys()
+    assert scores["nearest_train_of_truth"] == pytest.approx(0, abs=1e-5)
+    assert scores["nearest_train"] > 0
+    assert scores["hole_frechet_distance_inception_64"] > scores["frechet_distance_inception_64"]
+    code, output, _ = command("--verify", path, network=False)
+    assert output.splitlines()[-1].endswith("verified"), output
+    assert code == 0
+
+
+def test_images_of_several_sizes_are_scored_in_one(lab, command):
+    first = lab / "test_results" / "image_000.png"
+    with Image.open(first) as image:
+        image.resize((40, 30)).save(first)
+    code, _, error = command("--predicted-path", lab / "test_results")
+    assert code == 2
+    assert "all images of a set must have one size" in error
+    code, output, error = command(
+        "--predicted-path", lab / "test_results", "--resize", f"{SIDE}x{SIDE}:lanczos"
+    )
+    assert code == 0, error
+    assert distance(output) > 0
+
+
+@pytest.mark.parametrize("text", ["64", "0x64", "64x64:sharp"])
+def test_a_size_is_width_and_height_and_a_known_filter(lab, command, text):
+    code, _, error = command("--predicted-path", lab / "test_results", "--resize", text)
+    assert code == 2
+    assert f"{text!r} is no WIDTHxHEIGHT" in error
+
+
+def test_statistics_that_keep_features_give_the_kernel_distance(lab, command):
+    wanted = ("--metrics", "kid,prc,density,ids")
+    code, direct, _ = command("--predicted-path", lab / "test_results", *wanted)
+    for folder in ("test_results", "truth"):
+        saved = ("--keep-features", "--save-stats", lab / f"{folder}.npz")
+        assert command("--predicted-path", lab / folder, *saved)[0] == 0
+    paths = ("--predicted-path", lab / "test_results.npz", "--gt-path", lab / "truth.npz")
+    code, output, error = command(*paths, *wanted)
+    assert code == 0, error
+    assert output == direct

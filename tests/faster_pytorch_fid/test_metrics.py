@@ -8,7 +8,10 @@ from fid.files import ScoreError
 from fid.frechet import bootstrap_interval, frechet_distance
 from fid.metrics import (
     default_subset_size,
+    density_coverage,
+    discriminative_scores,
     kernel_distance,
+    nearness,
     precision_recall,
     squared_mmd,
 )
@@ -16,6 +19,7 @@ from fid.paired import paired_metrics, psnr, ssim
 from fid.sources import open_images
 from fid.statistics import FeatureStatistics
 from fid_test_images import draw_images, write_folder
+from sklearn.svm import LinearSVC
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
@@ -150,3 +154,96 @@ def test_pairs_must_match_in_number_and_size(tmp_path):
         paired_metrics(sets[0], sets[2], None)
     with pytest.raises(ScoreError, match=r"16/image_000.png is 16 x 16, .*20/image_000.png 20"):
         paired_metrics(sets[0], sets[0], sets[2])
+
+
+# Density and coverage
+
+
+def test_density_and_coverage_are_worked_by_hand():
+    reference = torch.arange(7.0, dtype=torch.float64)[:, None]
+    # radii 5, 4, 3, 3, 3, 4, 5 (fifth nearest other point); -3 lies in the balls of 0 alone (3 < 5)
+    # and of 1 not (4 is not < 4)
+    density, coverage = density_coverage(torch.tensor([[-3.0]]).double(), reference)
+    assert density == pytest.approx(1 / 5)
+    assert coverage == pytest.approx(1 / 7)
+    # 3 lies in all 7 balls
+    density, coverage = density_coverage(torch.tensor([[3.0]]).double(), reference)
+    assert density == pytest.approx(7 / 5)
+    assert coverage == 1.0
+
+
+def test_equal_sets_are_covered_and_far_ones_are_not():
+    points = normal(100, 0)
+    density, coverage = density_coverage(points, points)
+    assert coverage == 1.0
+    assert density == pytest.approx(1.0, abs=0.3)
+    assert density_coverage(points + 1000, points) == (0.0, 0.0)
+
+
+def test_coverage_needs_more_images_than_neighbours():
+    with pytest.raises(ScoreError, match="needs more than 5 images of ground truth"):
+        density_coverage(normal(9, 0), normal(5, 1))
+
+
+# P-IDS and U-IDS
+
+
+def test_discriminative_scores_are_those_of_scikit_learns_machine():
+    fake, real = normal(60, 1), normal(60, 2, shift=0.4)
+    features, labels = np.concatenate([fake, real]), np.repeat([0, 1], 60)
+    machine = LinearSVC(dual=False).fit(features, labels)
+    errs = (machine.predict(features) != labels).mean()
+    score = features @ machine.coef_[0]
+    paired, unpaired = discriminative_scores(fake, real, is_paired=True)
+    assert unpaired == pytest.approx(errs)
+    assert paired == pytest.approx((score[:60] > score[60:]).mean())
+    assert 0 < paired < 0.5
+
+
+def test_sets_that_a_plane_parts_score_nothing():
+    fake, real = normal(50, 1), normal(40, 2, shift=100)
+    assert discriminative_scores(fake, real, is_paired=False) == (None, 0.0)
+
+
+# Nearness to the training set
+
+
+def test_a_copy_of_a_training_image_is_nearer_than_its_truth():
+    train = torch.tensor([[0.0, 0.0], [10.0, 0.0]]).double()
+    copied, own = torch.tensor([[0.0, 0.0]]).double(), torch.tensor([[3.0, 4.0]]).double()
+    found = nearness(torch.cat([copied, own]), torch.cat([own, copied]), train)
+    assert (found.predicted, found.reference) == (2.5, 2.5)
+    assert found.nearer == 0.5
+
+
+# Known answers of others
+
+
+@pytest.mark.parametrize(
+    ("seed", "shape", "expected"),
+    [
+        (1, (4, 4), 4.7538376),
+        (2023, (64, 16), 2.5895579),
+    ],
+)
+def test_the_distance_is_torch_fidelitys_of_its_own_recipe(seed, shape, expected):
+    random = np.random.RandomState(seed)
+    both = []
+    for _ in range(2):
+        statistics = FeatureStatistics(shape[1])
+        statistics.update(torch.from_numpy(random.randn(*shape)))
+        both.append(statistics)
+    assert frechet_distance(*both)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_shift_by_one_in_2048_dimensions_is_2048_exactly():
+    zeros, eye = torch.zeros(2048), torch.eye(2048)
+    both = (FeatureStatistics.from_moments(mean, eye, None) for mean in (zeros, zeros + 1))
+    assert frechet_distance(*both)[0] == pytest.approx(2048, abs=1e-6)
+
+
+def test_predictions_inside_a_wide_truth_are_precise_and_recall_little():
+    wide, narrow = normal(500, 1) * 3, normal(500, 2)
+    precision, recall = precision_recall(narrow, wide)
+    assert precision > 0.8
+    assert recall < 0.3

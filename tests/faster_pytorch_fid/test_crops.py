@@ -1,0 +1,46 @@
+"""Crops around holes and images of several sizes."""
+
+import numpy as np
+from fid.crops import HoleCrops, Size, hole_box, resized
+from fid.sources import open_images
+from fid_test_images import draw_images, write_folder
+from PIL import Image
+
+
+def box(hole) -> tuple[int, int, int, int]:
+    rows, columns = hole_box(hole)
+    return rows.start, rows.stop, columns.start, columns.stop
+
+
+def test_the_box_of_a_small_hole_is_half_of_each_side_about_its_middle():
+    hole = np.zeros((64, 64), bool)
+    hole[30:34, 20:24] = True
+    assert box(hole) == (16, 48, 6, 38)
+
+
+def test_a_box_stays_within_the_image():
+    hole = np.zeros((64, 64), bool)
+    hole[0:4, 60:64] = True
+    assert box(hole) == (0, 32, 32, 64)
+
+
+def test_the_largest_of_several_holes_counts_and_a_large_one_keeps_its_size():
+    hole = np.zeros((64, 64), bool)
+    hole[2, 2] = True
+    hole[10:60, 20:40] = True
+    assert box(hole) == (10, 60, 14, 46)
+
+
+def test_crops_are_as_large_as_the_images_and_leave_out_those_without_a_hole(tmp_path):
+    images = draw_images(3, seed=1)
+    write_folder(tmp_path / "images", images)
+    side = images[0].shape[0]
+    crops = HoleCrops(open_images(tmp_path / "images"), {1: (slice(0, 8), slice(0, 8))})
+    assert len(crops) == 1
+    expected = Image.fromarray(images[1][:8, :8]).resize((side, side), Image.Resampling.BICUBIC)
+    assert (crops.pixels(0) == np.asarray(expected)).all()
+
+
+def test_an_image_of_the_size_asked_for_stays_as_it_is():
+    pixels = draw_images(1, seed=1)[0]
+    assert resized(pixels, Size(pixels.shape[1], pixels.shape[0], "lanczos")) is pixels
