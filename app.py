@@ -9,6 +9,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 from config.errors import UserError
+from utils.app.environment import leave_out_foreign
 from utils.cli import ArgumentParser, run
 
 PORTS = 65535
@@ -31,6 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=port, help="port (default the first free one from 7860)")
     args = parser.parse_args()
+    leave_out_foreign()
     try:
         from utils.app import layout, server
     except ModuleNotFoundError as error:

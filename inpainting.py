@@ -17,6 +17,7 @@ from utils.cli import (
     steps_or_all,
 )
 from utils.data.datasets import InpaintingSet
+from utils.distributed import rank, world_size
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.inpainting.pretrained import or_pretrained
@@ -122,6 +123,7 @@ def main() -> None:
         args.mask_threshold,
         args.pair_by == "order",
     )
+    share = f", process {rank() + 1} of {world_size()}" if world_size() > 1 else ""
     timing = inpaint_set(config, dataset, args.output, restart=args.restart, verbose=args.verbose)
     results = args.output / RESULTS
     if not timing["repaired"]:
@@ -130,7 +132,7 @@ def main() -> None:
     skipped = f", {timing['skipped']} were done (--restart repairs them anew)"
     print(
         f"{timing['repaired']} images repaired in {timing['seconds']:.1f} s "
-        f"({timing['images_per_second']:.1f} images/s, seed {config.seed}): "
+        f"({timing['images_per_second']:.1f} images/s, seed {config.seed}{share}): "
         f"{results}{skipped if timing['skipped'] else ''}"
     )
 

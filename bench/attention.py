@@ -104,7 +104,7 @@ def preset_result(file: str, batch: int, turns: int) -> dict[str, dict[str, floa
 
 def main() -> None:
     """Measure both sizes, report."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few turns, not for reporting")
     quick = parser.parse_args().quick
     if pick_device("auto").type != "cpu":

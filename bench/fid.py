@@ -238,7 +238,7 @@ def compare(work: Path, counts: tuple[int, ...]) -> tuple[dict[str, float], dict
 
 def main() -> None:
     """Prepare weights and images, compare, report."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--images", type=Path, help="folder of ground truth; default: crops of photographs"
     )

@@ -78,7 +78,7 @@ QUICK = Counts({"lab": 1, "cats64": 1}, {"lab": 2, "cats64": 4}, (), (), (), 4)
 
 def main() -> None:
     """Prepare weights and images, compare, report."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--quick", action="store_true", help="few images, not for reporting")
     parser.add_argument("--task", help=argparse.SUPPRESS)

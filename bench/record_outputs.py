@@ -148,7 +148,7 @@ def differences(before: object, after: object, place: str = "") -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path, help="JSON file to write")
     parser.add_argument("--compare", type=Path, help="JSON file of another checkout")
     args = parser.parse_args()

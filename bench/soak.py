@@ -203,7 +203,7 @@ def _post(address: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, default=20_000, help="to repair and score")
     parser.add_argument("--steps", type=int, default=4_000, help="of training, each stage")
     parser.add_argument("--visits", type=int, default=500, help="to the page")

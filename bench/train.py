@@ -279,7 +279,7 @@ def compare(name: str, batch: int | None, seconds: float) -> tuple[dict, dict]:
 
 def main() -> None:
     """Measure the peak, compare both sizes, report."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few batches, not for reporting")
     parser.add_argument("--only", choices=PRESETS, help="one of the two sizes")
     for name in PRESETS:

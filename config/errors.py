@@ -18,8 +18,12 @@ class DivergedError(UserError):
     """A loss or weights that are no longer finite; a search takes it for a bad trial."""
 
 
+class MachineError(UserError):
+    """Memory or a disk failed, which says nothing about the file that was being read."""
+
+
 class StopRequested(Exception):
-    """Somebody asked the run to stop (Ctrl-C or SIGTERM); its state has been saved."""
+    """Somebody asked the process to stop, by Ctrl-C or another signal; what is done stays."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:

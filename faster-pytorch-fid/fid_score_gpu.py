@@ -18,9 +18,10 @@ from typing import Any, NoReturn
 from fid.certificate import build_certificate, differences, read_certificate, write_certificate
 from fid.extraction import Ranks, default_workers
 from fid.features import BACKENDS, default_weights_dir
-from fid.files import ScoreError, check_place
+from fid.files import ScoreError, check_place, of_the_machine
 from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
 from fid.scoring import Outcome, notes, save_predicted_statistics, score
+from fid.streams import READER_GONE, handled, usable_streams
 
 DISAGREES, MISTAKE, INTERRUPTED = 1, 2, 130
 
@@ -217,21 +218,30 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
 
 def run(arguments: list[str] | None = None) -> int:
     """Parse, work, and turn a mistake into one line and code 2."""
-    args = build_parser().parse_args(arguments)
-    ranks = Ranks.start()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # clears up as Ctrl-C does
-    try:
-        return main(args, ranks)
-    except ScoreError as error:
-        if ranks.rank == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        ranks.stop()
+    with usable_streams():
+        args, ranks = build_parser().parse_args(arguments), Ranks()
+        try:
+            with handled(signal.default_int_handler):  # clears up as Ctrl-C does
+                ranks = Ranks.start()
+                code = main(args, ranks)
+                sys.stdout.flush()
+                return code
+        except ScoreError as error:
+            if ranks.rank == 0:
+                print(f"error: {error}", file=sys.stderr)
+            return MISTAKE
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except BrokenPipeError:
+            return READER_GONE
+        except (MemoryError, RuntimeError, OSError) as error:
+            if (line := of_the_machine(error)) is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            return MISTAKE
+        finally:
+            ranks.stop()
 
 
 if __name__ == "__main__":

@@ -81,6 +81,18 @@ def maskgit(tokenizer: VQGAN, transformer: BidirectionalTransformer) -> MaskGIT:
     return MaskGIT(tokenizer, transformer, "cosine").eval()
 
 
+@pytest.fixture
+def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Let this process believe that it is one of several: become(rank, processes)."""
+
+    def tell(rank: int, processes: int) -> None:
+        values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
+        for name, value in {**values, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+            monkeypatch.setenv(name, str(value))
+
+    return tell
+
+
 # Runs: pictures on disk, a config for them, and what is slow replaced by what is not
 
 

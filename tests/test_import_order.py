@@ -25,6 +25,7 @@ MAY_IMPORT = {
 }
 
 ROOMS = (  # of utils/; each imports only rooms of lines above its own
+    {"torchrun"},
     {"rng", "device", "distributed", "io"},
     {"cli", "scoring", "pictures"},
     {"data", "weights"},

@@ -27,7 +27,8 @@ from models.orders import ORDERS
 from utils.data.sources import deal
 from utils.inpainting.composite import COMPOSITES, composite
 from utils.inpainting.windows import repair_in_windows
-from utils.io.images import load_mask, load_rgb, save_png
+from utils.io.images import load_rgb, save_png
+from utils.io.masks import load_mask
 
 quickly = settings(
     max_examples=50,

@@ -14,14 +14,17 @@ from typing import Any, NoReturn
 from config.errors import StopRequested, UserError
 from config.loading import Override
 from config.section import user_path
+from utils.io.faults import is_out_of_memory
+from utils.io.streams import READER_GONE, handled, usable_streams
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 
 USER_MISTAKE = 2  # exit code
 OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    errno.EFBIG,
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EIO),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY),
+    *(errno.EMFILE, errno.ENFILE),
 }
 INTERRUPTED = 130  # what shells report after Ctrl-C
 DEFAULT_CONFIG = "config/MaskGit.yml"
@@ -70,6 +73,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def first_line(documentation: str | None) -> str | None:
+    """The first line of a module's docstring, which `python -OO` leaves out."""
+    return documentation and documentation.splitlines()[0]
 
 
 def positive(text: str) -> int:
@@ -164,49 +172,48 @@ def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
     ]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """NumPy, PyTorch on a CPU and on a GPU say it in their own ways."""
-    texts = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
-
-
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `StopRequested`, so that what is half made is cleared away."""
+def ended_by_signals() -> Iterator[None]:
+    """Let signals that ask to end raise `StopRequested`, so that what is half made is cleared."""
 
-    def end(_number: int, _frame: object) -> None:
-        raise StopRequested("terminated")
+    def end(number: int, _frame: object) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise StopRequested(f"ended by {signal.Signals(number).name}")
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
+    with handled(end):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's main function; show a `UserError` as one line and leave with code 2."""
+    with usable_streams():
+        code, line = _outcome(main)
+        if line:
+            print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def _outcome(main: Callable[[], None]) -> tuple[int, str]:
+    """The exit code of a main function, and the line to end with; faults of ours are raised."""
     try:
-        with ended_by_sigterm():
+        with ended_by_signals():
             main()
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        print("error: out of memory; lower batch sizes, or sizes of the network", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
-    except OSError as error:
-        if error.errno not in OUT_OF_REACH:
-            raise
-        line = UserError(f"{error.filename or 'output'}: {error.strerror}")
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
+        return USER_MISTAKE, f"error: {error}"
     except StopRequested as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED, str(stopped)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    sys.exit(0)
+        return INTERRUPTED, "interrupted"
+    except BrokenPipeError:
+        return READER_GONE, ""
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            advice = "lower batch sizes, or sizes of the network"
+            return USER_MISTAKE, f"error: out of memory; {advice}"
+        if getattr(error, "errno", None) not in OUT_OF_REACH:
+            raise
+        named = UserError(f"{error.filename or 'output'}: {error.strerror}")
+        return USER_MISTAKE, f"error: {named}"
+    return 0, ""

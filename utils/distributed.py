@@ -1,12 +1,11 @@
 """One of the processes that torchrun started, or the only one there is.
 
-Who a process is comes from the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK), so work
-without any exchange, such as repairing a folder, needs no more than `rank` and `world_size`.
+Who a process is comes from the variables that torchrun sets (utils/torchrun.py), so work without
+any exchange, such as repairing a folder, needs no more than `rank` and `world_size`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from config.errors import UserError
+from utils.torchrun import Place, place
 
 PATIENCE = timedelta(hours=2)  # with a process that encodes a large folder or validates
 GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
@@ -23,12 +23,12 @@ GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communica
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return _place().rank
 
 
 def world_size() -> int:
     """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _place().world_size
 
 
 def is_main() -> bool:
@@ -43,7 +43,7 @@ def own_device(device: torch.device) -> torch.device:
     """
     if device.type != "cuda" or world_size() == 1:
         return device
-    local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    local, gpus = _place().local_rank, torch.cuda.device_count()
     if local >= gpus:
         raise UserError(f"--nproc-per-node: {gpus} GPUs on this machine; allowed are 1 to {gpus}")
     return torch.device("cuda", local)
@@ -60,7 +60,14 @@ def joined(device: torch.device) -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT: {reason}; "
+            "without torchrun, unset WORLD_SIZE"
+        ) from error
     try:
         yield
     except RuntimeError as error:
@@ -91,6 +98,13 @@ def main_first() -> Iterator[None]:
     yield
     if dist.is_initialized() and is_main():
         dist.barrier()
+
+
+def _place() -> Place:
+    try:
+        return place()
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _reduced(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:

@@ -168,7 +168,10 @@ def _relative(path: str | None, folder: Path) -> str | None:
     if path is None:
         return None
     try:
-        return os.path.relpath(path, folder)
+        found = os.path.relpath(path, folder)
+        if os.path.realpath(folder / found) == os.path.realpath(path):
+            return found
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))  # past a link
     except ValueError:  # another drive on Windows
         return os.path.abspath(path)
 

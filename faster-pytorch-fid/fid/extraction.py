@@ -22,6 +22,7 @@ from fid.features import Backend
 from fid.files import ScoreError
 from fid.images import ImageSet
 from fid.statistics import FeatureStatistics
+from fid.torchrun import place
 
 Result = TypeVar("Result")
 PATIENCE = timedelta(days=1)  # with rank 0, which reads caches and compares sets alone
@@ -39,10 +40,16 @@ class Ranks:
         """Join the processes torchrun started; alone without it.
 
         gloo carries the little that is exchanged (statistics, once), for CPUs and GPUs alike.
+
+        Raises:
+            ScoreError: variables that torchrun does not set so, or processes that do not meet.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls()
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        try:
+            if place().world_size == 1:
+                return cls()
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        except (ValueError, RuntimeError) as error:  # nobody at MASTER_ADDR, among others
+            raise ScoreError(str(error).partition("\n")[0]) from None
         return cls(dist.get_rank(), dist.get_world_size())
 
     def stop(self) -> None:
@@ -99,7 +106,7 @@ def choose_device(asked: str, ranks: Ranks) -> torch.device:
             f"--device {asked}: {asked} was asked and only cuda:0 to cuda:{gpus - 1} are there"
         )
     if ranks.world > 1:
-        index = int(os.environ.get("LOCAL_RANK", "0")) % gpus
+        index = place().local_rank % gpus
     return torch.device("cuda", index)
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fid.files import HASH_IN_NAME, ScoreError, download, sha256_of_file
+from fid.files import HASH_IN_NAME, ScoreError, download, of_the_machine, sha256_of_file
 from fid.inception import LAST_LAYER, build_inception
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -92,7 +92,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError):
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        if of_the_machine(error):
+            raise
         weights = None
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
         raise ScoreError(

@@ -47,6 +47,17 @@ class ScoreError(Exception):
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def of_the_machine(error: BaseException) -> str | None:
+    """What to say of memory that ran out, or of a disk that failed; None for faults of ours."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
+    if isinstance(error, OSError):
+        known = error.errno is not None and error.errno not in (errno.EINVAL, errno.EBADF)
+        return f"{error.filename or 'output'}: {error.strerror}" if known else None
+    if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
+        return "out of memory; lower --batch-size or --num-workers"
+    return None
+
+
 def limit(name: str) -> float:
     """The limit in force, `math.inf` where it is lifted. Raises `ScoreError` for a wrong switch."""
     return _limits(os.environ.get(SWITCH, ""))[name]

@@ -15,6 +15,7 @@ import os
 import re
 import struct
 import sys
+import unicodedata
 import warnings
 import zipfile
 import zlib
@@ -85,7 +86,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
-    parts = re.split(r"(\d+)", name)  # text and numbers alternate, so equal places compare
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name))  # text and numbers alternate
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -159,8 +160,13 @@ def select(images: ImageSet, selection: Sequence[str | int]) -> ImageSet:
         chosen = CsvImages(images.path, spans, images.side, images.skip)
         chosen.names = [str(row) for row in selection]
         return chosen
-    known = set(images.names)
+    known = {unicodedata.normalize("NFC", name): name for name in images.names}
+    known |= {name: name for name in images.names}  # which may hold both forms of an accent
+    chosen = []
     for name in selection:
-        if not isinstance(name, str) or name not in known:
+        text = name if isinstance(name, str) else ""
+        found = known.get(text) or known.get(unicodedata.normalize("NFC", text))
+        if found is None:
             raise ScoreError(f"{images.path}: no image {name!r}, though the manifest names it")
-    return type(images)(images.path, selection)
+        chosen.append(found)
+    return type(images)(images.path, chosen)

@@ -57,7 +57,9 @@ def test_shards_in_rank_order_are_the_whole_set_even_with_idle_ranks(tmp_path, b
 
 def test_ranks_wait_a_day_for_one_that_works_alone(monkeypatch):
     asked = {}
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    for name, value in {**told, "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "init_process_group", lambda _, **how: asked.update(how))
     monkeypatch.setattr(distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)

@@ -47,12 +47,6 @@ def config(weights, changed) -> Config:
     )
 
 
-def become(monkeypatch, rank: int, processes: int) -> None:
-    """Let this process believe that it is one of several."""
-    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", processes)):
-        monkeypatch.setenv(name, str(value))
-
-
 def test_without_torchrun_a_process_is_alone(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -64,8 +58,8 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
         assert distributed.furthest([1.0, 2.0], CPU) == [1.0, 2.0]
 
 
-def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
-    become(monkeypatch, rank=1, processes=2)
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(become, monkeypatch):
+    become(1, 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert distributed.own_device(torch.device("cuda")) == torch.device("cuda:1")
     assert distributed.own_device(CPU) == CPU
@@ -83,13 +77,13 @@ def test_a_gpu_named_by_its_number_is_the_one_that_pinned_memory_belongs_to(monk
     assert chosen == [torch.device("cuda:1")]
 
 
-def test_each_process_encodes_on_its_own_gpu(config, monkeypatch):
+def test_each_process_encodes_on_its_own_gpu(config, become, monkeypatch):
     def cached(_vqgan, _data, _split, _cache, device):
         devices.append(device)
         return np.zeros((1, 2, 16), np.uint16)
 
     devices: list[torch.device] = []
-    become(monkeypatch, rank=1, processes=2)
+    become(1, 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(transformer_trainer, "pick_device", lambda _: torch.device("cuda:0"))
     monkeypatch.setattr(transformer_trainer, "cached_tokens", cached)
@@ -100,7 +94,7 @@ def test_each_process_encodes_on_its_own_gpu(config, monkeypatch):
 @pytest.mark.parametrize("loss_on", ["all", "hidden"])
 @pytest.mark.parametrize("images", [7, 2])
 def test_shares_add_up_to_the_mean_over_the_whole_batch(
-    config, changed, monkeypatch, loss_on, images
+    config, changed, become, monkeypatch, loss_on, images
 ):
     # 3 processes: with 7 images they have 3, 2 and 2, with 2 images the last has none
     config = changed(config, {"masking.loss_on": loss_on})
@@ -112,7 +106,7 @@ def test_shares_add_up_to_the_mean_over_the_whole_batch(
     value = torch.rand(images * 16, generator=torch.Generator().manual_seed(1))  # of each token
     found, seen = 0.0, []
     for rank in range(3):
-        become(monkeypatch, rank, 3)
+        become(rank, 3)
         batch = TokenBatch(token_ids, token_ids, token_mask)
         own, weight = trainer._own_share(batch)
         own_ids, own_mask = own.targets, own.token_mask
@@ -124,8 +118,10 @@ def test_shares_add_up_to_the_mean_over_the_whole_batch(
     assert sorted(seen) == list(range(images * 16)), "every image once"
 
 
-def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(config, changed, monkeypatch):
-    become(monkeypatch, 0, 1)
+def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(
+    config, changed, become, monkeypatch
+):
+    become(0, 1)
     config = changed(config, {"training.accumulate": 3})
     tokens = np.zeros((7 * 4, 2, 16), np.uint16)  # 7 batches: groups of 3, 3 and 1
     trainer = TransformerTrainer(config, Tokens(tokens, tokens, torch.zeros(16, 8), "theirs"))
@@ -161,8 +157,8 @@ def test_a_process_that_has_seen_no_batch_of_a_resumed_epoch_knows_its_part_of_t
     assert trainer.mean_loss() == 1.5
 
 
-def test_a_search_is_not_for_torchrun(monkeypatch, capsys):
-    become(monkeypatch, 0, 2)
+def test_a_search_is_not_for_torchrun(become, monkeypatch, capsys):
+    become(0, 2)
     monkeypatch.setattr(sys, "argv", ["training_transformer.py", "--lr-search"])
     with pytest.raises(SystemExit) as left:
         runpy.run_path(str(ROOT / "training_transformer.py"))["main"]()

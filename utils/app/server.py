@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -18,6 +17,7 @@ from starlette.responses import PlainTextResponse
 
 from config.errors import UserError
 from utils.app.uploads import MAX_BODY_BYTES, MAX_FILE_BYTES
+from utils.io.streams import handled
 
 QUEUE_LENGTH = 8  # visitors who may wait; one is served at a time
 FORGET_SECONDS = 600  # age at which temporary files go
@@ -79,7 +79,7 @@ def check_address(host: str, port: int | None) -> None:
 
 
 def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -> None:
-    """Serve the page until Ctrl-C or SIGTERM."""
+    """Serve the page until Ctrl-C or another signal that asks to end."""
     page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1, api_open=False)
     page.launch(
         server_name=host,
@@ -106,7 +106,6 @@ def own_folder() -> Iterator[Path]:
     def leave(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, leave)
-    with tempfile.TemporaryDirectory(prefix="maskgit-page-") as folder:
+    with handled(leave), tempfile.TemporaryDirectory(prefix="maskgit-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
         yield Path(folder)

@@ -12,6 +12,7 @@ import numpy as np
 
 from config.errors import UserError
 from utils.data.sources import square
+from utils.io.colour import to_srgb
 from utils.io.images import encode_png, load_rgb
 
 MAX_FILE_BYTES = 8_000_000  # of an uploaded picture
@@ -27,12 +28,12 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
 
 
 def read_upload(file: Path, side: int) -> np.ndarray:
-    """Cut an uploaded picture to (side, side, 3) uint8 and delete it.
+    """Cut an uploaded picture to (side, side, 3) uint8, in sRGB as pages show it, and delete it.
 
     Raises `UserError` for what is no picture, or one of too many pixels.
     """
     try:
-        return square(load_rgb(file, file.name), side)
+        return square(to_srgb(load_rgb(file, file.name)), side)
     finally:
         file.unlink(missing_ok=True)
 

@@ -25,7 +25,9 @@ from utils.data.pairs import (
     prepared_parts,
     warn_if_inverted,
 )
-from utils.io.images import MASK_THRESHOLD, in_threads, list_images, load_mask, load_rgb
+from utils.io.colour import profile_of
+from utils.io.images import MASK_THRESHOLD, in_threads, list_images, load_rgb
+from utils.io.masks import load_mask
 
 Channels = Sequence[float]  # one number for each of red, green, blue, in 0..1
 LOADING_THREADS = 4
@@ -98,6 +100,8 @@ class InpaintingItem:
     """uint8 (H, W, 3)."""
     hole: np.ndarray
     """bool (H, W), True = to be filled."""
+    profile: bytes | None = None
+    """The image's colour profile (ICC), which its repair keeps."""
 
 
 class InpaintingSet(Dataset[InpaintingItem]):
@@ -141,12 +145,13 @@ class InpaintingSet(Dataset[InpaintingItem]):
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends a plain for loop
         path = self.images[index]
-        image, hole = np.asarray(load_rgb(path)), self._mask(index)
+        picture, hole = load_rgb(path), self._mask(index)
+        image = np.asarray(picture)
         check_same_size(path, image, self.masks[index], hole)
         hole = ~hole if self.invert_masks else hole
         warn_if_inverted(path, image, self.masks[index], hole)
         self._warn_if_large(self.masks[index], hole)
-        return InpaintingItem(index, path.name, image, hole)
+        return InpaintingItem(index, path.name, image, hole, profile_of(picture))
 
     def _mask(self, index: int) -> np.ndarray:
         """The mask of an image, bool (H, W), as its file says, True = hole."""

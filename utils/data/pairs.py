@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import BinaryIO
 
@@ -214,7 +215,8 @@ def _trailing_number(path: Path) -> int | None:
 
 
 def _stem(path: Path) -> str:
-    return path.stem
+    """The name without its suffix; accents are one character each, as most systems write them."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.ndarray) -> None:

@@ -7,10 +7,12 @@ uint8 (H, W, 3), H = W = image size in pixels.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import lzma
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +22,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from config.errors import UserError
-from utils.io.images import in_threads, is_image_name, load_rgb, natural_key, tell_left_out
+from config.errors import MachineError, UserError
+from utils.io.faults import raise_if_machine
+from utils.io.images import (
+    in_threads,
+    is_image_name,
+    load_rgb,
+    natural_key,
+    tell_left_out,
+    tell_of_profile,
+    tell_once,
+)
 from utils.io.limits import check_limit
 
 Counts = dict[str, int]  # images by split
@@ -33,6 +44,7 @@ BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
+OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of an error that other files are without
 MAC_FOLDER = "__MACOSX"  # resource forks beside the images in zips made on a Mac
 
 
@@ -60,8 +72,11 @@ class ImageFiles:
         for name in self.files:
             try:
                 content = hashlib.sha256(self.read(name)).digest()
+            except MachineError:
+                raise
             except UserError:
                 content = b"unreadable"
+            name = unicodedata.normalize("NFC", name)
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
         return digest.hexdigest()
 
@@ -112,7 +127,11 @@ class ImageFiles:
 
         def decode(name: str) -> np.ndarray | str:
             try:
-                return square(load_rgb(io.BytesIO(self.read(name)), name), image_size)
+                image = load_rgb(io.BytesIO(self.read(name)), name)
+                tell_of_profile(image, name)
+                return square(image, image_size)
+            except MachineError:
+                raise
             except UserError as error:
                 return str(error).encode("utf-8", "backslashreplace").decode()
 
@@ -177,16 +196,27 @@ def open_source(path: Path) -> ImageFiles:
 
 
 def _open_folder(path: Path) -> ImageFiles:
-    files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    found = list(path.rglob("*"))
+    files = [file.relative_to(path).as_posix() for file in found if file.is_file()]
+    links = [place.relative_to(path).as_posix() for place in found if _is_linked_folder(place)]
+    if links:
+        tell_once(f"links {path}", f"{path}: {links[0]} is a link to a folder, which is left out")
 
     def read(name: str) -> bytes:
         try:
             check_limit("file_bytes", (path / name).stat().st_size, name)
             return (path / name).read_bytes()
         except OSError as error:
+            if error.errno not in OF_THE_FILE:
+                raise_if_machine(error, name)
             raise UserError(f"{name}: cannot be read: {error.strerror}") from error
 
     return ImageFiles(path, _images(path, files), read)
+
+
+def _is_linked_folder(path: Path) -> bool:
+    """Say whether a path is a link to a folder, into which no search goes: it may be a circle."""
+    return path.is_symlink() and path.is_dir()
 
 
 def _open_zip(path: Path) -> ImageFiles:

@@ -82,7 +82,7 @@ class Job:
     def read(self, index: int) -> Task:
         """Read one image with its mask, look whether it is done, else prepare it."""
         item = self.dataset[index]
-        stamp = f"{self.digest}{input_digest(item.image, item.hole)}"
+        stamp = f"{self.digest}{input_digest(item.image, item.hole, item.profile)}"
         done = not self.restart and self.outputs.is_done(item, stamp)
         filled = truth = None
         if not done and item.hole.shape == (self.side, self.side):

@@ -7,7 +7,6 @@ exchange nothing else; the one that finds all parts there is the last.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from utils.data.datasets import InpaintingSet
 from utils.device import environment, pick_device
 from utils.distributed import own_device
 from utils.inpainting.outputs import Outputs
-from utils.io.files import write_text
+from utils.io.files import relative, write_text
 
 
 def write_manifest(
@@ -33,7 +32,7 @@ def write_manifest(
     """
     truth = dataset.truth
     content = {
-        "ground_truth": os.path.relpath(truth.location, path.parent) if truth else None,
+        "ground_truth": relative(truth.location, path.parent) if truth else None,
         "masks": _masks(path.parent, dataset),
         "inverted_masks": dataset.invert_masks,
         "images": [
@@ -109,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
     """What a JSON file holds; {} if that is no dictionary, or there is none to be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -119,5 +118,5 @@ def _masks(folder: Path, dataset: InpaintingSet) -> str | None:
     return (
         None
         if dataset.invert_masks or dataset.from_alpha
-        else os.path.relpath(dataset.masks[0].parent, folder)
+        else relative(dataset.masks[0].parent, folder)
     )

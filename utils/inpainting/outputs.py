@@ -81,22 +81,22 @@ class Outputs:
         paths = self._paths(repair.item, repair.sample)
         image, hole, steps = repair.item.image, repair.item.hole, self.settings.total_iter
         masked = np.where(hole[..., None], np.uint8(HOLE_COLOUR), image)  # it may hold anything
-        result = repair.images[-1]
+        result, profile = repair.images[-1], repair.item.profile
         if MASKS in paths:
             grid = mask_grid(repair.token_masks, steps)
             save_stamped_png(paths[MASKS], grid, repair.stamp)
         if STEPS in paths:
             grid = image_grid([masked, *repair.images], steps)
-            save_stamped_png(paths[STEPS], grid, repair.stamp)
+            save_stamped_png(paths[STEPS], grid, repair.stamp, profile)
         if COMPARISON in paths:
             strip = comparison_strip(masked, result, repair.truth)
-            save_stamped_png(paths[COMPARISON], strip, repair.stamp)
+            save_stamped_png(paths[COMPARISON], strip, repair.stamp, profile)
         if ANIMATION in paths:
             kind = self.settings.animation
             content = encode_animation([masked, *repair.images], kind, repair.stamp)
             with atomic(paths[ANIMATION]) as temporary:
                 temporary.write_bytes(content)
-        save_stamped_png(paths[RESULTS], result, repair.stamp)
+        save_stamped_png(paths[RESULTS], result, repair.stamp, profile)
 
     def _paths(self, item: InpaintingItem, sample: int) -> dict[str, Path]:
         """Folder name: path, of every file that one repair leaves."""

@@ -46,11 +46,14 @@ def settings_digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
-def input_digest(image: np.ndarray, hole: np.ndarray) -> str:
-    """The second half: of the size, the hole and the known pixels; what a hole holds is nothing."""
+def input_digest(image: np.ndarray, hole: np.ndarray, profile: bytes | None = None) -> str:
+    """The second half: of the size, the hole, the known pixels and the colour profile, if any; what
+    a hole holds is nothing.
+    """
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.packbits(hole).tobytes())
     digest.update(np.where(hole[..., None], np.uint8(0), image).tobytes())
+    digest.update(profile or b"")
     return digest.hexdigest()[:DIGITS]
 
 
@@ -64,11 +67,13 @@ def read_stamp(path: Path) -> str | None:
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found
 
 
-def save_stamped_png(path: Path, image: np.ndarray, stamp: str) -> None:
-    """Write a PNG (H, W, 3) uint8 with its stamp, wholly or not at all."""
+def save_stamped_png(
+    path: Path, image: np.ndarray, stamp: str, profile: bytes | None = None
+) -> None:
+    """Write a PNG (H, W, 3) uint8 with its stamp and colour profile, wholly or not at all."""
     text, buffer = PngInfo(), io.BytesIO()
     text.add_text(KEY, stamp)
-    Image.fromarray(image).save(buffer, format="PNG", pnginfo=text)
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=text, icc_profile=profile)
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 

@@ -1,6 +1,5 @@
 """Image files in and out: every mode becomes 8-bit RGB, every fault one line with the file's name.
 
-A mask file holds 255 where a pixel is known and 0 where it is a hole; in memory a hole is True.
 Letters: H height, W width, in pixels.
 """
 
@@ -9,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +21,8 @@ from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from config.errors import StopRequested, UserError
+from utils.io.colour import PROFILE, is_foreign, is_srgb, profile_of
+from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
 from utils.io.limits import check_limit, limit
 
@@ -35,7 +37,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run
 KNOWN, HOLE = 255, 0  # values of a mask file
 HOLE_COLOUR = 128  # grey that paints a hole in a masked image
 MASK_THRESHOLD = 128  # values below are a hole
-COLOURED = 48  # difference of channels that JPEG does not make
 BATCH = 256  # items handed to threads at once, so an interruption does not wait for all
 
 Item = TypeVar("Item")
@@ -48,6 +49,8 @@ LOSSES = {  # what a conversion leaves out: how it is told
     "alpha": "is transparent in part; white is laid under it",
     "depth": "has 16 bits a channel; 8 are used",
     "cmyk": "is in CMYK; it is converted without its colour profile",
+    "colours": "states other colours than sRGB (gamma, or a profile not of RGB); they are left out",
+    "profile": "has a colour profile; it is left out, so colours may look different",
 }
 _told: set[str] = set()  # losses, and folders, that this process has told of
 
@@ -56,50 +59,28 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """Read one image as 8-bit RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit images are converted (16 bits by value / 257), transparency is
-    laid over white, an animation gives its first frame; colour profiles are not applied. The first
-    file that loses something so is named on stderr. `name` stands for the file in messages. Raises
-    UserError for what cannot be read.
+    laid over white, an animation gives its first frame. A profile of RGB is not applied but goes
+    along (utils/io/colour.py). The first file that loses something is named on stderr. `name`
+    stands for the file in messages. Raises UserError for what cannot be read.
     """
     name = name or str(source)
-    return _to_rgb(_read(source, name), name)
+    image = read_image(source, name)
+    if is_foreign(image):
+        _tell("colours", name)
+    rgb, profile = to_rgb(image, name), profile_of(image)
+    rgb.info = {PROFILE: profile} if profile else {}
+    return rgb
 
 
-def load_mask(
-    path: Path, threshold: int = MASK_THRESHOLD, *, from_alpha: bool = False
-) -> np.ndarray:
-    """Read a mask file as a bool array (H, W), True = hole.
-
-    Values 0 and 1 count as 0 and 255. Others are split: below the threshold is a hole, as at edges
-    that are blurred or stored as JPEG. from_alpha: the hole is where the picture is transparent.
-    What had to be decided so is noted once. Raises UserError for a mask in colour.
-    """
-    image = _read(path, str(path))
-    if from_alpha:
-        if not image.has_transparency_data:
-            raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
-        return np.asarray(image.convert("RGBA"))[..., 3] < threshold
-    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
-        raise UserError(
-            f"{path}: a mask must not be transparent; save it as a grey PNG, or give "
-            "--masks alpha if the pictures' own transparency is the hole"
-        )
-    pixels = np.asarray(_to_rgb(image, str(path)))
-    if np.ptp(pixels, axis=-1).max(initial=0) > COLOURED:
-        raise UserError(f"{path}: a mask must be grey, this one has coloured pixels")
-    values = pixels[..., 0]
-    if ((values == KNOWN) | (values == HOLE)).all():
-        return values == HOLE
-    if values.max() == 1:
-        _tell_once("mask 0/1", f"{path}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
-        return values == HOLE
-    text = f"values other than 0 and 255 in masks; below {threshold} is a hole (--mask-threshold)"
-    _tell_once("mask values", f"{path}: {text}")
-    return values < threshold
+def tell_of_profile(image: Image.Image, name: str) -> None:
+    """Name the first image that loses its profile where no file keeps it."""
+    if not is_srgb(image):
+        _tell("profile", name)
 
 
 @contextmanager
 def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """An image of which no more than the header is read; the limit of pixels is left to `_read`.
+    """An image of which no more than the header is read; `read_image` looks at its pixels' number.
 
     Raises UserError for what cannot be read, also within the block.
     """
@@ -117,6 +98,7 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except PermissionError:
         raise UserError(f"{name}: no permission to read this file") from None
     except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
+        raise_if_machine(error, name)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = f"not an image that can be decoded; formats are {', '.join(FORMATS)}"
@@ -179,12 +161,12 @@ def tell_left_out(place: Path, names: Iterable[str]) -> None:
     if left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         allowed = ", ".join(sorted(IMAGE_SUFFIXES))
-        _tell_once(str(place), f"{place}: {left_out[0]}{more} left out; allowed are {allowed}")
+        tell_once(str(place), f"{place}: {left_out[0]}{more} left out; allowed are {allowed}")
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
-    parts = re.split(r"(\d+)", name)  # text and numbers alternate, so equal places compare
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name))  # text and numbers alternate
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
@@ -213,10 +195,12 @@ def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[
     return (mean / 255).tolist(), (std / 255).tolist()
 
 
-def _read(source: Path | BinaryIO, name: str) -> Image.Image:
+def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
     """Decode the first frame in its own mode, upright, unless it has more pixels than the limit."""
     with opened(source, name) as image:
         check_limit("pixels", image.width * image.height, f"{name}: {image.width} x {image.height}")
+        if _has_deep_colours(image):
+            _tell("depth", name)
         image.load()
         upright = ImageOps.exif_transpose(image)
         if image.format in ANIMATED and _has_more_frames(image):
@@ -236,6 +220,15 @@ def _open(source: Path | BinaryIO, name: str) -> Image.Image:
         raise
 
 
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Say whether colours are stored with more than the 8 bits that Pillow reads of them."""
+    if not image.tile or image.mode.startswith("I"):  # grey is read with all of its bits
+        return False
+    codec, _, _, arguments = image.tile[0]
+    raw, *more = arguments if isinstance(arguments, tuple) else (arguments,)
+    return ";16" in str(raw) or (codec.startswith("ppm") and more[0] > 255)
+
+
 def _has_more_frames(image: Image.Image) -> bool:
     """Say whether a decoded image is an animation or has further pages; moves to the next one."""
     try:
@@ -249,10 +242,11 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 def _tell(loss: str, name: str) -> None:
     """Name the first file that loses something on the way to RGB; a set of them needs one line."""
-    _tell_once(loss, f"{name} {LOSSES[loss]}")
+    tell_once(loss, f"{name} {LOSSES[loss]}")
 
 
-def _tell_once(what: str, text: str) -> None:
+def tell_once(what: str, text: str) -> None:
+    """One note on stderr, unless this process has told of the same before."""
     if what not in _told:
         _told.add(what)
         tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
@@ -263,8 +257,8 @@ def _ends_in(suffixes: frozenset[str], name: str) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() in suffixes
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert any mode to RGB."""
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert any mode to RGB. Raises UserError for pixels that are read as none."""
     try:
         return _converted(image, name)
     except ValueError:

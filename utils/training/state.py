@@ -10,6 +10,7 @@ import pickle
 import shutil
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,16 @@ import torch
 
 from config.errors import UserError
 from utils.distributed import is_main
+from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
 from utils.weights.store import first_line, refusal
 
 State = dict[str, Any]
 Resume = bool | Literal["auto"]
+BROKEN_STATE = (  # what reading one that is damaged, or cannot be read, raises
+    *(RuntimeError, EOFError, OSError, ValueError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
 
 
 def save_state(path: Path, state: State) -> None:
@@ -38,8 +44,9 @@ def save_state(path: Path, state: State) -> None:
 def load_state(path: Path) -> State | None:
     """Read the latest whole training state, or None if there is none yet.
 
-    A damaged one is passed over with a line that says so, and set aside as state.damaged.pt, or it
-    would become the previous one. Raises `UserError` if none is whole.
+    One that was read and is damaged is passed over with a line that says so, and set aside as
+    state.damaged.pt, or it would become the previous one. Raises `UserError` if none is whole, and
+    `MachineError` if one cannot be read, which says nothing about it.
     """
     found = [candidate for candidate in (path, previous(path)) if candidate.exists()]
     for candidate in found:
@@ -51,7 +58,8 @@ def load_state(path: Path) -> State | None:
             state = torch.load(candidate, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             print(f"{candidate}: {refusal(error)}; passed over", file=sys.stderr)
-        except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile):
+        except BROKEN_STATE as error:
+            raise_if_machine(error, candidate)
             older = ", the one before it is taken" if candidate == path else ""
             print(f"{candidate}: damaged checkpoint, passed over{older}", file=sys.stderr)
         else:

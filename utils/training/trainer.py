@@ -16,10 +16,12 @@ from torch import Tensor
 
 from config.errors import DivergedError, StopRequested, UserError
 from utils import distributed
+from utils.io.faults import is_out_of_memory
+from utils.io.streams import handled
 
 FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
 LONGEST_REASON = 160  # characters of PyTorch's that a line of ours repeats
-CPU_ALLOCATOR = "DefaultCPUAllocator"  # by which PyTorch's own errors about memory are known
+INSISTING = (signal.SIGINT, signal.SIGTERM)  # a second one of these ends the process at once
 
 
 @dataclass
@@ -169,9 +171,9 @@ def _fitting(name: str) -> Iterator[None]:
     """Turn PyTorch's refusal of a part of a state into a `UserError` that says what to do."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
         raise UserError(
             f"the state's {name} does not fit ({first}); undo the change of the config, or begin "
@@ -190,34 +192,31 @@ def memory_for(device: torch.device, advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        short = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-        if not short and CPU_ALLOCATOR not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"{device}: out of memory; what needs less: {advice}") from error
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying; a second one ends the process at once.
+    """Collect signals that ask to end instead of dying; a second Ctrl-C or SIGTERM ends at once.
 
-    One that came too late for the block to look for it is raised again after the block's end.
+    Others come several times by themselves: SIGHUP from the terminal and its shell, SIGXCPU every
+    second. One that came too late for the block to look for it is raised again after its end.
     """
     received: list[int] = []
-    before = {}
 
     def note(number: int, _frame: object) -> None:
         received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        if number in INSISTING:
+            signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
     try:
-        yield received
+        with handled(note):
+            yield received
     except StopRequested:
         received.clear()
         raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if received:
             signal.raise_signal(received[0])

@@ -15,7 +15,7 @@ import torch
 from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
 from utils.io.files import atomic
 from utils.weights.lab_attention import VARIANTS, Naming, Weights
 from utils.weights.lab_keys import PREFIXES, TOKENIZER, TRANSFORMER, to_lab
@@ -94,7 +94,7 @@ def _naming(config: Config, variant: str | None, like: Path | None) -> Naming:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=first_line(__doc__))
     add_config_arguments(parser, OPTIONS)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(

@@ -22,7 +22,7 @@ from config.loading import load_config, save_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.cli import ArgumentParser, add_config_arguments, run
+from utils.cli import ArgumentParser, add_config_arguments, first_line, run
 from utils.io.files import atomic, content_hash, write_text
 from utils.weights.lab_attention import Roles
 from utils.weights.lab_keys import NAMES_SHOWN, TOKENIZER, TRANSFORMER, LabFile, Part
@@ -217,7 +217,7 @@ def role_map(text: str) -> Roles:
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=first_line(__doc__))
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".pt file of the lab")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--entry", help="which of several networks in a file, e.g. ema")

@@ -26,6 +26,7 @@ from config.schema import TokenizerConfig, TransformerConfig
 from config.section import Section
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
+from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
 from utils.weights.lab_attention import Roles
 from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
@@ -34,6 +35,7 @@ from utils.weights.lab_shapes import Shapes, describe, network_shapes, shapes_of
 HEADER = "maskgit"  # the one metadata key of our safetensors files
 KINDS = {TokenizerConfig: TOKENIZER, TransformerConfig: TRANSFORMER}
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
+BROKEN_FILE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, MemoryError)
 NUMPY_NUMBERS = [np.dtype(code) for code in ("?", *"bhilqBHILQ", *"efd")]
 
 
@@ -120,7 +122,8 @@ def read_lab_file(path: Path, entry: str | None = None, roles: Roles | None = No
         cure = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
         reason = refusal(error)
         raise UserError(f"{path}: {reason}{cure if 'opened' in reason else ''}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except BROKEN_FILE as error:
+        raise_if_machine(error, path)
         raise UserError(f"{path}: damaged or no weights file ({first_line(error)})") from None
     return read_keys(content, str(path), entry, roles)
 

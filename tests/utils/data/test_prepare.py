@@ -22,7 +22,8 @@ from utils.data import prepare as preparing
 from utils.data.photos import BANDS, PHOTOS, Photos, draw_box, photo_path
 from utils.data.prepare import Settings, prepare
 from utils.data.sources import deal, open_source
-from utils.io.images import encode_png, list_images, load_mask, load_rgb
+from utils.io.images import encode_png, list_images, load_rgb
+from utils.io.masks import load_mask
 
 ROOT = Path(__file__).parents[3]
 PARTS = ("train", "val", "test", "masked_image", "mask64")

@@ -238,7 +238,10 @@ def run_script(config: Path, *arguments: str | Path, processes: int):
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
                 "RANK": str(r),
+                "LOCAL_RANK": str(r),
                 "WORLD_SIZE": f"{processes}",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": "1",  # nobody meets there
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -264,48 +267,48 @@ def test_two_processes_leave_what_one_does(repair, weights, job, tmp_path):
     assert said.startswith("all 5 images were done (--restart repairs them anew): ")
 
 
-def test_a_process_that_is_not_the_last_writes_no_manifest(repair, monkeypatch):
-    for rank, is_last in (("1", False), ("0", True)):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        output = repair(output=None if rank == "1" else output)  # noqa: F821
+def test_a_process_that_is_not_the_last_writes_no_manifest(repair, become):
+    for rank, is_last in ((1, False), (0, True)):
+        become(rank, 2)
+        output = repair(output=None if rank == 1 else output)  # noqa: F821
         assert (output / "test_results" / "manifest.json").exists() == is_last
 
 
-def share(config, job, output, monkeypatch, rank: int, seconds: float) -> dict:
+def share(config, job, output, monkeypatch, become, rank: int, seconds: float) -> dict:
     """Be one of two processes whose clock shows so many seconds at the end."""
     clock = iter([0.0, seconds])
     monkeypatch.setattr(
         utils.inpainting.job, "time", SimpleNamespace(perf_counter=lambda: next(clock))
     )
-    monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    become(rank, 2)
     return utils.inpainting.job.inpaint_set(config, InpaintingSet(job), output)
 
 
 def test_the_manifest_of_several_processes_states_the_time_and_images_of_all(
-    weights, job, tmp_path, monkeypatch
+    weights, job, tmp_path, monkeypatch, become
 ):
-    slow, fast = (share(weights, job, tmp_path, monkeypatch, *of) for of in ((1, 8.0), (0, 2.0)))
+    slow, fast = (
+        share(weights, job, tmp_path, monkeypatch, become, *of) for of in ((1, 8.0), (0, 2.0))
+    )
     assert [(own["seconds"], own["repaired"]) for own in (slow, fast)] == [(8.0, 2), (2.0, 3)]
     found = [stated(tmp_path)[key] for key in ("seconds", "images_per_second", "repaired")]
     assert found == [8.0, 5 / 8.0, 5]
     for rank in (0, 1):  # nothing is left to do
-        share(weights, job, tmp_path, monkeypatch, rank, 1.0)
+        share(weights, job, tmp_path, monkeypatch, become, rank, 1.0)
     assert (stated(tmp_path)["seconds"], stated(tmp_path)["repaired"]) == (8.0, 0)
     assert stated(tmp_path)["skipped"] == 5
 
 
 def test_what_a_process_left_earlier_does_not_count_once_it_has_begun_again(
-    weights, job, tmp_path, monkeypatch
+    weights, job, tmp_path, monkeypatch, become
 ):
     for rank in (0, 1):
-        share(weights, job, tmp_path, monkeypatch, rank, 1.0)
+        share(weights, job, tmp_path, monkeypatch, become, rank, 1.0)
     with monkeypatch.context() as patch:
         patch.setattr(utils.inpainting.job, "_repair_all", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            share(weights, job, tmp_path, monkeypatch, 0, 1.0)
-    share(weights, job, tmp_path, monkeypatch, 1, 1.0)
+            share(weights, job, tmp_path, monkeypatch, become, 0, 1.0)
+    share(weights, job, tmp_path, monkeypatch, become, 1, 1.0)
     assert not (tmp_path / "test_results" / "manifest.json").exists()
 
 

@@ -13,17 +13,17 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
 from config.errors import StopRequested, UserError
-from utils.cli import ended_by_sigterm
+from utils.cli import ended_by_signals
 from utils.io import images
 from utils.io.images import (
     channel_statistics,
     encode_png,
     in_threads,
     list_images,
-    load_mask,
     load_rgb,
     save_png,
 )
+from utils.io.masks import load_mask
 
 
 def rgb_pixel(path: Path) -> tuple[int, int, int]:
@@ -133,7 +133,7 @@ def test_sigterm_while_an_image_is_read_is_no_fault_of_the_image(tmp_path, monke
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(GifImageFile, moment, terminated)
-    with ended_by_sigterm(), pytest.raises(StopRequested, match="terminated"):
+    with ended_by_signals(), pytest.raises(StopRequested, match="ended by SIGTERM"):
         load_rgb(tmp_path / "a.gif")
 
 

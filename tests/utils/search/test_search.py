@@ -281,8 +281,8 @@ def test_a_study_knows_how_the_holes_it_shows_were_filled(config, changed, shows
     assert (first.fingerprint != second.fingerprint) == shows_holes
 
 
-def test_a_search_under_torchrun_is_refused(config, training, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_a_search_under_torchrun_is_refused(config, training, become):
+    become(0, 2)
     with pytest.raises(UserError, match="start its workers as plain processes"):
         search_learning_rate(config)
 

@@ -179,7 +179,7 @@ def test_products_take_the_precision_and_losses_fp32(gpu, start, monkeypatch, pr
     assert gpu.types["aten::_softmax"] == gpu.types["aten::_log_softmax"] == torch.float32
 
 
-def test_each_of_two_processes_computes_its_rows_without_waiting(gpu, start, monkeypatch):
+def test_each_of_two_processes_computes_its_rows_without_waiting(gpu, start, become, monkeypatch):
     class Parallel(nn.Module):
         """Stands in for DistributedDataParallel, which would exchange gradients."""
 
@@ -197,7 +197,7 @@ def test_each_of_two_processes_computes_its_rows_without_waiting(gpu, start, mon
 
     monkeypatch.setattr(transformer_trainer, "DistributedDataParallel", Parallel)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    become(0, 2)
     for loss_on in ("all", "hidden"):
         trainer = start({"masking.loss_on": loss_on, "training.batch_size": 2})
         trainer.batches_per_epoch = len(BATCHES)
