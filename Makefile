@@ -10,6 +10,7 @@ ENV := .venv
 endif
 PYTHON := $(ENV)/bin/python
 FOUND_PYTHON ?= python3
+LOWEST := .venv-lowest
 
 RUN := runs/demo
 DATA := data/demo
@@ -25,7 +26,7 @@ SEARCH_RUN := runs/search-cats64
 SEARCH_DATA := data/cats64
 SEARCH_FLAGS :=  # e.g. --set search.steps=480
 
-.PHONY: setup demo results search-results test gpu test-long test-app faults coverage soak lint format schema clean
+.PHONY: setup demo results search-results test test-lowest gpu test-long test-app faults coverage soak lint format schema clean
 .SECONDARY:
 
 setup: $(ENV)/.maskgit
@@ -73,6 +74,12 @@ search-results: $(ENV)/.maskgit
 
 test: $(ENV)/.maskgit-dev
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not long and not app"
+
+test-lowest:  # with the lowest versions that pyproject.toml allows, PyTorch as it comes; Python up to 3.12
+	$(FOUND_PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python tests/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt ".[dev]"
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not long and not app"
 
 test-long: $(ENV)/.maskgit-dev  # what came out stays in docs/results/test-long.txt
 	$(PYTHON) -m pytest -m long -rA --show-capture=no > docs/results/test-long.txt; \

@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_every_script_and_make_target_that_the_readme_names_exists():
         assert (ROOT / script).is_file(), script
     for module in re.findall(r"python -m (utils\.[\w.]+)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
+def test_the_lowest_versions_are_the_bounds_but_for_pytorchs():
+    command = [sys.executable, ROOT / "tests" / "lowest_versions.py"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    lowest = dict(line.split("==") for line in said.stdout.splitlines())
+    wanted = project()["dependencies"] + project()["optional-dependencies"]["dev"]
+    bounds = {r.name: next(iter(r.specifier)) for r in map(Requirement, wanted)}
+    expected = {name: bound.version for name, bound in bounds.items() if bound.operator == ">="}
+    assert {n: v for n, v in lowest.items() if n in bounds} == {
+        name: version for name, version in expected.items() if not name.startswith("torch")
+    }
 
 
 def imported_names(path: Path) -> set[str]:

@@ -128,3 +128,26 @@ def test_inpainting_repairs_a_folder_and_says_so(weights, tmp_path):
         "final_test_0.png",
         "final_test_1.png",
     }
+
+
+def test_every_script_explains_itself_without_docstrings():
+    modules = ("utils.report", "utils.training.release", "utils.weights.import_lab")
+    modules += ("utils.weights.export_lab",)
+    scripts = [path.name for path in ROOT.glob("*.py")]
+    program = (
+        "import importlib, runpy, sys; sys.argv = ['script', '--help']\n"
+        f"places = [runpy.run_path(name) for name in {scripts!r}]\n"
+        f"places += [vars(importlib.import_module(name)) for name in {modules!r}]\n"
+        "for place in places:\n"
+        "    try: place['main']()\n"
+        "    except SystemExit as left: assert not left.code\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-OO", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("usage: script") == len(scripts) + len(modules)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from config.errors import UserError
 from config.schema import Config, DecodingConfig
@@ -20,6 +22,7 @@ import gradio
 
 from utils.app import controls, server
 from utils.app.checkpoints import Checkpoint, Shelf, find_checkpoint
+from utils.app.environment import leave_out_foreign
 from utils.app.handlers import Desk, wrong
 from utils.app.samples import CROPS, photographs
 from utils.app.server import HEADERS, Guard
@@ -261,3 +264,23 @@ def test_samples_are_the_photographs_in_the_checkpoints_size():
     pictures = photographs(16)
     assert list(pictures) == list(CROPS)
     assert all(one.shape == (16, 16, 3) and one.std() > 10 for one in pictures.values())
+
+
+def test_an_upload_is_shown_in_the_colours_of_its_profile(tmp_path):
+    exchanged = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    places = {bytes(exchanged[i : i + 4]): i for i in range(132, 132 + 12 * exchanged[131], 12)}
+    red, green = places[b"rXYZ"], places[b"gXYZ"]
+    exchanged[red : red + 4], exchanged[green : green + 4] = b"gXYZ", b"rXYZ"
+    profile = bytes(exchanged).replace("sRGB".encode("utf-16-be"), "ours".encode("utf-16-be"))
+    path = tmp_path / "a.png"
+    Image.new("RGB", (SIDE, SIDE), (200, 30, 60)).save(path, icc_profile=profile)
+    assert read_upload(path, SIDE)[0, 0] == pytest.approx((30, 200, 60), abs=2)
+
+
+def test_proxies_certificates_and_other_pages_settings_are_left_out(monkeypatch):
+    monkeypatch.setattr(
+        os, "environ", {"HTTP_PROXY": "a", "all_proxy": "b", "GRADIO_SHARE": "True"}
+    )
+    os.environ |= {"SSL_CERT_FILE": "gone", "PATH": "kept", "proxy_of_mine": "kept"}
+    leave_out_foreign()
+    assert os.environ == {"PATH": "kept", "proxy_of_mine": "kept"}

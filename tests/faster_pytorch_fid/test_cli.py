@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 import zipfile
 
+import fid.torchrun
 import fid_score_gpu
 import numpy as np
 import pytest
@@ -241,7 +243,8 @@ def test_legacy_repeats_pytorch_fid_from_saved_statistics(lab, command):
         with np.load(lab / f"{name}.npz") as file:
             arrays += [file["mu"], file["sigma"]]
     _, output, _ = command("--predicted-path", lab / "test_results", "--legacy")
-    with pytest.warns(Warning, match="singular|disp"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of singular matrices, in some versions of SciPy
         expected = calculate_frechet_distance(*arrays)
     assert distance(output) == pytest.approx(expected, abs=1e-3)
 
@@ -507,3 +510,35 @@ def test_masks_may_be_given_by_hand(lab, command):
     expected = np.abs(truth - truth // 2).mean()
     assert float(re.search(r"hole_mae: (.+)", output)[1]) == pytest.approx(expected, rel=1e-4)
     assert SIDE == 16
+
+
+def test_a_certificate_behind_a_link_verifies(lab, command):
+    (lab / "scratch/deep").mkdir(parents=True)
+    (lab / "cards").symlink_to("scratch/deep")
+    paths = ("--predicted-path", lab / "test_results", "--gt-path", lab / "truth")
+    assert command(*paths, "--json", lab / "cards/score.json")[0] == 0
+    assert command("--verify", lab / "cards/score.json")[1].endswith("verified\n")
+    assert command("--verify", lab / "scratch/deep/score.json")[1].endswith("verified\n")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_runs_out_is_one_line(lab, command, monkeypatch, error):
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fid_score_gpu, "score", fail)
+    code, _, said = command("--predicted-path", lab / "test_results")
+    assert (code, said) == (2, "error: out of memory; lower --batch-size or --num-workers\n")
+
+
+def test_variables_that_an_outer_job_left_are_ignored_or_named(lab, command, monkeypatch):
+    fid.torchrun._place.cache_clear()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, said = command("--predicted-path", lab / "test_results")
+    assert (code, said.count("note: WORLD_SIZE=2 is ignored")) == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "")
+    code, _, said = command("--predicted-path", lab / "test_results")
+    assert code == 2
+    assert said.startswith("error: the environment has WORLD_SIZE=''; allowed are whole")

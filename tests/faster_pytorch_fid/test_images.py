@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -272,3 +273,13 @@ def test_missing_empty_and_foreign_paths_are_named(tmp_path):
     for name, message in cases.items():
         with pytest.raises(ScoreError, match=f"{name}: {message}"):
             open_images(tmp_path / name)
+
+
+def test_a_manifest_may_write_an_accent_otherwise_than_the_folder(tmp_path, pixels):
+    folder = write_folder(tmp_path / "a", pixels)
+    composed, apart = (unicodedata.normalize(form, "\u00e9.png") for form in ("NFC", "NFD"))
+    for there, asked in ((composed, apart), (apart, composed)):
+        (folder / "image_000.png").rename(folder / there)
+        images = open_images(folder, [asked, "image_001.png"])
+        assert images.names == [there, "image_001.png"]
+        (folder / there).rename(folder / "image_000.png")

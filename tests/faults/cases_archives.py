@@ -142,8 +142,12 @@ TRUTHS = {
     "that is not there": (lambda folder: None, "bad.csv"),
 }
 ODD_TABLES = [
-    Case("a csv with more rows than images", SCORED_CSV, "5 rows more than images are left out",
-         put("bad.csv", table(ROWS)), REPAIRED),
+    Case("a csv of ground truth with more rows than images", REPAIRED_CSV,
+         "note: bad.csv: 5 rows more than images are left out", put("bad.csv", table(ROWS)),
+         REPAIRED, results=3),
+    Case("a csv with more rows than images", f"{SCORED_CSV} --metrics fid,paired",
+         "note: bad.csv: the first 8 images are used", put("bad.csv", table(ROWS + ROWS[:5])),
+         REPAIRED),
     Case("a csv with Windows line ends", SCORED_CSV, "",
          put("bad.csv", table(ROWS).replace("\n", "\r\n")), REPAIRED),
     Case("a csv without a line end at its end", SCORED_CSV, "",

@@ -155,6 +155,10 @@ CASES = [
         Case(f"a training state {what}", f"{TRANSFORMER} --resume", says, put(STATE, content))
         for what, (content, says) in STATES.items()
     ),
+    Case("a training state that is a folder", f"{TRANSFORMER} --resume",
+         "state.pt: cannot be read: Is a directory; it stays as it is",
+         both(put(STATE.replace("state", "state.previous"), saved({"a": 1})),
+              lambda folder: (folder / STATE).mkdir())),
     Case("a tokenizer's training state with a program", f"{TOKENIZER} --resume", "use --restart",
          put("run/tokenizer/state.pt", hostile_zip())),
     Case("a run that would be overwritten", TRANSFORMER, "holds a run; --resume goes on",

@@ -85,6 +85,12 @@ class Child:
         os.kill(self.number, number)
         return self
 
+    def loses_its_reader(self) -> Child:
+        """Let nobody read what it says from now on."""
+        os.close(self.said)
+        self.said = os.open(os.devnull, os.O_RDONLY)
+        return self
+
     def goes_on(self) -> Child:
         """Let it go on."""
         self.go.touch()

@@ -7,7 +7,7 @@ cases are relative to the workspace (conftest.py says what lies in it).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 REFUSED, REPAIRED = 2, 0  # exit codes of the two things that may happen
@@ -52,6 +52,8 @@ class Case:
     """A bad file in the place of one of ours, which a correct result may replace."""
     limits: str = ""
     """Value of INPUT_LIMITS."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """More variables of the environment."""
 
 
 def put(name: str, content: bytes | str) -> Maker:

@@ -13,7 +13,8 @@ from functools import cache
 import numpy as np
 import torch
 from fault_case import CANARY
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 SIDE = 16
 MIB = 1 << 20
@@ -51,6 +52,34 @@ def declared_png(width: int, height: int, *more: bytes) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     content = chunk(b"IDAT", zlib.compress(bytes(100)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + content + chunk(b"IEND", b"")
+
+
+def deep_png() -> bytes:
+    """A PNG in colour of 16 bits a channel, which Pillow cannot write."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0))
+    content = chunk(b"IDAT", zlib.compress(bytes(SIDE * (1 + 6 * SIDE))))
+    return b"\x89PNG\r\n\x1a\n" + header + content + chunk(b"IEND", b"")
+
+
+def declared_gamma(gamma: float) -> bytes:
+    """A PNG that states its gamma."""
+    note = PngInfo()
+    note.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    return encoded(pixels(), pnginfo=note)
+
+
+def other_profile() -> bytes:
+    """A colour profile of RGB: that of sRGB, red and green exchanged, under another name."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    places = {bytes(profile[i : i + 4]): i for i in range(132, 132 + 12 * profile[131], 12)}
+    red, green = places[b"rXYZ"], places[b"gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "ours".encode("utf-16-be"))
+
+
+def grey_profile() -> bytes:
+    """The beginning of a colour profile of grey."""
+    return bytes(16) + b"GRAY" + bytes(112)
 
 
 def wrong_checksum() -> bytes:

@@ -19,6 +19,7 @@ PARTS = {  # heading: module with its cases
     "Arguments": "cases_arguments",
     "Sweeps and grids": "cases_sweep",
     "Searches, reports, releases, imports": "cases_tools",
+    "Environment, links and names": "cases_surroundings",
     "The page": "cases_page",
 }
 HEAD = """# Bad inputs and what becomes of them

@@ -44,7 +44,8 @@ def warning(case: Case, err: str) -> str:
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_bad_input(case: Case, workspace: Path, shell, outcomes, monkeypatch):
     case.make(workspace)
-    monkeypatch.setenv("INPUT_LIMITS", case.limits)
+    for name, value in {"INPUT_LIMITS": case.limits, **case.environment}.items():
+        monkeypatch.setenv(name, value)
     before = fingerprints(workspace)
     before.pop(workspace / case.replaced, None)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -208,6 +208,23 @@ def is_interrupted(bench: Bench) -> str:
     return _is_told_to_stop(bench, signal.SIGINT)
 
 
+def loses_its_terminal(bench: Bench) -> str:
+    return _is_told_to_stop(bench, signal.SIGHUP)
+
+
+def is_out_of_time(bench: Bench) -> str:
+    """Of a processor, as a batch system limits it; others warn by SIGUSR1 or SIGUSR2."""
+    return _is_told_to_stop(bench, signal.SIGXCPU)
+
+
+def loses_its_reader(bench: Bench) -> str:
+    code, _ = bench.waiting().loses_its_reader().ends()
+    assert code in (0, 141), code
+    only_whole_files()
+    bench.ends_well(bench.script.again)
+    return f"code {code}; {SAME}"
+
+
 def finds_the_disk_full(bench: Bench) -> str:
     """On a disk of its own that fills up; without mount rights, where files may have 300 bytes."""
     with mounted(Path("disk"), SMALL) as has_disk:
@@ -409,6 +426,9 @@ FAULTS = {
     "SIGKILL": is_killed,
     "SIGTERM": is_terminated,
     "Ctrl-C": is_interrupted,
+    "SIGHUP": loses_its_terminal,
+    "SIGXCPU": is_out_of_time,
+    "its reader leaves": loses_its_reader,
     "the disk fills up": finds_the_disk_full,
     "a read-only folder": may_not_write,
     "a picture vanishes": misses_a_file,

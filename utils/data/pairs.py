@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-import unicodedata
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config.errors import UserError
-from utils.io.images import HOLE_COLOUR, is_turned, list_images, load_rgb
+from utils.io.images import HOLE_COLOUR, composed, is_turned, list_images, load_rgb
 from utils.io.limits import check_limit, limit
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
@@ -215,8 +214,7 @@ def _trailing_number(path: Path) -> int | None:
 
 
 def _stem(path: Path) -> str:
-    """The name without its suffix; accents are one character each, as most systems write them."""
-    return unicodedata.normalize("NFC", path.stem)
+    return composed(path.stem)
 
 
 def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.ndarray) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import io
 import lzma
 import struct
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from config.errors import MachineError, UserError
 from utils.io.faults import raise_if_machine
 from utils.io.images import (
+    composed,
     in_threads,
     is_image_name,
     load_rgb,
@@ -76,8 +76,7 @@ class ImageFiles:
                 raise
             except UserError:
                 content = b"unreadable"
-            name = unicodedata.normalize("NFC", name)
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
+            digest.update(composed(name).encode("utf-8", "surrogateescape") + b"\0" + content)
         return digest.hexdigest()
 
     def splits(

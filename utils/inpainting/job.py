@@ -43,7 +43,7 @@ from utils.inpainting.stamps import (
     settings_of,
 )
 from utils.inpainting.windows import repair_in_windows
-from utils.io.images import opened
+from utils.io.images import composed, opened
 from utils.io.overlap import WriteBehind, read_ahead
 
 THREADS = 2  # that read, and that write
@@ -94,7 +94,7 @@ class Job:
     def results(self) -> dict[str, str]:
         """File name of every result: that of the picture it repairs."""
         return {
-            self.outputs.result_name(index, sample): path.name
+            self.outputs.result_name(index, sample): composed(path.name)
             for index, path in enumerate(self.dataset.images)
             for sample in range(self.inpainter.config.decoding.samples)
         }

@@ -16,6 +16,7 @@ from utils.device import environment, pick_device
 from utils.distributed import own_device
 from utils.inpainting.outputs import Outputs
 from utils.io.files import relative, write_text
+from utils.io.images import composed
 
 
 def write_manifest(
@@ -99,7 +100,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def sources_of(manifest: dict[str, Any]) -> dict[str, str]:
     """File names of the results that a manifest lists: those of the pictures they repair."""
     try:
-        return {str(entry["image"]): str(entry["source"]) for entry in manifest["images"]}
+        names = ((str(entry["image"]), str(entry["source"])) for entry in manifest["images"])
+        return {image: composed(source) for image, source in names}
     except (KeyError, TypeError):  # another program's
         return {}
 

@@ -164,9 +164,14 @@ def tell_left_out(place: Path, names: Iterable[str]) -> None:
         tell_once(str(place), f"{place}: {left_out[0]}{more} left out; allowed are {allowed}")
 
 
+def composed(name: str) -> str:
+    """A name with each accent in one character (NFC): a Mac writes two where others write one."""
+    return unicodedata.normalize("NFC", name)
+
+
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
-    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name))  # text and numbers alternate
+    parts = re.split(r"(\d+)", composed(name))  # text and numbers alternate
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,7 +248,8 @@ def main() -> None:
     for kind in (TOKENIZER, TRANSFORMER):
         if getattr(config, kind).weights is None:
             print(f"no {kind} in these files: give one to inpainting.py with --{kind}")
-    print(f"run it: python inpainting.py --config {args.out / 'config.yml'} --data DIR")
+    path = shlex.quote(str(args.out / "config.yml"))
+    print(f"run it: python inpainting.py --config {path} --data DIR")
 
 
 if __name__ == "__main__":

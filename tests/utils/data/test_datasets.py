@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -266,3 +267,12 @@ def test_items_are_read_only_when_asked_for(tmp_path):
     assert items[0].name == "0.png"
     with pytest.raises(UserError, match=r"1\.png: cannot be read"):
         items[1]
+
+
+@pytest.mark.parametrize("by_order", [False, True])
+def test_names_that_write_an_accent_otherwise_belong_together(tmp_path, by_order):
+    names = ["caf\u00e9.png", "cafz.png", "ni\u00f1o.png"]
+    forms = ([unicodedata.normalize(form, name) for name in names] for form in ("NFC", "NFD"))
+    items = InpaintingSet(*job(tmp_path, *forms), pair_by_order=by_order)
+    assert sorted(place for *_, place in pairs(items)) == [0, 1, 2]
+    assert all(value == 10 * place for _, _, value, place in pairs(items))

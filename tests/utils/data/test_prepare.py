@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import os
 import subprocess
 import sys
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 import prepare_data
-from config.errors import UserError
+from config.errors import MachineError, UserError
 from utils.cli import run
 from utils.data import photos
 from utils.data import prepare as preparing
@@ -417,3 +419,62 @@ def test_the_script_answers_a_mistake_with_one_line_and_code_2(
     assert line in told
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+# What the machine and other systems do
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.EIO, os.strerror(errno.EIO)), OSError(errno.EMFILE, "x")]
+)
+def test_memory_or_a_disk_that_fails_ends_the_work_instead_of_skipping_files(
+    tmp_path, monkeypatch, error
+):
+    folder = put(tmp_path / "pictures", range(11))
+
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(MachineError, match="stays as it is"):
+        prepare(open_source(folder), tmp_path / "out", SMALL, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fails_while_files_are_hashed_is_no_other_data_set(tmp_path, monkeypatch):
+    source = open_source(put(tmp_path / "pictures", range(3)))
+
+    def fail(_path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(MachineError, match="0.png: cannot be read"):
+        source.fingerprint()
+
+
+def test_names_that_write_an_accent_otherwise_are_the_same_source(tmp_path):
+    prints = []
+    for form in ("NFC", "NFD"):
+        folder = put(tmp_path / form, range(2))
+        (folder / "0.png").rename(folder / unicodedata.normalize(form, "\u00e9.png"))
+        prints.append(open_source(folder).fingerprint())
+    assert prints[0] == prints[1]
+
+
+def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.io.images._told", set())
+    folder = put(tmp_path / "pictures", range(2))
+    (folder / "more").symlink_to(put(tmp_path / "more", range(2)))
+    assert open_source(folder).files == ["0.png", "1.png"]
+    said = capsys.readouterr().err
+    assert said == f"note: {folder}: more is a link to a folder, which is left out\n"
+
+
+def test_a_profile_that_a_set_cannot_keep_is_told_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.io.images._told", set())
+    folder = put(tmp_path / "pictures", range(11))
+    for number in (4, 7):
+        profile = b"." * 16 + b"RGB " + b"." * 200
+        Image.fromarray(picture(number)).save(folder / f"{number}.png", icc_profile=profile)
+    prepare(open_source(folder), tmp_path / "out", SMALL, workers=1, progress=False)
+    assert capsys.readouterr().err.count("has a colour profile; it is left out") == 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import inpainting
 import utils.data.datasets
@@ -617,3 +619,50 @@ def test_bad_flags_are_one_line(weights, job, tmp_path, monkeypatch, capsys, fla
     said = capsys.readouterr().err
     assert (left.value.code, len(said.splitlines())) == (2, 1), said
     assert line in said
+
+
+# What stands around the pictures: links, colour profiles, accents
+
+
+def test_a_manifest_behind_a_link_names_the_jobs_own_truth_and_masks(repair, job, tmp_path):
+    (tmp_path / "scratch/deep/runs").mkdir(parents=True)
+    shutil.copytree(job, tmp_path / "scratch/deep/job")  # of that name, but not the job's
+    (tmp_path / "runs").symlink_to("scratch/deep/runs")
+    output = repair(output=tmp_path / "runs")
+    for key, part in (("ground_truth", "test"), ("masks", "mask64")):
+        found = output / "test_results" / stated(output)[key]
+        assert found.resolve() == (job / part).resolve()
+
+
+def with_profile(path: Path, profile: bytes | None) -> None:
+    Image.fromarray(pixels(path)).save(path, icc_profile=profile)
+
+
+def test_a_repair_keeps_the_colour_profile_of_its_picture(repair, job):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with_profile(job / "masked_image/image_001.png", profile)
+    output = repair({"decoding.comparison": True})
+    for name in ("test_results/image_001", "comparison/image_001", "imga/final_test_1"):
+        assert Image.open(output / f"{name}.png").info["icc_profile"] == profile
+    assert "icc_profile" not in Image.open(output / "mask_scheduling/final_test_1.png").info
+    assert "icc_profile" not in Image.open(output / "test_results/image_000.png").info
+
+
+def test_a_picture_with_another_profile_is_repaired_anew(repair, job):
+    output = repair()
+    before = times(output)
+    with_profile(job / "masked_image/image_001.png", b"." * 16 + b"RGB " + b"." * 200)
+    repair(output=output)
+    changed = {name for name, time in times(output).items() if time != before[name]}
+    assert changed == {"image_001.png", "final_test_1.png"}
+
+
+def test_a_manifest_that_writes_an_accent_otherwise_is_of_the_same_picture(repair, job):
+    composed, taken_apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    for path in sorted(job.rglob("*.png")):
+        path.rename(path.with_name(f"{composed} {path.stem[-1]}.png"))
+    output = repair()
+    for path in sorted(job.rglob("*.png")):
+        path.rename(path.with_name(f"{taken_apart} {path.stem[-1]}.png"))
+    repair(output=output)  # else refused, as the repair of another picture
+    assert taken_apart in stated(output)["images"][0]["source"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from config.errors import UserError
-from utils.io.files import atomic, content_hash, write_text
+from utils.io.files import atomic, content_hash, relative, write_text
 
 ROOT = Path(__file__).parents[3]
 
@@ -102,3 +102,25 @@ def test_a_content_hash_tells_contents_orders_and_borders_apart(tmp_path):
 def test_a_content_hash_does_not_know_names(tmp_path):
     first, second = files(tmp_path / "x", b"a"), files(tmp_path / "y", b"a")
     assert content_hash(first) == content_hash(second)
+
+
+def test_a_path_seen_from_a_folder_is_short_where_no_link_is_on_the_way(tmp_path):
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    assert relative(tmp_path / "data", tmp_path / "runs/a") == "../../data"
+    (tmp_path / "far").mkdir()
+    (tmp_path / "data/linked").symlink_to(tmp_path / "far")
+    assert relative(tmp_path / "data/linked", tmp_path / "runs/a") == "../../data/linked"
+
+
+def test_a_path_seen_from_a_folder_behind_a_link_leads_to_the_same_place(tmp_path, monkeypatch):
+    (tmp_path / "scratch/deep/runs").mkdir(parents=True)
+    (tmp_path / "job/test").mkdir(parents=True)
+    (tmp_path / "scratch/deep/job/test").mkdir(parents=True)  # where .. without links would lead
+    (tmp_path / "runs").symlink_to("scratch/deep/runs")
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("runs"), Path("runs/results")):
+        folder.mkdir(exist_ok=True)
+        for place in (Path("job/test"), tmp_path / "job/test", Path("runs/../../../job/test")):
+            found = folder / relative(place, folder)
+            assert found.resolve() == (tmp_path / "job/test").resolve(), (folder, place)

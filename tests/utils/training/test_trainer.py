@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from config.errors import DivergedError, UserError
+from utils.io.streams import STOPS
 from utils.rng import generator_for, shuffled_batches
 from utils.training import trainer as loop
 from utils.training.trainer import (
@@ -203,10 +204,11 @@ def test_a_state_of_other_shapes_is_refused_in_one_line(own, said):
     assert re.fullmatch(f"the state's {said}; {advice}", str(caught.value))
 
 
-def test_memory_that_a_state_lacks_is_not_taken_for_a_change_of_shapes(monkeypatch):
+@pytest.mark.parametrize("need", [too_much_for_the_cpu, too_much_for_a_gpu])
+def test_memory_that_a_state_lacks_is_not_taken_for_a_change_of_shapes(monkeypatch, need):
     trainer = Small()
-    monkeypatch.setattr(trainer.network, "load_state_dict", lambda _: too_much_for_a_gpu())
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    monkeypatch.setattr(trainer.network, "load_state_dict", lambda _: need())
+    with pytest.raises(RuntimeError, match="memory"):
         trainer.load_state_dict(Small().state_dict())
 
 
@@ -261,11 +263,30 @@ def test_a_first_signal_is_noted_and_a_second_one_would_end_the_process(number):
         received.clear()  # or it would be raised again
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_that_batch_systems_repeat_end_nothing_at_once(number):
+    with stop_signals() as received:
+        for _ in range(3):
+            signal.raise_signal(number)
+        assert received == [number] * 3
+        received.clear()
+
+
+def test_a_signal_that_is_ignored_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a process
+    try:
+        with stop_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+            assert not received
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_signal_handlers_are_put_back_even_after_an_error():
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(n) for n in STOPS]
     with pytest.raises(ValueError, match="anything"), stop_signals():
         raise ValueError("anything")
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(n) for n in STOPS] == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,113 @@
+"""What outer jobs, links and other systems leave: variables, places that move, other accents."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+
+from fault_case import (
+    INPAINT,
+    PAGE,
+    REPAIRED,
+    SCORE,
+    SEARCH,
+    SWEEP,
+    TOKENIZER,
+    TRANSFORMER,
+    Case,
+    Maker,
+    both,
+    moved,
+)
+
+OWN = f"{TRANSFORMER} --run own --tokenizer run/tokenizer/vqgan.safetensors"
+SET = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+LEFT: list[tuple[str, str, dict[str, str], str, int]] = [  # what, command, variables, said, code
+    ("WORLD_SIZE=2 of an outer job", INPAINT, {"WORLD_SIZE": "2"},
+     "note: WORLD_SIZE=2 is ignored: torchrun would also set RANK, LOCAL_RANK, MASTER", REPAIRED),
+    ("RANK=1 of an outer job", INPAINT, {"RANK": "1"}, "note: RANK=1 is ignored", REPAIRED),
+    ("torchrun's variables but one", INPAINT, SET, "torchrun would also set MASTER_PORT", REPAIRED),
+    ("WORLD_SIZE=2 beside a training", OWN, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
+    ("RANK=1 beside a stage 1", f"{TOKENIZER} --run own", {"RANK": "1"}, "is ignored", REPAIRED),
+    ("WORLD_SIZE=2 beside a sweep", SWEEP, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
+    ("WORLD_SIZE=2 beside the scorer", SCORE, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
+    ("an empty WORLD_SIZE", INPAINT, {"WORLD_SIZE": ""},
+     "the environment has WORLD_SIZE=''; allowed are whole numbers from 1, or unset it", 2),
+    ("an empty RANK beside the scorer", SCORE, {"RANK": ""}, "RANK=''; allowed are whole", 2),
+    ("a WORLD_SIZE in words beside a search", SEARCH, {"WORLD_SIZE": "two"}, "WORLD_SIZE='two'", 2),
+    ("a negative RANK beside a training", OWN, {"RANK": "-1"}, "RANK='-1'; allowed are whole", 2),
+    ("a RANK beyond WORLD_SIZE", INPAINT, {**SET, "RANK": "2", "MASTER_PORT": "1"},
+     "RANK=2 and WORLD_SIZE=2; ranks count from 0", 2),
+    ("a MASTER_PORT in words", OWN, {**SET, "MASTER_PORT": "http"},
+     "the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT", 2),
+    ("a MASTER_PORT in words beside the scorer", SCORE, {**SET, "MASTER_PORT": "http"}, "http", 2),
+    ("a proxy beside the page", f"{PAGE} tiny.yml", dict.fromkeys(
+        ("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9"), "", REPAIRED),
+    ("a SOCKS proxy beside the page", f"{PAGE} tiny.yml", {"all_proxy": "socks5://127.0.0.1:9"},
+     "", REPAIRED),
+    ("certificates that are gone beside the page", f"{PAGE} tiny.yml", {"SSL_CERT_FILE": "gone"},
+     "", REPAIRED),
+    ("another page's settings", f"{PAGE} tiny.yml", {"GRADIO_MCP_SERVER": "True",
+     "GRADIO_NUM_WORKERS": "x", "GRADIO_ROOT_PATH": "/x"}, "", REPAIRED),
+]  # fmt: skip
+
+
+def _scratch(folder: Path) -> None:
+    """Results behind a link, and another truth where the path without links would lead."""
+    (folder / "scratch/deep").mkdir(parents=True)
+    (folder / "results").rename(folder / "scratch/deep/results")
+    (folder / "results").symlink_to("scratch/deep/results")
+    manifest = folder / "results/manifest.json"
+    text = manifest.read_text().replace('"../', '"../../../')
+    manifest.write_text(text)
+
+
+def _loose(folder: Path) -> None:
+    """Truth and masks behind links of their own."""
+    (folder / "far/off").mkdir(parents=True)
+    for name in ("truth", "masks"):
+        shutil.move(folder / name, folder / "far/off" / name)
+        (folder / name).symlink_to(f"far/off/{name}")
+
+
+def _accents(part: str, name: str, form: str) -> Maker:
+    """Two names that end alike, in a form of Unicode."""
+    new = [unicodedata.normalize(form, text) for text in ("caf\u00e9", "m\u00fcsli", "ni\u00f1o")]
+    return both(
+        *(moved(f"job/{part}/{name}_{i}.png", f"job/{part}/{new[i]}.png") for i in range(3))
+    )
+
+
+def _named(form: str) -> Maker:
+    """The truth's first picture has an accent, which the manifest writes in another form."""
+
+    def make(folder: Path) -> None:
+        names = {f: unicodedata.normalize(f, "caf\u00e9.png") for f in ("NFC", "NFD")}
+        (folder / "truth/image_0.png").rename(folder / "truth" / names[form])
+        path = folder / "results/manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["images"][0]["ground_truth"] = names["NFD" if form == "NFC" else "NFC"]
+        path.write_text(json.dumps(manifest))
+
+    return make
+
+
+CASES = [
+    *(Case(what, command, says, code=code, environment=environment,
+           results=3 if command == INPAINT and not code else 0)
+      for what, command, environment, says, code in LEFT),
+    Case("results behind a link for the scorer", f"{SCORE} --metrics fid,paired", "", _scratch,
+         REPAIRED),
+    Case("truth and masks behind links for the scorer", f"{SCORE} --metrics fid,paired", "", _loose,
+         REPAIRED),
+    Case("pictures and masks whose accents are written otherwise", INPAINT, "",
+         both(_accents("masked_image", "image", "NFC"), _accents("mask64", "mask", "NFD"),
+              _accents("test", "image", "NFD")), REPAIRED, results=3),
+    *(Case(f"a manifest that writes an accent otherwise than a file in {form}", SCORE, "",
+           _named(form), REPAIRED) for form in ("NFC", "NFD")),
+    *(Case(f"a search in a run called {name}", f"{OWN.replace('own', repr(name))} --lr-search 1 "
+           "--lr-search-only --set search.seeds=0", "", code=REPAIRED)
+      for name in ("lr?1", "lr%41", "lr#1", "{SCHEMA}")),
+]  # fmt: skip

@@ -1,0 +1,77 @@
+"""What becomes of colour profiles and of depths that Pillow cuts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from utils.io import images
+from utils.io.colour import PROFILE, is_srgb, profile_of, to_srgb
+from utils.io.images import load_rgb
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def exchanged() -> bytes:
+    """sRGB with its red and green primaries exchanged, under another name."""
+    profile = bytearray(SRGB)
+    places = {bytes(profile[i : i + 4]): i for i in range(132, 132 + 12 * profile[131], 12)}
+    red, green = places[b"rXYZ"], places[b"gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "ours".encode("utf-16-be"))
+
+
+def picture(profile: bytes | None) -> Image.Image:
+    image = Image.new("RGB", (2, 2), (200, 30, 60))
+    image.info = {PROFILE: profile} if profile else {}
+    return image
+
+
+@pytest.fixture(autouse=True)
+def _nothing_told(monkeypatch):
+    monkeypatch.setattr(images, "_told", set())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_a_profile_of_rgb_goes_along_and_pixels_stay(tmp_path, capsys, mode):
+    image = Image.new("RGB", (2, 2), (204, 51, 102)).convert(mode)  # which Pillow's palette has
+    image.save(tmp_path / "a.png", icc_profile=exchanged())
+    read = load_rgb(tmp_path / "a.png")
+    assert profile_of(read) == exchanged()
+    assert read.getpixel((0, 0)) == (204, 51, 102)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_profile_of_grey_is_left_out_with_a_note(tmp_path, capsys):
+    profile = bytes(16) + b"GRAY" + bytes(112)
+    Image.new("L", (2, 2), 7).save(tmp_path / "a.png", icc_profile=profile)
+    assert profile_of(load_rgb(tmp_path / "a.png")) is None
+    assert "a.png states other colours than sRGB" in capsys.readouterr().err
+
+
+def test_srgb_is_known_by_its_description():
+    found = [is_srgb(picture(profile)) for profile in (None, SRGB, exchanged(), b"broken" * 9)]
+    assert found == [True, True, False, True]  # the last is no profile of RGB
+
+
+def test_colours_of_a_profile_become_those_of_srgb():
+    red, green, blue = to_srgb(picture(exchanged())).getpixel((0, 0))
+    assert (red, green) == pytest.approx((30, 200), abs=2), "the primaries are exchanged"
+    assert blue == pytest.approx(60, abs=2)
+    plain = picture(None)
+    assert to_srgb(plain) is plain
+
+
+def test_a_broken_profile_of_rgb_leaves_the_pixels_as_they_are():
+    image = picture(bytes(16) + b"RGB " + bytes(200))
+    assert to_srgb(image) is image
+
+
+@pytest.mark.parametrize("maximum", [255, 1023, 65535])
+def test_colour_of_more_than_8_bits_has_the_note_of_grey(tmp_path, capsys, maximum):
+    size = 1 if maximum == 255 else 2
+    content = np.full((2, 2, 3), maximum, f">u{size}").tobytes()
+    (tmp_path / "a.ppm").write_bytes(b"P6 2 2 %d\n" % maximum + content)
+    assert load_rgb(tmp_path / "a.ppm").getpixel((0, 0)) == (255, 255, 255)
+    assert ("has 16 bits a channel" in capsys.readouterr().err) == (maximum > 255)

@@ -1,0 +1,49 @@
+"""What the machine lacks is not taken for what is wrong with a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+
+from config.errors import MachineError
+from utils.io.faults import is_out_of_memory, raise_if_machine
+
+
+def system(number: int) -> OSError:
+    return OSError(number, os.strerror(number), "file")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        system(errno.ENOMEM),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"),
+    ],
+)
+def test_memory_that_ran_out_is_known_however_it_is_said(error):
+    assert is_out_of_memory(error)
+    with pytest.raises(MachineError, match="^out of memory while reading a.pt, which stays"):
+        raise_if_machine(error, "a.pt")
+
+
+@pytest.mark.parametrize("error", [ValueError("out of memory"), RuntimeError("shape"), KeyError(1)])
+def test_other_errors_are_not_for_want_of_memory(error):
+    assert not is_out_of_memory(error)
+    raise_if_machine(error, "a.pt")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_what_the_system_says_is_no_word_about_the_file(number):
+    with pytest.raises(MachineError, match=f"a.pt: cannot be read: {os.strerror(number)}; it st"):
+        raise_if_machine(system(number), "a.pt")
+
+
+def test_what_a_reader_says_of_a_broken_file_is_about_the_file():
+    raise_if_machine(OSError("image file is truncated"), "a.png")
+    raise_if_machine(system(errno.EINVAL), "a.zip")  # a place before the file's beginning

@@ -1,0 +1,55 @@
+"""Masks as people save them; 8-bit ones are in test_images.py and tests/lab/test_data.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config.errors import UserError
+from utils.io import images
+from utils.io.masks import load_mask
+
+CORNERS = np.array([[0, 1], [1, 0]])
+
+
+def saved(path: Path, values: np.ndarray) -> Path:
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.mark.parametrize("known", [1, 255, 65535])
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint16])
+def test_a_wide_mask_is_read_by_the_values_that_it_holds(tmp_path, known, kind):
+    mask = load_mask(saved(tmp_path / "m.tif", (CORNERS * known).astype(kind)))
+    assert mask.tolist() == [[True, False], [False, True]]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint16])
+def test_a_wide_mask_of_zeros_is_all_hole(tmp_path, kind):
+    assert load_mask(saved(tmp_path / "m.tif", np.zeros((2, 2), kind))).all()
+
+
+def test_fractions_are_split_as_their_255_fold(tmp_path):
+    path = saved(tmp_path / "m.tif", np.array([[0.0, 0.49, 0.51, 0.9]], np.float32))
+    assert load_mask(path).tolist() == [[True, True, False, False]]
+    assert load_mask(path, threshold=255).tolist() == [[True, True, True, True]]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([-1, 0], "-1 to 0"), ([0, np.nan], "nan to nan"), ([0, np.inf], "0 to inf")],
+)
+def test_values_that_are_none_of_a_mask_are_named(tmp_path, values, said):
+    path = saved(tmp_path / "m.tif", np.array([values], np.float32))
+    with pytest.raises(UserError, match=rf"m\.tif: a mask with values from {said}; allowed are 0"):
+        load_mask(path)
+
+
+def test_a_mask_of_zeros_and_ones_is_told_in_every_type(tmp_path, capsys, monkeypatch):
+    for number, kind in enumerate((np.uint8, np.uint16, np.int32, np.float32)):
+        monkeypatch.setattr(images, "_told", set())
+        load_mask(saved(tmp_path / f"{number}.tif", CORNERS.astype(kind)))
+        assert f"{number}.tif: a mask of 0 and 1, taken as" in capsys.readouterr().err

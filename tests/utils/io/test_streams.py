@@ -1,0 +1,111 @@
+"""Scripts whose streams are closed, full or unread, and signals that ask them to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from utils.io.streams import STOPS, handled
+
+ROOT = Path(__file__).parents[3]
+SAYS = "open('done', 'w').write('all'); print('noted', file=sys.stderr); print('said')"
+
+
+def shell(
+    body: str, redirected: str, folder: Path, **variables: str
+) -> subprocess.CompletedProcess:
+    """Run the body of a main function as a script, its streams as a shell redirects them."""
+    text = f"import os, sys; from utils.cli import run\ndef main():\n    {body}\nrun(main)"
+    (folder / "script.py").write_text(text, encoding="utf-8")
+    return subprocess.run(
+        f"({sys.executable} script.py {redirected})",
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("redirected", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_a_script_whose_streams_are_closed_or_whose_notes_find_no_room_does_its_work(
+    tmp_path, redirected
+):
+    ended = shell(SAYS, redirected, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "done").read_text() == "all"
+    assert b"Traceback" not in ended.stderr
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    body = "file = open('a', 'w'); assert file.fileno() > 2; file.close(); open('done', 'w')"
+    assert shell(body, "<&- >&- 2>&-", tmp_path).returncode == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_output_that_finds_no_room_is_one_line_after_the_work(tmp_path):
+    ended = shell(SAYS, ">/dev/full", tmp_path)
+    assert (ended.returncode, (tmp_path / "done").read_text()) == (2, "all")
+    assert ended.stderr.decode() == "noted\nerror: output: No space left on device\n"
+
+
+def test_a_reader_that_leaves_ends_a_script_quietly_as_sigpipe_would(tmp_path):
+    body = "[print('line', n, flush=True) for n in range(100_000)]"
+    ended = shell(body, "; echo $? > code) | (head -1", tmp_path)
+    assert (ended.stdout.decode(), ended.stderr.decode()) == ("line 0\n", "")
+    assert (tmp_path / "code").read_text() == "141\n"
+
+
+@pytest.mark.parametrize(
+    "variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
+)
+def test_names_that_the_locale_cannot_show_are_escaped(tmp_path, variables):
+    body = "print('\\u732b'); print('\\u732b', file=sys.stderr)"
+    ended = shell(body, "", tmp_path, PYTHONCOERCECLOCALE="0", **variables)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == ended.stderr == b"\\u732b\n"
+
+
+def test_a_pipe_that_does_not_wait_is_written_all_the_same(tmp_path):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    (tmp_path / "script.py").write_text(
+        "from utils.cli import run\nrun(lambda: print('x' * 1_000_000))", encoding="utf-8"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    with os.fdopen(reading, "rb") as read:
+        time.sleep(1)  # it is full by now
+        said = read.read()
+    assert (process.wait(), process.communicate()[1], len(said)) == (0, b"", 1_000_001)
+
+
+@pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
+def test_every_signal_that_asks_to_end_is_one_line_and_130(tmp_path, number):
+    body = f"os.kill(os.getpid(), {int(number)}); [None for _ in range(10**9)]"
+    ended = shell(body, "", tmp_path)
+    line = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert (ended.returncode, ended.stderr.decode()) == (130, f"{line}\n")
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled(lambda *_: pytest.fail("was handled")):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,71 @@
+"""A process belongs to others only where torchrun's whole set of variables says so."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from utils import torchrun
+from utils.torchrun import COUNTS, MEETING, Place, place
+
+WHOLE = {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+
+
+@pytest.fixture
+def among(monkeypatch):
+    """The place of a process with these variables."""
+
+    def found(**variables: str) -> Place:
+        for name in (*COUNTS, *MEETING):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setitem(os.environ, name, value)
+        torchrun._place.cache_clear()
+        return place()
+
+    return found
+
+
+def test_without_any_variable_a_process_is_alone(among, capsys):
+    assert among() == Place(rank=0, world_size=1, local_rank=0)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_whole_set_names_a_place(among, capsys):
+    assert among(**WHOLE) == Place(rank=1, world_size=3, local_rank=0)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("missing", WHOLE)
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_part_of_the_set_is_ignored_with_one_note(among, capsys, missing, is_empty):
+    part = {name: value for name, value in WHOLE.items() if name != missing}
+    if is_empty and missing in MEETING:
+        part[missing] = ""
+    assert among(**part) == place() == Place()
+    said = capsys.readouterr().err
+    assert said.startswith("note: ")
+    assert said.endswith(f" is ignored: torchrun would also set {missing}\n")
+    assert said.count("note") == 1
+
+
+@pytest.mark.parametrize("left", [{"MASTER_ADDR": "a"}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "3"}])
+def test_what_would_change_nothing_is_ignored_without_a_word(among, capsys, left):
+    assert among(**left) == Place()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RANK", ""), ("RANK", "-1"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "two"), ("LOCAL_RANK", "x")],
+)
+@pytest.mark.parametrize("others", [{}, WHOLE])
+def test_a_value_that_no_launcher_sets_is_named(among, name, value, others):
+    with pytest.raises(ValueError, match=f"has {name}='{value}'; allowed are whole numbers from"):
+        among(**{**others, name: value})
+
+
+def test_a_rank_beyond_the_size_is_named(among):
+    with pytest.raises(ValueError, match="RANK=3 and WORLD_SIZE=3; ranks count from 0"):
+        among(**{**WHOLE, "RANK": "3"})
