@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from models.maskgit import MaskGIT
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.io.images import encode_png
+from utils.io.streams import STOPS
 from utils.weights.store import save_weights
 
 torch.set_num_threads(1)
@@ -79,6 +81,18 @@ def transformer(transformer_config: TransformerConfig) -> BidirectionalTransform
 @pytest.fixture
 def maskgit(tokenizer: VQGAN, transformer: BidirectionalTransformer) -> MaskGIT:
     return MaskGIT(tokenizer, transformer, "cosine").eval()
+
+
+@pytest.fixture
+def in_terminal() -> Iterator[None]:
+    """Signals as a terminal hands them over, where the tests run under nohup or in background."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number in STOPS:
+        is_ctrl_c = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The lowest versions that pyproject.toml allows, as pip's constraints; PyTorch is left as it comes.
+"""The lowest versions that pyproject.toml allows, as pip's constraints; PyTorch as it comes.
 
 ``make test-lowest`` installs them. It runs before anything is installed, so it needs Python alone.
 """

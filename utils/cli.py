@@ -15,7 +15,7 @@ from config.errors import StopRequested, UserError
 from config.loading import Override
 from config.section import user_path
 from utils.io.faults import is_out_of_memory
-from utils.io.streams import READER_GONE, handled, usable_streams
+from utils.io.streams import INSISTING, READER_GONE, STOPS, handled, usable_streams
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 
@@ -174,9 +174,14 @@ def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let signals that ask to end raise `StopRequested`, so that what is half made is cleared."""
+    """Let signals that ask to end raise `StopRequested`, so that what is half made is cleared.
+
+    Those that come several times by themselves, as SIGXCPU every second, do not disturb that.
+    """
 
     def end(number: int, _frame: object) -> None:
+        for repeated in set(STOPS).difference(INSISTING):
+            signal.signal(repeated, signal.SIG_IGN)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise StopRequested(f"ended by {signal.Signals(number).name}")

@@ -162,6 +162,9 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
         raise ScoreError(f"{path}: {error.strerror}") from None
     names = [entry.relative_to(path).as_posix() for entry in entries if _is_image(entry)]
     note_left_out(path, [entry.name for entry in entries])
+    links = [entry for entry in entries if recursive and entry.is_symlink() and entry.is_dir()]
+    for link in links[:1]:  # into which no search goes: it may be a circle
+        print(f"note: {link}: is a link to a folder, which is left out", file=sys.stderr)
     if not names and (inner := _folder_of_images(entries)):
         raise ScoreError(f"{path}: no images, but {inner} holds some; name it or use --recursive")
     return sorted(names, key=natural_key)

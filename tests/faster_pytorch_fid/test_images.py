@@ -275,6 +275,14 @@ def test_missing_empty_and_foreign_paths_are_named(tmp_path):
             open_images(tmp_path / name)
 
 
+def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, pixels, capsys):
+    folder = write_folder(tmp_path / "a", pixels)
+    (folder / "more").symlink_to(write_folder(tmp_path / "b", pixels))
+    assert len(folder_names(folder, recursive=True)) == len(pixels)
+    said = capsys.readouterr().err
+    assert said == f"note: {folder}/more: is a link to a folder, which is left out\n"
+
+
 def test_a_manifest_may_write_an_accent_otherwise_than_the_folder(tmp_path, pixels):
     folder = write_folder(tmp_path / "a", pixels)
     composed, apart = (unicodedata.normalize(form, "\u00e9.png") for form in ("NFC", "NFD"))

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.io.streams import STOPS
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds for a child to reach its place or its end
 COUNTER = itertools.count()
@@ -44,8 +46,9 @@ class Child:
         for stream in (1, 2):
             os.dup2(writing, stream)
         sys.stdout = sys.stderr = os.fdopen(writing, "w", buffering=1)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler if number == 2 else signal.SIG_DFL)
+        for number in STOPS:  # which may be ignored here, as under nohup
+            is_ctrl_c = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(PATIENCE)
         try:

@@ -20,6 +20,7 @@ STOPS = [  # that ask a process to end: shells, terminals that close, batch syst
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     if hasattr(signal, name)  # Windows has two of them
 ]
+INSISTING = (signal.SIGINT, signal.SIGTERM)  # a second one is meant; others repeat by themselves
 Handler = Callable[[int, "FrameType | None"], Any]
 
 

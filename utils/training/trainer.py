@@ -17,11 +17,10 @@ from torch import Tensor
 from config.errors import DivergedError, StopRequested, UserError
 from utils import distributed
 from utils.io.faults import is_out_of_memory
-from utils.io.streams import handled
+from utils.io.streams import INSISTING, handled
 
 FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
 LONGEST_REASON = 160  # characters of PyTorch's that a line of ours repeats
-INSISTING = (signal.SIGINT, signal.SIGTERM)  # a second one of these ends the process at once
 
 
 @dataclass

@@ -93,6 +93,7 @@ def test_a_pipe_that_does_not_wait_is_written_all_the_same(tmp_path):
     assert (process.wait(), process.communicate()[1], len(said)) == (0, b"", 1_000_001)
 
 
+@pytest.mark.usefixtures("in_terminal")
 @pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
 def test_every_signal_that_asks_to_end_is_one_line_and_130(tmp_path, number):
     body = f"os.kill(os.getpid(), {int(number)}); [None for _ in range(10**9)]"
@@ -109,3 +110,13 @@ def test_a_signal_that_was_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("in_terminal")
+def test_a_signal_that_repeats_does_not_disturb_the_clearing_up(tmp_path):
+    body = (
+        "try: os.kill(os.getpid(), 1)\n"
+        "    finally: [os.kill(os.getpid(), n) for n in (1, 10, 24)]; open('cleared', 'w')"
+    )
+    assert shell(body, "", tmp_path).returncode == 130
+    assert (tmp_path / "cleared").exists()

@@ -253,6 +253,7 @@ def test_settings_that_only_say_when_to_look_or_stop_do_not_count():
     assert settings_that_count(settings) == {"seed": 1, "training.epochs": 2}
 
 
+@pytest.mark.usefixtures("in_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_first_signal_is_noted_and_a_second_one_would_end_the_process(number):
     with stop_signals() as received:
@@ -263,6 +264,7 @@ def test_a_first_signal_is_noted_and_a_second_one_would_end_the_process(number):
         received.clear()  # or it would be raised again
 
 
+@pytest.mark.usefixtures("in_terminal")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2])
 def test_signals_that_batch_systems_repeat_end_nothing_at_once(number):
     with stop_signals() as received:
@@ -289,6 +291,7 @@ def test_signal_handlers_are_put_back_even_after_an_error():
     assert [signal.getsignal(n) for n in STOPS] == before
 
 
+@pytest.mark.usefixtures("in_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_nobody_looked_for_is_raised_again_at_the_end(number):
     seen = []

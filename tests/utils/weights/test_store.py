@@ -274,11 +274,11 @@ def test_a_broken_state_without_a_later_one_is_one_line_and_nothing_begins(tmp_p
     assert message(resume).startswith(f"{previous(path)}: damaged, and no earlier checkpoint")
 
 
-def test_the_main_process_alone_removes_states(tmp_path, monkeypatch):
+def test_the_main_process_alone_removes_states(tmp_path, monkeypatch, become):
     path = tmp_path / "state.pt"
     for step in (1, 2):
         save_state(path, {"step": step})
-    monkeypatch.setenv("RANK", "1")
+    become(1, 2)
     clear_run(path)
     assert (path.exists(), previous(path).exists()) == (True, True)
     monkeypatch.setenv("RANK", "0")
