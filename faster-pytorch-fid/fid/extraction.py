@@ -47,9 +47,16 @@ class Ranks:
         try:
             if place().world_size == 1:
                 return cls()
+        except ValueError as error:
+            raise ScoreError(str(error)) from None
+        try:
             dist.init_process_group("gloo", timeout=PATIENCE)
-        except (ValueError, RuntimeError) as error:  # nobody at MASTER_ADDR, among others
-            raise ScoreError(str(error).partition("\n")[0]) from None
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ScoreError(
+                f"the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT: {reason}; "
+                "without torchrun, unset WORLD_SIZE"
+            ) from None
         return cls(dist.get_rank(), dist.get_world_size())
 
     def stop(self) -> None:

@@ -42,7 +42,8 @@ LEFT: list[tuple[str, str, dict[str, str], str, int]] = [  # what, command, vari
      "RANK=2 and WORLD_SIZE=2; ranks count from 0", 2),
     ("a MASTER_PORT in words", OWN, {**SET, "MASTER_PORT": "http"},
      "the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT", 2),
-    ("a MASTER_PORT in words beside the scorer", SCORE, {**SET, "MASTER_PORT": "http"}, "http", 2),
+    ("a MASTER_PORT in words beside the scorer", SCORE, {**SET, "MASTER_PORT": "http"},
+     "the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT", 2),
     ("a proxy beside the page", f"{PAGE} tiny.yml", dict.fromkeys(
         ("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9"), "", REPAIRED),
     ("a SOCKS proxy beside the page", f"{PAGE} tiny.yml", {"all_proxy": "socks5://127.0.0.1:9"},

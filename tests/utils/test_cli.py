@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import runpy
 import shutil
@@ -82,6 +83,18 @@ def test_ctrl_c_is_one_line_and_130(capsys):
 def test_a_clean_stop_is_one_line_and_130(capsys):
     assert leave(StopRequested("stopped in epoch 3")) == 130
     assert capsys.readouterr().err == "stopped in epoch 3\n"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EMFILE, errno.EIO, errno.ENOSPC])
+def test_what_the_system_refuses_is_one_line_with_the_file(capsys, number):
+    assert leave(OSError(number, os.strerror(number), "a.bin")) == 2
+    assert capsys.readouterr().err == f"error: a.bin: {os.strerror(number)}\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "x")])
+def test_memory_that_runs_out_is_one_line(capsys, error):
+    assert leave(error) == 2
+    assert capsys.readouterr().err.startswith("error: out of memory; lower batch sizes")
 
 
 def test_an_error_of_ours_is_not_hidden():

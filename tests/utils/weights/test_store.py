@@ -322,3 +322,14 @@ def test_a_crash_while_saving_weights_leaves_the_old_ones(saved, tokenizer, monk
         save_weights(saved, tokenizer.state_dict(), tokenizer.config, {})
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_memory_that_runs_out_while_a_labs_file_is_read_is_no_damage(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    torch.save({"pos_emb": torch.zeros(3)}, path)
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(checkpoint.torch, "load", fail)
+    assert message(checkpoint.read_lab_file, path).startswith(f"out of memory while reading {path}")
