@@ -19,7 +19,7 @@ CODES, WIDTH = 4, 2
 
 
 def codebook(*rows: tuple[float, float]) -> Codebook:
-    made = Codebook(len(rows), WIDTH, normalize=False)
+    made = Codebook(len(rows), WIDTH)
     with torch.no_grad():
         made.embedding.weight.copy_(torch.tensor(rows))
     return made.requires_grad_(False)
