@@ -36,6 +36,7 @@ def write_manifest(
         "ground_truth": relative(truth.location, path.parent) if truth else None,
         "masks": _masks(path.parent, dataset),
         "inverted_masks": dataset.invert_masks,
+        "mask_threshold": dataset.mask_threshold,
         "images": [
             {
                 "image": outputs.result_name(index, sample),

@@ -666,3 +666,9 @@ def test_a_manifest_that_writes_an_accent_otherwise_is_of_the_same_picture(repai
         path.rename(path.with_name(f"{taken_apart} {path.stem[-1]}.png"))
     repair(output=output)  # else refused, as the repair of another picture
     assert taken_apart in stated(output)["images"][0]["source"]
+
+
+def test_the_manifest_states_where_masks_were_split(repair, job):
+    output = repair(source=InpaintingSet(job, mask_threshold=255))
+    assert stated(output)["mask_threshold"] == 255
+    assert stated(repair())["mask_threshold"] == 128
