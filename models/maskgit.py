@@ -16,6 +16,7 @@ from models.conditioning import known_features
 from models.cpu_kernels import same_size
 from models.decode import LogitsOf, OnStep, decode
 from models.masking import token_mask_from_holes
+from models.parallel import each_part
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN, full_fp32
 
@@ -98,14 +99,18 @@ class MaskGIT(nn.Module):
         Where forward passes hold several images, the head sees all places: how many are hidden
         would give its products another shape.
         """
-        logits, groups = [], [same_size(part) for part in (masked_ids, token_mask)]
+        groups = [same_size(part) for part in (masked_ids, token_mask)]
         groups.append([None] * len(groups[0]) if known is None else same_size(known))
-        for ids, mask, features in zip(*groups, strict=True):
+
+        def logits_of_group(group: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+            ids, mask, features = group
             one = len(ids) == 1
             picked = self.transformer(ids, mask if one else None, features)
             picked = picked if one else picked[mask]
-            logits.append(picked[:, : self.transformer.mask_token_id])
-        return torch.cat(logits)
+            return picked[:, : self.transformer.mask_token_id]
+
+        groups = list(zip(*groups, strict=True))
+        return torch.cat(each_part(logits_of_group, groups, masked_ids.device))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -115,8 +120,8 @@ class MaskGIT(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """Latents before quantisation (B, h, w, C) of normalised images (B, 3, H, W)."""
         with full_fp32(images.device):
-            latents = torch.cat([self.tokenizer.latents(batch) for batch in same_size(images)])
-        return latents[: len(images)]
+            latents = each_part(self.tokenizer.latents, same_size(images), images.device)
+        return torch.cat(latents)[: len(images)]
 
     def token_ids(self, latents: Tensor) -> Tensor:
         """Nearest codes of latents, (B, h, w, C) -> (B, N)."""

@@ -23,6 +23,7 @@ from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.cpu_kernels import IMAGES_AT_ONCE
 from models.decode import OnStep, StepResult
 from models.maskgit import MaskGIT
+from models.parallel import each_part
 from utils.data.datasets import normalise, to_uint8
 from utils.data.fill import fill_hole
 from utils.device import autocast, pick_device, pick_dtype
@@ -175,7 +176,7 @@ class Inpainter:
         data, size = self.config.data, IMAGES_AT_ONCE[self.device.type]
         groups = F.pad(token_ids, (0, 0, 0, -len(token_ids) % size)).split(size)
         with autocast(self.device, self.dtype):
-            images = [self.maskgit.tokenizer.decode(group) for group in groups]
+            images = each_part(self.maskgit.tokenizer.decode, groups, self.device)
         pixels = [to_uint8(part, data.mean, data.std) for part in images]
         return torch.cat(pixels)[: len(token_ids)].cpu().numpy()
 

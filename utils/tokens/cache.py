@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from config.schema import DataConfig, TokenizerConfig
 from models.masking import token_mask_from_holes
+from models.parallel import each_part, workers
 from models.vqgan import VQGAN, full_fp32
 from utils.data import augment
 from utils.data.augment import AS_IS, MIRRORED, Views
@@ -121,7 +122,9 @@ def _encode(
     views = Views(images, data.views if split == "train" else PLAIN_VIEWS)
     encoder, rows = _Encoder(vqgan, data, device), []
     with _bar(f"tokens of {split}", len(views) * views.count) as bar:
-        for part in _parts(len(views), GPU_BATCH if device.type == "cuda" else CPU_BATCH):
+        for part in _parts(
+            len(views), GPU_BATCH if device.type == "cuda" else CPU_BATCH * workers()
+        ):
             each = [encoder(views.of(part, view, device)) for view in range(views.count)]
             rows.append(torch.stack(each, dim=1).cpu().numpy().astype(np.uint16))
             bar.update(len(rows[-1]) * views.count)
@@ -163,8 +166,10 @@ class _Encoder:
         self.data = data
 
     def __call__(self, images: Tensor) -> Tensor:
+        size = len(images) if images.is_cuda else CPU_BATCH
         with full_fp32(images.device):
-            return self.vqgan.encode(normalise(images, self.data.mean, self.data.std))
+            parts = normalise(images, self.data.mean, self.data.std).split(size)
+            return torch.cat(each_part(self.vqgan.encode, parts, images.device))
 
 
 def _parts(count: int, size: int) -> list[slice]:

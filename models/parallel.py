@@ -1,0 +1,65 @@
+"""Parallel over images on a CPU: networks this small lose more than they gain by threads within one
+operation, above all next to other busy processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # e.g. "200000 100000": microseconds of each period
+
+
+def workers() -> int:
+    """How many parts a CPU computes at once: PyTorch's number of threads, within the quota.
+
+    PyTorch takes that number from OMP_NUM_THREADS, or from the cores that the process may use.
+    """
+    return min(torch.get_num_threads(), cpu_quota(QUOTA) or torch.get_num_threads())
+
+
+def cpu_quota(file: Path) -> int | None:
+    """Whole cores that the control group may use, at least 1; None without a limit."""
+    with suppress(OSError, ValueError):
+        limit, period = file.read_text().split()
+        return max(1, int(limit) // int(period))
+    return None
+
+
+def each_part(
+    work: Callable[[Part], Result], parts: Sequence[Part], device: torch.device
+) -> list[Result]:
+    """Results of ``work`` for each part, in order; on a CPU computed by `workers`, a thread each.
+
+    Every thread computes alone, as autocast and inference mode are where this is called, so a
+    result does not depend on how many there are.
+    """
+    count = min(workers(), len(parts)) if device.type == "cpu" else 1
+    if count <= 1:
+        return [work(part) for part in parts]
+    is_on, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    is_inference, has_grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def in_thread(part: Part) -> Result:
+        with (
+            torch.inference_mode(is_inference),
+            torch.set_grad_enabled(has_grad),
+            torch.autocast("cpu", dtype=dtype, enabled=is_on),
+        ):
+            return work(part)
+
+    return list(_pool(workers()).map(in_thread, parts))
+
+
+@lru_cache(1)
+def _pool(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "images", initializer=torch.set_num_threads, initargs=(1,))

@@ -1,0 +1,86 @@
+"""Images shared among threads: in order, each as it would be alone, and no more than allowed."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from models import parallel
+from models.parallel import cpu_quota, each_part, workers
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def three_workers(monkeypatch):
+    monkeypatch.setattr(parallel, "workers", lambda: 3)
+
+
+@pytest.mark.usefixtures("three_workers")
+def test_results_come_in_order_from_several_threads():
+    barrier = threading.Barrier(3, timeout=10)
+
+    def work(part: int) -> tuple[int, str, int]:
+        barrier.wait()  # passes only when three threads are at work
+        return 2 * part, threading.current_thread().name, torch.get_num_threads()
+
+    found = each_part(work, range(3), CPU)
+    assert [number for number, _, _ in found] == [0, 2, 4]
+    assert len({name for _, name, _ in found}) == 3
+    assert {threads for _, _, threads in found} == {1}
+
+
+@pytest.mark.usefixtures("three_workers")
+def test_threads_compute_as_their_caller_would():
+    def work(_: int) -> tuple[bool, bool, torch.dtype]:
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+        return torch.is_inference_mode_enabled(), torch.is_grad_enabled(), product.dtype
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert set(each_part(work, range(3), CPU)) == {(True, False, torch.bfloat16)}
+    with torch.no_grad():
+        assert set(each_part(work, range(3), CPU)) == {(False, False, torch.float32)}
+    assert set(each_part(work, range(3), CPU)) == {(False, True, torch.float32)}
+
+
+@pytest.mark.usefixtures("three_workers")
+def test_an_error_of_a_part_is_the_callers():
+    with pytest.raises(ZeroDivisionError):
+        each_part(lambda part: 1 / part, [1, 0, 1], CPU)
+
+
+def test_a_gpu_computes_its_parts_in_the_callers_thread():
+    names = each_part(lambda _: threading.current_thread().name, range(3), torch.device("cuda", 0))
+    assert set(names) == {threading.current_thread().name}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_logit_depends_on_the_number_of_workers(maskgit, monkeypatch, count):
+    generator = torch.Generator().manual_seed(0)
+    token_ids = torch.randint(0, 16, (7, 16), generator=generator)
+    hidden = torch.rand(7, 16, generator=generator) < 0.5
+    pairs = zip(token_ids.split(1), hidden.split(1), strict=True)
+    alone = torch.cat([maskgit.logits_of(*pair) for pair in pairs])
+    monkeypatch.setattr(parallel, "workers", lambda: count)
+    assert torch.equal(maskgit.logits_of(token_ids, hidden), alone)
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("200000 100000\n", 2), ("150000 100000\n", 1), ("50000 100000\n", 1), ("max 100000\n", None)],
+)
+def test_the_quota_of_a_control_group_is_whole_cores(tmp_path, text, cores):
+    (tmp_path / "cpu.max").write_text(text)
+    assert cpu_quota(tmp_path / "cpu.max") == cores
+    assert cpu_quota(tmp_path / "none") is None
+
+
+def test_workers_are_pytorchs_threads_within_the_quota(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(parallel, "QUOTA", tmp_path / "none")
+    assert workers() == 8
+    (tmp_path / "cpu.max").write_text("300000 100000")
+    monkeypatch.setattr(parallel, "QUOTA", tmp_path / "cpu.max")
+    assert workers() == 3
