@@ -4,14 +4,15 @@ operation, above all next to other busy processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import lru_cache
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -19,6 +20,7 @@ Result = TypeVar("Result")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # e.g. "200000 100000": microseconds of each period
 
 
+@cache  # before `one_thread` changes PyTorch's number
 def workers() -> int:
     """How many parts a CPU computes at once: PyTorch's number of threads, within the quota.
 
@@ -58,6 +60,19 @@ def each_part(
             return work(part)
 
     return list(_pool(workers()).map(in_thread, parts))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep each thread's operations, those of NumPy too, from waiting for other threads."""
+    workers()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import parallel
-from models.parallel import cpu_quota, each_part, workers
+from models.parallel import cpu_quota, each_part, one_thread, workers
 
 CPU = torch.device("cpu")
 
@@ -78,9 +78,21 @@ def test_the_quota_of_a_control_group_is_whole_cores(tmp_path, text, cores):
 
 
 def test_workers_are_pytorchs_threads_within_the_quota(monkeypatch, tmp_path):
+    count = workers.__wrapped__
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(parallel, "QUOTA", tmp_path / "none")
-    assert workers() == 8
+    assert count() == 8
     (tmp_path / "cpu.max").write_text("300000 100000")
     monkeypatch.setattr(parallel, "QUOTA", tmp_path / "cpu.max")
-    assert workers() == 3
+    assert count() == 3
+
+
+def test_operations_stay_in_one_thread_for_as_long_as_asked():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

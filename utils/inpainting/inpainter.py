@@ -23,7 +23,7 @@ from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.cpu_kernels import IMAGES_AT_ONCE
 from models.decode import OnStep, StepResult
 from models.maskgit import MaskGIT
-from models.parallel import each_part
+from models.parallel import each_part, one_thread
 from utils.data.datasets import normalise, to_uint8
 from utils.data.fill import fill_hole
 from utils.device import autocast, pick_device, pick_dtype
@@ -139,7 +139,7 @@ class Inpainter:
             if on_step is not None:
                 on_step(step)
 
-        with autocast(self.device, self.dtype):
+        with one_thread(), autocast(self.device, self.dtype):
             self.maskgit.inpaint(
                 normalise(torch.from_numpy(filled).to(self.device), data.mean, data.std),
                 torch.from_numpy(holes).to(self.device),
@@ -175,7 +175,7 @@ class Inpainter:
         """
         data, size = self.config.data, IMAGES_AT_ONCE[self.device.type]
         groups = F.pad(token_ids, (0, 0, 0, -len(token_ids) % size)).split(size)
-        with autocast(self.device, self.dtype):
+        with one_thread(), autocast(self.device, self.dtype):
             images = each_part(self.maskgit.tokenizer.decode, groups, self.device)
         pixels = [to_uint8(part, data.mean, data.std) for part in images]
         return torch.cat(pixels)[: len(token_ids)].cpu().numpy()

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import Config
+from models.parallel import one_thread
 from utils.data.datasets import InpaintingItem, InpaintingSet
 from utils.distributed import is_main, rank, world_size
 from utils.inpainting.inpainter import Inpainter
@@ -155,6 +156,7 @@ class Job:
             self.written += 1
 
 
+@one_thread()
 def inpaint_set(
     config: Config,
     dataset: InpaintingSet,
