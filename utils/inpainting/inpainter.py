@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
+from models.conditioning import known_pixels
 from models.cpu_kernels import IMAGES_AT_ONCE
 from models.decode import OnStep, StepResult
 from models.maskgit import MaskGIT
@@ -31,7 +31,7 @@ from utils.inpainting.composite import composite
 from utils.inpainting.pretrained import pretrained_config, pretrained_folder
 from utils.inpainting.windows import repair_in_windows
 from utils.io.images import MASK_THRESHOLD
-from utils.weights.store import codes_fingerprint, load_tokenizer, load_transformer, read_header
+from utils.weights.store import load_tokenizer, load_transformer, require_tokens_of
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}  # what auto means
 STEP_IMAGES = 4096  # that a batch may hold at once
@@ -43,6 +43,7 @@ Picture = TypeVar("Picture", Image.Image, np.ndarray)
 class Trace:
     """What decoding went through: token ids (R, N) and masks (R, N) after every step."""
 
+    known: Tensor | None = None  # (R, 4, H, W), for a decoder with conditioning
     token_ids: list[Tensor] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
 
@@ -60,12 +61,7 @@ class Inpainter:
         self.dtype = pick_dtype(config.precision, self.device)
         tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
         transformer = load_transformer(config.transformer_weights, config.transformer)
-        wanted = read_header(config.transformer_weights).get("codes_sha256")
-        if wanted not in (None, codes_fingerprint(tokenizer.codebook.embedding.weight)):
-            raise UserError(
-                f"{config.transformer_weights}: was trained on the tokens of another tokenizer "
-                f"than {config.tokenizer_weights}"
-            )
+        require_tokens_of(config.transformer_weights, config.tokenizer_weights, tokenizer)
         networks = {"tokenizer": tokenizer.config, "transformer": transformer.config}
         self.config = _as_loaded(config, networks)
         self.maskgit = MaskGIT(tokenizer, transformer, config.masking.mask_schedule).eval()
@@ -121,6 +117,15 @@ class Inpainter:
         """What the tokenizer is shown of an image, (H, W, 3) uint8."""
         return fill_hole(image, hole, self.config.decoding.hole_fill)
 
+    def known(self, images: np.ndarray, holes: np.ndarray) -> Tensor | None:
+        """What a decoder with conditioning is shown of images (B, H, W, 3) with holes."""
+        if not self.config.tokenizer.conditioned:
+            return None
+        filled = np.stack([self.fill(*pair) for pair in zip(images, holes, strict=True)])
+        data, where = self.config.data, torch.from_numpy(holes).to(self.device)
+        filled = torch.from_numpy(filled).to(self.device)
+        return known_pixels(normalise(filled, data.mean, data.std), where)
+
     def decode(
         self,
         filled: np.ndarray,
@@ -139,9 +144,15 @@ class Inpainter:
                 on_step(step)
 
         with autocast(self.device, self.dtype):
-            self.maskgit.inpaint(
+            start = self.maskgit.start(
                 normalise(torch.from_numpy(filled).to(self.device), data.mean, data.std),
                 torch.from_numpy(holes).to(self.device),
+                self.config.decoding,
+            )
+            if start.pixels is not None:
+                trace.known = start.pixels.repeat_interleave(samples, 0)
+            self.maskgit.finish(
+                start,
                 self.config.decoding,
                 seed=self.config.seed,
                 image_ids=torch.tensor(image_ids, device=self.device),
@@ -162,24 +173,32 @@ class Inpainter:
             part = slice(start, start + size)
             inputs = filled[part], holes[part], ids[part]
             trace = self.decode(*inputs, samples=1, first_sample=sample)
-            decoded.append(self.decoded(trace.token_ids[-1]))
+            decoded.append(self.decoded(trace.token_ids[-1], trace.known))
         return np.concatenate(decoded)
 
     @torch.inference_mode()
-    def decoded(self, token_ids: Tensor) -> np.ndarray:
+    def decoded(self, token_ids: Tensor, known: Tensor | None) -> np.ndarray:
         """Decode token ids (n, N) to pixels, (n, H, W, 3) uint8.
+
+        known: (n, 4, H, W) of the trace, for a decoder with conditioning.
 
         In groups of one size, the last filled up: a convolution rounds differently for another
         number of images, and no pixel shall hang on what is decoded beside it.
         """
         data, size = self.config.data, IMAGES_AT_ONCE[self.device.type]
-        groups = F.pad(token_ids, (0, 0, 0, -len(token_ids) % size)).split(size)
+        fill = -len(token_ids) % size
+        groups = F.pad(token_ids, (0, 0, 0, fill)).split(size)
+        shown = [None] * len(groups)
+        if known is not None:
+            shown = F.pad(known, (0, 0, 0, 0, 0, 0, 0, fill)).split(size)
         with autocast(self.device, self.dtype):
-            images = [self.maskgit.tokenizer.decode(group) for group in groups]
+            images = [
+                self.maskgit.tokenizer.decode(*parts) for parts in zip(groups, shown, strict=True)
+            ]
         pixels = [to_uint8(part, data.mean, data.std) for part in images]
         return torch.cat(pixels)[: len(token_ids)].cpu().numpy()
 
-    def decoded_steps(self, steps: list[Tensor]) -> np.ndarray:
+    def decoded_steps(self, steps: list[Tensor], known: Tensor | None) -> np.ndarray:
         """Decode the tokens after every step, T of (R, N) -> (T, R, H, W, 3) uint8.
 
         An image whose tokens a step left alone is not decoded again.
@@ -190,7 +209,9 @@ class Inpainter:
         place = torch.zeros(is_new.shape, dtype=torch.long, device=token_ids.device)
         place[is_new] = torch.arange(int(is_new.sum()), device=token_ids.device)
         latest = place.cummax(0).values  # places grow with the steps
-        return self.decoded(token_ids[is_new])[latest.cpu().numpy()]
+        if known is not None:
+            known = known[is_new.nonzero()[:, 1]]
+        return self.decoded(token_ids[is_new], known)[latest.cpu().numpy()]
 
     def join(self, decoded: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """Join decoded pixels with the known ones as configured, (H, W, 3) uint8."""
@@ -199,7 +220,8 @@ class Inpainter:
 
     def pixels(self, token_ids: Tensor, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """Decode token ids (B, N) and join each image with its known pixels, (B, H, W, 3)."""
-        parts = zip(self.decoded(token_ids), images, holes, strict=True)
+        decoded = self.decoded(token_ids, self.known(images, holes))
+        parts = zip(decoded, images, holes, strict=True)
         return np.stack([self.join(*part) for part in parts])
 
     @property
