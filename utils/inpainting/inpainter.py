@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.conditioning import known_pixels
-from models.cpu_kernels import IMAGES_AT_ONCE
+from models.cpu_kernels import same_size
 from models.decode import OnStep, StepResult
 from models.maskgit import MaskGIT
 from utils.data.datasets import normalise, to_uint8
@@ -109,22 +109,27 @@ class Inpainter:
         on_step: OnStep | None = None,
     ) -> Trace:
         """Fill the holes and decode, (B, H, W, 3) uint8 and (B, H, W) bool; on_step listens."""
-        pairs = zip(images, holes, strict=True)
-        filled = np.stack([self.fill(image, hole) for image, hole in pairs])
-        return self.decode(filled, holes, image_ids, self.config.decoding.samples, on_step)
+        filled, samples = self.fill_all(images, holes), self.config.decoding.samples
+        return self.decode(filled, holes, image_ids, samples, on_step)
 
     def fill(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """What the tokenizer is shown of an image, (H, W, 3) uint8."""
         return fill_hole(image, hole, self.config.decoding.hole_fill)
 
+    def fill_all(self, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+        """`fill` of images (B, H, W, 3) with holes (B, H, W)."""
+        return np.stack([self.fill(*pair) for pair in zip(images, holes, strict=True)])
+
+    def _as_tensors(self, filled: np.ndarray, holes: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Normalised images (B, 3, H, W) and holes (B, H, W) on the device."""
+        data, (pixels, where) = self.config.data, map(torch.from_numpy, (filled, holes))
+        return normalise(pixels.to(self.device), data.mean, data.std), where.to(self.device)
+
     def known(self, images: np.ndarray, holes: np.ndarray) -> Tensor | None:
         """What a decoder with conditioning is shown of images (B, H, W, 3) with holes."""
         if not self.config.tokenizer.conditioned:
             return None
-        filled = np.stack([self.fill(*pair) for pair in zip(images, holes, strict=True)])
-        data, where = self.config.data, torch.from_numpy(holes).to(self.device)
-        filled = torch.from_numpy(filled).to(self.device)
-        return known_pixels(normalise(filled, data.mean, data.std), where)
+        return known_pixels(*self._as_tensors(self.fill_all(images, holes), holes))
 
     def decode(
         self,
@@ -136,7 +141,7 @@ class Inpainter:
         first_sample: int = 0,
     ) -> Trace:
         """Decode filled images (B, H, W, 3); row b * samples + s is repair s of image b."""
-        data, trace = self.config.data, Trace()
+        trace = Trace()
 
         def listen(step: StepResult) -> None:
             trace(step)
@@ -144,11 +149,8 @@ class Inpainter:
                 on_step(step)
 
         with autocast(self.device, self.dtype):
-            start = self.maskgit.start(
-                normalise(torch.from_numpy(filled).to(self.device), data.mean, data.std),
-                torch.from_numpy(holes).to(self.device),
-                self.config.decoding,
-            )
+            images, where = self._as_tensors(filled, holes)
+            start = self.maskgit.start(images, where, self.config.decoding)
             if start.pixels is not None:
                 trace.known = start.pixels.repeat_interleave(samples, 0)
             self.maskgit.finish(
@@ -168,33 +170,20 @@ class Inpainter:
         """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
         decoded, size = [], self.batch_size
         ids = [index + number * WINDOW_ID for number in numbers]
-        filled = np.stack([self.fill(*pair) for pair in zip(images, holes, strict=True)])
+        filled = self.fill_all(images, holes)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
-            inputs = filled[part], holes[part], ids[part]
-            trace = self.decode(*inputs, samples=1, first_sample=sample)
+            trace = self.decode(filled[part], holes[part], ids[part], 1, first_sample=sample)
             decoded.append(self.decoded(trace.token_ids[-1], trace.known))
         return np.concatenate(decoded)
 
     @torch.inference_mode()
     def decoded(self, token_ids: Tensor, known: Tensor | None) -> np.ndarray:
-        """Decode token ids (n, N) to pixels, (n, H, W, 3) uint8.
-
-        known: (n, 4, H, W) of the trace, for a decoder with conditioning.
-
-        In groups of one size, the last filled up: a convolution rounds differently for another
-        number of images, and no pixel shall hang on what is decoded beside it.
-        """
-        data, size = self.config.data, IMAGES_AT_ONCE[self.device.type]
-        fill = -len(token_ids) % size
-        groups = F.pad(token_ids, (0, 0, 0, fill)).split(size)
-        shown = [None] * len(groups)
-        if known is not None:
-            shown = F.pad(known, (0, 0, 0, 0, 0, 0, 0, fill)).split(size)
+        """Decode token ids (n, N), with known pixels of the trace (n, 4, H, W) -> (n, H, W, 3)."""
+        data, parts = self.config.data, (token_ids,) if known is None else (token_ids, known)
+        groups = zip(*(same_size(part) for part in parts), strict=True)
         with autocast(self.device, self.dtype):
-            images = [
-                self.maskgit.tokenizer.decode(*parts) for parts in zip(groups, shown, strict=True)
-            ]
+            images = [self.maskgit.tokenizer.decode(*group) for group in groups]
         pixels = [to_uint8(part, data.mean, data.std) for part in images]
         return torch.cat(pixels)[: len(token_ids)].cpu().numpy()
 
@@ -215,13 +204,12 @@ class Inpainter:
 
     def join(self, decoded: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """Join decoded pixels with the known ones as configured, (H, W, 3) uint8."""
-        settings = self.config.decoding
-        return composite(decoded, image, hole, settings.composite, settings.feather_width)
+        how = self.config.decoding
+        return composite(decoded, image, hole, how.composite, how.feather_width)
 
     def pixels(self, token_ids: Tensor, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """Decode token ids (B, N) and join each image with its known pixels, (B, H, W, 3)."""
-        decoded = self.decoded(token_ids, self.known(images, holes))
-        parts = zip(decoded, images, holes, strict=True)
+        parts = zip(self.decoded(token_ids, self.known(images, holes)), images, holes, strict=True)
         return np.stack([self.join(*part) for part in parts])
 
     @property

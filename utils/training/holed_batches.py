@@ -38,13 +38,19 @@ class Holed(NamedTuple):
 class HoledBatches:
     """Punches a hole into every image, fills it, and gives the tokens of some new values."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: Config, device: torch.device, sampled_share: float) -> None:
+        """sampled_share: of the images, whose hidden tokens a transformer draws, if given."""
+        self.config, self.device, self.sampled_share = config, device, sampled_share
         self.path = config.tokenizer.training.transformer
         self.transformer = None
         if self.path is not None:
             self.transformer = load_transformer(self.path, config.transformer).to(device)
         self.maskgit: MaskGIT | None = None  # with the encoder that is trained by then
+
+    @classmethod
+    def of(cls, config: Config, device: torch.device, sampled_share: float) -> HoledBatches | None:
+        """None where the config's decoder has no conditioning."""
+        return cls(config, device, sampled_share) if config.tokenizer.conditioned else None
 
     @torch.no_grad()
     def __call__(
@@ -52,7 +58,6 @@ class HoledBatches:
         vqgan: VQGAN,
         images: Tensor,
         rows: Sequence[int],
-        sampled_share: float,
         generator: torch.Generator,
     ) -> Holed:
         """Holes and tokens for images (B, 3, H, W) in 0..1.
@@ -72,7 +77,7 @@ class HoledBatches:
             token_ids = vqgan.encode(normalise(pixels, data.mean, data.std))
         numbers = torch.tensor(rows, device=self.device)
         chance = torch.rand(max(rows) + 1, generator=generator).to(self.device)
-        drawn = chance[numbers] < sampled_share
+        drawn = chance[numbers] < self.sampled_share
         if self.transformer is not None and drawn.any():
             parts = filled[drawn], holes[drawn], numbers[drawn]
             token_ids[drawn] = self._draw(vqgan, *parts, seed)

@@ -83,8 +83,7 @@ class TokenizerTrainer(Trainer):
         self.codes = Codes(self.vqgan.codebook, settings, self.device)
         self.adversary = Adversary(self.compute, settings.adversarial_rate)
         self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
-        conditioned = self.config.tokenizer.conditioned
-        self.holed = HoledBatches(self.config, self.device) if conditioned else None
+        self.holed = HoledBatches.of(self.config, self.device, settings.sampled_share)
         self.latents_of, self.trunk = self.vqgan.latents, self._trunk
         if settings.compile:
             self._compile()
@@ -137,8 +136,7 @@ class TokenizerTrainer(Trainer):
         holes = known = None
         with autocast(self.device, self.dtype):
             if self.holed:
-                sampled = self.settings.sampled_share
-                holes, known, token_ids = self.holed(self.vqgan, images, rows, sampled, generator)
+                holes, known, token_ids = self.holed(self.vqgan, images, rows, generator)
                 latents = codes = self.codes.lookup(token_ids)
             else:
                 latents = self.latents_of((images - self.mean) / self.std)  # (B, h, w, C)
@@ -159,15 +157,10 @@ class TokenizerTrainer(Trainer):
         self.position.add({"loss": loss, **named})
 
     def _own_share(self, images: Tensor) -> tuple[Tensor, range]:
-        """This process's rows of a batch, and their numbers; their share weighs their losses.
-
-        A process without a row takes one that weighs nothing.
-        """
+        """This process's rows of a batch, or one that weighs nothing, and their numbers."""
         own = range(len(images))[distributed.rank() :: self.world]
-        self.share = len(own) / len(images)
-        if not own:
-            return images[:1], range(1)
-        return images[own.start :: self.world] if self.world > 1 else images, own
+        self.share, own = len(own) / len(images), own or range(1)
+        return images[own.start : own.stop : self.world], own
 
     @property
     def adversarial(self) -> bool:
@@ -239,8 +232,8 @@ class TokenizerTrainer(Trainer):
 
     def pictures(self) -> dict[str, Tensor]:
         """The reconstructions of the last validation."""
-        due = self.is_due(self.settings.validate_every)
-        return {"reconstructions": self.validation.picture} if due else {}
+        is_due = self.is_due(self.settings.validate_every)
+        return {"reconstructions": self.validation.picture} if is_due else {}
 
     def remarks(self) -> list[str]:
         """The share of codes in use."""

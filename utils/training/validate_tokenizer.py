@@ -84,17 +84,10 @@ class TokenizerValidation:
         """Repairs (n, H, W, 3) uint8 with known pixels in place, and token ids (n, N)."""
         data, size = self.config.data, BATCHES[self.device.type]
         if self.holed is None:  # tokens and holes stay while a decoder trains
-            draw, parts = HoledBatches(self.config, self.device), self.inputs.split(size)
-            self.holed = [
-                draw(
-                    vqgan,
-                    part.to(self.device) / 255,
-                    range(len(part)),
-                    1.0,
-                    generator_for(VAL_SEED, number),
-                )
-                for number, part in enumerate(parts)
-            ]
+            draw, self.holed = HoledBatches(self.config, self.device, sampled_share=1.0), []
+            for number, part in enumerate(self.inputs.split(size)):
+                images, generator = part.to(self.device) / 255, generator_for(VAL_SEED, number)
+                self.holed.append(draw(vqgan, images, range(len(part)), generator))
         outputs = []
         for part, images in zip(self.holed, self.images.split(size), strict=True):
             with autocast(self.device, self.dtype):
