@@ -1,48 +1,51 @@
-"""How good repairs are: ours beside classical filling, and where the rest is lost.
+"""How good repairs are: ours beside classical filling and a regressor, and where the rest is lost.
 
     python -m bench.repair --config config/cats64.yml --data data/cats64
+    python -m bench.repair --config config/cats64.yml --holes lab brush box --seeds 3 --unet FILE
 
 Every side fills the same holes of the same images. Grey leaves the hole as it is, biharmonic is
-what scikit-image does, Telea what OpenCV does (left out where it is not installed), report the
-decoding of config/MaskGit.yml, ours the config's decoding. Then the truth is put in place of one
-part after another: without_leak encodes the whole images, so that no hole corrupts a known token;
-true_tokens also decodes the true tokens in the hole, what a perfect transformer would reach.
+what scikit-image does, and what the networks are shown; telea what OpenCV does (left out where it
+is not installed); unet a regressor of 0.8 million parameters (bench/unet.py); report the decoding
+of config/MaskGit.yml, ours the config's; true_tokens decodes the true tokens, as a perfect
+transformer would. Holes are those of the prepared folder (given), or drawn, each kind with three
+shares of the image.
 Figures: EfficientNet-Lite0 Frechet distance, the same with features of EfficientNet-Lite2 (a
 referee, since the tokenizer trained with Lite0's), perceptual distance (unit-length features of
-three depths), mean error in the hole in grey levels. Last line: one JSON object,
-{SIDE: {"frechet", "frechet_referee", "perceptual", "hole_mae"}}.
+three depths), mean error in the hole in grey levels, PSNR there in dB. With several seeds, which
+draw holes and tokens, the figures are means, and spread is their standard deviation.
+Last line: one JSON object, {SIDE: FIGURES}, for drawn holes {"KIND SHARE": {SIDE: FIGURES}}.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from bench.common import report
+from bench.sides import BATCH, SIDES, side
+from bench.unet import UNet, load_unet
 from config.errors import UserError
 from config.loading import load_config
-from models.losses import perceptual_distance
+from config.schema import Config
+from models.losses import EfficientNetDistance
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
-from utils.data.datasets import InpaintingSet, normalise
-from utils.data.fill import fill_hole
-from utils.inpainting.composite import composite
+from utils.data.datasets import ImageFolder, InpaintingSet
+from utils.data.holes import HOLE_KINDS, draw_hole
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import content_hash
-from utils.io.images import HOLE_COLOUR, save_png
+from utils.io.images import save_png
 from utils.pictures import tile
-from utils.scoring import DEFAULT, REFEREE, FeatureDistance
+from utils.scoring import DEFAULT, REFEREE, FeatureDistance, hole_psnr
 
-ROOT = Path(__file__).resolve().parents[1]
-
-BATCH = 16
-SHOWN = ("grey", "biharmonic", "ours")
-PICTURES = 48
-SIDES = ("grey", "biharmonic", "telea", "report", "ours", "without_leak", "true_tokens")
+GIVEN = "given"
+SHARES = ((0.1, 0.2), (0.2, 0.4), (0.4, 0.6))  # of the image, of drawn holes
+SHOWN = ("grey", "biharmonic", "unet", "ours")
+PICTURES, PER_ROW = 48, 12
 OPTIONS = {
     "--data": ("data.root", str, "prepared folder with masked_image/, mask64/ and test/"),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
@@ -50,112 +53,143 @@ OPTIONS = {
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
 }
 
+Sides = dict[str, np.ndarray]  # name -> repairs (n, H, W, 3) uint8
+Figures = dict[str, dict[str, float]]  # side -> name -> value
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Images with holes of one kind."""
+
+    name: str
+    truth: np.ndarray  # (n, H, W, 3) uint8
+    holes: np.ndarray  # (n, H, W) bool
+
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="sides to measure")
     parser.add_argument("--images", type=int, help="only the first so many images")
+    parser.add_argument("--holes", nargs="+", choices=(GIVEN, *HOLE_KINDS), default=[GIVEN])
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="of drawn holes")
+    parser.add_argument("--seeds", type=int, default=1, help="measure with so many seeds")
+    parser.add_argument("--unet", type=Path, help="weights of bench.unet, for its side")
     parser.add_argument("--picture", type=Path, help="write masked, repaired and true images here")
+    parser.add_argument("--worst", type=Path, help="the same of the third with the largest errors")
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
-    inpainter, dataset = Inpainter(config), InpaintingSet(config.data.root)
-    if dataset.truth is None:
-        raise UserError(f"{config.data.root}: repairs are judged against test/, which is not there")
-    count = min(len(dataset), args.images or len(dataset))
-    truth = np.stack([dataset.ground_truth(i) for i in range(count)])
-    items = [dataset[i] for i in range(count)]
-    holes = np.stack([item.hole for item in items])
-    sides, seconds = {}, {}
-    for name in args.sides:
-        start = time.perf_counter()
-        if (images := _side(name, inpainter, truth, holes)) is not None:
-            sides[name] = images
-        seconds[name] = round((time.perf_counter() - start) / count, 4)
-    result = _figures(sides, truth, holes, inpainter.device)
-    for name, figures in result.items():
-        print(f"{name:12}", figures)
-    if args.picture:
-        _show(args.picture, sides, truth)
+    if GIVEN in args.holes and (args.split == "val" or len(args.holes) > 1):
+        parser.error("--holes given are the test images' own; name them alone, without --split val")
+    unet = load_unet(args.unet) if args.unet else None
+    result, spread, clock = _measure(args, config, unet)
     details = {
-        "images": count,
+        "images": clock.images,
+        "split": args.split,
+        "seeds": args.seeds,
         "decoding": config.decoding.model_dump(),
         "seed": config.seed,
-        "device": str(inpainter.device),
-        "seconds_an_image": seconds,
+        "device": clock.device,
+        "seconds_an_image": clock.seconds_an_image(),
         "tokenizer_sha256": content_hash([config.tokenizer_weights]),
         "transformer_sha256": content_hash([config.transformer_weights]),
     }
-    report("repair", result, details)
+    if args.seeds > 1:
+        details["spread"] = spread
+    is_given = args.holes == [GIVEN]
+    report(
+        "repair" if is_given and args.seeds == 1 else "repair_holes",
+        result[GIVEN] if is_given else result,
+        details,
+    )
 
 
-def _side(
-    name: str, inpainter: Inpainter, truth: np.ndarray, holes: np.ndarray
-) -> np.ndarray | None:
-    """Repairs of one side, (n, H, W, 3) uint8, or None where it is not installed."""
-    if name == "grey":
-        return np.where(holes[..., None], np.uint8(HOLE_COLOUR), truth)
-    if name == "biharmonic":
-        return _classical(truth, holes, lambda x, hole: fill_hole(x, hole, "biharmonic"))
-    if name == "telea":
-        telea = _telea()
-        return telea and _classical(truth, holes, telea)
-    if name == "report":
-        as_reported = load_config(ROOT / "config/MaskGit.yml").decoding
-        inpainter = Inpainter(inpainter.config.model_copy(update={"decoding": as_reported}))
-    return np.concatenate(list(_repaired(inpainter, truth, holes, name)))
+class Clock:
+    """Seconds that each side took, and for how many images."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.images = device, 0
+        self.spent: dict[str, list[float]] = {}
+
+    def add(self, name: str, seconds: float, images: int) -> None:
+        self.images = images
+        self.spent.setdefault(name, []).append(seconds / images)
+
+    def seconds_an_image(self) -> dict[str, float]:
+        return {name: round(float(np.mean(each)), 4) for name, each in self.spent.items()}
 
 
-def _classical(truth: np.ndarray, holes: np.ndarray, fill) -> np.ndarray:
-    """Fill each hole from its surroundings, (n, H, W, 3) uint8."""
-    return np.stack([fill(image, hole) for image, hole in zip(truth, holes, strict=True)])
+def _measure(
+    args, config: Config, unet: UNet | None
+) -> tuple[dict[str, Figures], dict[str, Figures], Clock]:
+    """Mean figures and their spread over the seeds by cell, and the time they took."""
+    inpainter, found = Inpainter(config), {}
+    clock = Clock(str(inpainter.device))
+    for number in range(args.seeds):
+        seed = config.seed + number
+        inpainter.config = inpainter.config.model_copy(update={"seed": seed})
+        for cell in _cells(args, config, seed):
+            sides = _sides(args.sides, cell, inpainter, unet, clock)
+            figures = _figures(sides, cell, inpainter.device)
+            found.setdefault(cell.name, []).append(figures)
+            print(cell.name, seed, *(f"\n  {name:12} {f}" for name, f in figures.items()))
+            if number == 0:
+                _show(args.picture, sides, cell, np.arange(len(cell.truth)))
+                _show(args.worst, sides, cell, _worst(sides, cell))
+                args.picture = args.worst = None  # of the first cell alone
+    mean, spread = (
+        {name: _over(each, how) for name, each in found.items()} for how in (np.mean, np.std)
+    )
+    return mean, spread, clock
 
 
-def _telea():
-    """OpenCV's filling by fast marching (Telea 2004), or None where OpenCV is missing."""
-    try:
-        import cv2
-    except ImportError:
-        return None
-    return lambda x, hole: cv2.inpaint(x, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+def _cells(args, config: Config, seed: int) -> Iterator[Cell]:
+    """Images with the given holes, or with new ones of each kind and share."""
+    if args.holes == [GIVEN]:
+        dataset = InpaintingSet(config.data.root)
+        if dataset.truth is None:
+            raise UserError(f"{config.data.root}: repairs are judged against test/, not there")
+        numbers = range(min(len(dataset), args.images or len(dataset)))
+        truth = np.stack([dataset.ground_truth(i) for i in numbers])
+        yield Cell(GIVEN, truth, np.stack([dataset[i].hole for i in numbers]))
+        return
+    side = config.data.image_size
+    images = ImageFolder(config.data.root / args.split, side).images[: args.images]
+    truth = images.permute(0, 2, 3, 1).numpy()
+    for kind in args.holes:
+        for low, high in SHARES:
+            holes = [draw_hole(kind, side, (low, high), seed, i) for i in range(len(truth))]
+            yield Cell(f"{kind} {100 * low:.0f}-{100 * high:.0f} %", truth, np.stack(holes))
 
 
-def _repaired(
-    inpainter: Inpainter, truth: np.ndarray, holes: np.ndarray, side: str
-) -> Iterator[np.ndarray]:
-    """Repairs batch by batch; only the sides that say so look at what a hole hides."""
-    data = inpainter.config.data
-    for start in tqdm(range(0, len(truth), BATCH), side, dynamic_ncols=True):
-        part = slice(start, start + BATCH)
-        images, where = truth[part], holes[part]
-        masked = np.where(where[..., None], np.uint8(HOLE_COLOUR), images)
-        if side == "true_tokens":
-            pixels = normalise(images, data.mean, data.std).to(inpainter.device)
-            token_ids = inpainter.maskgit.encode(pixels)
-        else:
-            filled = [inpainter.fill(*pair) for pair in zip(masked, where, strict=True)]
-            shown = images if side == "without_leak" else np.stack(filled)
-            places = list(range(start, start + len(images)))
-            token_ids = inpainter.decode(shown, where, places, 1).token_ids[-1]
-        yield _joined(inpainter, token_ids, masked, where)
+def _sides(
+    names: list[str], cell: Cell, inpainter: Inpainter, unet: UNet | None, clock: Clock
+) -> Sides:
+    """Repairs of all sides that are there."""
+    sides = {}
+    for name in names:
+        start = time.perf_counter()
+        images = side(name, inpainter, cell.truth, cell.holes, unet)
+        if images is not None:
+            sides[name] = images
+            clock.add(name, time.perf_counter() - start, len(images))
+    return sides
 
 
-def _joined(
-    inpainter: Inpainter, token_ids: torch.Tensor, masked: np.ndarray, holes: np.ndarray
-) -> np.ndarray:
-    decoding = inpainter.config.decoding
-    rows = zip(inpainter.decoded(token_ids), masked, holes, strict=True)
-    return np.stack([composite(*row, decoding.composite, decoding.feather_width) for row in rows])
+def _over(each: list[Figures], how) -> Figures:
+    """One number for each figure of each side, over the seeds."""
+    return {
+        name: {key: round(float(how([f[name][key] for f in each])), 4) for key in each[0][name]}
+        for name in each[0]
+    }
 
 
 @torch.inference_mode()
-def _figures(
-    sides: dict[str, np.ndarray], truth: np.ndarray, holes: np.ndarray, device: torch.device
-) -> dict[str, dict[str, float]]:
+def _figures(sides: Sides, cell: Cell, device: torch.device) -> Figures:
     """All figures of all sides, each against the same true images."""
-    targets = torch.from_numpy(truth)
+    truth, targets = cell.truth, torch.from_numpy(cell.truth)
     distance, referee = (FeatureDistance(targets, device, how) for how in (DEFAULT, REFEREE))
-    perceptual, result = perceptual_distance("efficientnet-lite0").to(device), {}
+    perceptual, result = EfficientNetDistance().to(device), {}
     for name, images in sides.items():
         parts = range(0, len(images), BATCH)
         scaled = (
@@ -163,24 +197,36 @@ def _figures(
             for x in (images, truth)
         )
         each = [perceptual(a, b).item() * len(a) for a, b in zip(*scaled, strict=True)]
-        error = np.abs(images.astype(float) - truth)[holes].mean()
+        decibels = [hole_psnr(*of) for of in zip(images, truth, cell.holes, strict=True)]
         result[name] = {
             "frechet": round(distance(torch.from_numpy(images)), 2),
             "frechet_referee": round(referee(torch.from_numpy(images)), 2),
             "perceptual": round(sum(each) / len(images), 4),
-            "hole_mae": round(float(error), 2),
+            "hole_mae": round(float(np.abs(images.astype(float) - truth)[cell.holes].mean()), 2),
+            "hole_psnr": round(float(np.mean([d for d in decibels if d is not None])), 2),
         }
     return result
 
 
-def _show(path: Path, sides: dict[str, np.ndarray], truth: np.ndarray) -> None:
-    """Rows of 12: masked, biharmonic, ours, true, as far as they were measured."""
-    rows = []
-    for start in range(0, min(PICTURES, len(truth)), 12):
-        for images in (*(sides[side] for side in SHOWN if side in sides), truth):
-            row = list(images[start : start + 12])
-            rows += row + [np.zeros_like(truth[0])] * (12 - len(row))
-    save_png(path, tile(rows, len(rows), 12))
+def _worst(sides: Sides, cell: Cell) -> np.ndarray:
+    """Numbers of pictures, spread over the third with the largest error in the hole."""
+    ours = sides.get("ours", next(iter(sides.values())))
+    error = np.abs(ours.astype(float) - cell.truth).mean(-1) * cell.holes
+    each = error.sum((1, 2)) / np.maximum(1, cell.holes.sum((1, 2)))
+    third = np.argsort(-each, kind="stable")[: max(1, len(each) // 3)]
+    return third[np.linspace(0, len(third) - 1, min(PICTURES, len(third))).astype(int)]
+
+
+def _show(path: Path | None, sides: Sides, cell: Cell, numbers: np.ndarray) -> None:
+    """Rows of 12: masked, filled, regressed, ours, true, as far as they were measured."""
+    if path is None:
+        return
+    rows, numbers = [], numbers[:PICTURES]
+    for start in range(0, len(numbers), PER_ROW):
+        chosen = numbers[start : start + PER_ROW]
+        for images in (*(sides[name] for name in SHOWN if name in sides), cell.truth):
+            rows += [*images[chosen], *[np.zeros_like(cell.truth[0])] * (PER_ROW - len(chosen))]
+    save_png(path, tile(rows, len(rows), PER_ROW))
 
 
 if __name__ == "__main__":

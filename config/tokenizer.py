@@ -52,6 +52,14 @@ class TokenizerConfig(Section):
     codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
     """Number of codes K; a token takes two bytes."""
 
+    decoder_conditioning: Literal["none", "pixels"] = "none"
+    """pixels: show the decoder the filled image and which of its pixels are known."""
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the decoder sees known pixels."""
+        return self.decoder_conditioning == "pixels"
+
     @model_validator(mode="after")
     def _levels_agree(self) -> TokenizerConfig:
         widths, levels = len(self.encoder_channels), len(self.encoder_kernels)
@@ -115,6 +123,10 @@ class TokenizerTraining(Section):
     """The discriminator's learning rate as a multiple of the other networks'."""
     decoder_only: bool = False
     """Train the decoder of given weights alone: tokens stay, and so transformers stay valid."""
+    transformer: Path | None = None
+    """Transformer weights that draw hidden tokens, for decoder_conditioning pixels."""
+    sampled_share: Share = 0.5
+    """Share of the images whose hidden tokens it draws; the others are decoded from true ones."""
     ema_half_life: PositiveFloat = 10_000.0
     """Images after which half of the averaged weights are new; the averages are what is used."""
     compile: bool = False

@@ -75,7 +75,8 @@ def large(inpainter: Inpainter) -> list[np.ndarray]:
     masked = np.where(hole[..., None], np.uint8(HOLE_COLOUR), photograph)
 
     def decode(images: np.ndarray, holes: np.ndarray, numbers: list[int]) -> np.ndarray:
-        return inpainter.decoded(inpainter.trace(images, holes, numbers).token_ids[-1])
+        trace = inpainter.trace(images, holes, numbers)
+        return inpainter.decoded(trace.token_ids[-1], trace.known)
 
     width = inpainter.config.decoding.feather_width
     *_, repaired = repair_in_windows(masked, hole, SIDE, decode, width)
@@ -83,10 +84,11 @@ def large(inpainter: Inpainter) -> list[np.ndarray]:
 
 
 def reconstructed(inpainter: Inpainter, images: np.ndarray) -> np.ndarray:
-    """Images (n, H, W, 3) uint8, encoded and decoded again."""
+    """Images (n, H, W, 3) uint8, encoded and decoded again; no pixel of them is known."""
     data = inpainter.config.data
     pixels = torch.from_numpy(images).to(inpainter.device)
-    return inpainter.decoded(inpainter.maskgit.encode(normalise(pixels, data.mean, data.std)))
+    token_ids = inpainter.maskgit.encode(normalise(pixels, data.mean, data.std))
+    return inpainter.decoded(token_ids, inpainter.known(images, np.ones(images.shape[:3], bool)))
 
 
 def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.ndarray]:
@@ -94,7 +96,7 @@ def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.nd
     grey, decoding = np.uint8(HOLE_COLOUR), inpainter.config.decoding
     masked = np.where(hole[..., None], grey, truth)
     trace = inpainter.trace(masked[None], hole[None], [0])
-    steps = inpainter.decoded_steps(trace.token_ids)[:, 0]  # (T, H, W, 3)
+    steps = inpainter.decoded_steps(trace.token_ids, trace.known)[:, 0]  # (T, H, W, 3)
     shown = []
     for step in SHOWN:
         joined = composite(steps[step], masked, hole, decoding.composite, decoding.feather_width)

@@ -31,7 +31,7 @@ def repair() -> str:
         "biharmonic": "biharmonic filling (scikit-image)",
         "report": "the report's decoding with the released weights",
         "ours": "**released weights**",
-        "without_leak": "the same, known tokens untouched by holes",
+        "unet": "U-Net regressor (bench/unet.py)",
         "true_tokens": "true tokens: a perfect transformer",
     }
     record = with_other_sides(latest("repair")[-1])

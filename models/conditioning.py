@@ -1,14 +1,14 @@
-"""What each place knows of the picture: pixels that a partly hidden token would throw away.
+"""What is known of the image: pixels that a partly hidden token would throw away.
 
 Shapes: B batch, N tokens on a grid h x w, p pixels along a token's patch, C latent channels,
-F = 4 p^2 + C features.
+F = 4 p^2 + C features, D decoder channels.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from config.schema import TransformerConfig
 
@@ -16,6 +16,11 @@ from config.schema import TransformerConfig
 def known_width(config: TransformerConfig) -> int:
     """Features F of a place: 3 p^2 pixel values, p^2 hole bits, C latents."""
     return 4 * config.patch_size**2 + config.prior_dim
+
+
+def known_pixels(images: Tensor, holes: Tensor) -> Tensor:
+    """Normalised, filled images (B, 3, H, W) and their holes (B, H, W) bool -> (B, 4, H, W)."""
+    return torch.cat([images.float(), holes[:, None].float()], dim=1)
 
 
 def known_features(
@@ -26,9 +31,26 @@ def known_features(
     images: (B, 3, H, W) normalised and filled. holes: (B, H, W) bool. latents: (B, h, w, C) before
     quantisation. codes: (K, C), whose mean and spread bring the latents to about unit variance.
     """
-    pixels = torch.cat([images.float(), holes[:, None].float()], dim=1)
-    patches = F.pixel_unshuffle(pixels, config.patch_size)  # (B, 4 p^2, h, w)
+    patches = F.pixel_unshuffle(known_pixels(images, holes), config.patch_size)  # (B, 4 p^2, h, w)
     parts = [patches.flatten(2).transpose(1, 2)]
     if config.prior_dim:
         parts.append(((latents - codes.mean(0)) / codes.std()).flatten(1, 2))
     return torch.cat(parts, dim=-1)
+
+
+class KnownPixels(nn.Module):
+    """What a decoder learns of the image at one of its scales; nothing at the start.
+
+    (B, 4, H, W) of `known_pixels` -> (B, D, H / factor, W / factor), to be added to its features.
+    """
+
+    def __init__(self, factor: int, width: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.first = nn.Conv2d(4 * factor**2, width, 3, padding=1)
+        self.last = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, known: Tensor) -> Tensor:
+        return self.last(F.silu(self.first(F.pixel_unshuffle(known, self.factor))))

@@ -23,6 +23,26 @@ CONV_AND_NORM = (
 )
 LEAK = 0.2  # slope of the discriminator's leaky ReLU
 MAX_ADAPTIVE_WEIGHT = 1e4
+HOLES_AN_IMAGE = 3  # holes cover a third of an image on average, and no other part errs
+KNOWN_WEIGHT = 0.1  # of known pixels, relative to hidden ones
+
+
+def similarity(
+    perceptual: nn.Module, outputs: Tensor, images: Tensor, std: Tensor, holes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mean absolute error in standard deviations, and perceptual distance; scalars.
+
+    outputs, images: (B, 3, H, W). holes: (B, H, W) bool, of repairs: their known pixels are put in
+    place before the perceptual distance, and count little in the error, since no one sees them.
+    """
+    error = ((outputs - images) / std).abs()
+    if holes is None:
+        return error.mean(), perceptual(outputs, images)
+    inside = holes[:, None].float()  # (B, 1, H, W)
+    share = inside.mean((2, 3), keepdim=True).clamp(min=1e-3)
+    weights = inside / share + KNOWN_WEIGHT * (1 - inside) / (1 - share).clamp(min=1e-3)
+    repaired = torch.where(holes[:, None], outputs, images)
+    return (weights * error).mean(), HOLES_AN_IMAGE * perceptual(repaired, images)
 
 
 class EfficientNetDistance(nn.Module):

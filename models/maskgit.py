@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import DecodingConfig, MaskingConfig
-from models.conditioning import known_features
+from models.conditioning import known_features, known_pixels
 from models.cpu_kernels import same_size
 from models.decode import LogitsOf, OnStep, decode
 from models.masking import token_mask_from_holes
@@ -71,6 +71,7 @@ class Start(NamedTuple):
     token_ids: Tensor  # (B, N) int64
     token_mask: Tensor  # (B, N) bool, True = hidden
     known: Tensor | None  # (B, N, F), for a transformer with conditioning
+    pixels: Tensor | None  # (B, 4, H, W), for a decoder with conditioning
 
 
 class MaskGIT(nn.Module):
@@ -141,7 +142,8 @@ class MaskGIT(nn.Module):
             codes = self.tokenizer.codebook.vectors()
             known = known_features(images, holes, latents, codes, self.transformer.config)
         token_mask = token_mask_from_holes(holes, round(token_ids.shape[1] ** 0.5))
-        return Start(token_ids, dilated(token_mask, settings.dilate), known)
+        pixels = known_pixels(images, holes) if self.tokenizer.config.conditioned else None
+        return Start(token_ids, dilated(token_mask, settings.dilate), known, pixels)
 
     @torch.no_grad()
     def finish(

@@ -1,6 +1,6 @@
 """Vector quantisation with a codebook that learns (van den Oord et al. 2017, Razavi et al. 2019).
 
-The codes themselves live in `models.vqgan.Codebook`; here is what only training needs.
+`Codebook` holds the codes themselves; the rest only training needs.
 Shapes: B batch, h x w token grid, C latent channels, M = B h w latents of a batch, K codebook size.
 """
 
@@ -10,7 +10,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.vqgan import Codebook
+
+class Codebook(nn.Module):
+    """The K vectors a latent may become; `embedding.weight` is (K, C)."""
+
+    def __init__(self, codebook_size: int, latent_dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codebook_size, latent_dim)
+        nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
+
+    def vectors(self) -> Tensor:
+        """The codes, (K, C)."""
+        return self.embedding.weight
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Index of the nearest code by Euclidean distance (eq. 1): (..., C) -> (...), in fp32."""
+        codes, flat = self.vectors(), latents.reshape(-1, latents.shape[-1])
+        with torch.autocast(flat.device.type, enabled=False):
+            distances = codes.pow(2).sum(1) - 2 * flat @ codes.T  # |z|^2 does not change the order
+        return distances.argmin(1).view(latents.shape[:-1])
+
+    def lookup(self, token_ids: Tensor) -> Tensor:
+        """Codes of the tokens, (...) -> (..., C)."""
+        return F.embedding(token_ids, self.vectors())
 
 
 class CodebookAverages(nn.Module):

@@ -17,13 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import TokenizerConfig
-
-
-class Swish(nn.Module):
-    """x * sigmoid(x), element by element."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x)
+from models.conditioning import KnownPixels
+from models.quantizer import Codebook
 
 
 class Norm(nn.Module):
@@ -54,10 +49,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.block = nn.Sequential(
             Norm(c_in, norm),
-            Swish(),
+            nn.SiLU(),
             nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2),
             Norm(c_out, norm),
-            Swish(),
+            nn.SiLU(),
             nn.Conv2d(c_out, c_out, kernel, padding=kernel // 2),
         )
         self.channel_up = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -129,7 +124,7 @@ class Encoder(nn.Module):
                 layers.append(DownSampleBlock(c[level + 1], config.downsample_kernel))
         last = kernels[-1]
         layers += _middle(c[-1], last, norm, config.encoder_attention)
-        layers += [Norm(c[-1], norm), Swish()]
+        layers += [Norm(c[-1], norm), nn.SiLU()]
         layers.append(nn.Conv2d(c[-1], config.latent_dim, last, padding=last // 2))
         self.model = nn.Sequential(*layers)
 
@@ -138,7 +133,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, C, 16, 16) -> images (B, 3, 64, 64). No swish before the last convolution."""
+    """Latents (B, C, 16, 16) -> images (B, 3, 64, 64). No swish before the last convolution.
+
+    With conditioning it also sees known pixels, after the layers that open each of its scales.
+    """
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -146,7 +144,8 @@ class Decoder(nn.Module):
         attention = config.decoder_attention
         layers: list[nn.Module] = [nn.Conv2d(config.latent_dim, c[-1], 3, padding=1)]
         layers += _middle(c[-1], 3, norm, attention)
-        width, at_token_grid = c[-1], True
+        width, at_token_grid, factor = c[-1], True, 2 ** len(config.upsample_after)
+        known = {"0": KnownPixels(factor, width)} if config.conditioned else {}
         for level in reversed(range(len(c))):
             for _ in range(config.decoder_blocks):
                 layers.append(ResidualBlock(width, c[level], 3, norm))
@@ -155,36 +154,24 @@ class Decoder(nn.Module):
                     layers.append(NonLocalBlock(width, norm))
             if level in config.upsample_after:
                 layers.append(UpSampleBlock(width))
-                at_token_grid = False
+                at_token_grid, factor = False, factor // 2
+                if config.conditioned:
+                    known[str(len(layers) - 1)] = KnownPixels(factor, width)
         layers += [Norm(width, norm), nn.Conv2d(width, 3, 3, padding=1)]
-        self.model = nn.Sequential(*layers)
+        self.model, self.known = nn.Sequential(*layers), nn.ModuleDict(known)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.model(latents)
+    def forward(self, latents: Tensor, known: Tensor | None = None) -> Tensor:
+        return self.model[-1](self.trunk(latents, known))
 
-
-class Codebook(nn.Module):
-    """The K vectors a latent may become; `embedding.weight` is (K, C)."""
-
-    def __init__(self, codebook_size: int, latent_dim: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(codebook_size, latent_dim)
-        nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)
-
-    def vectors(self) -> Tensor:
-        """The codes, (K, C)."""
-        return self.embedding.weight
-
-    def nearest(self, latents: Tensor) -> Tensor:
-        """Index of the nearest code by Euclidean distance (eq. 1): (..., C) -> (...), in fp32."""
-        codes, flat = self.vectors(), latents.reshape(-1, latents.shape[-1])
-        with torch.autocast(flat.device.type, enabled=False):
-            distances = codes.pow(2).sum(1) - 2 * flat @ codes.T  # |z|^2 does not change the order
-        return distances.argmin(1).view(latents.shape[:-1])
-
-    def lookup(self, token_ids: Tensor) -> Tensor:
-        """Codes of the tokens, (...) -> (..., C)."""
-        return F.embedding(token_ids, self.vectors())
+    def trunk(self, latents: Tensor, known: Tensor | None = None) -> Tensor:
+        """All but the last convolution, (B, C, 16, 16) -> features (B, c, 64, 64)."""
+        assert (known is not None) == bool(self.known), "known pixels go with conditioning"
+        x = latents
+        for number, layer in enumerate(self.model[:-1]):
+            x = layer(x)
+            if str(number) in self.known:
+                x = x + self.known[str(number)](known)
+        return x
 
 
 class VQGAN(nn.Module):
@@ -215,13 +202,16 @@ class VQGAN(nn.Module):
         return self._grid(self.codebook.lookup(token_ids)), token_ids
 
     @torch.no_grad()
-    def decode(self, token_ids: Tensor) -> Tensor:
-        """Token ids (B, N) -> images (B, 3, H, W)."""
-        return self.decode_latents(self._grid(self.codebook.lookup(token_ids)))
+    def decode(self, token_ids: Tensor, known: Tensor | None = None) -> Tensor:
+        """Token ids (B, N) -> images (B, 3, H, W).
 
-    def decode_latents(self, z_q: Tensor) -> Tensor:
+        known: (B, 4, H, W) of `known_pixels`, for a decoder with conditioning.
+        """
+        return self.decode_latents(self._grid(self.codebook.lookup(token_ids)), known)
+
+    def decode_latents(self, z_q: Tensor, known: Tensor | None = None) -> Tensor:
         """Quantised latents (B, C, h, w) -> images (B, 3, H, W)."""
-        return self.decoder(self.post_quant_conv(z_q))
+        return self.decoder(self.post_quant_conv(z_q), known)
 
     @staticmethod
     def _grid(codes: Tensor) -> Tensor:

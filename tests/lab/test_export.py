@@ -84,6 +84,8 @@ def test_the_export_tells_what_the_solution_must_be_built_with(weights, tmp_path
         ("transformer", "norm", "pre"),
         ("transformer", "prior_dim", 8),
         ("transformer", "conv_kernel", 3),
+        ("tokenizer", "decoder_conditioning", "pixels"),
+        ("transformer", "conditioning", "pixels"),
     ],
 )
 def test_what_no_solution_computes_is_refused(weights, tmp_path, changed, section, key, value):

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from config.schema import DecodingConfig, MaskingConfig
-from models.conditioning import known_features, known_width
+from models.conditioning import known_features, known_pixels, known_width
 from models.maskgit import MaskGIT, token_loss
 from models.transformer import BidirectionalTransformer, with_conditioning
+from models.vqgan import VQGAN
 
 GRID, PATCH, CHANNELS = 4, 4, 8
 
@@ -128,3 +129,50 @@ def test_a_picture_without_a_known_pixel_is_repaired(tokenizer, seeing):
 
 def test_a_network_without_conditioning_starts_without_features(maskgit):
     assert maskgit.start(*images_and_holes(1), DecodingConfig()).known is None
+
+
+# The decoder
+
+
+def seeing_decoder(tokenizer) -> VQGAN:
+    """The tokenizer with the fresh maps of a decoder that sees known pixels."""
+    network = VQGAN(tokenizer.config.model_copy(update={"decoder_conditioning": "pixels"}))
+    network.load_state_dict(network.state_dict() | tokenizer.state_dict())
+    return network.eval()
+
+
+def test_a_decoders_conditioning_starts_without_any_effect_and_yet_learns(tokenizer):
+    network, token_ids = seeing_decoder(tokenizer), torch.randint(16, (2, 16))
+    known = known_pixels(*images_and_holes(2))
+    assert torch.equal(network.decode(token_ids, known), tokenizer.decode(token_ids))
+    codes = network.codebook.lookup(token_ids).mT.unflatten(2, (4, 4))
+    network.decode_latents(codes, known).sum().backward()
+    scales = list(network.decoder.known.values())
+    assert [scale.factor for scale in scales] == [4, 2, 1]
+    assert all(scale.last.weight.grad.abs().sum() > 0 for scale in scales)
+
+
+@pytest.mark.parametrize("scale", [0, 1, 2])
+def test_a_decoder_sees_pixels_and_holes_at_every_scale(tokenizer, scale):
+    network, token_ids = seeing_decoder(tokenizer), torch.randint(16, (1, 16))
+    torch.nn.init.normal_(list(network.decoder.known.values())[scale].last.weight)
+    images, holes = images_and_holes(1)
+    before = network.decode(token_ids, known_pixels(images, holes))
+    assert not torch.equal(before, network.decode(token_ids, known_pixels(images + 1, holes)))
+    assert not torch.equal(before, network.decode(token_ids, known_pixels(images, ~holes)))
+
+
+def test_known_pixels_are_the_image_and_its_hole():
+    images, holes = images_and_holes(2)
+    known = known_pixels(images, holes)
+    assert torch.equal(known[:, :3], images)
+    assert torch.equal(known[:, 3].bool(), holes)
+
+
+def test_a_start_holds_what_its_decoder_sees(tokenizer, transformer):
+    images, holes = images_and_holes(1)
+    plain = MaskGIT(tokenizer, transformer, "cosine").eval()
+    assert plain.start(images, holes, DecodingConfig()).pixels is None
+    seeing = MaskGIT(seeing_decoder(tokenizer), transformer, "cosine").eval()
+    found = seeing.start(images, holes, DecodingConfig()).pixels
+    assert torch.equal(found, known_pixels(images, holes))

@@ -17,6 +17,7 @@ from models.losses import (
     discriminator_loss,
     fold_batch_norms,
     generator_loss,
+    similarity,
 )
 
 
@@ -139,3 +140,28 @@ def test_adaptive_weight_is_bounded_where_the_adversary_has_no_gradient():
     weight = torch.ones(2, requires_grad=True)
     found = adaptive_weight(1e6 * weight.sum(), 0 * weight.sum(), weight)
     assert found.item() == MAX_ADAPTIVE_WEIGHT
+
+
+# Repairs
+
+
+def test_without_holes_similarity_is_the_mean_error_in_standard_deviations():
+    images, outputs = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.3)
+    std = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    error, perceptual = similarity(mean_square, outputs, images, std, None)
+    assert error.item() == pytest.approx((3 + 1.5 + 1) / 3)
+    assert perceptual.item() == pytest.approx(0.09)
+
+
+def test_with_holes_known_pixels_count_a_tenth_and_are_replaced_for_the_perceptual_distance():
+    images, outputs = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.5)
+    holes = torch.zeros(1, 4, 4, dtype=torch.bool)
+    holes[0, 0] = True  # a quarter
+    outputs[..., 0, :] = 0.2
+    error, perceptual = similarity(mean_square, outputs, images, torch.ones(3, 1, 1), holes)
+    assert error.item() == pytest.approx(0.2 + 0.1 * 0.5)
+    assert perceptual.item() == pytest.approx(3 * 0.2**2 / 4)
+
+
+def mean_square(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a - b).square().mean()

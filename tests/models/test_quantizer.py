@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from models.quantizer import (
+    Codebook,
     CodebookAverages,
     codebook_loss,
     commitment_loss,
     perplexity,
     straight_through,
 )
-from models.vqgan import Codebook
 
 CODES, WIDTH = 4, 2
 

@@ -6,6 +6,7 @@ Shapes: n images, B batch, N tokens, F features, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,14 @@ class Seen(NamedTuple):
     hidden: Tensor  # (B, N) bool, tokens with a pixel in the hole
 
 
+def draw_holes(kind: str, image_ids: Sequence[int], side: int, seed: int) -> Tensor:
+    """A hole for each image, B of them, of any share that training shows, (B, H, W) bool."""
+    holes = np.zeros((len(image_ids), side, side), bool)
+    for hole, image_id in zip(holes, image_ids, strict=True):
+        hole[:] = draw_hole(kind, side, HOLE_SHARES, seed, image_id)
+    return torch.from_numpy(holes)
+
+
 class HoledImages:
     """Some images in all their views, with whatever holes they are given."""
 
@@ -55,10 +64,7 @@ class HoledImages:
 
     def draw(self, image_ids: Tensor, seed: int) -> Tensor:
         """A hole for each image (B,) by the config's kind, (B, H, W) bool."""
-        holes = np.zeros((len(image_ids), self.side, self.side), bool)
-        for hole, image_id in zip(holes, image_ids.tolist(), strict=True):
-            hole[:] = draw_hole(self.config.data.hole_kind, self.side, HOLE_SHARES, seed, image_id)
-        return torch.from_numpy(holes)
+        return draw_holes(self.config.data.hole_kind, image_ids.tolist(), self.side, seed)
 
     def of_patches(self, token_mask: Tensor) -> Tensor:
         """Holes of whole patches, (B, N) bool -> (B, H, W) bool."""

@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
-from models.cpu_kernels import IMAGES_AT_ONCE
+from models.conditioning import known_pixels
+from models.cpu_kernels import same_size
 from models.decode import OnStep, StepResult
 from models.maskgit import MaskGIT
 from models.parallel import each_part, one_thread
@@ -32,7 +32,7 @@ from utils.inpainting.composite import composite
 from utils.inpainting.pretrained import pretrained_config, pretrained_folder
 from utils.inpainting.windows import repair_in_windows
 from utils.io.images import MASK_THRESHOLD
-from utils.weights.store import codes_fingerprint, load_tokenizer, load_transformer, read_header
+from utils.weights.store import load_tokenizer, load_transformer, require_tokens_of
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}  # what auto means
 STEP_IMAGES = 4096  # that a batch may hold at once
@@ -44,6 +44,7 @@ Picture = TypeVar("Picture", Image.Image, np.ndarray)
 class Trace:
     """What decoding went through: token ids (R, N) and masks (R, N) after every step."""
 
+    known: Tensor | None = None  # (R, 4, H, W), for a decoder with conditioning
     token_ids: list[Tensor] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
 
@@ -61,12 +62,7 @@ class Inpainter:
         self.dtype = pick_dtype(config.precision, self.device)
         tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
         transformer = load_transformer(config.transformer_weights, config.transformer)
-        wanted = read_header(config.transformer_weights).get("codes_sha256")
-        if wanted not in (None, codes_fingerprint(tokenizer.codebook.embedding.weight)):
-            raise UserError(
-                f"{config.transformer_weights}: was trained on the tokens of another tokenizer "
-                f"than {config.tokenizer_weights}"
-            )
+        require_tokens_of(config.transformer_weights, config.tokenizer_weights, tokenizer)
         networks = {"tokenizer": tokenizer.config, "transformer": transformer.config}
         self.config = _as_loaded(config, networks)
         self.maskgit = MaskGIT(tokenizer, transformer, config.masking.mask_schedule).eval()
@@ -114,13 +110,27 @@ class Inpainter:
         on_step: OnStep | None = None,
     ) -> Trace:
         """Fill the holes and decode, (B, H, W, 3) uint8 and (B, H, W) bool; on_step listens."""
-        pairs = zip(images, holes, strict=True)
-        filled = np.stack([self.fill(image, hole) for image, hole in pairs])
-        return self.decode(filled, holes, image_ids, self.config.decoding.samples, on_step)
+        filled, samples = self.fill_all(images, holes), self.config.decoding.samples
+        return self.decode(filled, holes, image_ids, samples, on_step)
 
     def fill(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """What the tokenizer is shown of an image, (H, W, 3) uint8."""
         return fill_hole(image, hole, self.config.decoding.hole_fill)
+
+    def fill_all(self, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+        """`fill` of images (B, H, W, 3) with holes (B, H, W)."""
+        return np.stack([self.fill(*pair) for pair in zip(images, holes, strict=True)])
+
+    def _as_tensors(self, filled: np.ndarray, holes: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Normalised images (B, 3, H, W) and holes (B, H, W) on the device."""
+        data, (pixels, where) = self.config.data, map(torch.from_numpy, (filled, holes))
+        return normalise(pixels.to(self.device), data.mean, data.std), where.to(self.device)
+
+    def known(self, images: np.ndarray, holes: np.ndarray) -> Tensor | None:
+        """What a decoder with conditioning is shown of images (B, H, W, 3) with holes."""
+        if not self.config.tokenizer.conditioned:
+            return None
+        return known_pixels(*self._as_tensors(self.fill_all(images, holes), holes))
 
     def decode(
         self,
@@ -132,7 +142,7 @@ class Inpainter:
         first_sample: int = 0,
     ) -> Trace:
         """Decode filled images (B, H, W, 3); row b * samples + s is repair s of image b."""
-        data, trace = self.config.data, Trace()
+        trace = Trace()
 
         def listen(step: StepResult) -> None:
             trace(step)
@@ -140,9 +150,12 @@ class Inpainter:
                 on_step(step)
 
         with one_thread(), autocast(self.device, self.dtype):
-            self.maskgit.inpaint(
-                normalise(torch.from_numpy(filled).to(self.device), data.mean, data.std),
-                torch.from_numpy(holes).to(self.device),
+            images, where = self._as_tensors(filled, holes)
+            start = self.maskgit.start(images, where, self.config.decoding)
+            if start.pixels is not None:
+                trace.known = start.pixels.repeat_interleave(samples, 0)
+            self.maskgit.finish(
+                start,
                 self.config.decoding,
                 seed=self.config.seed,
                 image_ids=torch.tensor(image_ids, device=self.device),
@@ -158,29 +171,27 @@ class Inpainter:
         """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
         decoded, size = [], self.batch_size
         ids = [index + number * WINDOW_ID for number in numbers]
-        filled = np.stack([self.fill(*pair) for pair in zip(images, holes, strict=True)])
+        filled = self.fill_all(images, holes)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
-            inputs = filled[part], holes[part], ids[part]
-            trace = self.decode(*inputs, samples=1, first_sample=sample)
-            decoded.append(self.decoded(trace.token_ids[-1]))
+            trace = self.decode(filled[part], holes[part], ids[part], 1, first_sample=sample)
+            decoded.append(self.decoded(trace.token_ids[-1], trace.known))
         return np.concatenate(decoded)
 
-    @torch.inference_mode()
-    def decoded(self, token_ids: Tensor) -> np.ndarray:
-        """Decode token ids (n, N) to pixels, (n, H, W, 3) uint8.
+    def _decode_group(self, group: tuple[Tensor, ...]) -> Tensor:
+        return self.maskgit.tokenizer.decode(*group)
 
-        In groups of one size, the last filled up: a convolution rounds differently for another
-        number of images, and no pixel shall hang on what is decoded beside it.
-        """
-        data, size = self.config.data, IMAGES_AT_ONCE[self.device.type]
-        groups = F.pad(token_ids, (0, 0, 0, -len(token_ids) % size)).split(size)
+    @torch.inference_mode()
+    def decoded(self, token_ids: Tensor, known: Tensor | None) -> np.ndarray:
+        """Decode token ids (n, N), with known pixels of the trace (n, 4, H, W) -> (n, H, W, 3)."""
+        data, parts = self.config.data, (token_ids,) if known is None else (token_ids, known)
+        groups = zip(*(same_size(part) for part in parts), strict=True)
         with one_thread(), autocast(self.device, self.dtype):
-            images = each_part(self.maskgit.tokenizer.decode, groups, self.device)
+            images = each_part(self._decode_group, list(groups), self.device)
         pixels = [to_uint8(part, data.mean, data.std) for part in images]
         return torch.cat(pixels)[: len(token_ids)].cpu().numpy()
 
-    def decoded_steps(self, steps: list[Tensor]) -> np.ndarray:
+    def decoded_steps(self, steps: list[Tensor], known: Tensor | None) -> np.ndarray:
         """Decode the tokens after every step, T of (R, N) -> (T, R, H, W, 3) uint8.
 
         An image whose tokens a step left alone is not decoded again.
@@ -191,16 +202,18 @@ class Inpainter:
         place = torch.zeros(is_new.shape, dtype=torch.long, device=token_ids.device)
         place[is_new] = torch.arange(int(is_new.sum()), device=token_ids.device)
         latest = place.cummax(0).values  # places grow with the steps
-        return self.decoded(token_ids[is_new])[latest.cpu().numpy()]
+        if known is not None:
+            known = known[is_new.nonzero()[:, 1]]
+        return self.decoded(token_ids[is_new], known)[latest.cpu().numpy()]
 
     def join(self, decoded: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """Join decoded pixels with the known ones as configured, (H, W, 3) uint8."""
-        settings = self.config.decoding
-        return composite(decoded, image, hole, settings.composite, settings.feather_width)
+        how = self.config.decoding
+        return composite(decoded, image, hole, how.composite, how.feather_width)
 
     def pixels(self, token_ids: Tensor, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
         """Decode token ids (B, N) and join each image with its known pixels, (B, H, W, 3)."""
-        parts = zip(self.decoded(token_ids), images, holes, strict=True)
+        parts = zip(self.decoded(token_ids, self.known(images, holes)), images, holes, strict=True)
         return np.stack([self.join(*part) for part in parts])
 
     @property

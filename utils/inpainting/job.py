@@ -110,7 +110,7 @@ class Job:
             samples,
         )
         steps = trace.token_ids if self.outputs.shows_steps else trace.token_ids[-1:]
-        images = self.inpainter.decoded_steps(steps)  # (T or 1, R, H, W, 3)
+        images = self.inpainter.decoded_steps(steps, trace.known)  # (T or 1, R, H, W, 3)
         masks = torch.stack(trace.hidden).cpu().numpy()  # (T, R, N)
         for row in range(images.shape[1]):
             task, sample = tasks[row // samples], row % samples

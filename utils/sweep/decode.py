@@ -139,6 +139,12 @@ class CellDecoder:
             self.starts[key] = Starts(batches)
         return self.starts[key]
 
+    def known(self, decoding: DecodingConfig) -> Tensor | None:
+        """What the decoder is shown of all images, (n, 4, H, W); None without conditioning."""
+        if not self.inpainter.config.tokenizer.conditioned:
+            return None
+        return torch.cat([start.pixels for start in self.start(decoding).batches])
+
     @torch.inference_mode()
     def decode(self, cell: Cell, steps: int, bar: tqdm) -> DecodedCell:
         """Decode all images with a cell's settings for a number of steps."""
@@ -210,7 +216,7 @@ class CellDecoder:
 
     def pixels(self, decoding: DecodingConfig, token_ids: Tensor) -> np.ndarray:
         """Decode the tokens (n, N) of all images and join them with known pixels."""
-        decoded = self.inpainter.decoded(token_ids)
+        decoded = self.inpainter.decoded(token_ids, self.known(decoding))
         parts = zip(decoded, self.inputs.images, self.inputs.holes, strict=True)
         kind, width = decoding.composite, decoding.feather_width
         return np.stack([composite(*part, kind, width) for part in parts])

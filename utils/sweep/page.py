@@ -78,7 +78,9 @@ class Pictures:
         decoder, decoding = self.sweep.decoder, cell.decoding
         token_ids = torch.from_numpy(self.sweep.trace(cell)[0][:, place].astype(np.int64))
         steps = [ids[None].to(self.sweep.device) for ids in token_ids]
-        images = decoder.inpainter.decoded_steps(steps)[:, 0]
+        shown = decoder.known(decoding)
+        shown = shown if shown is None else shown[place, None]
+        images = decoder.inpainter.decoded_steps(steps, shown)[:, 0]
         known = self.inputs.images[place], self.inputs.holes[place]
         kind, width = decoding.composite, decoding.feather_width
         return [composite(image, *known, kind, width) for image in images]

@@ -10,8 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import TokenizerTraining
-from models.quantizer import CodebookAverages
-from models.vqgan import Codebook
+from models.quantizer import Codebook, CodebookAverages
 from utils import distributed
 
 COLLAPSED = 0.1  # share of codes in use below which a codebook counts as collapsed
@@ -61,6 +60,11 @@ class Codes:
         token_ids = self.codebook.nearest(latents.detach())
         self.chosen[token_ids.flatten()] = True
         return token_ids
+
+    def lookup(self, token_ids: Tensor) -> Tensor:
+        """Codes of tokens, (B, h, w) -> (B, h, w, C), noted as codes in use."""
+        self.chosen[token_ids.flatten()] = True
+        return self.codebook.lookup(token_ids)
 
     def remark(self, may_warn: bool) -> str:
         """What the progress bar says of them; the main process warns where their use collapses."""

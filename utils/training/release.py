@@ -13,10 +13,12 @@ from torch import Tensor
 from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config
+from models.conditioning import known_pixels
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data.datasets import ImageFolder, normalise, to_uint8
+from utils.data.holed_images import VAL_SEED, draw_holes
 from utils.device import pick_device
 from utils.io.files import content_hash
 from utils.training.tokens import load_tokens
@@ -86,7 +88,11 @@ def decoded_difference(first: VQGAN, second: VQGAN, images: Tensor, config: Conf
     """
     mean, std = config.data.mean, config.data.std
     token_ids = first.encode(normalise(images, mean, std))
-    a, b = (to_uint8(vqgan.decode(token_ids), mean, std).float() for vqgan in (first, second))
+    known = None
+    if first.config.conditioned:
+        holes = draw_holes(config.data.hole_kind, range(len(images)), images.shape[-1], VAL_SEED)
+        known = known_pixels(normalise(images, mean, std), holes)
+    a, b = (to_uint8(net.decode(token_ids, known), mean, std).float() for net in (first, second))
     return (a - b).abs().mean().item()
 
 

@@ -53,10 +53,11 @@ def tokenizer_flops(network: TokenizerConfig, image_size: int, decoder_only: boo
 
     with torch.device("meta"):
         vqgan, images = VQGAN(network), torch.empty(1, 3, image_size, image_size)
+        known = torch.empty(1, 4, image_size, image_size) if network.conditioned else None
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         latents = vqgan.quant_conv(vqgan.encoder(images))
         encoding = counter.get_total_flops()
-        vqgan.decode_latents(latents)
+        vqgan.decode_latents(latents, known)
     decoding = counter.get_total_flops() - encoding
     return (1 if decoder_only else STEP) * encoding + STEP * decoding
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Size, Tensor
 
 from config.errors import UserError
-from config.schema import Config, TokenizerConfig
+from config.schema import Config, TokenizerConfig, TokenizerSection
 from models.vqgan import VQGAN
 from utils.data.datasets import ImageFolder
 from utils.training.compute import Compute
@@ -32,6 +32,7 @@ def train_tokenizer(
     smallest Frechet distance. resume, restart, ...: of `Opening`. start: the weights that a new run
     starts from. Errors: of `train`, and `UserError` for unusable data or weights.
     """
+    _check_conditioning(config.tokenizer)
     folder, compute = config.run / "tokenizer", Compute.of(config)
     opening = Opening(resume, restart, allow_config_change)
     with run_alone(folder, compute.device):
@@ -53,9 +54,27 @@ def train_tokenizer(
         return train(trainer, folder, opening, begin)
 
 
-def network_to_start_from(path: Path, config: Config) -> VQGAN:
-    """Weights of the network that the config describes, or of one whose kernels are narrower.
+def _check_conditioning(section: TokenizerSection) -> None:
+    """Raise `UserError` where known pixels would be shown to a tokenizer without tokens."""
+    settings = section.training
+    if section.conditioned and not settings.decoder_only:
+        raise UserError(
+            "tokenizer.decoder_conditioning pixels is trained on the tokens of given weights; set "
+            "tokenizer.training.decoder_only to true, or train with none first"
+        )
+    if settings.transformer and not section.conditioned:
+        raise UserError(
+            f"tokenizer.training.transformer {settings.transformer} draws tokens for holes, which "
+            "only a decoder with conditioning is shown; set tokenizer.decoder_conditioning to "
+            "pixels, or leave the key out"
+        )
 
+
+def network_to_start_from(path: Path, config: Config) -> VQGAN:
+    """Weights of the network that the config describes, or of one that it grows out of.
+
+    That one may lack the decoder's conditioning, which starts without effect. Or its kernels are
+    narrower.
     A narrower kernel is zero-padded, which changes no output (function-preserving growth; Chen et
     al. 2016, section 2), so a training may widen what a token sees.
     """
@@ -63,13 +82,13 @@ def network_to_start_from(path: Path, config: Config) -> VQGAN:
     for name in TokenizerConfig.model_fields:
         old, new = getattr(found.config, name), getattr(wanted, name)
         wider = name == "encoder_kernels" and all(a <= b for a, b in zip(old, new, strict=True))
-        if old != new and not wider:
+        grows = name == "decoder_conditioning" and new == "pixels"
+        if old != new and not wider and not grows:
             raise UserError(f"{path}: {name} is {old}, but the config says {new}")
     network = VQGAN(wanted)
-    shapes = {name: weight.shape for name, weight in network.state_dict().items()}
-    network.load_state_dict(
-        {name: _grown(weight, shapes[name]) for name, weight in found.state_dict().items()}
-    )
+    own = network.state_dict()
+    grown = {name: _grown(weight, own[name].shape) for name, weight in found.state_dict().items()}
+    network.load_state_dict(own | grown)
     return network
 
 

@@ -25,6 +25,7 @@ from utils.rng import generator_for
 from utils.training.adversary import Adversary
 from utils.training.codes import Codes
 from utils.training.compute import Compute
+from utils.training.holed_batches import HoledBatches
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
 from utils.training.state import Checkpoint, settings_that_count
 from utils.training.throughput import tokenizer_flops
@@ -82,6 +83,7 @@ class TokenizerTrainer(Trainer):
         self.codes = Codes(self.vqgan.codebook, settings, self.device)
         self.adversary = Adversary(self.compute, settings.adversarial_rate)
         self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
+        self.holed = HoledBatches.of(self.config, self.device, settings.sampled_share)
         self.latents_of, self.trunk = self.vqgan.latents, self._trunk
         if settings.compile:
             self._compile()
@@ -130,12 +132,17 @@ class TokenizerTrainer(Trainer):
         generator = generator_for(self.config.seed, self.position.epoch, self.position.batch)
         set_learning_rate(self.optimizer, self.rate)
         self.adversary.set_rate(self.rate)
-        count, images = len(images), self._own_share(images)
+        count, (images, rows) = len(images), self._own_share(images)
+        holes = known = None
         with autocast(self.device, self.dtype):
-            latents = self.latents_of((images - self.mean) / self.std)  # (B, h, w, C)
-            codes = self._quantise(latents, count, generator)
-            outputs = self._decode(quantizer.straight_through(latents, codes))
-            terms = self._terms(images, outputs, latents, codes)
+            if self.holed:
+                holes, known, token_ids = self.holed(self.vqgan, images, rows, generator)
+                latents = codes = self.codes.lookup(token_ids)
+            else:
+                latents = self.latents_of((images - self.mean) / self.std)  # (B, h, w, C)
+                codes = self._quantise(latents, count, generator)
+            outputs = self._decode(quantizer.straight_through(latents, codes), known)
+            terms = self._terms(images, outputs, latents, codes, holes)
         loss = self.share * sum(weight * value for weight, value in terms.values())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -149,14 +156,11 @@ class TokenizerTrainer(Trainer):
         self.position.step += 1
         self.position.add({"loss": loss, **named})
 
-    def _own_share(self, images: Tensor) -> Tensor:
-        """This process's rows of a batch; their share of it weighs their losses.
-
-        A process without a row takes one that weighs nothing.
-        """
-        own = images[distributed.rank() :: self.world] if self.world > 1 else images
-        self.share = len(own) / len(images)
-        return own if len(own) else images[:1]
+    def _own_share(self, images: Tensor) -> tuple[Tensor, range]:
+        """This process's rows of a batch, or one that weighs nothing, and their numbers."""
+        own = range(len(images))[distributed.rank() :: self.world]
+        self.share, own = len(own) / len(images), own or range(1)
+        return images[own.start : own.stop : self.world], own
 
     @property
     def adversarial(self) -> bool:
@@ -177,21 +181,22 @@ class TokenizerTrainer(Trainer):
         restarting = self.progress < settings.restart_until
         return self.codes.quantise(latents, count, restarting, generator)
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        """(B, h, w, C) -> images in 0..1."""
-        decoded = self.vqgan.decoder.model[-1](self.trunk(latents))
+    def _decode(self, latents: Tensor, known: Tensor | None) -> Tensor:
+        """(B, h, w, C), and (B, 4, H, W) for a decoder with conditioning -> images in 0..1."""
+        decoded = self.vqgan.decoder.model[-1](self.trunk(latents, known))
         return decoded.float() * self.std + self.mean
 
-    def _trunk(self, latents: Tensor) -> Tensor:
+    def _trunk(self, latents: Tensor, known: Tensor | None) -> Tensor:
         """The decoder up to its last layer, (B, h, w, C) -> features (B, c, H, W)."""
         codes = self.vqgan.post_quant_conv(latents.permute(0, 3, 1, 2))
-        return self.vqgan.decoder.model[:-1](codes)
+        return self.vqgan.decoder.trunk(codes, known)
 
-    def _terms(self, images: Tensor, outputs: Tensor, latents: Tensor, codes: Tensor) -> Terms:
+    def _terms(
+        self, images: Tensor, outputs: Tensor, latents: Tensor, codes: Tensor, holes: Tensor | None
+    ) -> Terms:
         """Weight and value of each loss term (spec eq. 2)."""
-        settings = self.settings
-        reconstruction = ((outputs - images) / self.std).abs().mean()
-        perceptual = self.perceptual(outputs, images)
+        settings, parts = self.settings, (outputs, images, self.std, holes)
+        reconstruction, perceptual = losses.similarity(self.perceptual, *parts)
         terms: Terms = {
             "reconstruction": (1.0, reconstruction),
             "perceptual": (settings.perceptual_weight, perceptual),
@@ -227,8 +232,8 @@ class TokenizerTrainer(Trainer):
 
     def pictures(self) -> dict[str, Tensor]:
         """The reconstructions of the last validation."""
-        due = self.is_due(self.settings.validate_every)
-        return {"reconstructions": self.validation.picture} if due else {}
+        is_due = self.is_due(self.settings.validate_every)
+        return {"reconstructions": self.validation.picture} if is_due else {}
 
     def remarks(self) -> list[str]:
         """The share of codes in use."""

@@ -1,5 +1,8 @@
 """How good a tokenizer is: figures of its reconstructions, and a picture of them.
 
+A decoder with conditioning is judged by repairs instead: holes of training's kinds and shares, the
+same in every run, and tokens of the transformer that it is trained with, or else the true ones.
+
 Shapes: n images, H x W pixels, N tokens, K codebook size.
 """
 
@@ -15,9 +18,12 @@ from config.schema import Config
 from models.quantizer import perplexity
 from models.vqgan import VQGAN
 from utils.data.datasets import normalise, to_uint8
+from utils.data.holed_images import VAL_SEED
 from utils.device import autocast
 from utils.pictures import tile
+from utils.rng import generator_for
 from utils.scoring import FeatureDistance
+from utils.training.holed_batches import Holed, HoledBatches
 
 BATCHES = {"cpu": 16, "cuda": 256}  # larger ones fall out of a processor's cache
 GRID_IMAGES, PER_ROW = 16, 8  # originals over reconstructions, in two double rows
@@ -34,14 +40,24 @@ class TokenizerValidation:
         self.inputs, self.config = images, config
         self.device, self.dtype = device, dtype
         self.images = images.permute(0, 2, 3, 1).contiguous()  # (n, H, W, 3), as pictures are
+        self.holed: list[Holed] | None = None
         self.distance = FeatureDistance(self.images, self.device)
 
     def __call__(self, vqgan: VQGAN) -> dict[str, float]:
-        """PSNR in dB, SSIM, Frechet distance, share of codes in use, perplexity."""
+        """PSNR in dB, SSIM, Frechet distance, share of codes in use, perplexity.
+
+        Of repairs also the mean absolute error in holes, in grey levels.
+        """
         self.outputs, token_ids = self.reconstruct(vqgan)
         self.picture = reconstruction_grid(self.images, self.outputs)
         counts = torch.bincount(token_ids.flatten(), minlength=vqgan.config.codebook_size)
+        in_holes = {}
+        if self.holed is not None:
+            holes = torch.cat([part.holes for part in self.holed]).cpu()
+            error = (self.images.float() - self.outputs.float()).abs()
+            in_holes["hole_mae"] = error[holes].mean().item()
         return {
+            **in_holes,
             "psnr": psnr(self.images, self.outputs),
             "ssim": ssim(self.images, self.outputs),
             "frechet_efficientnet": self.distance(self.outputs),
@@ -51,7 +67,9 @@ class TokenizerValidation:
 
     @torch.inference_mode()
     def reconstruct(self, vqgan: VQGAN) -> tuple[Tensor, Tensor]:
-        """Reconstructions (n, H, W, 3) uint8 and token ids (n, N)."""
+        """Reconstructions or repairs (n, H, W, 3) uint8 and token ids (n, N)."""
+        if vqgan.config.conditioned:
+            return self._repair(vqgan)
         outputs, token_ids = [], []
         mean, std = self.config.data.mean, self.config.data.std
         for batch in self.inputs.split(BATCHES[self.device.type]):
@@ -61,6 +79,24 @@ class TokenizerValidation:
             outputs.append(to_uint8(decoded, mean, std).cpu())
             token_ids.append(ids.cpu())
         return torch.cat(outputs), torch.cat(token_ids)
+
+    def _repair(self, vqgan: VQGAN) -> tuple[Tensor, Tensor]:
+        """Repairs (n, H, W, 3) uint8 with known pixels in place, and token ids (n, N)."""
+        data, size = self.config.data, BATCHES[self.device.type]
+        if self.holed is None:  # tokens and holes stay while a decoder trains
+            draw, self.holed = HoledBatches(self.config, self.device, sampled_share=1.0), []
+            for number, part in enumerate(self.inputs.split(size)):
+                images, generator = part.to(self.device) / 255, generator_for(VAL_SEED, number)
+                self.holed.append(draw(vqgan, images, range(len(part)), generator))
+        outputs = []
+        for part, images in zip(self.holed, self.images.split(size), strict=True):
+            with autocast(self.device, self.dtype):
+                decoded = vqgan.decode(part.token_ids.flatten(1), part.known)
+            pixels = to_uint8(decoded, data.mean, data.std).cpu()
+            outputs.append(torch.where(part.holes[..., None].cpu(), pixels, images))
+        return torch.cat(outputs), torch.cat(
+            [part.token_ids.flatten(1).cpu() for part in self.holed]
+        )
 
 
 def require_two(images: Tensor) -> None:

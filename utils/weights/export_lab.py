@@ -31,6 +31,8 @@ ONLY_HERE = {  # settings that change the function but not the shapes: a lab sol
     "norm": {"group", "post"},
     "prior_dim": {0},
     "conv_kernel": {0},
+    "conditioning": {"none"},
+    "decoder_conditioning": {"none"},
 }
 
 

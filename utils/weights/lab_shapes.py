@@ -23,7 +23,11 @@ from utils.weights.lab_keys import Part
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 Shapes = dict[str, tuple[int, ...]]
 LAB = TokenizerConfig()
-LAB_ONLY = {"norm": "post", "prior_dim": 0}  # what every lab transformer has in common
+LAB_ONLY = {
+    "norm": "post",
+    "prior_dim": 0,
+    "conditioning": "none",
+}  # what every lab transformer has in common
 
 
 def network_shapes(description: TokenizerConfig | TransformerConfig) -> Shapes:

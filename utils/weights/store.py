@@ -133,6 +133,15 @@ def codes_fingerprint(codes: Tensor) -> str:
     return hashlib.sha256(codes.detach().cpu().half().numpy().tobytes()).hexdigest()
 
 
+def require_tokens_of(transformer: Path, tokenizer: Path, vqgan: VQGAN) -> None:
+    """Raise `UserError` for a transformer that another tokenizer's tokens were shown to."""
+    wanted = read_header(transformer).get("codes_sha256")
+    if wanted not in (None, codes_fingerprint(vqgan.codebook.embedding.weight)):
+        raise UserError(
+            f"{transformer}: was trained on the tokens of another tokenizer than {tokenizer}"
+        )
+
+
 def _base(kind: type[Section]) -> type[Section]:
     """The class that describes a network, without the settings around it."""
     return TokenizerConfig if issubclass(kind, TokenizerConfig) else TransformerConfig

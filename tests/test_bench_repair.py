@@ -1,0 +1,99 @@
+"""The yardsticks of repairs: the regressor, the sides, the worst third."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench import repair
+from bench.repair import GIVEN, SHARES, Cell
+from bench.sides import side
+from bench.unet import UNet, load_unet, repaired, shown_to
+from config.errors import UserError
+from utils.data.fill import fill_hole
+from utils.data.holes import draw_hole
+from utils.inpainting.inpainter import Inpainter
+
+
+def pictures(count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    holes = np.stack([draw_hole("box", 16, (0.2, 0.4), 0, i) for i in range(count)])
+    return rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8), holes
+
+
+def test_a_fresh_regressor_gives_the_biharmonic_fill(config):
+    images, holes = pictures(2)
+    filled = [fill_hole(*pair, "biharmonic") for pair in zip(images, holes, strict=True)]
+    made = repaired(UNet().eval(), images, holes, config)
+    assert np.abs(made.astype(int) - np.stack(filled)).max() <= 1  # rounding
+
+
+def test_the_regressor_has_about_800_000_parameters_and_every_one_of_them_counts(config):
+    network = UNet()
+    torch.nn.init.normal_(network.last.weight)
+    network(shown_to(*pictures(2), config)).square().sum().backward()
+    assert 0.7e6 < sum(weight.numel() for weight in network.parameters()) < 0.9e6
+    assert all(weight.grad.abs().sum() > 0 for weight in network.parameters())
+
+
+def test_a_regressor_is_read_back_and_any_other_file_is_one_line(tmp_path):
+    path, network = tmp_path / "unet.safetensors", UNet()
+    save_file(network.state_dict(), path)
+    found = load_unet(path).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in network.state_dict().items())
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(UserError, match="holds no U-Net"):
+        load_unet(path)
+
+
+@pytest.mark.parametrize("name", ["biharmonic", "unet", "ours"])
+def test_no_side_looks_at_what_a_hole_hides(weights, name):
+    images, holes = pictures(2)
+    other = np.where(holes[..., None], 255 - images, images)
+    inpainter, unet = Inpainter(weights), UNet().eval()
+    first, second = (side(name, inpainter, truth, holes, unet) for truth in (images, other))
+    assert (first == second).all()
+
+
+def test_true_tokens_are_those_of_the_whole_image(weights):
+    images, holes = pictures(2)
+    other = np.where(holes[..., None], 255 - images, images)
+    inpainter = Inpainter(weights)
+    first, second = (side("true_tokens", inpainter, t, holes, None) for t in (images, other))
+    assert (first != second).any()
+
+
+def test_drawn_holes_have_each_kind_and_share_and_follow_the_seed(config):
+    args = SimpleNamespace(holes=["lab", "box"], images=2, split="val")
+    cells = list(repair._cells(args, config, 3))
+    assert [cell.name for cell in cells[:3]] == ["lab 10-20 %", "lab 20-40 %", "lab 40-60 %"]
+    assert len(cells) == 6
+    for cell, (low, high) in zip(cells, 2 * SHARES, strict=True):
+        assert cell.truth.shape == (2, 16, 16, 3)
+        shares = cell.holes.mean((1, 2))
+        assert (shares >= low - 0.02).all()
+        assert (shares <= high + 0.02).all()
+    again = next(iter(repair._cells(args, config, 3)))
+    assert (again.holes == cells[0].holes).all()
+    other = next(iter(repair._cells(args, config, 4)))
+    assert (other.holes != cells[0].holes).any()
+
+
+def test_the_worst_third_has_the_largest_errors_in_the_hole():
+    truth, holes = np.zeros((6, 4, 4, 3), np.uint8), np.zeros((6, 4, 4), bool)
+    holes[:, 0] = True
+    ours = truth.copy()
+    for number, error in enumerate((1, 9, 3, 0, 7, 2)):
+        ours[number, 0] = error
+    ours[3, 1:] = 200  # where nothing is hidden
+    assert repair._worst({"ours": ours}, Cell(GIVEN, truth, holes)).tolist() == [1, 4]
+
+
+def test_figures_over_seeds_are_their_mean_and_spread():
+    each = [{"ours": {"hole_mae": 1.0}}, {"ours": {"hole_mae": 3.0}}]
+    assert repair._over(each, np.mean) == {"ours": {"hole_mae": 2.0}}
+    assert repair._over(each, np.std) == {"ours": {"hole_mae": 1.0}}
