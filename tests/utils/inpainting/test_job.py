@@ -210,7 +210,7 @@ def test_more_outputs_than_before_are_made_and_fewer_skip_all(repair):
 
 def test_an_interrupted_job_leaves_finished_images_and_no_manifest(repair, monkeypatch):
     whole, output = files(repair()), repair({"seed": 3})
-    decode, calls = MaskGIT.inpaint, []
+    decode, calls = MaskGIT.finish, []
 
     def interrupted(*arguments, **named):
         calls.append(1)
@@ -218,7 +218,7 @@ def test_an_interrupted_job_leaves_finished_images_and_no_manifest(repair, monke
             raise KeyboardInterrupt
         return decode(*arguments, **named)
 
-    monkeypatch.setattr(MaskGIT, "inpaint", interrupted)
+    monkeypatch.setattr(MaskGIT, "finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         repair({"decoding.batch_size": 1}, output=output)
     assert not (output / "test_results" / "manifest.json").exists(), "it would be of seed 3"
