@@ -67,7 +67,7 @@ def put(path: Path, content: np.ndarray) -> Path:
 def test_a_rerun_repairs_nothing_and_leaves_every_file_alone(repair, monkeypatch):
     output = repair()
     before = times(output)
-    monkeypatch.setattr(MaskGIT, "inpaint", lambda *a, **k: pytest.fail("decoded again"))
+    monkeypatch.setattr(MaskGIT, "finish", lambda *a, **k: pytest.fail("decoded again"))
     made = stated(output)
     repair(output=output)
     assert times(output) == before
