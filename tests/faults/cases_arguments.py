@@ -95,7 +95,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "a score batch of 0": (f"{SCORE} --batch-size 0", "'0' is not a whole number from 1"),
     "a score batch of 1.5": (f"{SCORE} --batch-size 1.5", "'1.5' is not a whole number"),
     "negative loaders": (f"{SCORE} --num-workers -1", "'-1' is not a whole number"),
-    "unknown metrics": (f"{SCORE} --metrics fid,is", "'is' is none of fid, kid"),
+    "unknown metrics": (f"{SCORE} --metrics fid,is", "'is' is none of all, fid, kid"),
     "dims that are not there": (f"{SCORE} --dims 100", "--dims 100: inception has 64, 192"),
     "unknown features": (f"{SCORE} --features vgg", "invalid choice: 'vgg'"),
     "weights that are not there": (f"{SCORE} --weights gone.pth", "gone.pth: no such weight file"),
