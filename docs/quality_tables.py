@@ -49,6 +49,13 @@ def repair() -> str:
     return table([f"{record['details']['images']} cats that no training saw", *columns], rows)
 
 
+TRUE_TOKENS = {"true_tokens"}  # which no transformer changes
+
+
+def _same_tokenizer(one: Record, other: Record) -> bool:
+    return one["details"].get(WEIGHTS[0]) == other["details"].get(WEIGHTS[0])
+
+
 def with_other_sides(record: Record) -> Record:
     """A measurement of repairs, completed by classical filling and sides of the same weights.
 
@@ -59,7 +66,8 @@ def with_other_sides(record: Record) -> Record:
         older = json.loads(line)
         if older["details"]["images"] == record["details"]["images"]:
             same = all(older["details"].get(key) == record["details"].get(key) for key in WEIGHTS)
-            sides = older["result"] if same else CLASSICAL & older["result"].keys()
+            fixed = CLASSICAL | (TRUE_TOKENS if _same_tokenizer(older, record) else set())
+            sides = older["result"] if same else fixed & older["result"].keys()
             result = {side: older["result"][side] for side in sides} | result
     return {**record, "result": result}
 
