@@ -13,11 +13,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.conditioning import known_pixels
 from models.cpu_kernels import same_size
@@ -31,7 +30,8 @@ from utils.distributed import is_main, own_device
 from utils.inpainting.composite import composite
 from utils.inpainting.pretrained import pretrained_config, pretrained_folder
 from utils.inpainting.windows import repair_in_windows
-from utils.io.images import MASK_THRESHOLD
+from utils.io.images import to_rgb
+from utils.io.masks import as_hole
 from utils.weights.store import load_tokenizer, load_transformer, require_tokens_of
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}  # what auto means
@@ -88,9 +88,10 @@ class Inpainter:
         image: a PIL image, or (H, W, 3) uint8. mask: a PIL image or (H, W) uint8, 255 known and 0 a
         hole as in files, or (H, W) bool, True = hole. Raises `UserError` where sizes differ.
         """
-        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-        repaired = self.repair(pixels, as_hole(mask, pixels))
-        return Image.fromarray(repaired) if isinstance(image, Image.Image) else repaired
+        if isinstance(image, Image.Image):
+            upright = to_rgb(ImageOps.exif_transpose(image), "image")
+            return Image.fromarray(self(np.asarray(upright), mask))
+        return self.repair(image, as_hole(mask, image))
 
     def repair(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """Fill the hole of one picture, (H, W, 3) uint8 and (H, W) bool, as inpainting.py does."""
@@ -227,24 +228,13 @@ class Inpainter:
         return max(1, min(BATCH_SIZES[self.device.type], STEP_IMAGES // held))
 
 
-def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A mask as hole (H, W) bool of an image (H, W, 3) uint8; raises `UserError` if it is none."""
-    hole = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
-    hole = hole if hole.dtype == bool else hole < MASK_THRESHOLD
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")
-    if hole.shape != image.shape[:2]:
-        raise UserError(f"mask: {hole.shape}, but the image is {image.shape[:2]}")
-    return hole
-
-
 def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerConfig]) -> Config:
     """The config with the networks that run; a note tells what it says otherwise."""
     sections = {}
     for name, network in networks.items():
         section, found = getattr(config, name), network.model_dump()
-        told = section.model_dump(include=section.model_fields_set & found.keys())
-        others = [f"{name}.{k} {found[k]}, not {told[k]}" for k in told if told[k] != found[k]]
+        said = section.model_dump(include=section.model_fields_set & found.keys())
+        others = [f"{name}.{k} {found[k]}, not {said[k]}" for k in said if said[k] != found[k]]
         if others and is_main():
             path = getattr(config, f"{name}_weights")
             tqdm.write(f"note: {path}: overrules the config: {'; '.join(others)}", file=sys.stderr)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config
 from utils.distributed import is_main
+from utils.io.images import tell_once
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
@@ -63,7 +63,8 @@ def or_pretrained(config: Config) -> Config:
         return config
     folder = pretrained_folder(config.pretrained)
     if is_main():
-        print(f"note: {config.run} has no weights yet; takes those of {folder}", file=sys.stderr)
+        text = f"{config.run} has no weights yet; takes those of {folder}"
+        tell_once(text, text)
     sections = {
         "tokenizer": config.tokenizer.model_copy(update={"weights": folder / TOKENIZER}),
         "transformer": config.transformer.model_copy(update={"weights": folder / TRANSFORMER}),

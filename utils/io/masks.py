@@ -44,6 +44,17 @@ def load_mask(
     return values < threshold
 
 
+def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A mask as hole (H, W) bool of an image (H, W, 3) uint8; raises `UserError` if it is none."""
+    hole = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    hole = hole if hole.dtype == bool else hole < MASK_THRESHOLD
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")
+    if hole.shape != image.shape[:2]:
+        raise UserError(f"mask: {hole.shape}, but the image is {image.shape[:2]}")
+    return hole
+
+
 def _grey(image: Image.Image, path: Path) -> np.ndarray:
     """Values of a mask of 8 bits a channel, uint8 (H, W)."""
     if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:

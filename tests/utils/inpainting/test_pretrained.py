@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +14,9 @@ import yaml
 from PIL import Image
 
 from config.errors import UserError
+from utils.data.datasets import InpaintingSet
 from utils.inpainting.inpainter import Inpainter
+from utils.inpainting.job import inpaint_set
 from utils.inpainting.pretrained import (
     DECODING,
     ROOT,
@@ -61,6 +65,20 @@ def test_a_run_without_weights_takes_the_networks_that_its_config_names(
     assert f"new has no weights yet; takes those of {folder}" in capsys.readouterr().err
 
 
+def test_the_note_about_them_comes_once(weights, folder, changed, tmp_path, capsys):
+    config = changed(weights, {"run": tmp_path / "another", "pretrained": folder})
+    assert or_pretrained(config) == or_pretrained(config)
+    assert capsys.readouterr().err.count("has no weights yet") == 1
+
+
+def test_the_manifest_names_the_networks_that_repaired(weights, folder, changed, job, tmp_path):
+    config = or_pretrained(changed(weights, {"run": tmp_path / "third", "pretrained": folder}))
+    inpaint_set(config, InpaintingSet(job), tmp_path / "out")
+    stated = json.loads((tmp_path / "out" / "test_results" / "manifest.json").read_text())["config"]
+    assert stated["tokenizer"]["weights"] == str(folder / TOKENIZER)
+    assert stated["transformer"]["weights"] == str(folder / TRANSFORMER)
+
+
 @pytest.mark.parametrize("network", ["tokenizer", "transformer"])
 def test_a_run_with_one_network_of_its_own_keeps_it_and_gets_no_other(
     weights, folder, changed, network
@@ -100,6 +118,22 @@ def test_a_pil_image_with_a_pil_mask_gives_a_pil_image_of_the_same_pixels(releas
     repaired = released(Image.fromarray(image), mask)
     assert isinstance(repaired, Image.Image)
     assert (np.asarray(repaired) == released(image, hole)).all()
+
+
+def test_a_photograph_on_its_side_is_repaired_upright(released):
+    image, hole = photo(64)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise
+    buffer = io.BytesIO()
+    Image.fromarray(np.rot90(image)).save(buffer, "PNG", exif=exif)
+    repaired = released(Image.open(buffer), hole)
+    assert (np.asarray(repaired) == released(image, hole)).all()
+
+
+@pytest.mark.parametrize("side", [64, 100])
+def test_a_picture_without_a_hole_stays_as_it_is(released, side):
+    image, hole = photo(side)
+    assert (released(image, np.zeros_like(hole)) == image).all()
 
 
 def test_a_mask_of_another_size_is_refused(released):
