@@ -54,7 +54,7 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--sweet-spot": (
         "decoding.sweet_spot",
         steps_or_all,
-        "stop after so many; -1: run all",
+        "stop after that many; -1: run all",
     ),
     "--samples": ("decoding.samples", int, "different repairs of each image, image_000_s0.png ..."),
     "--composite": ("decoding.composite", str, "known pixels: none, hard or feather"),
@@ -71,7 +71,8 @@ OPTIONS = {  # flag: key that it overrides, type, help
 }
 
 
-def main() -> None:
+def build_parser() -> ArgumentParser:
+    """The command line."""
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     parser.add_argument(
@@ -105,11 +106,16 @@ def main() -> None:
     )
     switches = {
         "--invert-masks": "255 is a hole and 0 is known",
-        "--restart": "repair images anew that are done already",
+        "--restart": "repair images again that are done already",
         "--verbose": "print how many tokens of each image are hidden after each step",
     }
     for flag, text in switches.items():
         parser.add_argument(flag, action="store_true", help=text)
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
     args = parser.parse_args()
     if (args.images is None) != (args.masks is None) or (args.images and args.data):
         parser.error("give either --data, or --images together with --masks")
@@ -127,9 +133,9 @@ def main() -> None:
     timing = inpaint_set(config, dataset, args.output, restart=args.restart, verbose=args.verbose)
     results = args.output / RESULTS
     if not timing["repaired"]:
-        print(f"all {timing['skipped']} images were done (--restart repairs them anew): {results}")
+        print(f"all {timing['skipped']} images were done (--restart repairs them again): {results}")
         return
-    skipped = f", {timing['skipped']} were done (--restart repairs them anew)"
+    skipped = f", {timing['skipped']} were done (--restart repairs them again)"
     print(
         f"{timing['repaired']} images repaired in {timing['seconds']:.1f} s "
         f"({timing['images_per_second']:.1f} images/s, seed {config.seed}{share}): "

@@ -8,7 +8,6 @@ Shapes: B batch, R rows (samples of all images), N tokens, T steps, H x W pixels
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -25,21 +24,19 @@ from config.schema import Config
 from models.parallel import one_thread
 from utils.data.datasets import InpaintingItem, InpaintingSet
 from utils.distributed import is_main, rank, world_size
+from utils.inpainting.earlier import is_complete, refuse_to_replace, say_what_changed
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.manifest import (
     leave_part,
     part_path,
     read_manifest,
     read_parts,
-    sources_of,
     timing_of,
     write_manifest,
 )
 from utils.inpainting.outputs import MANIFEST, RESULTS, Outputs, Repair
 from utils.inpainting.stamps import (
-    differences,
     input_digest,
-    read_stamp,
     settings_digest,
     settings_of,
 )
@@ -179,9 +176,9 @@ def inpaint_set(
     manifest = output / RESULTS / MANIFEST
     before = read_manifest(manifest)
     if not restart:
-        _refuse_to_replace(manifest.parent, before, job)
+        refuse_to_replace(manifest.parent, before, job.results())
     if is_main() and not restart:
-        _say_what_changed(manifest, before, job)
+        say_what_changed(manifest.parent, before, job.settings, job.digest)
     manifest.unlink(missing_ok=True)  # it speaks of the images it lies by
     part_path(manifest, rank()).unlink(missing_ok=True)
     mine = range(rank(), len(dataset), world)
@@ -191,22 +188,27 @@ def inpaint_set(
         finished = job.skipped + job.written // config.decoding.samples
         rest = f"; {finished} of {len(mine)} images are finished and stay" if finished else ""
         raise UserError(f"{error}{rest}") from error
-    is_same = before.get("settings") == job.settings and before.keys() >= set(TIMES)
-    part = {
-        "digest": job.digest,
-        "seconds": time.perf_counter() - began,
-        "repaired": len(mine) - job.skipped,
-        "skipped": job.skipped,
-        "before": {key: before[key] for key in TIMES} if is_same else None,
-    }
+    part = _part(job, before, len(mine), time.perf_counter() - began)
     parts = [part]
     if world > 1:
         leave_part(manifest, rank(), part)
         parts = read_parts(manifest, job.digest, world)
-    if parts and (world == 1 or _is_complete(job)):
+    if parts and (world == 1 or is_complete(manifest.parent, job.results(), job.digest)):
         whole = timing_of(parts, world)
         write_manifest(manifest, inpainter.config, dataset, job.outputs, job.settings, whole)
     return timing_of([part], world)
+
+
+def _part(job: Job, before: dict[str, Any], images: int, seconds: float) -> dict[str, Any]:
+    """What this process did, as `leave_part` keeps it; before: the manifest of an earlier run."""
+    is_same = before.get("settings") == job.settings and before.keys() >= set(TIMES)
+    return {
+        "digest": job.digest,
+        "seconds": seconds,
+        "repaired": images - job.skipped,
+        "skipped": job.skipped,
+        "before": {key: before[key] for key in TIMES} if is_same else None,
+    }
 
 
 def _repair_all(job: Job, indices: range, verbose: bool) -> None:
@@ -244,41 +246,6 @@ def _ahead(dataset: InpaintingSet, indices: range, size: int) -> int:
     except UserError:  # reading it says what is wrong with it
         return 1
     return max(1, min(size, HELD_BYTES // (3 * pixels)))
-
-
-def _say_what_changed(manifest: Path, before: dict[str, Any], job: Job) -> None:
-    """Tell why images of an earlier run are made anew, if they are."""
-    folder = manifest.parent
-    if before:
-        changes = differences(before["settings"], job.settings)
-    else:  # a run cut short left no manifest, but stamps
-        stamps = (read_stamp(path) for path in folder.glob("image_*.png"))
-        others = [stamp for stamp in stamps if stamp and not stamp.startswith(job.digest)]
-        changes = [f"{len(others)} images of a run that did not end"] if others else []
-    if changes:
-        tqdm.write(
-            f"note: {folder} was made with other settings ({'; '.join(changes)}): its images are "
-            "made anew",
-            file=sys.stderr,
-        )
-
-
-def _refuse_to_replace(folder: Path, before: dict[str, Any], job: Job) -> None:
-    """Raise `UserError` where the repair of a picture that is not in the job would be lost."""
-    made, planned = sources_of(before), job.results()
-    pictures = set(planned.values())
-    lost = [name for name in planned if made.get(name, planned[name]) not in pictures]
-    if lost:
-        raise UserError(
-            f"{folder / lost[0]}: is the repair of {made[lost[0]]}, not of {planned[lost[0]]}; "
-            "name another --output, or replace it with --restart"
-        )
-
-
-def _is_complete(job: Job) -> bool:
-    """Whether the results of all processes are there, made with the same settings."""
-    folder = job.outputs.folder / RESULTS
-    return all((read_stamp(folder / name) or "").startswith(job.digest) for name in job.results())
 
 
 def _title(job: Job) -> str:
