@@ -1,4 +1,4 @@
-"""How good repairs are: ours beside classical filling and a regressor, and where the rest is lost.
+"""How good repairs are: ours next to classical filling and a regressor, and where the rest is lost.
 
     python -m bench.repair --config config/cats64.yml --data data/cats64
     python -m bench.repair --config config/cats64.yml --holes lab brush box --seeds 3 --unet FILE
@@ -70,10 +70,10 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="sides to measure")
-    parser.add_argument("--images", type=int, help="only the first so many images")
+    parser.add_argument("--images", type=int, help="only the first ones, this many")
     parser.add_argument("--holes", nargs="+", choices=(GIVEN, *HOLE_KINDS), default=[GIVEN])
     parser.add_argument("--split", choices=("test", "val"), default="test", help="of drawn holes")
-    parser.add_argument("--seeds", type=int, default=1, help="measure with so many seeds")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds to measure with")
     parser.add_argument("--unet", type=Path, help="weights of bench.unet, for its side")
     parser.add_argument("--picture", type=Path, help="write masked, repaired and true images here")
     parser.add_argument("--worst", type=Path, help="the same of the third with the largest errors")

@@ -205,7 +205,7 @@ class MaskGIT(nn.Module):
 
 
 def dilated(token_mask: Tensor, tokens: int) -> Tensor:
-    """Hide what lies up to so many tokens beside a hidden one, diagonally too, (B, N) -> (B, N)."""
+    """Hide tokens up to that many places from a hidden one, diagonally too, (B, N) -> (B, N)."""
     side, around = round(token_mask.shape[1] ** 0.5), 2 * tokens + 1
     grid = token_mask.unflatten(1, (side, side)).float()
     return F.max_pool2d(grid, around, stride=1, padding=tokens).flatten(1) > 0

@@ -53,7 +53,7 @@ def revise(
     """The most confident first, earlier choices included (Ghazvininejad et al. 2019).
 
     All tokens hidden at the start are ranked, each by the confidence it was last chosen with, and
-    noise of this step. What later choices surpass is hidden again and decided anew.
+    noise of this step. What later choices surpass is hidden and decided again.
     """
     return confidence + temperature * step.confidence_noise(), step.token_mask
 

@@ -21,7 +21,7 @@ from utils.data.fill import fill_hole
 
 BATCH = 16  # larger ones fall out of the processor's cache
 FARTHEST = 4  # distances from here on are counted together
-WORTH_KEEPING = 0.5  # a known token that flips more often than not is better decided anew
+WORTH_KEEPING = 0.5  # a known token that flips more often than not is better decided again
 
 
 def kept_tokens(
@@ -66,7 +66,7 @@ def suggested_dilation(kept: dict[str, float]) -> int:
 def token_distance(holes: np.ndarray, num_tokens: int) -> np.ndarray:
     """Chessboard distance of every token to the nearest hidden one, 0 if hidden: (n, N) int.
 
-    Distances beyond the farthest that is told apart count as that; so do all of a hole-free image.
+    Distances beyond the largest one counted are cut to it, as are all of a hole-free image.
     """
     side = math.isqrt(num_tokens)
     masks = token_mask_from_holes(torch.from_numpy(holes), side).numpy().reshape(-1, side, side)

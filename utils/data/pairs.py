@@ -90,8 +90,8 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
         raise UserError(f"{folder}: no such folder")
     if folder.is_file():
         raise UserError(f"{folder}: is one image; name its mask as well")
-    beside = folder.absolute().parent  # where some solutions keep the masks and the table
-    masks = next((at / MASKS for at in (folder, beside) if (at / MASKS).is_dir()), None)
+    parent = folder.absolute().parent  # where some solutions keep the masks and the table
+    masks = next((at / MASKS for at in (folder, parent) if (at / MASKS).is_dir()), None)
     for part, is_there in ((IMAGES, (folder / IMAGES).is_dir()), (MASKS, masks is not None)):
         if not is_there:
             raise UserError(
@@ -100,7 +100,7 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
             )
     if masks != folder / MASKS:
         note(f"{folder}: has no {MASKS}/; {masks} is taken")
-    tables = (at / TRUTH_CSV for at in (folder, beside, beside / SCORER))
+    tables = (at / TRUTH_CSV for at in (folder, parent, parent / SCORER))
     truth = next((place for place in (folder / TRUTH, *tables) if place.exists()), None)
     return folder / IMAGES, masks, truth
 

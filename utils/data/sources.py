@@ -45,7 +45,7 @@ BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
 OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of an error that other files are without
-MAC_FOLDER = "__MACOSX"  # resource forks beside the images in zips made on a Mac
+MAC_FOLDER = "__MACOSX"  # resource forks next to the images in zips made on a Mac
 
 
 class ImageFiles:
@@ -246,11 +246,11 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         name = member.filename
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if not parts and not name.endswith("/"):
-            raise UserError(f"{path}: a member has no name; pack it anew")
+            raise UserError(f"{path}: a member has no name; pack it again")
         if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):
-            raise UserError(f"{path}: member {name!r} points outside the archive; pack it anew")
+            raise UserError(f"{path}: member {name!r} points outside the archive; pack it again")
         if name in seen:
-            raise UserError(f"{path}: two members are called {name!r}; pack it anew")
+            raise UserError(f"{path}: two members are called {name!r}; pack it again")
         if member.flag_bits & ENCRYPTED:
             raise UserError(f"{path}: is encrypted; unpack it and name the folder instead")
         seen.add(name)

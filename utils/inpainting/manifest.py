@@ -1,6 +1,6 @@
-"""The manifest beside the results: what was done, with what, and where the truth lies.
+"""The manifest next to the results: what was done, with what, and where the truth lies.
 
-Each of several processes leaves its part of the times in a hidden file beside it, since they
+Each of several processes leaves its part of the times in a hidden file next to it, since they
 exchange nothing else; the one that finds all parts there is the last.
 """
 

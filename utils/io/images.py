@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further frames are worth a word
 ORIENTATION_ON_ITS_SIDE = 5  # of EXIF's eight orientations the first
 ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels show white paper
-LOSSES = {  # what a conversion leaves out: how it is told
+LOSSES = {  # what a conversion leaves out: how a note says it
     "frames": "has several frames or pages; the first is used",
     "alpha": "is transparent in part; white is laid under it",
     "depth": "has 16 bits a channel; 8 are used",
@@ -52,7 +52,7 @@ LOSSES = {  # what a conversion leaves out: how it is told
     "colours": "states other colours than sRGB (gamma, or a profile not of RGB); they are left out",
     "profile": "has a colour profile; it is left out, so colours may look different",
 }
-_told: set[str] = set()  # losses, and folders, that this process has told of
+_told: set[str] = set()  # losses, and folders, that this process has noted
 
 
 def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
@@ -131,7 +131,7 @@ def save_png(path: Path, image: np.ndarray | Image.Image) -> None:
 def list_images(folder: Path) -> list[Path]:
     """List the images directly in `folder` in natural order; hidden files are ignored.
 
-    Pictures of formats that are not read are told of on stderr, as what a conversion leaves out.
+    Pictures of formats that are not read are noted on stderr, as what a conversion leaves out.
     Raises UserError if the folder is missing or holds no image.
     """
     folder = Path(folder)
@@ -251,7 +251,7 @@ def _tell(loss: str, name: str) -> None:
 
 
 def tell_once(what: str, text: str) -> None:
-    """One note on stderr, unless this process has told of the same before."""
+    """One note on stderr, unless this process has given it before."""
     if what not in _told:
         _told.add(what)
         tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)

@@ -88,11 +88,11 @@ def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
         rows = np.load(path, mmap_mode="c")
         if rows.dtype == np.uint16 and rows.ndim == 3:
             return rows
-        print(f"{path}: no token cache, made anew", file=sys.stderr)
+        print(f"{path}: no token cache, made again", file=sys.stderr)
     except FileNotFoundError:
         pass
     except (ValueError, EOFError, SyntaxError, TokenError):  # the last two from its header
-        print(f"{path}: damaged token cache, made anew", file=sys.stderr)
+        print(f"{path}: damaged token cache, made again", file=sys.stderr)
     content = io.BytesIO()  # into a file NumPy writes by itself and does not notice a full disk
     np.save(content, build())
     with atomic(path) as temporary:
@@ -136,7 +136,7 @@ def _encode_holes(vqgan: VQGAN, data: DataConfig, fill: str, device: torch.devic
     images = ImageFolder(data.folder("train"), data.image_size).images
     views, encoder = Views(images, data.views), _Encoder(vqgan, data, device)
     total, variants = len(views) * data.hole_views, []
-    with Puncher(total) as punched, _bar("tokens beside holes", total) as bar:
+    with Puncher(total) as punched, _bar("tokens of holed images", total) as bar:
         for variant in range(data.hole_views):
             rows = []
             for filled, holes in punched(_chunks(views, variant, data.hole_kind, fill, device)):

@@ -267,10 +267,10 @@ def test_a_process_killed_while_writing_leaves_no_cache(tokenizer, config, cache
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda content: content[:300], "damaged token cache, made anew"),
+        (lambda content: content[:300], "damaged token cache, made again"),
         (lambda content: content.replace(b"'shape': (", b"'shape': (("), "damaged token cache"),
         (lambda content: content.replace(b"'descr'", b"'desc\\'"), "damaged token cache"),
-        (lambda content: content.replace(b"<u2", b"<i2"), "no token cache, made anew"),
+        (lambda content: content.replace(b"<u2", b"<i2"), "no token cache, made again"),
     ],
     ids=["truncated", "an open bracket", "an open string", "another type"],
 )
