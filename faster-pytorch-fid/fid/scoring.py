@@ -199,6 +199,13 @@ def notes(outcome: Outcome) -> list[str]:
         )
     if any(key.endswith("_mean") and value < 0 for key, value in outcome.scores.items()):
         found.append("the kernel distance is estimated without bias, so near 0 it may be negative")
+    files = [
+        side
+        for side in (outcome.inputs.predicted, outcome.inputs.reference)
+        if isinstance(side, Path)
+    ]
+    if files and any(key.startswith("p_ids") for key in outcome.scores):
+        found.append(f"P-IDS takes the rows of {files[0]} for those of the other side, in order")
     if outcome.backend.name == "inception":
         sha256 = outcome.backend.weights_sha256
         if not sha256.startswith(FID_HASH_PREFIX):

@@ -600,3 +600,4 @@ def test_statistics_that_keep_features_give_the_kernel_distance(lab, command):
     code, output, error = command(*paths, *wanted)
     assert code == 0, error
     assert output == direct
+    assert "P-IDS takes the rows of" in error

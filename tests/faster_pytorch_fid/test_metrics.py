@@ -211,9 +211,10 @@ def test_sets_that_a_plane_parts_score_nothing():
 def test_a_copy_of_a_training_image_is_nearer_than_its_truth():
     train = torch.tensor([[0.0, 0.0], [10.0, 0.0]]).double()
     copied, own = torch.tensor([[0.0, 0.0]]).double(), torch.tensor([[3.0, 4.0]]).double()
-    found = nearness(torch.cat([copied, own]), torch.cat([own, copied]), train)
-    assert (found.predicted, found.reference) == (2.5, 2.5)
-    assert found.nearer == 0.5
+    predicted, reference = torch.cat([copied, copied, own]), torch.cat([own, own, copied])
+    found = nearness(predicted, reference, train)
+    assert (found.predicted, found.reference) == pytest.approx((5 / 3, 10 / 3))
+    assert found.nearer == pytest.approx(2 / 3)
 
 
 # Known answers of others
