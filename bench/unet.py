@@ -27,7 +27,7 @@ from models.conditioning import known_pixels
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
 from utils.data.datasets import ImageFolder, normalise, to_uint8
 from utils.data.fill import fill_hole
-from utils.data.holed_images import draw_holes
+from utils.data.punching import draw_holes
 from utils.rng import generator_for
 
 WIDTHS = (32, 64, 128)  # at the image's size, half and a quarter of it
@@ -81,10 +81,10 @@ def train(config: Config, minutes: float) -> tuple[UNet, int]:
         chosen = images[torch.randint(len(images), (BATCH,), generator=generator)]
         seed = generator.initial_seed()
         holes = draw_holes(data.hole_kind, range(BATCH), images.shape[-1], seed)
-        shown = shown_to(chosen.permute(0, 2, 3, 1).numpy(), holes.numpy(), config)
+        shown = shown_to(chosen.permute(0, 2, 3, 1).numpy(), holes, config)
         error = (network(shown) - normalise(chosen, data.mean, data.std)).abs().mean(1)
         optimizer.zero_grad()
-        error[holes].mean().backward()
+        error[torch.from_numpy(holes)].mean().backward()
         optimizer.step()
         step += 1
     return network.eval(), step * BATCH

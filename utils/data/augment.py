@@ -25,6 +25,8 @@ SHIFT = 4 / 64  # of a side, up or down and left or right
 ANGLE = 8.0  # degrees, either way
 BRIGHTNESS, CONTRAST, SATURATION = 0.08, 0.1, 0.15  # relative change, up or down
 NUMBERS_A_VIEW = 8  # random numbers a view
+MAX_KEPT_BYTES = 4 << 30  # of views in the host's memory beside a GPU
+KEEP_AT_ONCE = 512  # images whose views are made together
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -37,6 +39,16 @@ class Views:
         self.images, self.count = images, count
         generator = torch.Generator().manual_seed(AUGMENT_SEED)
         self.numbers = torch.rand(len(images), count - 2, NUMBERS_A_VIEW, generator=generator)
+        self.kept: Tensor | None = None  # (n, V, 3, H, W) uint8
+
+    def keep(self, device: torch.device) -> None:
+        """Make all views at once on a device, for `pick`; too many are made when picked."""
+        if len(self.images) and self.count * self.images.nbytes <= MAX_KEPT_BYTES:
+            self.kept = self.images.new_empty(len(self.images), self.count, *self.images.shape[1:])
+            for start in range(0, len(self.images), KEEP_AT_ONCE):
+                rows = slice(start, start + KEEP_AT_ONCE)
+                for view in range(self.count):
+                    self.kept[rows, view] = self.of(rows, view, device).cpu()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,6 +62,8 @@ class Views:
 
     def pick(self, image_ids: Tensor, views: Tensor) -> Tensor:
         """A view (B,) of each of some images (B,), (B, 3, H, W) uint8 on the CPU."""
+        if self.kept is not None:
+            return self.kept[image_ids, views]
         images = self.images[image_ids].clone()
         mirrored, others = views == MIRRORED, views > MIRRORED
         images[mirrored] = images[mirrored].flip(3)

@@ -6,7 +6,7 @@ Shapes: n images, B batch, N tokens, F features, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +19,10 @@ from models.masking import token_mask_from_holes
 from models.vqgan import VQGAN, full_fp32
 from utils.data.augment import Views
 from utils.data.datasets import normalise
-from utils.data.fill import fill_hole
-from utils.data.holes import draw_hole
+from utils.data.punching import Puncher
 
-HOLE_SHARES = (0.05, 0.6)  # of an image, in training and validation
 VAL_SEED = 2022  # of the validation holes, whatever the run's seed
-AT_ONCE = 16  # images that are encoded together
+AT_ONCE = {"cpu": 16, "cuda": 512}  # images that are encoded together
 
 
 class Seen(NamedTuple):
@@ -35,14 +33,6 @@ class Seen(NamedTuple):
     hidden: Tensor  # (B, N) bool, tokens with a pixel in the hole
 
 
-def draw_holes(kind: str, image_ids: Sequence[int], side: int, seed: int) -> Tensor:
-    """A hole for each image, B of them, of any share that training shows, (B, H, W) bool."""
-    holes = np.zeros((len(image_ids), side, side), bool)
-    for hole, image_id in zip(holes, image_ids, strict=True):
-        hole[:] = draw_hole(kind, side, HOLE_SHARES, seed, image_id)
-    return torch.from_numpy(holes)
-
-
 class HoledImages:
     """Some images in all their views, with whatever holes they are given."""
 
@@ -51,8 +41,12 @@ class HoledImages:
     ) -> None:
         """images: (n, 3, H, W) uint8. views: of each, as in the token cache."""
         self.views = Views(images, views)
+        if device.type == "cuda":
+            self.views.keep(device)
         self.vqgan = vqgan.to(device, memory_format=torch.channels_last)
         self.config, self.device, self.side = config, device, images.shape[-1]
+        kind, fill = config.data.hole_kind, config.decoding.hole_fill
+        self.punch = Puncher(kind, fill, beside_gpu=device.type == "cuda")
 
     def part(self, rows: np.ndarray) -> HoledImages:
         """Some of the images."""
@@ -60,11 +54,8 @@ class HoledImages:
             self.views.images[rows], self.views.count, self.vqgan, self.config, self.device
         )
         few.views.numbers = self.views.numbers[rows]
+        few.views.kept = None if self.views.kept is None else self.views.kept[rows]
         return few
-
-    def draw(self, image_ids: Tensor, seed: int) -> Tensor:
-        """A hole for each image (B,) by the config's kind, (B, H, W) bool."""
-        return draw_holes(self.config.data.hole_kind, image_ids.tolist(), self.side, seed)
 
     def of_patches(self, token_mask: Tensor) -> Tensor:
         """Holes of whole patches, (B, N) bool -> (B, H, W) bool."""
@@ -73,15 +64,29 @@ class HoledImages:
         rows = token_mask.unflatten(1, (grid, grid)).repeat_interleave(patch, 1)
         return rows.repeat_interleave(patch, 2)
 
-    @torch.no_grad()
-    def see(self, image_ids: Tensor, views: Tensor, holes: Tensor) -> Seen:
-        """Fill and encode views (B,) of images (B,) that miss what holes (B, H, W) hide."""
+    def see(
+        self, image_ids: Tensor, views: Tensor, drawn: Tensor, seed: int, holes: Tensor | None
+    ) -> Callable[[], Seen]:
+        """Begin to give views (B,) of images (B,) their holes; the result encodes what is left.
+
+        Holes of the images in ``drawn`` (B,) bool are drawn, the others are ``holes`` (B, H, W).
+        """
         images = self.views.pick(image_ids, views).permute(0, 2, 3, 1).numpy()
-        pairs, fill = zip(images, holes.numpy(), strict=True), self.config.decoding.hole_fill
-        filled = np.stack([fill_hole(*pair, fill) for pair in pairs])
-        parts = zip(torch.from_numpy(filled).split(AT_ONCE), holes.split(AT_ONCE), strict=True)
-        seen = [self._encode(*part) for part in parts]
-        return Seen(*(torch.cat(tensors) for tensors in zip(*seen, strict=True)))
+        punched = self.punch.begin(
+            images,
+            None if holes is None else holes.numpy(),
+            torch.where(drawn, image_ids, -1).numpy(),
+            seed,
+        )
+
+        @torch.no_grad()
+        def seen() -> Seen:
+            size = AT_ONCE[self.device.type]
+            parts = zip(*(torch.from_numpy(rows).split(size) for rows in punched()), strict=True)
+            encoded = [self._encode(*part) for part in parts]
+            return Seen(*(torch.cat(tensors) for tensors in zip(*encoded, strict=True)))
+
+        return seen
 
     def _encode(self, filled: Tensor, holes: Tensor) -> Seen:
         """What is seen of a few filled images, (B, H, W, 3) and (B, H, W)."""
@@ -98,5 +103,5 @@ class HoledImages:
 def validation_views(images: HoledImages) -> Seen:
     """All images as they are, each with a hole that is the same in every run."""
     image_ids = torch.arange(len(images.views))
-    holes = images.draw(image_ids, VAL_SEED)
-    return images.see(image_ids, torch.zeros_like(image_ids), holes)
+    all_of_them = torch.ones_like(image_ids, dtype=torch.bool)
+    return images.see(image_ids, torch.zeros_like(image_ids), all_of_them, VAL_SEED, None)()

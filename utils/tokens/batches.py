@@ -1,12 +1,15 @@
 """Batches of tokens for stage 2, chosen and masked where the tokens lie.
 
 On a GPU nothing of this waits for the host: tokens stay in its memory, and every random number is
-drawn there. All of them follow from (seed, epoch, batch), so a resumed run draws the same.
+drawn there; only holes are made on the host, some batches ahead. All random numbers follow from
+(seed, epoch, batch), so a resumed run draws the same.
 Shapes: n images, V views, H variants with a hole, B batch, N tokens.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +24,7 @@ from utils.rng import generator_for
 from utils.tokens.cache import HIDDEN_BIT
 
 MAX_RESIDENT_BYTES = 512 << 20  # of tokens in a GPU's memory; more stay in the file on the host
+AHEAD = 2  # batches whose holes are made beside a GPU while it trains
 MASK_STREAM = 0  # tells these random numbers from others of the same batch
 TOKEN_BITS, ALL_BITS = HIDDEN_BIT - 1, 0xFFFF
 
@@ -61,13 +65,28 @@ class TokenBatches:
         self.holed = holed
         self.masking, self.mirror, self.seed, self.device = masking, mirror, seed, device
         size = views.nbytes + (0 if holes is None else holes.nbytes)
-        fits = size <= MAX_RESIDENT_BYTES
+        fits = size <= MAX_RESIDENT_BYTES and holed is None  # holes are made on the host
         self.home = device if fits else torch.device("cpu")  # where tokens lie and chance is drawn
         self.views, self.holes = self._kept(views), None if holes is None else self._kept(holes)
         self.generator = torch.Generator(self.home)
+        self.ahead = AHEAD if holed and device.type == "cuda" else 0
+
+    def stream(self, image_ids: Iterable[Tensor], epoch: int, first: int) -> Iterator[TokenBatch]:
+        """The batches of an epoch from number ``first`` on, each of so many images (B,) int64."""
+        begun: deque[Callable[[], TokenBatch]] = deque()
+        for number, ids in enumerate(image_ids, first):
+            begun.append(self._begin(ids, epoch, number))
+            if len(begun) > self.ahead:
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
 
     def __call__(self, image_ids: Tensor, epoch: int, batch: int) -> TokenBatch:
         """The batch of these images (B,) int64, on the device."""
+        return self._begin(image_ids, epoch, batch)()
+
+    def _begin(self, image_ids: Tensor, epoch: int, batch: int) -> Callable[[], TokenBatch]:
+        """Draw a batch; what it returns makes the rest of it."""
         stream = generator_for(self.seed, epoch, batch, MASK_STREAM)
         self.generator.manual_seed(stream.initial_seed())
         image_ids = _moved(image_ids, self.home)
@@ -87,9 +106,12 @@ class TokenBatches:
         targets = _moved(made.targets, self.device)
         is_one = made.inputs is made.targets
         inputs = targets if is_one else _moved(made.inputs, self.device)
-        return TokenBatch(targets, inputs, _moved(made.token_mask, self.device))
+        moved = TokenBatch(targets, inputs, _moved(made.token_mask, self.device))
+        return lambda: moved
 
-    def _with_new_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
+    def _with_new_holes(
+        self, image_ids: Tensor, view: Tensor, token_mask: Tensor
+    ) -> Callable[[], TokenBatch]:
         """Draw a hole for each image; the rest of the images miss whole patches instead.
 
         Known tokens are those of the filled image. Of a drawn hole's tokens some are already
@@ -97,18 +119,20 @@ class TokenBatches:
         """
         assert self.holed is not None
         batch, tokens = token_mask.shape
-        draw = torch.rand(batch, generator=self.generator, device=self.home).cpu()
-        left = torch.rand(batch, tokens, generator=self.generator, device=self.home)
-        left = (left < draw_ratio(batch, self.masking, self.generator)).to(self.device)
-        image_ids, view, drawn = image_ids.cpu(), view.cpu(), draw < self.masking.hole_share
-        holes = self.holed.of_patches(token_mask.cpu())
-        holes[drawn] = self.holed.draw(image_ids[drawn], self.generator.initial_seed())
-        seen = self.holed.see(image_ids, view, holes)
-        targets = self.views[image_ids.to(self.home), view.to(self.home)].long() & ALL_BITS
-        targets = _moved(targets, self.device)
-        inputs = torch.where(seen.hidden, targets, seen.token_ids)
-        left |= ~drawn[:, None].to(self.device)
-        return TokenBatch(targets, inputs, seen.hidden & left, seen.known)
+        drawn = torch.rand(batch, generator=self.generator) < self.masking.hole_share
+        left = torch.rand(batch, tokens, generator=self.generator)
+        left = (left < draw_ratio(batch, self.masking, self.generator)) | ~drawn[:, None]
+        targets = self.views[image_ids, view].long() & ALL_BITS
+        holes, seed = self.holed.of_patches(token_mask), self.generator.initial_seed()
+        see = self.holed.see(image_ids, view, drawn, seed, holes)
+
+        def finish() -> TokenBatch:
+            seen, own = see(), _moved(targets, self.device)
+            inputs = torch.where(seen.hidden, own, seen.token_ids)
+            token_mask = seen.hidden & _moved(left, self.device)
+            return TokenBatch(own, inputs, token_mask, seen.known)
+
+        return finish
 
     def _with_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
         """Let some of the images be seen as in the middle of inpainting.

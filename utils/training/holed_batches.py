@@ -20,8 +20,7 @@ from models.conditioning import known_pixels
 from models.maskgit import MaskGIT
 from models.vqgan import VQGAN, full_fp32
 from utils.data.datasets import normalise
-from utils.data.fill import fill_hole
-from utils.data.holed_images import draw_holes
+from utils.data.punching import Puncher
 from utils.weights.store import load_transformer, require_tokens_of
 
 ITERATIONS = 3  # in which tokens are drawn: fewer than in a repair, since this is done at each step
@@ -41,6 +40,8 @@ class HoledBatches:
     def __init__(self, config: Config, device: torch.device, sampled_share: float) -> None:
         """sampled_share: of the images, whose hidden tokens a transformer draws, if given."""
         self.config, self.device, self.sampled_share = config, device, sampled_share
+        kind, fill = config.data.hole_kind, config.decoding.hole_fill
+        self.punch = Puncher(kind, fill, beside_gpu=device.type == "cuda")
         self.path = config.tokenizer.training.transformer
         self.transformer = None
         if self.path is not None:
@@ -65,16 +66,14 @@ class HoledBatches:
         All chance comes from the generator's seed and an image's row (B) in the whole batch.
         """
         seed = generator.initial_seed()
-        data, fill = self.config.data, self.config.decoding.hole_fill
-        holes = draw_holes(data.hole_kind, rows, images.shape[-1], seed)
+        data = self.config.data
         pixels = (255 * images).round().byte()
         shown = pixels.permute(0, 2, 3, 1).cpu().numpy()
-        pairs = zip(shown, holes.numpy(), strict=True)
-        filled = torch.from_numpy(np.stack([fill_hole(*pair, fill) for pair in pairs]))
-        filled = normalise(filled.to(self.device), data.mean, data.std)
-        holes = holes.to(self.device)
+        punched = self.punch.begin(shown, None, np.array(rows), seed)
         with full_fp32(self.device):
             token_ids = vqgan.encode(normalise(pixels, data.mean, data.std))
+        filled, holes = (torch.from_numpy(rows).to(self.device) for rows in punched())
+        filled = normalise(filled, data.mean, data.std)
         numbers = torch.tensor(rows, device=self.device)
         chance = torch.rand(max(rows) + 1, generator=generator).to(self.device)
         drawn = chance[numbers] < self.sampled_share

@@ -18,7 +18,8 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data.datasets import ImageFolder, normalise, to_uint8
-from utils.data.holed_images import VAL_SEED, draw_holes
+from utils.data.holed_images import VAL_SEED
+from utils.data.punching import draw_holes
 from utils.device import pick_device
 from utils.io.files import content_hash
 from utils.training.tokens import load_tokens
@@ -91,7 +92,7 @@ def decoded_difference(first: VQGAN, second: VQGAN, images: Tensor, config: Conf
     known = None
     if first.config.conditioned:
         holes = draw_holes(config.data.hole_kind, range(len(images)), images.shape[-1], VAL_SEED)
-        known = known_pixels(normalise(images, mean, std), holes)
+        known = known_pixels(normalise(images, mean, std), torch.from_numpy(holes))
     a, b = (to_uint8(net.decode(token_ids, known), mean, std).float() for net in (first, second))
     return (a - b).abs().mean().item()
 

@@ -146,8 +146,11 @@ class TransformerTrainer(Trainer):
         """Masked batches of the rest of the present epoch."""
         self.transformer.train()
         place = self.position
-        for ids in self.image_ids(generator_for(self.config.seed, place.epoch)):
-            yield self.token_batches(ids, place.epoch, place.batch)
+        image_ids = self.image_ids(generator_for(self.config.seed, place.epoch))
+        for batch in self.token_batches.stream(image_ids, place.epoch, place.batch):
+            if self.time_share == 1.0:  # since the batch was begun
+                return
+            yield batch
 
     def step(self, batch: TokenBatch) -> None:
         """Forward and backward; the last batch of a group also updates the weights."""

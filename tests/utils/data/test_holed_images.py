@@ -10,7 +10,8 @@ from models.masking import token_mask_from_holes
 from utils.data.augment import MIRRORED, Views
 from utils.data.datasets import ImageFolder, normalise
 from utils.data.fill import fill_hole
-from utils.data.holed_images import HOLE_SHARES, HoledImages, validation_views
+from utils.data.holed_images import HoledImages, validation_views
+from utils.data.punching import HOLE_SHARES, Puncher, draw_holes
 from utils.tokens.batches import TokenBatches
 
 CPU = torch.device("cpu")
@@ -44,12 +45,18 @@ def test_any_views_of_any_images_can_be_picked(holed):
     for image, index, view in zip(picked, image_ids, views, strict=True):
         assert torch.equal(image, holed.views.of(slice(index, index + 1), int(view), CPU)[0])
     assert torch.equal(picked[0].flip(2), picked[1])
+    holed.views.keep(CPU)  # as beside a GPU
+    assert torch.equal(holed.views.pick(image_ids, views), picked)
 
 
 def test_an_image_with_a_hole_is_filled_and_encoded_as_in_inpainting(holed, seeing, tokenizer):
     image_ids = torch.arange(4)
-    holes = holed.draw(image_ids, seed=7)
-    seen = holed.see(image_ids, torch.full((4,), MIRRORED), holes)
+    drawn = torch.tensor([True, True, True, False])
+    given = torch.zeros(4, 16, 16, dtype=torch.bool)
+    given[3, 2:9, 1:5] = True
+    holes = torch.from_numpy(draw_holes("box", range(4), 16, 7))
+    holes[3] = given[3]
+    seen = holed.see(image_ids, torch.full((4,), MIRRORED), drawn, 7, given)()
     for place in range(4):
         image = holed.views.images[place].flip(2).permute(1, 2, 0).numpy()
         filled = fill_hole(image, holes[place].numpy(), seeing.decoding.hole_fill)
@@ -66,14 +73,35 @@ def test_holes_of_whole_patches_hide_the_tokens_they_are_made_of(holed):
     assert holes.sum() == 16 * token_mask.sum()
 
 
-def test_holes_have_the_shares_of_training_and_follow_the_seed(holed):
-    image_ids = torch.arange(11)
-    holes = holed.draw(image_ids, seed=1)
-    shares = holes.float().mean((1, 2))
+def test_holes_have_the_shares_of_training_and_follow_the_seed():
+    holes = draw_holes("mix", range(11), 32, 1)
+    shares = holes.mean((1, 2))
     assert (shares > HOLE_SHARES[0] - 0.05).all()
     assert (shares < HOLE_SHARES[1] + 0.05).all()
-    assert torch.equal(holes[[4, 2]], holed.draw(torch.tensor([4, 2]), seed=1))
-    assert not torch.equal(holes, holed.draw(image_ids, seed=2))
+    assert (holes[[4, 2]] == draw_holes("mix", [4, 2], 32, 1)).all()
+    assert (holes != draw_holes("mix", range(11), 32, 2)).any()
+
+
+def test_processes_punch_as_one_does():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (19, 16, 16, 3), dtype=np.uint8)
+    holes, image_ids = rng.random((19, 16, 16)) < 0.3, np.arange(19) - 4
+    alone, shared = (Puncher("mix", "mean", beside_gpu=gpu) for gpu in (False, True))
+    for given in (holes, None):
+        expected = alone.begin(images, given, image_ids, 5)()
+        found = shared.begin(images, given, image_ids, 5)()
+        assert all((a == b).all() for a, b in zip(expected, found, strict=True))
+    assert not expected[1][:4].any()
+
+
+def test_batches_that_are_begun_ahead_are_the_same(batches, monkeypatch):
+    monkeypatch.setattr(batches, "device", CPU)
+    groups = list(torch.arange(11).split(4))
+    expected = [batches(ids, 2, number) for number, ids in enumerate(groups, 5)]
+    found = list(batches.stream(groups, 2, 5))
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_each_epoch_draws_new_holes_and_the_same_key_the_same(batches):
