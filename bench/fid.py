@@ -29,10 +29,11 @@ import numpy as np
 import torch
 
 import utils.scoring  # noqa: F401  makes the scorer's package importable
-from bench.common import conv_peak, peak_memory, report
+from bench.common import conv_peak, default_device, peak_memory, report
 from bench.fid_inputs import WEIGHTS_NAME, write_images, write_weights
 
 DIMS, FULL_RANK_DIMS = 2048, 192
+BATCH = {"cpu": 16, "cuda": 50}  # images of ours; pytorch-fid has 50
 GROWTH = (747, 2_000, 5_000, 10_000, 20_000)  # images, distance only
 
 
@@ -46,10 +47,15 @@ def theirs(work: Path, dims: int) -> dict[str, float]:
         work / WEIGHTS_NAME, weights_only=True
     )
     block = pytorch_fid.inception.InceptionV3.BLOCK_INDEX_BY_DIM[dims]
-    model = pytorch_fid.inception.InceptionV3([block])
+    device = default_device()
+    model = pytorch_fid.inception.InceptionV3([block]).to(device)
     statistics = [
         calculate_activation_statistics(
-            sorted((work / name).iterdir()), model, dims=dims, num_workers=_workers()
+            sorted((work / name).iterdir()),
+            model,
+            dims=dims,
+            device=device,
+            num_workers=_workers(),
         )
         for name in ("predicted", "truth")
     ]
@@ -66,7 +72,7 @@ def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, fl
     from fid.scoring import Scorer
     from fid.sources import open_images
 
-    start = time.perf_counter()
+    start, device = time.perf_counter(), default_device()
     settings = Settings(
         predicted_path=str(work / "predicted"),
         gt_path=str(work / "truth"),
@@ -75,8 +81,8 @@ def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, fl
         dims=dims,
         weights=str(work / WEIGHTS_NAME),
         weights_dir=work,
-        device="cpu",
-        batch_size=16,
+        device=str(device),
+        batch_size=BATCH[device.type],
         workers=_workers(),
         metrics=("fid",),
         bootstrap_samples=1,

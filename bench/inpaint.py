@@ -1,6 +1,6 @@
 """Side by side with a plain loop: seconds, memory and share of the peak of repairing an image.
 
-    python -m bench.inpaint [--presets lab cats64] [--quick]
+    python -m bench.inpaint [--presets lab cats64] [--quick] [--no-growth]
 
 `plain` is the report's decoding as spec section 6 reads: one image at a time, fp32, logits of every
 token at every step, a picture of every step. `ours` is `inpaint_set`, from files to files, with and
@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--quick", action="store_true", help="few images, not for reporting")
+    parser.add_argument("--no-growth", action="store_true", help="leave out how cost grows")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -98,7 +99,8 @@ def main() -> None:
             work, max(*counts.plain.values(), *counts.ours.values(), *counts.images, counts.growth)
         )
         found = {preset: compare(work, preset, counts) for preset in args.presets}
-        grown = growth(work, counts) if "cats64" in args.presets else {}
+        grows = "cats64" in args.presets and not args.no_growth
+        grown = growth(work, counts) if grows else {}
     result = {preset: shares(cells) for preset, cells in found.items()}
     details = {"tasks": found, "growth": grown, "device": str(device), "quick": args.quick}
     report("inpaint", result, details)
