@@ -218,6 +218,7 @@ def size_config(name: str, batch: int | None, device: torch.device) -> Config:
     """A preset with what makes our training fast on this device."""
     size = batch or OUR_BATCH[device.type][name]
     fast = {
+        "precision": "auto",  # the plain loop stays in fp32
         "transformer.attention": "fused",
         "transformer.conditioning": "none",  # from the token cache alone
         "data.hole_views": 2,

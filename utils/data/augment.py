@@ -25,7 +25,7 @@ SHIFT = 4 / 64  # of a side, up or down and left or right
 ANGLE = 8.0  # degrees, either way
 BRIGHTNESS, CONTRAST, SATURATION = 0.08, 0.1, 0.15  # relative change, up or down
 NUMBERS_A_VIEW = 8  # random numbers a view
-MAX_KEPT_BYTES = 4 << 30  # of views in the host's memory beside a GPU
+MAX_KEPT_BYTES = 4 << 30  # of views in the host's memory, for training on a GPU
 KEEP_AT_ONCE = 512  # images whose views are made together
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

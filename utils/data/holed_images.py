@@ -46,7 +46,7 @@ class HoledImages:
         self.vqgan = vqgan.to(device, memory_format=torch.channels_last)
         self.config, self.device, self.side = config, device, images.shape[-1]
         kind, fill = config.data.hole_kind, config.decoding.hole_fill
-        self.punch = Puncher(kind, fill, beside_gpu=device.type == "cuda")
+        self.punch = Puncher(kind, fill, in_processes=device.type == "cuda")
 
     def part(self, rows: np.ndarray) -> HoledImages:
         """Some of the images."""

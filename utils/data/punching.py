@@ -1,4 +1,4 @@
-"""Holes for the images of a batch, drawn and filled: by processes of their own beside a GPU.
+"""Holes for the images of a batch, drawn and filled: in processes of their own while a GPU trains.
 
 Both take milliseconds an image on a processor, whose cores would otherwise wait for the GPU. A CPU
 that trains does them in line. Workers import this module, which therefore does without torch.
@@ -55,15 +55,15 @@ def punch(
 class Puncher:
     """Punches batch after batch; results do not depend on how many processes there are."""
 
-    def __init__(self, kind: str, fill: str, *, beside_gpu: bool) -> None:
-        self.kind, self.fill, self.beside_gpu = kind, fill, beside_gpu
+    def __init__(self, kind: str, fill: str, *, in_processes: bool) -> None:
+        self.kind, self.fill, self.in_processes = kind, fill, in_processes
 
     def begin(
         self, images: np.ndarray, holes: np.ndarray | None, image_ids: np.ndarray, seed: int
     ) -> Callable[[], Punched]:
         """Start on the arguments of `punch`; what it returns gives the result, when asked."""
         how = (self.kind, self.fill, seed)
-        if not self.beside_gpu:
+        if not self.in_processes:
             return lambda: punch(images, holes, image_ids, how)
         parts = [slice(start, start + PART) for start in range(0, len(images), PART)]
         futures = [

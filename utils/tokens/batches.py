@@ -24,7 +24,7 @@ from utils.rng import generator_for
 from utils.tokens.cache import HIDDEN_BIT
 
 MAX_RESIDENT_BYTES = 512 << 20  # of tokens in a GPU's memory; more stay in the file on the host
-AHEAD = 2  # batches whose holes are made beside a GPU while it trains
+AHEAD = 2  # batches whose holes are made while a GPU trains
 MASK_STREAM = 0  # tells these random numbers from others of the same batch
 TOKEN_BITS, ALL_BITS = HIDDEN_BIT - 1, 0xFFFF
 

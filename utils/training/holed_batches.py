@@ -41,7 +41,7 @@ class HoledBatches:
         """sampled_share: of the images, whose hidden tokens a transformer draws, if given."""
         self.config, self.device, self.sampled_share = config, device, sampled_share
         kind, fill = config.data.hole_kind, config.decoding.hole_fill
-        self.punch = Puncher(kind, fill, beside_gpu=device.type == "cuda")
+        self.punch = Puncher(kind, fill, in_processes=device.type == "cuda")
         self.path = config.tokenizer.training.transformer
         self.transformer = None
         if self.path is not None:

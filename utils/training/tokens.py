@@ -59,7 +59,7 @@ def load_tokens(config: Config, device: torch.device) -> Tokens:
             f"{config.tokenizer_weights}: latent_dim is {found}, but transformer.prior_dim is "
             f"{wanted}; allowed are 0 and {found}"
         )
-    cache, codes = config.data.token_cache, vqgan.codebook.vectors().cpu()
+    cache, codes = config.data.token_cache, vqgan.codebook.vectors().detach().cpu().clone()
     fingerprint = codes_fingerprint(vqgan.codebook.embedding.weight)
     train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
     holes, count = None, config.training.validation_images

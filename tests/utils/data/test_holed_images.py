@@ -45,7 +45,7 @@ def test_any_views_of_any_images_can_be_picked(holed):
     for image, index, view in zip(picked, image_ids, views, strict=True):
         assert torch.equal(image, holed.views.of(slice(index, index + 1), int(view), CPU)[0])
     assert torch.equal(picked[0].flip(2), picked[1])
-    holed.views.keep(CPU)  # as beside a GPU
+    holed.views.keep(CPU)  # as for a GPU
     assert torch.equal(holed.views.pick(image_ids, views), picked)
 
 
@@ -86,7 +86,7 @@ def test_processes_punch_as_one_does():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (19, 16, 16, 3), dtype=np.uint8)
     holes, image_ids = rng.random((19, 16, 16)) < 0.3, np.arange(19) - 4
-    alone, shared = (Puncher("mix", "mean", beside_gpu=gpu) for gpu in (False, True))
+    alone, shared = (Puncher("mix", "mean", in_processes=gpu) for gpu in (False, True))
     for given in (holes, None):
         expected = alone.begin(images, given, image_ids, 5)()
         found = shared.begin(images, given, image_ids, 5)()

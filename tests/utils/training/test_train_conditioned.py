@@ -72,6 +72,7 @@ def test_weights_with_conditioning_start_a_network_with_it_whatever_the_config_s
 def test_validation_shows_what_each_place_knows(weights, changed):
     config = seeing(weights, changed)
     tokens = load_tokens(config, torch.device("cpu"))
+    assert type(tokens.codes) is torch.Tensor  # no parameter, which moves with its network
     assert tokens.val_seen.known.shape == (6, 16, 64)
     network = with_conditioning(load_transformer(weights.transformer_weights, config.transformer))
     torch.nn.init.normal_(network.known.weight)
