@@ -41,7 +41,7 @@ def repair_cost() -> str:
     rows = []
     for record in latest("inpaint"):
         for key, name in names.items():
-            for amount, cell in record["details"]["growth"][key].items():
+            for amount, cell in record["details"]["growth"].get(key, {}).items():
                 costs = f"{cell['seconds_an_image']:.3f}", f"{cell['peak_mib']:.0f}"
                 rows.append([f"{amount} {name}", *costs, machine(record)])
     return table(["cats64", "seconds an image", "peak, MiB", "machine"], rows)
