@@ -42,7 +42,6 @@ from utils.data.datasets import normalise
 from utils.device import pick_device, pick_dtype
 from utils.rng import generator_for, shuffled_batches
 from utils.tokens.batches import TokenBatches
-from utils.tokens.cache import HIDDEN_BIT
 from utils.training.compute import Compute
 from utils.training.throughput import matmul_peak, training_flops
 from utils.training.tokens import Tokens
@@ -152,9 +151,9 @@ def plain_work(config: Config, device: torch.device) -> Work:
 
 def our_work(config: Config, cache: Path) -> tuple[Work, TransformerTrainer]:
     """A trainer over a token cache, as `train_transformer` drives it."""
-    rows, holes = mapped(cache, config)
+    rows = mapped(cache)
     codes = torch.randn(config.tokenizer.codebook_size, config.tokenizer.latent_dim)
-    tokens = Tokens(rows, rows[:1], codes, "random", holes)
+    tokens = Tokens(rows, rows[:1], codes, "random")
     trainer = TransformerTrainer(config, tokens, Compute.of(config))
     trainer.transformer.train()
     place, size = trainer.position, config.training.batch_size
@@ -183,20 +182,15 @@ def seconds_an_image(work: Work, seconds: float, device: torch.device) -> float:
 
 def write_cache(cache: Path, config: Config) -> None:
     """Random tokens in the shape and type of a cache of the lab's training set."""
-    rng, network, data = np.random.default_rng(0), config.transformer, config.data
-    for name, variants in {"views": data.views, "holes": data.hole_views}.items():
-        size = (IMAGES, variants, network.num_tokens)
-        rows = rng.integers(network.codebook_size, size=size, dtype=np.uint16)
-        if name == "holes":
-            rows |= rng.integers(2, size=size, dtype=np.uint16) * np.uint16(HIDDEN_BIT)
-        np.save(cache / f"{name}.npy", rows)
+    network = config.transformer
+    size = (IMAGES, config.data.views, network.num_tokens)
+    rows = np.random.default_rng(0).integers(network.codebook_size, size=size, dtype=np.uint16)
+    np.save(cache / "views.npy", rows)
 
 
-def mapped(cache: Path, config: Config) -> tuple[np.ndarray, np.ndarray | None]:
-    """Views and hole variants as `cached_tokens` and `cached_holes` give them."""
-    names = ("views", "holes") if config.masking.hole_share else ("views",)
-    views, *holes = (np.load(cache / f"{name}.npy", mmap_mode="c") for name in names)
-    return views, holes[0] if holes else None
+def mapped(cache: Path) -> np.ndarray:
+    """Views as `cached_tokens` gives them."""
+    return np.load(cache / "views.npy", mmap_mode="c")
 
 
 def loading(trainer: TransformerTrainer, cache: Path) -> dict[str, float]:
@@ -205,8 +199,8 @@ def loading(trainer: TransformerTrainer, cache: Path) -> dict[str, float]:
     images = torch.arange(config.training.batch_size)
 
     def first_batch() -> None:
-        rows, holes = mapped(cache, config)
-        made = TokenBatches(rows, holes, config.masking, mirror=True, seed=0, device=device)
+        rows = mapped(cache)
+        made = TokenBatches(rows, config.masking, mirror=True, seed=0, device=device)
         first = next(shuffled_batches(len(rows), len(images), generator_for(0, 0)))
         made(first, 0, 0)
 
@@ -221,7 +215,7 @@ def size_config(name: str, batch: int | None, device: torch.device) -> Config:
         "precision": "auto",  # the plain loop stays in fp32
         "transformer.attention": "fused",
         "transformer.conditioning": "none",  # from the token cache alone
-        "data.hole_views": 2,
+        "masking.hole_share": 0,
         "masking.loss_on": "hidden",
         "training.compile": device.type == "cuda",
         "training.batch_size": size,

@@ -23,6 +23,9 @@ REMOVED = {
     ),
     "training.lr_step_epochs": Removed(50, "use training.lr_schedule: cosine instead"),
     "training.lr_step_factor": Removed(0.1, "use training.lr_schedule: cosine instead"),
+    "data.hole_views": Removed(
+        0, "holes are drawn for each image and epoch, with transformer.conditioning pixels"
+    ),
     "transformer.relative_bias": Removed(
         False, "use transformer.conv_kernel: 3 instead, and train such weights again"
     ),

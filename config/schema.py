@@ -37,8 +37,6 @@ __all__ = [
     "TransformerSection",
 ]
 
-MAX_CODES_WITH_HIDDEN_BIT = 1 << 15  # a token and its hidden bit share two bytes
-
 
 class DataConfig(Section):
     """The prepared folder (prepare_data.py) and how pixels become numbers."""
@@ -57,11 +55,8 @@ class DataConfig(Section):
     """Channel standard deviations, 0 to 1."""
     views: Annotated[int, Field(ge=2, le=256, strict=True)] = 2
     """Kept encodings of each training image: itself, its mirror image, then augmented ones."""
-    hole_views: Annotated[int, Field(ge=0, le=256, strict=True)] = 0
-    """Kept encodings of each training image with a hole, filled as decoding.hole_fill says."""
     hole_kind: Literal["lab", "brush", "box", "mix"] = "lab"
-    """Shape of holes in training, as in prepare_data.py --holes. Kept ones cover 15 to 35 % of the
-    image, those of transformer.conditioning pixels 5 to 60 %."""
+    """Shape of holes in training, as in prepare_data.py --holes; of 5 to 60 % of the image."""
 
     def folder(self, split: Literal["train", "val"]) -> Path:
         """The folder of a split's images."""
@@ -144,16 +139,11 @@ class Config(Section):
                 f"data.views {self.data.views} with training.mirror false: augmented views are "
                 "mirrored half of the time; allowed are 2 views, or mirror true"
             )
-        fixed = self.transformer.conditioning == "none"  # holes that are drawn once
-        if self.masking.hole_share > 0 and fixed and self.data.hole_views == 0:
+        if self.masking.hole_share > 0 and self.transformer.conditioning == "none":
             raise ValueError(
-                f"masking.hole_share {self.masking.hole_share} needs encodings of holed images; "
-                "set data.hole_views to at least 1"
-            )
-        if self.data.hole_views and self.tokenizer.codebook_size > MAX_CODES_WITH_HIDDEN_BIT:
-            raise ValueError(
-                f"tokenizer.codebook_size {self.tokenizer.codebook_size} leaves no bit for holes; "
-                f"with data.hole_views at most {MAX_CODES_WITH_HIDDEN_BIT}"
+                f"masking.hole_share {self.masking.hole_share} with transformer.conditioning none: "
+                "holes are shown to a transformer that sees known pixels; set it to pixels, or "
+                "hole_share to 0"
             )
         return self
 

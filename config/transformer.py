@@ -96,8 +96,8 @@ class MaskingConfig(Section):
     label_smoothing: ProperShare = 0.0
     """Share of the target spread over all K + 1 ids (MaskGIT: 0.1)."""
     hole_share: Share = 0.0
-    """Share of images seen as in inpainting, holed and filled; needs data.hole_views, unless
-    transformer.conditioning is pixels, which draws new holes for each image and epoch."""
+    """Share of images with a hole of data.hole_kind, new in each epoch; the others miss whole
+    patches. For transformer.conditioning pixels."""
 
 
 class TrainingConfig(Section):

@@ -340,6 +340,7 @@ def test_the_number_beyond_64_bits_is_told_as_a_power():
         ("tokenizer.training.perceptual", "efficientnet-lite0", "lpips-vgg"),
         ("training.lr_step_epochs", "50", "10"),
         ("training.lr_step_factor", "0.1", "0.5"),
+        ("data.hole_views", "0", "2"),
         ("transformer.relative_bias", "false", "true"),
         ("masking.shape", "random", "blocks"),
         ("masking.min_ratio", "0.0", "0.5"),

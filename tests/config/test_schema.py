@@ -17,11 +17,6 @@ from config.schema import (
 from config.section import Section
 from models.masking import MASK_SCHEDULES
 
-CODES_WITHOUT_A_BIT = {
-    "tokenizer": {"codebook_size": 32769},
-    "transformer": {"codebook_size": 32769},
-}
-
 
 def test_the_defaults_are_the_reports_run():
     config = Config()
@@ -94,7 +89,6 @@ def test_every_setting_is_documented():
         (Config, {"data": {"views": 1}}),
         (Config, {"data": {"views": 3}, "training": {"mirror": False}}),
         (Config, {"masking": {"hole_share": 0.5}}),
-        (Config, {"data": {"hole_views": 1}, **CODES_WITHOUT_A_BIT}),
         (Config, {"transformer": {"conditioning": "pixels", "patch_size": 8}}),
         (Config, {"seed": 2**63}),
         (Config, {"device": "cuda:"}),
@@ -125,11 +119,6 @@ def test_values_out_of_range_are_refused(section, values):
 def test_values_at_the_edge_are_allowed(section, values):
     loaded = section(**values)
     assert {name: getattr(loaded, name) for name in values} == values
-
-
-def test_holes_that_are_drawn_while_training_need_no_kept_ones():
-    values = {"masking": {"hole_share": 1}, "transformer": {"conditioning": "pixels"}}
-    assert Config.model_validate(values).data.hole_views == 0
 
 
 def test_a_patch_of_another_size_than_the_tokenizers_is_named():

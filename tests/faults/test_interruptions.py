@@ -38,7 +38,6 @@ DISK, SMALL = 300, "size=16m"  # bytes of a file, or size of the disk, where one
 SAME = "the same"  # what a rerun leaves
 OWN_TOKENIZER = "--run disk --tokenizer run/tokenizer/vqgan.safetensors"
 STAGE_2 = f"{TRANSFORMER} {OWN_TOKENIZER} --set training.epochs=3"
-HOLES = f"{STAGE_2} --set data.hole_views=1 --set masking.hole_share=0.5"
 SCORED = SCORE.replace("--no-cache", "--cache-dir disk/cache")
 PICTURE = "utils.data.datasets:load_rgb"
 
@@ -84,6 +83,7 @@ SCRIPTS = {
         damages=("disk/transformer/state.pt", "data/token_cache/*"),
         again="--resume",
         saves=True,
+        without={"a worker process dies": "it works in one process"},
         locks=True,
     ),
     "search": Script(
@@ -270,23 +270,6 @@ def loses_a_worker(bench: Bench) -> str:
     return f"{said}; {SAME}"
 
 
-def _hole_filler(bench: Bench) -> str:
-    """One of the processes that fill holes before training."""
-    code, said = Child(HOLES, bench.script.place, NEVER, _deadly_holes).ends()
-    assert "a process that fills holes died" in one_line(said, code)
-    return "code 2"
-
-
-def _deadly_holes() -> None:
-    import utils.tokens.hole_views as views
-
-    main, fork = os.getpid(), views.multiprocessing.get_context("fork")
-    draw, leave = views.draw_hole, lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.register_at_fork(after_in_child=leave)  # as if spawned, which is what scripts do
-    views.FEW, views.multiprocessing.get_context = 0, lambda _kind: fork
-    views.draw_hole = lambda *a: draw(*a) if os.getpid() == main else os.kill(os.getpid(), 9)
-
-
 def _other_searcher(bench: Bench) -> str:
     """One of two processes that share a study: the other one takes over its trial."""
     command = f"{bench.script.command} {bench.script.again}"
@@ -349,7 +332,6 @@ def _deadly_reader() -> None:
 
 
 LOSSES = {
-    "stage 2": _hole_filler,
     "search": _other_searcher,
     "inpainting": _rank,
     "sweep": _rank_of_group,

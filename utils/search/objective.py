@@ -24,13 +24,11 @@ from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
 from utils.rng import generator_for
 from utils.search.pruning import Finished, PruningCallback
-from utils.training.compute import Compute
-from utils.training.tokens import Tokens, load_tokens
+from utils.training.tokens import Tokens
 from utils.training.transformer import train_transformer
 
 RATE = "learning_rate"  # the parameter's name; the others are called by their keys
 REPORT_RATE = TrainingConfig.model_fields[RATE].default
-HOLES = "masking.hole_share"  # above 0, trials need tokens of images with holes
 RANDOM_TRIALS = 5  # before the sampler has losses to learn from
 SUBSET_STREAM = 77  # of random numbers, for the images that trials use
 NOT_ASKED = (  # settings that a trial does not depend on, or that may grow later
@@ -66,7 +64,7 @@ class TrainingLoss:
         settings = flat(config, "seed", "data", "transformer", "masking", "training", "search")
         settings = {key: value for key, value in settings.items() if key not in NOT_ASKED}
         settings |= {"images": len(self.tokens.train), "codes": tokens.codes_sha256}
-        if tokens.holes is not None:
+        if tokens.holed is not None:
             settings["decoding.hole_fill"] = config.decoding.hole_fill
         text = json.dumps(settings, sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -140,24 +138,13 @@ def starting_values(config: Config) -> list[Values]:
     return [{RATE: rate, **others} for rate in rates if search.low <= rate <= search.high]
 
 
-def needed_tokens(config: Config) -> Tokens:
-    """Tokens of the trial that needs most of them: the one that sees most holes."""
-    if HOLES in config.search.space:
-        most = max(config.masking.hole_share, config.search.space[HOLES].high)
-        masking = config.masking.model_copy(update={"hole_share": most})
-        config = config.model_copy(update={"masking": masking})
-    return load_tokens(config, Compute.of(config).device)
-
-
 def _subset(tokens: Tokens, count: int, seed: int) -> Tokens:
     """The same `count` training images for every trial, drawn by the seed."""
     if count == len(tokens.train):
         return tokens
     order = torch.randperm(len(tokens.train), generator=generator_for(seed, SUBSET_STREAM))
     rows = order[:count].sort().values.numpy()
-    holes = None if tokens.holes is None else tokens.holes[rows]
-    holed = tokens.holed and tokens.holed.part(rows)
-    return replace(tokens, train=tokens.train[rows], holes=holes, holed=holed)
+    return replace(tokens, train=tokens.train[rows], holed=tokens.holed and tokens.holed.part(rows))
 
 
 def _sampler(trial: Trial, seed: int) -> TPESampler:

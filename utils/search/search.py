@@ -27,7 +27,6 @@ from utils.search.objective import (
     TrainingLoss,
     Values,
     key_of,
-    needed_tokens,
     starting_values,
 )
 from utils.search.report import describe_search, save_search
@@ -38,6 +37,8 @@ from utils.search.storage import (
     storage_errors,
     storage_url,
 )
+from utils.training.compute import Compute
+from utils.training.tokens import load_tokens
 
 NEVER_PRUNED = 2  # trials that end before the pruner compares: the config's rate, the report's
 POLL = 1.0  # seconds between looks at the trials of other workers
@@ -59,7 +60,7 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
     folder = config.run / "search"
     make_folder(folder)
     url = storage_url(storage, folder)
-    objective = TrainingLoss(config, needed_tokens(config))
+    objective = TrainingLoss(config, load_tokens(config, Compute.of(config).device))
     with warnings.catch_warnings(), storage_errors(url):
         warnings.simplefilter("ignore", ExperimentalWarning)
         backend = open_storage(url)

@@ -3,7 +3,7 @@
 On a GPU nothing of this waits for the host: tokens stay in its memory, and every random number is
 drawn there; only holes are made on the host, some batches ahead. All random numbers follow from
 (seed, epoch, batch), so a resumed run draws the same.
-Shapes: n images, V views, H variants with a hole, B batch, N tokens.
+Shapes: n images, V views, B batch, N tokens, F features of a place.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from models.masking import draw_ratio, draw_token_mask
 from utils.data.augment import AS_IS
 from utils.data.holed_images import HoledImages
 from utils.rng import generator_for
-from utils.tokens.cache import HIDDEN_BIT
 
 MAX_RESIDENT_BYTES = 512 << 20  # of tokens in a GPU's memory; more stay in the file on the host
 AHEAD = 2  # batches whose holes are made while a GPU trains
 MASK_STREAM = 0  # tells these random numbers from others of the same batch
-TOKEN_BITS, ALL_BITS = HIDDEN_BIT - 1, 0xFFFF
+ALL_BITS = 0xFFFF  # of a token, which is kept as a signed number
 
 
 class TokenBatch(NamedTuple):
@@ -48,7 +47,6 @@ class TokenBatches:
     def __init__(
         self,
         views: np.ndarray,
-        holes: np.ndarray | None,
         masking: MaskingConfig,
         *,
         mirror: bool,
@@ -56,18 +54,16 @@ class TokenBatches:
         device: torch.device,
         holed: HoledImages | None = None,
     ) -> None:
-        """views: (n, V, N) uint16. holes: (n, H, N) uint16 with HIDDEN_BIT, for a hole share above
-        0. mirror: whether views other than the images themselves are shown. holed: the images
-        themselves, for a transformer with conditioning, whose holes are always new.
+        """views: (n, V, N) uint16. mirror: whether views other than the images themselves are
+        shown. holed: the images themselves, for a transformer with conditioning.
         """
-        kept = holed or holes is not None
-        assert kept or masking.hole_share == 0, "a hole share needs hole variants"
+        assert holed or masking.hole_share == 0, "a hole share needs the images"
         self.holed = holed
         self.masking, self.mirror, self.seed, self.device = masking, mirror, seed, device
-        size = views.nbytes + (0 if holes is None else holes.nbytes)
-        fits = size <= MAX_RESIDENT_BYTES and holed is None  # holes are made on the host
+        # holes are made on the host
+        fits = views.nbytes <= MAX_RESIDENT_BYTES and holed is None
         self.home = device if fits else torch.device("cpu")  # where tokens lie and chance is drawn
-        self.views, self.holes = self._kept(views), None if holes is None else self._kept(holes)
+        self.views = self._kept(views)
         self.generator = torch.Generator(self.home)
         self.ahead = AHEAD if holed and device.type == "cuda" else 0
 
@@ -97,19 +93,12 @@ class TokenBatches:
             len(image_ids), self.views.shape[2], self.masking, self.generator
         )
         if self.holed:
-            return self._with_new_holes(image_ids, view, token_mask)
-        if self.masking.hole_share == 0:
-            targets = self.views[image_ids, view].long() & ALL_BITS
-            made = TokenBatch(targets, targets, token_mask)
-        else:
-            made = self._with_holes(image_ids, view, token_mask)
-        targets = _moved(made.targets, self.device)
-        is_one = made.inputs is made.targets
-        inputs = targets if is_one else _moved(made.inputs, self.device)
-        moved = TokenBatch(targets, inputs, _moved(made.token_mask, self.device))
-        return lambda: moved
+            return self._with_holes(image_ids, view, token_mask)
+        targets = _moved(self.views[image_ids, view].long() & ALL_BITS, self.device)
+        made = TokenBatch(targets, targets, _moved(token_mask, self.device))
+        return lambda: made
 
-    def _with_new_holes(
+    def _with_holes(
         self, image_ids: Tensor, view: Tensor, token_mask: Tensor
     ) -> Callable[[], TokenBatch]:
         """Draw a hole for each image; the rest of the images miss whole patches instead.
@@ -133,35 +122,6 @@ class TokenBatches:
             return TokenBatch(own, inputs, token_mask, seen.known)
 
         return finish
-
-    def _with_holes(self, image_ids: Tensor, view: Tensor, token_mask: Tensor) -> TokenBatch:
-        """Let some of the images be seen as in the middle of inpainting.
-
-        Known tokens are those of the filled image, which the hole has spoilt here and there. Of
-        the hole's tokens those that are already revealed show what they should be.
-        """
-        assert self.holes is not None
-        batch, tokens = token_mask.shape
-        chance = torch.rand(batch, 1, generator=self.generator, device=self.home)
-        variant = self._variants(batch)
-        ratio = draw_ratio(batch, self.masking, self.generator)
-        left = torch.rand(batch, tokens, generator=self.generator, device=self.home) < ratio
-        holed = chance < self.masking.hole_share  # (B, 1)
-        view = torch.where(holed[:, 0], variant % self.views.shape[1], view)
-        targets = self.views[image_ids, view].long() & ALL_BITS
-        rows = self.holes[image_ids, variant].long() & ALL_BITS
-        hole = rows >= HIDDEN_BIT
-        inputs = torch.where(holed & ~hole, rows & TOKEN_BITS, targets)
-        return TokenBatch(targets, inputs, torch.where(holed, hole & left, token_mask))
-
-    def _variants(self, count: int) -> Tensor:
-        """Numbers of hole variants; without mirror images only those of the images themselves."""
-        assert self.holes is not None
-        variants = self.holes.shape[1]
-        if self.mirror:
-            return self._integers(variants, count)
-        views = self.views.shape[1]
-        return views * self._integers(-(-variants // views), count)
 
     def _integers(self, high: int, count: int) -> Tensor:
         """Uniform integers from 0 to high - 1, (count,)."""

@@ -1,17 +1,16 @@
 """The tokenizer is frozen, so its work is done once: token ids of a folder, kept on disk.
 
-A cache is keyed by the tokenizer's weights, the images' contents and how views and holes are made,
+A cache is keyed by the tokenizer's weights, the images' contents and how views are made,
 so a stale one is never used.
-Shapes: n images, V views, H variants with a hole, N tokens.
+Shapes: n images, V views, N tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tokenize import TokenError
 from typing import Literal
@@ -22,22 +21,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import DataConfig, TokenizerConfig
-from models.masking import token_mask_from_holes
 from models.parallel import each_part, workers
 from models.vqgan import VQGAN, full_fp32
 from utils.data import augment
 from utils.data.augment import AS_IS, MIRRORED, Views
 from utils.data.datasets import ImageFolder, normalise
-from utils.data.holes import DEFAULT_SHARE
 from utils.io.files import atomic, content_hash
 from utils.io.images import list_images
-from utils.tokens import hole_views
-from utils.tokens.hole_views import Chunk, Puncher
 
 CPU_BATCH = 16  # larger ones fall out of the processor's cache
 GPU_BATCH = 128  # a layer of the lab's encoder takes 2 MiB an image
-HOLE_BATCH = 64  # images that a process fills at once
-HIDDEN_BIT = 0x8000  # set where a hole hides the token
 PLAIN_VIEWS = len((AS_IS, MIRRORED))
 
 
@@ -58,20 +51,6 @@ def cached_tokens(
     extra = [count, augment.AUGMENT_VERSION] if count > PLAIN_VIEWS else []
     path = cache / f"{split}-{_key(vqgan, data, split, extra)}.npy"
     return _kept(path, lambda: _encode(vqgan, data, split, device))
-
-
-def cached_holes(
-    vqgan: VQGAN, data: DataConfig, fill: str, cache: Path, device: torch.device
-) -> np.ndarray:
-    """Token ids of training images with a filled hole, (n, H, N) uint16, memory-mapped.
-
-    HIDDEN_BIT is set where any pixel of a token's patch was hidden. Variant j is made of view
-    j modulo V, so clean tokens of the same picture are in `cached_tokens`. Built as they are.
-    """
-    how = [data.hole_views, data.hole_kind, fill, DEFAULT_SHARE, hole_views.SEED]
-    extra = [*how, hole_views.VERSION, data.views, augment.AUGMENT_VERSION]
-    path = cache / f"train-holes-{_key(vqgan, data, 'train', extra)}.npy"
-    return _kept(path, lambda: _encode_holes(vqgan, data, fill, device))
 
 
 def as_token_ids(rows: np.ndarray, device: torch.device) -> Tensor:
@@ -129,33 +108,6 @@ def _encode(
             rows.append(torch.stack(each, dim=1).cpu().numpy().astype(np.uint16))
             bar.update(len(rows[-1]) * views.count)
     return np.concatenate(rows)
-
-
-def _encode_holes(vqgan: VQGAN, data: DataConfig, fill: str, device: torch.device) -> np.ndarray:
-    """Punch, fill and encode every variant of every training image, (n, H, N) uint16."""
-    images = ImageFolder(data.folder("train"), data.image_size).images
-    views, encoder = Views(images, data.views), _Encoder(vqgan, data, device)
-    total, variants = len(views) * data.hole_views, []
-    with Puncher(total) as punched, _bar("tokens of holed images", total) as bar:
-        for variant in range(data.hole_views):
-            rows = []
-            for filled, holes in punched(_chunks(views, variant, data.hole_kind, fill, device)):
-                token_ids = encoder(torch.from_numpy(filled).to(device)).cpu()
-                grid = math.isqrt(token_ids.shape[1])
-                hidden = token_mask_from_holes(torch.from_numpy(holes), grid)
-                rows.append((token_ids + hidden * HIDDEN_BIT).numpy().astype(np.uint16))
-                bar.update(len(filled))
-            variants.append(np.concatenate(rows))
-    return np.stack(variants, axis=1)
-
-
-def _chunks(
-    views: Views, variant: int, kind: str, fill: str, device: torch.device
-) -> Iterator[Chunk]:
-    """All images in the view that a variant is made of."""
-    for part in _parts(len(views), HOLE_BATCH if device.type == "cuda" else CPU_BATCH):
-        pixels = views.of(part, variant % views.count, device)
-        yield Chunk(pixels.permute(0, 2, 3, 1).cpu().numpy(), part.start, variant, kind, fill)
 
 
 class _Encoder:

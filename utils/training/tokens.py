@@ -1,6 +1,6 @@
 """What stage 2 learns from: cached token ids and, for conditioning, images with holes.
 
-Shapes: n images, V views, H variants with a hole, N tokens, K codes of C channels.
+Shapes: n images, V views, N tokens, K codes of C channels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from config.schema import Config
 from models.vqgan import VQGAN
 from utils.data.datasets import ImageFolder
 from utils.data.holed_images import HoledImages, Seen, validation_views
-from utils.tokens.cache import PLAIN_VIEWS, cached_holes, cached_tokens
+from utils.tokens.cache import PLAIN_VIEWS, cached_tokens
 from utils.weights.store import codes_fingerprint, load_tokenizer
 
 
@@ -29,7 +29,6 @@ class Tokens:
     val: np.ndarray  # (m, 2, N)
     codes: Tensor  # (K, C)
     codes_sha256: str  # of the tokenizer that they belong to
-    holes: np.ndarray | None = None  # (n, H, N) uint16: variants with a hole, if any are shown
     holed: HoledImages | None = None  # the training images, for a transformer with conditioning
     val_seen: Seen | None = None  # the validation images with holes, likewise
 
@@ -41,10 +40,7 @@ class Tokens:
 
     def fingerprint(self) -> str:
         """SHA-256 of what is trained on, by which a resumed run knows its images."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.train))
-        if self.holes is not None:
-            digest.update(np.ascontiguousarray(self.holes))
-        return digest.hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.train)).hexdigest()
 
 
 def load_tokens(config: Config, device: torch.device) -> Tokens:
@@ -62,13 +58,11 @@ def load_tokens(config: Config, device: torch.device) -> Tokens:
     cache, codes = config.data.token_cache, vqgan.codebook.vectors().detach().cpu().clone()
     fingerprint = codes_fingerprint(vqgan.codebook.embedding.weight)
     train, val = (cached_tokens(vqgan, config.data, s, cache, device) for s in ("train", "val"))
-    holes, count = None, config.training.validation_images
+    holed = val_seen = None
     if config.transformer.conditioning == "pixels":
         holed, val_seen = _holed(config, vqgan, device)
-        return Tokens(train, val[:count], codes, fingerprint, None, holed, val_seen)
-    if config.masking.hole_share > 0:
-        holes = cached_holes(vqgan, config.data, config.decoding.hole_fill, cache, device)
-    return Tokens(train, val[:count], codes, fingerprint, holes)
+    val = val[: config.training.validation_images]
+    return Tokens(train, val, codes, fingerprint, holed, val_seen)
 
 
 def _holed(config: Config, vqgan: VQGAN, device: torch.device) -> tuple[HoledImages, Seen]:

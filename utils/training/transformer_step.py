@@ -90,7 +90,6 @@ class TransformerTrainer(Trainer):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.token_batches = TokenBatches(
             tokens.train,
-            tokens.holes,
             config.masking,
             mirror=settings.mirror,
             seed=config.seed,
@@ -125,7 +124,7 @@ class TransformerTrainer(Trainer):
         settings |= {"images": self.image_count, "precision": str(self.dtype)}
         settings |= {"codes of the tokenizer": tokens.codes_sha256[:FINGERPRINT]}
         settings |= {"tokens of the images": tokens.fingerprint()[:FINGERPRINT]}
-        if tokens.holes is not None or tokens.holed is not None:
+        if tokens.holed is not None:
             settings["decoding.hole_fill"] = config.decoding.hole_fill
         return settings
 

@@ -36,7 +36,7 @@ def batches(holed, seeing, tokenizer) -> TokenBatches:
     views = [holed.views.of(slice(0, 11), view, CPU) for view in range(4)]
     rows = [tokenizer.encode(normalise(view, data.mean, data.std)) for view in views]
     tokens = torch.stack(rows, dim=1).numpy().astype(np.uint16)
-    return TokenBatches(tokens, None, seeing.masking, mirror=True, seed=0, device=CPU, holed=holed)
+    return TokenBatches(tokens, seeing.masking, mirror=True, seed=0, device=CPU, holed=holed)
 
 
 def test_any_views_of_any_images_can_be_picked(holed):
@@ -136,6 +136,14 @@ def test_without_a_hole_share_images_miss_whole_patches_all_hidden(batches):
     bits = made.known[..., 48:64]
     assert torch.equal(bits.amin(-1), bits.amax(-1))
     assert torch.equal(bits[..., 0] > 0, made.token_mask)
+
+
+def test_the_share_of_images_with_a_drawn_hole_is_as_configured(batches):
+    masking = {"hole_share": 0.25}
+    batches.masking = batches.masking.model_copy(update=masking)
+    bits = [batches(torch.arange(11), 0, number).known[..., 48:64] for number in range(60)]
+    partly = torch.cat([(b.amin(-1) != b.amax(-1)).any(-1) for b in bits])  # boxes cut patches
+    assert partly.double().mean() == pytest.approx(0.25, abs=0.08)
 
 
 def test_validation_holes_are_the_same_for_every_run_and_number_of_images(seeing, tokenizer):

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine
 from config.errors import DivergedError, StopRequested, UserError
 from config.schema import Config, SearchConfig
 from utils.io.files import read_rows
-from utils.search import objective, pruning, report
+from utils.search import objective, pruning, report, search
 from utils.search.objective import REPORT_RATE, Budget, TrainingLoss, budget_of
 from utils.search.search import search_learning_rate
 from utils.training.tokens import Tokens
@@ -79,7 +79,7 @@ def training(monkeypatch) -> Training:
         np.zeros((40, 2, 16), np.uint16), np.zeros((70, 2, 16)), torch.zeros(16, 8), "theirs"
     )
     monkeypatch.setattr(objective, "train_transformer", pretended)
-    monkeypatch.setattr(objective, "load_tokens", lambda config, device: tokens)
+    monkeypatch.setattr(search, "load_tokens", lambda config, device: tokens)
     monkeypatch.setattr(pruning, "validation_loss", Training.loss)
     monkeypatch.setattr(report, "save_plots", lambda folder, study: None)
     return pretended
@@ -274,7 +274,13 @@ def test_a_wider_search_varies_whole_and_broken_numbers(config, training, change
 @pytest.mark.parametrize("shows_holes", [False, True])
 def test_a_study_knows_how_the_holes_it_shows_were_filled(config, changed, shows_holes):
     rows = np.zeros((40, 2, 16), np.uint16)
-    tokens = Tokens(rows, rows, torch.zeros(16, 8), "theirs", rows if shows_holes else None)
+    tokens = Tokens(
+        rows,
+        rows,
+        torch.zeros(16, 8),
+        "theirs",
+        SimpleNamespace(part=None) if shows_holes else None,
+    )
     first, second = (
         TrainingLoss(changed(config, {"decoding.hole_fill": fill}), tokens)
         for fill in ("grey", "mean")

@@ -16,17 +16,12 @@ from models.vqgan import VQGAN
 from utils.data import augment
 from utils.data.augment import Views
 from utils.data.datasets import ImageFolder, normalise
-from utils.data.fill import fill_hole
-from utils.data.holes import DEFAULT_SHARE, draw_hole
 from utils.io.images import encode_png, load_rgb
 from utils.tokens import cache as token_cache
-from utils.tokens import hole_views
 from utils.tokens.cache import (
     AS_IS,
-    HIDDEN_BIT,
     MIRRORED,
     as_token_ids,
-    cached_holes,
     cached_tokens,
 )
 
@@ -116,37 +111,6 @@ def test_another_number_or_version_of_views_makes_another_file(
     for views in (2, 3):
         cached_tokens(tokenizer, changed(config, {"data.views": views}).data, "train", cache, CPU)
     assert len(files(cache)) == 4  # the plain views are what they were
-
-
-def test_hole_variants_are_the_encodings_of_filled_images_with_hidden_tokens_marked(
-    tokenizer, config, cache, changed
-):
-    data = changed(config, {"data.hole_views": 3, "data.hole_kind": "box"}).data
-    rows = cached_holes(tokenizer, data, "mean", cache, CPU)
-    assert rows.dtype == np.uint16
-    assert rows.shape == (11, 3, 16)
-    images = ImageFolder(config.data.root / "train").images.permute(0, 2, 3, 1).numpy()
-    for variant, mirrored in ((0, False), (1, True), (2, False)):
-        for place in (0, 7):
-            hole = draw_hole("box", 16, DEFAULT_SHARE, hole_views.SEED + variant, place)
-            image = images[place, :, ::-1] if mirrored else images[place]
-            filled = torch.from_numpy(fill_hole(image, hole, "mean"))[None]
-            token_ids = encode(tokenizer, config, filled)[0]
-            assert (rows[place, variant] & ~np.uint16(HIDDEN_BIT)).tolist() == token_ids
-            hidden = hole.reshape(4, 4, 4, 4).any((1, 3)).flatten()
-            assert ((rows[place, variant] & HIDDEN_BIT) > 0).tolist() == hidden.tolist()
-
-
-def test_another_fill_kind_or_number_of_holes_makes_another_file(tokenizer, config, cache, changed):
-    plain = changed(config, {"data.hole_views": 1}).data
-    more, other = (
-        changed(config, {"data.hole_views": 1, **key}).data
-        for key in ({"data.hole_views": 2}, {"data.hole_kind": "brush"})
-    )
-    for data, fill in ((plain, "grey"), (plain, "grey"), (plain, "mean"), (more, "grey")):
-        cached_holes(tokenizer, data, fill, cache, CPU)
-    cached_holes(tokenizer, other, "grey", cache, CPU)
-    assert len(files(cache)) == 4
 
 
 def test_encoding_leaves_autocast_and_tf32_aside_and_puts_them_back(tokenizer, config, cache):

@@ -46,7 +46,6 @@ OPTIONS = {
         "masking.label_smoothing": 0.1,
         "masking.mask_schedule": "maskgit_cosine",
     },
-    "holes": {"masking.hole_share": 0.5, "data.hole_views": 2},
     "fused attention": {"transformer.attention": "fused"},
     "grid": {"transformer.conv_kernel": 3},
     "pre-norm": {"transformer.norm": "pre", "transformer.qkv_bias": True},
@@ -127,9 +126,8 @@ def start(config: Config, changed: Callable) -> Callable[..., TransformerTrainer
         plain |= {"training.ema_half_life": 20.0, "transformer.dropout": 0.1}
         tokens = np.random.default_rng(0).integers(0, CODES, (IMAGES, 2, 16)).astype(np.uint16)
         made = changed(config, plain | values)
-        holes = tokens if made.masking.hole_share else None
         return TransformerTrainer(
-            made, Tokens(tokens, tokens, torch.randn(CODES, 8), "theirs", holes), Compute.of(made)
+            made, Tokens(tokens, tokens, torch.randn(CODES, 8), "theirs"), Compute.of(made)
         )
 
     return begin
@@ -162,10 +160,9 @@ def test_no_step_mixes_devices_or_makes_the_host_wait(gpu, start, monkeypatch, v
     assert {tensor.device for tensor in [*kept, trainer.position.sums["loss"]]} == {GPU}
 
 
-@pytest.mark.parametrize("name", ["the report's", "holes"])
-def test_tokens_that_stay_on_the_host_are_sent_without_waiting(gpu, start, monkeypatch, name):
+def test_tokens_that_stay_on_the_host_are_sent_without_waiting(gpu, start, monkeypatch):
     monkeypatch.setattr(token_batches, "MAX_RESIDENT_BYTES", 0)
-    trainer = start(OPTIONS[name])
+    trainer = start({})
     assert trainer.token_batches.views.device == torch.device("cpu")
     epoch(trainer, monkeypatch)
 

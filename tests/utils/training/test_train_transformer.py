@@ -190,7 +190,6 @@ def test_a_resumed_run_names_every_setting_that_differs(config, changed):
     ("part", "value"),
     [
         ("train", np.zeros((11, 2, 16), np.uint16)),
-        ("holes", np.zeros((11, 1, 16), np.uint16)),
         ("codes_sha256", "another"),
     ],
 )
@@ -759,7 +758,7 @@ def test_a_run_with_augmented_views_and_holes_resumes_exactly(
         config,
         {
             "data.views": 4,
-            "data.hole_views": 3,
+            "transformer.conditioning": "pixels",
             "masking.hole_share": 0.5,
             "masking.ratio_per": "sample",
         },
@@ -774,14 +773,12 @@ def test_a_run_with_augmented_views_and_holes_resumes_exactly(
     assert_same(*(load_state(folder(c) / "state.pt") for c in (config, whole)))
 
 
-def test_what_is_seen_beside_holes_reaches_the_network(config, changed, monkeypatch):
-    config = changed(config, {"data.hole_views": 2, "masking.hole_share": 1.0})
-    tokens = load_tokens(config, CPU)
-    assert tokens.holes.shape == (11, 2, 16)
+def test_what_is_seen_near_holes_reaches_the_network(config, changed, monkeypatch):
+    config = changed(config, {"transformer.conditioning": "pixels", "masking.hole_share": 1.0})
     seen, loss = [], transformer_trainer.token_loss
 
     def note(network, targets, token_mask, masking, inputs, known):
-        seen.append((inputs != targets).any().item())
+        seen.append((inputs != targets).any().item() and known is not None)
         return loss(network, targets, token_mask, masking, inputs, known)
 
     monkeypatch.setattr(transformer_trainer, "token_loss", note)
@@ -789,12 +786,8 @@ def test_what_is_seen_beside_holes_reaches_the_network(config, changed, monkeypa
     assert any(seen)
 
 
-def test_holes_are_encoded_only_when_they_are_shown(config, changed):
-    assert load_tokens(changed(config, {"data.hole_views": 2}), CPU).holes is None
-
-
 def test_another_fill_of_holes_is_another_run(config, changed):
-    config = changed(config, {"data.hole_views": 1, "masking.hole_share": 0.5})
+    config = changed(config, {"transformer.conditioning": "pixels", "masking.hole_share": 0.5})
     train_transformer(config, resume=False)
     other = changed(config, {"decoding.hole_fill": "mean"})
     with pytest.raises(UserError, match=r"was begun with other decoding.hole_fill"):
