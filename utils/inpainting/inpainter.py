@@ -34,6 +34,7 @@ from utils.io.images import to_rgb
 from utils.io.masks import as_hole
 from utils.weights.store import load_tokenizer, load_transformer, require_tokens_of
 
+OF_TRAINING = {"dropout"}  # settings of a network that do nothing in a repair
 BATCH_SIZES = {"cpu": 16, "cuda": 256}  # what auto means
 STEP_IMAGES = 4096  # that a batch may hold at once
 WINDOW_ID = 1 << 32  # a window's noise is keyed apart from all images'
@@ -234,7 +235,8 @@ def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | Transformer
     for name, network in networks.items():
         section, found = getattr(config, name), network.model_dump()
         said = section.model_dump(include=section.model_fields_set & found.keys())
-        others = [f"{name}.{k} {found[k]}, not {said[k]}" for k in said if said[k] != found[k]]
+        differ = [k for k in said if said[k] != found[k] and k not in OF_TRAINING]
+        others = [f"{name}.{k} {found[k]}, not {said[k]}" for k in differ]
         if others and is_main():
             path = getattr(config, f"{name}_weights")
             tqdm.write(f"note: {path}: overrules the config: {'; '.join(others)}", file=sys.stderr)

@@ -158,7 +158,8 @@ def test_other_weights_are_told(repair, weights, transformer, capsys):
 def test_the_manifest_states_the_networks_that_ran_and_a_note_what_the_config_said(
     repair, weights, capsys
 ):
-    output = repair({"transformer.num_layers": 7, "tokenizer.norm": "position"})
+    settings = {"transformer.num_layers": 7, "transformer.dropout": 0.3}
+    output = repair({**settings, "tokenizer.norm": "position"})
     networks = stated(output)["config"]
     assert (networks["transformer"]["num_layers"], networks["tokenizer"]["norm"]) == (2, "group")
     notes = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
