@@ -85,7 +85,7 @@ def open_csv(path: Path) -> CsvImages:
     side = math.isqrt(columns // 3)
     skip = int(side > 0 and columns == 3 * side**2 + 1)
     if spans and spans[0][0] == 0:
-        _note(path, "has no header; its first row is read as an image")
+        _note(path, "has no header; its first row would be lost and is read as an image")
     if skip:
         _note(path, "its first column is taken for an index and left out")
     if columns - skip != 3 * side**2:
