@@ -27,7 +27,16 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 OUTPUTS = ("data/", "runs/", "test_results", "repaired", "handed-in", "manifest.json")
 THEIRS = (  # what a reader brings, or what a page shows
-    *("cats.zip", "photo.png", "hole.png", "grid.yml", "VQGAN.pt", "transformer.pt", "maskgit.pt"),
+    *(
+        "cats.zip",
+        "pictures.zip",
+        "photo.png",
+        "hole.png",
+        "grid.yml",
+        "VQGAN.pt",
+        "transformer.pt",
+        "maskgit.pt",
+    ),
     "cat_face",
 )
 UNIX = {"cp", "diff", "mkdir"}  # programs besides Python that pages use, with real files
