@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,26 @@ def test_every_dependency_has_a_known_good_version_within_its_range():
     wanted = itertools.chain(project()["dependencies"], *extras)
     for requirement in map(Requirement, wanted):
         assert pins[requirement.name.replace("_", "-")] in requirement.specifier, requirement
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "transformer"])
+def test_both_stages_take_the_flags_that_a_first_training_needs(stage, monkeypatch):
+    script, section = f"training_{stage}", "tokenizer.training" if stage == "vqgan" else "training"
+    loaded = []
+
+    def load_config(path, overrides):
+        loaded.extend(overrides)
+        raise SystemExit
+
+    monkeypatch.setattr("config.loading.load_config", load_config)
+    flags = ["--epochs", "7", "--batch-size", "5", "--learning-rate", "0.5", "--run", "r"]
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
+    said = {override[0]: override[1] for override in loaded}
+    assert said == {
+        f"{section}.epochs": 7,
+        f"{section}.batch_size": 5,
+        f"{section}.learning_rate": 0.5,
+        "run": "r",
+    }
