@@ -18,7 +18,7 @@ CONFIG := config/demo.yml
 WEIGHTS := models/pretrained/cats64
 START_TOKENIZER := --tokenizer $(WEIGHTS)/vqgan.safetensors  # or nothing, to train from scratch
 START_TRANSFORMER := --transformer $(WEIGHTS)/transformer.safetensors
-SPLIT :=  # e.g. --split 2000 200 200
+SPLIT := --split 800 100 200
 SCHEDULES := cosine linear square
 SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
 
@@ -26,13 +26,16 @@ SEARCH_RUN := runs/search-cats64
 SEARCH_DATA := data/cats64
 SEARCH_FLAGS :=  # e.g. --set search.steps=480
 
-.PHONY: setup demo results search-results test test-lowest gpu test-long test-app faults coverage soak lint format schema clean
+.PHONY: setup demo duration results search-results test test-lowest gpu test-long test-app faults coverage soak lint format schema clean
 .SECONDARY:
 
 setup: $(ENV)/.maskgit
 
-demo: $(RUN)/report.html
+demo: duration $(RUN)/report.html
 	@echo "look at $(RUN)/report.html"
+
+duration:
+	@test -e $(RUN)/report.html || echo "takes about six minutes on two quiet CPU cores, longer next to other processes"
 
 $(RUN)/report.html: $(foreach s,masked_input $(SCHEDULES),$(RUN)/$(s)/score.json) utils/report.py utils/templates/report.html
 	$(PYTHON) -m utils.report --config $(CONFIG)

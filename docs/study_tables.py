@@ -67,13 +67,6 @@ def shown(setting: Summary) -> str:
     return f"{setting.mean:.2f}{spread}"
 
 
-def studies() -> str:
-    """The tables of the report's studies alone."""
-    folders = [folder for folder in study_folders() if folder.name in STUDIES]
-    what = "; ".join(dict.fromkeys(map(conditions, folders)))
-    return "\n\n".join([f"{what}; lower is better.", *map(study_table, folders)])
-
-
 def studies_in_full() -> str:
     """Each study with its differences, its plots, and what the report measured."""
     reported: dict[str, list[str]] = {}

@@ -42,7 +42,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "tokenizer-quality": quality_tables.tokenizer_quality,
     "recipes": quality_tables.recipes,
     "tours": quality_tables.tours,
-    "studies": study_tables.studies,
     "studies-in-full": study_tables.studies_in_full,
 }
 

@@ -82,6 +82,15 @@ def test_every_schedule_is_decoded_and_scored(demo):
         assert certificate["predicted"]["n"] == certificate["reference"]["n"] == 6
 
 
+def test_the_first_line_says_how_long_it_takes_where_nothing_is_there_yet(tmp_path):
+    command = ["make", "-C", ROOT, "duration", f"RUN={tmp_path}"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "minutes" in said
+    (tmp_path / "report.html").touch()
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "minutes" not in said
+
+
 def test_a_second_call_reuses_what_is_there(demo):
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*") if path.is_file()}
     printed = make(demo.parent)

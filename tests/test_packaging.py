@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +82,8 @@ def test_the_packages_that_the_code_imports_are_declared():
     assert found - ours - declared - set(sys.stdlib_module_names) == set()
 
 
-def test_the_readmes_table_is_that_of_the_committed_results():
-    text = (ROOT / "README.md").read_text()
+def test_the_table_of_make_demo_is_that_of_the_committed_results():
+    text = (ROOT / "docs" / "tokenizer.md").read_text()
     for name in ("masked_input", "cosine", "linear", "square"):
         scores = json.loads((ROOT / "docs/results/demo" / f"{name}.json").read_text())["scores"]
         keys = ("frechet_distance_efficientnet_lite0", "hole_mae", "hole_psnr")
@@ -98,3 +99,26 @@ def test_every_dependency_has_a_known_good_version_within_its_range():
     wanted = itertools.chain(project()["dependencies"], *extras)
     for requirement in map(Requirement, wanted):
         assert pins[requirement.name.replace("_", "-")] in requirement.specifier, requirement
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "transformer"])
+def test_both_stages_take_the_flags_that_a_first_training_needs(stage, monkeypatch):
+    script, section = f"training_{stage}", "tokenizer.training" if stage == "vqgan" else "training"
+    loaded = []
+
+    def load_config(path, overrides):
+        loaded.extend(overrides)
+        raise SystemExit
+
+    monkeypatch.setattr("config.loading.load_config", load_config)
+    flags = ["--epochs", "7", "--batch-size", "5", "--learning-rate", "0.5", "--run", "r"]
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
+    said = {override[0]: override[1] for override in loaded}
+    assert said == {
+        f"{section}.epochs": 7,
+        f"{section}.batch_size": 5,
+        f"{section}.learning_rate": 0.5,
+        "run": "r",
+    }

@@ -1,4 +1,4 @@
-"""docs/faults.md: all cases of the catalogue, and faults in the middle, with what happened."""
+"""docs/faults.md: how many cases each part of the catalogue has, and faults in the middle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fault_case import Case
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 WRITE = "FAULTS_TABLE"  # set by `make faults`
+LONGEST = 120  # characters of a line that is shown
 PARTS = {  # heading: module with its cases
     "Pictures and masks": "cases_images",
     "Configs": "cases_configs",
@@ -29,7 +30,11 @@ the smallest networks. Code 2 is a refusal in one line that leaves every file as
 correct result, with a note where something of the input was left out. No case may show a traceback,
 hang, take 600 MiB more of memory, leave a part of a file, or run a program that the input holds.
 
-{count} cases, {refused} refused, {repaired} done.
+{count} cases, {refused} refused, {repaired} done. Each is an entry of the file named here: what is
+wrong, the command, and a part of the expected line.
+
+| part | cases | refused | done | for example |
+|---|---|---|---|---|
 """
 MIDDLE = """
 ## Faults in the middle of the work
@@ -43,7 +48,7 @@ Code 2 is a refusal in one line, code 130 a clean stop. Half a file is left of t
 token caches, of studies, of results, of certificates and statistics. Any number of processes may
 share a search. {count} cells, {empty} of them cannot happen.
 """
-ROW = re.compile(r"^\| (.*?) \| ")
+ROW = re.compile(r"^\| \[(.*?)\]\(\.\./tests/faults/\w+\.py\) \| (\d+) \| ", re.MULTILINE)
 
 Cells = dict[tuple[str, str], str]  # fault, script: what happened
 
@@ -66,12 +71,16 @@ def write_table(path: Path, cases: list[Case], outcomes: dict[str, Outcome]) -> 
     refused = sum(outcome.code == 2 for outcome in outcomes.values())
     text = HEAD.format(count=len(cases), refused=refused, repaired=len(cases) - refused)
     for heading, module in PARTS.items():
-        text += f"\n## {heading}\n| case | command | code | line |\n|---|---|---|---|\n"
-        for case in import_module(module).CASES:
-            outcome = outcomes[case.name]
-            cells = (case.name, f"`{_cell(case.command, 60)}`", str(outcome.code))
-            text += "| " + " | ".join([*cells, _cell(outcome.line, 160)]) + " |\n"
+        text += _row(heading, module, [outcomes[c.name] for c in import_module(module).CASES])
     path.write_text(text + MIDDLE + _halves(path)[1], encoding="utf-8")
+
+
+def _row(heading: str, module: str, outcomes: list[Outcome]) -> str:
+    """A part's line of the table: its counts, and what its first refusal says."""
+    lines = [outcome.line for outcome in outcomes if outcome.code == 2]
+    part = f"[{heading}](../tests/faults/{module}.py)"
+    counts = (len(outcomes), len(lines), len(outcomes) - len(lines))
+    return f"| {' | '.join([part, *map(str, counts), _cell(lines[0], LONGEST)])} |\n"
 
 
 def write_matrix(path: Path, faults: list[str], scripts: list[str], cells: Cells) -> None:
@@ -97,10 +106,14 @@ def _halves(path: Path) -> tuple[str, str]:
     return catalogue, matrix
 
 
-def names_in(path: Path) -> list[str]:
-    """The cases that a table names."""
-    rows = filter(None, map(ROW.match, _halves(path)[0].splitlines()))
-    return [row[1] for row in rows if row[1] != "case"]
+def counts_in(path: Path) -> dict[str, int]:
+    """Part: number of its cases, as a page has them."""
+    return {heading: int(count) for heading, count in ROW.findall(_halves(path)[0])}
+
+
+def counts_of_catalogue() -> dict[str, int]:
+    """Part: number of its cases, as the catalogue has them."""
+    return {heading: len(import_module(module).CASES) for heading, module in PARTS.items()}
 
 
 def _cell(text: str, longest: int) -> str:

@@ -89,7 +89,8 @@ class ImageFiles:
         """
         wanted = sum(counts.values())
         if len(self.files) < wanted:
-            raise UserError(f"{self.label}: {len(self.files)} images, but {asked(counts)}")
+            number = len(self.files)
+            raise UserError(f"{self.label}: {number} images, but {asked(counts)}{advice(number)}")
         order = np.random.default_rng(seed).permutation(len(self.files))
         names = [self.files[i] for i in order]
         images: dict[bytes, np.ndarray] = {}
@@ -117,7 +118,7 @@ class ImageFiles:
             found = ", ".join(f"{number} {what}" for what, number in self.report.items())
             raise UserError(
                 f"{self.label}: too few usable images ({found}; copies of an image share a"
-                f" split), but {asked(counts)}"
+                f" split), but {asked(counts)}{advice(len(images))}"
             )
         return {split: [images[digest] for digest in dealt[split]] for split in SPLIT_NAMES}
 
@@ -166,6 +167,12 @@ def asked(counts: Counts) -> str:
     """Say what the split asks for, for an error line."""
     numbers = " + ".join(str(counts[split]) for split in SPLIT_NAMES)
     return f"--split asks for {numbers} = {sum(counts.values())}"
+
+
+def advice(number: int) -> str:
+    """The end of an error line: a split of that many images that holds a tenth back, twice."""
+    tenth = max(1, number // 10)
+    return f"; try --split {number - 2 * tenth} {tenth} {tenth}" if number >= 3 else ""
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
