@@ -55,7 +55,7 @@ def each_part(
         with (
             torch.inference_mode(is_inference),
             torch.set_grad_enabled(has_grad),
-            torch.autocast("cpu", dtype=dtype, enabled=is_on),
+            torch.autocast("cpu", dtype=dtype, enabled=is_on, cache_enabled=False),
         ):
             return work(part)
 

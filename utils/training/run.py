@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from config.errors import StopRequested, UserError
+from models.parallel import one_thread
 from utils import distributed
 from utils.io.files import alone_in
 from utils.training.guards import memory_for, stop_signals
@@ -65,7 +66,8 @@ def train(
     open_or_start(trainer, folder, opening, begin)
     if not trainer.nothing_left:
         advice = [text for text, helps in trainer.memory_advice().items() if helps]
-        with memory_for(trainer.device, "; ".join(advice) or "a smaller network"):
+        threads = one_thread() if trainer.shares_batches else nullcontext()
+        with threads, memory_for(trainer.device, "; ".join(advice) or "a smaller network"):
             Run(trainer, folder, watch).train()
     elif distributed.is_main():
         print(f"{folder}: all {trainer.position.epoch} epochs are done")
