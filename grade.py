@@ -9,8 +9,6 @@ from pathlib import Path
 
 from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
-from utils.data.datasets import InpaintingSet
-from utils.grading import grade, save_tables
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--tokenizer": ("tokenizer.weights", str, "tokenizer of solutions that bring none"),
@@ -29,6 +27,9 @@ def main() -> None:
     args = parser.parse_args()
     overrides = as_overrides(args, OPTIONS)
     config = load_config(args.config, overrides)
+    from utils.data.datasets import InpaintingSet  # PyTorch takes seconds to import
+    from utils.grading import grade, save_tables
+
     dataset = InpaintingSet(args.data or config.data.root)
     grades = grade(args.folder, dataset, args.output, config, overrides)
     save_tables(args.output, grades, dataset)

@@ -2,10 +2,10 @@
 
 from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import get_args
 
 from config.loading import load_config
-from config.section import user_path
-from models.masking import MASK_SCHEDULES
+from config.section import MaskSchedule
 from utils.cli import (
     ArgumentParser,
     add_config_arguments,
@@ -16,11 +16,6 @@ from utils.cli import (
     schedule_name,
     steps_or_all,
 )
-from utils.data.datasets import InpaintingSet
-from utils.distributed import rank, world_size
-from utils.inpainting.job import inpaint_set
-from utils.inpainting.outputs import RESULTS
-from utils.inpainting.pretrained import or_pretrained
 from utils.io.images import MASK_THRESHOLD
 
 
@@ -38,17 +33,11 @@ def grey_value(text: str) -> int:
     return int(text)
 
 
-def output_folder(text: str) -> Path:
-    """Where the results' folder goes; the lab names that folder itself."""
-    path = user_path(text)
-    return path.parent if path.name == RESULTS else path
-
-
 OPTIONS = {  # flag: key that it overrides, type, help
     "--mask-func": (
         "decoding.mask_schedule",
         schedule_name,
-        f"schedule: {', '.join(MASK_SCHEDULES)}",
+        f"schedule: {', '.join(get_args(MaskSchedule))}",
     ),
     "--total-iter": ("decoding.total_iter", int, "iterations T of the schedule"),
     "--sweet-spot": (
@@ -87,7 +76,7 @@ def build_parser() -> ArgumentParser:
         parser.add_argument(*names(flag), type=Path, help=text)
     parser.add_argument(
         *names("--output"),
-        type=output_folder,
+        type=Path,
         default=Path(),
         help="where the three folders go (default here)",
     )
@@ -119,7 +108,14 @@ def main() -> None:
     args = parser.parse_args()
     if (args.images is None) != (args.masks is None) or (args.images and args.data):
         parser.error("give either --data, or --images together with --masks")
-    config = or_pretrained(load_config(args.config, as_overrides(args, OPTIONS)))
+    config = load_config(args.config, as_overrides(args, OPTIONS))
+    from utils.data.datasets import InpaintingSet  # PyTorch takes seconds to import
+    from utils.distributed import rank, world_size
+    from utils.inpainting.job import inpaint_set
+    from utils.inpainting.outputs import RESULTS
+    from utils.inpainting.pretrained import or_pretrained
+
+    config = or_pretrained(config)
     source = args.images or args.data or config.data.root
     dataset = InpaintingSet(
         source,
@@ -130,8 +126,9 @@ def main() -> None:
         args.pair_by == "order",
     )
     share = f", process {rank() + 1} of {world_size()}" if world_size() > 1 else ""
-    timing = inpaint_set(config, dataset, args.output, restart=args.restart, verbose=args.verbose)
-    results = args.output / RESULTS
+    output = args.output.parent if args.output.name == RESULTS else args.output  # as the lab's
+    timing = inpaint_set(config, dataset, output, restart=args.restart, verbose=args.verbose)
+    results = output / RESULTS
     if not timing["repaired"]:
         print(f"all {timing['skipped']} images were done (--restart repairs them again): {results}")
         return

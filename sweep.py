@@ -10,14 +10,7 @@ from pathlib import Path
 
 from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, positive, run
-from utils.data.datasets import InpaintingSet
-from utils.distributed import is_main
-from utils.inpainting.pretrained import or_pretrained
-from utils.sweep.cells import open_sweep
-from utils.sweep.page import save_page
 from utils.sweep.plan import STUDIES, plan
-from utils.sweep.plots import save_study_plots
-from utils.sweep.tables import MARKDOWN, save_table, table_of
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--run": ("run", str, "folder of the run"),
@@ -52,7 +45,16 @@ def main() -> None:
     )
     parser.add_argument("--images", type=positive, help="images, spread evenly (default all)")
     args = parser.parse_args()
-    config = or_pretrained(load_config(args.config, as_overrides(args, OPTIONS)))
+    config = load_config(args.config, as_overrides(args, OPTIONS))
+    from utils.data.datasets import InpaintingSet  # PyTorch takes seconds to import
+    from utils.distributed import is_main
+    from utils.inpainting.pretrained import or_pretrained
+    from utils.sweep.cells import open_sweep
+    from utils.sweep.page import save_page
+    from utils.sweep.plots import save_study_plots
+    from utils.sweep.tables import MARKDOWN, save_table, table_of
+
+    config = or_pretrained(config)
     if config.seed + args.seeds > 2**63:
         parser.error(f"--seeds {args.seeds}: counted from seed {config.seed} they pass 2^63 - 1")
     studies = plan(config, args.study)

@@ -15,8 +15,6 @@ from utils.cli import (
     run,
     schedule_name,
 )
-from utils.distributed import world_size
-from utils.training.transformer import starting_point, train_transformer
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--data": ("data.root", str, "prepared folder with train/ and val/"),
@@ -89,6 +87,8 @@ def check_start(parser: ArgumentParser, args: Namespace) -> None:
 
 def check_search(parser: ArgumentParser, args: Namespace) -> bool:
     """Whether to search first. Refuses arguments that do not go with it."""
+    from utils.distributed import world_size  # PyTorch takes seconds to import
+
     searching = args.lr_search is not None or args.lr_search_only
     if searching and world_size() > 1:
         parser.error("--lr-search runs in one process; more of them share one --storage")
@@ -108,6 +108,8 @@ def main() -> None:
         overrides.append(("search.trials", args.lr_search))
     config, start = load_config(args.config, overrides), None
     searching = check_search(parser, args)
+    from utils.training.transformer import starting_point, train_transformer
+
     if args.transformer:
         config, start = starting_point(config, args.transformer)
     if searching:

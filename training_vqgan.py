@@ -11,7 +11,6 @@ from utils.cli import (
     as_overrides,
     run,
 )
-from utils.training.tokenizer import train_tokenizer
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--data": ("data.root", str, "prepared folder with train/ and val/"),
@@ -34,6 +33,8 @@ def main() -> None:
     if args.tokenizer and args.resume is True:
         parser.error("--tokenizer gives a new run its weights; give one of them, not --resume")
     config = load_config(args.config, as_overrides(args, OPTIONS))
+    from utils.training.tokenizer import train_tokenizer  # PyTorch takes seconds to import
+
     weights = train_tokenizer(
         config,
         resume=args.resume,

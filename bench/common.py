@@ -1,7 +1,8 @@
 """What every benchmark needs: the machine's description, its peak speeds, memory, and reporting.
 
 A benchmark appends one JSON line to `bench/results/NAME.jsonl` and prints its result as its last
-line.
+line. Sides that are compared take turns in short rounds, and ratios are medians over the rounds; a
+figure that varies too much between rounds is printed but not appended.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+Result = TypeVar("Result")
+
 RESULTS = Path(__file__).resolve().parent / "results"
 PEAK_SECONDS = 1.0  # how long each peak is sought
+WIDEST = 1.5  # highest over lowest of the rounds that a result may have to be appended
 CONV_BATCHES = (1, 4, 16, 64)  # over which the convolution peak is sought
 _LAUNCHER = """
 import os, sys
@@ -50,12 +55,58 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load": load(),
     }
 
 
-def report(name: str, result: dict[str, Any], details: dict[str, Any] | None = None) -> None:
-    """Append result, details, machine and date to `bench/results/NAME.jsonl`; print the result."""
+def load() -> float | None:
+    """Processes that wanted to run, the mean of the last minute."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def in_turns(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
+    """What each side gives in each round; every other round begins with the last side."""
+    found: dict[str, list[Result]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides)[:: -1 if number % 2 else 1]:
+            found[name].append(sides[name]())
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest of the rounds, to three digits."""
+    found = {"median": statistics.median(values), "low": min(values), "high": max(values)}
+    return {name: float(f"{value:.3g}") for name, value in found.items()}
+
+
+def ratios(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
+    """The spread of quotients, round by round."""
+    return spread([a / b for a, b in zip(over, under, strict=True)])
+
+
+def too_wide(result: dict[str, Any], within: str = "") -> list[str]:
+    """Names of the spreads in a nested result whose rounds differ by more than `WIDEST` times."""
+    if {"low", "high"} <= result.keys():
+        return [within.strip()] if result["high"] > WIDEST * result["low"] else []
+    parts = result.items()
+    return [name for key, part in parts for name in too_wide(part, f"{within} {key}")]
+
+
+def report(
+    name: str,
+    result: dict[str, Any],
+    details: dict[str, Any] | None = None,
+    unsteady: Sequence[str] = (),
+) -> None:
+    """Append result, details, machine and date to `bench/results/NAME.jsonl`; print the result.
+
+    unsteady: of `too_wide`; if there are any, the result is printed only.
+    """
+    if unsteady:
+        reason = f"rounds differ by more than {WIDEST} times in {', '.join(unsteady)}"
+        print(f"not appended: {reason}", file=sys.stderr)
+        print(json.dumps(result), flush=True)
+        return
     RESULTS.mkdir(exist_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     record = {"date": now, "result": result, "details": details or {}, "machine": machine()}

@@ -80,13 +80,14 @@ def train(config: Config, tokens: Tokens, path: Path) -> tuple[dict[str, float],
         print(f"epoch {epoch + 1}: loss {losses[-1]:.4f}", flush=True)
     seconds = time.perf_counter() - began
     rate = count * config.training.epochs / seconds
-    peak = matmul_peak(trainer.device, trainer.dtype)
+    reached = training_flops(config.transformer) * rate
+    peak = max(reached, matmul_peak(trainer.device, trainer.dtype))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(path, trainer.transformer.state_dict(), config.transformer, {})
     figures = {
         "minutes": seconds / 60,
         "images_per_second": rate,
-        "share_of_peak": training_flops(config.transformer) * rate / peak,
+        "share_of_peak": reached / peak,
         "loss": losses[-1],
     }
     return figures, losses

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
 
 from docs.results_files import BENCHES, Record, latest, machine
 from utils.io.tables import TableRow
@@ -19,19 +21,21 @@ def speed() -> str:
 def training_speed() -> Iterable[TableRow]:
     for record in latest("train"):
         for size, result in record["result"].items():
-            sides = (record["details"][size][side] for side in ("plain", "ours"))
-            speeds = [side["images_per_second"] for side in sides]
-            yield speed_row(f"train, {size} size", speeds, result["memory_ratio"], record)
+            sides = (rounds(record["details"][size][side]) for side in ("plain", "ours"))
+            speeds = [[one["images_per_second"] for one in side] for side in sides]
+            memory = middle(result["memory_ratio"])
+            yield speed_row(f"train, {size} size", speeds, memory, record)
 
 
 def inpainting_speed() -> Iterable[TableRow]:
     for record in latest("inpaint"):
         for size, cells in record["details"]["tasks"].items():
             for side, how in {"ours": "", "ours_with_pictures": ", every step drawn"}.items():
-                pair = (cells["plain"], cells[side])
-                kind = "gpu_peak_mib" if "gpu_peak_mib" in pair[0] else "peak_mib"
-                speeds = [1 / cell["seconds_an_image"] for cell in pair]
-                memory = pair[1][kind] / pair[0][kind]
+                pair = (rounds(cells["plain"]), rounds(cells[side]))
+                kind = "gpu_peak_mib" if "gpu_peak_mib" in pair[0][0] else "peak_mib"
+                speeds = [[1 / cell["seconds_an_image"] for cell in each] for each in pair]
+                plain, ours = (median(cell[kind] for cell in each) for each in pair)
+                memory = ours / plain
                 yield speed_row(f"repair, {size} size{how}", speeds, memory, record)
 
 
@@ -52,14 +56,31 @@ def scoring_speed() -> Iterable[TableRow]:
         tasks, images = record["details"]["tasks"], record["details"]["images"]
         for side, how in {"cold": "", "warm": ", reference cached"}.items():
             pair = (tasks["theirs-2048"], tasks[f"ours-{side}-2048"])
-            speeds = [images / cell["total_s"] for cell in pair]
+            speeds = [[images / cell["total_s"]] for cell in pair]
             memory = pair[1]["peak_mib"] / pair[0]["peak_mib"]
             yield speed_row(f"score {images} images{how}", speeds, memory, record)
 
 
-def speed_row(what: str, speeds: Sequence[float], memory: float, record: Record) -> TableRow:
-    ratio = f"{speeds[1] / speeds[0]:.1f}"
-    return [what, *(f"{speed:.3g}" for speed in speeds), ratio, f"x {memory:.2f}", machine(record)]
+def speed_row(
+    what: str, speeds: Sequence[Sequence[float]], memory: float, record: Record
+) -> TableRow:
+    """speeds: of the other side and ours, in each round."""
+    quotients = [ours / other for other, ours in zip(*speeds, strict=True)]
+    ratio = f"{median(quotients):.1f}"
+    if len(quotients) > 1:
+        ratio += f" ({min(quotients):.1f} to {max(quotients):.1f})"
+    medians = (f"{median(speed):.3g}" for speed in speeds)
+    return [what, *medians, ratio, f"x {memory:.2f}", machine(record)]
+
+
+def rounds(side: Any) -> list[dict[str, float]]:
+    """What each round of a side found; earlier benchmarks had a single one."""
+    return side if isinstance(side, list) else [side]
+
+
+def middle(figure: Any) -> float:
+    """The median of a figure; earlier benchmarks had a single value."""
+    return figure["median"] if isinstance(figure, dict) else figure
 
 
 def mfu() -> str:
@@ -67,7 +88,7 @@ def mfu() -> str:
     rows = []
     for name, what in {"train": "training", "inpaint": "repairs"}.items():
         for record in latest(name):
-            shares = (f"{cell['mfu']:.0%}" for cell in record["result"].values())
+            shares = (f"{middle(cell['mfu']):.0%}" for cell in record["result"].values())
             rows.append([what, *shares, machine(record)])
     return table(["share of the peak", "lab size", "cats64 size", "machine"], rows)
 

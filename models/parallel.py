@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -55,21 +55,26 @@ def each_part(
         with (
             torch.inference_mode(is_inference),
             torch.set_grad_enabled(has_grad),
-            torch.autocast("cpu", dtype=dtype, enabled=is_on),
+            torch.autocast("cpu", dtype=dtype, enabled=is_on, cache_enabled=False),
         ):
             return work(part)
 
     return list(_pool(workers()).map(in_thread, parts))
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Keep each thread's operations, those of NumPy too, from waiting for other threads."""
+    return threads(1)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let ``count`` threads share each operation of PyTorch and NumPy within the block."""
     workers()
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
-        with threadpool_limits(1, user_api="blas"):
+        with threadpool_limits(count, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(before)

@@ -67,5 +67,6 @@ class InterpolationPrior(nn.Module):
 def _grid_distance(num_tokens: int) -> Tensor:
     """Euclidean distance between the places of a square token grid, (N, N)."""
     side = math.isqrt(num_tokens)
-    places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    axis = torch.arange(side, device="cpu")  # for `meta` PyTorch would import its compiler
+    places = torch.cartesian_prod(axis, axis).float()
     return torch.cdist(places, places)

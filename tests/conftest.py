@@ -16,6 +16,7 @@ import torch
 import models.losses
 import utils.io.files
 import utils.training.run
+import utils.training.throughput
 import utils.training.tokenizer_step
 import utils.training.transformer_step
 import utils.training.validate_tokenizer
@@ -208,7 +209,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (utils.training.transformer_step, "save_loss_curve"),
     ):
         monkeypatch.setattr(stage, draw, lambda path, rows: None)
-    monkeypatch.setattr(utils.training.run, "cached_peak", lambda *_: 1e12)  # FLOP/s
+    monkeypatch.setattr(utils.training.throughput, "matmul_peak", lambda *_: 1e12)  # FLOP/s
 
 
 class Stop(list):

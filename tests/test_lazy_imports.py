@@ -1,4 +1,4 @@
-"""Training starts without the packages that only a search, a plot or an open log needs."""
+"""Help comes at once: no script imports PyTorch, nor what is heavier, before it has work to do."""
 
 from __future__ import annotations
 
@@ -9,14 +9,48 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("optuna", "sqlalchemy", "matplotlib", "tensorboard")
+OPTIONAL = {"optuna", "sqlalchemy", "matplotlib", "tensorboard", "pandas", "gradio", "torchvision"}
+HEAVY = {"torch", "scipy", "sklearn", "skimage", *OPTIONAL}
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+HELP = """
+import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit:
+    pass
+"""
+STATE_MODULES = "\nprint(*{name.partition('.')[0] for name in sys.modules})"
 
 
-@pytest.mark.parametrize("script", ["training_transformer", "training_vqgan"])
-def test_importing_a_training_script_loads_none_of_the_heavy_packages(script):
-    code = f"import sys, {script}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "torch" in run.stdout.split()
-    assert set(run.stdout.split()) & set(HEAVY) == set()
+def loaded(code: str, *arguments: str) -> set[str]:
+    """Packages that are loaded when the code has run."""
+    command = [sys.executable, "-c", code + STATE_MODULES, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_imports_nothing_heavy(script):
+    assert loaded(HELP, script) & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "unused"),
+    [
+        ("training.tokenizer", OPTIONAL),
+        ("training.transformer", OPTIONAL),
+        ("inpainting.job", OPTIONAL | {"sklearn", "skimage"}),
+    ],
+)
+def test_work_imports_only_what_it_computes_with(module, unused):
+    found = loaded(f"import sys, utils.{module}")
+    assert "torch" in found
+    assert found & unused == set()
+
+
+def test_reading_weights_does_not_import_the_compiler():
+    config = "from config.loading import load_config; config = load_config('config/cats64.yml')"
+    shapes = "from utils.weights.lab_shapes import network_shapes"
+    read = "network_shapes(config.tokenizer); network_shapes(config.transformer)"
+    assert "sympy" not in loaded(f"import sys; {config}; {shapes}; {read}")

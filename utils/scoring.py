@@ -14,11 +14,12 @@ from torch import Tensor
 
 from config.errors import UserError
 from config.schema import ScoringConfig
+from models.parallel import each_part
 
 SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid"
 sys.path.append(str(SCORER))
 
-from fid.extraction import exact_products  # noqa: E402
+from fid.extraction import CPU_PART, exact_products  # noqa: E402
 from fid.features import BACKENDS, BackendOptions, default_weights_dir  # noqa: E402
 from fid.files import ScoreError  # noqa: E402
 from fid.frechet import frechet_distance  # noqa: E402
@@ -57,11 +58,16 @@ class FeatureDistance:
     @torch.inference_mode()
     def _statistics(self, images: Tensor) -> FeatureStatistics:
         statistics = FeatureStatistics(self.backend.dims, keep_features=True)
+        size = CPU_PART if self.device.type == "cpu" else self.batch_size
         with exact_products():
-            for batch in images.split(self.batch_size):
-                pixels = batch.permute(0, 3, 1, 2).to(self.device)
-                statistics.update(self.network(self.backend.prepare(pixels)))
+            for features in each_part(self._features, images.split(size), self.device):
+                statistics.update(features)
         return statistics
+
+    def _features(self, images: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, d)."""
+        pixels = images.permute(0, 3, 1, 2).to(self.device)
+        return self.network(self.backend.prepare(pixels))
 
 
 def hole_psnr(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float | None:

@@ -6,7 +6,9 @@ Shapes: B batch, H height, W width, d feature size.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +27,7 @@ from fid.statistics import FeatureStatistics
 from fid.torchrun import place
 
 Result = TypeVar("Result")
+CPU_PART = 8  # images that a thread computes at once on a CPU
 PATIENCE = timedelta(days=1)  # with rank 0, which reads caches and compares sets alone
 
 
@@ -207,6 +210,24 @@ def exact_products() -> Iterator[None]:
         matmul.allow_tf32 = before
 
 
+def in_threads(
+    features_of: Callable[[Tensor], Tensor], batches: Iterable[Tensor], threads: int
+) -> Iterator[Tensor]:
+    """Features of parts of batches, in order, each computed by one of several threads.
+
+    No thread waits for another within an operation, as on a busy CPU it would for long, and no
+    feature depends on the number of threads.
+    """
+    waiting: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for part in (part for batch in batches for part in batch.split(CPU_PART)):
+            waiting.append(pool.submit(features_of, part))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def extract_statistics(
     backend: Backend,
     images: ImageSet,
@@ -219,16 +240,27 @@ def extract_statistics(
     """Show the images to the network and gather their features' statistics (on the CPU or GPU)."""
     network = backend.network.to(device, memory_format=torch.channels_last)
     statistics = FeatureStatistics(backend.dims, keep_features)
-    with torch.inference_mode(), exact_products(), _deaths_told(images):
-        for pixels in batches(images, indices, batch_size, workers, device.type == "cuda"):
-            pixels = pixels.to(device, non_blocking=True)
-            inputs = backend.prepare(pixels).contiguous(memory_format=torch.channels_last)
-            try:
-                statistics.update(network(inputs))
-            except torch.cuda.OutOfMemoryError:
-                raise ScoreError(
-                    f"--batch-size {batch_size}: {device} is out of memory, use a smaller one"
-                ) from None
+    on_gpu = device.type == "cuda"
+
+    @torch.inference_mode()
+    def features_of(pixels: Tensor) -> Tensor:
+        inputs = backend.prepare(pixels.to(device, non_blocking=True))
+        try:
+            return network(inputs.contiguous(memory_format=torch.channels_last))
+        except torch.cuda.OutOfMemoryError:
+            raise ScoreError(
+                f"--batch-size {batch_size}: {device} is out of memory, use a smaller one"
+            ) from None
+
+    with exact_products(), _deaths_told(images):
+        read = batches(images, indices, batch_size, workers, pinned=on_gpu)
+        found = (
+            map(features_of, read)
+            if on_gpu
+            else in_threads(features_of, read, torch.get_num_threads())
+        )
+        for features in found:
+            statistics.update(features)
         if statistics.count and not torch.isfinite(statistics.mean()).all():
             raise ScoreError(
                 f"{backend.name}: features are not finite, the weights cannot be right"

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 import torch
-from fid.extraction import Ranks, extract_statistics
+from fid.extraction import Ranks, extract_statistics, in_threads
 from fid.features import Backend
 from fid.sources import open_images
 from fid_test_images import draw_images, write_folder
@@ -53,6 +53,27 @@ def test_shards_in_rank_order_are_the_whole_set_even_with_idle_ranks(tmp_path, b
         whole.merge(part)
     expected = torch.stack([torch.tensor(p)[0, :4, 0] for p in pixels]).double()
     assert torch.equal(whole.features(), expected)
+
+
+def test_no_feature_depends_on_the_number_of_threads_and_their_errors_come_through():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.rand(29, 3, 8, 8)
+    threads = set()
+
+    @torch.inference_mode()
+    def features_of(part: torch.Tensor) -> torch.Tensor:
+        threads.add(torch.get_num_threads())
+        return network(part)
+
+    one, two, three = (
+        torch.cat(list(in_threads(features_of, images.split(10), count))) for count in (1, 2, 3)
+    )
+    torch.testing.assert_close(one, network(images))
+    assert one.equal(two)
+    assert one.equal(three)
+    assert threads == {1}
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda part: 1 / 0, images.split(10), 2))
 
 
 def test_ranks_wait_a_day_for_one_that_works_alone(monkeypatch):

@@ -11,6 +11,7 @@ import torch
 from fid.extraction import extract_statistics
 from fid.sources import open_images
 
+from models import parallel
 from utils.io.images import save_png
 from utils.scoring import BACKENDS, DEFAULT, FeatureDistance
 
@@ -58,3 +59,21 @@ def test_features_are_float32_all_through_wherever_they_are_made(monkeypatch, tm
     assert distance(torch.from_numpy(pixels)) == pytest.approx(0, abs=1e-6)
     assert network.seen == [(False, False, False, True)] * 3
     assert arithmetic() == before == (True, True, True, False)
+
+
+def test_no_feature_depends_on_the_number_of_workers(monkeypatch):
+    pixels = torch.randint(256, (19, 8, 8, 3), dtype=torch.uint8)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.AdaptiveAvgPool2d(1))
+    backend = SimpleNamespace(
+        dims=5,
+        distance="",
+        network=torch.nn.Sequential(network, torch.nn.Flatten()),
+        prepare=lambda pixels: pixels.float(),
+    )
+    monkeypatch.setitem(BACKENDS, DEFAULT.features, lambda _: backend)
+    features = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(parallel, "workers", lambda count=count: count)
+        features.append(FeatureDistance(pixels, CPU).targets.features())
+    assert torch.equal(features[0], features[1])
+    assert torch.equal(features[0], features[2])

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import Config, DecodingConfig
+from models.parallel import one_thread
 from utils.data.datasets import InpaintingSet
 from utils.device import pick_device, pick_dtype
 from utils.distributed import is_main, joined, own_device, rank, total, world_size
@@ -98,6 +99,7 @@ class Sweep:
 
     # Work
 
+    @one_thread()
     def run(self, studies: list[Study]) -> int:
         """Compute what is missing, under torchrun this process's share; how many cells were."""
         groups = walks({cell: None for study in studies for cell in self.cells(study)})

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import DataConfig, TokenizerConfig
-from models.parallel import each_part, workers
+from models.parallel import each_part, one_thread, workers
 from models.vqgan import VQGAN, full_fp32
 from utils.data import augment
 from utils.data.augment import AS_IS, MIRRORED, Views
@@ -93,6 +93,7 @@ def _key(vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], extra: 
     return digest.hexdigest()[:16]
 
 
+@one_thread()
 def _encode(
     vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], device: torch.device
 ) -> np.ndarray:

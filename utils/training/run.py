@@ -15,12 +15,13 @@ import torch
 from tqdm import tqdm
 
 from config.errors import StopRequested, UserError
+from models.parallel import one_thread
 from utils import distributed
 from utils.io.files import alone_in
 from utils.training.guards import memory_for, stop_signals
 from utils.training.runlog import RunLog
 from utils.training.state import Resume, State, clear_run, open_state, save_state
-from utils.training.throughput import Speed, cached_peak
+from utils.training.throughput import Peak, Speed
 from utils.training.trainer import LOOK_EVERY, Trainer
 
 BEST, STATE = "best.safetensors", "state.pt"
@@ -65,7 +66,8 @@ def train(
     open_or_start(trainer, folder, opening, begin)
     if not trainer.nothing_left:
         advice = [text for text, helps in trainer.memory_advice().items() if helps]
-        with memory_for(trainer.device, "; ".join(advice) or "a smaller network"):
+        threads = one_thread() if trainer.shares_batches else nullcontext()
+        with threads, memory_for(trainer.device, "; ".join(advice) or "a smaller network"):
             Run(trainer, folder, watch).train()
     elif distributed.is_main():
         print(f"{folder}: all {trainer.position.epoch} epochs are done")
@@ -105,11 +107,11 @@ class Run:
 
     def __init__(self, trainer: Trainer, folder: Path, watch: Watch) -> None:
         self.trainer, self.folder, self.watch = trainer, folder, watch
-        self.log, peak = None, 1.0
+        self.log, peak = None, None
         if distributed.is_main():
             self.log = RunLog(folder, trainer.config, trainer.device, trainer.position.epoch)
-            peak = cached_peak(folder, trainer.device, trainer.dtype)
-        self.speed = Speed(trainer.flops_an_image, peak * trainer.world)
+            peak = Peak(folder, trainer.device, trainer.dtype)
+        self.speed = Speed(trainer.flops_an_image, peak, trainer.world)
 
     def train(self) -> None:
         """All epochs that are left."""
@@ -159,9 +161,10 @@ class Run:
         """Show losses, rate and speed; stop when a loss is no longer finite."""
         means = self.trainer.means()
         self.trainer.require_finite(means.values())
-        images, mfu = self.speed.look()  # asking for the losses has waited for the device
+        speed = self.speed.look()  # asking for the losses has waited for the device
         shown = [f"{name} {mean:.4f}" for name, mean in means.items()] + self.trainer.remarks()
-        shown += [f"lr {self.trainer.rate:.1e}", f"{images:,.0f} images/s", f"MFU {mfu:.0%}"]
+        shown += [f"lr {self.trainer.rate:.1e}", f"{speed['images_per_second']:,.0f} images/s"]
+        shown += [f"MFU {speed['mfu']:.0%}"] if "mfu" in speed else []
         bar.set_postfix_str(", ".join(shown))
 
     def validate_and_log(self, log: RunLog, numbers: dict[str, float]) -> None:

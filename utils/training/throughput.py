@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 
 from config.schema import TokenizerConfig, TransformerConfig
+from models.parallel import threads, workers
 from models.vqgan import VQGAN
-from utils.device import autocast
 from utils.io.files import write_text
 
 STEP = 3  # FLOPs of a step, in those of its forward pass
 PEAK_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product is timed
-PEAK_ROUNDS, PEAK_SECONDS = 5, 0.1  # the fastest of this many rounds of at least this length
+PEAK_ROUNDS, PEAK_SECONDS = 5, 0.1  # at a run's start, and the least that a round takes
+ROUND_EVERY = 30.0  # seconds between single rounds in a run
 WARM_UP = 3  # products before the first round
 
 
@@ -62,17 +63,18 @@ def tokenizer_flops(network: TokenizerConfig, image_size: int, decoder_only: boo
     return (1 if decoder_only else STEP) * encoding + STEP * decoding
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a square matrix product, the fastest of some rounds; takes about a second."""
+def matmul_peak(device: torch.device, dtype: torch.dtype, rounds: int = PEAK_ROUNDS) -> float:
+    """FLOP/s of a square matrix product, the fastest of ``rounds``; five take about a second.
+
+    On a CPU as many threads share the product as would share images.
+    """
     side = PEAK_SIDE[device.type]
-    a, b = (torch.randn(side, side, device=device) for _ in range(2))
-    if dtype != torch.float32:  # as autocast would hand them over
-        a, b = a.to(dtype), b.to(dtype)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best, products = 0.0, 1
-    with torch.inference_mode(), autocast(device, dtype):
+    with threads(workers()), torch.inference_mode():
         for _ in range(WARM_UP):
             a @ b
-        for _ in range(PEAK_ROUNDS):
+        for _ in range(rounds):
             seconds = _timed(a, b, products, device)
             while seconds < PEAK_SECONDS:
                 products *= 2
@@ -96,27 +98,55 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def cached_peak(folder: Path, device: torch.device, dtype: torch.dtype) -> float:
-    """`matmul_peak`, measured once for a run and kept in its folder, by hardware."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    key = f"{device.type} {gpu} {torch.get_num_threads()} threads {dtype}"
-    path = folder / "matmul_peak.json"
-    try:
-        known = json.loads(path.read_text())
-    except (OSError, ValueError):
-        known = {}
-    if key not in known:
-        known[key] = matmul_peak(device, dtype)
-        write_text(path, json.dumps(known, indent=1) + "\n")
-    return known[key]
+class Peak:
+    """The fastest matrix product of a run and its resumes, in FLOP/s, kept in the run's folder.
+
+    A CPU may be busy whenever it is measured, so more rounds follow at intervals. A GPU is measured
+    at the start alone: its memory is the training's.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        self.key = f"{device.type} {gpu} {workers()} threads {dtype}"
+        self.path, self.device, self.dtype = folder / "matmul_peak.json", device, dtype
+        self.best, self.reached = self._known().get(self.key, 0.0), 0.0
+        self._measure(PEAK_ROUNDS)
+
+    def measure_again(self) -> None:
+        """Add a round on a CPU, unless the last one was less than `ROUND_EVERY` seconds ago."""
+        if self.device.type == "cpu" and time.monotonic() - self.measured >= ROUND_EVERY:
+            self._measure(1)
+
+    def share(self, flops: float) -> float | None:
+        """Share of the peak that a speed in FLOP/s is.
+
+        None while the run itself has been faster than the products: then the peak is not known.
+        """
+        self.reached = max(self.reached, flops)
+        return flops / self.best if self.reached <= self.best else None
+
+    def _measure(self, rounds: int) -> None:
+        found = matmul_peak(self.device, self.dtype, rounds)
+        self.measured = time.monotonic()
+        if found > self.best:
+            self.best = found
+            write_text(self.path, json.dumps(self._known() | {self.key: found}, indent=1) + "\n")
+
+    def _known(self) -> dict[str, float]:
+        """Peaks by hardware and dtype; none in a damaged file."""
+        try:
+            known = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
 
 
 class Speed:
     """Images a second since the last look, and what share of the peak that is."""
 
-    def __init__(self, flops_an_image: float, peak: float) -> None:
-        """peak: FLOP/s of all devices together."""
-        self.share_an_image = flops_an_image / peak
+    def __init__(self, flops_an_image: float, peak: Peak | None, devices: int = 1) -> None:
+        """peak: of each of the devices; without it no share is given."""
+        self.flops, self.peak = flops_an_image / devices, peak
         self.images, self.began = 0, time.perf_counter()
         self.all_images, self.all_seconds = 0, 0.0
 
@@ -128,14 +158,16 @@ class Speed:
         """Count images that were trained on."""
         self.images += images
 
-    def look(self) -> tuple[float, float]:
-        """Images a second and MFU since the last look or pause; the device must have caught up."""
+    def look(self) -> dict[str, float]:
+        """Numbers since the last look or pause; the device must have caught up."""
         seconds = time.perf_counter() - self.began
         self.all_images += self.images
         self.all_seconds += seconds
-        rate = self.images / seconds
+        found = self._numbers(self.images / seconds)
+        if self.peak is not None:
+            self.peak.measure_again()
         self.pause()
-        return rate, rate * self.share_an_image
+        return found
 
     def epoch(self) -> dict[str, float]:
         """Numbers for the log, over all looks since the last call; none where nothing was seen."""
@@ -143,4 +175,9 @@ class Speed:
             return {}
         rate = self.all_images / self.all_seconds
         self.all_images, self.all_seconds = 0, 0.0
-        return {"images_per_second": rate, "mfu": rate * self.share_an_image}
+        return self._numbers(rate)
+
+    def _numbers(self, rate: float) -> dict[str, float]:
+        """Images a second, and MFU where the peak is known."""
+        share = None if self.peak is None else self.peak.share(rate * self.flops)
+        return {"images_per_second": rate} | ({} if share is None else {"mfu": share})

@@ -44,6 +44,7 @@ class Trainer(ABC):
     description: TokenizerConfig | TransformerConfig  # of the network that is trained
     judged_by: str  # the figure of `validate` whose lowest value marks the best weights
     flops_an_image: float  # of a training step
+    shares_batches = False  # whether threads of a CPU take parts of each batch
     averaged: Averaged
     checkpoint: Checkpoint
     settings_of_run: dict[str, Any]  # on which the result depends

@@ -23,16 +23,16 @@ from utils.device import autocast
 from utils.pictures import save_loss_curve
 from utils.rng import generator_for
 from utils.tokens.batches import TokenBatch, TokenBatches
-from utils.training.compute import Compute
+from utils.training.compute import Compute, compile_parts
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
 from utils.training.samples import val_repairs
+from utils.training.shared_gradient import add_gradient, may_share
 from utils.training.state import Checkpoint, settings_that_count
 from utils.training.throughput import training_flops
 from utils.training.tokens import Tokens
 from utils.training.trainer import Trainer
 from utils.training.validate_transformer import validate
 
-COMPILER = "inductor"
 FINGERPRINT = 12  # hexadecimal digits that stand for what a run was begun with
 DROPOUT_STREAM = 1  # random numbers that have nothing in common with those of token batches
 
@@ -50,18 +50,6 @@ class Objective(nn.Module):
         return token_loss(self.transformer, targets, token_mask, self.masking, inputs, known)
 
 
-def compile_parts(transformer: BidirectionalTransformer, device: torch.device) -> None:
-    """Compile in place, so that names of weights stay: one graph for all blocks, one for the head.
-
-    Whole networks would take longer to compile than short trainings to run. On a CPU the head gets
-    another number of places each time (the hidden ones), so it stays as it is.
-    """
-    for block in transformer.blocks:
-        block.compile(dynamic=False, backend=COMPILER)
-    if device.type == "cuda":
-        transformer.head = torch.compile(transformer.head, dynamic=False, backend=COMPILER)
-
-
 class TransformerTrainer(Trainer):
     """Everything that a step of stage 2 changes, and the step."""
 
@@ -72,6 +60,7 @@ class TransformerTrainer(Trainer):
         super().__init__(config, settings, compute, images=images, accumulate=settings.accumulate)
         self.tokens, self.description = tokens, config.transformer
         self.flops_an_image = training_flops(config.transformer)
+        self.shares_batches = may_share(config, self.device, self.world)
         torch.manual_seed(config.seed)
         self.transformer = self._network()
         images_a_step = min(self.batch_size * settings.accumulate, images)
@@ -168,6 +157,11 @@ class TransformerTrainer(Trainer):
         stream = DROPOUT_STREAM + distributed.rank()
         key = generator_for(self.config.seed, place.epoch, place.batch, stream)
         torch.manual_seed(key.initial_seed())
+        if self.shares_batches:
+            with autocast(self.device, self.dtype):
+                loss = add_gradient(self.objective, batch, self._weight, 1 / in_group)
+            place.add({"loss": loss})
+            return
         own, weight = self._own_share(batch)
         last = place.batch + 1 == start + in_group
         with nullcontext() if last or self.world == 1 else self.objective.no_sync():
@@ -199,12 +193,16 @@ class TransformerTrainer(Trainer):
         """
         if self.world == 1:
             return batch, 1.0
-        own, whole = batch.rows(slice(distributed.rank(), None, self.world)), batch.token_mask
+        own = batch.rows(slice(distributed.rank(), None, self.world))
         if not len(own.token_mask):
             return batch.rows(slice(1)), 0.0
+        return own, self._weight(own, batch)
+
+    def _weight(self, own: TokenBatch, whole: TokenBatch) -> float | Tensor:
+        """What the mean loss of some rows weighs in the mean of all."""
         if self.config.masking.loss_on == "all":
-            return own, len(own.token_mask) / len(whole)
-        return own, own.token_mask.sum() / whole.sum().clamp(min=1)
+            return len(own.token_mask) / len(whole.token_mask)
+        return own.token_mask.sum() / whole.token_mask.sum().clamp(min=1)
 
     # What its run shows and keeps
 

@@ -7,11 +7,14 @@ config. Any reading with the same sequence of layers is the same function.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
@@ -33,8 +36,19 @@ LAB_ONLY = {
 def network_shapes(description: TokenizerConfig | TransformerConfig) -> Shapes:
     """Every key of a network with its shape; no memory is taken."""
     network = VQGAN if isinstance(description, TokenizerConfig) else BidirectionalTransformer
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutValues():
         return shapes_of(network(description).state_dict())
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leaves out initial values: to draw them on `meta`, PyTorch would import its compiler."""
+
+    def __torch_function__(
+        self, function: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        draws = getattr(function, "__module__", None) == nn.init.__name__
+        return kwargs["tensor"] if draws else function(*args, **kwargs)
 
 
 def shapes_of(weights: Weights) -> Shapes:

@@ -66,6 +66,23 @@ def run(weights: Config, job: Path, tmp_path: Path, changed, monkeypatch) -> Cal
     return go
 
 
+def test_no_thread_waits_for_another_while_a_cpu_decodes_and_scores(run, monkeypatch):
+    threads, before = [], torch.get_num_threads()
+
+    class Witness(MeanDifference):
+        def __call__(self, images: torch.Tensor) -> float:
+            threads.append(torch.get_num_threads())
+            return super().__call__(images)
+
+    monkeypatch.setattr(utils.sweep.decode, "FeatureDistance", Witness)
+    torch.set_num_threads(2)
+    try:
+        run("sweet-spot", seeds=1)
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}
+
+
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images that went through the transformer, call by call."""

@@ -127,6 +127,17 @@ def test_encoding_leaves_autocast_and_tf32_aside_and_puts_them_back(tokenizer, c
     assert torch.backends.cudnn.allow_tf32 == before
 
 
+def test_no_thread_waits_for_another_while_a_cpu_encodes(tokenizer, config, cache):
+    threads, before = [], torch.get_num_threads()
+    tokenizer.quant_conv.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        cached_tokens(tokenizer, config.data, "val", cache, CPU)
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}
+
+
 # Staleness
 
 

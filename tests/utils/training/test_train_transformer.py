@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import utils.training.compute
 from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
 from config.schema import Config
@@ -708,7 +709,7 @@ def test_a_warm_up_that_does_not_end_within_the_run_is_refused(config, changed):
 
 
 def test_a_compiled_run_has_the_same_numbers_and_keys(config, changed, tmp_path, monkeypatch):
-    monkeypatch.setattr(transformer_trainer, "COMPILER", "aot_eager")
+    monkeypatch.setattr(utils.training.compute, "COMPILER", "aot_eager")
     plain = changed(elsewhere(config, tmp_path), {"transformer.dropout": 0.0})
     compiled = changed(config, {"transformer.dropout": 0.0, "training.compile": True})
     weights = [load_file(train_transformer(c, resume=False)) for c in (plain, compiled)]

@@ -1,0 +1,243 @@
+"""How much speed is left next to other processes: threads within operations against images shared.
+
+    python -m bench.busy [--works repair encode] [--beside 0 1 2 8] [--quick]
+
+`old` is the way before: within each operation as many threads as the process may use, one group of
+images after another. `new` shares images, or parts of a batch, among threads that compute alone
+(models/parallel.py). Each side keeps its networks in a process of its own, and the sides take turns
+in short rounds while that many other processes count as fast as they can. Works: repairing and
+encoding at cats64 size, scoring, training at both sizes. Weights are random, images crops of
+photographs.
+
+Its last line is {WORK: {PROCESSES: {"old", "new", "ratio"}}, ...}: images a second and new over
+old, each the median of the rounds with the lowest and the highest. The result is not appended where
+rounds of the new side differ too much (bench/common.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bench.common import in_turns, load, ratios, report, spread, too_wide
+from models import parallel
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+
+BESIDE = (0, 1, 2, 8)
+ROUNDS, QUICK_ROUNDS = 5, 1
+SECONDS, QUICK_SECONDS = 4.0, 0.2  # of a round of a side, at least one piece of work
+REPAIRED, ENCODED, SCORED = 8, 64, 64  # images of a piece of work
+TRAINED = {"cats64": 32, "lab": 2}  # images of a batch
+OLD, NEW = "old", "new"
+SETTLE = 0.5  # seconds that other processes get to start
+Work = Callable[[], int]  # does a piece of work; its number of images
+Ask = Callable[[str, str, float], float]  # side, work, seconds -> images a second
+
+
+def main() -> None:
+    """Start both sides, measure every work next to every number of other processes, report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--beside", nargs="+", type=int, default=BESIDE, help="busy processes")
+    parser.add_argument("--quick", action="store_true", help="one short round, not for reporting")
+    parser.add_argument("--side", choices=(OLD, NEW), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        answer(args.side, args.folder)
+        return
+    rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if args.quick else (ROUNDS, SECONDS)
+    result: dict[str, dict] = {work: {} for work in args.works}
+    loads = {}
+    with tempfile.TemporaryDirectory() as folder, both_sides(Path(folder)) as ask:
+        for work in args.works:  # weights are read, memory is taken
+            compare(ask, work, 0.0, 1)
+        for count in args.beside:
+            before = load()
+            with busy(count):
+                for work in args.works:
+                    result[work][count] = compare(ask, work, seconds, rounds)
+                    print(f"{work} beside {count}: {json.dumps(result[work][count])}", flush=True)
+            loads[count] = {"before": before, "after": load()}
+    details = {"loads": loads, "workers": parallel.workers(), "rounds": rounds}
+    ours = {w: {n: cell[NEW] for n, cell in cells.items()} for w, cells in result.items()}
+    report("busy", result, details | {"seconds": seconds, "quick": args.quick}, too_wide(ours))
+
+
+def compare(ask: Ask, work: str, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Images a second of both sides, in turns, and their ratio."""
+    found = in_turns({side: partial(ask, side, work, seconds) for side in (OLD, NEW)}, rounds)
+    return {side: spread(rates) for side, rates in found.items()} | {
+        "ratio": ratios(found[NEW], found[OLD])
+    }
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Other processes that take all the time they get."""
+    command = [sys.executable, "-S", "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(count)]
+    time.sleep(SETTLE if others else 0)
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+@contextmanager
+def both_sides(folder: Path) -> Iterator[Ask]:
+    """Both sides in processes of their own, to be asked for images a second of a work."""
+    from bench.inpaint import prepare
+
+    prepare(folder, ENCODED)
+    command = [sys.executable, "-m", "bench.busy", "--folder", str(folder), "--side"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    sides = {side: subprocess.Popen([*command, side], cwd=ROOT, **pipes) for side in (OLD, NEW)}
+
+    def ask(side: str, work: str, seconds: float) -> float:
+        sides[side].stdin.write(f"{work} {seconds}\n")
+        sides[side].stdin.flush()
+        return float(sides[side].stdout.readline())
+
+    try:
+        yield ask
+    finally:
+        for side in sides.values():
+            side.stdin.close()
+            side.wait()
+
+
+def answer(side: str, folder: Path) -> None:
+    """Measure works that are asked for, one a line, until there are no more."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    if side == OLD:
+        as_before()
+    works: dict[str, Work] = {}
+    for line in sys.stdin:
+        name, seconds = line.split()
+        if name not in works:
+            works[name] = WORKS[name](folder)
+        print(rate(works[name], float(seconds)), file=answers, flush=True)
+
+
+def as_before() -> None:
+    """Threads within each operation, as many as would share images, and nothing shared."""
+    torch.set_num_threads(parallel.workers())
+    parallel.workers = lambda: 1
+    parallel.one_thread = as_they_are  # for what is imported from here on
+    from utils.training import transformer_step
+
+    transformer_step.may_share = lambda *_: False
+
+
+@contextmanager
+def as_they_are() -> Iterator[None]:
+    """Change no number of threads."""
+    yield
+
+
+def rate(work: Work, seconds: float) -> float:
+    """Images a second over pieces of work that take at least this long."""
+    began, images = time.perf_counter(), 0
+    while True:
+        images += work()
+        if (passed := time.perf_counter() - began) >= seconds:
+            return images / passed
+
+
+def repairing(folder: Path) -> Work:
+    """From files to files, weights in memory."""
+    from bench.inpaint import config_of, first
+    from utils.inpainting import job
+    from utils.inpainting.inpainter import Inpainter
+
+    config = config_of(folder, "cats64")
+    inpainter, dataset = Inpainter(config), first(config, REPAIRED)
+    job.Inpainter = lambda _: inpainter  # read once
+
+    def work() -> int:
+        with tempfile.TemporaryDirectory(dir=folder) as output:
+            job.inpaint_set(config, dataset, Path(output))
+        return REPAIRED
+
+    return work
+
+
+def encoding(folder: Path) -> Work:
+    """Tokens of a split in both plain views."""
+    from bench.inpaint import config_of
+    from utils.tokens.cache import cached_tokens
+    from utils.weights.store import load_tokenizer
+
+    config = config_of(folder, "cats64")
+    vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
+    data = config.data.model_copy(update={"val": config.data.root / "test"})
+
+    def work() -> int:
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            rows = cached_tokens(vqgan, data, "val", Path(cache), CPU)
+        return rows.shape[0] * rows.shape[1]
+
+    return work
+
+
+def scoring(_folder: Path) -> Work:
+    """Frechet distance of images to others, with the default features."""
+    from utils.scoring import FeatureDistance
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (SCORED, 64, 64, 3), dtype=torch.uint8, generator=generator)
+    distance = FeatureDistance(images[:8], CPU)
+
+    def work() -> int:
+        distance(images)
+        return len(images)
+
+    return work
+
+
+def training(size: str, folder: Path) -> Work:
+    """Batches and optimiser steps of stage 2 over a token cache."""
+    from bench.train import our_work, size_config, write_cache
+
+    config = size_config(size, TRAINED[size], CPU)
+    cache = folder / f"{size}-{os.getpid()}"
+    cache.mkdir()
+    write_cache(cache, config)
+    ours, trainer = our_work(config, cache)
+
+    def work() -> int:
+        with parallel.one_thread() if trainer.shares_batches else nullcontext():
+            ours.batch()
+            ours.step()
+        return ours.batch_size
+
+    return work
+
+
+WORKS: dict[str, Callable[[Path], Work]] = {
+    "repair": repairing,
+    "encode": encoding,
+    "score": scoring,
+    "train": partial(training, "cats64"),
+    "train_lab": partial(training, "lab"),
+}
+
+
+if __name__ == "__main__":
+    main()
