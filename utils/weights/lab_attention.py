@@ -23,7 +23,7 @@ from utils.weights.lab_naming import VARIANTS, Naming, Weights
 Roles = dict[str, str]  # layer without its block, e.g. attn.a -> q, k, v, o, or qkv in any order
 
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
-ROLE_WORDS = {"q": "q|quer(y|ie)", "k": "k|key", "v": "v|val(ue)?", "o": "o|out|output"}
+ROLE_WORDS = {"q": "q|quer(y|ie)", "k": "k|key", "v": "v|val|value", "o": "o|out|output"}
 AROUND = "w|fc|to|lin|linear|proj|projection|layer|dense|weight|matrix|embed"
 ORDERS = re.compile("qkv|qvk|kqv|kvq|vqk|vkq")
 LAYER = re.compile(r"(?P<layer>.+?)(?P<separator>[._])(?P<last>weight|bias)")
