@@ -175,10 +175,7 @@ def test_a_csv_may_lack_its_header_or_carry_an_index(tmp_path, capsys):
     path = tmp_path / "t.csv"
     path.write_text("9,2,3\n4,5,6\n")
     assert open_images(path).pixels(0).tolist() == [[[9, 2, 3]]]
-    assert (
-        "has no header; its first row would be lost and is read as an image"
-        in capsys.readouterr().err
-    )
+    assert "has no header; its first row would be lost and is read as an image" in capsys.readouterr().err
     path.write_text(",0,1,2\n0,9,2,3\n1,4,5,6\n")  # as pandas writes it
     assert open_images(path).pixels(1).tolist() == [[[4, 5, 6]]]
     assert "its first column is taken for an index" in capsys.readouterr().err

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from config.errors import UserError
-from config.loading import load_config, save_config
+from config.loading import save_config
 from config.schema import Config
 from models.vqgan import VQGAN
 from utils.weights.import_lab import import_lab
+from utils.weights.lab_attention import Naming
 from utils.weights.lab_keys import TRANSFORMER, read_keys, to_lab
-from utils.weights.lab_naming import Naming
 from utils.weights.store import load_transformer, read_header, save_weights
 
 WIDTH, HEADS = 32, 4
@@ -46,12 +46,6 @@ SEPARATE = [  # q, k, v, output under blocks.i.
     ("multi_head_attention.Q", "multi_head_attention.K", "multi_head_attention.V",
      "multi_head_attention.dense"),
     ("attn.proj_q", "attn.proj_k", "attn.proj_v", "attn.proj"),
-    ("attn.q_lin", "attn.k_lin", "attn.v_lin", "attn.out_lin"),
-    ("sa.queryNet", "sa.keyNet", "sa.valueNet", "sa.outNet"),
-    ("attn.WQuery", "attn.WKey", "attn.WValue", "attn.combine"),
-    ("attn.hidden_to_q", "attn.hidden_to_k", "attn.hidden_to_v", "attn.to_hidden"),
-    ("attn.c_q", "attn.c_k", "attn.c_v", "attn.c_proj"),
-    ("attn.get_q", "attn.get_k", "attn.get_v", "attn.mix"),
 ]  # fmt: skip
 FUSED = [  # one matrix, output
     ("Attention.to_qkv.", "Attention.proj."),
@@ -149,10 +143,8 @@ def test_one_matrix_is_recognised_and_named_again(lab, base, tmp_path, names, as
 
 @pytest.mark.parametrize("rows", ["".join(order) for order in permutations("qkv")])
 def test_a_fused_layers_name_says_the_order_of_its_rows(lab, base, tmp_path, rows):
-    words = "_".join({"q": "query", "k": "key", "v": "value"}[letter] for letter in rows)
-    for name in (f"attn.to_{rows}.", f"attn.{words}."):
-        state = fused(lab.state_dict(), (name, "attn.out."), rows)
-        check_same(state, lab, base, tmp_path)
+    state = fused(lab.state_dict(), (f"attn.to_{rows}.", "attn.out."), rows)
+    check_same(state, lab, base, tmp_path)
 
 
 def test_an_output_without_bias_gets_zeros_and_loses_them_again(lab, base, tmp_path):
@@ -183,21 +175,6 @@ def test_export_names_attention_as_the_imported_file_did(lab, base, tmp_path, ca
     assert "blocks.1.Attention.query.bias" in theirs
     left = call(f"{command} --tokenizer vqgan.safetensors --like lab.pt")
     assert torch.load("theirs/transformer.pt", weights_only=True).keys() == state.keys()
-
-
-def test_a_rule_of_the_lab_comes_with_the_labs_cosine(lab, base, tmp_path, call, monkeypatch):
-    torch.save(lab.state_dict(), tmp_path / "lab.pt")
-    save_config(base, tmp_path / "base.yml")
-    monkeypatch.chdir(tmp_path)
-    command = "python -m utils.weights.import_lab lab.pt --config base.yml --out"
-    found = {}
-    for rule in ("lab", "maskgit"):
-        said = call(f"{command} {rule} --rule {rule}")
-        assert said.code == 0, said.err
-        decoding = load_config(tmp_path / rule / "config.yml").decoding
-        found[rule] = decoding.rule, decoding.mask_schedule
-    assert found["lab"] == ("lab", "maskgit_cosine")
-    assert found["maskgit"] == ("maskgit", base.decoding.mask_schedule)
 
 
 # Doubt

@@ -17,8 +17,8 @@ from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
 from utils.io.files import atomic
+from utils.weights.lab_attention import VARIANTS, Naming, Weights
 from utils.weights.lab_keys import PREFIXES, TOKENIZER, TRANSFORMER, to_lab
-from utils.weights.lab_naming import VARIANTS, Naming, Weights
 from utils.weights.store import load_tokenizer, load_transformer, read_header, read_lab_file
 
 OPTIONS = {  # flag: key that it overrides, type, help

@@ -9,31 +9,88 @@ which names every key of the files and what became of it.
 from __future__ import annotations
 
 import math
+import re
 import shlex
+from argparse import ArgumentTypeError
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from config.decoding import RULES
 from config.errors import UserError
 from config.loading import load_config, save_config
-from config.schema import Config
+from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, first_line, run
 from utils.io.files import atomic, content_hash, write_text
-from utils.weights.lab_attention import Roles, role_map
-from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, LabFile, Part
-from utils.weights.lab_report import key_report, summary
-from utils.weights.lab_shapes import describe
+from utils.weights.lab_attention import Roles
+from utils.weights.lab_keys import NAMES_SHOWN, TOKENIZER, TRANSFORMER, LabFile, Part
+from utils.weights.lab_shapes import describe, network_shapes, shapes_of
 from utils.weights.store import fill, read_lab_file, save_weights
 
 WEIGHTS_FILES = {TOKENIZER: "vqgan.safetensors", TRANSFORMER: "transformer.safetensors"}
+NOT_READ = {  # what shapes do not tell
+    TOKENIZER: ("norm",),
+    TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),
+}
+
 UNSUPPORTED = {  # attention that two public solutions compute
     "query-softmax": "its softmax runs over the queries instead of the keys",
     "merged-heads": "its heads are merged without moving them next to their token",
 }
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """What became of every key of one network."""
+
+    matched: list[str]
+    renamed: dict[str, str]
+    """Name here -> name in the file."""
+    missing: list[str]
+    unexpected: list[str]
+    shapes: dict[str, str]
+    """Keys of another shape, with the found and the needed one."""
+
+    def problems(self) -> str:
+        """What keeps the file from being this network, on one line; empty if nothing does."""
+        groups = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of another shape": [f"{key} {text}" for key, text in self.shapes.items()],
+        }
+        return "; ".join(
+            f"{len(names)} keys {what}: {', '.join(names[:NAMES_SHOWN])}"
+            + (", ..." if len(names) > NAMES_SHOWN else "")
+            for what, names in groups.items()
+            if names
+        )
+
+    def lines(self) -> list[str]:
+        """One line a key, in the order of the groups."""
+        return [
+            *(f"matched     {key}" for key in self.matched),
+            *(f"renamed     {old} -> {new}" for new, old in self.renamed.items()),
+            *(f"missing     {key}" for key in self.missing),
+            *(f"unexpected  {key}" for key in self.unexpected),
+            *(f"shape       {key}: {text}" for key, text in self.shapes.items()),
+        ]
+
+
+def key_report(part: Part, description: TokenizerConfig | TransformerConfig) -> KeyReport:
+    """Hold the keys of a part against those of the network that it should fill."""
+    needed, found = network_shapes(description), shapes_of(part.weights)
+    both = [key for key in needed if key in found]
+    fits = [key for key in both if needed[key] == found[key]]
+    return KeyReport(
+        matched=[key for key in fits if key not in part.renamed],
+        renamed={key: part.renamed[key] for key in fits if key in part.renamed},
+        missing=[key for key in needed if key not in found],
+        unexpected=[part.sources[key] for key in found if key not in needed],
+        shapes={k: f"{found[k]}, needed {needed[k]}" for k in both if needed[k] != found[k]},
+    )
 
 
 def import_lab(
@@ -60,7 +117,7 @@ def import_lab(
         description = describe(part, getattr(base, kind), file.name)
         descriptions[kind] = description
         report = key_report(part, description)
-        lines += summary(part, report, description)
+        lines += _summary(part, report, description)
         keys += [f"# {file.name}: {kind}", *report.lines()]
         if report.problems():
             problems.append(f"{file.name}: {kind}: {report.problems()}")
@@ -87,6 +144,36 @@ def _one_of_each(files: list[LabFile]) -> dict[str, tuple[LabFile, Part]]:
                 )
             parts[kind] = (file, part)
     return parts
+
+
+def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
+    """What a reader wants to know about one network."""
+    variant = f", attention variant {part.naming.title}" if part.kind == TRANSFORMER else ""
+    count = sum(value.numel() for value in part.weights.values())
+    read = description.model_dump(exclude=set(NOT_READ[part.kind]))
+    taken = description.model_dump(include=set(NOT_READ[part.kind]))
+    return [
+        f"{part.kind}{variant}, {count / 1e6:.2f} M values",
+        f"  keys: {len(report.matched)} matched, {len(report.renamed)} renamed, "
+        f"{len(report.missing)} missing, {len(report.unexpected)} unexpected, "
+        f"{len(report.shapes)} of another shape",
+        *(f"  renamed: {text}" for text in _patterns(report.renamed)),
+        f"  read off the shapes: {_as_text(read)}",
+        f"  not told by the file: {_as_text(taken)}",
+    ]
+
+
+def _patterns(renamed: dict[str, str]) -> list[str]:
+    """Renamed keys with the block's number written as i, each pattern once."""
+    patterns: dict[str, int] = {}
+    for new, old in renamed.items():
+        text = re.sub(r"\bblocks\.\d+\.", "blocks.i.", f"{old} -> {new}")
+        patterns[text] = patterns.get(text, 0) + 1
+    return [f"{text} ({count} times)" for text, count in patterns.items()]
+
+
+def _as_text(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _config(base: Config, out: Path, descriptions: dict[str, Any]) -> Config:
@@ -118,12 +205,16 @@ def _convert(file: LabFile, part: Part, description: Any, out: Path) -> None:
     save_weights(out / WEIGHTS_FILES[part.kind], network.state_dict(), description, notes)
 
 
-def _of_rule(rule: str | None) -> list[tuple[str, str]]:
-    """Settings of a solution's decode rule; "cosine" is the paper's in most of the lab's."""
-    if rule is None:
-        return []
-    curve = [("decoding.mask_schedule", "maskgit_cosine")] if rule.startswith("lab") else []
-    return [("decoding.rule", rule), *curve]
+def role_map(text: str) -> Roles:
+    """`blocks.0.attn.a=q,...` as layers of any block and their roles, for argparse."""
+    roles: Roles = {}
+    for item in text.split(","):
+        layer, _, role = item.strip().partition("=")
+        role = {"out": "o", "output": "o"}.get(role, role)
+        if role not in ("q", "k", "v", "o") and sorted(role) != ["k", "q", "v"]:
+            raise ArgumentTypeError(f"'{item}' is not LAYER=ROLE; roles are q, k, v, o and qkv")
+        roles[re.sub(r"^blocks\.\d+\.", "", layer)] = role
+    return roles
 
 
 def main() -> None:
@@ -144,12 +235,6 @@ def main() -> None:
         default="standard",
         help="how the solution computes attention, which no file tells",
     )
-    parser.add_argument(
-        "--rule",
-        choices=RULES,
-        help="decode rule of the solution (docs/decoding.md); those of the lab come with their "
-        "cosine, cos(pi r / 2)",
-    )
     add_config_arguments(parser, {})
     args = parser.parse_args()
     if args.attention in UNSUPPORTED:
@@ -157,7 +242,7 @@ def main() -> None:
             f"--attention {args.attention}: {UNSUPPORTED[args.attention]}; such weights give other "
             "logits here. Let the solution repair the images itself, and score its results folder"
         )
-    base = load_config(args.config, [*args.set, *_of_rule(args.rule)])
+    base = load_config(args.config, args.set)
     config, lines = import_lab(args.files, args.out, base, entry=args.entry, roles=args.map)
     print("\n".join(lines))
     for kind in (TOKENIZER, TRANSFORMER):

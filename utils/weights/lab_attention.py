@@ -9,17 +9,18 @@ Letters: D width of the transformer.
 
 from __future__ import annotations
 
+import json
 import re
-from argparse import ArgumentTypeError
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_naming import VARIANTS, Naming, Weights
 
+Weights = dict[str, Tensor]
 Roles = dict[str, str]  # layer without its block, e.g. attn.a -> q, k, v, o, or qkv in any order
 
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
@@ -27,6 +28,50 @@ ROLE_WORDS = {"q": "q|quer(y|ie)", "k": "k|key", "v": "v|val|value", "o": "o|out
 AROUND = "w|fc|to|lin|linear|proj|projection|layer|dense|weight|matrix|embed"
 ORDERS = re.compile("qkv|qvk|kqv|kvq|vqk|vkq")
 LAYER = re.compile(r"(?P<layer>.+?)(?P<separator>[._])(?P<last>weight|bias)")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Layers of attention within a block, in the order in which they hold q, k and v."""
+
+    inputs: dict[str, str]
+    """Layer -> which of q, k and v its rows are, e.g. {"Attention.qkv": "qkv"}."""
+    output: str
+    biased: frozenset[str]
+    """The layers that have a bias."""
+    separators: dict[str, str]
+    """Layer -> what stands between its name and `weight`, where that is no dot."""
+
+    @property
+    def title(self) -> str:
+        """Name of the variant, or the layers."""
+        known = (name for name, naming in VARIANTS.items() if naming == self)
+        return next(known, ", ".join([*self.inputs, self.output]))
+
+    def as_text(self) -> str:
+        """JSON, as a header keeps it."""
+        return json.dumps(vars(self) | {"biased": sorted(self.biased)})
+
+    @classmethod
+    def from_text(cls, text: str) -> Naming:
+        """The opposite of `as_text`."""
+        values = json.loads(text)
+        return cls(**values | {"biased": frozenset(values["biased"])})
+
+
+def _variant(inputs: dict[str, str], output: str, biased: list[str]) -> Naming:
+    inputs = {f"Attention.{layer}": rows for layer, rows in inputs.items()}
+    return Naming(
+        inputs, f"Attention.{output}", frozenset(f"Attention.{layer}" for layer in biased), {}
+    )
+
+
+SEPARATE = {"query": "q", "key": "k", "value": "v"}
+VARIANTS = {
+    "report": _variant({"qkv": "qkv"}, "proj", ["proj"]),
+    "fused": _variant({"qkv": "qkv"}, "proj", ["qkv", "proj"]),
+    "separate": _variant(SEPARATE, "output_layer", [*SEPARATE, "output_layer"]),
+}
 
 
 def from_naming(
@@ -60,6 +105,48 @@ def from_naming(
             found_in[block + key] = " + ".join(sources[block + k] for k in used) or "zeros"
     _note(naming, notes)
     return naming, out, found_in
+
+
+def to_naming(weights: Weights, naming: Naming) -> Weights:
+    """Our transformer's weights as another solution names them; the opposite of `from_naming`.
+
+    A bias that the network lacks is written as zeros where the naming has one. Raises `UserError`
+    where the naming would lose a bias.
+    """
+    out: Weights = {}
+    for key, value in weights.items():
+        block, dot, rest = key.partition(".Attention.")
+        if not dot:
+            out[key] = value
+        elif rest == "qkv.weight":
+            bias = weights.get(f"{block}.Attention.qkv.bias", value.new_zeros(len(value)))
+            for layer, rows in naming.inputs.items():
+                _write(out, block, layer, _rows(value, rows), _rows(bias, rows), naming)
+        elif rest == "proj.weight":
+            bias = weights[f"{block}.Attention.proj.bias"]
+            _write(out, block, naming.output, value, bias, naming)
+    return out
+
+
+def _write(
+    out: Weights, block: str, layer: str, weight: Tensor, bias: Tensor, naming: Naming
+) -> None:
+    """One layer of a block under its name."""
+    start = f"{block}.{layer}{naming.separators.get(layer, '.')}"
+    out[f"{start}weight"] = weight
+    if layer in naming.biased:
+        out[f"{start}bias"] = bias
+    elif bias.any():
+        raise UserError(
+            f"{block}.{layer}: this variant's attention has no such biases; export to another "
+            "--variant, such as fused or separate"
+        )
+
+
+def _rows(value: Tensor, rows: str) -> Tensor:
+    """The rows of a fused tensor (3D, ...) that hold some of q, k and v."""
+    q_k_v = dict(zip("qkv", value.chunk(3), strict=True))
+    return torch.cat([q_k_v[letter] for letter in rows])
 
 
 def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]]:
@@ -133,7 +220,8 @@ def _roles(block: str, matrices: dict[str, int], name: str, given: Roles) -> Rol
         raise _undecided(block, matrices, name, f"--map names {', '.join(sorted(unknown))}")
     if len(matrices) == 2:
         fused, output = sorted(matrices, key=lambda layer: -matrices[layer])
-        return {fused: given.get(fused, _order(fused) or "qkv"), output: "o"}
+        order = ORDERS.search(re.sub("[._]", "", fused.lower()))
+        return {fused: given.get(fused, order[0] if order else "qkv"), output: "o"}
     layers = [layer for layer in matrices if layer not in given]
     around = _common_parts(list(matrices))
     words = {layer: _words(layer.split(".")[around:]) for layer in layers}
@@ -150,15 +238,6 @@ def _roles(block: str, matrices: dict[str, int], name: str, given: Roles) -> Rol
     if len(found) < 4:
         raise _undecided(block, matrices, name, "names do not tell q, k, v and output apart")
     return {layer: role for role, layer in found.items()}
-
-
-def _order(layer: str) -> str | None:
-    """The order of q, k and v that a fused layer's name says, e.g. to_key_query_value -> kqv."""
-    name = re.sub("[._]", "", layer.lower())
-    for letter in "qkv":
-        name = re.sub(ROLE_WORDS[letter].partition("|")[2], letter, name)
-    found = ORDERS.search(name)
-    return found[0] if found else None
 
 
 def _common_parts(layers: list[str]) -> int:
@@ -196,17 +275,5 @@ def _note(naming: Naming, notes: list[str]) -> None:
     for layer, rows in naming.inputs.items():
         if len(rows) == 3 and rows != "qkv":
             notes.append(f"{layer}: its rows are taken in the order {', '.join(rows)}, as named")
-        elif len(rows) == 3 and not _order(layer):
+        elif len(rows) == 3 and not ORDERS.search(re.sub("[._]", "", layer.lower())):
             notes.append(f"{layer}: its rows are taken in the order q, k, v; else give --map")
-
-
-def role_map(text: str) -> Roles:
-    """`blocks.0.attn.a=q,...` as layers of any block and their roles, for argparse."""
-    roles: Roles = {}
-    for item in text.split(","):
-        layer, _, role = item.strip().partition("=")
-        role = {"out": "o", "output": "o"}.get(role, role)
-        if role not in ("q", "k", "v", "o") and sorted(role) != ["k", "q", "v"]:
-            raise ArgumentTypeError(f"'{item}' is not LAYER=ROLE; roles are q, k, v, o and qkv")
-        roles[re.sub(r"^blocks\.\d+\.", "", layer)] = role
-    return roles

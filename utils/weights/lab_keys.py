@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_attention import Roles, from_naming
-from utils.weights.lab_naming import VARIANTS, Naming, Weights, to_naming
+from utils.weights.lab_attention import VARIANTS, Naming, Roles, Weights, from_naming, to_naming
 
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # of a whole model that is exported
