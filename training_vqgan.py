@@ -10,12 +10,13 @@ from utils.cli import (
     add_start_arguments,
     as_overrides,
     run,
+    run_folder,
 )
 from utils.training.tokenizer import train_tokenizer
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--data": ("data.root", str, "prepared folder with train/ and val/"),
-    "--run": ("run", str, "folder of the run"),
+    "--run": ("run", run_folder, "folder of the run"),
     "--seed": ("seed", int, "seed of everything random"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
 }

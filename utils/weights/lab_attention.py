@@ -203,7 +203,7 @@ def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
             apart.append(key)
     for key in apart:
         rows = order_of(key, len(keys[key]) // width) or "".join(
-            role for role in ROLE_WORDS if says(role, words_of([key.split(".")[-1]]))
+            role for role in ROLE_WORDS if says(role, words_of([layer_of(key).split(".")[-1]]))
         )
         is_free = not set(rows) & set("".join(found.values()))
         if len(rows) == len(keys[key]) // width and is_free:
