@@ -320,6 +320,18 @@ def test_surplus_masks_and_rows_are_left_out_with_a_note(lab_data, capsys):
     assert "1 rows more than images are left out" in said
 
 
+def test_one_picture_takes_its_own_mask_out_of_a_folder(lab_data, capsys):
+    folder = lab_data(3)
+    job = InpaintingSet(folder / "masked_image/image_001.png", folder / "mask64")
+    assert [path.name for path in job.masks] == ["mask_001.png"]
+    assert "2 masks more than images are left out" in capsys.readouterr().err
+    other = (folder / "masked_image/image_001.png").rename(folder / "photo.png")
+    with pytest.raises(UserError, match=r"photo\.png.*\(--pair-by order pairs sorted names"):
+        InpaintingSet(other, folder / "mask64")
+    job = InpaintingSet(other, folder / "mask64", pair_by_order=True)
+    assert [path.name for path in job.masks] == ["mask_000.png"]
+
+
 def test_sorted_order_pairs_whatever_the_names_are(lab_data):
     folder = lab_data(2)
     for index, name in enumerate(("x", "y")):

@@ -77,7 +77,8 @@ def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
     else:
         reason = "several share a number or a name"
     sides = f"{_side(images, 'images')} and {_side(others, what)}"
-    return UserError(f"{sides} do not pair by the number at the end or by name; {reason}")
+    advice = " (--pair-by order pairs sorted names)" if what == "masks" else ""
+    return UserError(f"{sides} do not pair by the number at the end or by name{advice}; {reason}")
 
 
 def _side(paths: list[Path], what: str) -> str:
