@@ -13,6 +13,7 @@ from utils.cli import (
     names,
     positive,
     run,
+    run_folder,
     schedule_name,
 )
 
@@ -20,7 +21,7 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--data": ("data.root", str, "prepared folder with train/ and val/"),
     "--train": ("data.train", str, "folder of training images, if not in the prepared folder"),
     "--val": ("data.val", str, "folder of validation images, likewise"),
-    "--run": ("run", str, "folder of the run"),
+    "--run": ("run", run_folder, "folder of the run"),
     "--epochs": ("training.epochs", int, "passes over the training images"),
     "--batch-size": ("training.batch_size", int, "images a forward pass"),
     "--accumulate": ("training.accumulate", int, "batches averaged into one optimiser step"),

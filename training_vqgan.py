@@ -10,11 +10,12 @@ from utils.cli import (
     add_start_arguments,
     as_overrides,
     run,
+    run_folder,
 )
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--data": ("data.root", str, "prepared folder with train/ and val/"),
-    "--run": ("run", str, "folder of the run"),
+    "--run": ("run", run_folder, "folder of the run"),
     "--epochs": ("tokenizer.training.epochs", int, "passes over the training images"),
     "--batch-size": ("tokenizer.training.batch_size", int, "images a step"),
     "--learning-rate": ("tokenizer.training.learning_rate", float, "peak learning rate"),

@@ -41,11 +41,12 @@ LAB_FLAGS = {  # flag: what the lab's scripts call it (docs/from-the-lab.md)
     "--transformer": ("--load-transformer-ckpt-path",),
     "--train": ("--train_d_path",),
     "--val": ("--val_d_path",),
-    "--run": ("--checkpoint-path",),
+    "--run": ("--checkpoint-path", "--output-path", "--out_d_path", "--save_root"),
     "--accumulate": ("--accum-grad",),
     "--checkpoint-every": ("--save-per-epoch", "--ckpt-interval"),
     "--learning-rate": ("--lr",),
 }
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
 IGNORED_FLAGS = {  # of the lab's scripts: why it does nothing here
     "--num_workers": "tokens are computed once, no process loads images",
     "--partial": "name a smaller folder instead",
@@ -101,6 +102,13 @@ def steps_or_all(text: str) -> int | None:
         return None if int(text) == -1 else int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
+
+
+def run_folder(text: str) -> str:
+    """What --run takes: a folder, or as in the lab a checkpoint within it."""
+    path = Path(text)
+    is_file = path.suffix in CHECKPOINT_SUFFIXES and not path.is_dir()
+    return str(path.parent if is_file else path)
 
 
 def names(flag: str) -> list[str]:

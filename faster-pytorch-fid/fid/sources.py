@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import unicodedata
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -73,8 +74,9 @@ def open_csv(path: Path) -> CsvImages:
         check_limit("table_bytes", path.stat().st_size, str(path))
         with open(path, "rb") as file:
             header = _row(file, path)
-            start = 0 if _is_image(header) else len(header)
-            file.seek(start)
+            if not is_header(header):
+                raise ScoreError(f"{path}: has no header; its first row would be lost")
+            start = len(header)
             while line := _row(file, path):
                 if row := line.strip():
                     spans.append((start, len(row)))
@@ -84,10 +86,9 @@ def open_csv(path: Path) -> CsvImages:
     columns = header.count(b",") + 1
     side = math.isqrt(columns // 3)
     skip = int(side > 0 and columns == 3 * side**2 + 1)
-    if spans and spans[0][0] == 0:
-        _note(path, "has no header; its first row would be lost and is read as an image")
     if skip:
-        _note(path, "its first column is taken for an index and left out")
+        note = "its first column is taken for an index and left out"
+        print(f"note: {path}: {note}", file=sys.stderr)
     if columns - skip != 3 * side**2:
         raise ScoreError(
             f"{path}: {columns:,} columns, expected 3 x side x side, as 12,288 for 64 x 64 images"
@@ -95,18 +96,13 @@ def open_csv(path: Path) -> CsvImages:
     return CsvImages(path, spans, side, skip)
 
 
-def _note(path: Path, text: str) -> None:
-    print(f"note: {path}: {text}", file=sys.stderr)
-
-
-def _is_image(row: bytes) -> bool:
-    """Whether a table's first row holds pixels: values 0..255 that do not count 0, 1, 2, ..."""
+def is_header(row: bytes) -> bool:
+    """Whether a table's first row names its columns: words, or numbers that count up by one."""
     try:
-        values = np.array(row.strip().split(b",")).astype(np.float64)
+        values = np.array(row.removeprefix(BOM_UTF8).split(b","), dtype=np.float64)
     except ValueError:
-        return False
-    pixels = ((values >= 0) & (values <= 255) & (values == np.floor(values))).all()
-    return bool(pixels) and not np.array_equal(values, np.arange(len(values)))
+        return True
+    return len(values) > 1 and bool((np.diff(values) == 1).all())
 
 
 def _row(file: BinaryIO, path: Path) -> bytes:

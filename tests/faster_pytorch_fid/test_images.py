@@ -16,7 +16,8 @@ from fid.sources import open_images
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image
 
-from utils.data.pairs import pair
+from config.errors import UserError
+from utils.data.pairs import TruthTable, pair
 from utils.io import images as suite
 from utils.io.images import load_rgb
 
@@ -171,16 +172,42 @@ def test_surplus_rows_of_a_csv_are_left_out_with_a_note(tmp_path, pixels, capsys
     assert "the first 2 images are used" in capsys.readouterr().err
 
 
-def test_a_csv_may_lack_its_header_or_carry_an_index(tmp_path, capsys):
+FIRST_ROWS = {  # of a table: whether it names columns
+    "a,b,c": True,
+    "0,1,2": True,  # as pandas counts
+    "1,2,3": True,
+    ",0,1,2": True,  # and with its index
+    "# r,g,b": True,  # as NumPy writes it
+    "9,2,3": False,
+    "0,1,1": False,  # a picture may begin as a count does
+    "0,0,0": False,
+    "9.0,2.0,3.0": False,
+    "9,9.1,3": False,  # pandas took a picture for names, and made them differ
+    "\ufeff9,2,3": False,
+    "9,nan,3": False,
+}
+
+
+@pytest.mark.parametrize(("row", "names"), FIRST_ROWS.items())
+def test_a_first_row_that_is_an_image_is_refused_by_scorer_and_suite(tmp_path, row, names):
     path = tmp_path / "t.csv"
-    path.write_text("9,2,3\n4,5,6\n")
-    assert open_images(path).pixels(0).tolist() == [[[9, 2, 3]]]
-    assert "has no header; its first row would be lost and is read as an image" in capsys.readouterr().err
+    path.write_text(f"{row}\n9,2,3\n4,5,6\n", encoding="utf-8")
+    images = [Path("0.png"), Path("1.png")]
+    if names:
+        assert len(open_images(path)) == 2
+        assert len(TruthTable(path, images).starts) == 2
+        return
+    with pytest.raises(ScoreError, match="t.csv: has no header; its first row would be lost"):
+        open_images(path)
+    with pytest.raises(UserError, match="t.csv: has no header; its first row would be lost"):
+        TruthTable(path, images)
+
+
+def test_a_csv_may_carry_an_index(tmp_path, capsys):
+    path = tmp_path / "t.csv"
     path.write_text(",0,1,2\n0,9,2,3\n1,4,5,6\n")  # as pandas writes it
     assert open_images(path).pixels(1).tolist() == [[[4, 5, 6]]]
     assert "its first column is taken for an index" in capsys.readouterr().err
-    path.write_text("0,1,2\n9,2,3\n4,5,6\n")  # pandas' header of numbered columns
-    assert open_images(path).pixels(0).tolist() == [[[9, 2, 3]]]
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,43 @@ def test_the_flags_of_the_wild_repair(lab_data, changed, weights, call, tmp_path
     assert manifest["config"]["decoding"][key] == value
 
 
+TRAINING = "training_transformer.py"
+WILD = [  # script, flags as others write them, what they set here
+    (TRAINING, "--out_d_path o", {"run": "o"}),
+    (TRAINING, "--save-root o/last_ckpt.pt", {"run": "o"}),
+    (TRAINING, "--checkpoint-path ./ckpts/last.pth", {"run": "ckpts"}),
+    (TRAINING, "--output_path o --lr 1e-4", {"run": "o", "training.learning_rate": 1e-4}),
+    (TRAINING, "--mask_func 0 --partial 0.5", {"masking.mask_schedule": "cosine"}),
+    (TRAINING, "--gamma_type Linear", {"masking.mask_schedule": "linear"}),
+    (TRAINING, "--ckpt_interval 3", {"training.checkpoint_every": 3}),
+    (TRAINING, "--warmup_steps 5", {"training.warmup_steps": 5}),
+    (TRAINING, "--weight_decay 0.1", {"training.weight_decay": 0.1}),
+    (TRAINING, "--train-d-path a --val_d_path b", {"data.train": "a", "data.val": "b"}),
+    ("training_vqgan.py", "--save_root o --num-workers 4", {"run": "o"}),
+    ("inpainting.py", "--sweet_spot -1 --num_workers 2", {"decoding.sweet_spot": None}),
+    ("inpainting.py", "--mask_func COSINE", {"decoding.mask_schedule": "cosine"}),
+    ("inpainting.py", "--load_transformer_ckpt_path t.pt", {"transformer.weights": "t.pt"}),
+    ("inpainting.py", "--out_d_path o --batch_size 1 --partial=1", {"decoding.batch_size": 1}),
+    ("inpainting.py", "--save-root o --total_iter 8", {"decoding.total_iter": 8}),
+]
+
+
+@pytest.mark.parametrize(("script", "flags", "keys"), WILD, ids=[f"{s} {f}" for s, f, _ in WILD])
+def test_a_flag_of_the_wild_sets_its_key(call, monkeypatch, tmp_path, script, flags, keys):
+    from config import loading
+
+    found = {}
+
+    def stop(_path: Path, overrides: list) -> None:
+        found.update((key, value) for key, value, *_ in overrides)
+        raise UserError("stopped here")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "load_config", stop)
+    assert call(f"python {script} {flags}").err.endswith("error: stopped here\n")
+    assert found == keys
+
+
 LAB_FORM = """
 MODEL_NAME: MaskGit
 model_param:
@@ -281,6 +318,18 @@ def test_surplus_masks_and_rows_are_left_out_with_a_note(lab_data, capsys):
     said = capsys.readouterr().err
     assert "1 masks more than images are left out" in said
     assert "1 rows more than images are left out" in said
+
+
+def test_one_picture_takes_its_own_mask_out_of_a_folder(lab_data, capsys):
+    folder = lab_data(3)
+    job = InpaintingSet(folder / "masked_image/image_001.png", folder / "mask64")
+    assert [path.name for path in job.masks] == ["mask_001.png"]
+    assert "2 masks more than images are left out" in capsys.readouterr().err
+    other = (folder / "masked_image/image_001.png").rename(folder / "photo.png")
+    with pytest.raises(UserError, match=r"photo\.png.*\(--pair-by order pairs sorted names"):
+        InpaintingSet(other, folder / "mask64")
+    job = InpaintingSet(other, folder / "mask64", pair_by_order=True)
+    assert [path.name for path in job.masks] == ["mask_000.png"]
 
 
 def test_sorted_order_pairs_whatever_the_names_are(lab_data):

@@ -44,6 +44,8 @@ def handlers(solution, lab_data, save, tmp_path, monkeypatch):
         save(lab.vqgan.state_dict(), "VQGAN.pt")
         save(lab.transformer.state_dict(), "transformer.pt")
         save(lab.state_dict(), "maskgit.pt")
+        Path("solutions").mkdir()
+        save(lab.transformer.state_dict(), "solutions/ann.pt")
         lab_data(images)
         Path("config").mkdir()
         if full:
@@ -58,7 +60,7 @@ def handlers(solution, lab_data, save, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("quick")
 def test_every_command_of_the_page_runs(handlers, call, solution):
     folder = handlers("separate", full=False, images=3)
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
     for command in COMMANDS:
         left = call(command)
         assert left.code == 0, f"{command}\n{left.err}"
@@ -84,9 +86,9 @@ def test_every_command_of_the_page_runs(handlers, call, solution):
 
 @pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_first_three_commands_run_at_full_size(handlers, call, variant):
+def test_importing_repairing_and_scoring_run_at_full_size(handlers, call, variant):
     handlers(variant, full=True, images=2)
-    for command in COMMANDS[:3]:
+    for command in COMMANDS[1:4]:
         left = call(command)
         assert left.code == 0, f"{command}\n{left.err}"
     assert re.search(r"\d+\.\d+", left.out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,7 +77,8 @@ def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
     else:
         reason = "several share a number or a name"
     sides = f"{_side(images, 'images')} and {_side(others, what)}"
-    return UserError(f"{sides} do not pair by the number at the end or by name; {reason}")
+    advice = " (--pair-by order pairs sorted names)" if what == "masks" else ""
+    return UserError(f"{sides} do not pair by the number at the end or by name{advice}; {reason}")
 
 
 def _side(paths: list[Path], what: str) -> str:
@@ -142,7 +144,7 @@ class TruthTable:
             check_limit("table_bytes", path.stat().st_size, str(path))
             with open(path, "rb") as file:
                 header = _row(file, path)
-                if _is_image(header):
+                if not is_header(header):
                     raise UserError(f"{path}: has no header; its first row would be lost")
                 place = len(header)
                 while line := _row(file, path):
@@ -169,7 +171,7 @@ class TruthTable:
         side = math.isqrt(len(cells) // 3)
         if len(cells) == 3 * side**2 + 1:  # pandas writes its index first
             cells = cells[1:]
-        if len(cells) != 3 * side**2:
+        if side == 0 or len(cells) != 3 * side**2:
             raise UserError(f"{where}: {len(cells)} values; allowed are side x side x 3")
         try:
             values = np.array(cells, dtype=np.float64)
@@ -188,14 +190,13 @@ def _row(file: BinaryIO, path: Path) -> bytes:
     return row
 
 
-def _is_image(row: bytes) -> bool:
-    """Whether a table's first row holds pixels, not names or numbers of columns."""
-    cells = row.strip().split(b",")
+def is_header(row: bytes) -> bool:
+    """Whether a table's first row names its columns: words, or numbers that count up by one."""
     try:
-        values = np.array(cells, dtype=np.float64)
+        values = np.array(row.removeprefix(BOM_UTF8).split(b","), dtype=np.float64)
     except ValueError:
-        return False
-    return len(cells) > 1 and not (values[:2] == [0, 1]).all()
+        return True
+    return len(values) > 1 and bool((np.diff(values) == 1).all())
 
 
 Truth = TruthFiles | TruthTable

@@ -11,23 +11,24 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from argparse import ArgumentTypeError
-from dataclasses import dataclass
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from config.decoding import RULES
 from config.errors import UserError
-from config.loading import load_config, save_config
-from config.schema import Config, TokenizerConfig, TransformerConfig
+from config.loading import Override, load_config, save_config
+from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, first_line, run
 from utils.io.files import atomic, content_hash, write_text
-from utils.weights.lab_attention import Roles
-from utils.weights.lab_keys import NAMES_SHOWN, TOKENIZER, TRANSFORMER, LabFile, Part
-from utils.weights.lab_shapes import describe, network_shapes, shapes_of
+from utils.weights.key_report import KeyReport, key_report
+from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, LabFile, Part
+from utils.weights.lab_names import Roles
+from utils.weights.lab_shapes import describe
 from utils.weights.store import fill, read_lab_file, save_weights
 
 WEIGHTS_FILES = {TOKENIZER: "vqgan.safetensors", TRANSFORMER: "transformer.safetensors"}
@@ -36,61 +37,11 @@ NOT_READ = {  # what shapes do not tell
     TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),
 }
 
-UNSUPPORTED = {  # attention that two public solutions compute
+UNSUPPORTED = {  # attention that public solutions compute, and that no file tells
     "query-softmax": "its softmax runs over the queries instead of the keys",
     "merged-heads": "its heads are merged without moving them next to their token",
+    "rows-by-head": "its one matrix holds q, k and v of one head after the other",
 }
-
-
-@dataclass(frozen=True)
-class KeyReport:
-    """What became of every key of one network."""
-
-    matched: list[str]
-    renamed: dict[str, str]
-    """Name here -> name in the file."""
-    missing: list[str]
-    unexpected: list[str]
-    shapes: dict[str, str]
-    """Keys of another shape, with the found and the needed one."""
-
-    def problems(self) -> str:
-        """What keeps the file from being this network, on one line; empty if nothing does."""
-        groups = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "of another shape": [f"{key} {text}" for key, text in self.shapes.items()],
-        }
-        return "; ".join(
-            f"{len(names)} keys {what}: {', '.join(names[:NAMES_SHOWN])}"
-            + (", ..." if len(names) > NAMES_SHOWN else "")
-            for what, names in groups.items()
-            if names
-        )
-
-    def lines(self) -> list[str]:
-        """One line a key, in the order of the groups."""
-        return [
-            *(f"matched     {key}" for key in self.matched),
-            *(f"renamed     {old} -> {new}" for new, old in self.renamed.items()),
-            *(f"missing     {key}" for key in self.missing),
-            *(f"unexpected  {key}" for key in self.unexpected),
-            *(f"shape       {key}: {text}" for key, text in self.shapes.items()),
-        ]
-
-
-def key_report(part: Part, description: TokenizerConfig | TransformerConfig) -> KeyReport:
-    """Hold the keys of a part against those of the network that it should fill."""
-    needed, found = network_shapes(description), shapes_of(part.weights)
-    both = [key for key in needed if key in found]
-    fits = [key for key in both if needed[key] == found[key]]
-    return KeyReport(
-        matched=[key for key in fits if key not in part.renamed],
-        renamed={key: part.renamed[key] for key in fits if key in part.renamed},
-        missing=[key for key in needed if key not in found],
-        unexpected=[part.sources[key] for key in found if key not in needed],
-        shapes={k: f"{found[k]}, needed {needed[k]}" for k in both if needed[k] != found[k]},
-    )
 
 
 def import_lab(
@@ -105,8 +56,7 @@ def import_lab(
 
     ``base`` gives all that files do not tell; entry and roles are those of `read_keys`, which
     settle what a file leaves open. The config computes in fp32, so that logits are the lab's.
-    Nothing is written unless every key of every file
-    has its place. Raises `UserError` otherwise.
+    Nothing is written unless every key of every file has its place. Raises `UserError` otherwise.
     """
     files = [read_lab_file(path, entry, roles) for path in paths]
     parts = _one_of_each(files)
@@ -211,10 +161,21 @@ def role_map(text: str) -> Roles:
     for item in text.split(","):
         layer, _, role = item.strip().partition("=")
         role = {"out": "o", "output": "o"}.get(role, role)
-        if role not in ("q", "k", "v", "o") and sorted(role) != ["k", "q", "v"]:
+        if role != "o" and not re.fullmatch(r"(?!.*(.).*\1)[qkv]+", role):
             raise ArgumentTypeError(f"'{item}' is not LAYER=ROLE; roles are q, k, v, o and qkv")
         roles[re.sub(r"^blocks\.\d+\.", "", layer)] = role
     return roles
+
+
+def _base(args: Namespace) -> Config:
+    """The config to import into, with the rule that was asked for."""
+    rule: list[Override] = [("decoding.rule", args.rule)] if args.rule else []
+    base = load_config(args.config, [*rule, *args.set])
+    is_labs = args.rule is not None and args.rule.startswith("lab")
+    if is_labs and base.decoding.mask_schedule == "cosine":  # 16 of 19 mean cos(pi q / 2)
+        rule.append(("decoding.mask_schedule", "maskgit_cosine"))
+        base = load_config(args.config, [*rule, *args.set])
+    return base
 
 
 def main() -> None:
@@ -235,6 +196,9 @@ def main() -> None:
         default="standard",
         help="how the solution computes attention, which no file tells",
     )
+    parser.add_argument(
+        "--rule", choices=RULES, help="how it decodes; by the lab's rules cosine is maskgit_cosine"
+    )
     add_config_arguments(parser, {})
     args = parser.parse_args()
     if args.attention in UNSUPPORTED:
@@ -242,7 +206,7 @@ def main() -> None:
             f"--attention {args.attention}: {UNSUPPORTED[args.attention]}; such weights give other "
             "logits here. Let the solution repair the images itself, and score its results folder"
         )
-    base = load_config(args.config, args.set)
+    base = _base(args)
     config, lines = import_lab(args.files, args.out, base, entry=args.entry, roles=args.map)
     print("\n".join(lines))
     for kind in (TOKENIZER, TRANSFORMER):

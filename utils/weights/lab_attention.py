@@ -1,8 +1,9 @@
 """Attention of a lab solution, recognised by what its tensors are, whatever they are called.
 
-Within a block, all but LayerNorm1, LayerNorm2 and MLP is attention: one matrix (3D, D), or three
-(D, D), and one (D, D) for the output. Which of four equal shapes is q, k or v only the names say.
-Here the layers are `Attention.qkv` and `Attention.proj`; an output without bias gets a zero bias.
+Within a block, all but LayerNorm1, LayerNorm2 and MLP is attention: layers whose rows make up
+(4D, D), for example one (3D, D) or three (D, D), and one (D, D) for the output. Which rows are q,
+k or v only the names say. Here the layers are `Attention.qkv` and `Attention.proj`; an output
+without bias gets a zero bias.
 
 Letters: D width of the transformer.
 """
@@ -13,64 +14,66 @@ import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from config.errors import UserError
+from utils.weights.lab_names import (
+    LAYER,
+    ROLE_WORDS,
+    Roles,
+    layer_of,
+    order_of,
+    roles_of,
+    says,
+    words_of,
+)
 
 Weights = dict[str, Tensor]
-Roles = dict[str, str]  # layer without its block, e.g. attn.a -> q, k, v, o, or qkv in any order
 
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
-ROLE_WORDS = {"q": "q|quer(y|ie)", "k": "k|key", "v": "v|val|value", "o": "o|out|output"}
-AROUND = "w|fc|to|lin|linear|proj|projection|layer|dense|weight|matrix|embed"
-ORDERS = re.compile("qkv|qvk|kqv|kvq|vqk|vkq")
-LAYER = re.compile(r"(?P<layer>.+?)(?P<separator>[._])(?P<last>weight|bias)")
+SHOWN = 4  # tensors in an error line
 
 
 @dataclass(frozen=True)
 class Naming:
-    """Layers of attention within a block, in the order in which they hold q, k and v."""
+    """Keys of attention within a block -> which of q, k, v and o (the output) their rows are."""
 
-    inputs: dict[str, str]
-    """Layer -> which of q, k and v its rows are, e.g. {"Attention.qkv": "qkv"}."""
-    output: str
-    biased: frozenset[str]
-    """The layers that have a bias."""
-    separators: dict[str, str]
-    """Layer -> what stands between its name and `weight`, where that is no dot."""
+    weights: Roles
+    """E.g. {"Attention.qkv.weight": "qkv", "Attention.proj.weight": "o"}."""
+    biases: Roles
+    """Likewise; what stands nowhere has no bias."""
 
     @property
     def title(self) -> str:
         """Name of the variant, or the layers."""
         known = (name for name, naming in VARIANTS.items() if naming == self)
-        return next(known, ", ".join([*self.inputs, self.output]))
+        return next(known, ", ".join(map(layer_of, self.weights)))
 
     def as_text(self) -> str:
         """JSON, as a header keeps it."""
-        return json.dumps(vars(self) | {"biased": sorted(self.biased)})
+        return json.dumps(vars(self))
 
     @classmethod
     def from_text(cls, text: str) -> Naming:
         """The opposite of `as_text`."""
-        values = json.loads(text)
-        return cls(**values | {"biased": frozenset(values["biased"])})
+        return cls(**json.loads(text))
 
 
-def _variant(inputs: dict[str, str], output: str, biased: list[str]) -> Naming:
-    inputs = {f"Attention.{layer}": rows for layer, rows in inputs.items()}
+def _variant(layers: Roles, biased: Roles) -> Naming:
     return Naming(
-        inputs, f"Attention.{output}", frozenset(f"Attention.{layer}" for layer in biased), {}
+        {f"Attention.{layer}.weight": rows for layer, rows in layers.items()},
+        {f"Attention.{layer}.bias": rows for layer, rows in biased.items()},
     )
 
 
-SEPARATE = {"query": "q", "key": "k", "value": "v"}
+FUSED = {"qkv": "qkv", "proj": "o"}
+SEPARATE = {"query": "q", "key": "k", "value": "v", "output_layer": "o"}
 VARIANTS = {
-    "report": _variant({"qkv": "qkv"}, "proj", ["proj"]),
-    "fused": _variant({"qkv": "qkv"}, "proj", ["qkv", "proj"]),
-    "separate": _variant(SEPARATE, "output_layer", [*SEPARATE, "output_layer"]),
+    "report": _variant(FUSED, {"proj": "o"}),
+    "fused": _variant(FUSED, FUSED),
+    "separate": _variant(SEPARATE, SEPARATE),
 }
 
 
@@ -80,22 +83,23 @@ def from_naming(
     """The naming that a transformer's blocks share, its weights under our names, and the sources.
 
     A block that differs from the others keeps its keys, which the strict check then names.
-    Raises `UserError` where names leave it open which layer is which.
+    Raises `UserError` where no block has attention's shapes, or names leave it open which layer
+    is which.
     """
     blocks, width = _attention(weights), _width(weights)
-    namings = {
-        block: naming
-        for block, keys in blocks.items()
-        if (naming := _recognise(block, keys, width, name, roles)) is not None
-    }
-    if not namings:
+    if not blocks or width is None:
         return VARIANTS["report"], weights, sources
+    recognised = {block: _recognise(block, keys, width, name, roles or {})
+                  for block, keys in blocks.items()}  # fmt: skip
+    namings = {block: naming for block, naming in recognised.items() if naming is not None}
+    if not namings:
+        raise _no_attention(*next(iter(blocks.items())), width, name)
     counts = Counter(map(repr, namings.values()))
-    naming = max(namings.values(), key=lambda found: (counts[repr(found)], len(found.biased)))
+    naming = max(namings.values(), key=lambda found: (counts[repr(found)], len(found.biases)))
     out, found_in = dict(weights), dict(sources)
     for block in (block for block, found in namings.items() if found == naming):
         joined = _joined(blocks[block], naming)
-        old = {key for _, _, used in joined for key in used}
+        old = naming.weights.keys() | naming.biases.keys()
         if any(key in blocks[block].keys() - old for key, _, _ in joined):
             continue
         for key in old:
@@ -118,59 +122,42 @@ def to_naming(weights: Weights, naming: Naming) -> Weights:
         block, dot, rest = key.partition(".Attention.")
         if not dot:
             out[key] = value
-        elif rest == "qkv.weight":
-            bias = weights.get(f"{block}.Attention.qkv.bias", value.new_zeros(len(value)))
-            for layer, rows in naming.inputs.items():
-                _write(out, block, layer, _rows(value, rows), _rows(bias, rows), naming)
-        elif rest == "proj.weight":
-            bias = weights[f"{block}.Attention.proj.bias"]
-            _write(out, block, naming.output, value, bias, naming)
+        if rest != "qkv.weight":
+            continue
+        for last, names in (("weight", naming.weights), ("bias", naming.biases)):
+            fused = weights.get(f"{block}.Attention.qkv.{last}", value.new_zeros(len(value)))
+            pieces = dict(zip("qkv", fused.chunk(3), strict=True))
+            pieces["o"] = weights[f"{block}.Attention.proj.{last}"]
+            if any(pieces[role].any() for role in set("qkvo").difference(*names.values())):
+                raise UserError(
+                    f"{block}: this variant's attention has no such biases; export to another "
+                    "--variant, such as fused or separate"
+                )
+            for own, rows in names.items():
+                out[f"{block}.{own}"] = torch.cat([pieces[role] for role in rows])
     return out
-
-
-def _write(
-    out: Weights, block: str, layer: str, weight: Tensor, bias: Tensor, naming: Naming
-) -> None:
-    """One layer of a block under its name."""
-    start = f"{block}.{layer}{naming.separators.get(layer, '.')}"
-    out[f"{start}weight"] = weight
-    if layer in naming.biased:
-        out[f"{start}bias"] = bias
-    elif bias.any():
-        raise UserError(
-            f"{block}.{layer}: this variant's attention has no such biases; export to another "
-            "--variant, such as fused or separate"
-        )
-
-
-def _rows(value: Tensor, rows: str) -> Tensor:
-    """The rows of a fused tensor (3D, ...) that hold some of q, k and v."""
-    q_k_v = dict(zip("qkv", value.chunk(3), strict=True))
-    return torch.cat([q_k_v[letter] for letter in rows])
 
 
 def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]]:
     """Our keys of a block's attention, with their values and the keys that they come from."""
-
-    def read(layer: str, last: str) -> tuple[Tensor, list[str]]:
-        start = f"{layer}{naming.separators.get(layer, '.')}"
-        weight = keys[f"{start}weight"]
-        if last == "bias" and layer not in naming.biased:
-            return weight.new_zeros(len(weight)), []
-        return keys[f"{start}{last}"], [f"{start}{last}"]
-
     found = []
-    for last in ("weight", "bias"):
-        pieces: dict[str, Tensor] = {}
-        used: list[str] = []
-        for layer, rows in naming.inputs.items():
-            value, names = read(layer, last)
-            used += names
-            pieces |= dict(zip(rows, value.chunk(len(rows)), strict=True))
+    for last, names in (("weight", naming.weights), ("bias", naming.biases)):
+        pieces: Weights = {}
+        for key, rows in names.items():
+            pieces |= dict(zip(rows, keys[key].chunk(len(rows)), strict=True))
+        used = [key for key, rows in names.items() if rows != "o"]
+        zeros = next(iter(keys.values())).new_zeros(_rows(keys, naming))
         if used:  # the network has biases here only if one of the layers does
-            found.append((f"Attention.qkv.{last}", torch.cat([pieces[r] for r in "qkv"]), used))
-        found.append((f"Attention.proj.{last}", *read(naming.output, last)))
+            fused = torch.cat([pieces.get(role, zeros) for role in "qkv"])
+            found.append((f"Attention.qkv.{last}", fused, used))
+        output = [key for key, rows in names.items() if rows == "o"]
+        found.append((f"Attention.proj.{last}", pieces.get("o", zeros), output))
     return found
+
+
+def _rows(keys: Weights, naming: Naming) -> int:
+    """D, from the output's matrix."""
+    return len(keys[next(key for key, rows in naming.weights.items() if rows == "o")])
 
 
 def _attention(weights: Weights) -> dict[str, Weights]:
@@ -188,92 +175,62 @@ def _width(weights: Weights) -> int | None:
     return None if table is None or table.ndim != 2 else table.shape[1]
 
 
-def _recognise(
-    block: str, keys: Weights, width: int | None, name: str, roles: Roles | None
-) -> Naming | None:
+def _recognise(block: str, keys: Weights, width: int, name: str, given: Roles) -> Naming | None:
     """The naming of one block, or None if its tensors are no attention of this width."""
-    parsed = [(match, keys[key].shape) for key in keys if (match := LAYER.fullmatch(key))]
     matrices = {
-        match["layer"]: shape[0]
-        for match, shape in parsed
-        if match["last"] == "weight" and len(shape) == 2 and shape[1] == width
-    }
-    if width is None or sorted(matrices.values()) not in ([width, 3 * width], [width] * 4):
+        key: len(value) // width
+        for key, value in keys.items()
+        if (match := LAYER.fullmatch(key)) and match["last"] == "weight" and value.ndim == 2
+        and value.shape[1] == width and len(value) % width == 0
+    }  # fmt: skip
+    if sorted(matrices.values()) not in ([1, 3], [1, 1, 2], [1, 1, 1, 1]):
         return None
-    found = _roles(block, matrices, name, roles or {})
-    parsed = [(match, shape) for match, shape in parsed if match["layer"] in matrices]
-    separators = {m["layer"]: m["separator"] for m, _ in parsed if m["separator"] != "."}
-    biased = frozenset(
-        match["layer"]
-        for match, shape in parsed
-        if match["last"] == "bias" and tuple(shape) == (matrices[match["layer"]],)
-    )
-    inputs = {layer: rows for layer, rows in found.items() if rows != "o"}
-    output = next(layer for layer, rows in found.items() if rows == "o")
-    ordered = dict(sorted(inputs.items(), key=lambda item: "qkv".find(item[1])))
-    return Naming(ordered, output, biased, separators)
+    weights = roles_of(block, matrices, name, given)
+    return Naming(_sorted(weights), _sorted(_biases(keys, weights, width)))
 
 
-def _roles(block: str, matrices: dict[str, int], name: str, given: Roles) -> Roles:
-    """Layer -> q, k, v or o, or the order of all three."""
-    if unknown := given.keys() - matrices.keys():
-        raise _undecided(block, matrices, name, f"--map names {', '.join(sorted(unknown))}")
-    if len(matrices) == 2:
-        fused, output = sorted(matrices, key=lambda layer: -matrices[layer])
-        order = ORDERS.search(re.sub("[._]", "", fused.lower()))
-        return {fused: given.get(fused, order[0] if order else "qkv"), output: "o"}
-    layers = [layer for layer in matrices if layer not in given]
-    around = _common_parts(list(matrices))
-    words = {layer: _words(layer.split(".")[around:]) for layer in layers}
-    found = {role: layer for layer, role in given.items()}
-    for role in (role for role in ROLE_WORDS if role not in found):
-        hits = [
-            layer for layer in layers if layer not in found.values() and _says(role, words[layer])
-        ]
-        if len(hits) == 1:
-            found[role] = hits[0]
-    left = [layer for layer in matrices if layer not in found.values()]
-    if len(left) == 1 and len(found) == 3:
-        found[next(role for role in ROLE_WORDS if role not in found)] = left[0]
-    if len(found) < 4:
-        raise _undecided(block, matrices, name, "names do not tell q, k, v and output apart")
-    return {layer: role for role, layer in found.items()}
+def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
+    """Biases -> roles: of the layers, and those that stand apart, such as q_bias."""
+    found, apart = {}, []
+    layers = {layer_of(key): rows for key, rows in weights.items()}
+    for key, value in keys.items():
+        match = LAYER.fullmatch(key)
+        if not match or match["last"] != "bias" or value.ndim != 1 or len(value) % width:
+            continue
+        if len(layers.get(match["layer"], "")) == len(value) // width:
+            found[key] = layers[match["layer"]]
+        elif not any(layer_of(other) == match["layer"] and other != key for other in keys):
+            apart.append(key)
+    for key in apart:
+        rows = order_of(key, len(keys[key]) // width) or "".join(
+            role for role in ROLE_WORDS if says(role, words_of([layer_of(key).split(".")[-1]]))
+        )
+        is_free = not set(rows) & set("".join(found.values()))
+        if len(rows) == len(keys[key]) // width and is_free:
+            found[key] = rows
+    return found
 
 
-def _common_parts(layers: list[str]) -> int:
-    """How many parts between dots all layers begin with, such as the name of the attention."""
-    columns = zip(*(layer.split(".")[:-1] for layer in layers), strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+def _sorted(names: Roles) -> Roles:
+    return dict(sorted(names.items(), key=lambda item: "qkvo".index(item[1][0])))
 
 
-def _words(parts: list[str]) -> set[str]:
-    """Words of a layer's name, e.g. toQ.linear -> to, q, toq, linear."""
-    name = "_".join(parts)
-    split = re.sub(r"([a-z])([A-Z])", r"\1_\2", name)
-    return {word.lower() for word in re.split(r"[_\d]+", f"{name}_{split}") if word}
-
-
-def _says(role: str, words: set[str]) -> bool:
-    pattern = rf"({AROUND})?({ROLE_WORDS[role]})s?({AROUND})?"
-    return any(re.fullmatch(pattern, word) for word in words)
-
-
-def _undecided(block: str, matrices: dict[str, int], name: str, why: str) -> UserError:
-    layers = [f"{block}{layer}" for layer in matrices]
-    letters = "qkvo" if len(layers) == 4 else ("qkv", "o")
-    example = ",".join(f"{a}={b}" for a, b in zip(layers, letters, strict=True))
+def _no_attention(block: str, keys: Weights, width: int, name: str) -> UserError:
+    shown = [f"{block}{key} {tuple(value.shape)}" for key, value in keys.items()]
+    more = ", ..." if len(shown) > SHOWN else ""
     return UserError(
-        f"{name}: {why}; candidates are {', '.join(layers)}; say which is which, e.g. "
-        f"utils.weights.import_lab --map {example}"
+        f"{name}: attention is not recognised among {', '.join(shown[:SHOWN])}{more}; allowed are "
+        f"linear layers of 3 x {width} rows, or of {width} for each of q, k and v, and an output, "
+        f"all of {width} columns, which --map of utils.weights.import_lab may name"
     )
 
 
 def _note(naming: Naming, notes: list[str]) -> None:
     """Name what is not as in the report."""
-    if naming.output not in naming.biased:
-        notes.append(f"{naming.output} has no bias: zeros, which an export leaves out again")
-    for layer, rows in naming.inputs.items():
-        if len(rows) == 3 and rows != "qkv":
-            notes.append(f"{layer}: its rows are taken in the order {', '.join(rows)}, as named")
-        elif len(rows) == 3 and not ORDERS.search(re.sub("[._]", "", layer.lower())):
-            notes.append(f"{layer}: its rows are taken in the order q, k, v; else give --map")
+    output = next(key for key, rows in naming.weights.items() if rows == "o")
+    if "o" not in naming.biases.values():
+        layer = layer_of(output)
+        notes.append(f"{layer} has no bias: zeros, which an export leaves out again")
+    for key, rows in naming.weights.items():
+        if len(rows) > 1 and key not in VARIANTS["report"].weights:
+            notes.append(f"{layer_of(key)}: its rows are taken in the order {', '.join(rows)}")

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_attention import VARIANTS, Naming, Roles, Weights, from_naming, to_naming
+from utils.weights.lab_attention import VARIANTS, Naming, Weights, from_naming, to_naming
+from utils.weights.lab_names import Roles
 
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # of a whole model that is exported
@@ -26,6 +27,7 @@ FIRST_WORDS = {
 }
 KNOWN_WORDS = set().union(*FIRST_WORDS.values())
 MASK_ID = "mask_token_tensor"  # a whole model may keep the mask's id as a buffer
+WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 MAX_DEPTH = 5  # of dictionaries within each other
 NAMES_SHOWN = 5  # offending keys in an error line
 
@@ -41,6 +43,8 @@ class Part:
     weights: Weights
     sources: dict[str, str]
     """Names here -> names in the file, prefixes included; several are joined by ' + '."""
+    notes: list[str] = field(default_factory=list)
+    """What was taken for granted about its attention."""
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -192,10 +196,19 @@ def _convert(network: _Network, name: str, notes: list[str], roles: Roles | None
     """Rename and join the keys of attention."""
     if network.prefix:
         notes.append(f"prefix {network.prefix} taken off {len(network.weights)} keys")
-    names = {key: network.prefix + key for key in network.weights}
+    names = {_unwrapped(key): network.prefix + key for key in network.weights}
+    weights = {_unwrapped(key): value for key, value in network.weights.items()}
     if network.kind == TOKENIZER:
-        return Part(TOKENIZER, VARIANTS["report"], network.weights, names)
-    return Part(TRANSFORMER, *from_naming(network.weights, names, name, notes, roles))
+        return Part(TOKENIZER, VARIANTS["report"], weights, names)
+    taken: list[str] = []
+    part = Part(TRANSFORMER, *from_naming(weights, names, name, taken, roles), taken)
+    notes += taken
+    return part
+
+
+def _unwrapped(key: str) -> str:
+    """A key without what torch.compile and its like put between its parts."""
+    return ".".join(word for word in key.split(".") if word not in WRAPPERS)
 
 
 def _nothing_found(content: object, name: str) -> UserError:

@@ -28,8 +28,9 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
-from utils.weights.lab_attention import Roles
+from utils.io.images import tell_once
 from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
+from utils.weights.lab_names import Roles
 from utils.weights.lab_shapes import Shapes, describe, network_shapes, shapes_of
 
 HEADER = "maskgit"  # the one metadata key of our safetensors files
@@ -157,6 +158,8 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
         )
     if path.suffix != ".safetensors":
         part = read_lab_file(path).part(KINDS[kind])
+        for text in part.notes:
+            tell_once(f"{path} {text}", f"{path}: {text}")
         return part.weights, describe(part, expected, str(path))
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,0 +1,60 @@
+"""The keys of a lab file against those of the network that it should fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from config.schema import TokenizerConfig, TransformerConfig
+from utils.weights.lab_keys import NAMES_SHOWN, Part
+from utils.weights.lab_shapes import network_shapes, shapes_of
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """What became of every key of one network."""
+
+    matched: list[str]
+    renamed: dict[str, str]
+    """Name here -> name in the file."""
+    missing: list[str]
+    unexpected: list[str]
+    shapes: dict[str, str]
+    """Keys of another shape, with the found and the needed one."""
+
+    def problems(self) -> str:
+        """What keeps the file from being this network, on one line; empty if nothing does."""
+        groups = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of another shape": [f"{key} {text}" for key, text in self.shapes.items()],
+        }
+        return "; ".join(
+            f"{len(names)} keys {what}: {', '.join(names[:NAMES_SHOWN])}"
+            + (", ..." if len(names) > NAMES_SHOWN else "")
+            for what, names in groups.items()
+            if names
+        )
+
+    def lines(self) -> list[str]:
+        """One line a key, in the order of the groups."""
+        return [
+            *(f"matched     {key}" for key in self.matched),
+            *(f"renamed     {old} -> {new}" for new, old in self.renamed.items()),
+            *(f"missing     {key}" for key in self.missing),
+            *(f"unexpected  {key}" for key in self.unexpected),
+            *(f"shape       {key}: {text}" for key, text in self.shapes.items()),
+        ]
+
+
+def key_report(part: Part, description: TokenizerConfig | TransformerConfig) -> KeyReport:
+    """Hold the keys of a part against those of the network that it should fill."""
+    needed, found = network_shapes(description), shapes_of(part.weights)
+    both = [key for key in needed if key in found]
+    fits = [key for key in both if needed[key] == found[key]]
+    return KeyReport(
+        matched=[key for key in fits if key not in part.renamed],
+        renamed={key: part.renamed[key] for key in fits if key in part.renamed},
+        missing=[key for key in needed if key not in found],
+        unexpected=[part.sources[key] for key in found if key not in needed],
+        shapes={k: f"{found[k]}, needed {needed[k]}" for k in both if needed[k] != found[k]},
+    )
