@@ -49,7 +49,8 @@ PRESETS = {"lab": "MaskGit.yml", "cats64": "cats64.yml"}
 COMMON = ("decoding.rule=listing", "decoding.choice_temperature=4.5", "decoding.hole_fill=grey")
 COMMON += ("decoding.composite=none", "decoding.mask_schedule=cosine", "decoding.sweet_spot=null")
 COMMON += ("decoding.order=confidence", "decoding.token_choice=rule", "decoding.comparison=false")
-COMMON += ("transformer.conditioning=none", "masking.hole_share=0")
+COMMON += ("transformer.conditioning=none", "tokenizer.decoder_conditioning=none")
+COMMON += ("masking.hole_share=0",)
 TOTAL_ITER = 10
 ROUNDS = 3
 WARM_UP = 1  # images
