@@ -53,9 +53,8 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "a rate above 1": (f"{TRANSFORMER} --learning-rate 2", "--learning-rate 2.0: training"),
     "a negative seed": (f"{TOKENIZER} --seed -1", "--seed -1: seed is -1"),
     "a seed beyond 63 bits": (f"{TOKENIZER} --seed {2**63}", "seed is"),
-    "an unknown flag": (f"{TOKENIZER} --epoch 3", "unrecognized arguments: --epoch 3"),
-    "a flag without its value": (
-        f"{TOKENIZER} --run", "argument --run/--checkpoint-path: expected one argument"),
+    "an unknown flag": (f"{TOKENIZER} --steps 3", "unrecognized arguments: --steps 3"),
+    "a flag without its value": (f"{TOKENIZER} --run", ": expected one argument"),
     "an unknown device": (f"{TRANSFORMER} --device tpu", "'tpu': allowed are auto, cpu, cuda"),
     "a device beyond all": (f"{TRANSFORMER} --device cuda:99", "device cuda:99: 0 CUDA devices"),
     "resume and restart": (f"{TRANSFORMER} --resume --restart", "not allowed with"),

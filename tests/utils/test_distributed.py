@@ -152,6 +152,7 @@ def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(
             yield
 
     trainer.objective, trainer.world = Watched(trainer.objective), 2
+    trainer.shares_batches = False  # as where there are several processes
     for _ in range(7):
         trainer.accumulate(trainer.token_batches(torch.arange(4), 0, trainer.position.batch))
     assert kept_apart == [0, 1, 3, 4]
