@@ -35,7 +35,7 @@ demo: duration $(RUN)/report.html
 	@echo "look at $(RUN)/report.html"
 
 duration:
-	@test -e $(RUN)/report.html || echo "takes about six minutes on two quiet CPU cores, longer next to other processes"
+	@test -e $(RUN)/report.html || echo "takes about eleven minutes on two quiet CPU cores, longer next to other processes"
 
 $(RUN)/report.html: $(foreach s,masked_input $(SCHEDULES),$(RUN)/$(s)/score.json) utils/report.py utils/templates/report.html
 	$(PYTHON) -m utils.report --config $(CONFIG)
@@ -76,13 +76,13 @@ search-results: $(ENV)/.maskgit
 	  $(CURDIR)/docs/results/search/
 
 test: $(ENV)/.maskgit-dev
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not long and not app"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not long and not app"
 
 test-lowest:  # with the lowest versions that pyproject.toml allows, PyTorch as it comes; Python up to 3.12
 	$(FOUND_PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python tests/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt ".[dev]"
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not long and not app"
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not long and not app"
 
 test-long: $(ENV)/.maskgit-dev  # what came out stays in docs/results/test-long.txt
 	$(PYTHON) -m pytest -m long -rA --show-capture=no > docs/results/test-long.txt; \

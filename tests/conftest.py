@@ -30,6 +30,18 @@ from utils.weights.store import save_weights
 
 torch.set_num_threads(1)
 
+LONGEST = (  # files that take a minute and more on two cores, few tests each
+    "test_interruptions.py",
+    "test_demo.py",
+    "test_distributed.py",
+    "test_scripts.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture
 def generator() -> torch.Generator:
