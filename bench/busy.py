@@ -1,6 +1,6 @@
 """How much speed is left next to other processes: threads within operations against images shared.
 
-    python -m bench.busy [--works repair encode] [--beside 0 1 2 8] [--quick]
+    python -m bench.busy [--works repair encode] [--others 0 1 2 8] [--quick]
 
 `old` is the way before: within each operation as many threads as the process may use, one group of
 images after another. `new` shares images, or parts of a batch, among threads that compute alone
@@ -36,7 +36,7 @@ from models import parallel
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 
-BESIDE = (0, 1, 2, 8)
+OTHERS = (0, 1, 2, 8)
 ROUNDS, QUICK_ROUNDS = 5, 1
 SECONDS, QUICK_SECONDS = 4.0, 0.2  # of a round of a side, at least one piece of work
 REPAIRED, ENCODED, SCORED = 8, 64, 64  # images of a piece of work
@@ -51,7 +51,7 @@ def main() -> None:
     """Start both sides, measure every work next to every number of other processes, report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--beside", nargs="+", type=int, default=BESIDE, help="busy processes")
+    parser.add_argument("--others", nargs="+", type=int, default=OTHERS, help="busy processes")
     parser.add_argument("--quick", action="store_true", help="one short round, not for reporting")
     parser.add_argument("--side", choices=(OLD, NEW), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -65,12 +65,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, both_sides(Path(folder)) as ask:
         for work in args.works:  # weights are read, memory is taken
             compare(ask, work, 0.0, 1)
-        for count in args.beside:
+        for count in args.others:
             before = load()
             with busy(count):
                 for work in args.works:
                     result[work][count] = compare(ask, work, seconds, rounds)
-                    print(f"{work} beside {count}: {json.dumps(result[work][count])}", flush=True)
+                    print(f"{work} next to {count}: {json.dumps(result[work][count])}", flush=True)
             loads[count] = {"before": before, "after": load()}
     details = {"loads": loads, "workers": parallel.workers(), "rounds": rounds}
     ours = {w: {n: cell[NEW] for n, cell in cells.items()} for w, cells in result.items()}

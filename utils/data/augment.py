@@ -9,8 +9,10 @@ Shapes: n images, B batch, H x W pixels.
 
 from __future__ import annotations
 
+import copy
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,6 +42,13 @@ class Views:
         generator = torch.Generator().manual_seed(AUGMENT_SEED)
         self.numbers = torch.rand(len(images), count - 2, NUMBERS_A_VIEW, generator=generator)
         self.kept: Tensor | None = None  # (n, V, 3, H, W) uint8
+
+    def part(self, rows: np.ndarray) -> Views:
+        """Some of the images, in the same views."""
+        few = copy.copy(self)
+        few.images, few.numbers = self.images[rows], self.numbers[rows]
+        few.kept = None if self.kept is None else self.kept[rows]
+        return few
 
     def keep(self, device: torch.device) -> None:
         """Make all views at once on a device, for `pick`; too many are made when picked."""

@@ -6,6 +6,7 @@ Shapes: n images, B batch, N tokens, F features, H x W pixels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,11 +51,8 @@ class HoledImages:
 
     def part(self, rows: np.ndarray) -> HoledImages:
         """Some of the images."""
-        few = HoledImages(
-            self.views.images[rows], self.views.count, self.vqgan, self.config, self.device
-        )
-        few.views.numbers = self.views.numbers[rows]
-        few.views.kept = None if self.views.kept is None else self.views.kept[rows]
+        few = copy.copy(self)
+        few.views = self.views.part(rows)
         return few
 
     def of_patches(self, token_mask: Tensor) -> Tensor:
