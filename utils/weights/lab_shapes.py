@@ -25,6 +25,7 @@ from utils.weights.lab_keys import Part
 
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 Shapes = dict[str, tuple[int, ...]]
+DRAWS = {"uniform_", "normal_", "erfinv_"}  # by which initial values are drawn
 LAB = TokenizerConfig()
 LAB_ONLY = {
     "norm": "post",
@@ -36,19 +37,20 @@ LAB_ONLY = {
 def network_shapes(description: TokenizerConfig | TransformerConfig) -> Shapes:
     """Every key of a network with its shape; no memory is taken."""
     network = VQGAN if isinstance(description, TokenizerConfig) else BidirectionalTransformer
-    with torch.device("meta"), _WithoutValues():
+    with torch.device("meta"), WithoutValues():
         return shapes_of(network(description).state_dict())
 
 
-class _WithoutValues(TorchFunctionMode):
-    """Leaves out initial values: to draw them on `meta`, PyTorch would import its compiler."""
+class WithoutValues(TorchFunctionMode):
+    """Leaves initial values undrawn: loaded weights replace them, and `meta` has none."""
 
     def __torch_function__(
         self, function: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        draws = getattr(function, "__module__", None) == nn.init.__name__
-        return kwargs["tensor"] if draws else function(*args, **kwargs)
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"]
+        return args[0] if function.__name__ in DRAWS else function(*args, **kwargs)
 
 
 def shapes_of(weights: Weights) -> Shapes:

@@ -31,7 +31,7 @@ from utils.io.files import atomic
 from utils.io.images import tell_once
 from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
 from utils.weights.lab_names import Roles
-from utils.weights.lab_shapes import Shapes, describe, network_shapes, shapes_of
+from utils.weights.lab_shapes import Shapes, WithoutValues, describe, network_shapes, shapes_of
 
 HEADER = "maskgit"  # the one metadata key of our safetensors files
 KINDS = {TokenizerConfig: TOKENIZER, TransformerConfig: TRANSFORMER}
@@ -88,7 +88,9 @@ def load_tokenizer(path: Path, expected: TokenizerConfig) -> VQGAN:
     halvings = len(description.downsample_after), len(expected.downsample_after)
     _agree(path, "number of levels in tokenizer.downsample_after", *halvings)
     _check_shapes(network_shapes(description), weights, path)  # before any memory is taken
-    return fill(VQGAN(description), weights, path).requires_grad_(False)
+    with WithoutValues():
+        network = VQGAN(description)
+    return fill(network, weights, path).requires_grad_(False)
 
 
 def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTransformer:
@@ -100,7 +102,9 @@ def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTr
         _agree(path, f"transformer.{key}", getattr(description, key), getattr(expected, key))
     description = description.model_copy(update={"attention": expected.attention})
     _check_shapes(network_shapes(description), weights, path)
-    return fill(BidirectionalTransformer(description), weights, path)
+    with WithoutValues():
+        network = BidirectionalTransformer(description)
+    return fill(network, weights, path)
 
 
 def read_lab_file(path: Path, entry: str | None = None, roles: Roles | None = None) -> LabFile:
