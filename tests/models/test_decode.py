@@ -172,10 +172,15 @@ def assert_decodes_like_the_reference(
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("model_schedule", SCHEDULES)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("rule", RULES)
-def test_decoding_equals_the_slow_reference_step_by_step(rule, schedule, model_schedule, order):
+@pytest.mark.parametrize(
+    ("rule", "model_schedule"),
+    [
+        *(("listing", schedule) for schedule in SCHEDULES),  # the one rule on two curves
+        *((rule, "cosine") for rule in RULES if rule != "listing"),
+    ],
+)
+def test_decoding_equals_the_slow_reference_step_by_step(rule, model_schedule, schedule, order):
     for case in range(2):
         place = SCHEDULES.index(schedule), SCHEDULES.index(model_schedule), [*ORDERS].index(order)
         rng = np.random.default_rng([case, *place])
@@ -193,15 +198,17 @@ def test_every_sweet_spot_equals_the_slow_reference(rule, sweet_spot, order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(
-    ("total_iter", "schedule"),
-    [*((64, schedule) for schedule in SCHEDULES), (300, "cosine"), (300, "linear")],
-)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("rule", RULES)
-def test_more_steps_than_hidden_tokens_equal_the_slow_reference(rule, schedule, total_iter, order):
-    settings = DecodingConfig(rule=rule, mask_schedule=schedule, total_iter=total_iter, order=order)
-    rng = np.random.default_rng(total_iter)
-    assert_decodes_like_the_reference(settings, schedule, rng, max_tokens=9)
+def test_more_steps_than_hidden_tokens_equal_the_slow_reference(rule, schedule, order):
+    settings = DecodingConfig(rule=rule, mask_schedule=schedule, total_iter=24, order=order)
+    assert_decodes_like_the_reference(settings, schedule, np.random.default_rng(24), max_tokens=9)
+
+
+@pytest.mark.parametrize("rule", PAPERS)
+def test_three_hundred_steps_equal_the_slow_reference(rule):
+    settings = DecodingConfig(rule=rule, total_iter=300)
+    assert_decodes_like_the_reference(settings, "cosine", np.random.default_rng(300), max_tokens=9)
 
 
 def any_rule(rng: np.random.Generator) -> RuleConfig:

@@ -40,13 +40,14 @@ def wide_maskgit(tokenizer: VQGAN) -> MaskGIT:
     return MaskGIT(tokenizer, BidirectionalTransformer(config), "cosine").eval()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rule", ["listing", "maskgit"])
+@pytest.mark.parametrize(
+    ("rule", "dtype"), [("listing", torch.float32), ("maskgit", torch.bfloat16)]
+)
 def test_tokens_and_logits_do_not_depend_on_the_batch_to_the_bit(wide_maskgit, rule, dtype):
-    images, holes = images_and_holes(64)
-    settings, ids = DecodingConfig(rule=rule, choice_temperature=0.0), torch.arange(64)
+    images, holes = images_and_holes(21)
+    settings, ids = DecodingConfig(rule=rule, choice_temperature=0.0), torch.arange(21)
     logits, decoded = {}, {}
-    for size in (1, 7, 64):
+    for size in (1, 7, 21):
         batches = zip(images.split(size), holes.split(size), ids.split(size), strict=True)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             decoded[size] = torch.cat(
@@ -56,7 +57,7 @@ def test_tokens_and_logits_do_not_depend_on_the_batch_to_the_bit(wide_maskgit, r
             shown = wide_maskgit.encode(images).masked_fill(mask, 16)
             pairs = zip(shown.split(size), mask.split(size), strict=True)
             logits[size] = torch.cat([wide_maskgit.logits_of(*pair) for pair in pairs])
-    for size in (7, 64):
+    for size in (7, 21):
         assert torch.equal(decoded[size], decoded[1])
         assert torch.equal(logits[size], logits[1])
 

@@ -226,7 +226,7 @@ def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
     assert states[1]["settings"] == states[0]["settings"], "either may go on with the other's run"
 
 
-@pytest.mark.parametrize("codebook", ["ema", "loss"])
+@pytest.mark.parametrize("codebook", ["ema", pytest.param("loss", marks=pytest.mark.long)])
 def test_two_processes_make_the_tokenizer_of_one_with_the_same_global_batch(
     config, changed, tmp_path, codebook
 ):
