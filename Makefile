@@ -18,7 +18,7 @@ CONFIG := config/demo.yml
 WEIGHTS := models/pretrained/cats64
 START_TOKENIZER := --tokenizer $(WEIGHTS)/vqgan.safetensors  # or nothing, to train from scratch
 START_TRANSFORMER := --transformer $(WEIGHTS)/transformer.safetensors
-SPLIT := --split 800 100 200
+SPLIT := --split 400 100 100
 SCHEDULES := cosine linear square
 SCORE := $(PYTHON) faster-pytorch-fid/fid_score_gpu.py --features efficientnet-lite0 --metrics fid,paired
 
