@@ -2,8 +2,8 @@
 
 Within a block, all but LayerNorm1, LayerNorm2 and MLP is attention: layers whose rows make up
 (4D, D), for example one (3D, D) or three (D, D), and one (D, D) for the output. Which rows are q,
-k or v only the names say. Here the layers are `Attention.qkv` and `Attention.proj`; an output
-without bias gets a zero bias.
+k or v only the names say, and how they lie only the user (lab_layouts.py). Here the layers are
+`Attention.qkv` and `Attention.proj`; an output without bias gets a zero bias.
 
 Letters: D width of the transformer.
 """
@@ -19,8 +19,17 @@ import torch
 from torch import Tensor
 
 from config.errors import UserError
+from utils.weights.lab_layouts import (
+    LAYOUTS,
+    STANDARD,
+    Settled,
+    Weights,
+    heads_joined,
+    members,
+    reordered,
+    turned,
+)
 from utils.weights.lab_names import (
-    LAYER,
     ROLE_WORDS,
     Roles,
     layer_of,
@@ -30,9 +39,8 @@ from utils.weights.lab_names import (
     words_of,
 )
 
-Weights = dict[str, Tensor]
-
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
+LINEAR = (".weight", "proj_weight")  # ends of matrices that PyTorch's layers own
 SHOWN = 4  # tensors in an error line
 
 
@@ -44,6 +52,10 @@ class Naming:
     """E.g. {"Attention.qkv.weight": "qkv", "Attention.proj.weight": "o"}."""
     biases: Roles
     """Likewise; what stands nowhere has no bias."""
+    layout: str = "standard"
+    """One of LAYOUTS."""
+    heads: int = 0
+    """Their number, where the layout or a list of heads (`heads.*.query.weight`) asks for it."""
 
     @property
     def title(self) -> str:
@@ -54,6 +66,10 @@ class Naming:
     def as_text(self) -> str:
         """JSON, as a header keeps it."""
         return json.dumps(vars(self))
+
+    def axes(self, key: str) -> str:
+        """Axes of a tensor's rows; those of a list of heads lie by head."""
+        return LAYOUTS["rows-by-head" if "*" in key else self.layout]
 
     @classmethod
     def from_text(cls, text: str) -> Naming:
@@ -78,7 +94,7 @@ VARIANTS = {
 
 
 def from_naming(
-    weights: Weights, sources: dict[str, str], name: str, notes: list[str], roles: Roles | None
+    weights: Weights, sources: dict[str, str], name: str, notes: list[str], settled: Settled
 ) -> tuple[Naming, Weights, dict[str, str]]:
     """The naming that a transformer's blocks share, its weights under our names, and the sources.
 
@@ -89,7 +105,7 @@ def from_naming(
     blocks, width = _attention(weights), _width(weights)
     if not blocks or width is None:
         return VARIANTS["report"], weights, sources
-    recognised = {block: _recognise(block, keys, width, name, roles or {})
+    recognised = {block: _recognise(block, keys, width, name, settled)
                   for block, keys in blocks.items()}  # fmt: skip
     namings = {block: naming for block, naming in recognised.items() if naming is not None}
     if not namings:
@@ -98,15 +114,18 @@ def from_naming(
     naming = max(namings.values(), key=lambda found: (counts[repr(found)], len(found.biases)))
     out, found_in = dict(weights), dict(sources)
     for block in (block for block, found in namings.items() if found == naming):
-        joined = _joined(blocks[block], naming)
+        keys = _laid_out(blocks[block], width, settled.layout)
+        joined = _joined(keys, naming)
         old = naming.weights.keys() | naming.biases.keys()
-        if any(key in blocks[block].keys() - old for key, _, _ in joined):
+        if any(key in keys.keys() - old for key, _, _ in joined):
             continue
-        for key in old:
+        for key in (own for listed in old for own in members(listed, blocks[block])):
             del out[block + key], found_in[block + key]
         for key, value, used in joined:
             out[block + key] = value
-            found_in[block + key] = " + ".join(sources[block + k] for k in used) or "zeros"
+            found_in[block + key] = (
+                " + ".join(sources.get(block + k, block + k) for k in used) or "zeros"
+            )
     _note(naming, notes)
     return naming, out, found_in
 
@@ -134,7 +153,12 @@ def to_naming(weights: Weights, naming: Naming) -> Weights:
                     "--variant, such as fused or separate"
                 )
             for own, rows in names.items():
-                out[f"{block}.{own}"] = torch.cat([pieces[role] for role in rows])
+                joined = torch.cat([pieces[role] for role in rows])
+                joined = reordered(joined, STANDARD, naming.axes(own), len(rows), naming.heads)
+                parts = joined.chunk(naming.heads) if "*" in own else [joined]
+                for number, part in enumerate(parts):
+                    key = f"{block}.{own.replace('*', str(number))}"
+                    out[key] = turned(part, naming.layout)
     return out
 
 
@@ -144,7 +168,9 @@ def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]
     for last, names in (("weight", naming.weights), ("bias", naming.biases)):
         pieces: Weights = {}
         for key, rows in names.items():
-            pieces |= dict(zip(rows, keys[key].chunk(len(rows)), strict=True))
+            axes = naming.axes(key)
+            value = reordered(keys[key], axes, STANDARD, len(rows), naming.heads)
+            pieces |= dict(zip(rows, value.chunk(len(rows)), strict=True))
         used = [key for key, rows in names.items() if rows != "o"]
         zeros = next(iter(keys.values())).new_zeros(_rows(keys, naming))
         if used:  # the network has biases here only if one of the layers does
@@ -175,18 +201,41 @@ def _width(weights: Weights) -> int | None:
     return None if table is None or table.ndim != 2 else table.shape[1]
 
 
-def _recognise(block: str, keys: Weights, width: int, name: str, given: Roles) -> Naming | None:
+def _laid_out(keys: Weights, width: int, layout: str | None) -> Weights:
+    """A block's tensors with outputs first, and those of single heads joined."""
+    return heads_joined({key: turned(value, layout) for key, value in keys.items()}, width)
+
+
+def _recognise(
+    block: str, found: Weights, width: int, name: str, settled: Settled
+) -> Naming | None:
     """The naming of one block, or None if its tensors are no attention of this width."""
+    keys = _laid_out(found, width, settled.layout)
     matrices = {
         key: len(value) // width
         for key, value in keys.items()
-        if (match := LAYER.fullmatch(key)) and match["last"] == "weight" and value.ndim == 2
-        and value.shape[1] == width and len(value) % width == 0
-    }  # fmt: skip
-    if sorted(matrices.values()) not in ([1, 3], [1, 1, 2], [1, 1, 1, 1]):
+        if value.ndim == 2 and value.shape[1] == width and len(value) % width == 0
+    }
+    heads = {len(members(key, found)) for key in matrices if "*" in key}
+    if sorted(matrices.values()) not in ([1, 3], [1, 1, 2], [1, 1, 1, 1]) or len(heads) > 1:
         return None
-    weights = roles_of(block, matrices, name, given)
-    return Naming(_sorted(weights), _sorted(_biases(keys, weights, width)))
+    bare = [key for key in matrices if not key.endswith(LINEAR)]
+    if bare and settled.layout is None:
+        raise UserError(
+            f"{name}: {block}{bare[0]} is a bare parameter; say how it is used with --attention "
+            "of utils.weights.import_lab: inputs-first for x @ W, standard for x @ W.T"
+        )
+    layout = settled.layout or "standard"
+    if LAYOUTS[layout] != STANDARD:
+        heads.add(settled.heads)
+        if len(heads) > 1 or width % settled.heads:
+            raise UserError(
+                f"{name}: width {width} by head needs the number of heads, "
+                f"but transformer.num_heads is {settled.heads}"
+            )
+    weights = roles_of(block, matrices, name, settled.roles)
+    biases = _biases(keys, weights, width)
+    return Naming(_sorted(weights), _sorted(biases), layout, max(heads, default=0))
 
 
 def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
@@ -194,12 +243,13 @@ def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
     found, apart = {}, []
     layers = {layer_of(key): rows for key, rows in weights.items()}
     for key, value in keys.items():
-        match = LAYER.fullmatch(key)
-        if not match or match["last"] != "bias" or value.ndim != 1 or len(value) % width:
+        layer = layer_of(key)
+        named = key.endswith("bias") or "b" in words_of([layer.split(".")[-1]])
+        if not named or value.ndim != 1 or len(value) % width:
             continue
-        if len(layers.get(match["layer"], "")) == len(value) // width:
-            found[key] = layers[match["layer"]]
-        elif not any(layer_of(other) == match["layer"] and other != key for other in keys):
+        if len(layers.get(layer, "")) == len(value) // width:
+            found[key] = layers[layer]
+        elif not any(layer_of(other) == layer and other != key for other in keys):
             apart.append(key)
     for key in apart:
         rows = order_of(key, len(keys[key]) // width) or "".join(
@@ -221,7 +271,8 @@ def _no_attention(block: str, keys: Weights, width: int, name: str) -> UserError
     return UserError(
         f"{name}: attention is not recognised among {', '.join(shown[:SHOWN])}{more}; allowed are "
         f"linear layers of 3 x {width} rows, or of {width} for each of q, k and v, and an output, "
-        f"all of {width} columns, which --map of utils.weights.import_lab may name"
+        f"all of {width} columns; --map of utils.weights.import_lab names them, and --attention "
+        "inputs-first turns them"
     )
 
 
@@ -233,4 +284,7 @@ def _note(naming: Naming, notes: list[str]) -> None:
         notes.append(f"{layer} has no bias: zeros, which an export leaves out again")
     for key, rows in naming.weights.items():
         if len(rows) > 1 and key not in VARIANTS["report"].weights:
-            notes.append(f"{layer_of(key)}: its rows are taken in the order {', '.join(rows)}")
+            how = f" ({naming.layout})" if naming.layout != "standard" else ""
+            notes.append(f"{layer_of(key)}: its rows are taken in the order {', '.join(rows)}{how}")
+    if any("*" in key for key in naming.weights):
+        notes.append(f"{naming.heads} heads, counted in {layer_of(next(iter(naming.weights)))}")
