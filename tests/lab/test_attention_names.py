@@ -18,9 +18,8 @@ from config.loading import save_config
 from config.schema import Config
 from models.vqgan import VQGAN
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_attention import Naming
 from utils.weights.lab_keys import TRANSFORMER, read_keys, to_lab
-from utils.weights.lab_layouts import Settled
+from utils.weights.lab_naming import Naming, Settled
 from utils.weights.store import load_transformer, read_header, save_weights
 
 WIDTH, HEADS = 32, 4

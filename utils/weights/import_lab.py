@@ -27,8 +27,8 @@ from utils.cli import ArgumentParser, add_config_arguments, first_line, run
 from utils.io.files import atomic, content_hash, write_text
 from utils.weights.key_report import KeyReport, key_report
 from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, LabFile, Part
-from utils.weights.lab_layouts import LAYOUTS, Settled
 from utils.weights.lab_names import Roles
+from utils.weights.lab_naming import LAYOUTS, Settled
 from utils.weights.lab_shapes import describe
 from utils.weights.store import fill, read_lab_file, save_weights
 
@@ -72,10 +72,11 @@ def import_lab(
         lines += _summary(part, report, description)
         keys += [f"# {file.name}: {kind}", *report.lines()]
         if report.problems():
-            problems.append(f"{file.name}: {kind}: {report.problems()}")
+            cure = "; outside attention, keys must be the lab's" if kind == TRANSFORMER else ""
+            problems.append(f"{file.name}: {kind}: {report.problems()}{cure}")
     if problems:
         print("\n".join(lines))
-        raise UserError(f"{'; '.join(problems)}; outside attention, keys must be the lab's")
+        raise UserError("; ".join(problems))
     config = _config(base, out, descriptions)
     for kind, (file, part) in parts.items():
         _convert(file, part, descriptions[kind], out)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_attention import VARIANTS, Naming, from_naming, to_naming
-from utils.weights.lab_layouts import Settled, Weights
+from utils.weights.lab_attention import from_naming
+from utils.weights.lab_naming import VARIANTS, Naming, Settled, Weights, to_naming
 
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # of a whole model that is exported

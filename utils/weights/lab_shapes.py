@@ -21,7 +21,7 @@ from config.schema import TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.weights.lab_keys import Part
-from utils.weights.lab_layouts import Weights
+from utils.weights.lab_naming import Weights
 
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 Shapes = dict[str, tuple[int, ...]]

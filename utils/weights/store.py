@@ -31,7 +31,7 @@ from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
 from utils.io.images import tell_once
 from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, UNSETTLED, LabFile, read_keys
-from utils.weights.lab_layouts import Settled
+from utils.weights.lab_naming import Settled
 from utils.weights.lab_shapes import Shapes, describe, network_shapes, shapes_of
 
 HEADER = "maskgit"  # the one metadata key of our safetensors files
@@ -113,7 +113,7 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a file")
-    if kind := _described(path):
+    if kind := described(path):
         raise UserError(f"{path}: is in our form already; give it as *.safetensors to --{kind}")
     content: object
     try:
@@ -173,7 +173,7 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     except (KeyError, ValidationError):
-        found, wanted = _described(path), KINDS[kind]
+        found, wanted = described(path), KINDS[kind]
         held = (
             f"a {found}, but no {wanted}"
             if found
@@ -185,7 +185,7 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
         raise UserError(f"{path}: holds {held}") from None
 
 
-def _described(path: Path) -> str | None:
+def described(path: Path) -> str | None:
     """Which network a file of ours describes; None for any other file."""
     header = read_header(path)
     for section, kind in KINDS.items():
