@@ -27,7 +27,6 @@ FIRST_WORDS = {
     TRANSFORMER: {"pos_emb", "tok_emb", "bias", "blocks", "LN", "Token_Prediction"},
 }
 KNOWN_WORDS = set().union(*FIRST_WORDS.values())
-MASK_ID = "mask_token_tensor"  # a whole model may keep the mask's id as a buffer
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 PARAMETRISED = re.compile(r"\.parametrizations\.|\.weight_(g|v|orig|u)$")
 MAX_DEPTH = 5  # of dictionaries within each other
@@ -168,7 +167,8 @@ def _joined(path: str, prefix: str) -> str:
 
 def _without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
     """Take the buffer with the mask's id out, if it is the last id, as it is here."""
-    key = next((key for key in weights if key.split(".")[-1] == MASK_ID), None)
+    single = (key for key, value in weights.items() if value.numel() == 1)
+    key = next((key for key in single if "mask" in key.split(".")[-1]), None)
     if key is None:
         return weights
     table = next((w for k, w in weights.items() if k.endswith("tok_emb.weight")), None)
