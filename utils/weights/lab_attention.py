@@ -59,27 +59,35 @@ def from_naming(
         block, (keys, _) = next(iter(blocks.items()))
         raise _no_attention(block, keys, width, name)
     naming = max(namings.values(), key=lambda found: len(found.biases))
-    old = naming.weights.keys() | naming.biases.keys()
     out, found_in = dict(weights), dict(sources)
     for block in (block for block, found in namings.items() if found == naming):
-        keys, _ = blocks[block]
-        joined = _joined(keys, naming, width)
-        if any(key in keys.keys() - old for key, _, _ in joined):
-            continue
-        for key in [k for k in out if k.startswith(block)]:
-            if {key.removeprefix(block), starred(key.removeprefix(block))} & old:
-                del out[key], found_in[key]
-        for key, value, used in joined:
-            out[block + key] = value
-            names = [sources.get(block + k, block + k) for k in used]
-            found_in[block + key] = " + ".join(names) or "zeros"
+        _rename(block, blocks[block][0], naming, out, found_in)
     _note(naming, notes)
     return naming, out, found_in
 
 
-def _joined(keys: Weights, naming: Naming, width: int) -> list[tuple[str, Tensor, list[str]]]:
+def _rename(
+    block: str, keys: Weights, naming: Naming, weights: Weights, sources: dict[str, str]
+) -> None:
+    """Put a block's attention under our names, unless another tensor has one of them."""
+    old = naming.weights.keys() | naming.biases.keys()
+    joined = _joined(keys, naming)
+    if any(key in keys.keys() - old for key, _, _ in joined):
+        return
+    origin = dict(sources)
+    for key in [key for key in weights if key.startswith(block)]:
+        if {key.removeprefix(block), starred(key.removeprefix(block))} & old:
+            del weights[key], sources[key]
+    for key, value, used in joined:
+        weights[block + key] = value
+        names = [origin.get(block + name, block + name) for name in used]
+        sources[block + key] = " + ".join(names) or "zeros"
+
+
+def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]]:
     """Our keys of a block's attention, with their values and the keys that they come from."""
     found = []
+    width = next(len(keys[key]) for key, rows in naming.weights.items() if rows == "o")
     for last, names in (("weight", naming.weights), ("bias", naming.biases)):
         pieces: Weights = {}
         for key, rows in names.items():
