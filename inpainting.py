@@ -11,10 +11,10 @@ from utils.cli import (
     add_config_arguments,
     add_ignored_flags,
     as_overrides,
-    names,
     run,
     schedule_name,
     steps_or_all,
+    weights_or_run,
 )
 from utils.io.images import MASK_THRESHOLD
 
@@ -55,7 +55,11 @@ OPTIONS = {  # flag: key that it overrides, type, help
     ),
     "--seed": ("seed", int, "seed of the decoding noise"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
-    "--transformer": ("transformer.weights", str, "transformer weights: ours, or a lab .pt"),
+    "--transformer": (
+        "transformer.weights",
+        weights_or_run,
+        "transformer weights: ours, or a lab .pt",
+    ),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
 }
 
@@ -73,9 +77,9 @@ def build_parser() -> ArgumentParser:
         "--ground-truth": "folder or csv the scorer compares with",
     }
     for flag, text in inputs.items():
-        parser.add_argument(*names(flag), type=Path, help=text)
-    parser.add_argument(
-        *names("--output"),
+        parser.add_flag(flag, type=Path, help=text)
+    parser.add_flag(
+        "--output",
         type=Path,
         default=Path(),
         help="where the three folders go (default here)",

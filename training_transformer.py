@@ -10,7 +10,6 @@ from utils.cli import (
     add_ignored_flags,
     add_start_arguments,
     as_overrides,
-    names,
     positive,
     run,
     run_folder,
@@ -49,9 +48,7 @@ def argument_parser() -> ArgumentParser:
         metavar="N",
         help="resume from the checkpoint after epoch N, the run's last one; 0: start again",
     )
-    parser.add_argument(
-        *names("--transformer"), type=Path, help="start from these weights: ours, or a lab .pt"
-    )
+    parser.add_flag("--transformer", type=Path, help="start from these weights: ours, or a lab .pt")
     parser.add_argument(
         "--lr-search",
         nargs="?",

@@ -38,7 +38,7 @@ LAB_FLAGS = {  # flag: what the lab's scripts call it (docs/from-the-lab.md)
     "--ground-truth": ("--gtcsv-path",),
     "--output": ("--output-path", "--predicted-path", "--out_d_path", "--save_root"),
     "--mask-func": ("--gamma-type",),
-    "--transformer": ("--load-transformer-ckpt-path",),
+    "--transformer": ("--load-transformer-ckpt-path", "--checkpoint-path"),
     "--train": ("--train_d_path",),
     "--val": ("--val_d_path",),
     "--run": ("--checkpoint-path", "--output-path", "--out_d_path", "--save_root"),
@@ -74,6 +74,11 @@ class ArgumentParser(argparse.ArgumentParser):
         known = {name.replace("_", "-"): name for name in self._option_string_actions}
         is_flag = flag.startswith("--") and flag not in self._option_string_actions
         return known.get(flag.replace("_", "-"), flag) + equals + value if is_flag else word
+
+    def add_flag(self, flag: str, **settings: Any) -> None:
+        """Add a flag, with those of the lab's names for it that no flag before has taken."""
+        theirs = set(LAB_FLAGS.get(flag, ())).difference(self._option_string_actions)
+        self.add_argument(flag, *sorted(theirs), **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
@@ -111,9 +116,10 @@ def run_folder(text: str) -> str:
     return str(path.parent if is_file else path)
 
 
-def names(flag: str) -> list[str]:
-    """A flag and the lab's names for it, if it has any."""
-    return [flag, *LAB_FLAGS.get(flag, ())]
+def weights_or_run(text: str) -> str:
+    """What --transformer takes: a weights file, or as in the lab a checkpoint of a run."""
+    trained = Path(run_folder(text), "transformer", "transformer.safetensors")
+    return str(trained if trained.is_file() and not Path(text).is_file() else text)
 
 
 class _Ignored(argparse.Action):
@@ -133,8 +139,8 @@ def add_ignored_flags(parser: ArgumentParser) -> None:
 
 def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
     """The arguments by which every script is told its config: a file, keys, and short flags."""
-    parser.add_argument(
-        *names("--config"),
+    parser.add_flag(
+        "--config",
         type=Path,
         default=DEFAULT_CONFIG,
         help=f"YAML file (default {DEFAULT_CONFIG})",
@@ -147,9 +153,7 @@ def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
         help="override one key, e.g. training.lr=1e-4; may be repeated",
     )
     for flag, (key, kind, text) in options.items():
-        parser.add_argument(
-            *names(flag), type=kind, default=argparse.SUPPRESS, help=f"{text} ({key})"
-        )
+        parser.add_flag(flag, type=kind, default=argparse.SUPPRESS, help=f"{text} ({key})")
 
 
 def add_start_arguments(parser: ArgumentParser) -> None:

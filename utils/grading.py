@@ -25,9 +25,10 @@ from utils.io.files import content_hash, write_text
 from utils.io.images import is_image_name, list_images, load_rgb
 from utils.pictures import comparison_strip, embed, template
 from utils.weights.import_lab import import_lab
+from utils.weights.store import described
 
 SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid" / "fid_score_gpu.py"
-WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
 SHOWN = 3  # pictures of each solution
 COLUMNS = ("rank", "solution", "score", "what", "attention", "rule", "error")
@@ -130,7 +131,12 @@ def _grade(
         results = place / RESULTS
         configs = [path for path in files if path.suffix in (".yml", ".yaml")]
         config = load_config(configs[0], overrides) if configs else base
-        config, lines = import_lab(weights, place / "imported", config)
+        foreign = [path for path in weights if not described(path)]
+        for path in weights:
+            if kind := described(path):  # imported before
+                section = getattr(config, kind).model_copy(update={"weights": path})
+                config = config.model_copy(update={kind: section})
+        config, lines = import_lab(foreign, place / "imported", config) if foreign else (config, [])
         if config.tokenizer.weights is None:
             raise UserError("brings no tokenizer; give one to all with --tokenizer")
         inpaint_set(config, dataset, place)

@@ -18,8 +18,8 @@ from config.loading import save_config
 from config.schema import Config
 from models.vqgan import VQGAN
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_attention import Naming
 from utils.weights.lab_keys import TRANSFORMER, read_keys, to_lab
+from utils.weights.lab_naming import Naming, Settled
 from utils.weights.store import load_transformer, read_header, save_weights
 
 WIDTH, HEADS = 32, 4
@@ -274,7 +274,9 @@ def test_of_several_networks_entry_chooses_one(lab, base, tmp_path):
         logits_of(both, base, tmp_path)
     check_same(both, lab, base, tmp_path, entry="ema")
     check_same(both, other, base, tmp_path, entry="model")
-    assert "--entry ema: the transformer of 'ema'" in " ".join(read_keys(both, "a", "ema").notes)
+    assert "--entry ema: the transformer of 'ema'" in " ".join(
+        read_keys(both, "a", Settled("ema")).notes
+    )
     with pytest.raises(UserError, match="no entry best; found are model, ema"):
         logits_of(both, base, tmp_path, entry="best")
 

@@ -186,6 +186,11 @@ WILD = [  # script, flags as others write them, what they set here
     ("inpainting.py", "--sweet_spot -1 --num_workers 2", {"decoding.sweet_spot": None}),
     ("inpainting.py", "--mask_func COSINE", {"decoding.mask_schedule": "cosine"}),
     ("inpainting.py", "--load_transformer_ckpt_path t.pt", {"transformer.weights": "t.pt"}),
+    (
+        "inpainting.py",
+        "--checkpoint_path ./ckpts/last.pt",
+        {"transformer.weights": "./ckpts/last.pt"},
+    ),
     ("inpainting.py", "--out_d_path o --batch_size 1 --partial=1", {"decoding.batch_size": 1}),
     ("inpainting.py", "--save-root o --total_iter 8", {"decoding.total_iter": 8}),
 ]
@@ -205,6 +210,20 @@ def test_a_flag_of_the_wild_sets_its_key(call, monkeypatch, tmp_path, script, fl
     monkeypatch.setattr(loading, "load_config", stop)
     assert call(f"python {script} {flags}").err.endswith("error: stopped here\n")
     assert found == keys
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_checkpoint_that_training_was_given_is_what_repairs(tiny, call):
+    flags = f"--tokenizer {tiny.tokenizer_weights} --epochs 1 --checkpoint-path ckpts/last.pt"
+    assert call(f"{TRAIN} {flags}").code == 0
+    from inpainting import build_parser
+
+    for flag in ("--checkpoint-path", "--load-transformer-ckpt-path"):
+        for path in ("ckpts/last.pt", "ckpts"):
+            found = build_parser().parse_args([flag, path]).transformer
+            assert found == "ckpts/transformer/transformer.safetensors"
+    Path("ckpts/last.pt").write_bytes(b"one of theirs")
+    assert build_parser().parse_args([flag, "ckpts/last.pt"]).transformer == "ckpts/last.pt"
 
 
 LAB_FORM = """
@@ -330,6 +349,35 @@ def test_one_picture_takes_its_own_mask_out_of_a_folder(lab_data, capsys):
         InpaintingSet(other, folder / "mask64")
     job = InpaintingSet(other, folder / "mask64", pair_by_order=True)
     assert [path.name for path in job.masks] == ["mask_000.png"]
+
+
+NAMED_APART = [
+    ("cat.png", "cat_mask.png"),
+    ("my dog.jpg", "mask-my dog.png"),
+    ("tree_1.png", "tree_1_hole.png"),
+    ("house_masked.png", "House.Mask.png"),
+]
+
+
+@pytest.mark.parametrize("one_folder", [True, False])
+def test_a_mask_may_be_named_after_its_picture(tmp_path, square, one_folder):
+    images, masks = tmp_path / "images", tmp_path / ("images" if one_folder else "masks")
+    for folder in {images, masks}:
+        folder.mkdir()
+    for index, (image, mask) in enumerate(NAMED_APART):
+        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(images / image)
+        Image.fromarray(np.roll(square, index, axis=0)).save(masks / mask)
+    job = InpaintingSet(images, masks)
+    assert {(a.name, b.name) for a, b in zip(job.images, job.masks, strict=True)} == {*NAMED_APART}
+    (masks / "cat_mask.png").rename(masks / "mask_dog.png")
+    with pytest.raises(UserError, match="do not pair by the number at the end or by name"):
+        InpaintingSet(images, masks)
+
+
+def test_a_folder_of_pictures_and_masks_needs_their_names(tmp_path, square):
+    Image.fromarray(square).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"name masks so, e\.g\. photo_mask\.png"):
+        InpaintingSet(tmp_path, tmp_path)
 
 
 def test_sorted_order_pairs_whatever_the_names_are(lab_data):

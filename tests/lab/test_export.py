@@ -13,7 +13,7 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.weights.export_lab import export_lab
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_attention import VARIANTS
+from utils.weights.lab_naming import VARIANTS
 from utils.weights.store import save_weights
 
 

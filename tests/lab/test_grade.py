@@ -78,3 +78,16 @@ def test_a_folder_without_solutions_is_refused(desk, call):
     Path("none").mkdir()
     left = call("python grade.py none --config tiny.yml --data cat_face")
     assert (left.code, left.err) == (2, "error: none: holds no solution\n")
+
+
+def test_a_solution_that_was_imported_before_is_graded_as_its_file_is(desk, call):
+    importing = "python -m utils.weights.import_lab solutions/first.pt --config tiny.yml"
+    assert call(f"{importing} --out solutions/imported").code == 0
+    for name in ("broken.pt", "second", "third.ckpt", "truth"):
+        place = Path("solutions", name)
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == 0, left.err
+    rows = list(csv.DictReader(Path("out/grades.csv").read_text().splitlines()))
+    assert [row["solution"] for row in rows] == ["first.pt", "imported"]
+    assert rows[0]["score"] == rows[1]["score"] != ""

@@ -14,8 +14,8 @@ from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.vqgan import VQGAN
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_attention import VARIANTS
 from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, read_keys
+from utils.weights.lab_naming import VARIANTS
 from utils.weights.lab_shapes import describe
 from utils.weights.store import load_transformer
 
@@ -140,9 +140,13 @@ def test_a_whole_model_gives_both_parts_and_names_what_it_left_out(solution, imp
     assert "left out: mask_token_tensor, since 40 is the mask's id here as well" in said
 
 
-def test_another_mask_id_is_refused(solution, importing):
-    state = solution("report").state_dict() | {"mask_token_tensor": torch.tensor(0)}
-    assert "mask_token_tensor is 0; allowed is the last id, 40" in refusal(importing, state)
+@pytest.mark.parametrize("name", ["mask_token_tensor", "mask_token_id", "MaskGit.mask_id"])
+def test_another_mask_id_is_refused_whatever_its_name(solution, importing, name):
+    state = dict(solution("report").state_dict())
+    del state["mask_token_tensor"]
+    said = refusal(importing, state | {name: torch.tensor(0)})
+    assert f"{name} is 0; allowed is the last id, 40" in said
+    importing(state | {name: torch.tensor(40)})
 
 
 @pytest.mark.parametrize(

@@ -137,27 +137,24 @@ def test_biases_may_stand_apart_and_some_may_be_missing(lab, base, tmp_path, nam
     assert_same(dict(sorted(again.items())), dict(sorted(state.items())))
 
 
-def per_head(lab, block):
-    """One layer of D / heads rows for each head."""
-    layers = {r: pieces(lab, block, r)["weight"] for r in "qkvo"}
-    heads = {
-        f"heads.{h}.{LAYERS[r]}.weight": layers[r].chunk(4)[h] for r in "qkv" for h in range(4)
-    }
-    return heads | {"proj.weight": layers["o"]}
+def shared(lab, block):
+    """One key and value for all heads."""
+    layers = {f"{LAYERS[r]}.weight": pieces(lab, block, r)["weight"] for r in "qo"}
+    return layers | {f"{LAYERS[r]}.weight": pieces(lab, block, r)["weight"][:8] for r in "kv"}
 
 
-def raw(lab, block):
-    """Parameters that a solution multiplies from the right, so that they are transposed."""
-    return {f"W_{r}": pieces(lab, block, r)["weight"].T for r in "qkvo"}
+def by_einsum(lab, block):
+    """Parameters (H, d, D)."""
+    return {f"W_{r}": pieces(lab, block, r)["weight"].unflatten(0, (4, 8)) for r in "qkvo"}
 
 
 def gpt2(lab, block):
-    """GPT-2's layers, whose matrices are (inputs, outputs)."""
+    """GPT-2's layers, whose matrices are (inputs, outputs), without a word about it."""
     fused = torch.cat([pieces(lab, block, r)["weight"] for r in "qkv"]).T.contiguous()
     return {"c_attn.weight": fused, "c_proj.weight": pieces(lab, block, "o")["weight"].T}
 
 
-@pytest.mark.parametrize("make", [per_head, raw, gpt2])
+@pytest.mark.parametrize("make", [shared, by_einsum, gpt2])
 def test_attention_of_other_shapes_is_refused_and_shown(lab, base, tmp_path, make):
     state = renamed(lab, {})
     for block in (0, 1):

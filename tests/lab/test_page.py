@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from utils.cli import IGNORED_FLAGS, LAB_FLAGS
-from utils.weights.lab_attention import VARIANTS
+from utils.weights.lab_naming import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "from-the-lab.md").read_text()

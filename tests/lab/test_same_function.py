@@ -10,7 +10,7 @@ from torch import Tensor
 
 from config.schema import Config
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_attention import VARIANTS
+from utils.weights.lab_naming import VARIANTS
 from utils.weights.store import load_tokenizer, load_transformer
 
 

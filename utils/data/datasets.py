@@ -20,6 +20,7 @@ from config.errors import UserError
 from utils.data.pairs import (
     check_same_size,
     image_files,
+    images_and_masks,
     open_truth,
     pair,
     prepared_parts,
@@ -127,11 +128,14 @@ class InpaintingSet(Dataset[InpaintingItem]):
         if masks is None:
             images, masks, found = prepared_parts(images)
             ground_truth = ground_truth or found
-        self.images = image_files(images)
         self.from_alpha = masks == ALPHA and not masks.exists()
-        self.masks = self.images
+        if images == masks and images.is_dir():
+            self.images, found = images_and_masks(images)
+        else:
+            self.images = image_files(images)
+            found = self.images if self.from_alpha else image_files(masks)
+        self.masks = found
         if not self.from_alpha:
-            found = image_files(masks)
             self.masks = pair(self.images, found, "masks", by_order=pair_by_order, spare=True)
         self.mask_threshold = mask_threshold
         self.truth = open_truth(ground_truth, self.images)

@@ -19,6 +19,7 @@ from utils.io.limits import check_limit, limit
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
 SCORER = "faster-pytorch-fid"  # the folder where the lab keeps its table
 NAMES_SHOWN = 3  # offending names in an error line
+OF_MASKS = {"mask", "masks", "hole", "holes"}  # words in names, such as photo_mask.png
 
 
 def pair(
@@ -34,7 +35,7 @@ def pair(
     by_order: the first belongs to the first, in natural order of names. spare: files without an
     image are left out with a note. Two single files belong together. Otherwise the number at the
     end of the name decides, if both sides have the same numbers, each once; else the name without
-    its suffix must be equal.
+    its suffix must be equal, or equal without words such as mask: photo.png, photo_mask.png.
     """
     if len(images) == len(others) == 1:
         return others
@@ -43,7 +44,7 @@ def pair(
             raise UserError(f"{len(others)} {what} in {others[0].parent} for {len(images)} images")
         _note_spare(len(others) - len(images), what, others[0].parent)
         return others[: len(images)]
-    for key in (_trailing_number, _stem):
+    for key in (_trailing_number, _stem, _subject):
         by_key = {key(path): path for path in others}
         wanted = [key(path) for path in images]
         unique = len(by_key) == len(others) and len(set(wanted)) == len(wanted)
@@ -216,6 +217,24 @@ def _trailing_number(path: Path) -> int | None:
 
 def _stem(path: Path) -> str:
     return composed(path.stem)
+
+
+def _words(path: Path) -> list[str]:
+    return re.split(r"[\W_]+", _stem(path).casefold())
+
+
+def _subject(path: Path) -> str:
+    """What a file shows, by its name: photo of photo_mask.png and of masked-photo.png."""
+    return "_".join(word for word in _words(path) if word not in OF_MASKS | {"masked", ""})
+
+
+def images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images of one folder and the masks among them, which their names call so."""
+    files = list_images(folder)
+    masks = [path for path in files if OF_MASKS.intersection(_words(path))]
+    if len(masks) in (0, len(files)):
+        raise UserError(f"{folder}: holds images and masks; name masks so, e.g. photo_mask.png")
+    return [path for path in files if path not in masks], masks
 
 
 def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.ndarray) -> None:

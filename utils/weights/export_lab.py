@@ -17,8 +17,8 @@ from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
 from utils.io.files import atomic
-from utils.weights.lab_attention import VARIANTS, Naming, Weights
 from utils.weights.lab_keys import PREFIXES, TOKENIZER, TRANSFORMER, to_lab
+from utils.weights.lab_naming import LAYOUTS, VARIANTS, Naming, Settled, Weights
 from utils.weights.store import load_tokenizer, load_transformer, read_header, read_lab_file
 
 OPTIONS = {  # flag: key that it overrides, type, help
@@ -84,10 +84,13 @@ def _save(path: Path, weights: Weights) -> None:
         torch.save({key: value.contiguous() for key, value in weights.items()}, temporary)
 
 
-def _naming(config: Config, variant: str | None, like: Path | None) -> Naming:
-    """How the keys of attention are to be called."""
+def _naming(
+    config: Config, variant: str | None, like: Path | None, layout: str | None = None
+) -> Naming:
+    """How the keys of attention are to be called; layout: that of ``like``, one of LAYOUTS."""
     if like is not None:
-        return read_lab_file(like).part(TRANSFORMER).naming
+        settled = Settled(layout=layout, heads=config.transformer.num_heads)
+        return read_lab_file(like, settled).part(TRANSFORMER).naming
     if variant is not None:
         return VARIANTS[variant]
     imported = read_header(config.transformer_weights).get("attention")
@@ -104,10 +107,11 @@ def main() -> None:
         help="how attention's keys are called (default as in the file that was imported)",
     )
     parser.add_argument("--like", type=Path, metavar="FILE", help="name them as this lab file does")
+    parser.add_argument("--attention", choices=LAYOUTS, help="how the matrices of --like lie")
     parser.add_argument("--whole", action="store_true", help="both networks in one file")
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
-    naming = _naming(config, args.variant, args.like)
+    naming = _naming(config, args.variant, args.like, args.attention)
     print("\n".join(export_lab(config, args.out, naming, args.whole)))
 
 

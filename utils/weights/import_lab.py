@@ -28,6 +28,7 @@ from utils.io.files import atomic, content_hash, write_text
 from utils.weights.key_report import KeyReport, key_report
 from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, LabFile, Part
 from utils.weights.lab_names import Roles
+from utils.weights.lab_naming import LAYOUTS, Settled
 from utils.weights.lab_shapes import describe
 from utils.weights.store import fill, read_lab_file, save_weights
 
@@ -40,7 +41,6 @@ NOT_READ = {  # what shapes do not tell
 UNSUPPORTED = {  # attention that public solutions compute, and that no file tells
     "query-softmax": "its softmax runs over the queries instead of the keys",
     "merged-heads": "its heads are merged without moving them next to their token",
-    "rows-by-head": "its one matrix holds q, k and v of one head after the other",
 }
 
 
@@ -51,14 +51,16 @@ def import_lab(
     *,
     entry: str | None = None,
     roles: Roles | None = None,
+    attention: str | None = None,
 ) -> tuple[Config, list[str]]:
     """Convert the networks of some files; returns the config that runs them and what to print.
 
-    ``base`` gives all that files do not tell; entry and roles are those of `read_keys`, which
-    settle what a file leaves open. The config computes in fp32, so that logits are the lab's.
+    ``base`` gives all that files do not tell; entry, roles and attention (one of LAYOUTS) settle
+    what a file leaves open. The config computes in fp32, so that logits are the lab's.
     Nothing is written unless every key of every file has its place. Raises `UserError` otherwise.
     """
-    files = [read_lab_file(path, entry, roles) for path in paths]
+    settled = Settled(entry, roles or {}, attention, base.transformer.num_heads)
+    files = [read_lab_file(path, settled) for path in paths]
     parts = _one_of_each(files)
     lines = [line for f in files for line in (f"{f.name}:", *(f"  {note}" for note in f.notes))]
     keys, problems = [], []
@@ -70,7 +72,8 @@ def import_lab(
         lines += _summary(part, report, description)
         keys += [f"# {file.name}: {kind}", *report.lines()]
         if report.problems():
-            problems.append(f"{file.name}: {kind}: {report.problems()}")
+            cure = "; outside attention, keys must be the lab's" if kind == TRANSFORMER else ""
+            problems.append(f"{file.name}: {kind}: {report.problems()}{cure}")
     if problems:
         print("\n".join(lines))
         raise UserError("; ".join(problems))
@@ -192,9 +195,8 @@ def main() -> None:
     )
     parser.add_argument(
         "--attention",
-        choices=("standard", *UNSUPPORTED),
-        default="standard",
-        help="how the solution computes attention, which no file tells",
+        choices=(*LAYOUTS, *UNSUPPORTED),
+        help="how the solution's matrices lie or attention is computed, which no file tells",
     )
     parser.add_argument(
         "--rule", choices=RULES, help="how it decodes; by the lab's rules cosine is maskgit_cosine"
@@ -207,7 +209,8 @@ def main() -> None:
             "logits here. Let the solution repair the images itself, and score its results folder"
         )
     base = _base(args)
-    config, lines = import_lab(args.files, args.out, base, entry=args.entry, roles=args.map)
+    config, lines = import_lab(args.files, args.out, base, entry=args.entry, roles=args.map,
+                               attention=args.attention)  # fmt: skip
     print("\n".join(lines))
     for kind in (TOKENIZER, TRANSFORMER):
         if getattr(config, kind).weights is None:

@@ -2,83 +2,42 @@
 
 Within a block, all but LayerNorm1, LayerNorm2 and MLP is attention: layers whose rows make up
 (4D, D), for example one (3D, D) or three (D, D), and one (D, D) for the output. Which rows are q,
-k or v only the names say. Here the layers are `Attention.qkv` and `Attention.proj`; an output
-without bias gets a zero bias.
+k or v only the names say, and how they lie only the user (lab_naming.py). Here the layers are
+`Attention.qkv` and `Attention.proj`; an output without bias gets a zero bias.
 
 Letters: D width of the transformer.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections import defaultdict
 
 import torch
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_names import (
-    LAYER,
-    ROLE_WORDS,
-    Roles,
-    layer_of,
-    order_of,
-    roles_of,
-    says,
-    words_of,
+from utils.weights.lab_names import ROLE_WORDS, Roles, layer_of, order_of, roles_of, says, words_of
+from utils.weights.lab_naming import (
+    LAYOUTS,
+    STANDARD,
+    VARIANTS,
+    Naming,
+    Settled,
+    Weights,
+    heads_joined,
+    reordered,
+    starred,
+    turned,
 )
 
-Weights = dict[str, Tensor]
-
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
+LINEAR = (".weight", "proj_weight")  # ends of matrices that PyTorch's layers own
 SHOWN = 4  # tensors in an error line
 
 
-@dataclass(frozen=True)
-class Naming:
-    """Keys of attention within a block -> which of q, k, v and o (the output) their rows are."""
-
-    weights: Roles
-    """E.g. {"Attention.qkv.weight": "qkv", "Attention.proj.weight": "o"}."""
-    biases: Roles
-    """Likewise; what stands nowhere has no bias."""
-
-    @property
-    def title(self) -> str:
-        """Name of the variant, or the layers."""
-        known = (name for name, naming in VARIANTS.items() if naming == self)
-        return next(known, ", ".join(map(layer_of, self.weights)))
-
-    def as_text(self) -> str:
-        """JSON, as a header keeps it."""
-        return json.dumps(vars(self))
-
-    @classmethod
-    def from_text(cls, text: str) -> Naming:
-        """The opposite of `as_text`."""
-        return cls(**json.loads(text))
-
-
-def _variant(layers: Roles, biased: Roles) -> Naming:
-    return Naming(
-        {f"Attention.{layer}.weight": rows for layer, rows in layers.items()},
-        {f"Attention.{layer}.bias": rows for layer, rows in biased.items()},
-    )
-
-
-FUSED = {"qkv": "qkv", "proj": "o"}
-SEPARATE = {"query": "q", "key": "k", "value": "v", "output_layer": "o"}
-VARIANTS = {
-    "report": _variant(FUSED, {"proj": "o"}),
-    "fused": _variant(FUSED, FUSED),
-    "separate": _variant(SEPARATE, SEPARATE),
-}
-
-
 def from_naming(
-    weights: Weights, sources: dict[str, str], name: str, notes: list[str], roles: Roles | None
+    weights: Weights, sources: dict[str, str], name: str, notes: list[str], settled: Settled
 ) -> tuple[Naming, Weights, dict[str, str]]:
     """The naming that a transformer's blocks share, its weights under our names, and the sources.
 
@@ -86,78 +45,63 @@ def from_naming(
     Raises `UserError` where no block has attention's shapes, or names leave it open which layer
     is which.
     """
-    blocks, width = _attention(weights), _width(weights)
-    if not blocks or width is None:
+    width = _width(weights)
+    blocks = {
+        block: heads_joined({k: turned(v, settled.layout) for k, v in keys.items()}, width)
+        for block, keys in _attention(weights).items()
+        if width
+    }
+    if not blocks:
         return VARIANTS["report"], weights, sources
-    recognised = {block: _recognise(block, keys, width, name, roles or {})
-                  for block, keys in blocks.items()}  # fmt: skip
+    recognised = {b: _recognise(b, *found, width, name, settled) for b, found in blocks.items()}
     namings = {block: naming for block, naming in recognised.items() if naming is not None}
     if not namings:
-        raise _no_attention(*next(iter(blocks.items())), width, name)
-    counts = Counter(map(repr, namings.values()))
-    naming = max(namings.values(), key=lambda found: (counts[repr(found)], len(found.biases)))
+        block, (keys, _) = next(iter(blocks.items()))
+        raise _no_attention(block, keys, width, name)
+    naming = max(namings.values(), key=lambda found: len(found.biases))
     out, found_in = dict(weights), dict(sources)
     for block in (block for block, found in namings.items() if found == naming):
-        joined = _joined(blocks[block], naming)
-        old = naming.weights.keys() | naming.biases.keys()
-        if any(key in blocks[block].keys() - old for key, _, _ in joined):
-            continue
-        for key in old:
-            del out[block + key], found_in[block + key]
-        for key, value, used in joined:
-            out[block + key] = value
-            found_in[block + key] = " + ".join(sources[block + k] for k in used) or "zeros"
+        _rename(block, blocks[block][0], naming, out, found_in)
     _note(naming, notes)
     return naming, out, found_in
 
 
-def to_naming(weights: Weights, naming: Naming) -> Weights:
-    """Our transformer's weights as another solution names them; the opposite of `from_naming`.
-
-    A bias that the network lacks is written as zeros where the naming has one. Raises `UserError`
-    where the naming would lose a bias.
-    """
-    out: Weights = {}
-    for key, value in weights.items():
-        block, dot, rest = key.partition(".Attention.")
-        if not dot:
-            out[key] = value
-        if rest != "qkv.weight":
-            continue
-        for last, names in (("weight", naming.weights), ("bias", naming.biases)):
-            fused = weights.get(f"{block}.Attention.qkv.{last}", value.new_zeros(len(value)))
-            pieces = dict(zip("qkv", fused.chunk(3), strict=True))
-            pieces["o"] = weights[f"{block}.Attention.proj.{last}"]
-            if any(pieces[role].any() for role in set("qkvo").difference(*names.values())):
-                raise UserError(
-                    f"{block}: this variant's attention has no such biases; export to another "
-                    "--variant, such as fused or separate"
-                )
-            for own, rows in names.items():
-                out[f"{block}.{own}"] = torch.cat([pieces[role] for role in rows])
-    return out
+def _rename(
+    block: str, keys: Weights, naming: Naming, weights: Weights, sources: dict[str, str]
+) -> None:
+    """Put a block's attention under our names, unless another tensor has one of them."""
+    old = naming.weights.keys() | naming.biases.keys()
+    joined = _joined(keys, naming)
+    if any(key in keys.keys() - old for key, _, _ in joined):
+        return
+    origin = dict(sources)
+    for key in [key for key in weights if key.startswith(block)]:
+        if {key.removeprefix(block), starred(key.removeprefix(block))} & old:
+            del weights[key], sources[key]
+    for key, value, used in joined:
+        weights[block + key] = value
+        names = [origin.get(block + name, block + name) for name in used]
+        sources[block + key] = " + ".join(names) or "zeros"
 
 
 def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]]:
     """Our keys of a block's attention, with their values and the keys that they come from."""
     found = []
+    width = next(len(keys[key]) for key, rows in naming.weights.items() if rows == "o")
     for last, names in (("weight", naming.weights), ("bias", naming.biases)):
         pieces: Weights = {}
         for key, rows in names.items():
-            pieces |= dict(zip(rows, keys[key].chunk(len(rows)), strict=True))
+            axes = naming.axes(key)
+            value = reordered(keys[key], axes, STANDARD, len(rows), naming.heads)
+            pieces |= dict(zip(rows, value.chunk(len(rows)), strict=True))
         used = [key for key, rows in names.items() if rows != "o"]
-        zeros = next(iter(keys.values())).new_zeros(_rows(keys, naming))
+        zeros = next(iter(keys.values())).new_zeros(width)
         if used:  # the network has biases here only if one of the layers does
             fused = torch.cat([pieces.get(role, zeros) for role in "qkv"])
             found.append((f"Attention.qkv.{last}", fused, used))
         output = [key for key, rows in names.items() if rows == "o"]
         found.append((f"Attention.proj.{last}", pieces.get("o", zeros), output))
     return found
-
-
-def _rows(keys: Weights, naming: Naming) -> int:
-    """D, from the output's matrix."""
-    return len(keys[next(key for key, rows in naming.weights.items() if rows == "o")])
 
 
 def _attention(weights: Weights) -> dict[str, Weights]:
@@ -175,38 +119,46 @@ def _width(weights: Weights) -> int | None:
     return None if table is None or table.ndim != 2 else table.shape[1]
 
 
-def _recognise(block: str, keys: Weights, width: int, name: str, given: Roles) -> Naming | None:
+def _recognise(
+    block: str, keys: Weights, heads: int, width: int, name: str, settled: Settled
+) -> Naming | None:
     """The naming of one block, or None if its tensors are no attention of this width."""
     matrices = {
         key: len(value) // width
         for key, value in keys.items()
-        if (match := LAYER.fullmatch(key)) and match["last"] == "weight" and value.ndim == 2
-        and value.shape[1] == width and len(value) % width == 0
-    }  # fmt: skip
+        if value.ndim == 2 and value.shape[1] == width and len(value) % width == 0
+    }
     if sorted(matrices.values()) not in ([1, 3], [1, 1, 2], [1, 1, 1, 1]):
         return None
-    weights = roles_of(block, matrices, name, given)
-    return Naming(_sorted(weights), _sorted(_biases(keys, weights, width)))
+    bare = [key for key in matrices if not key.endswith(LINEAR)]
+    if bare and settled.layout is None:
+        raise UserError(
+            f"{name}: {block}{bare[0]} is a bare parameter; say how it is used with --attention "
+            "of utils.weights.import_lab: inputs-first for x @ W, standard for x @ W.T"
+        )
+    layout = settled.layout or "standard"
+    if LAYOUTS[layout] != STANDARD:
+        heads = settled.heads
+        if width % heads:
+            raise UserError(f"{name}: width {width} does not divide into {heads} heads; name "
+                            "transformer.num_heads in the config")  # fmt: skip
+    weights = roles_of(block, matrices, name, settled.roles)
+    return Naming(_sorted(weights), _sorted(_biases(keys, weights, width)), layout, heads)
 
 
 def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
     """Biases -> roles: of the layers, and those that stand apart, such as q_bias."""
-    found, apart = {}, []
+    found: Roles = {}
     layers = {layer_of(key): rows for key, rows in weights.items()}
     for key, value in keys.items():
-        match = LAYER.fullmatch(key)
-        if not match or match["last"] != "bias" or value.ndim != 1 or len(value) % width:
+        layer, words = layer_of(key), words_of([layer_of(key).split(".")[-1]])
+        if value.ndim != 1 or not (key.endswith("bias") or "b" in words):
             continue
-        if len(layers.get(match["layer"], "")) == len(value) // width:
-            found[key] = layers[match["layer"]]
-        elif not any(layer_of(other) == match["layer"] and other != key for other in keys):
-            apart.append(key)
-    for key in apart:
-        rows = order_of(key, len(keys[key]) // width) or "".join(
-            role for role in ROLE_WORDS if says(role, words_of([layer_of(key).split(".")[-1]]))
-        )
-        is_free = not set(rows) & set("".join(found.values()))
-        if len(rows) == len(keys[key]) // width and is_free:
+        rows, count = layers.get(layer, ""), len(value) // width
+        if not rows and not any(layer_of(other) == layer and other != key for other in keys):
+            said = "".join(role for role in ROLE_WORDS if says(role, words))
+            rows = order_of(key, count) or said
+        if len(rows) * width == len(value) and not set(rows) & set("".join(found.values())):
             found[key] = rows
     return found
 
@@ -221,7 +173,8 @@ def _no_attention(block: str, keys: Weights, width: int, name: str) -> UserError
     return UserError(
         f"{name}: attention is not recognised among {', '.join(shown[:SHOWN])}{more}; allowed are "
         f"linear layers of 3 x {width} rows, or of {width} for each of q, k and v, and an output, "
-        f"all of {width} columns, which --map of utils.weights.import_lab may name"
+        f"all of {width} columns; --map of utils.weights.import_lab names them, and --attention "
+        "inputs-first turns them"
     )
 
 
@@ -231,6 +184,10 @@ def _note(naming: Naming, notes: list[str]) -> None:
     if "o" not in naming.biases.values():
         layer = layer_of(output)
         notes.append(f"{layer} has no bias: zeros, which an export leaves out again")
-    for key, rows in naming.weights.items():
-        if len(rows) > 1 and key not in VARIANTS["report"].weights:
-            notes.append(f"{layer_of(key)}: its rows are taken in the order {', '.join(rows)}")
+    fused = [key for key, rows in naming.weights.items() if len(rows) > 1]
+    for key in fused if naming != VARIANTS["report"] and naming != VARIANTS["fused"] else ():
+        rows = ", ".join(naming.weights[key])
+        how = "" if naming.layout == "standard" else f" ({naming.layout})"
+        notes.append(f"{layer_of(key)}: its rows are taken in the order {rows}{how}")
+    if any("*" in key for key in naming.weights):
+        notes.append(f"{naming.heads} heads, counted in {layer_of(next(iter(naming.weights)))}")

@@ -10,14 +10,15 @@ against the network; what does not belong to a network is named in `LabFile.note
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_attention import VARIANTS, Naming, Weights, from_naming, to_naming
-from utils.weights.lab_names import Roles
+from utils.weights.lab_attention import from_naming
+from utils.weights.lab_naming import VARIANTS, Naming, Settled, Weights, to_naming
 
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # of a whole model that is exported
@@ -26,9 +27,10 @@ FIRST_WORDS = {
     TRANSFORMER: {"pos_emb", "tok_emb", "bias", "blocks", "LN", "Token_Prediction"},
 }
 KNOWN_WORDS = set().union(*FIRST_WORDS.values())
-MASK_ID = "mask_token_tensor"  # a whole model may keep the mask's id as a buffer
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+PARAMETRISED = re.compile(r"\.parametrizations\.|\.weight_(g|v|orig|u)$")
 MAX_DEPTH = 5  # of dictionaries within each other
+UNSETTLED = Settled()
 NAMES_SHOWN = 5  # offending keys in an error line
 
 
@@ -79,13 +81,10 @@ class _Network:
     prefix: str
 
 
-def read_keys(
-    content: object, name: str, entry: str | None = None, roles: Roles | None = None
-) -> LabFile:
-    """Sort what a `.pt` file named ``name`` holds into networks under their names here.
+def read_keys(content: object, name: str, settled: Settled = UNSETTLED) -> LabFile:
+    """Sort what a file named ``name`` holds into networks under their names here.
 
-    entry: which of several networks of one kind is meant. roles: of attention layers whose names
-    do not say them. Raises `UserError` where no network is found, or more than one of a kind.
+    Raises `UserError` where no network is found, or more than one of a kind.
     """
     notes: list[str] = []
     networks = [
@@ -97,11 +96,11 @@ def read_keys(
         raise _nothing_found(content, name)
     parts = {}
     for kind in FIRST_WORDS:
-        chosen = _choose([n for n in networks if n.kind == kind], entry, name, notes)
+        chosen = _choose([n for n in networks if n.kind == kind], settled.entry, name, notes)
         if chosen:
-            parts[kind] = _convert(chosen, name, notes, roles)
+            parts[kind] = _convert(chosen, name, notes, settled)
     if not parts:
-        raise UserError(f"{name}: no entry {entry}; found are {_entries(networks)}")
+        raise UserError(f"{name}: no entry {settled.entry}; found are {_entries(networks)}")
     return LabFile(name, parts, notes)
 
 
@@ -114,6 +113,8 @@ def _dictionaries(
     content: object, path: str, notes: list[str], depth: int
 ) -> Iterator[tuple[str, Weights]]:
     """Every dictionary with keys of a network, and its place; names whatever else there is."""
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
     if not isinstance(content, dict) or depth > MAX_DEPTH:
         return
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
@@ -150,6 +151,11 @@ def _networks(weights: Weights, path: str, name: str, notes: list[str]) -> Itera
         for word in {key.split(".")[0] for key in keys}:
             below = {k: v for k, v in keys.items() if k.split(".")[0] == word}
             inner = {k.removeprefix(f"{word}."): v for k, v in below.items()}
+            if all(
+                value.numel() == 1 and not value.is_floating_point() for value in inner.values()
+            ):
+                notes.append(f"left out, a counter: {', '.join(prefix + key for key in below)}")
+                continue
             if not any(KNOWN_WORDS & set(key.split(".")) for key in inner):
                 raise _unexpected(name, [prefix + key for key in below], "a lab's networks")
             groups[f"{prefix}{word}."] = inner
@@ -161,7 +167,8 @@ def _joined(path: str, prefix: str) -> str:
 
 def _without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
     """Take the buffer with the mask's id out, if it is the last id, as it is here."""
-    key = next((key for key in weights if key.split(".")[-1] == MASK_ID), None)
+    single = (key for key, value in weights.items() if value.numel() == 1)
+    key = next((key for key in single if "mask" in key.split(".")[-1]), None)
     if key is None:
         return weights
     table = next((w for k, w in weights.items() if k.endswith("tok_emb.weight")), None)
@@ -192,16 +199,24 @@ def _entries(networks: list[_Network]) -> str:
     return ", ".join(network.entry or "the file itself" for network in networks)
 
 
-def _convert(network: _Network, name: str, notes: list[str], roles: Roles | None) -> Part:
+def _convert(network: _Network, name: str, notes: list[str], settled: Settled) -> Part:
     """Rename and join the keys of attention."""
+    if found := next(filter(PARAMETRISED.search, network.weights), None):
+        raise UserError(
+            f"{name}: {found} is only a part of a weight; save again after "
+            "torch.nn.utils.parametrize.remove_parametrizations, or remove_weight_norm"
+        )
     if network.prefix:
         notes.append(f"prefix {network.prefix} taken off {len(network.weights)} keys")
     names = {_unwrapped(key): network.prefix + key for key in network.weights}
     weights = {_unwrapped(key): value for key, value in network.weights.items()}
     if network.kind == TOKENIZER:
         return Part(TOKENIZER, VARIANTS["report"], weights, names)
+    for key in ("pos_emb", "bias"):  # (1, N, D) is (N, D)
+        if key in weights and weights[key].ndim == 3 and len(weights[key]) == 1:
+            weights[key] = weights[key][0]
     taken: list[str] = []
-    part = Part(TRANSFORMER, *from_naming(weights, names, name, taken, roles), taken)
+    part = Part(TRANSFORMER, *from_naming(weights, names, name, taken, settled), taken)
     notes += taken
     return part
 
@@ -217,7 +232,8 @@ def _nothing_found(content: object, name: str) -> UserError:
         key for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
     ]
     if not tensors:
-        return UserError(f"{name}: expected a dictionary of tensors")
+        cure = "torch.save(model.state_dict(), 'transformer.pt') makes one"
+        return UserError(f"{name}: expected a dictionary of tensors with their names; {cure}")
     return _unexpected(name, tensors, "a lab tokenizer, transformer or whole model")
 
 

@@ -20,8 +20,8 @@ from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.weights.lab_attention import Weights
 from utils.weights.lab_keys import Part
+from utils.weights.lab_naming import Weights
 
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 Shapes = dict[str, tuple[int, ...]]
@@ -31,6 +31,7 @@ LAB_ONLY = {
     "norm": "post",
     "prior_dim": 0,
     "conditioning": "none",
+    "conv_kernel": 0,
 }  # what every lab transformer has in common
 
 
@@ -67,6 +68,8 @@ def describe(part: Part, expected: Description, name: str) -> Description:
     """
     kind = TokenizerConfig if isinstance(expected, TokenizerConfig) else TransformerConfig
     known = kind.model_validate(expected.model_dump(include=set(kind.model_fields)))
+    if part.naming.heads:
+        known = known.model_copy(update={"num_heads": part.naming.heads})
     if network_shapes(known) == shapes_of(part.weights):
         return known
     try:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import pickle
 import re
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from config.errors import DivergedError, UserError
@@ -29,8 +30,8 @@ from models.vqgan import VQGAN
 from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
 from utils.io.images import tell_once
-from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, LabFile, read_keys
-from utils.weights.lab_names import Roles
+from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, UNSETTLED, LabFile, read_keys
+from utils.weights.lab_naming import Settled
 from utils.weights.lab_shapes import Shapes, WithoutValues, describe, network_shapes, shapes_of
 
 HEADER = "maskgit"  # the one metadata key of our safetensors files
@@ -107,30 +108,34 @@ def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTr
     return fill(network, weights, path)
 
 
-def read_lab_file(path: Path, entry: str | None = None, roles: Roles | None = None) -> LabFile:
+def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
     """Read a lab solution's checkpoint: tensors and plain values, nothing that could run.
 
-    entry, roles: of `read_keys`. Raises `UserError` for a file that is missing or damaged, that
+    Raises `UserError` for a file that is missing or damaged, that
     asks for more, or that holds no known network; and for one of ours, whose description shapes
     would not replace.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a file")
-    if kind := _described(path):
+    if kind := described(path):
         raise UserError(f"{path}: is in our form already; give it as *.safetensors to --{kind}")
+    content: object
     try:
-        with torch.serialization.safe_globals(NUMBERS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            with torch.serialization.safe_globals(NUMBERS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
         cure = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
         reason = refusal(error)
         raise UserError(f"{path}: {reason}{cure if 'opened' in reason else ''}") from None
-    except BROKEN_FILE as error:
+    except (*BROKEN_FILE, SafetensorError) as error:
         raise_if_machine(error, path)
         raise UserError(f"{path}: damaged or no weights file ({first_line(error)})") from None
-    return read_keys(content, str(path), entry, roles)
+    return read_keys(content, str(path), settled)
 
 
 def codes_fingerprint(codes: Tensor) -> str:
@@ -172,12 +177,19 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     except (KeyError, ValidationError):
-        found, wanted = _described(path), KINDS[kind]
-        held = f"a {found}, but no {wanted}" if found else f"no description of a {wanted}"
+        found, wanted = described(path), KINDS[kind]
+        held = (
+            f"a {found}, but no {wanted}"
+            if found
+            else (
+                f"no description of a {wanted}; one of the lab's is converted first: "
+                f"python -m utils.weights.import_lab {shlex.quote(str(path))} --out runs/lab"
+            )
+        )
         raise UserError(f"{path}: holds {held}") from None
 
 
-def _described(path: Path) -> str | None:
+def described(path: Path) -> str | None:
     """Which network a file of ours describes; None for any other file."""
     header = read_header(path)
     for section, kind in KINDS.items():

@@ -183,7 +183,8 @@ def test_a_pt_file_of_anything_but_tensors_is_refused(tmp_path, tokenizer_config
     path = tmp_path / "weights.pt"
     torch.save(content, path)
     found = message(load_tokenizer, path, tokenizer_config)
-    assert found == f"{path}: expected a dictionary of tensors"
+    cure = "torch.save(model.state_dict(), 'transformer.pt') makes one"
+    assert found == f"{path}: expected a dictionary of tensors with their names; {cure}"
 
 
 # Training states

@@ -1,0 +1,315 @@
+"""Attention whose matrices lie in another way is converted where the file or the user says how."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lab_reference import LabTransformer, fill_randomly
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from config.errors import UserError
+from config.loading import save_config
+from models.vqgan import VQGAN
+from utils.weights.import_lab import import_lab
+from utils.weights.lab_keys import TRANSFORMER, read_keys, to_lab
+from utils.weights.lab_naming import Naming
+from utils.weights.store import load_transformer, read_header, save_weights
+
+WIDTH, HEADS = 32, 4
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Heads (B, H, N, d) -> (B, N, D), the first head's values first."""
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) / q.shape[-1] ** 0.5
+    values = torch.einsum("bhij,bhjd->bhid", scores.softmax(-1), v)
+    return torch.cat(list(values.unbind(1)), dim=-1)
+
+
+class RowsByHead(nn.Module):
+    """Megatron's: one head's q, k and v, then the next head's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.qkv(x).view(*x.shape[:2], HEADS, -1).transpose(1, 2)  # (B, H, N, 3 d)
+        return self.proj(attended(*heads.chunk(3, dim=-1)))
+
+
+class RowsInterleaved(RowsByHead):
+    """einops' b n (h d qkv), as a well-known tutorial has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.qkv(x).view(*x.shape[:2], HEADS, -1, 3).transpose(1, 2)
+        return self.proj(attended(*heads.unbind(-1)))
+
+
+class InputsFirst(nn.Module):
+    """GPT-2's: x @ W + b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c_attn, self.c_proj = (nn.ParameterDict() for _ in range(2))
+        for layer, width in ((self.c_attn, 3 * WIDTH), (self.c_proj, WIDTH)):
+            layer["weight"] = nn.Parameter(torch.zeros(WIDTH, width))
+            layer["bias"] = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        fused = x @ self.c_attn["weight"] + self.c_attn["bias"]
+        q, k, v = (
+            torch.stack(part.split(WIDTH // HEADS, dim=2), dim=1) for part in fused.split(WIDTH, 2)
+        )
+        return attended(q, k, v) @ self.c_proj["weight"] + self.c_proj["bias"]
+
+
+class Bare(nn.Module):
+    """Parameters without layers, x @ W."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for role in "qkvo":
+            setattr(self, f"W_{role}", nn.Parameter(torch.zeros(WIDTH, WIDTH)))
+            setattr(self, f"b_{role}", nn.Parameter(torch.zeros(WIDTH)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            torch.stack((x @ weight + bias).split(WIDTH // HEADS, dim=2), dim=1)
+            for weight, bias in ((self.W_q, self.b_q), (self.W_k, self.b_k), (self.W_v, self.b_v))
+        )
+        return attended(q, k, v) @ self.W_o + self.b_o
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH // HEADS) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return attended(*(f(x)[:, None] for f in (self.query, self.key, self.value)))
+
+
+class HeadsInAList(nn.Module):
+    """minGPT lectures': a list of heads, each with layers of d rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(Head() for _ in range(HEADS))
+        self.proj = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(torch.cat([head(x) for head in self.heads], dim=-1))
+
+
+class FusedHeadsInAList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, 3 * WIDTH // HEADS) for _ in range(HEADS))
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = [attended(*layer(x)[:, None].chunk(3, dim=-1)) for layer in self.qkv]
+        return self.out(torch.cat(heads, dim=-1))
+
+
+KINDS = [
+    (RowsByHead, "rows-by-head"),
+    (RowsInterleaved, "rows-interleaved"),
+    (InputsFirst, "inputs-first"),
+    (Bare, "inputs-first"),
+    (HeadsInAList, None),
+    (FusedHeadsInAList, None),
+]
+
+
+@pytest.fixture
+def make():
+    """A lab transformer with some kind of attention."""
+
+    def build(kind: type[nn.Module]) -> LabTransformer:
+        lab = LabTransformer(WIDTH, HEADS, 2, 64, 16, 16, "separate")
+        for block in lab.blocks:
+            block.Attention = kind()
+        return fill_randomly(lab, 5)
+
+    return build
+
+
+@pytest.fixture
+def base(config, changed):
+    return changed(config, {"transformer.num_heads": HEADS})
+
+
+def imported(state: object, base, tmp_path, attention: str | None):
+    torch.save(state, tmp_path / "lab.pt")
+    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, attention=attention)
+    return config, "\n".join(lines)
+
+
+@pytest.mark.parametrize(("kind", "attention"), KINDS, ids=lambda value: getattr(value, "__name__"
+                         , value))  # fmt: skip
+def test_another_layout_is_the_same_function_and_is_written_again(
+    make, base, tmp_path, assert_same, kind, attention
+):
+    lab = make(kind)
+    config, said = imported(lab.state_dict(), base, tmp_path, attention)
+    ours = load_transformer(config.transformer_weights, config.transformer)
+    ids = torch.randint(17, (5, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = lab(ids)
+        torch.testing.assert_close(ours(ids), expected, rtol=0, atol=1e-4)
+    assert expected.std() > 0.1
+    if attention and attention.startswith("rows"):
+        assert f"in the order q, k, v ({attention})" in said
+    naming = Naming.from_text(read_header(config.transformer_weights)["attention"])
+    again = to_lab(TRANSFORMER, load_file(config.transformer_weights), naming)
+    assert_same(dict(sorted(again.items())), dict(sorted(lab.state_dict().items())))
+
+
+def test_a_list_of_heads_tells_their_number(make, base, changed, tmp_path):
+    state = make(HeadsInAList).state_dict()
+    other = changed(base, {"transformer.num_heads": 8})
+    config, said = imported(state, other, tmp_path, None)
+    assert config.transformer.num_heads == HEADS
+    assert "4 heads, counted in Attention.heads.*.query" in said
+    own = changed(other, {"transformer.dim": WIDTH, "transformer.mlp_dim": 64}).transformer
+    assert load_transformer(tmp_path / "lab.pt", own).config.num_heads == HEADS
+
+
+@pytest.mark.parametrize("lost", ["heads.3.query", "heads.1.key"])
+def test_a_list_that_lacks_a_head_is_refused(make, base, tmp_path, lost):
+    state = {k: v for k, v in make(HeadsInAList).state_dict().items() if lost not in k}
+    with pytest.raises(UserError, match="attention is not recognised among blocks.0.Attention"):
+        imported(state, base, tmp_path, None)
+
+
+def test_heads_of_two_numbers_are_refused(make, base, tmp_path):
+    state = dict(make(HeadsInAList).state_dict())
+    for block in (0, 1):
+        start = f"blocks.{block}.Attention.heads"
+        for number in (0, 1):
+            pair = [state.pop(f"{start}.{2 * number + i}.key.weight") for i in (0, 1)]
+            state[f"{start}.{number}.key.weight"] = torch.cat(pair)
+    with pytest.raises(UserError, match="attention is not recognised"):
+        imported(state, base, tmp_path, None)
+
+
+@pytest.mark.parametrize("names", ["W_{}", "{}_weight"])
+def test_a_bare_parameter_is_refused_until_its_use_is_said(make, base, tmp_path, names):
+    old = make(Bare).state_dict()
+    state = {
+        key.replace(f"W_{key[-1]}", names.format(key[-1])) if "W_" in key else key: value
+        for key, value in old.items()
+    }
+    with pytest.raises(UserError, match="bare parameter.*--attention.*inputs-first for x @ W"):
+        imported(state, base, tmp_path, None)
+    turned = {
+        key: value.T.contiguous() if "W_" in was else value
+        for (key, value), was in zip(state.items(), old, strict=True)
+    }
+    first, _ = imported(state, base, tmp_path, "inputs-first")
+    weights = load_file(first.transformer_weights)
+    second, _ = imported(turned, base, tmp_path, "standard")
+    again = load_file(second.transformer_weights)
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+
+
+def test_rows_by_head_need_a_number_of_heads_that_divides_the_width(make, base, changed, tmp_path):
+    state = make(RowsByHead).state_dict()
+    three = changed(base, {"transformer.dim": 33, "transformer.num_heads": 3})
+    with pytest.raises(
+        UserError, match="width 32 does not divide into 3 heads; name transformer.num"
+    ):
+        imported(state, three, tmp_path, "rows-by-head")
+
+
+def test_the_command_line_converts_and_writes_again(make, base, tmp_path, call, monkeypatch,
+                                                    assert_same):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    state = make(RowsByHead).state_dict()
+    torch.save(state, "lab.pt")
+    save_config(base, tmp_path / "base.yml")
+    save_weights(tmp_path / "vqgan.safetensors", VQGAN(base.tokenizer).state_dict(),
+                 base.tokenizer, {})  # fmt: skip
+    flags = "--config base.yml --attention rows-by-head"
+    left = call(f"python -m utils.weights.import_lab lab.pt --out ours {flags}")
+    assert left.code == 0, left.err
+    export = "python -m utils.weights.export_lab --config ours/config.yml"
+    for more in ("", "--like lab.pt --attention rows-by-head"):
+        left = call(f"{export} --tokenizer vqgan.safetensors --out theirs {more}")
+        assert left.code == 0, left.err
+        assert_same(torch.load("theirs/transformer.pt", weights_only=True), dict(state))
+
+
+# What else files hold
+
+
+def lab_state(make) -> dict[str, Tensor]:
+    return dict(fill_randomly(LabTransformer(WIDTH, HEADS, 2, 64, 16, 16, "fused"), 5).state_dict())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {f"module.{k}": v for k, v in s.items()} | {"n_averaged": torch.tensor(3)},
+        lambda s: {"models": [s]},
+        lambda s: (s, 3),
+        lambda s: s | {key: s[key][None] for key in ("pos_emb", "bias")},
+        lambda s: {"model": s, "ema": {"decay": 0.9, "shadow_params": list(s.values())}},
+    ],
+    ids=["counter", "list", "tuple", "leading axis", "nameless average"],
+)
+def test_the_network_is_found_in_further_wrappers(make, base, tmp_path, assert_same, wrap):
+    state = lab_state(make)
+    config, _ = imported(wrap(state), base, tmp_path, None)
+    assert_same(dict(load_file(config.transformer_weights)), state)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda s: {"shadow_params": list(s.values())}, r"with their names; torch.save\(model"),
+        (
+            lambda s: {k.replace("qkv.weight", "qkv.weight_v"): v for k, v in s.items()},
+            "is only a part of a weight; save again after",
+        ),
+        (
+            lambda s: {
+                k.replace("0.weight", "0.parametrizations.weight.original"): v for k, v in s.items()
+            },
+            "is only a part of a weight; save again after",
+        ),
+        (lambda s: s | {"scale": torch.tensor(2.0)}, "1 keys unexpected: scale"),
+    ],
+    ids=["nameless", "weight norm", "parametrised", "scale"],
+)
+def test_what_is_no_whole_network_is_refused_with_the_cure(make, base, tmp_path, wrap, said):
+    with pytest.raises(UserError, match=said):
+        imported(wrap(lab_state(make)), base, tmp_path, None)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_safetensors_of_a_solution_are_converted_but_not_taken_directly(
+    make, base, tmp_path, assert_same
+):
+    state, path = lab_state(make), tmp_path / "lab.safetensors"
+    save_file(state, path)
+    config, _ = import_lab([path], tmp_path / "ours", base)
+    assert_same(dict(load_file(config.transformer_weights)), state)
+    with pytest.raises(UserError, match=r"converted first: python -m utils.weights.import_lab .*l"):
+        load_transformer(path, base.transformer)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged or no weights file"):
+        import_lab([path], tmp_path / "ours", base)
+
+
+def test_a_prior_of_ours_is_not_expected_in_a_solution(make, changed, base, tmp_path):
+    shown = {"transformer.conv_kernel": 3, "transformer.norm": "pre"}
+    config, _ = imported(lab_state(make), changed(base, shown), tmp_path, None)
+    assert (config.transformer.conv_kernel, config.transformer.norm) == (0, "post")
+
+
+def test_read_keys_counts_heads_for_the_naming(make):
+    naming = read_keys(make(HeadsInAList).state_dict(), "a.pt").part(TRANSFORMER).naming
+    assert (naming.heads, naming.weights["Attention.heads.*.value.weight"]) == (HEADS, "v")
