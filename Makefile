@@ -26,7 +26,7 @@ SEARCH_RUN := runs/search-cats64
 SEARCH_DATA := data/cats64
 SEARCH_FLAGS :=  # e.g. --set search.steps=480
 
-.PHONY: setup demo duration results search-results test test-lowest gpu test-long test-app faults coverage soak lint format schema clean
+.PHONY: setup demo duration results search-results test test-lowest gpu test-long test-app faults coverage lint format schema clean
 .SECONDARY:
 
 setup: $(ENV)/.maskgit
@@ -100,10 +100,6 @@ coverage: $(ENV)/.maskgit-dev  # scripts in processes of their own included; fai
 	$(PYTHON) -m coverage combine
 	$(PYTHON) -m coverage report
 	$(PYTHON) tests/branch_coverage.py
-
-soak: $(ENV)/.maskgit-dev  # whether memory stays flat; tens of minutes
-	$(PYTHON) -m pip install --quiet ".[app]"
-	$(PYTHON) -m bench.soak --images 20000 --steps 4000 --visits 500
 
 lint: $(ENV)/.maskgit-dev
 	$(ENV)/bin/ruff check .

@@ -4,9 +4,9 @@
 
 `old` is the way before: within each operation as many threads as the process may use, one group of
 images after another. `new` shares images, or parts of a batch, among threads that compute alone
-(models/parallel.py). Each side keeps its networks in a process of its own, and the sides take turns
-in short rounds while that many other processes count as fast as they can. Works: repairing and
-encoding at cats64 size, scoring, training at both sizes. Weights are random, images crops of
+(models/parallel.py). Each side keeps its networks in a process of its own; the sides take turns in
+short rounds while the given number of other processes count as fast as they can. Works: repairing
+and encoding at cats64 size, scoring, training at both sizes. Weights are random, images crops of
 photographs.
 
 Its last line is {WORK: {PROCESSES: {"old", "new", "ratio"}}, ...}: images a second and new over
@@ -16,7 +16,6 @@ rounds of the new side differ too much (bench/common.py).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -24,16 +23,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from bench.common import in_turns, load, ratios, report, spread, too_wide
+from bench.common import in_turns, load, parser_of, ratios, report, spread
 from models import parallel
 
-ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 
 OTHERS = (0, 1, 2, 8)
@@ -44,45 +44,45 @@ TRAINED = {"cats64": 32, "lab": 2}  # images of a batch
 OLD, NEW = "old", "new"
 SETTLE = 0.5  # seconds that other processes get to start
 Work = Callable[[], int]  # does a piece of work; its number of images
-Ask = Callable[[str, str, float], float]  # side, work, seconds -> images a second
+Sides = dict[str, ProcessPoolExecutor]
 
 
 def main() -> None:
     """Start both sides, measure every work next to every number of other processes, report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--others", nargs="+", type=int, default=OTHERS, help="busy processes")
-    parser.add_argument("--quick", action="store_true", help="one short round, not for reporting")
-    parser.add_argument("--side", choices=(OLD, NEW), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.side:
-        answer(args.side, args.folder)
-        return
     rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if args.quick else (ROUNDS, SECONDS)
     result: dict[str, dict] = {work: {} for work in args.works}
     loads = {}
-    with tempfile.TemporaryDirectory() as folder, both_sides(Path(folder)) as ask:
+    with tempfile.TemporaryDirectory() as folder, both_sides(Path(folder)) as sides:
         for work in args.works:  # weights are read, memory is taken
-            compare(ask, work, 0.0, 1)
+            compare(sides, work, 0.0, 1)
         for count in args.others:
             before = load()
             with busy(count):
                 for work in args.works:
-                    result[work][count] = compare(ask, work, seconds, rounds)
+                    result[work][count] = compare(sides, work, seconds, rounds)
                     print(f"{work} next to {count}: {json.dumps(result[work][count])}", flush=True)
             loads[count] = {"before": before, "after": load()}
-    details = {"loads": loads, "workers": parallel.workers(), "rounds": rounds}
+    details = {"loads": loads, "workers": parallel.workers(), "rounds": rounds, "seconds": seconds}
     ours = {w: {n: cell[NEW] for n, cell in cells.items()} for w, cells in result.items()}
-    report("busy", result, details | {"seconds": seconds, "quick": args.quick}, too_wide(ours))
+    report("busy", result, details, args.quick, steady=ours)
 
 
-def compare(ask: Ask, work: str, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+def compare(sides: Sides, work: str, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
     """Images a second of both sides, in turns, and their ratio."""
-    found = in_turns({side: partial(ask, side, work, seconds) for side in (OLD, NEW)}, rounds)
+    calls = {side: partial(measured, process, work, seconds) for side, process in sides.items()}
+    found = in_turns(calls, rounds)
     return {side: spread(rates) for side, rates in found.items()} | {
         "ratio": ratios(found[NEW], found[OLD])
     }
+
+
+def measured(process: ProcessPoolExecutor, work: str, seconds: float) -> float:
+    """Images a second of a work in a side's process."""
+    return process.submit(rate, work, seconds).result()
 
 
 @contextmanager
@@ -100,39 +100,31 @@ def busy(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def both_sides(folder: Path) -> Iterator[Ask]:
-    """Both sides in processes of their own, to be asked for images a second of a work."""
+def both_sides(folder: Path) -> Iterator[Sides]:
+    """A process for each side, which keeps its networks."""
     from bench.inpaint import prepare
 
     prepare(folder, ENCODED)
-    command = [sys.executable, "-m", "bench.busy", "--folder", str(folder), "--side"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    sides = {side: subprocess.Popen([*command, side], cwd=ROOT, **pipes) for side in (OLD, NEW)}
-
-    def ask(side: str, work: str, seconds: float) -> float:
-        sides[side].stdin.write(f"{work} {seconds}\n")
-        sides[side].stdin.flush()
-        return float(sides[side].stdout.readline())
-
-    try:
-        yield ask
-    finally:
-        for side in sides.values():
-            side.stdin.close()
-            side.wait()
+    spawn = get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, spawn, start, (OLD, folder)) as old,
+        ProcessPoolExecutor(1, spawn, start, (NEW, folder)) as new,
+    ):
+        yield {OLD: old, NEW: new}
 
 
-def answer(side: str, folder: Path) -> None:
-    """Measure works that are asked for, one a line, until there are no more."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+def start(side: str, folder: Path) -> None:
+    """Set a side's process up: how it uses threads, and where its files are."""
+    sys.stdout = sys.stderr  # the last line is the result's
+    made_of.folder = folder
     if side == OLD:
         as_before()
-    works: dict[str, Work] = {}
-    for line in sys.stdin:
-        name, seconds = line.split()
-        if name not in works:
-            works[name] = WORKS[name](folder)
-        print(rate(works[name], float(seconds)), file=answers, flush=True)
+
+
+@cache
+def made_of(name: str) -> Work:
+    """A work with its networks, made once in a process."""
+    return WORKS[name](made_of.folder)
 
 
 def as_before() -> None:
@@ -147,15 +139,16 @@ def as_before() -> None:
 
 @contextmanager
 def as_they_are() -> Iterator[None]:
-    """Change no number of threads."""
+    """Change no number of threads; a decorator too, as `one_thread` is."""
     yield
 
 
-def rate(work: Work, seconds: float) -> float:
+def rate(work: str, seconds: float) -> float:
     """Images a second over pieces of work that take at least this long."""
+    do = made_of(work)
     began, images = time.perf_counter(), 0
     while True:
-        images += work()
+        images += do()
         if (passed := time.perf_counter() - began) >= seconds:
             return images / passed
 
@@ -189,8 +182,8 @@ def encoding(folder: Path) -> Work:
     data = config.data.model_copy(update={"val": config.data.root / "test"})
 
     def work() -> int:
-        with tempfile.TemporaryDirectory(dir=folder) as cache:
-            rows = cached_tokens(vqgan, data, "val", Path(cache), CPU)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            rows = cached_tokens(vqgan, data, "val", Path(place), CPU)
         return rows.shape[0] * rows.shape[1]
 
     return work
@@ -215,11 +208,11 @@ def training(size: str, folder: Path) -> Work:
     """Batches and optimiser steps of stage 2 over a token cache."""
     from bench.train import our_work, size_config, write_cache
 
-    config = size_config(size, TRAINED[size], CPU)
-    cache = folder / f"{size}-{os.getpid()}"
-    cache.mkdir()
-    write_cache(cache, config)
-    ours, trainer = our_work(config, cache)
+    config = size_config(size, CPU, TRAINED[size])
+    tokens = folder / f"{size}-{os.getpid()}"
+    tokens.mkdir()
+    write_cache(tokens, config)
+    ours, trainer = our_work(config, tokens)
 
     def work() -> int:
         with parallel.one_thread() if trainer.shares_batches else nullcontext():

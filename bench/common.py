@@ -1,22 +1,24 @@
-"""What every benchmark needs: the machine's description, its peak speeds, memory, and reporting.
+"""What every benchmark shares: arguments, sides in turns, ratios, memory, peak speeds, reporting.
 
-A benchmark appends one JSON line to `bench/results/NAME.jsonl` and prints its result as its last
-line. Sides that are compared take turns in short rounds, and ratios are medians over the rounds; a
-figure that varies too much between rounds is printed but not appended.
+A benchmark prints its result as its last line and appends it to `bench/results/NAME.jsonl`. Sides
+take turns, each time in a process of their own, and ratios are medians over the rounds. A result
+of `--quick`, or one that varies too much between rounds, is printed but not appended.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,20 +26,50 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-Result = TypeVar("Result")
+from utils.device import pick_device
 
-RESULTS = Path(__file__).resolve().parent / "results"
+Result = TypeVar("Result")
+Task = dict[str, Any]  # keyword arguments of what a benchmark runs in a process of its own
+Figures = dict[str, float]
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+RELEASED = ROOT / "models" / "pretrained" / "cats64"
+PRESETS = {"lab": "MaskGit.yml", "cats64": "cats64.yml"}  # the report's size, the released one
+CONFIG_OPTIONS = {
+    "--data": ("data.root", str, "prepared folder"),
+    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
+    "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
+}
+ROUNDS = 3
+MIB = 2**20
 PEAK_SECONDS = 1.0  # how long each peak is sought
 WIDEST = 1.5  # highest over lowest of the rounds that a result may have to be appended
 CONV_BATCHES = (1, 4, 16, 64)  # over which the convolution peak is sought
-_LAUNCHER = """
-import os, sys
-child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
-_, status, usage = os.wait4(child, 0)
-with open(sys.argv[1], "w") as file:
-    file.write(str(usage.ru_maxrss))
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
+
+
+def parser_of(documentation: str, *, has_presets: bool = False) -> argparse.ArgumentParser:
+    """A parser with --quick, and with the flags by which a benchmark starts its own tasks."""
+    parser = argparse.ArgumentParser(description=documentation.partition("\n")[0])
+    add_quick(parser)
+    if has_presets:
+        parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def add_quick(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="a check: nothing is appended")
+
+
+def parsed(parser: argparse.ArgumentParser, run_task: Callable[..., Figures]) -> argparse.Namespace:
+    """The arguments; where they name a task, run it, print its figures and memory, and exit."""
+    args = parser.parse_args()
+    if args.task is not None:
+        print(json.dumps(run_task(args.work, **args.task) | peak_memory()))
+        sys.exit()
+    return args
 
 
 def machine() -> dict[str, Any]:
@@ -48,7 +80,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in gpus],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -59,9 +91,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def load() -> float | None:
+def load() -> float:
     """Processes that wanted to run, the mean of the last minute."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    return round(os.getloadavg()[0], 2)
 
 
 def in_turns(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
@@ -71,6 +103,28 @@ def in_turns(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, l
         for name in list(sides)[:: -1 if number % 2 else 1]:
             found[name].append(sides[name]())
     return found
+
+
+def side_by_side(
+    module: str, work: Path, tasks: dict[str, Task], rounds: int
+) -> dict[str, list[Figures]]:
+    """Figures of each side's task in each round."""
+    sides = {side: partial(in_child, module, work, task) for side, task in tasks.items()}
+    return in_turns(sides, rounds)
+
+
+def in_child(module: str, work: Path, task: Task) -> Figures:
+    """Figures of a benchmark's task, run in a process of its own."""
+    command = [sys.executable, "-m", module, "--work", str(work), "--task", json.dumps(task)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    print(f"{json.dumps(task)}: {json.dumps(found)}", flush=True)
+    return found
+
+
+def column(found: dict[str, list[Figures]], key: str) -> dict[str, list[float]]:
+    """One figure of each side in each round."""
+    return {side: [figures[key] for figures in each] for side, each in found.items()}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -84,8 +138,10 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
     return spread([a / b for a, b in zip(over, under, strict=True)])
 
 
-def too_wide(result: dict[str, Any], within: str = "") -> list[str]:
+def too_wide(result: Any, within: str = "") -> list[str]:
     """Names of the spreads in a nested result whose rounds differ by more than `WIDEST` times."""
+    if not isinstance(result, dict):
+        return []
     if {"low", "high"} <= result.keys():
         return [within.strip()] if result["high"] > WIDEST * result["low"] else []
     parts = result.items()
@@ -96,46 +152,38 @@ def report(
     name: str,
     result: dict[str, Any],
     details: dict[str, Any] | None = None,
-    unsteady: Sequence[str] = (),
+    quick: bool = False,
+    steady: dict[str, Any] | None = None,
 ) -> None:
-    """Append result, details, machine and date to `bench/results/NAME.jsonl`; print the result.
+    """Print the result; append it with details, machine and date to `bench/results/NAME.jsonl`.
 
-    unsteady: of `too_wide`; if there are any, the result is printed only.
+    Nothing is appended if the run was quick or the spreads in `steady`, by default those of the
+    result, are too wide.
     """
-    if unsteady:
-        reason = f"rounds differ by more than {WIDEST} times in {', '.join(unsteady)}"
+    wide = [] if quick else too_wide(result if steady is None else steady)
+    if wide:
+        reason = f"rounds differ by more than {WIDEST} times in {', '.join(wide)}"
         print(f"not appended: {reason}", file=sys.stderr)
-        print(json.dumps(result), flush=True)
-        return
-    RESULTS.mkdir(exist_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    record = {"date": now, "result": result, "details": details or {}, "machine": machine()}
-    with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    if not quick and not wide:
+        RESULTS.mkdir(exist_ok=True)
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        record = {"date": now, "result": result, "details": details or {}, "machine": machine()}
+        with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
     print(json.dumps(result), flush=True)
 
 
-def peak_memory(command: Sequence[str]) -> tuple[int, str]:
-    """Run a command; its peak resident memory in bytes and what it printed.
-
-    The kernel counts the largest single process among the command and the children it waited for.
-
-    Raises:
-        RuntimeError: the command failed.
-    """
-    # The kernel also counts the launching process, and this one has loaded torch: a small one
-    # launches.
-    with tempfile.NamedTemporaryFile("r") as peak:
-        launched = subprocess.run(
-            [sys.executable, "-S", "-c", _LAUNCHER, peak.name, *command],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if launched.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)} left with code {launched.returncode}")
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-        return int(peak.read()) * unit, launched.stdout
+def peak_memory() -> Figures:
+    """Peak memory of this process in MiB: resident, and what PyTorch took on a GPU."""
+    status = Path("/proc/self/status")  # getrusage would count the process that started this one
+    if status.is_file():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        found = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    else:
+        found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # bytes on macOS
+    gpu = torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else None
+    peaks = {"peak_mib": found} | ({} if gpu is None else {"gpu_peak_mib": gpu})
+    return {name: round(mib, 1) for name, mib in peaks.items()}
 
 
 def conv_peak(dtype: torch.dtype, channels: int = 256, side: int = 32) -> float:
@@ -147,11 +195,11 @@ def conv_peak(dtype: torch.dtype, channels: int = 256, side: int = 32) -> float:
 
 
 def _conv_speed(dtype: torch.dtype, channels: int, side: int, batch: int) -> float:
-    device, layout = default_device(), torch.channels_last
+    device, layout = pick_device("auto"), torch.channels_last
     images = torch.randn(batch, channels, side, side, device=device).to(dtype, memory_format=layout)
     kernel = torch.randn(channels, channels, 3, 3, device=device).to(dtype, memory_format=layout)
     flops = 2 * batch * side**2 * channels**2 * 9
-    return flops / _best_seconds(lambda: F.conv2d(images, kernel, padding=1))
+    return flops / best_seconds(lambda: F.conv2d(images, kernel, padding=1))
 
 
 def mean_seconds(work: Callable[[], object], times: int) -> float:
@@ -164,11 +212,11 @@ def mean_seconds(work: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def _best_seconds(work: Callable[[], object]) -> float:
-    """Shortest of the repetitions that fit into `PEAK_SECONDS`."""
+def best_seconds(work: Callable[[], object], seconds: float = PEAK_SECONDS) -> float:
+    """Shortest of the repetitions that fit into this time."""
     with torch.inference_mode():
         mean_seconds(work, 1)  # the first call chooses kernels and allocates
-        best, end = mean_seconds(work, 1), time.perf_counter() + PEAK_SECONDS
+        best, end = mean_seconds(work, 1), time.perf_counter() + seconds
         while time.perf_counter() < end:
             best = min(best, mean_seconds(work, 1))
     return best
@@ -179,20 +227,8 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
+    about = Path("/proc/cpuinfo")  # of Linux
+    lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _memory_gib() -> float | None:
-    if not hasattr(os, "sysconf"):
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return names[0] if names else platform.processor() or platform.machine()

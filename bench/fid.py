@@ -1,24 +1,21 @@
 """Side by side with pytorch-fid: seconds, memory and the difference of scores on the same images.
 
-    python -m bench.fid [--images DIR] [--quick]
+    python -m bench.fid [--quick]
 
 Both scorers read the same files with the same weights: seeded random ones in the public file's
 format, since speed does not depend on their values and nothing needs to be downloaded. Every figure
-comes from a process of its own. `cold` scores two folders; `warm` finds the ground truth's
-statistics in the cache. pytorch-fid has no cache, so both are compared with its one time.
+comes from a process of its own; the sides take turns. `cold` scores two folders, `warm` finds the
+ground truth's statistics in the cache, which pytorch-fid does not have, and `legacy` computes
+pytorch-fid's own number, eps included.
 
-Its last line is {"distance_speedup", "cold_speedup", "warm_speedup", "abs_difference",
-"memory_ratio"}. abs_difference is the larger of the legacy route's on singular covariances (2048
-dims) and the default route's on full-rank ones (192 dims); memory_ratio is pytorch-fid's peak over
-ours.
+Its last line is {"distance_speedup", "cold_speedup", "warm_speedup", "memory_ratio",
+"abs_difference"}: medians of the rounds with the lowest and the highest; memory_ratio is ours over
+pytorch-fid's, abs_difference that of the legacy route's score.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,18 +23,76 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import skimage.data
 import torch
+from PIL import Image
 
 import utils.scoring  # noqa: F401  makes the scorer's package importable
-from bench.common import conv_peak, default_device, peak_memory, report
-from bench.fid_inputs import WEIGHTS_NAME, write_images, write_weights
+from bench.common import (
+    ROUNDS,
+    Figures,
+    column,
+    load,
+    parsed,
+    parser_of,
+    ratios,
+    report,
+    side_by_side,
+)
+from utils.device import pick_device
 
-DIMS, FULL_RANK_DIMS = 2048, 192
+DIMS, QUICK_DIMS = 2048, 64
+IMAGES, QUICK_IMAGES = 747, 20
 BATCH = {"cpu": 16, "cuda": 50}  # images of ours; pytorch-fid has 50
-GROWTH = (747, 2_000, 5_000, 10_000, 20_000)  # images, distance only
+PHOTOGRAPHS = (skimage.data.astronaut, skimage.data.chelsea, skimage.data.coffee)
+SIDE = 64  # pixels
+WEIGHTS_NAME = "random-inception.pth"
+SIDES = ("theirs", "cold", "warm", "legacy")  # cold fills the cache that warm reads
 
 
-def theirs(work: Path, dims: int) -> dict[str, float]:
+def write_weights(path: Path) -> None:
+    """Seeded random weights under the public file's keys; scaled so that signals survive depth."""
+    from torchvision.models import Inception3
+
+    torch.manual_seed(0)
+    network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, 0, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.8, 1.25)
+    torch.save(network.state_dict(), path)
+
+
+def crops(count: int) -> Iterator[np.ndarray]:
+    """Seeded crops of photographs that come with scikit-image, 64 x 64 after shrinking up to 3x."""
+    photographs = [Image.fromarray(photo()) for photo in PHOTOGRAPHS]
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        photograph = photographs[rng.integers(len(photographs))]
+        side = int(rng.integers(SIDE, 3 * SIDE))
+        left, top = (int(rng.integers(size - side + 1)) for size in photograph.size)
+        box = (left, top, left + side, top + side)
+        crop = photograph.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box)
+        yield np.asarray(crop.convert("RGB"))
+
+
+def write_images(truth: Path, predicted: Path, count: int) -> None:
+    """Crops as ground truth, and as predictions the same with a smeared square."""
+    truth.mkdir()
+    predicted.mkdir()
+    for index, pixels in enumerate(crops(count)):
+        rng = np.random.default_rng(index)
+        Image.fromarray(pixels).save(truth / f"image_{index:05d}.png")
+        pixels = pixels.copy()
+        top, left = rng.integers(0, SIDE // 2, 2)
+        hole = pixels[top : top + SIDE // 2, left : left + SIDE // 2]
+        hole[:] = hole.mean(axis=(0, 1), keepdims=True)
+        Image.fromarray(pixels).save(predicted / f"image_{index:05d}.png")
+
+
+def theirs(work: Path, dims: int) -> Figures:
     """pytorch-fid's own path from two folders to a score."""
     import pytorch_fid.inception
     from pytorch_fid.fid_score import calculate_activation_statistics, calculate_frechet_distance
@@ -47,7 +102,7 @@ def theirs(work: Path, dims: int) -> dict[str, float]:
         work / WEIGHTS_NAME, weights_only=True
     )
     block = pytorch_fid.inception.InceptionV3.BLOCK_INDEX_BY_DIM[dims]
-    device = default_device()
+    device = pick_device("auto")
     model = pytorch_fid.inception.InceptionV3([block]).to(device)
     statistics = [
         calculate_activation_statistics(
@@ -64,15 +119,20 @@ def theirs(work: Path, dims: int) -> dict[str, float]:
     return _timed(start, features_end, score)
 
 
-def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, float]:
-    """This scorer from two folders to a score; the same steps as `fid.scoring.score`."""
+def run_task(work: Path, side: str, dims: int) -> Figures:
+    """A side from two folders to a score; ours takes the same steps as `fid.scoring.score`."""
+    if side == "theirs":
+        return theirs(work, dims)
     from fid.extraction import Ranks
     from fid.frechet import frechet_distance
     from fid.inputs import Settings
     from fid.scoring import Scorer
     from fid.sources import open_images
 
-    start, device = time.perf_counter(), default_device()
+    start, device = time.perf_counter(), pick_device("auto")
+    legacy, cache = side == "legacy", work / "cache"
+    if side == "cold":
+        shutil.rmtree(cache, ignore_errors=True)
     settings = Settings(
         predicted_path=str(work / "predicted"),
         gt_path=str(work / "truth"),
@@ -88,7 +148,7 @@ def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, fl
         bootstrap_samples=1,
         legacy=legacy,
         seed=0,
-        cache_dir=work / cache if cache else None,
+        cache_dir=None if legacy else cache,
     )
     scorer = Scorer(settings, Ranks())
     predicted = scorer.statistics(open_images(work / "predicted"), keep_features=False)
@@ -98,42 +158,12 @@ def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, fl
     return _timed(start, features_end, score)
 
 
-def growth(count: int, whose: str) -> dict[str, float]:
-    """Statistics and distance of two made-up feature sets of `count` rows, block by block."""
-    from fid.frechet import frechet_distance
-    from fid.statistics import FeatureStatistics
-    from pytorch_fid.fid_score import calculate_frechet_distance
-
-    def blocks(seed: int) -> Iterator[torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        scale = torch.linspace(1, 0.05, DIMS) * (1 + 0.1 * seed)
-        for start in range(0, count, 500):
-            rows = min(500, count - start)
-            yield torch.randn(rows, DIMS, generator=generator) * scale + 0.01 * seed
-
-    start = time.perf_counter()
-    if whose == "ours":
-        sets = [FeatureStatistics(DIMS), FeatureStatistics(DIMS)]
-        for seed, statistics in enumerate(sets):
-            for block in blocks(seed):
-                statistics.update(block)
-        middle = time.perf_counter()
-        score, _ = frechet_distance(*sets)
-    else:
-        features = [np.concatenate([b.double().numpy() for b in blocks(seed)]) for seed in (0, 1)]
-        moments = [(f.mean(axis=0), np.cov(f, rowvar=False)) for f in features]
-        middle = time.perf_counter()
-        score = calculate_frechet_distance(*moments[0], *moments[1])
-    return _timed(start, middle, score)
-
-
-def _timed(start: float, middle: float, score: float) -> dict[str, float]:
+def _timed(start: float, middle: float, score: float) -> Figures:
     end = time.perf_counter()
     return {
         "features_s": middle - start,
         "distance_s": end - middle,
         "total_s": end - start,
-        "cpu_s": sum(os.times()[:4]),  # all threads and workers, imports included
         "score": float(score),
     }
 
@@ -142,76 +172,34 @@ def _workers() -> int:
     return min(4, torch.get_num_threads())
 
 
-def in_child(work: Path, task: str) -> dict[str, float]:
-    """Run one task in a process of its own; its figures with its peak memory."""
-    command = [sys.executable, "-m", "bench.fid", "--task", task, "--work", str(work)]
-    peak, output = peak_memory(command)
-    found = json.loads(output.strip().splitlines()[-1])
-    found["peak_mib"] = peak / 2**20
-    times = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-    print(f"{task:<24} {times}", flush=True)
-    return found
-
-
-def run_task(work: Path, task: str) -> dict[str, float]:
-    """One task by name, in this process."""
-    whose, _, argument = task.partition("-")
-    if whose == "theirs":
-        return theirs(work, int(argument))
-    if whose == "growth":
-        name, _, count = argument.partition("-")
-        return growth(int(count), name)
-    kind, _, dims = argument.partition("-")
-    cache = "cache" if kind in ("cold", "warm") else None
-    return ours(work, int(dims), kind == "legacy", cache)
-
-
-def compare(work: Path, counts: tuple[int, ...]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run all tasks; the result line and the details behind it."""
-    tasks = [f"theirs-{DIMS}", f"ours-cold-{DIMS}", f"ours-warm-{DIMS}", f"ours-legacy-{DIMS}"]
-    tasks += [f"theirs-{FULL_RANK_DIMS}", f"ours-plain-{FULL_RANK_DIMS}"]
-    found = {task: in_child(work, task) for task in tasks}
-    for count in counts:
-        for whose in ("theirs", "ours"):
-            found[f"growth-{whose}-{count}"] = in_child(work, f"growth-{whose}-{count}")
-    reference, cold, warm, legacy, reference_full, full = (found[task] for task in tasks)
-    differences = {
-        "legacy_singular": abs(legacy["score"] - reference["score"]),
-        "default_singular": abs(cold["score"] - reference["score"]),
-        "default_full_rank": abs(full["score"] - reference_full["score"]),
-    }
+def compare(work: Path, dims: int, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All sides in turns; the result line and the details behind it."""
+    sides = {name: {"side": name, "dims": dims} for name in SIDES}
+    found = side_by_side("bench.fid", work, sides, rounds)
+    total, distance = column(found, "total_s"), column(found, "distance_s")
+    memory, score = column(found, "peak_mib"), column(found, "score")
     result = {
-        "distance_speedup": reference["distance_s"] / cold["distance_s"],
-        "cold_speedup": reference["total_s"] / cold["total_s"],
-        "warm_speedup": reference["total_s"] / warm["total_s"],
-        "abs_difference": max(differences["legacy_singular"], differences["default_full_rank"]),
-        "memory_ratio": reference["peak_mib"] / cold["peak_mib"],
+        "distance_speedup": ratios(distance["theirs"], distance["cold"]),
+        "cold_speedup": ratios(total["theirs"], total["cold"]),
+        "warm_speedup": ratios(total["theirs"], total["warm"]),
+        "memory_ratio": ratios(memory["cold"], memory["theirs"]),
+        "abs_difference": abs(score["legacy"][0] - score["theirs"][0]),
     }
-    return result, {"tasks": found, "differences": differences}
+    return result, {"tasks": found}
 
 
 def main() -> None:
     """Prepare weights and images, compare, report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--images", type=Path, help="folder of ground truth; default: crops of photographs"
-    )
-    parser.add_argument("--count", type=int, help="images a set (default 747, quick 40)")
-    parser.add_argument("--quick", action="store_true", help="few images, no growth")
-    parser.add_argument("--task", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.task:
-        print(json.dumps(run_task(args.work, args.task)))
-        return
-    count = args.count or (40 if args.quick else 747)
+    args = parsed(parser_of(__doc__), run_task)
+    count, dims = (QUICK_IMAGES, QUICK_DIMS) if args.quick else (IMAGES, DIMS)
+    before, rounds = load(), 1 if args.quick else ROUNDS
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         write_weights(work / WEIGHTS_NAME)
-        write_images(work / "truth", work / "predicted", args.images, count)
-        result, details = compare(work, () if args.quick else GROWTH)
-    details |= {"images": count, "quick": args.quick, "conv_peak": conv_peak(torch.float32)}
-    report("fid", {name: float(f"{value:.6g}") for name, value in result.items()}, details)
+        write_images(work / "truth", work / "predicted", count)
+        result, details = compare(work, dims, rounds)
+    details |= {"images": count, "load_before": before, "load_after": load()}
+    report("fid", result, details, args.quick)
 
 
 if __name__ == "__main__":

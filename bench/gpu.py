@@ -21,30 +21,19 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from bench.common import machine
+from bench.common import ROOT, machine
 from bench.report_run import EPOCHS, report_run, write_tokens
+from utils.io.tables import markdown_table
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-class Part(NamedTuple):
-    """One thing to find out, by a module of ours whose last line is JSON."""
-
-    what: str
-    module: str
-    on_gpu: tuple[str, ...]
-    minutes: float  # on an H100, roughly
-
-
-PARTS = {
-    "train": Part("training, plain loop against ours", "bench.train", ("--seconds", "8"), 2.5),
-    "repair": Part("repairing, plain loop against ours", "bench.inpaint", ("--no-growth",), 1.5),
-    "tokenizer": Part("encoding and decoding", "bench.tokenizer", ("--quick",), 0.5),
-    "scorer": Part("scoring against pytorch-fid", "bench.fid", ("--quick", "--count", "747"), 1),
+PARTS = {  # benchmark, minutes on an H100, roughly
+    "train": ("bench.train", 2.5),
+    "repair": ("bench.inpaint", 1.5),
+    "tokenizer": ("bench.tokenizer", 1.5),
+    "scorer": ("bench.fid", 3.0),
 }
 TEST_MINUTES = 2.5
 
@@ -74,15 +63,16 @@ def main() -> None:
 def examine(device: str, minutes: float, out: Path) -> None:
     """Run all parts, write both pages, print the result."""
     out.mkdir(parents=True, exist_ok=True)
-    total = TEST_MINUTES + sum(part.minutes for part in PARTS.values())
-    print(f"On {device_name(device)}: the tests marked cuda, then", flush=True)
-    print(*(f"  {name}: {part.what}" for name, part in PARTS.items()), sep="\n")
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    total = TEST_MINUTES + sum(minutes for _, minutes in PARTS.values())
+    print(f"On {name}: the tests marked cuda, then", flush=True)
+    print(*(f"  {key}: python -m {module}" for key, (module, _) in PARTS.items()), sep="\n")
     print(f"About {total:g} minutes on an H100; nothing begins after {minutes:g}.", flush=True)
     end = time.monotonic() + 60 * minutes
-    result: dict[str, Any] = {"device": device_name(device), "tests": tested(device)}
-    for name, part in PARTS.items():
-        result[name] = measured(part, device) if time.monotonic() < end else "time was up"
-        print(f"{name}: {result[name]}", flush=True)
+    result: dict[str, Any] = {"device": name, "tests": tested(device)}
+    for key, (module, _) in PARTS.items():
+        result[key] = measured(module, device) if time.monotonic() < end else "time was up"
+        print(f"{key}: {result[key]}", flush=True)
     record = {"result": result, "driver": driver(), "machine": machine()}
     (out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (out / "gpu.md").write_text(page(record), encoding="utf-8")
@@ -104,29 +94,20 @@ def tested(device: str) -> dict[str, int]:
         if not report.exists():
             return {"passed": 0, "failed": 1, "skipped": 0}
         suite = ET.parse(report).getroot().find("testsuite")
-    counts = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
-    failed = counts["failures"] + counts["errors"]
-    passed = counts["tests"] - failed - counts["skipped"]
-    return {"passed": passed, "failed": failed, "skipped": counts["skipped"]}
+    keys = ("tests", "failures", "errors", "skipped")
+    ran, failures, errors, skipped = (int(suite.get(key, 0)) for key in keys)
+    failed = failures + errors
+    return {"passed": ran - failed - skipped, "failed": failed, "skipped": skipped}
 
 
-def measured(part: Part, device: str) -> Any:
+def measured(module: str, device: str) -> Any:
     """The last line of a benchmark, or how it ended."""
-    flags = part.on_gpu if device == "cuda" else ("--quick",)
-    said = subprocess.run(
-        [sys.executable, "-m", part.module, *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    flags = () if device == "cuda" else ("--quick",)
+    command = [sys.executable, "-m", module, *flags]
+    said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if said.returncode:
         return f"ended with code {said.returncode}"
     return json.loads(said.stdout.strip().splitlines()[-1])
-
-
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
 def driver() -> str | None:
@@ -140,31 +121,23 @@ def driver() -> str | None:
 
 
 def page(record: dict[str, Any]) -> str:
-    """The result as Markdown: one table of tests, one of figures."""
+    """The result as Markdown: a line about the machine and the tests, a table of figures."""
     result, about = record["result"], record["machine"]
-    tests = result["tests"]
-    lines = [
-        f"# {result['device']}",
-        "",
-        f"Driver {record['driver'] or 'none'}, torch {about['torch']}, Python {about['python']}. "
-        f"Tests: {tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped.",
-        "",
-        "| part | figure | value |",
-        "|---|---|---|",
-    ]
-    for name in PARTS:
-        found = result[name] if isinstance(result[name], dict) else {"": result[name]}
-        lines += [f"| {name} | {key} | {value} |" for key, value in flat(found).items()]
-    return "\n".join(lines) + "\n"
+    tests = ", ".join(f"{count} {how}" for how, count in result["tests"].items())
+    rows = [[name, key, str(v)] for name in PARTS for key, v in flat(result[name]).items()]
+    return (
+        f"# {result['device']}\n\nDriver {record['driver'] or 'none'}, torch {about['torch']}, "
+        f"Python {about['python']}. Tests: {tests}.\n\n"
+        f"{markdown_table(['part', 'figure', 'value'], rows)}\n"
+    )
 
 
-def flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+def flat(figures: Any, name: str = "") -> dict[str, Any]:
     """Nested figures under names with spaces: {"lab": {"mfu": 1}} -> {"lab mfu": 1}."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{above} {key}".strip()
-        found |= flat(value, name) if isinstance(value, dict) else {name: value}
-    return found
+    if not isinstance(figures, dict):
+        return {name: figures}
+    parts = (flat(value, f"{name} {key}".strip()) for key, value in figures.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 if __name__ == "__main__":

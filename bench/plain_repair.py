@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.common import default_device
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from utils.data.datasets import InpaintingSet, normalise, to_uint8
+from utils.device import pick_device
 from utils.io.images import save_png
 from utils.weights.store import load_tokenizer, load_transformer
 
@@ -21,7 +21,7 @@ from utils.weights.store import load_tokenizer, load_transformer
 @torch.no_grad()
 def plain(config: Config, dataset: InpaintingSet, output: Path) -> float:
     """Repair a set, one image at a time; seconds, weights already read."""
-    device = default_device()
+    device = pick_device("auto")
     tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
     transformer = load_transformer(config.transformer_weights, config.transformer).to(device)
     began = time.perf_counter()

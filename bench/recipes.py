@@ -17,46 +17,35 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.common import report
+from bench.common import RELEASED, ROOT, add_quick, report
 from utils.io.files import read_rows
 
-ROOT = Path(__file__).resolve().parents[1]
-
-TOKENIZER = ROOT / "models/pretrained/cats64/vqgan.safetensors"
 FOR_ALL = {
     "transformer.conditioning": "none",
     "masking.hole_share": 0,
     "training.validation_images": 128,
     "training.pictures_every": 0,
 }
+WIDTH = ("transformer.dim", "transformer.num_heads", "transformer.mlp_dim")
+RANDOM_START = {"training.init": "random", "transformer.prior_dim": 0}
+NO_CONVOLUTION = {"transformer.conv_kernel": 0}
+POST_NORM = {"transformer.norm": "post", "transformer.dropout": 0.1}
+ALL_TOKENS, RATIO_OF_BATCH = {"masking.loss_on": "all"}, {"masking.ratio_per": "batch"}
+NO_AVERAGE = {"training.ema_half_life": 0}
 RECIPES: dict[str, dict[str, object]] = {
     "cats64": {},
-    "no start from the codebook": {"training.init": "random", "transformer.prior_dim": 0},
-    "no convolution": {"transformer.conv_kernel": 0},
-    "loss on all tokens": {"masking.loss_on": "all"},
-    "one mask ratio a batch": {"masking.ratio_per": "batch"},
+    "no start from the codebook": RANDOM_START,
+    "no convolution": NO_CONVOLUTION,
+    "loss on all tokens": ALL_TOKENS,
+    "one mask ratio a batch": RATIO_OF_BATCH,
     "label smoothing 0.1": {"masking.label_smoothing": 0.1},
-    "post-norm, dropout 0.1": {"transformer.norm": "post", "transformer.dropout": 0.1},
-    "last weights, no average": {"training.ema_half_life": 0},
-    "half as wide": {
-        "transformer.dim": 128,
-        "transformer.num_heads": 2,
-        "transformer.mlp_dim": 512,
-    },
-    "1.5 times as wide": {
-        "transformer.dim": 384,
-        "transformer.num_heads": 6,
-        "transformer.mlp_dim": 1536,
-    },
+    "post-norm, dropout 0.1": POST_NORM,
+    "last weights, no average": NO_AVERAGE,
+    "half as wide": dict(zip(WIDTH, (128, 2, 512), strict=True)),
+    "1.5 times as wide": dict(zip(WIDTH, (384, 6, 1536), strict=True)),
     "the report's": {
-        "training.init": "random",
-        "transformer.prior_dim": 0,
-        "transformer.conv_kernel": 0,
-        "transformer.norm": "post",
-        "transformer.dropout": 0.1,
-        "masking.loss_on": "all",
+        **(RANDOM_START | NO_CONVOLUTION | POST_NORM | ALL_TOKENS | RATIO_OF_BATCH | NO_AVERAGE),
         "masking.ratio": "uniform",
-        "masking.ratio_per": "batch",
         "training.batch_size": 10,
         "training.accumulate": 10,
         "training.learning_rate": 0.000149456302123,
@@ -65,33 +54,34 @@ RECIPES: dict[str, dict[str, object]] = {
         "training.betas": "[0.9, 0.96]",
         "training.weight_decay": 0,
         "training.max_grad_norm": "null",
-        "training.ema_half_life": 0,
     },
 }
 SHOWN = ("val_loss", "val_accuracy", "images_per_second")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Train every recipe, report."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="prepared folder of cats")
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     parser.add_argument("--epochs", type=int, default=1, help="passes over the images")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
+    add_quick(parser)
     args = parser.parse_args()
-    result = {name: train(name, args.data, args.tokenizer, args.epochs) for name in args.only}
-    report("recipes", result, {"epochs": args.epochs, "for_all": FOR_ALL, "recipes": RECIPES})
+    result = {name: train(name, args.data, args.epochs) for name in args.only}
+    details = {"epochs": args.epochs, "for_all": FOR_ALL, "recipes": RECIPES}
+    report("recipes", result, details, args.quick)
 
 
-def train(name: str, data: Path, tokenizer: Path, epochs: int) -> dict[str, float]:
+def train(name: str, data: Path, epochs: int) -> dict[str, float]:
     """Train one recipe in a folder that is thrown away; its last validation and its speed."""
     settings = FOR_ALL | RECIPES[name] | {"training.epochs": epochs}
     with tempfile.TemporaryDirectory() as run:
-        command = [sys.executable, str(ROOT / "training_transformer.py")]
-        command += ["--config", str(ROOT / "config/cats64.yml"), "--run", run]
-        command += ["--data", str(data), "--tokenizer", str(tokenizer)]
+        command = [sys.executable, "training_transformer.py", "--config", "config/cats64.yml"]
+        command += ["--tokenizer", RELEASED / "vqgan.safetensors"]
+        command += ["--data", data.resolve(), "--run", run]
         command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         began = time.perf_counter()
-        subprocess.run(command, check=True)
+        subprocess.run(command, cwd=ROOT, check=True)
         row = read_rows(Path(run) / "transformer" / "log.jsonl")[-1]
     minutes = (time.perf_counter() - began) / 60
     found = {key: round(row[key], 4) for key in SHOWN} | {"minutes": round(minutes, 2)}

@@ -25,8 +25,8 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parents[1]
-RELEASED = ROOT / "models/pretrained/cats64"
+from bench.common import RELEASED, ROOT
+
 WEIGHTS = [
     *("--tokenizer", RELEASED / "vqgan.safetensors"),
     *("--transformer", RELEASED / "transformer.safetensors"),

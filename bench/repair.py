@@ -4,11 +4,10 @@
     python -m bench.repair --config config/cats64.yml --holes lab brush box --seeds 3 --unet FILE
 
 Every side fills the same holes of the same images. Grey leaves the hole as it is, biharmonic is
-what scikit-image does, and what the networks are shown; telea what OpenCV does (left out where it
-is not installed); unet a regressor of 0.8 million parameters (bench/unet.py); report the decoding
-of config/MaskGit.yml, ours the config's; true_tokens decodes the true tokens, as a perfect
-transformer would. Holes are those of the prepared folder (given), or drawn, each kind with three
-shares of the image.
+what scikit-image does and what the networks are shown, telea what OpenCV does (left out where it is
+not installed), unet a regressor of 0.8 million parameters (bench/unet.py), ours the config's
+decoding; true_tokens decodes the true tokens, as a perfect transformer would. Holes are those of
+the prepared folder (given), or drawn, each kind with three shares of the image.
 Figures: EfficientNet-Lite0 Frechet distance, the same with features of EfficientNet-Lite2 (a
 referee, since the tokenizer trained with Lite0's), perceptual distance (unit-length features of
 three depths), mean error in the hole in grey levels, PSNR there in dB. With several seeds, which
@@ -18,15 +17,14 @@ Last line: one JSON object, {SIDE: FIGURES}, for drawn holes {"KIND SHARE": {SID
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from bench.common import report
+from bench.common import CONFIG_OPTIONS, add_quick, report
 from bench.sides import BATCH, SIDES, side
 from bench.unet import UNet, load_unet
 from config.errors import UserError
@@ -46,19 +44,15 @@ GIVEN = "given"
 SHARES = ((0.1, 0.2), (0.2, 0.4), (0.4, 0.6))  # of the image, of drawn holes
 SHOWN = ("grey", "biharmonic", "unet", "ours")
 PICTURES, PER_ROW = 48, 12
-OPTIONS = {
-    "--data": ("data.root", str, "prepared folder with masked_image/, mask64/ and test/"),
-    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
+OPTIONS = CONFIG_OPTIONS | {
     "--transformer": ("transformer.weights", str, "transformer weights file"),
-    "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
 }
 
 Sides = dict[str, np.ndarray]  # name -> repairs (n, H, W, 3) uint8
 Figures = dict[str, dict[str, float]]  # side -> name -> value
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """Images with holes of one kind."""
 
     name: str
@@ -75,72 +69,49 @@ def main() -> None:
     parser.add_argument("--split", choices=("test", "val"), default="test", help="of drawn holes")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds to measure with")
     parser.add_argument("--unet", type=Path, help="weights of bench.unet, for its side")
-    parser.add_argument("--picture", type=Path, help="write masked, repaired and true images here")
-    parser.add_argument("--worst", type=Path, help="the same of the third with the largest errors")
+    parser.add_argument("--worst", type=Path, help="write the repairs with the largest errors here")
+    add_quick(parser)
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
     if GIVEN in args.holes and (args.split == "val" or len(args.holes) > 1):
         parser.error("--holes given are the test images' own; name them alone, without --split val")
     unet = load_unet(args.unet) if args.unet else None
-    result, spread, clock = _measure(args, config, unet)
+    result, spread, images = _measure(args, config, unet)
     details = {
-        "images": clock.images,
+        "images": images,
         "split": args.split,
         "seeds": args.seeds,
+        "spread": spread,
         "decoding": config.decoding.model_dump(),
         "seed": config.seed,
-        "device": clock.device,
-        "seconds_an_image": clock.seconds_an_image(),
         "tokenizer_sha256": content_hash([config.tokenizer_weights]),
         "transformer_sha256": content_hash([config.transformer_weights]),
     }
-    if args.seeds > 1:
-        details["spread"] = spread
     is_given = args.holes == [GIVEN]
-    report(
-        "repair" if is_given and args.seeds == 1 else "repair_holes",
-        result[GIVEN] if is_given else result,
-        details,
-    )
-
-
-class Clock:
-    """Seconds that each side took, and for how many images."""
-
-    def __init__(self, device: str) -> None:
-        self.device, self.images = device, 0
-        self.spent: dict[str, list[float]] = {}
-
-    def add(self, name: str, seconds: float, images: int) -> None:
-        self.images = images
-        self.spent.setdefault(name, []).append(seconds / images)
-
-    def seconds_an_image(self) -> dict[str, float]:
-        return {name: round(float(np.mean(each)), 4) for name, each in self.spent.items()}
+    name = "repair" if is_given and args.seeds == 1 else "repair_holes"
+    report(name, result[GIVEN] if is_given else result, details, args.quick)
 
 
 def _measure(
     args, config: Config, unet: UNet | None
-) -> tuple[dict[str, Figures], dict[str, Figures], Clock]:
-    """Mean figures and their spread over the seeds by cell, and the time they took."""
-    inpainter, found = Inpainter(config), {}
-    clock = Clock(str(inpainter.device))
-    for number in range(args.seeds):
-        seed = config.seed + number
+) -> tuple[dict[str, Figures], dict[str, Figures], int]:
+    """Mean figures and their spread over the seeds by cell, and the number of images."""
+    inpainter, found, images = Inpainter(config), {}, 0
+    for seed in range(config.seed, config.seed + args.seeds):
         inpainter.config = inpainter.config.model_copy(update={"seed": seed})
         for cell in _cells(args, config, seed):
-            sides = _sides(args.sides, cell, inpainter, unet, clock)
-            figures = _figures(sides, cell, inpainter.device)
+            made = {s: side(s, inpainter, cell.truth, cell.holes, unet) for s in args.sides}
+            sides = {name: repairs for name, repairs in made.items() if repairs is not None}
+            figures, images = _figures(sides, cell, inpainter.device), len(cell.truth)
             found.setdefault(cell.name, []).append(figures)
             print(cell.name, seed, *(f"\n  {name:12} {f}" for name, f in figures.items()))
-            if number == 0:
-                _show(args.picture, sides, cell, np.arange(len(cell.truth)))
+            if args.worst:
                 _show(args.worst, sides, cell, _worst(sides, cell))
-                args.picture = args.worst = None  # of the first cell alone
+                args.worst = None  # of the first cell alone
     mean, spread = (
         {name: _over(each, how) for name, each in found.items()} for how in (np.mean, np.std)
     )
-    return mean, spread, clock
+    return mean, spread, images
 
 
 def _cells(args, config: Config, seed: int) -> Iterator[Cell]:
@@ -160,20 +131,6 @@ def _cells(args, config: Config, seed: int) -> Iterator[Cell]:
         for low, high in SHARES:
             holes = [draw_hole(kind, side, (low, high), seed, i) for i in range(len(truth))]
             yield Cell(f"{kind} {100 * low:.0f}-{100 * high:.0f} %", truth, np.stack(holes))
-
-
-def _sides(
-    names: list[str], cell: Cell, inpainter: Inpainter, unet: UNet | None, clock: Clock
-) -> Sides:
-    """Repairs of all sides that are there."""
-    sides = {}
-    for name in names:
-        start = time.perf_counter()
-        images = side(name, inpainter, cell.truth, cell.holes, unet)
-        if images is not None:
-            sides[name] = images
-            clock.add(name, time.perf_counter() - start, len(images))
-    return sides
 
 
 def _over(each: list[Figures], how) -> Figures:
@@ -217,11 +174,9 @@ def _worst(sides: Sides, cell: Cell) -> np.ndarray:
     return third[np.linspace(0, len(third) - 1, min(PICTURES, len(third))).astype(int)]
 
 
-def _show(path: Path | None, sides: Sides, cell: Cell, numbers: np.ndarray) -> None:
+def _show(path: Path, sides: Sides, cell: Cell, numbers: np.ndarray) -> None:
     """Rows of 12: masked, filled, regressed, ours, true, as far as they were measured."""
-    if path is None:
-        return
-    rows, numbers = [], numbers[:PICTURES]
+    rows = []
     for start in range(0, len(numbers), PER_ROW):
         chosen = numbers[start : start + PER_ROW]
         for images in (*(sides[name] for name in SHOWN if name in sides), cell.truth):

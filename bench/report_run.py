@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common import report
+from bench.common import RELEASED, ROOT, report
 from config.loading import load_config
 from config.schema import Config
-from utils.data.datasets import ImageFolder
 from utils.tokens.cache import cached_tokens
 from utils.training.compute import Compute
 from utils.training.throughput import matmul_peak, training_flops
@@ -25,8 +24,6 @@ from utils.training.tokens import Tokens
 from utils.training.transformer_step import TransformerTrainer
 from utils.weights.store import codes_fingerprint, load_tokenizer, save_weights
 
-ROOT = Path(__file__).resolve().parents[1]
-RELEASED = ROOT / "models" / "pretrained" / "cats64" / "vqgan.safetensors"
 EPOCHS = 200
 BATCHES = {"10 x 10": (10, 10), "100 x 1": (100, 1)}  # images of a batch, batches of a step
 
@@ -34,9 +31,8 @@ BATCHES = {"10 x 10": (10, 10), "100 x 1": (100, 1)}  # images of a batch, batch
 def write_tokens(data: Path, file: Path) -> None:
     """Tokens of prepared images by the released tokenizer, with its codes, in one .npz file."""
     config = load_config(ROOT / "config" / "cats64.yml", [("data.root", str(data))])
-    vqgan = load_tokenizer(RELEASED, config.tokenizer)
+    vqgan = load_tokenizer(RELEASED / "vqgan.safetensors", config.tokenizer)
     cache, cpu = config.data.token_cache, torch.device("cpu")
-    assert len(ImageFolder(config.data.folder("train"), config.data.image_size))
     splits = {
         split: cached_tokens(vqgan, config.data, split, cache, cpu)[:, :2]
         for split in ("train", "val")

@@ -6,21 +6,18 @@ Shapes: n images, B batch, N tokens, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from bench.unet import UNet, repaired
-from config.loading import load_config
 from utils.data.datasets import normalise
 from utils.data.fill import fill_hole
 from utils.inpainting.inpainter import Inpainter
 from utils.io.images import HOLE_COLOUR
 
-ROOT = Path(__file__).resolve().parents[1]
 BATCH = 16
-SIDES = ("grey", "biharmonic", "telea", "unet", "report", "ours", "true_tokens")
+SIDES = ("grey", "biharmonic", "telea", "unet", "ours", "true_tokens")
 
 
 def side(
@@ -37,9 +34,6 @@ def side(
         return telea and _classical(masked, holes, telea)
     if name == "unet":
         return None if unet is None else repaired(unet, masked, holes, inpainter.config)
-    if name == "report":
-        as_reported = load_config(ROOT / "config/MaskGit.yml").decoding
-        inpainter = Inpainter(inpainter.config.model_copy(update={"decoding": as_reported}))
     return np.concatenate(list(_decoded(inpainter, truth, masked, holes, name)))
 
 

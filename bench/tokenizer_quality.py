@@ -9,24 +9,18 @@ known tokens that the holes of mask64/ leave unchanged. Last line: one JSON obje
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bench.common import report
+from bench.common import CONFIG_OPTIONS, add_quick, report
 from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
 from utils.data.datasets import ImageFolder, InpaintingSet
 from utils.data.leak import kept_tokens
 from utils.device import pick_device, pick_dtype
 from utils.io.files import content_hash
-from utils.io.images import save_png
 from utils.scoring import REFEREE, FeatureDistance
 from utils.training.validate_tokenizer import TokenizerValidation
 from utils.weights.store import load_tokenizer
 
-OPTIONS = {
-    "--data": ("data.root", str, "prepared folder with val/, masked_image/, mask64/ and test/"),
-    "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
-    "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
+OPTIONS = CONFIG_OPTIONS | {
     "--images": ("tokenizer.training.validation_images", int, "images of val/ to reconstruct"),
 }
 
@@ -34,7 +28,7 @@ OPTIONS = {
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
-    parser.add_argument("--grid", type=Path, help="write originals over reconstructions here")
+    add_quick(parser)
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
     device = pick_device(config.device)
@@ -49,8 +43,6 @@ def main() -> None:
     holed = InpaintingSet(config.data.root)
     kept = kept_tokens(vqgan, holed, config.data, config.decoding.hole_fill, device)
     figures["kept_tokens"] = {distance: round(share, 4) for distance, share in kept.items()}
-    if args.grid:
-        save_png(args.grid, validation.picture.numpy())
     details = {
         "images": len(validation.images),
         "holed_images": len(holed),
@@ -58,7 +50,7 @@ def main() -> None:
         "parameters": sum(weight.numel() for weight in vqgan.parameters()),
         "tokenizer_sha256": content_hash([config.tokenizer_weights]),
     }
-    report("tokenizer_quality", figures, details)
+    report("tokenizer_quality", figures, details, args.quick)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bench.common import CONFIG_OPTIONS
 from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config
@@ -33,7 +34,6 @@ from utils.rng import generator_for
 WIDTHS = (32, 64, 128)  # at the image's size, half and a quarter of it
 BATCH = 16
 LEARNING_RATE = 2e-3
-OPTIONS = {"--data": ("data.root", str, "prepared folder with train/")}
 
 
 class UNet(nn.Module):
@@ -69,7 +69,7 @@ def _block(c_in: int, c_out: int) -> nn.Sequential:
 
 
 def train(config: Config, minutes: float) -> tuple[UNet, int]:
-    """The network after so many minutes of processor time, and the images that it was shown."""
+    """The network after minutes of processor time, and the number of images that it was shown."""
     images = ImageFolder(config.data.folder("train"), config.data.image_size).images
     torch.manual_seed(config.seed)
     network, data = UNet().to(memory_format=torch.channels_last), config.data
@@ -107,23 +107,24 @@ def repaired(network: UNet, images: np.ndarray, holes: np.ndarray, config: Confi
 
 
 def load_unet(path: Path) -> UNet:
-    """A trained network. Raises `UserError` for a file that does not hold one."""
+    """A trained network. Raises `UserError` for a file that is no such network."""
     network = UNet()
     try:
         network.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
         cure = "train one with python -m bench.unet"
-        raise UserError(f"{path}: holds no U-Net of bench.unet; {cure}") from error
+        raise UserError(f"{path}: is no U-Net of bench.unet; {cure}") from error
     return network.eval()
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    add_config_arguments(parser, OPTIONS)
+    add_config_arguments(parser, CONFIG_OPTIONS)
     parser.add_argument("--minutes", type=float, default=2.0, help="of processor time")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     args = parser.parse_args()
-    network, shown = train(load_config(args.config, as_overrides(args, OPTIONS)), args.minutes)
+    config = load_config(args.config, as_overrides(args, CONFIG_OPTIONS))
+    network, shown = train(config, args.minutes)
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
     save_file(weights, args.out)
     parameters = sum(weight.numel() for weight in weights.values())

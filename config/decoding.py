@@ -93,7 +93,7 @@ class DecodingConfig(Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw among the fewest tokens of this total probability (Holtzman et al. 2020)."""
     dilate: NonNegativeInt = 0
-    """Tokens by which the hidden area grows on all sides; bench/leak.py suggests a number."""
+    """Tokens by which the hidden area grows on all sides."""
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What fills holes before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard", "feather"] = "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from bench.recipes import RECIPES
 from docs.results_files import BENCHES, RESULTS, Record, latest, machine
 from utils.io.tables import markdown_table as table
 
@@ -29,7 +30,6 @@ def repair() -> str:
         "grey": "grey hole",
         "telea": "Telea's filling (OpenCV)",
         "biharmonic": "biharmonic filling (scikit-image)",
-        "report": "the report's decoding with the released weights",
         "ours": "**released weights**",
         "unet": "U-Net regressor (bench/unet.py)",
         "true_tokens": "true tokens: a perfect transformer",
@@ -105,5 +105,6 @@ def recipes() -> str:
     rows = [
         [name, f"{cell['val_loss']:.3f}", f"{cell['val_loss'] - first:+.3f}"]
         for name, cell in record["result"].items()
+        if name in RECIPES
     ]
     return table(["recipe", "validation loss, nats", "relative to the first"], rows)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from docs.results_files import BENCHES, Record, latest, machine
+from docs.results_files import Record, latest, machine
 from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 
@@ -53,12 +52,15 @@ def repair_cost() -> str:
 
 def scoring_speed() -> Iterable[TableRow]:
     for record in latest("fid"):
-        tasks, images = record["details"]["tasks"], record["details"]["images"]
+        details = record["details"]
+        tasks = {
+            n.removeprefix("ours-").removesuffix("-2048"): t for n, t in details["tasks"].items()
+        }
         for side, how in {"cold": "", "warm": ", reference cached"}.items():
-            pair = (tasks["theirs-2048"], tasks[f"ours-{side}-2048"])
-            speeds = [[images / cell["total_s"]] for cell in pair]
-            memory = pair[1]["peak_mib"] / pair[0]["peak_mib"]
-            yield speed_row(f"score {images} images{how}", speeds, memory, record)
+            pair = [rounds(tasks["theirs"]), rounds(tasks[side])]
+            speeds = [[details["images"] / cell["total_s"] for cell in each] for each in pair]
+            theirs, ours = (median(cell["peak_mib"] for cell in each) for each in pair)
+            yield speed_row(f"score {details['images']} images{how}", speeds, ours / theirs, record)
 
 
 def speed_row(
@@ -110,19 +112,6 @@ def attention() -> str:
             rows.append([f"{size} size, kept in bf16", *left, "", machine(record)])
     names = ["PyTorch's kernel", "written out", "`fused` here"]
     return table(["attention, ms", *names, "times as fast as the kernel", "machine"], rows)
-
-
-def soak() -> str:
-    """Growth and peak of each part of the last soak."""
-    rows = {}
-    for line in (BENCHES / "soak.jsonl").read_text(encoding="utf-8").splitlines():
-        cell = json.loads(line)["result"]
-        units = {"page": f"{cell['visits']:,} visits"}
-        units |= dict.fromkeys(("inpainting", "scoring"), f"{cell['images']:,} images")
-        amount = units.get(cell["part"], f"{cell['steps']:,} steps")
-        growth, peak = f"{cell['growth']:+.1%}", f"{cell['own_peak_mib']} MiB"
-        rows[cell["part"]] = [cell["part"], amount, growth, peak]
-    return table(["part", "of", "growth of its own memory", "peak of it"], list(rows.values()))
 
 
 def tokenizer_speed() -> str:

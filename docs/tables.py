@@ -37,7 +37,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "repair-cost": speed_tables.repair_cost,
     "mfu": speed_tables.mfu,
     "attention": speed_tables.attention,
-    "soak": speed_tables.soak,
     "tokenizer-speed": speed_tables.tokenizer_speed,
     "tokenizer-quality": quality_tables.tokenizer_quality,
     "recipes": quality_tables.recipes,

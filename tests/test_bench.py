@@ -1,11 +1,11 @@
-"""Benchmarks: sides take turns, ratios are of rounds, what varies too much is not appended."""
+"""Benchmarks: turns, ratios of rounds, tasks in processes, and what is appended."""
 
 from __future__ import annotations
 
 import pytest
 
 from bench import common
-from bench.common import in_turns, ratios, report, spread, too_wide
+from bench.common import in_child, in_turns, ratios, report, spread
 
 
 def test_sides_take_turns_and_every_other_round_begins_with_the_last():
@@ -24,9 +24,33 @@ def test_rounds_that_differ_too_much_are_printed_but_not_appended(
     tmp_path, monkeypatch, capsys, high, appended
 ):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
-    figures = {"repair": spread([1.0, 1.2, high])}
-    report("some", figures, {}, too_wide({"nested": figures}))
+    report("some", {"nested": {"repair": spread([1.0, 1.2, high]), "images": 2}})
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1].startswith('{"repair": {"median": 1.2')
+    assert said.out.splitlines()[-1].startswith('{"nested": {"repair": {"median": 1.2')
     assert (tmp_path / "some.jsonl").exists() == appended
     assert ("nested repair" in said.err) == (not appended)
+
+
+def test_a_side_may_vary_that_is_not_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    report("some", {"old": spread([1, 9])}, steady={"new": spread([1, 1])})
+    assert (tmp_path / "some.jsonl").exists()
+
+
+def test_a_quick_run_appends_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    report("some", {"speedup": 2.0}, quick=True)
+    assert capsys.readouterr().out == '{"speedup": 2.0}\n'
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_runs_in_a_process_of_its_own_which_says_its_peak_memory(tmp_path, monkeypatch):
+    (tmp_path / "some_task.py").write_text(
+        "from bench.common import parsed, parser_of\n"
+        "def task(work, mib): return {'size': len(bytearray(mib << 20)) >> 20}\n"
+        "parsed(parser_of('Some task.'), task)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    small, large = (in_child("some_task", tmp_path, {"mib": mib}) for mib in (1, 300))
+    assert (small["size"], large["size"]) == (1, 300)
+    assert 250 < large["peak_mib"] - small["peak_mib"] < 350

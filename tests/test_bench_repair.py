@@ -1,4 +1,4 @@
-"""The yardsticks of repairs: the regressor, the sides, the worst third."""
+"""What repairs are compared with: the regressor, the sides, the worst third."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_regressor_is_read_back_and_any_other_file_is_one_line(tmp_path):
     found = load_unet(path).state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in network.state_dict().items())
     path.write_bytes(b"x" * 100)
-    with pytest.raises(UserError, match="holds no U-Net"):
+    with pytest.raises(UserError, match="is no U-Net"):
         load_unet(path)
 
 

@@ -18,7 +18,7 @@ import config.loading
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.loading import load_config
 from config.schema import Config
-from docs import results_files, study_tables, tables, tours
+from docs import results_files, speed_tables, study_tables, tables, tours
 from docs.draw_decoding import GRID, ROWS, STEPS, walk
 from utils.sweep.plan import STUDIES, read_grid
 
@@ -190,6 +190,21 @@ def test_the_newest_full_measurement_of_each_machine_counts(tmp_path, monkeypatc
         (2, "G"), (3, "A, 1 thread"),
     ]  # fmt: skip
     assert results_files.latest("never-run") == []
+
+
+def test_a_score_s_speed_is_the_median_over_the_rounds_of_both_sides(tmp_path, monkeypatch):
+    sides = {"theirs": (4.0, 5.0, 6.0), "cold": (1.0, 2.0, 2.0), "warm": (1.0, 1.0, 1.0)}
+    tasks = {
+        side: [{"total_s": seconds, "peak_mib": 10 * len(side)} for seconds in each]
+        for side, each in sides.items()
+    }
+    machine = {"gpus": [], "cpu": "A", "threads": 2}
+    record = {"result": {}, "details": {"images": 20, "tasks": tasks}, "machine": machine}
+    (tmp_path / "fid.jsonl").write_text(json.dumps(record) + "\n")
+    monkeypatch.setattr(results_files, "BENCHES", tmp_path)
+    cold, warm = speed_tables.scoring_speed()
+    assert cold == ["score 20 images", "4", "10", "3.0 (2.5 to 4.0)", "x 0.67", "A, 2 threads"]
+    assert warm[3] == "5.0 (4.0 to 6.0)"
 
 
 def test_a_study_s_best_setting_is_bold_and_a_missing_one_a_dash(tmp_path):

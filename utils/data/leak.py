@@ -21,7 +21,6 @@ from utils.data.fill import fill_hole
 
 BATCH = 16  # larger ones fall out of the processor's cache
 FARTHEST = 4  # distances from here on are counted together
-WORTH_KEEPING = 0.5  # a known token that flips more often than not is better decided again
 
 
 def kept_tokens(
@@ -49,18 +48,6 @@ def kept_tokens(
     if known[FARTHEST]:
         shares[f"{FARTHEST}+"] = kept[FARTHEST] / known[FARTHEST]
     return {"all": kept.sum() / known.sum(), **shares, "2+": kept[2:].sum() / known[2:].sum()}
-
-
-def suggested_dilation(kept: dict[str, float]) -> int:
-    """How many tokens to hide around a hole, from the shares of `kept_tokens`: 0 to 3.
-
-    As far as most tokens flip. Where most flip at all distances, the leak is the tokenizer's, and
-    no dilation stops it: 0.
-    """
-    near = [kept[str(far)] for far in range(1, FARTHEST) if str(far) in kept]
-    bad = next((far for far, share in enumerate(near) if share >= WORTH_KEEPING), len(near))
-    everywhere = kept.get(f"{FARTHEST}+", 0.0) < WORTH_KEEPING
-    return 0 if bad == len(near) and everywhere else bad
 
 
 def token_distance(holes: np.ndarray, num_tokens: int) -> np.ndarray:

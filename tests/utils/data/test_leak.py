@@ -8,7 +8,7 @@ import torch
 
 from config.schema import DataConfig
 from utils.data.datasets import InpaintingSet
-from utils.data.leak import kept_tokens, suggested_dilation, token_distance
+from utils.data.leak import kept_tokens, token_distance
 from utils.io.images import save_png
 
 
@@ -47,21 +47,3 @@ def test_global_tokens_all_flip_and_local_tokens_all_stay(tmp_path, tokenizer, s
     data = DataConfig(image_size=16)
     shares = kept_tokens(tokenizer, dataset, data, "grey", torch.device("cpu"))
     assert shares == {"all": share, "1": share, "2": share, "3": share, "2+": share}
-
-
-@pytest.mark.parametrize(
-    ("shares", "dilation"),
-    [
-        ((0.9, 0.95, 0.99, 1.0), 0),  # a tokenizer whose tokens see little but their patch
-        ((0.25, 0.6, 0.7, 0.8), 1),
-        ((0.2, 0.4, 0.6, 0.8), 2),
-        ((0.2, 0.4, 0.4, 0.8), 3),
-        ((0.2, 0.3, 0.4, 0.4), 0),  # flipped everywhere: hiding more of them does not help
-        ((0.25,), 0),  # nothing known lies farther away
-        ((0.25, 0.6), 1),
-    ],
-)
-def test_as_many_tokens_are_hidden_around_a_hole_as_flip_more_often_than_not(shares, dilation):
-    names = ("1", "2", "3", "4+")
-    kept = {"all": 0.5, **dict(zip(names, shares, strict=False)), "2+": 0.5}
-    assert suggested_dilation(kept) == dilation
