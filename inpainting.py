@@ -139,7 +139,7 @@ def main() -> None:
     skipped = f", {timing['skipped']} were done (--restart repairs them again)"
     print(
         f"{timing['repaired']} images repaired in {timing['seconds']:.1f} s "
-        f"({timing['images_per_second']:.1f} images/s, seed {config.seed}{share}): "
+        f"({timing['images_per_second']:.2g} images/s, seed {config.seed}{share}): "
         f"{results}{skipped if timing['skipped'] else ''}"
     )
 

@@ -129,7 +129,7 @@ class Job:
                 item.image, item.hole, self.side, decode, settings.feather_width
             )
             images: list[np.ndarray] = []
-            for image in tqdm(rounds, item.name, unit="round", leave=False):
+            for image in tqdm(rounds, item.name, unit=" rounds", leave=False):
                 images = [*images, image] if is_animated else [image]
             if verbose:
                 name = self.outputs.result_name(item.index, sample)
