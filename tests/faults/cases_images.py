@@ -94,7 +94,7 @@ def _first() -> list[Case]:
 
 
 def _results() -> list[Case]:
-    """A broken file where a result of ours belongs is made anew."""
+    """A broken file where a result of ours belongs is made again."""
     file = "out/test_results/image_000.png"
     return [
         Case(f"a result {what}", INPAINT, "", put(file, content), REPAIRED, 3, replaced=file)

@@ -381,7 +381,7 @@ def sees_the_clock_go_back(bench: Bench) -> str:
 
 
 def finds_its_files_damaged(bench: Bench) -> str:
-    """Half of each is left; what cannot be made anew is refused until it is taken away."""
+    """Half of each is left; what cannot be made again is refused until it is taken away."""
     for name in ("disk", "data"):
         shutil.copytree(bench.whole / name, name, dirs_exist_ok=True)
     damaged = [path for pattern in bench.script.damages for path in Path().glob(pattern)]
@@ -390,7 +390,7 @@ def finds_its_files_damaged(bench: Bench) -> str:
     assert len(damaged) >= len(bench.script.damages)
     if bench.name not in MENDED:
         bench.ends_well(bench.script.again)
-        return f"made anew; {SAME}"
+        return f"made again; {SAME}"
     how, place, more = MENDED[bench.name]
     said = bench.shell(f"{bench.script.command} {bench.script.again}")
     assert place in one_line(said.err, said.code)
