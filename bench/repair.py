@@ -6,8 +6,9 @@
 Every side fills the same holes of the same images. Grey leaves the hole as it is, biharmonic is
 what scikit-image does and what the networks are shown, telea what OpenCV does (left out where it is
 not installed), unet a regressor of 0.8 million parameters (bench/unet.py), ours the config's
-decoding; true_tokens decodes the true tokens, as a perfect transformer would. Holes are those of
-the prepared folder (given), or drawn, each kind with three shares of the image.
+decoding; bf16 the same with the rounding of bfloat16 in transformer and decoder; true_tokens
+decodes the true tokens, as a perfect transformer would. Holes are those of the prepared folder
+(given), or drawn, each kind with three shares of the image.
 Figures: EfficientNet-Lite0 Frechet distance, the same with features of EfficientNet-Lite2 (a
 referee, since the tokenizer trained with Lite0's), perceptual distance (unit-length features of
 three depths), mean error in the hole in grey levels, PSNR there in dB. With several seeds, which

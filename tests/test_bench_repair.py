@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from bench import repair
 from bench.repair import GIVEN, SHARES, Cell
-from bench.sides import side
+from bench.sides import Rounded, side
 from bench.unet import UNet, load_unet, repaired, shown_to
 from config.errors import UserError
 from utils.data.fill import fill_hole
@@ -50,13 +50,24 @@ def test_a_regressor_is_read_back_and_any_other_file_is_one_line(tmp_path):
         load_unet(path)
 
 
-@pytest.mark.parametrize("name", ["biharmonic", "unet", "ours"])
+@pytest.mark.parametrize("name", ["biharmonic", "unet", "ours", "bf16"])
 def test_no_side_looks_at_what_a_hole_hides(weights, name):
     images, holes = pictures(2)
     other = np.where(holes[..., None], 255 - images, images)
     inpainter, unet = Inpainter(weights), UNet().eval()
     first, second = (side(name, inpainter, truth, holes, unet) for truth in (images, other))
     assert (first == second).all()
+
+
+def test_rounded_products_are_those_of_autocast():
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(64, 8), torch.randn(4, 64)
+    with Rounded():
+        found = linear(x) @ x[:, :8].T
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = linear(x) @ x[:, :8].T
+    assert not torch.equal(found, linear(x) @ x[:, :8].T)
+    torch.testing.assert_close(found, expected.float(), rtol=2**-7, atol=2**-9)
 
 
 def test_true_tokens_are_those_of_the_whole_image(weights):
