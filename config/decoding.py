@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from config.errors import one_of
 from config.section import (
     MaskSchedule,
     NonNegativeFloat,
@@ -120,12 +119,8 @@ class DecodingConfig(Section):
 
     @property
     def choices(self) -> RuleConfig:
-        """The rule's five choices. Raises `UserError` for an unknown name."""
-        if isinstance(self.rule, RuleConfig):
-            return self.rule
-        if self.rule not in RULES:
-            raise one_of("decoding.rule", self.rule, RULES)
-        return RULES[self.rule]
+        """The rule's five choices."""
+        return self.rule if isinstance(self.rule, RuleConfig) else RULES[self.rule]
 
     @property
     def token(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from config.errors import UserError
+from config.section import dotted
 
 TOP = "model_param"
 REPORT = Path(__file__).with_name("MaskGit.yml")  # gives all that the lab's form does not say
@@ -37,7 +38,7 @@ def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(inner, dict):
         return values
     out = yaml.safe_load(REPORT.read_text(encoding="utf-8"))
-    for place, value in _flat(inner, ""):
+    for place, value in dotted(inner):
         if place not in KEYS:
             allowed = ", ".join(KEYS)
             raise UserError(f"{path}: {TOP}.{place} is not known; allowed are {allowed}")
@@ -45,12 +46,3 @@ def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
             section, _, name = key.partition(".")
             out[section][name] = value.lower() if name == "mask_schedule" else value
     return out
-
-
-def _flat(values: dict[str, Any], start: str) -> list[tuple[str, Any]]:
-    """Dotted places of all plain values."""
-    found = []
-    for name, value in values.items():
-        below = isinstance(value, dict)
-        found += _flat(value, f"{start}{name}.") if below else [(f"{start}{name}", value)]
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from config.errors import UserError
 from config.lab_form import from_lab_form
 from config.mistakes import Key, explain, shorten
 from config.schema import Config
+from config.section import dotted
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
@@ -63,16 +64,8 @@ def save_config(config: Config, path: Path) -> None:
 
 def flat(config: Config, *sections: str) -> dict[str, Any]:
     """Dotted keys and plain values of some sections, without the places of files."""
-
-    def walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict):
-            for name, below in value.items():
-                yield from walk(below, f"{key}.{name}")
-        elif key.rpartition(".")[2] not in PLACES:
-            yield key, value
-
-    values = config.model_dump(mode="json")
-    return dict(pair for section in sections for pair in walk(values[section], section))
+    values = dotted(config.model_dump(mode="json", include=set(sections)))
+    return {key: value for key, value in values if key.rpartition(".")[2] not in PLACES}
 
 
 def json_schema() -> str:

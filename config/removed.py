@@ -21,6 +21,12 @@ REMOVED = {
     "tokenizer.training.perceptual": Removed(
         "efficientnet-lite0", "it is always efficientnet-lite0; leave the key out"
     ),
+    "tokenizer.training.augment": Removed(
+        0.0, "augmented views brought stage 1 nothing (docs/tokenizer.md); leave the key out"
+    ),
+    "tokenizer.training.adversarial_rate": Removed(
+        1.0, "the discriminator learns at the rate of the other networks; leave the key out"
+    ),
     "training.lr_step_epochs": Removed(50, "use training.lr_schedule: cosine instead"),
     "training.lr_step_factor": Removed(0.1, "use training.lr_schedule: cosine instead"),
     "data.hole_views": Removed(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from config.errors import nearest
-from config.section import Finite, PositiveInt, Rate, Section
+from config.section import Finite, PositiveInt, Rate, Section, refusal
 from config.transformer import MaskingConfig, TrainingConfig, TransformerConfig
 
 SEARCHED = {"transformer": TransformerConfig, "masking": MaskingConfig, "training": TrainingConfig}
@@ -72,7 +72,9 @@ class SearchConfig(Section):
                 value = getattr(ends, end)
                 if whole and not value.is_integer():
                     raise ValueError(f"{key} counts something; its {end} {value} is not whole")
-                _within(section, name, int(value) if whole else value, f"{key}: {end}")
+                value = int(value) if whole else value
+                if reason := refusal(section, name, value):
+                    raise ValueError(f"{key}: {end} {value}: {reason}")
         return space
 
     @model_validator(mode="after")
@@ -111,14 +113,3 @@ def _number_kind(schema: dict) -> str | None:
     """'integer' or 'number' if a JSON schema describes one, null allowed or not."""
     kinds = [schema.get("type"), *(option.get("type") for option in schema.get("anyOf", ()))]
     return next((kind for kind in kinds if kind in ("integer", "number")), None)
-
-
-def _within(section: type[Section], name: str, value: float, what: str) -> None:
-    """Raise a `ValueError` if a section does not allow this value by itself."""
-    try:
-        section.model_validate({name: value})
-    except ValidationError as error:
-        for problem in error.errors():
-            if problem["loc"] == (name,):
-                message = problem["msg"][0].lower() + problem["msg"][1:]
-                raise ValueError(f"{what} {value}: {message}") from None

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from config.removed import without_removed
 
@@ -54,3 +62,22 @@ class Section(BaseModel):
     @classmethod
     def _home_is_found(cls, value: object) -> object:
         return user_path(value) if isinstance(value, Path) else value
+
+
+def refusal(section: type[Section], name: str, value: object) -> str | None:
+    """Why a section does not allow a value of a key whatever its other keys are; None if it may."""
+    try:
+        section.model_validate({name: value})
+    except ValidationError as error:
+        found = next((e["msg"] for e in error.errors() if e["loc"][:1] == (name,)), None)
+        return found and found[0].lower() + found[1:]
+    return None
+
+
+def dotted(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of all that is no section."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{place}{name}.")
+        else:
+            yield f"{place}{name}", value

@@ -98,8 +98,6 @@ class TokenizerTraining(Section):
     """Gradients are scaled down to this norm."""
     mirror: bool = True
     """Show each image mirrored half of the time."""
-    augment: Share = 0.0
-    """Share of the images shown in a view of their own each time (utils/data/augment.py)."""
     perceptual_size: Annotated[int, Field(ge=32, le=1024, strict=True)] = 128
     """Pixels of a side to which images are enlarged for the perceptual term, whose network
     (EfficientNet-Lite0) was trained on 224."""
@@ -119,8 +117,6 @@ class TokenizerTraining(Section):
     """Weight of the PatchGAN term, on top of the adaptive weight (VQGAN eq. 7); 0 leaves it out."""
     adversarial_start: Share = 0.5
     """Share of the training after which the discriminator joins."""
-    adversarial_rate: PositiveFloat = 1.0
-    """The discriminator's learning rate as a multiple of the other networks'."""
     decoder_only: bool = False
     """Train the decoder of given weights alone: tokens stay, and so transformers stay valid."""
     transformer: Path | None = None

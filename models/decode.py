@@ -9,21 +9,19 @@ Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from config.errors import one_of
 from config.schema import DecodingConfig
 from models.orders import ORDERS, still_hidden
 from models.rules import TOKEN_CHOICES, hidden_count, noise_temperature, trust
-from models.step import Step, one_sample
+from models.step import Step
 
 # masked token ids (B, N), mask (B, N) and, where it is given, known (B, N, F) -> (M, K)
 LogitsOf = Callable[..., Tensor]
-Entry = TypeVar("Entry")
 
 
 class StepResult(NamedTuple):
@@ -59,11 +57,10 @@ def decode(
     sample_ids (B,) int64, 0 unless given, key the noise, so an image decodes alike in any batch.
     known (B, N, F) is what each place knows of the picture, handed to logits_of. on_step gets the
     result of each step.
-    Stops after `settings.steps`. Raises `UserError` for an unknown rule, order or token choice.
+    Stops after `settings.steps`.
     """
-    order = _look_up("order", settings.order, ORDERS)
-    choose = _look_up("token_choice", settings.token, TOKEN_CHOICES)
-    sample_ids = one_sample(image_ids) if sample_ids is None else sample_ids
+    order, choose = ORDERS[settings.order], TOKEN_CHOICES[settings.token]
+    sample_ids = torch.zeros_like(image_ids) if sample_ids is None else sample_ids
     hidden, before = token_mask, None
     confidence = torch.full(hidden.shape, torch.nan, dtype=torch.float64, device=hidden.device)
     for index in range(settings.steps):
@@ -111,9 +108,3 @@ def new_or_same(
     if new.any():
         merged[~kept_now] = logits
     return merged
-
-
-def _look_up(key: str, name: str, known: Mapping[str, Entry]) -> Entry:
-    if name not in known:
-        raise one_of(f"decoding.{key}", name, known)
-    return known[name]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from config.schema import DecodingConfig
@@ -65,8 +64,3 @@ class Step:
 
     def _key(self, stream: int) -> tuple[int, Tensor, int, int, int]:
         return self.seed, self.image_ids, self.index, stream, self.token_mask.shape[1]
-
-
-def one_sample(image_ids: Tensor) -> Tensor:
-    """Sample 0 for every image, (B,) int64."""
-    return torch.zeros_like(image_ids)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from config.decoding import RULES, RuleConfig, RuleName
-from config.errors import UserError
 from config.schema import DecodingConfig
 from models.decode import StepResult, decode, new_or_same
 from models.masking import MASK_SCHEDULES
@@ -537,21 +536,6 @@ def test_a_listener_gets_the_trust_in_each_token_when_it_was_last_chosen(rule):
     for result in results:
         assert result.confidence[0, :3].tolist() == pytest.approx([expected] * 3)
         assert result.confidence[0, 3].isnan()
-
-
-def test_an_unknown_rule_lists_the_known_ones(ragged):
-    model, token_ids, mask = ragged
-    settings = DecodingConfig().model_copy(update={"rule": "listings"})
-    with pytest.raises(UserError, match=r"decoding.rule: 'listings' .*listing, maskgit.*'listing'"):
-        run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
-
-
-@pytest.mark.parametrize(("key", "known"), [("order", ORDERS), ("token_choice", TOKEN_CHOICES)])
-def test_an_unknown_order_or_token_choice_lists_the_known_ones(ragged, key, known):
-    model, token_ids, mask = ragged
-    settings = DecodingConfig().model_copy(update={key: "halten"})
-    with pytest.raises(UserError, match=f"decoding.{key}: 'halten' .*{', '.join(sorted(known))}"):
-        run_decode(model.batch, token_ids, mask, settings, codebook_size=8)
 
 
 def test_the_schema_allows_what_the_registries_hold():

@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from config.schema import TokenizerTraining
-
 AS_IS, MIRRORED = 0, 1  # the views that every image has
 AUGMENT_VERSION = 1  # of what this module computes; another number makes other caches
 AUGMENT_SEED = 2022
@@ -120,30 +118,3 @@ def _recolour(images: Tensor, numbers: Tensor) -> Tensor:
 def _either_way(uniform: Tensor) -> Tensor:
     """[0, 1) -> [-1, 1)."""
     return 2 * uniform - 1
-
-
-class EpochViews:
-    """How the images of an epoch are shown: as they are, mirrored or in an augmented view."""
-
-    def __init__(
-        self, images: Tensor, settings: TokenizerTraining, generator: torch.Generator
-    ) -> None:
-        """images: (n, 3, H, W) uint8 on the device of the training."""
-        self.images, count = images, len(images)
-        mirrored = torch.rand(count, generator=generator) < (0.5 if settings.mirror else 0.0)
-        self.mirrored = mirrored[:, None, None, None].to(images.device)
-        self.numbers = None
-        if settings.augment:
-            augmented = torch.rand(count, generator=generator) < settings.augment
-            self.augmented = augmented[:, None, None, None].to(images.device)
-            numbers = torch.rand(count, NUMBERS_A_VIEW, generator=generator)
-            self.numbers = numbers.to(images.device)
-
-    def __call__(self, batch: Tensor) -> Tensor:
-        """Images of these numbers, (B,) -> (B, 3, H, W) in 0..1."""
-        images = self.images[batch]
-        shown = torch.where(self.mirrored[batch], images.flip(3), images)
-        if self.numbers is not None:
-            views = augment(images, self.numbers[batch])
-            shown = torch.where(self.augmented[batch], views, shown)
-        return shown / 255

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from config.errors import one_of
 from utils.data.fill import harmonic
 
 Composite = Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
@@ -51,6 +50,4 @@ def composite(
     decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, kind: str, width: float
 ) -> np.ndarray:
     """Join a decoded image with the known pixels of the given one, (H, W, 3) uint8."""
-    if kind not in COMPOSITES:
-        raise one_of("decoding.composite", kind, COMPOSITES)
     return COMPOSITES[kind](decoded, image, hole, width)

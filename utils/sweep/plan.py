@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from config.errors import UserError, nearest, one_of
 from config.loading import read_yaml, shorten, yaml_word
 from config.schema import Config, DecodingConfig
+from config.section import refusal
 from utils.inpainting.stamps import OUTPUT_ONLY, settings_digest
 
 REPORT_SWEET_SPOT, REPORT_ITERATIONS = 8, 10  # of the report's tables (spec section 8)
@@ -192,7 +192,10 @@ def read_grid(config: Config, path: Path) -> Study:
     """
     known = sorted(DecodingConfig.model_fields.keys() - OUTPUT_ONLY)
     axes = []
-    for key, values in _read_lists(path).items():
+    lists, _ = read_yaml(path, "grid")
+    if not isinstance(lists, dict) or not lists:
+        raise UserError(f"{path}: allowed are keys of decoding, each with a list of values")
+    for key, values in lists.items():
         if key not in known:
             hint = nearest(key, known)
             raise UserError(f"{path}: unknown key {key}{hint}; allowed are {', '.join(known)}")
@@ -201,29 +204,10 @@ def read_grid(config: Config, path: Path) -> Study:
                 f"{path}: {key} is {shorten(repr(values))}; allowed is a list of values"
             )
         for value in values:
-            _check_value(path, key, value)
+            if reason := refusal(DecodingConfig, key, value):
+                raise UserError(f"{path}: {key} {shorten(repr(value))}: {reason}")
         axes.append(Axis(key, {yaml_word(value): {key: value} for value in values}))
-    count = 1
-    for axis in axes:
-        count *= len(axis.points)
+    count = math.prod(len(axis.points) for axis in axes)
     if count > MAX_SETTINGS:
         raise UserError(f"{path}: {count} settings; allowed are up to {MAX_SETTINGS}")
     return build_study(config, f"grid-{path.stem}", f"Grid of {path.name}", axes)
-
-
-def _read_lists(path: Path) -> dict[str, Any]:
-    values, _ = read_yaml(path, "grid")
-    if not isinstance(values, dict) or not values:
-        raise UserError(f"{path}: allowed are keys of decoding, each with a list of values")
-    return {str(key): value for key, value in values.items()}
-
-
-def _check_value(path: Path, key: str, value: object) -> None:
-    """Refuse a value that the schema does not allow whatever the other settings are."""
-    try:
-        DecodingConfig.model_validate({key: value})
-    except ValidationError as error:
-        for problem in error.errors():
-            if problem["loc"][:1] == (key,):
-                message = problem["msg"][0].lower() + problem["msg"][1:]
-                raise UserError(f"{path}: {key} {shorten(repr(value))}: {message}") from None

@@ -7,9 +7,7 @@ from torch import Tensor
 
 from models import losses
 from utils import distributed
-from utils.device import autocast
-from utils.training.compute import Compute
-from utils.training.optim import set_learning_rate
+from utils.device import Compute, autocast
 
 BETAS = (0.5, 0.9)  # of AdamW: it must follow faster than the other networks
 
@@ -17,19 +15,14 @@ BETAS = (0.5, 0.9)  # of AdamW: it must follow faster than the other networks
 class Adversary:
     """A discriminator and its optimiser. Images are (B, 3, H, W) in 0..1."""
 
-    def __init__(self, compute: Compute, rate: float) -> None:
-        """rate: its learning rate as a multiple of the other networks'."""
-        self.compute, self.rate = compute, rate
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
         network = losses.PatchDiscriminator()
         self.network = network.to(compute.device, memory_format=torch.channels_last)
         fused = compute.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), betas=BETAS, weight_decay=0.0, fused=fused
         )
-
-    def set_rate(self, rate: float) -> None:
-        """rate: the other networks' learning rate."""
-        set_learning_rate(self.optimizer, rate * self.rate)
 
     def loss(self, outputs: Tensor) -> Tensor:
         """What reconstructions lose where the discriminator recognises them."""

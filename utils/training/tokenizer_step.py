@@ -18,13 +18,11 @@ from config.schema import Config
 from models import losses, quantizer
 from models.vqgan import VQGAN
 from utils import distributed
-from utils.data.augment import EpochViews
-from utils.device import autocast
+from utils.device import Compute, autocast
 from utils.pictures import save_curves
 from utils.rng import generator_for
 from utils.training.adversary import Adversary
 from utils.training.codes import Codes
-from utils.training.compute import Compute
 from utils.training.holed_batches import HoledBatches
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
 from utils.training.state import Checkpoint, settings_that_count
@@ -81,9 +79,11 @@ class TokenizerTrainer(Trainer):
         self._freeze()
         self.averaged = averaged(self.vqgan, settings.ema_half_life, self.batch_size)
         self.codes = Codes(self.vqgan.codebook, settings, self.device)
-        self.adversary = Adversary(self.compute, settings.adversarial_rate)
+        self.adversary = Adversary(self.compute)
         self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
-        self.holed = HoledBatches.of(self.config, self.device, settings.sampled_share)
+        self.holed = None
+        if self.config.tokenizer.conditioned:
+            self.holed = HoledBatches(self.config, self.device, settings.sampled_share)
         self.latents_of, self.trunk = self.vqgan.latents, self._trunk
         if settings.compile:
             self._compile()
@@ -123,15 +123,18 @@ class TokenizerTrainer(Trainer):
     def batches(self) -> Iterator[Tensor]:
         """Images of the rest of the present epoch as they are shown, (B, 3, H, W) in 0..1."""
         order = generator_for(self.config.seed, self.position.epoch)
-        shown = EpochViews(self.images, self.settings, order)
+        share = 0.5 if self.settings.mirror else 0.0
+        mirrored = (torch.rand(self.image_count, generator=order) < share).to(self.device)
         for ids in self.image_ids(order):
-            yield shown(ids.to(self.device))
+            ids = ids.to(self.device)
+            images = self.images[ids]
+            yield torch.where(mirrored[ids, None, None, None], images.flip(3), images) / 255
 
     def step(self, images: Tensor) -> None:
         """One optimiser step on images (B, 3, H, W), 0..1; the losses go into the position."""
         generator = generator_for(self.config.seed, self.position.epoch, self.position.batch)
-        set_learning_rate(self.optimizer, self.rate)
-        self.adversary.set_rate(self.rate)
+        for optimizer in (self.optimizer, self.adversary.optimizer):
+            set_learning_rate(optimizer, self.rate)
         count, (images, rows) = len(images), self._own_share(images)
         holes = known = None
         with autocast(self.device, self.dtype):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from skimage.restoration import inpaint_biharmonic
 
-from config.errors import UserError
 from utils.data.fill import HOLE_FILLS, biharmonic, fill_hole, harmonic
 
 SIDE = 16
@@ -127,8 +126,3 @@ def test_values_beyond_0_and_255_are_cut_not_wrapped():
     values = biharmonic(image.astype(float), hole)
     assert values.max() > 255.5
     assert fill_hole(image, hole, "biharmonic")[hole].min() > 128
-
-
-def test_an_unknown_fill_is_named_with_the_known_ones(image):
-    with pytest.raises(UserError, match=r"hole_fill: 'biharmonics' .* biharmonic.*did you mean"):
-        fill_hole(image, ragged(0, 0), "biharmonics")

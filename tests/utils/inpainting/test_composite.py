@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from config.errors import UserError
 from utils.inpainting.composite import COMPOSITES, composite
 
 SIDE = 24
@@ -66,8 +65,3 @@ def test_corrections_do_not_wrap_around():
     decoded[~SQUARE] = 0
     decoded[SQUARE] = 200
     assert (composite(decoded, image, SQUARE, "feather", 2.0)[SQUARE] >= 200).all()
-
-
-def test_an_unknown_composite_lists_the_known_ones():
-    with pytest.raises(UserError, match=r"'fether' is unknown; .*did you mean 'feather'"):
-        composite(noise(1), noise(1), SQUARE, "fether", 4.0)

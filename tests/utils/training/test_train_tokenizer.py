@@ -10,13 +10,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from config.errors import StopRequested, UserError
-from config.schema import Config, TokenizerTraining
+from config.schema import Config
 from models.vqgan import VQGAN
-from utils.data.augment import EpochViews
 from utils.data.datasets import ImageFolder
+from utils.device import Compute
 from utils.io.files import read_rows
 from utils.training import tokenizer_step as tokenizer_trainer
-from utils.training.compute import Compute
 from utils.training.state import load_state, previous
 from utils.training.throughput import tokenizer_flops
 from utils.training.tokenizer import network_to_start_from, train_tokenizer
@@ -248,16 +247,6 @@ def test_a_decoder_alone_needs_weights_to_belong_to(config, changed):
         train_tokenizer(changed(config, {"tokenizer.training.decoder_only": True}), resume=False)
 
 
-def test_the_discriminator_learns_at_its_own_rate(config, changed, images):
-    trainer = trainer_with(config, changed, adversarial_rate=0.25)
-    trainer.step(images)
-    rates = [
-        optimizer.param_groups[0]["lr"]
-        for optimizer in (trainer.adversary.optimizer, trainer.optimizer)
-    ]
-    assert rates[0] == 0.25 * rates[1] > 0
-
-
 def test_a_restart_removes_the_old_states_before_its_first_step_but_not_for_a_mistake(
     config, changed, monkeypatch
 ):
@@ -368,22 +357,24 @@ def test_a_collapsing_codebook_is_warned_of_once_the_warm_up_is_over(config, cha
 # What is shown
 
 
-def shown(images: torch.Tensor, **settings: float) -> torch.Tensor:
-    training = TokenizerTraining(**settings)
-    batch = torch.arange(len(images))
-    return EpochViews(images, training, torch.Generator().manual_seed(3))(batch)
+def shown_and_stored(trainer: TokenizerTrainer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of an epoch as they are shown, and as they are stored, (n, 3, H, W) each."""
+    trainer.images = torch.randint(0, 256, PICTURES.shape, dtype=torch.uint8)
+    shown = torch.cat(list(trainer.batches()))
+    assert shown.shape == PICTURES.shape
+    return shown, trainer.images
 
 
-def test_half_of_the_images_are_mirrored_and_none_changed_otherwise():
-    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
-    as_is, mirrored = (shown(images) == x / 255 for x in (images, images.flip(3)))
-    as_is, mirrored = (same.flatten(1).all(1) for same in (as_is, mirrored))
-    assert (as_is ^ mirrored).all()
-    assert 16 < mirrored.sum() < 48
+def test_half_of_the_images_are_mirrored_and_none_changed_otherwise(config, changed):
+    shown, pictures = shown_and_stored(trainer_with(config, changed))
+    is_shown = [
+        (shown[:, None] == stored / 255).flatten(2).all(2).any(1)
+        for stored in (pictures, pictures.flip(3))
+    ]
+    assert (is_shown[0] ^ is_shown[1]).all()
+    assert 0 < is_shown[1].sum() < len(PICTURES)
 
 
-def test_the_augmented_share_is_shown_in_views_of_its_own():
-    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
-    same = (shown(images, mirror=False, augment=0.5) == images / 255).flatten(1).all(1)
-    assert 16 < same.sum() < 48
-    assert not (shown(images, mirror=False, augment=1.0) == images / 255).flatten(1).all(1).any()
+def test_without_mirroring_images_are_shown_as_they_are(config, changed):
+    shown, pictures = shown_and_stored(trainer_with(config, changed, mirror=False))
+    assert (shown[:, None] == pictures / 255).flatten(2).all(2).any(1).all()
