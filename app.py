@@ -4,15 +4,17 @@ Without a folder it takes the released cats64; a run folder, imported lab files 
 as well, and several of them can be chosen from on the page.
 """
 
+import os
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
 from config.errors import UserError
-from utils.app.environment import leave_out_foreign
 from utils.cli import ArgumentParser, run
 
 PORTS = 65535
+FOREIGN = ("GRADIO_",)  # beginnings of names: settings of another program's page
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # read even for plain HTTP
 
 
 def port(text: str) -> int:
@@ -20,6 +22,17 @@ def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= PORTS:
         raise ArgumentTypeError(f"'{text}' is no port from 1 to {PORTS}")
     return int(text)
+
+
+def leave_out_foreign() -> None:
+    """Forget proxies, certificates and Gradio's settings; to be called before Gradio is imported.
+
+    On its way up Gradio asks itself over HTTP whether it answers, which a proxy, or certificates
+    that are missing, would keep from it. The page calls nobody else.
+    """
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith(FOREIGN) or name in CERTIFICATES:
+            del os.environ[name]
 
 
 def main() -> None:

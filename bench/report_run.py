@@ -17,8 +17,8 @@ import torch
 from bench.common import RELEASED, ROOT, report
 from config.loading import load_config
 from config.schema import Config
+from utils.device import Compute
 from utils.tokens.cache import cached_tokens
-from utils.training.compute import Compute
 from utils.training.throughput import matmul_peak, training_flops
 from utils.training.tokens import Tokens
 from utils.training.transformer_step import TransformerTrainer

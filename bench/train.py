@@ -45,9 +45,8 @@ from config.loading import load_config
 from config.schema import Config
 from models.parallel import one_thread
 from utils.cli import keep_freed_memory
-from utils.device import pick_device, pick_dtype
+from utils.device import Compute, pick_device, pick_dtype
 from utils.rng import generator_for, shuffled_batches
-from utils.training.compute import Compute
 from utils.training.throughput import matmul_peak, training_flops
 from utils.training.tokens import Tokens
 from utils.training.transformer_step import TransformerTrainer

@@ -22,6 +22,7 @@ from models.prior import InterpolationPrior
 
 LAYER_NORM_EPS = 1e-12
 INIT_STD = 0.02
+COMPILER = "inductor"
 MASK_BIAS = -12.0  # the mask id is never a target
 
 
@@ -161,6 +162,17 @@ class BidirectionalTransformer(nn.Module):
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return self.final_norm(x)
+
+    def compile_parts(self, device: torch.device) -> None:
+        """Compile blocks and head in place, so that names of weights stay; blocks share a graph.
+
+        The whole network would take longer to compile than short trainings to run. On a CPU the
+        head gets another number of places each time (the hidden ones), so it stays as it is.
+        """
+        for block in self.blocks:
+            block.compile(dynamic=False, backend=COMPILER)
+        if device.type == "cuda":
+            self.head = torch.compile(self.head, dynamic=False, backend=COMPILER)
 
     @torch.no_grad()
     def start_from_codebook(self, codes: Tensor, frequency: Tensor) -> None:

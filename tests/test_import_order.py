@@ -25,9 +25,9 @@ MAY_IMPORT = {
 }
 
 ROOMS = (  # of utils/; each imports only rooms of lines above its own
-    {"torchrun"},
-    {"rng", "device", "distributed", "io"},
-    {"cli", "scoring", "pictures"},
+    {"rng", "io"},
+    {"distributed"},
+    {"device", "cli", "scoring", "pictures"},
     {"data", "weights"},
     {"tokens", "inpainting"},
     {"training", "sweep", "app"},

@@ -1,15 +1,32 @@
-"""Where a run computes and with which type of products; picking changes nothing."""
+"""Where a program computes and in which dtype, picked once when it starts."""
 
 from __future__ import annotations
 
 import platform
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 
 from config.errors import UserError
+from config.schema import Config
+from utils.distributed import own_device
 
 AMPERE = (8, 0)  # compute capability from which on bf16 is not emulated
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the dtype of its matrix products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, config: Config) -> Compute:
+        """What a config asks for; under torchrun the GPU is this process's own."""
+        device = own_device(pick_device(config.device))
+        return cls(device, pick_dtype(config.precision, device))
 
 
 def pick_device(name: str) -> torch.device:

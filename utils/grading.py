@@ -23,6 +23,7 @@ from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.io.files import content_hash, write_text
 from utils.io.images import is_image_name, list_images, load_rgb
+from utils.io.tables import markdown_table
 from utils.pictures import comparison_strip, embed, template
 from utils.weights.import_lab import import_lab
 from utils.weights.store import described
@@ -66,7 +67,7 @@ def grade(
         raise UserError(f"{folder}: no such folder of solutions")
     solutions = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if not solutions:
-        raise UserError(f"{folder}: holds no solution")
+        raise UserError(f"{folder}: contains no solution")
     grades = []
     for solution in solutions:
         tqdm.write(f"{solution.name}:", file=sys.stderr)
@@ -88,8 +89,7 @@ def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> No
     writer.writerows(rows)
     write_text(output / "grades.csv", text.getvalue())
     shown = [[_cell(row[column]) for column in COLUMNS] for row in rows]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *shown]
-    write_text(output / "grades.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    write_text(output / "grades.md", markdown_table(COLUMNS, shown) + "\n")
     pictures = [_pictures(found, dataset) for found in grades]
     page = template("grades.html").render(
         title="Solutions, ranked", columns=COLUMNS, rows=list(zip(shown, pictures, strict=True))
@@ -146,7 +146,7 @@ def _grade(
     else:
         images = [path for path in files if is_image_name(path.name)]
         if not images:
-            raise UserError(f"{solution}: holds neither checkpoints nor images")
+            raise UserError(f"{solution}: contains neither checkpoints nor images")
         results = solution / RESULTS if (solution / RESULTS).is_dir() else images[0].parent
         if len(list_images(results)) != len(dataset):
             raise UserError(f"{results}: {len(list_images(results))} images, not {len(dataset)}")

@@ -149,15 +149,16 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    """A file's bytes as an address, so that a page shows them without asking for a file."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
 def embed_file(path: Path) -> str:
     """A PNG file as a data URI."""
-    return _data_uri(path.read_bytes())
+    return data_uri(path.read_bytes())
 
 
 def embed(image: np.ndarray) -> str:
     """Pixels (H, W, 3) uint8 as the data URI of a PNG."""
-    return _data_uri(encode_png(image))
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return data_uri(encode_png(image))

@@ -20,9 +20,9 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[ap
 
 import gradio
 
+from app import leave_out_foreign
 from utils.app import controls, server
 from utils.app.checkpoints import Checkpoint, Checkpoints, find_checkpoint
-from utils.app.environment import leave_out_foreign
 from utils.app.handlers import Handlers, error_html
 from utils.app.samples import CROPS, photographs
 from utils.app.server import HEADERS, Guard

@@ -40,7 +40,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "the source as output": (f"{PREPARE} --out pictures", "overlaps the source"),
     "a folder in the source as output": (f"{PREPARE} --out pictures/a", "overlaps the source"),
     "a file as output": (f"{PREPARE} --out tiny.yml", "is not a folder"),
-    "the current folder as output": (f"{PHOTOS} --out .", "holds files but no dataset.json"),
+    "the current folder as output": (f"{PHOTOS} --out .", "contains files but no dataset.json"),
     "an output below a file": (f"{PHOTOS} --out tiny.yml/a", "tiny.yml"),
     # training
     "no epochs for stage 2": (f"{TRANSFORMER} --epochs 0", "--epochs 0: training.epochs is"),
@@ -128,6 +128,6 @@ CASES = [
          both(put("few/train/a.png", encoded(pixels())), put("few/val/a.png", encoded(pixels())))),
     Case("one picture to score", f"{SCORE} --predicted-path few", "only one image; at least two",
          put("few/a.png", encoded(pixels()))),
-    Case("a folder without pictures", f"{TRANSFORMER} --train few", "few: holds no image",
+    Case("a folder without pictures", f"{TRANSFORMER} --train few", "few: contains no image",
          put("few/a.txt", "text")),
 ]  # fmt: skip

@@ -77,7 +77,7 @@ def test_five_solutions_are_ranked_and_one_that_fails_stops_no_other(desk, call)
 def test_a_folder_without_solutions_is_refused(desk, call):
     Path("none").mkdir()
     left = call("python grade.py none --config tiny.yml --data cat_face")
-    assert (left.code, left.err) == (2, "error: none: holds no solution\n")
+    assert (left.code, left.err) == (2, "error: none: contains no solution\n")
 
 
 def test_a_solution_that_was_imported_before_is_graded_as_its_file_is(desk, call):

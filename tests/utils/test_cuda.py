@@ -28,10 +28,10 @@ from config.schema import Config
 from models.noise import gumbel
 from utils.app.stream import repair as repair_in_steps
 from utils.data.datasets import InpaintingSet, to_uint8
+from utils.device import Compute
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import read_rows
 from utils.io.images import encode_png, load_rgb
-from utils.training.compute import Compute
 from utils.training.tokenizer import train_tokenizer
 from utils.training.tokens import load_tokens
 from utils.training.transformer import train_transformer

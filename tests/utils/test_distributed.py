@@ -18,11 +18,11 @@ from config.errors import UserError
 from config.loading import save_config
 from config.schema import Config
 from utils import distributed
+from utils.device import Compute
 from utils.io.files import read_rows
 from utils.tokens.batches import TokenBatch
 from utils.training import compute
 from utils.training import tokens as training_tokens
-from utils.training.compute import Compute
 from utils.training.state import load_state
 from utils.training.tokenizer import train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer

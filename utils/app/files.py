@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from config.decoding import RuleConfig
 from config.schema import Config, DecodingConfig
@@ -62,7 +63,11 @@ def as_text(value: object) -> str:
 
 
 def written(
-    config: Config, dtype: str, masked: np.ndarray, hole: np.ndarray, steps: Sequence[DecodedStep]
+    config: Config,
+    dtype: torch.dtype,
+    masked: np.ndarray,
+    hole: np.ndarray,
+    steps: Sequence[DecodedStep],
 ) -> Files:
     """The very files that inpainting.py leaves for this picture (H, W, 3) and hole (H, W)."""
     stamp = settings_digest(settings_of(config, dtype)) + input_digest(masked, hole)

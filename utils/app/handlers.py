@@ -123,7 +123,7 @@ class Handlers:
     def _plan(self, request: RepairRequest) -> list[Record]:
         """Every decoding asked for, checked before the first begins, sample by sample."""
         checkpoint = self.checkpoints.checkpoint(request.checkpoint)
-        dtype = self.checkpoints.inpainter(request.checkpoint).arithmetic
+        dtype = self.checkpoints.inpainter(request.checkpoint).dtype
         image, hole = read_painted(request.painted, checkpoint.config().data.image_size)
         _check_count("samples", request.samples, MAX_SAMPLES)
         records = []

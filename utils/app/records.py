@@ -17,9 +17,9 @@ from models.masking import gamma, token_mask_from_holes
 from utils.app import files
 from utils.app.checkpoints import Checkpoint
 from utils.app.stream import DecodedStep
-from utils.app.uploads import data_url
 from utils.inpainting.stamps import OUTPUT_ONLY
-from utils.io.images import HOLE_COLOUR, encode_png
+from utils.io.images import HOLE_COLOUR
+from utils.pictures import data_uri, embed
 
 CURVE_POINTS = 41
 OVERLAP = 16  # steps that are sent again
@@ -36,7 +36,7 @@ class Record:
     """Which of several repairs, from 1."""
     checkpoint: Checkpoint
     config: Config
-    dtype: str
+    dtype: torch.dtype
     image: np.ndarray
     """uint8 (H, W, 3); the pixels in its hole are never used."""
     hole: np.ndarray
@@ -109,9 +109,9 @@ class Record:
         command = files.command(self.checkpoint, self.config)
         packed = files.archive(made, self.masked, self.hole, command)
         return {
-            "image": data_url(files.result(made)),
-            "gif": data_url(files.animation(made), "image/gif"),
-            "zip": data_url(packed, "application/zip"),
+            "image": data_uri(files.result(made)),
+            "gif": data_uri(files.animation(made), "image/gif"),
+            "zip": data_uri(packed, "application/zip"),
             "command": command,
         }
 
@@ -119,7 +119,7 @@ class Record:
 def _shown(image: np.ndarray, marks: np.ndarray, percent: list[int] | None) -> dict[str, Any]:
     """One step: the picture, a mark for each token, confidences in percent, -1 where known."""
     return {
-        "image": data_url(encode_png(image)),
+        "image": embed(image),
         "tokens": "".join(marks),
         "confidence": percent,
         "hidden": int((marks == HIDDEN_MARK).sum()),

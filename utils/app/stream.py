@@ -5,7 +5,6 @@ Shapes: N tokens, H x W pixels.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import Queue
@@ -78,8 +77,7 @@ def _decode(
     send: Callable[[DecodedStep], None],
 ) -> None:
     """Run all steps on the inpainter's networks and send each."""
-    variant = copy.copy(inpainter)  # shares the networks
-    variant.config = config
+    variant = inpainter.with_config(config)
     is_log = config.decoding.choices.trust == "log p"
 
     def listen(step: StepResult) -> None:

@@ -13,18 +13,14 @@ import numpy as np
 from config.errors import UserError
 from utils.data.sources import square
 from utils.io.colour import to_srgb
-from utils.io.images import encode_png, load_rgb
+from utils.io.images import load_rgb
+from utils.pictures import embed
 
 MAX_FILE_BYTES = 8_000_000  # of an uploaded picture
 MAX_BODY_BYTES = 9_000_000  # of any request
 PNG_URL = "data:image/png;base64,"
 
 Painted = dict[str, Any]  # {"side": pixels, "image": PNG as a data URL, "hole": "0110..."}
-
-
-def data_url(content: bytes, kind: str = "image/png") -> str:
-    """Bytes as an address that a page can show without asking for a file."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def read_upload(file: Path, side: int) -> np.ndarray:
@@ -42,7 +38,7 @@ def as_painted(image: np.ndarray, hole: np.ndarray | None = None) -> Painted:
     """A picture with its hole in the form in which the page keeps it."""
     hole = np.zeros(image.shape[:2], dtype=bool) if hole is None else hole
     marks = "".join("01"[cell] for cell in hole.ravel().astype(int))
-    return {"side": len(image), "image": data_url(encode_png(image)), "hole": marks}
+    return {"side": len(image), "image": embed(image), "hole": marks}
 
 
 def read_painted(

@@ -27,11 +27,12 @@ from utils.data.pairs import (
     warn_if_inverted,
 )
 from utils.io.colour import profile_of
-from utils.io.images import MASK_THRESHOLD, in_threads, list_images, load_rgb
+from utils.io.images import MASK_THRESHOLD, list_images, load_rgb
 from utils.io.masks import load_mask
+from utils.io.overlap import read_ahead
 
 Channels = Sequence[float]  # one number for each of red, green, blue, in 0..1
-LOADING_THREADS = 4
+LOADING_THREADS, LOADED_AHEAD = 4, 64
 ALPHA = Path("alpha")  # stands for the images' own transparency
 SUSPICIOUS_SHARE = 0.7  # of an image that a mask seldom hides
 
@@ -74,10 +75,14 @@ class ImageFolder(Dataset[Tensor]):
         def load(i: int) -> None:
             image = load_rgb(self.paths[i])
             if image.size != size:
-                raise _wrong_size(self.paths[i], image.size, size)
+                found, wanted = (f"{width} x {height}" for width, height in (image.size, size))
+                resize = f"prepare_data.py images {folder} --image-size {size[0]} --out DIR"
+                raise UserError(
+                    f"{self.paths[i]}: {found} pixels, not {wanted}; resize the set with: {resize}"
+                )
             self.images[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
-        done = in_threads(load, range(len(self.paths)), LOADING_THREADS)
+        done = read_ahead(load, range(len(self.paths)), LOADING_THREADS, LOADED_AHEAD)
         name = Path(folder).name
         for _ in tqdm(done, name, len(self.paths), unit="image", disable=not progress):
             pass
@@ -149,17 +154,14 @@ class InpaintingSet(Dataset[InpaintingItem]):
         if not 0 <= index < len(self):
             raise IndexError(index)  # ends a plain for loop
         path = self.images[index]
-        picture, hole = load_rgb(path), self._mask(index)
+        picture = load_rgb(path)
+        hole = load_mask(self.masks[index], self.mask_threshold, from_alpha=self.from_alpha)
         image = np.asarray(picture)
         check_same_size(path, image, self.masks[index], hole)
         hole = ~hole if self.invert_masks else hole
         warn_if_inverted(path, image, self.masks[index], hole)
         self._warn_if_large(self.masks[index], hole)
         return InpaintingItem(index, path.name, image, hole, profile_of(picture))
-
-    def _mask(self, index: int) -> np.ndarray:
-        """The mask of an image, bool (H, W), as its file says, True = hole."""
-        return load_mask(self.masks[index], self.mask_threshold, from_alpha=self.from_alpha)
 
     def _warn_if_large(self, path: Path, hole: np.ndarray) -> None:
         """Name the first mask that hides most of its image: it may be meant the other way."""
@@ -183,14 +185,6 @@ class InpaintingSet(Dataset[InpaintingItem]):
         image = np.asarray(load_rgb(self.images[index])) if image is None else image
         check_same_size(self.images[index], image, self.truth.location, truth)
         return truth
-
-
-def _wrong_size(path: Path, found: tuple[int, int], wanted: tuple[int, int]) -> UserError:
-    """Build the error for an image (width, height) that does not fit its neighbours."""
-    return UserError(
-        f"{path}: {found[0]} x {found[1]} pixels, not {wanted[0]} x {wanted[1]}; resize the set"
-        f" with: prepare_data.py images {path.parent} --image-size {wanted[0]} --out DIR"
-    )
 
 
 def _columns(images: Tensor, mean: Channels, std: Channels) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,9 @@ from config.schema import Config
 from models.conditioning import known_features
 from models.masking import token_mask_from_holes
 from models.vqgan import VQGAN, full_fp32
+from utils.data import punching
 from utils.data.augment import Views
 from utils.data.datasets import normalise
-from utils.data.punching import Puncher
 
 VAL_SEED = 2022  # of the validation holes, whatever the run's seed
 AT_ONCE = {"cpu": 16, "cuda": 512}  # images that are encoded together
@@ -46,8 +46,6 @@ class HoledImages:
             self.views.keep(device)
         self.vqgan = vqgan.to(device, memory_format=torch.channels_last)
         self.config, self.device, self.side = config, device, images.shape[-1]
-        kind, fill = config.data.hole_kind, config.decoding.hole_fill
-        self.punch = Puncher(kind, fill, in_processes=device.type == "cuda")
 
     def part(self, rows: np.ndarray) -> HoledImages:
         """Some of the images."""
@@ -70,11 +68,12 @@ class HoledImages:
         Holes of the images in ``drawn`` (B,) bool are drawn, the others are ``holes`` (B, H, W).
         """
         images = self.views.pick(image_ids, views).permute(0, 2, 3, 1).numpy()
-        punched = self.punch.begin(
+        punched = punching.begin(
             images,
             None if holes is None else holes.numpy(),
             torch.where(drawn, image_ids, -1).numpy(),
-            seed,
+            (self.config.data.hole_kind, self.config.decoding.hole_fill, seed),
+            in_processes=self.device.type == "cuda",
         )
 
         @torch.no_grad()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from codecs import BOM_UTF8
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from config.errors import UserError
 from utils.io.images import HOLE_COLOUR, composed, is_turned, list_images, load_rgb
 from utils.io.limits import check_limit, limit
+from utils.io.notes import note
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
 SCORER = "faster-pytorch-fid"  # the folder where the lab keeps its table
@@ -58,11 +57,6 @@ def pair(
 def _note_spare(count: int, what: str, place: Path) -> None:
     if count:
         note(f"{place}: {count} {what} more than images are left out")
-
-
-def note(text: str) -> None:
-    """One line on stderr."""
-    tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
 
 
 def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
@@ -177,7 +171,7 @@ class TruthTable:
         try:
             values = np.array(cells, dtype=np.float64)
         except ValueError:
-            raise UserError(f"{where}: holds something other than numbers") from None
+            raise UserError(f"{where}: contains something other than numbers") from None
         if not ((values >= 0) & (values <= 255) & (values == values.round())).all():
             raise UserError(f"{where}: allowed are whole numbers from 0 to 255")
         return values.astype(np.uint8).reshape(side, side, 3)
@@ -252,5 +246,4 @@ def warn_if_inverted(path: Path, image: np.ndarray, mask_path: Path, hole: np.nd
     """Say so when just the pixels that a mask calls known have the colour that paints holes."""
     painted = (image == HOLE_COLOUR).all(-1)
     if hole.any() and painted.any() and (painted == ~hole).all():
-        text = f"note: {mask_path}: inverted? All that it calls known (255) is painted as a hole"
-        tqdm.write(f"{text} in {path}", file=sys.stderr)
+        note(f"{mask_path}: inverted? All it calls known (255) is painted as a hole in {path}")

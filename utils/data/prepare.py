@@ -13,44 +13,27 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from config.errors import UserError
 from utils.data.holes import DEFAULT_SHARE, check_holes, draw_hole
-from utils.data.sources import SPLIT_NAMES, Counts, Splits
-from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, channel_statistics, encode_png, in_threads
+from utils.data.photos import Photos
+from utils.data.sources import SPLIT_NAMES, Counts, ImageFiles, Splits
+from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
 from utils.io.limits import check_limit
+from utils.io.overlap import read_ahead
 
 DESCRIPTION = "dataset.json"
 RECIPE = 1  # counted up whenever the same source and settings would give other pixels
 SIZE_LIMITS = (16, 1024)  # pixels of an image's side
+WRITTEN_AHEAD = 64  # pictures being written
 SKIPPED_SHOWN = 5  # names of faulty files printed; all are in dataset.json
-
-
-class Source(Protocol):
-    """What can be prepared: `utils.data.photos.Photos` or `utils.data.sources.ImageFiles`."""
-
-    kind: str
-    name: str
-    """What its description calls it."""
-    label: str
-    """What messages call it: a path as the user gave it."""
-    path: Path | None
-    skipped: list[str]
-    report: Counts
-
-    def fingerprint(self) -> str: ...
-
-    def splits(
-        self, counts: Counts, image_size: int, seed: int, workers: int, progress: bool
-    ) -> Splits: ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +65,7 @@ class Settings:
 
 
 def prepare(
-    source: Source,
+    source: Photos | ImageFiles,
     out: Path,
     settings: Settings,
     *,
@@ -108,10 +91,10 @@ def prepare(
     }
     if (out / DESCRIPTION).is_file():
         if not force and _is_same(out, origin):
-            print(f"{out} already holds this data set; reused")
+            print(f"{out} already contains this data set; reused")
             return
         if not force:
-            raise UserError(f"{out}: holds a different data set; name another or add --force")
+            raise UserError(f"{out}: contains a different data set; name another or add --force")
     with _published(out) as folder:
         splits = source.splits(
             settings.counts, settings.image_size, settings.seed, workers, progress
@@ -142,12 +125,32 @@ def _write_images(
         (folder / part).mkdir()
 
     digest = hashlib.sha256()
-    written = in_threads(lambda f: (folder / f[0]).write_bytes(encode_png(f[1])), files, workers)
+
+    def write(file: tuple[str, np.ndarray]) -> None:
+        (folder / file[0]).write_bytes(encode_png(file[1]))
+
+    written = read_ahead(write, files, workers, WRITTEN_AHEAD)
     bar = tqdm(written, total=len(files), desc="writing", unit="file", disable=not progress)
     for (name, pixels), _ in zip(files, bar, strict=True):
         digest.update(name.encode() + b"\0" + pixels.tobytes())
     mean, std = channel_statistics(splits["train"])
     return {"content_sha256": digest.hexdigest(), "mean": mean, "std": std}
+
+
+def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, in 0..1, over all pixels of uint8 (H, W, 3).
+
+    The sums are whole numbers, so the result does not depend on the images' order.
+    """
+    count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for image in images:
+        pixels = image.reshape(-1, 3).astype(np.int64)
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += (pixels**2).sum(axis=0)
+    mean = total / count
+    std = np.sqrt(squares / count - mean**2)
+    return (mean / 255).tolist(), (std / 255).tolist()
 
 
 def _check_out(out: Path, source: Path | None) -> None:
@@ -159,7 +162,7 @@ def _check_out(out: Path, source: Path | None) -> None:
     try:
         if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
             raise UserError(
-                f"{out}: holds files but no {DESCRIPTION}; name a new or empty folder for --out"
+                f"{out}: contains files but no {DESCRIPTION}; name a new or empty folder for --out"
             )
     except PermissionError:
         raise UserError(f"{out}: no permission to read this folder") from None
@@ -205,7 +208,7 @@ def _published(out: Path) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _print_summary(out: Path, source: Source, settings: Settings) -> None:
+def _print_summary(out: Path, source: Photos | ImageFiles, settings: Settings) -> None:
     counts = ", ".join(f"{number} {split}" for split, number in settings.counts.items())
     found = ", ".join(f"{number} {what}" for what, number in source.report.items())
     print(f"{out}: {counts} images from {source.label} ({found})")

@@ -25,6 +25,7 @@ from utils.data.holes import draw_hole
 HOLE_SHARES = (0.05, 0.6)  # of an image, in training and validation
 PART = 16  # images that a process is given at once
 
+HowPunched = tuple[str, str, int]  # kind of holes, their fill, seed
 Punched = tuple[np.ndarray, np.ndarray]  # filled images (B, H, W, 3) uint8, holes (B, H, W) bool
 
 
@@ -37,9 +38,9 @@ def draw_holes(kind: str, image_ids: Sequence[int], side: int, seed: int) -> np.
 
 
 def punch(
-    images: np.ndarray, holes: np.ndarray | None, image_ids: np.ndarray, how: tuple[str, str, int]
+    images: np.ndarray, holes: np.ndarray | None, image_ids: np.ndarray, how: HowPunched
 ) -> Punched:
-    """Fill images (B, H, W, 3) uint8. how: kind of holes, their fill, seed.
+    """Fill images (B, H, W, 3) uint8.
 
     A hole is drawn for each image whose number in ``image_ids`` (B,) is not negative; the others
     have theirs in ``holes`` (B, H, W).
@@ -52,37 +53,33 @@ def punch(
     return np.stack([fill_hole(image, hole, fill) for image, hole in pairs]), holes
 
 
-class Puncher:
-    """Punches batch after batch; results do not depend on how many processes there are."""
+def begin(
+    images: np.ndarray,
+    holes: np.ndarray | None,
+    image_ids: np.ndarray,
+    how: HowPunched,
+    *,
+    in_processes: bool,
+) -> Callable[[], Punched]:
+    """Start on the arguments of `punch`; what it returns gives the result, when asked."""
+    if not in_processes:
+        return lambda: punch(images, holes, image_ids, how)
+    parts = [slice(start, start + PART) for start in range(0, len(images), PART)]
+    futures = [
+        _pool().submit(
+            punch, images[part], None if holes is None else holes[part], image_ids[part], how
+        )
+        for part in parts
+    ]
 
-    def __init__(self, kind: str, fill: str, *, in_processes: bool) -> None:
-        self.kind, self.fill, self.in_processes = kind, fill, in_processes
+    def result() -> Punched:
+        try:
+            filled, made = zip(*(future.result() for future in futures), strict=True)
+        except BrokenProcessPool:
+            raise UserError("a process that fills holes died; is there enough memory?") from None
+        return np.concatenate(filled), np.concatenate(made)
 
-    def begin(
-        self, images: np.ndarray, holes: np.ndarray | None, image_ids: np.ndarray, seed: int
-    ) -> Callable[[], Punched]:
-        """Start on the arguments of `punch`; what it returns gives the result, when asked."""
-        how = (self.kind, self.fill, seed)
-        if not self.in_processes:
-            return lambda: punch(images, holes, image_ids, how)
-        parts = [slice(start, start + PART) for start in range(0, len(images), PART)]
-        futures = [
-            _pool().submit(
-                punch, images[part], None if holes is None else holes[part], image_ids[part], how
-            )
-            for part in parts
-        ]
-
-        def result() -> Punched:
-            try:
-                filled, made = zip(*(future.result() for future in futures), strict=True)
-            except BrokenProcessPool:
-                raise UserError(
-                    "a process that fills holes died; is there enough memory?"
-                ) from None
-            return np.concatenate(filled), np.concatenate(made)
-
-        return result
+    return result
 
 
 @cache

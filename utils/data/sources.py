@@ -10,10 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -22,28 +19,25 @@ from PIL import Image
 from tqdm import tqdm
 
 from config.errors import MachineError, UserError
-from utils.io.faults import raise_if_machine
+from utils.data.archives import open_zip
+from utils.io.files import raise_if_machine
 from utils.io.images import (
     composed,
-    in_threads,
     is_image_name,
     load_rgb,
     natural_key,
     tell_left_out,
     tell_of_profile,
-    tell_once,
 )
 from utils.io.limits import check_limit
+from utils.io.notes import tell_once
+from utils.io.overlap import read_ahead
 
 Counts = dict[str, int]  # images by split
 Splits = dict[str, list[np.ndarray]]
 SPLIT_NAMES = ("train", "val", "test")
 
-ENCRYPTED = 1  # bit of a member's flags
-BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
-    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-)
+DECODED_AHEAD = 64  # images that wait to be taken
 OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of an error that other files are without
 MAC_FOLDER = "__MACOSX"  # resource forks next to the images in zips made on a Mac
 
@@ -51,7 +45,7 @@ MAC_FOLDER = "__MACOSX"  # resource forks next to the images in zips made on a M
 class ImageFiles:
     """The image files of one folder or zip, in natural order of their names.
 
-    `read` returns a file's bytes. After `splits`, `skipped` holds a line for each file that
+    `read` returns a file's bytes. After `splits`, `skipped` has a line for each file that
     could not be used and `report` the counts of files, readable, distinct and unreadable ones.
     """
 
@@ -90,7 +84,7 @@ class ImageFiles:
         wanted = sum(counts.values())
         if len(self.files) < wanted:
             number = len(self.files)
-            raise UserError(f"{self.label}: {number} images, but {asked(counts)}{advice(number)}")
+            raise too_few(f"{self.label}: {number} images", counts, number)
         order = np.random.default_rng(seed).permutation(len(self.files))
         names = [self.files[i] for i in order]
         images: dict[bytes, np.ndarray] = {}
@@ -116,10 +110,8 @@ class ImageFiles:
         dealt = deal(copies, counts)
         if dealt is None:
             found = ", ".join(f"{number} {what}" for what, number in self.report.items())
-            raise UserError(
-                f"{self.label}: too few usable images ({found}; copies of an image share a"
-                f" split), but {asked(counts)}{advice(len(images))}"
-            )
+            few = f"too few usable images ({found}; copies of an image share a split)"
+            raise too_few(f"{self.label}: {few}", counts, len(images))
         return {split: [images[digest] for digest in dealt[split]] for split in SPLIT_NAMES}
 
     def _decoded(self, names: list[str], image_size: int, workers: int) -> Iterator[np.ndarray]:
@@ -135,7 +127,7 @@ class ImageFiles:
             except UserError as error:
                 return str(error).encode("utf-8", "backslashreplace").decode()
 
-        for result in in_threads(decode, names, workers):
+        for result in read_ahead(decode, names, workers, DECODED_AHEAD):
             if isinstance(result, str):
                 self.skipped.append(result)
             else:
@@ -143,7 +135,7 @@ class ImageFiles:
 
 
 def deal(copies: Counts, counts: Counts) -> dict[str, list[str]] | None:
-    """Deal images, given as {digest: files that hold it}, so that each stays within one split.
+    """Deal images, given as {digest: files that contain it}, so that each stays within one split.
 
     With enough distinct images each is used once. Otherwise test and val take, each once, the
     images with the fewest copies, and train keeps the copies of its own as well. Returns the
@@ -163,16 +155,12 @@ def deal(copies: Counts, counts: Counts) -> dict[str, list[str]] | None:
     return dealt if all(len(dealt[split]) == counts[split] for split in SPLIT_NAMES) else None
 
 
-def asked(counts: Counts) -> str:
-    """Say what the split asks for, for an error line."""
-    numbers = " + ".join(str(counts[split]) for split in SPLIT_NAMES)
-    return f"--split asks for {numbers} = {sum(counts.values())}"
-
-
-def advice(number: int) -> str:
-    """The end of an error line: a split of that many images that holds a tenth back, twice."""
+def too_few(found: str, counts: Counts, number: int) -> UserError:
+    """The error for a split of more images than there are; it names one that fits."""
+    wanted = " + ".join(str(counts[split]) for split in SPLIT_NAMES)
     tenth = max(1, number // 10)
-    return f"; try --split {number - 2 * tenth} {tenth} {tenth}" if number >= 3 else ""
+    advice = f"; try --split {number - 2 * tenth} {tenth} {tenth}" if number >= 3 else ""
+    return UserError(f"{found}, but --split asks for {wanted} = {sum(counts.values())}{advice}")
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -187,25 +175,26 @@ def square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def open_source(path: Path) -> ImageFiles:
-    """Open a folder of any depth or a zip file. Raises UserError if it holds no image."""
+    """Open a folder of any depth or a zip file. Raises UserError if it contains no image."""
     if not path.exists():
         raise UserError(f"{path}: no such folder or zip file")
     if path.is_dir():
         source = _open_folder(path)
     elif zipfile.is_zipfile(path):
-        source = _open_zip(path)
+        members, read = open_zip(path)
+        source = ImageFiles(path, _images(path, members), read)
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file")
     if not source.files:
-        raise UserError(f"{path}: holds no image")
+        raise UserError(f"{path}: contains no image")
     return source
 
 
 def _open_folder(path: Path) -> ImageFiles:
     found = list(path.rglob("*"))
     files = [file.relative_to(path).as_posix() for file in found if file.is_file()]
-    links = [place.relative_to(path).as_posix() for place in found if _is_linked_folder(place)]
-    if links:
+    links = [place.relative_to(path) for place in found if place.is_symlink() and place.is_dir()]
+    if links:  # no search goes into them: one may be a circle
         tell_once(f"links {path}", f"{path}: {links[0]} is a link to a folder, which is left out")
 
     def read(name: str) -> bytes:
@@ -218,49 +207,6 @@ def _open_folder(path: Path) -> ImageFiles:
             raise UserError(f"{name}: cannot be read: {error.strerror}") from error
 
     return ImageFiles(path, _images(path, files), read)
-
-
-def _is_linked_folder(path: Path) -> bool:
-    """Say whether a path is a link to a folder, into which no search goes: it may be a circle."""
-    return path.is_symlink() and path.is_dir()
-
-
-def _open_zip(path: Path) -> ImageFiles:
-    """List a zip's images; members are read in memory, so their paths never touch the disk."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except BROKEN_ARCHIVE as error:
-        raise UserError(f"{path}: cannot be read as a zip file: {error}") from error
-    _check_members(path, archive.infolist())
-    members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
-
-    def read(name: str) -> bytes:
-        check_limit("file_bytes", members[name].file_size, name)
-        try:
-            return archive.read(members[name])
-        except BROKEN_ARCHIVE as error:
-            raise UserError(f"{name}: cannot be unpacked: {error}") from error
-
-    return ImageFiles(path, _images(path, members), read)
-
-
-def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse a zip that claims too much or names what no packed folder of images has."""
-    check_limit("members", len(members), str(path))
-    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
-    seen = set()
-    for member in members:
-        name = member.filename
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if not parts and not name.endswith("/"):
-            raise UserError(f"{path}: a member has no name; pack it again")
-        if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):
-            raise UserError(f"{path}: member {name!r} points outside the archive; pack it again")
-        if name in seen:
-            raise UserError(f"{path}: two members are called {name!r}; pack it again")
-        if member.flag_bits & ENCRYPTED:
-            raise UserError(f"{path}: is encrypted; unpack it and name the folder instead")
-        seen.add(name)
 
 
 def _images(path: Path, names: Iterable[str]) -> list[str]:

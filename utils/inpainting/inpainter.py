@@ -5,7 +5,7 @@ Shapes: B batch, S samples of each image, R = B * S rows, N tokens, T steps, H x
 
 from __future__ import annotations
 
-import sys
+import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.conditioning import known_pixels
@@ -25,13 +24,14 @@ from models.maskgit import MaskGIT
 from models.parallel import each_part, one_thread
 from utils.data.datasets import normalise, to_uint8
 from utils.data.fill import fill_hole
-from utils.device import autocast, pick_device, pick_dtype
-from utils.distributed import is_main, own_device
+from utils.device import Compute, autocast
+from utils.distributed import is_main
 from utils.inpainting.composite import composite
 from utils.inpainting.pretrained import pretrained_config, pretrained_folder
 from utils.inpainting.windows import repair_in_windows
 from utils.io.images import to_rgb
 from utils.io.masks import as_hole
+from utils.io.notes import note
 from utils.weights.store import load_tokenizer, load_transformer, require_tokens_of
 
 OF_TRAINING = {"dropout"}  # settings of a network that do nothing in a repair
@@ -59,8 +59,8 @@ class Inpainter:
 
     def __init__(self, config: Config) -> None:
         """Load both networks, which are as their files describe them, and the config states so."""
-        self.device = own_device(pick_device(config.device))
-        self.dtype = pick_dtype(config.precision, self.device)
+        compute = Compute.of(config)
+        self.device, self.dtype = compute.device, compute.dtype
         tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
         transformer = load_transformer(config.transformer_weights, config.transformer)
         require_tokens_of(config.transformer_weights, config.tokenizer_weights, tokenizer)
@@ -70,11 +70,6 @@ class Inpainter:
         self.maskgit.to(self.device)
         tokenizer.to(memory_format=torch.channels_last)
 
-    @property
-    def arithmetic(self) -> str:
-        """Type of matrix products, e.g. bfloat16."""
-        return str(self.dtype).removeprefix("torch.")
-
     @classmethod
     def from_pretrained(cls, name: str | Path, *, device: str = "auto", seed: int = 0) -> Inpainter:
         """Networks of a folder such as models/pretrained/cats64, or of a name on the Hub.
@@ -82,6 +77,12 @@ class Inpainter:
         Raises `UserError` where there are none.
         """
         return cls(pretrained_config(pretrained_folder(name), device, seed))
+
+    def with_config(self, config: Config) -> Inpainter:
+        """The same networks under other settings."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def __call__(self, image: Picture, mask: Picture) -> Picture:
         """Repair one picture of any size; what comes back is of the kind of ``image``.
@@ -123,7 +124,7 @@ class Inpainter:
         """`fill` of images (B, H, W, 3) with holes (B, H, W)."""
         return np.stack([self.fill(*pair) for pair in zip(images, holes, strict=True)])
 
-    def _as_tensors(self, filled: np.ndarray, holes: np.ndarray) -> tuple[Tensor, Tensor]:
+    def as_tensors(self, filled: np.ndarray, holes: np.ndarray) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, H, W) and holes (B, H, W) on the device."""
         data, (pixels, where) = self.config.data, map(torch.from_numpy, (filled, holes))
         return normalise(pixels.to(self.device), data.mean, data.std), where.to(self.device)
@@ -132,7 +133,7 @@ class Inpainter:
         """What a decoder with conditioning is shown of images (B, H, W, 3) with holes."""
         if not self.config.tokenizer.conditioned:
             return None
-        return known_pixels(*self._as_tensors(self.fill_all(images, holes), holes))
+        return known_pixels(*self.as_tensors(self.fill_all(images, holes), holes))
 
     def decode(
         self,
@@ -152,7 +153,7 @@ class Inpainter:
                 on_step(step)
 
         with one_thread(), autocast(self.device, self.dtype):
-            images, where = self._as_tensors(filled, holes)
+            images, where = self.as_tensors(filled, holes)
             start = self.maskgit.start(images, where, self.config.decoding)
             if start.pixels is not None:
                 trace.known = start.pixels.repeat_interleave(samples, 0)
@@ -180,16 +181,14 @@ class Inpainter:
             decoded.append(self.decoded(trace.token_ids[-1], trace.known))
         return np.concatenate(decoded)
 
-    def _decode_group(self, group: tuple[Tensor, ...]) -> Tensor:
-        return self.maskgit.tokenizer.decode(*group)
-
     @torch.inference_mode()
     def decoded(self, token_ids: Tensor, known: Tensor | None) -> np.ndarray:
         """Decode token ids (n, N), with known pixels of the trace (n, 4, H, W) -> (n, H, W, 3)."""
         data, parts = self.config.data, (token_ids,) if known is None else (token_ids, known)
         groups = zip(*(same_size(part) for part in parts), strict=True)
         with one_thread(), autocast(self.device, self.dtype):
-            images = each_part(self._decode_group, list(groups), self.device)
+            decode = self.maskgit.tokenizer.decode
+            images = each_part(lambda group: decode(*group), list(groups), self.device)
         pixels = [to_uint8(part, data.mean, data.std) for part in images]
         return torch.cat(pixels)[: len(token_ids)].cpu().numpy()
 
@@ -239,6 +238,6 @@ def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | Transformer
         others = [f"{name}.{k} {found[k]}, not {said[k]}" for k in differ]
         if others and is_main():
             path = getattr(config, f"{name}_weights")
-            tqdm.write(f"note: {path}: overrules the config: {'; '.join(others)}", file=sys.stderr)
+            note(f"{path}: overrules the config: {'; '.join(others)}")
         sections[name] = section.model_copy(update=found)
     return config.model_copy(update=sections)

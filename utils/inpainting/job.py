@@ -8,6 +8,7 @@ Shapes: B batch, R rows (samples of all images), N tokens, T steps, H x W pixels
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import dataclass
@@ -24,13 +25,14 @@ from config.schema import Config
 from models.parallel import one_thread
 from utils.data.datasets import InpaintingItem, InpaintingSet
 from utils.distributed import is_main, rank, world_size
-from utils.inpainting.earlier import is_complete, refuse_to_replace, say_what_changed
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.manifest import (
-    leave_part,
+    is_complete,
     part_path,
     read_manifest,
     read_parts,
+    refuse_to_replace,
+    say_what_changed,
     timing_of,
     write_manifest,
 )
@@ -41,6 +43,7 @@ from utils.inpainting.stamps import (
     settings_of,
 )
 from utils.inpainting.windows import repair_in_windows
+from utils.io.files import write_text
 from utils.io.images import composed, opened
 from utils.io.overlap import WriteBehind, read_ahead
 
@@ -70,7 +73,7 @@ class Job:
     ) -> None:
         config = inpainter.config
         self.inpainter, self.dataset, self.restart = inpainter, dataset, restart
-        self.settings = settings_of(config, inpainter.arithmetic)
+        self.settings = settings_of(config, inpainter.dtype)
         self.digest = settings_digest(self.settings)
         self.side = config.data.image_size
         self.outputs = Outputs(output, config.decoding, self.side)
@@ -167,7 +170,7 @@ def inpaint_set(
     Under torchrun each process takes its share, and the last one to finish writes the manifest,
     with the times of all. Returns this process's: seconds, images repaired, images a second, and
     images skipped. Raises `UserError` for weights or images that do not fit, or an output that
-    cannot be written, or holds repairs of other pictures; finished images stay.
+    cannot be written, or contains repairs of other pictures; finished images stay.
     """
     inpainter, began = Inpainter(config), time.perf_counter()
     job = Job(inpainter, dataset, output, restart)
@@ -191,7 +194,7 @@ def inpaint_set(
     part = _part(job, before, len(mine), time.perf_counter() - began)
     parts = [part]
     if world > 1:
-        leave_part(manifest, rank(), part)
+        write_text(part_path(manifest, rank()), json.dumps(part) + "\n")
         parts = read_parts(manifest, job.digest, world)
     if parts and (world == 1 or is_complete(manifest.parent, job.results(), job.digest)):
         whole = timing_of(parts, world)
@@ -200,7 +203,9 @@ def inpaint_set(
 
 
 def _part(job: Job, before: dict[str, Any], images: int, seconds: float) -> dict[str, Any]:
-    """What this process did, as `leave_part` keeps it; before: the manifest of an earlier run."""
+    """What this process did; before: the manifest of an earlier run, whose times count if nothing
+    was left to repair.
+    """
     is_same = before.get("settings") == job.settings and before.keys() >= set(TIMES)
     return {
         "digest": job.digest,
@@ -215,7 +220,9 @@ def _repair_all(job: Job, indices: range, verbose: bool) -> None:
     """Read, decode and write a share of the images, all three at the same time."""
     size, batch = job.inpainter.batch_size, []
     tasks = read_ahead(job.read, indices, THREADS, _ahead(job.dataset, indices, size))
-    bar = tqdm(total=len(indices), desc=f"inpainting, {_title(job)}", unit="image")
+    how = job.inpainter.config.decoding
+    title = f"inpainting, {how.rule} {how.mask_schedule} {how.steps}/{how.total_iter}"
+    bar = tqdm(total=len(indices), desc=title, unit="image")
     with bar, WriteBehind(THREADS, 2 * size, HELD_BYTES) as writer:
         for task in tasks:
             if task.done:
@@ -246,8 +253,3 @@ def _ahead(dataset: InpaintingSet, indices: range, size: int) -> int:
     except UserError:  # reading it says what is wrong with it
         return 1
     return max(1, min(size, HELD_BYTES // (3 * pixels)))
-
-
-def _title(job: Job) -> str:
-    decoding = job.inpainter.config.decoding
-    return f"{decoding.rule} {decoding.mask_schedule} {decoding.steps}/{decoding.total_iter}"

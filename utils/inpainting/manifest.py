@@ -7,16 +7,19 @@ exchange nothing else; the one that finds all parts there is the last.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from config.errors import UserError
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
-from utils.device import environment, pick_device
-from utils.distributed import own_device
+from utils.device import Compute, environment
 from utils.inpainting.outputs import Outputs
+from utils.inpainting.stamps import differences, read_stamp
 from utils.io.files import relative, write_text
 from utils.io.images import composed
+from utils.io.notes import note
 
 
 def write_manifest(
@@ -31,10 +34,11 @@ def write_manifest(
 
     settings: of stamps.py; a rerun compares them. Paths are relative to the manifest.
     """
-    truth = dataset.truth
+    truth, folder = dataset.truth, path.parent
+    is_plain = not (dataset.invert_masks or dataset.from_alpha)  # as a scorer would read them
     content = {
-        "ground_truth": relative(truth.location, path.parent) if truth else None,
-        "masks": _masks(path.parent, dataset),
+        "ground_truth": relative(truth.location, folder) if truth else None,
+        "masks": relative(dataset.masks[0].parent, folder) if is_plain else None,
         "inverted_masks": dataset.invert_masks,
         "mask_threshold": dataset.mask_threshold,
         "images": [
@@ -53,22 +57,15 @@ def write_manifest(
         "transformer_sha256": settings["transformer_sha256"],
         "settings": settings,
         "config": config.model_dump(mode="json"),
-        "environment": environment(own_device(pick_device(config.device))),
+        "environment": environment(Compute.of(config).device),
         **timing,
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def part_path(manifest: Path, rank: int) -> Path:
-    """Where one of several processes leaves its part."""
+    """Where one of several processes leaves its part of the manifest (job.py)."""
     return manifest.with_name(f".process-{rank}.json")
-
-
-def leave_part(manifest: Path, rank: int, part: dict[str, Any]) -> None:
-    """Write what a process did: digest of the settings, seconds, images repaired and skipped, and
-    the times in the manifest that it found, which count if nothing was left to repair.
-    """
-    write_text(part_path(manifest, rank), json.dumps(part) + "\n")
 
 
 def read_parts(manifest: Path, digest: str, world: int) -> list[dict[str, Any]]:
@@ -98,17 +95,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return content if isinstance(content.get("settings"), dict) else {}
 
 
-def sources_of(manifest: dict[str, Any]) -> dict[str, str]:
-    """File names of the results that a manifest lists: those of the pictures they repair."""
-    try:
-        names = ((str(entry["image"]), str(entry["source"])) for entry in manifest["images"])
-        return {image: composed(source) for image, source in names}
-    except (KeyError, TypeError):  # another program's
-        return {}
-
-
 def _read(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; {} if that is no dictionary, or there is none to be read."""
+    """What a JSON file contains; {} if that is no dictionary, or there is none to be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -116,10 +104,40 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _masks(folder: Path, dataset: InpaintingSet) -> str | None:
-    """Where the masks lie; None for those that a scorer would read otherwise."""
-    return (
-        None
-        if dataset.invert_masks or dataset.from_alpha
-        else relative(dataset.masks[0].parent, folder)
-    )
+def say_what_changed(
+    folder: Path, before: dict[str, Any], settings: dict[str, Any], digest: str
+) -> None:
+    """Tell why images of an earlier run are repaired again, if they are."""
+    if before:
+        changes = differences(before["settings"], settings)
+    else:  # a run cut short left no manifest, but stamps
+        stamps = (read_stamp(path) for path in folder.glob("image_*.png"))
+        others = [stamp for stamp in stamps if stamp and not stamp.startswith(digest)]
+        changes = [f"{len(others)} images of a run that did not end"] if others else []
+    if changes:
+        changed = "; ".join(changes)
+        note(f"{folder} was made with other settings ({changed}): its images are made again")
+
+
+def refuse_to_replace(folder: Path, before: dict[str, Any], planned: dict[str, str]) -> None:
+    """Raise `UserError` where the repair of a picture that is not in the job would be lost.
+
+    planned: file name of every result: that of the picture it repairs.
+    """
+    try:
+        entries = ((str(entry["image"]), str(entry["source"])) for entry in before["images"])
+        made = {image: composed(source) for image, source in entries}
+    except (KeyError, TypeError):  # another program's
+        return
+    pictures = set(planned.values())
+    lost = [name for name in planned if made.get(name, planned[name]) not in pictures]
+    if lost:
+        raise UserError(
+            f"{folder / lost[0]}: is the repair of {made[lost[0]]}, not of {planned[lost[0]]}; "
+            "name another --output, or replace it with --restart"
+        )
+
+
+def is_complete(folder: Path, names: Iterable[str], digest: str) -> bool:
+    """Whether results of these names are there, of all processes, with the same settings."""
+    return all((read_stamp(folder / name) or "").startswith(digest) for name in names)

@@ -8,7 +8,7 @@ from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config
 from utils.distributed import is_main
-from utils.io.images import tell_once
+from utils.io.notes import tell_once
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -28,7 +29,7 @@ OUTPUT_ONLY = {  # of the section decoding: what does not change a result's pixe
 DIGITS = 32  # of each digest, in hexadecimal; 128 bits
 
 
-def settings_of(config: Config, arithmetic: str) -> dict[str, Any]:
+def settings_of(config: Config, dtype: torch.dtype) -> dict[str, Any]:
     """All that decides over the pixels of a repaired image besides the image, as plain data."""
     return {
         "seed": config.seed,
@@ -37,7 +38,7 @@ def settings_of(config: Config, arithmetic: str) -> dict[str, Any]:
         "decoding": config.decoding.model_dump(mode="json", exclude=OUTPUT_ONLY),
         "masking": {"mask_schedule": config.masking.mask_schedule},
         "data": config.data.model_dump(mode="json", include={"image_size", "mean", "std"}),
-        "arithmetic": arithmetic,
+        "arithmetic": str(dtype).removeprefix("torch."),
     }
 
 

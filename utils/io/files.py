@@ -1,7 +1,8 @@
-"""Files that are whole or absent, their fingerprints, and one process at a time in a folder."""
+"""Files that are whole or absent, and why one cannot be read: the file, or the machine."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,9 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from config.errors import UserError
+from config.errors import MachineError, UserError
 
 LOCK = ".lock"  # of a run's folder
+MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
 
 
 @contextmanager
@@ -114,3 +116,24 @@ def alone_in(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # the kernel unlocks when the process ends, at the latest
             lock.release()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; Python, NumPy, PyTorch and the system say it in their own ways."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    is_told = isinstance(error, RuntimeError) and any(t in str(error) for t in MEMORY_TEXTS)
+    return is_told or isinstance(error, MemoryError)
+
+
+def raise_if_machine(error: BaseException, place: Path | str) -> None:
+    """Raise `MachineError` where reading a file failed for another reason than what it holds.
+
+    An error number comes from the system, which does not know what a file should hold; EINVAL alone
+    is also what a place beyond the end of a damaged archive gives.
+    """
+    if is_out_of_memory(error):
+        raise MachineError(f"out of memory while reading {place}, which stays as it is") from error
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        reason = f"cannot be read: {error.strerror}; it stays as it is"
+        raise MachineError(f"{place}: {reason}") from error

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
-from tqdm import tqdm
 
 from config.errors import StopRequested, UserError
 from utils.io.colour import PROFILE, is_foreign, is_srgb, profile_of
-from utils.io.faults import raise_if_machine
-from utils.io.files import atomic
+from utils.io.files import atomic, raise_if_machine
 from utils.io.limits import check_limit, limit
+from utils.io.notes import tell_once
 
 IMAGE_SUFFIXES = frozenset(  # what every Pillow reads
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -38,10 +35,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run
 KNOWN, HOLE = 255, 0  # values of a mask file
 HOLE_COLOUR = 128  # grey that paints a hole in a masked image
 MASK_THRESHOLD = 128  # values below are a hole
-BATCH = 256  # items handed to threads at once, so an interruption does not wait for all
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further frames are worth a word
 ORIENTATION_ON_ITS_SIDE = 5  # of EXIF's eight orientations the first
 ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels show white paper
@@ -53,7 +46,6 @@ LOSSES = {  # what a conversion leaves out: how a note says it
     "colours": "states other colours than sRGB (gamma, or a profile not of RGB); they are left out",
     "profile": "has a colour profile; it is left out, so colours may look different",
 }
-_told: set[str] = set()  # losses, and folders, that this process has noted
 
 
 def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
@@ -133,7 +125,7 @@ def list_images(folder: Path) -> list[Path]:
     """List the images directly in `folder` in natural order; hidden files are ignored.
 
     Pictures of formats that are not read are noted on stderr, as what a conversion leaves out.
-    Raises UserError if the folder is missing or holds no image.
+    Raises UserError if the folder is missing or contains no image.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -147,7 +139,9 @@ def list_images(folder: Path) -> list[Path]:
     tell_left_out(folder, [path.name for path in files])
     paths = [path for path in files if is_image_name(path.name)]
     if not paths:
-        raise UserError(f"{folder}: holds no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise UserError(
+            f"{folder}: contains no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     return sorted(paths, key=lambda path: natural_key(path.name))
 
 
@@ -174,31 +168,6 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
     parts = re.split(r"(\d+)", composed(name))  # text and numbers alternate
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
-
-
-def in_threads(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Result]:
-    """Yield `function` of each item, in order, worked out by a few threads."""
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(items), BATCH):
-            yield from pool.map(function, items[start : start + BATCH])
-
-
-def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in 0..1, over all pixels of uint8 (H, W, 3).
-
-    The sums are whole numbers, so the result does not depend on the images' order.
-    """
-    count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
-    for image in images:
-        pixels = image.reshape(-1, 3).astype(np.int64)
-        count += len(pixels)
-        total += pixels.sum(axis=0)
-        squares += (pixels**2).sum(axis=0)
-    mean = total / count
-    std = np.sqrt(squares / count - mean**2)
-    return (mean / 255).tolist(), (std / 255).tolist()
 
 
 def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
@@ -249,13 +218,6 @@ def _has_more_frames(image: Image.Image) -> bool:
 def _tell(loss: str, name: str) -> None:
     """Name the first file that loses something on the way to RGB; a set of them needs one line."""
     tell_once(loss, f"{name} {LOSSES[loss]}")
-
-
-def tell_once(what: str, text: str) -> None:
-    """One note on stderr, unless this process has given it before."""
-    if what not in _told:
-        _told.add(what)
-        tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
 
 
 def _ends_in(suffixes: frozenset[str], name: str) -> bool:

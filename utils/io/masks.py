@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from config.errors import UserError
-from utils.io.images import HOLE, KNOWN, MASK_THRESHOLD, read_image, tell_once, to_rgb
+from utils.io.images import HOLE, KNOWN, MASK_THRESHOLD, read_image, to_rgb
+from utils.io.notes import tell_once
 
 COLOURED = 48  # difference of channels that JPEG does not make
 LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # values that stand for known in masks of other types

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from config.errors import UserError
 from config.schema import Config
+from utils.device import Compute
 from utils.distributed import world_size
 from utils.io.files import make_folder
 from utils.search.objective import (
@@ -37,7 +38,6 @@ from utils.search.storage import (
     storage_errors,
     storage_url,
 )
-from utils.training.compute import Compute
 from utils.training.tokens import load_tokens
 
 NEVER_PRUNED = 2  # trials that end before the pruner compares: the config's rate, the report's

@@ -28,8 +28,8 @@ from config.errors import UserError
 from config.schema import Config, DecodingConfig
 from models.parallel import one_thread
 from utils.data.datasets import InpaintingSet
-from utils.device import pick_device, pick_dtype
-from utils.distributed import is_main, joined, own_device, rank, total, world_size
+from utils.device import Compute
+from utils.distributed import is_main, joined, rank, total, world_size
 from utils.inpainting.stamps import settings_digest, settings_of
 from utils.io.files import alone_in, atomic, read_rows, write_text
 from utils.sweep.decode import CellDecoder, CellRow, Inputs, read_inputs
@@ -44,12 +44,12 @@ class Sweep:
     def __init__(self, config: Config, inputs: Inputs, output: Path, seeds: int) -> None:
         self.config, self.inputs, self.output = config, inputs, output
         self.seeds = range(config.seed, config.seed + seeds)
-        self.device = own_device(pick_device(config.device))
-        dtype = str(pick_dtype(config.precision, self.device)).removeprefix("torch.")
+        compute = Compute.of(config)
+        self.device = compute.device
         for path in (config.tokenizer_weights, config.transformer_weights):
             if not path.is_file():
                 raise UserError(f"{path}: no such weights file; train first, or name one")
-        self.fixed = settings_of(config, dtype) | {
+        self.fixed = settings_of(config, compute.dtype) | {
             "inputs": inputs.digest,
             "features": config.scoring.features,
         }
@@ -141,8 +141,7 @@ def open_sweep(
     config: Config, dataset: InpaintingSet, output: Path, *, seeds: int, images: int | None
 ) -> Iterator[Sweep]:
     """A sweep with the other processes of torchrun; its folder is locked against other programs."""
-    device = own_device(pick_device(config.device))
-    with alone_in(output) if is_main() else nullcontext(), joined(device):
+    with alone_in(output) if is_main() else nullcontext(), joined(Compute.of(config).device):
         yield Sweep(config, read_inputs(dataset, images, config.data.image_size), output, seeds)
 
 

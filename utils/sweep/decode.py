@@ -21,10 +21,8 @@ from config.errors import UserError
 from config.schema import Config, DecodingConfig
 from models.decode import LogitsOf, StepResult
 from models.maskgit import Start
-from utils.data.datasets import InpaintingSet, normalise
-from utils.data.fill import fill_hole
+from utils.data.datasets import InpaintingSet
 from utils.device import autocast
-from utils.inpainting.composite import composite
 from utils.inpainting.inpainter import BATCH_SIZES, Inpainter, Trace
 from utils.inpainting.stamps import input_digest
 from utils.scoring import FeatureDistance, hole_psnr
@@ -115,6 +113,11 @@ class CellDecoder:
         """The networks, loaded when something has to be decoded."""
         return Inpainter(self.config)
 
+    def under(self, decoding: DecodingConfig) -> Inpainter:
+        """The networks with a cell's settings."""
+        config = self.inpainter.config.model_copy(update={"decoding": decoding})
+        return self.inpainter.with_config(config)
+
     @cached_property
     def distance(self) -> FeatureDistance:
         """The scorer, with the statistics of the ground truth."""
@@ -125,18 +128,13 @@ class CellDecoder:
         """Filled, encoded and masked images, once for each fill."""
         key = start_key(decoding)
         if key not in self.starts:
-            data, size = self.config.data, BATCH_SIZES[self.device.type]
-            pairs = zip(self.inputs.images, self.inputs.holes, strict=True)
-            filled = np.stack([fill_hole(*pair, decoding.hole_fill) for pair in pairs])
-            images, holes = (
-                torch.from_numpy(part).to(self.device).split(size)
-                for part in (filled, self.inputs.holes)
+            filled = self.under(decoding).fill_all(self.inputs.images, self.inputs.holes)
+            tensors = self.inpainter.as_tensors(filled, self.inputs.holes)
+            parts = zip(
+                *(part.split(BATCH_SIZES[self.device.type]) for part in tensors), strict=True
             )
-            batches = [
-                self.inpainter.maskgit.start(normalise(i, data.mean, data.std), h, decoding)
-                for i, h in zip(images, holes, strict=True)
-            ]
-            self.starts[key] = Starts(batches)
+            starts = [self.inpainter.maskgit.start(*part, decoding) for part in parts]
+            self.starts[key] = Starts(starts)
         return self.starts[key]
 
     def known(self, decoding: DecodingConfig) -> Tensor | None:
@@ -218,8 +216,7 @@ class CellDecoder:
         """Decode the tokens (n, N) of all images and join them with known pixels."""
         decoded = self.inpainter.decoded(token_ids, self.known(decoding))
         parts = zip(decoded, self.inputs.images, self.inputs.holes, strict=True)
-        kind, width = decoding.composite, decoding.feather_width
-        return np.stack([composite(*part, kind, width) for part in parts])
+        return np.stack([self.under(decoding).join(*part) for part in parts])
 
 
 class Clock:

@@ -16,7 +16,6 @@ import yaml
 
 from config.errors import UserError
 from utils.device import environment
-from utils.inpainting.composite import composite
 from utils.inpainting.stamps import settings_digest
 from utils.io.files import write_text
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png
@@ -82,8 +81,7 @@ class Pictures:
         shown = shown if shown is None else shown[place, None]
         images = decoder.inpainter.decoded_steps(steps, shown)[:, 0]
         known = self.inputs.images[place], self.inputs.holes[place]
-        kind, width = decoding.composite, decoding.feather_width
-        return [composite(image, *known, kind, width) for image in images]
+        return [decoder.under(decoding).join(image, *known) for image in images]
 
 
 def save_page(folder: Path, sweep: Sweep, table: Table) -> Path:

@@ -156,18 +156,15 @@ def details(table: Table) -> list[list[str]]:
 
 def as_markdown(table: Table) -> str:
     """The table, which differences are real, and the settings one by one."""
+    cells, by_setting = grid(table), details(table)
     blocks = [
         f"**{table.caption}**",
-        _markdown(grid(table)),
+        markdown_table(cells[0], cells[1:]),
         *table.statements,
-        _markdown(details(table)),
+        markdown_table(by_setting[0], by_setting[1:]),
         "Times cover the transformer's steps and the pixels, not the encoding, which all share.",
     ]
     return "\n\n".join(blocks) + "\n"
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    return markdown_table(lines[0], lines[1:])
 
 
 def as_latex(table: Table) -> str:

@@ -62,13 +62,13 @@ class TokenBatches:
         self.masking, self.mirror, self.seed, self.device = masking, mirror, seed, device
         # holes are made on the host
         fits = views.nbytes <= MAX_RESIDENT_BYTES and holed is None
-        self.home = device if fits else torch.device("cpu")  # where tokens lie and chance is drawn
-        self.views = self._kept(views)
+        self.home = device if fits else torch.device("cpu")  # of tokens and random numbers
+        self.views = torch.from_numpy(views.view(np.int16)).to(self.home)  # or the mapped file
         self.generator = torch.Generator(self.home)
         self.ahead = AHEAD if holed and device.type == "cuda" else 0
 
     def stream(self, image_ids: Iterable[Tensor], epoch: int, first: int) -> Iterator[TokenBatch]:
-        """The batches of an epoch from number ``first`` on, each of so many images (B,) int64."""
+        """The batches of an epoch from number ``first`` on, each of these images (B,) int64."""
         begun: deque[Callable[[], TokenBatch]] = deque()
         for number, ids in enumerate(image_ids, first):
             begun.append(self._begin(ids, epoch, number))
@@ -88,7 +88,8 @@ class TokenBatches:
         image_ids = _moved(image_ids, self.home)
         view = torch.full_like(image_ids, AS_IS)
         if self.mirror:
-            view = self._integers(self.views.shape[1], len(image_ids))
+            size, count = image_ids.shape, self.views.shape[1]
+            view = torch.randint(count, size, generator=self.generator, device=self.home)
         token_mask = draw_token_mask(
             len(image_ids), self.views.shape[2], self.masking, self.generator
         )
@@ -122,14 +123,6 @@ class TokenBatches:
             return TokenBatch(own, inputs, token_mask, seen.known)
 
         return finish
-
-    def _integers(self, high: int, count: int) -> Tensor:
-        """Uniform integers from 0 to high - 1, (count,)."""
-        return torch.randint(high, (count,), generator=self.generator, device=self.home)
-
-    def _kept(self, tokens: np.ndarray) -> Tensor:
-        """A cache as int16, in the GPU's memory or as the mapped file that it is."""
-        return torch.from_numpy(tokens.view(np.int16)).to(self.home)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -100,35 +100,23 @@ def _encode(
     """Encode every view of every image, (n, V, N) uint16."""
     images = ImageFolder(data.folder(split), data.image_size).images
     views = Views(images, data.views if split == "train" else PLAIN_VIEWS)
-    encoder, rows = _Encoder(vqgan, data, device), []
-    with _bar(f"tokens of {split}", len(views) * views.count) as bar:
-        for part in _parts(
-            len(views), GPU_BATCH if device.type == "cuda" else CPU_BATCH * workers()
-        ):
-            each = [encoder(views.of(part, view, device)) for view in range(views.count)]
+    size = GPU_BATCH if device.type == "cuda" else CPU_BATCH * workers()
+    vqgan, rows = vqgan.to(device, memory_format=torch.channels_last), []
+    total = len(views) * views.count
+    with tqdm(total=total, desc=f"tokens of {split}", unit="image", dynamic_ncols=True) as bar:
+        for start in range(0, len(views), size):
+            part = slice(start, start + size)
+            each = [
+                _token_ids(vqgan, views.of(part, view, device), data) for view in range(views.count)
+            ]
             rows.append(torch.stack(each, dim=1).cpu().numpy().astype(np.uint16))
             bar.update(len(rows[-1]) * views.count)
     return np.concatenate(rows)
 
 
-class _Encoder:
-    """uint8 images, channels first or last, to token ids (B, N) on the device."""
-
-    def __init__(self, vqgan: VQGAN, data: DataConfig, device: torch.device) -> None:
-        self.vqgan = vqgan.to(device, memory_format=torch.channels_last)
-        self.data = data
-
-    def __call__(self, images: Tensor) -> Tensor:
-        size = len(images) if images.is_cuda else CPU_BATCH
-        with full_fp32(images.device):
-            parts = normalise(images, self.data.mean, self.data.std).split(size)
-            return torch.cat(each_part(self.vqgan.encode, parts, images.device))
-
-
-def _parts(count: int, size: int) -> list[slice]:
-    """0..count - 1 in pieces of ``size``, the last one shorter."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _bar(title: str, total: int) -> tqdm:
-    return tqdm(total=total, desc=title, unit="image", dynamic_ncols=True)
+def _token_ids(vqgan: VQGAN, images: Tensor, data: DataConfig) -> Tensor:
+    """Token ids (B, N) of images (B, 3, H, W) uint8, on their device."""
+    size = len(images) if images.is_cuda else CPU_BATCH
+    with full_fp32(images.device):
+        parts = normalise(images, data.mean, data.std).split(size)
+        return torch.cat(each_part(vqgan.encode, parts, images.device))

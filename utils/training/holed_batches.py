@@ -19,8 +19,8 @@ from config.schema import Config
 from models.conditioning import known_pixels
 from models.maskgit import MaskGIT
 from models.vqgan import VQGAN, full_fp32
+from utils.data import punching
 from utils.data.datasets import normalise
-from utils.data.punching import Puncher
 from utils.weights.store import load_transformer, require_tokens_of
 
 ITERATIONS = 3  # in which tokens are drawn: fewer than in a repair, since this is done at each step
@@ -35,23 +35,16 @@ class Holed(NamedTuple):
 
 
 class HoledBatches:
-    """Punches a hole into every image, fills it, and gives the tokens of some new values."""
+    """Draws a hole for every image, fills it, and gives the tokens of some new values."""
 
     def __init__(self, config: Config, device: torch.device, sampled_share: float) -> None:
         """sampled_share: of the images, whose hidden tokens a transformer draws, if given."""
         self.config, self.device, self.sampled_share = config, device, sampled_share
-        kind, fill = config.data.hole_kind, config.decoding.hole_fill
-        self.punch = Puncher(kind, fill, in_processes=device.type == "cuda")
         self.path = config.tokenizer.training.transformer
         self.transformer = None
         if self.path is not None:
             self.transformer = load_transformer(self.path, config.transformer).to(device)
         self.maskgit: MaskGIT | None = None  # with the encoder that is trained by then
-
-    @classmethod
-    def of(cls, config: Config, device: torch.device, sampled_share: float) -> HoledBatches | None:
-        """None where the config's decoder has no conditioning."""
-        return cls(config, device, sampled_share) if config.tokenizer.conditioned else None
 
     @torch.no_grad()
     def __call__(
@@ -63,20 +56,22 @@ class HoledBatches:
     ) -> Holed:
         """Holes and tokens for images (B, 3, H, W) in 0..1.
 
-        All chance comes from the generator's seed and an image's row (B) in the whole batch.
+        All random numbers come from the generator's seed and an image's row (B) in the whole batch.
         """
         seed = generator.initial_seed()
         data = self.config.data
         pixels = (255 * images).round().byte()
         shown = pixels.permute(0, 2, 3, 1).cpu().numpy()
-        punched = self.punch.begin(shown, None, np.array(rows), seed)
+        how = data.hole_kind, self.config.decoding.hole_fill, seed
+        on_gpu = self.device.type == "cuda"
+        punched = punching.begin(shown, None, np.array(rows), how, in_processes=on_gpu)
         with full_fp32(self.device):
             token_ids = vqgan.encode(normalise(pixels, data.mean, data.std))
         filled, holes = (torch.from_numpy(rows).to(self.device) for rows in punched())
         filled = normalise(filled, data.mean, data.std)
         numbers = torch.tensor(rows, device=self.device)
-        chance = torch.rand(max(rows) + 1, generator=generator).to(self.device)
-        drawn = chance[numbers] < self.sampled_share
+        uniform = torch.rand(max(rows) + 1, generator=generator).to(self.device)
+        drawn = uniform[numbers] < self.sampled_share
         if self.transformer is not None and drawn.any():
             parts = filled[drawn], holes[drawn], numbers[drawn]
             token_ids[drawn] = self._draw(vqgan, *parts, seed)

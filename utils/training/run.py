@@ -5,6 +5,7 @@ A stage gives it a trainer with `batches`, `step` and `validate` (utils/training
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from tqdm import tqdm
 from config.errors import StopRequested, UserError
 from models.parallel import one_thread
 from utils import distributed
-from utils.io.files import alone_in
-from utils.training.guards import memory_for, stop_signals
+from utils.io.files import alone_in, is_out_of_memory
+from utils.io.streams import INSISTING, handled
 from utils.training.runlog import RunLog
 from utils.training.state import Resume, State, clear_run, open_state, save_state
 from utils.training.throughput import Peak, Speed
@@ -202,3 +203,39 @@ class Run:
         if place.best_epoch:
             figure = f"{trainer.judged_by.replace('_', ' ')} {place.best_loss:.4f}"
             print(f"best weights: {self.folder / BEST}, epoch {place.best_epoch}, {figure}")
+
+
+@contextmanager
+def memory_for(device: torch.device, advice: str) -> Iterator[None]:
+    """Turn running out of memory into a `UserError` that says which settings to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{device}: out of memory; what needs less: {advice}") from error
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect signals that ask to end instead of dying; a second Ctrl-C or SIGTERM ends at once.
+
+    Others come several times by themselves: SIGHUP from the terminal and its shell, SIGXCPU every
+    second. One that came too late for the block to look for it is raised again after its end.
+    """
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        if number in INSISTING:
+            signal.signal(number, signal.SIG_DFL)
+
+    try:
+        with handled(note):
+            yield received
+    except StopRequested:
+        received.clear()
+        raise
+    finally:
+        if received:
+            signal.raise_signal(received[0])

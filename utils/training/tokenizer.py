@@ -11,7 +11,7 @@ from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TokenizerSection
 from models.vqgan import VQGAN
 from utils.data.datasets import ImageFolder
-from utils.training.compute import Compute
+from utils.device import Compute
 from utils.training.run import Opening, run_alone, train
 from utils.training.state import Resume
 from utils.training.tokenizer_step import TokenizerTrainer

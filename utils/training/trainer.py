@@ -20,8 +20,8 @@ from config.schema import (
     TransformerConfig,
 )
 from utils import distributed
+from utils.device import Compute
 from utils.rng import shuffled_batches
-from utils.training.compute import Compute
 from utils.training.optim import Averaged, learning_rate
 from utils.training.position import Position, TimeLimit
 from utils.training.state import Checkpoint, State

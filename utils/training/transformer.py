@@ -7,7 +7,7 @@ from pathlib import Path
 from config.schema import Config
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils import distributed
-from utils.training.compute import Compute
+from utils.device import Compute
 from utils.training.run import Opening, Watch, ignore, run_alone, train
 from utils.training.state import Resume
 from utils.training.tokens import Tokens, load_tokens

@@ -19,11 +19,10 @@ from config.schema import Config, MaskingConfig
 from models.maskgit import token_loss
 from models.transformer import BidirectionalTransformer
 from utils import distributed
-from utils.device import autocast
+from utils.device import Compute, autocast
 from utils.pictures import save_loss_curve
 from utils.rng import generator_for
 from utils.tokens.batches import TokenBatch, TokenBatches
-from utils.training.compute import Compute, compile_parts
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
 from utils.training.samples import val_repairs
 from utils.training.shared_gradient import add_gradient, may_share
@@ -66,7 +65,7 @@ class TransformerTrainer(Trainer):
         images_a_step = min(self.batch_size * settings.accumulate, images)
         self.averaged = averaged(self.transformer, settings.ema_half_life, images_a_step)
         if settings.compile:
-            compile_parts(self.transformer, self.device)
+            self.transformer.compile_parts(self.device)
         self.objective = Objective(self.transformer, config.masking)
         if self.world > 1:
             self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)

@@ -35,8 +35,7 @@ class TokenizerValidation:
     def __init__(
         self, images: Tensor, config: Config, device: torch.device, dtype: torch.dtype
     ) -> None:
-        """images: (n, 3, H, W) uint8. Raises `UserError` for fewer than two."""
-        require_two(images)
+        """images: (n, 3, H, W) uint8, at least two."""
         self.inputs, self.config = images, config
         self.device, self.dtype = device, dtype
         self.images = images.permute(0, 2, 3, 1).contiguous()  # (n, H, W, 3), as pictures are

@@ -140,7 +140,7 @@ def test_the_labs_table_is_ground_truth(tmp_path):
     ("row", "reason"),
     [
         ("1,2", "row 2: 2 values; allowed are side x side x 3"),
-        ("1,2,x", "row 2: holds something other than numbers"),
+        ("1,2,x", "row 2: contains something other than numbers"),
         ("1,2,256", "row 2: allowed are whole numbers from 0 to 255"),
         ("1,2,0.5", "row 2: allowed are whole numbers from 0 to 255"),
     ],

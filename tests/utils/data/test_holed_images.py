@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from models.masking import token_mask_from_holes
+from utils.data import punching
 from utils.data.augment import MIRRORED, Views
 from utils.data.datasets import ImageFolder, normalise
 from utils.data.fill import fill_hole
 from utils.data.holed_images import HoledImages, validation_views
-from utils.data.punching import HOLE_SHARES, Puncher, draw_holes
+from utils.data.punching import HOLE_SHARES, draw_holes
 from utils.tokens.batches import TokenBatches
 
 CPU = torch.device("cpu")
@@ -86,10 +87,12 @@ def test_processes_punch_as_one_does():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (19, 16, 16, 3), dtype=np.uint8)
     holes, image_ids = rng.random((19, 16, 16)) < 0.3, np.arange(19) - 4
-    alone, shared = (Puncher("mix", "mean", in_processes=gpu) for gpu in (False, True))
+    how = "mix", "mean", 5
     for given in (holes, None):
-        expected = alone.begin(images, given, image_ids, 5)()
-        found = shared.begin(images, given, image_ids, 5)()
+        expected, found = (
+            punching.begin(images, given, image_ids, how, in_processes=gpu)()
+            for gpu in (False, True)
+        )
         assert all((a == b).all() for a, b in zip(expected, found, strict=True))
     assert not expected[1][:4].any()
 

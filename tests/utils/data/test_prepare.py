@@ -22,7 +22,7 @@ from utils.cli import run
 from utils.data import photos
 from utils.data import prepare as preparing
 from utils.data.photos import BANDS, PHOTOS, Photos, draw_box, photo_path
-from utils.data.prepare import Settings, prepare
+from utils.data.prepare import Settings, channel_statistics, prepare
 from utils.data.sources import deal, open_source
 from utils.io.images import encode_png, list_images, load_rgb
 from utils.io.masks import load_mask
@@ -242,8 +242,8 @@ def test_a_damaged_zip_member_and_oversized_files_are_skipped(tmp_path, monkeypa
     ("name", "reason"),
     [
         ("nowhere", "no such folder or zip file"),
-        ("empty", "holds no image"),
-        ("empty.zip", "holds no image"),
+        ("empty", "contains no image"),
+        ("empty.zip", "contains no image"),
         ("notes.txt", "is neither a folder nor a zip file"),
     ],
 )
@@ -261,14 +261,14 @@ def test_the_same_data_set_is_reused_and_a_different_one_needs_force(tmp_path, c
     make(folder, out)
     before, other = everything(out), Settings((6, 3, 2), image_size=16, seed=1)
     make(folder, out)
-    assert "already holds this data set; reused" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"holds a different data set; .* --force"):
+    assert "already contains this data set; reused" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"contains a different data set; .* --force"):
         make(folder, out, other)
     assert everything(out) == before
     make(folder, out, other, force=True)
     assert everything(out) != before
     (folder / "0.png").write_bytes(encode_png(picture(99)))
-    with pytest.raises(UserError, match="holds a different data set"):
+    with pytest.raises(UserError, match="contains a different data set"):
         make(folder, out, other)
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
 
@@ -277,7 +277,7 @@ def test_an_incomplete_data_set_is_not_reused(tmp_path):
     folder, out = put(tmp_path / "in", range(11)), tmp_path / "out"
     make(folder, out)
     (out / "val/image_00000.png").unlink()
-    with pytest.raises(UserError, match="holds a different data set"):
+    with pytest.raises(UserError, match="contains a different data set"):
         make(folder, out)
 
 
@@ -288,7 +288,7 @@ def test_force_never_replaces_a_folder_that_is_no_data_set(tmp_path):
     for path in home.iterdir():
         if path.is_file():
             path.unlink()
-    with pytest.raises(UserError, match=r"holds files but no dataset\.json"):
+    with pytest.raises(UserError, match=r"contains files but no dataset\.json"):
         make(folder, home, force=True)
     assert len(list_images(home / "train")) == 6
 
@@ -464,7 +464,7 @@ def test_names_that_write_an_accent_otherwise_are_the_same_source(tmp_path):
 
 
 def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("utils.io.images._told", set())
+    monkeypatch.setattr("utils.io.notes._told", set())
     folder = put(tmp_path / "pictures", range(2))
     (folder / "more").symlink_to(put(tmp_path / "more", range(2)))
     assert open_source(folder).files == ["0.png", "1.png"]
@@ -473,10 +473,17 @@ def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, capsys, monkeypatc
 
 
 def test_a_profile_that_a_set_cannot_keep_is_told_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("utils.io.images._told", set())
+    monkeypatch.setattr("utils.io.notes._told", set())
     folder = put(tmp_path / "pictures", range(11))
     for number in (4, 7):
         profile = b"." * 16 + b"RGB " + b"." * 200
         Image.fromarray(picture(number)).save(folder / f"{number}.png", icc_profile=profile)
     prepare(open_source(folder), tmp_path / "out", SMALL, workers=1, progress=False)
     assert capsys.readouterr().err.count("has a colour profile; it is left out") == 1
+
+
+def test_channel_statistics_are_those_of_all_pixels_together():
+    pictures = np.random.default_rng(0).integers(256, size=(5, 8, 6, 3), dtype=np.uint8)
+    mean, std = channel_statistics(pictures)
+    assert mean == pytest.approx((pictures / 255).mean(axis=(0, 1, 2)))
+    assert std == pytest.approx((pictures / 255).std(axis=(0, 1, 2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from utils.inpainting.stamps import (
@@ -75,7 +76,7 @@ def test_the_input_is_known_pixels_and_the_hole_and_nothing_in_it():
     ],
 )
 def test_settings_that_change_pixels_change_the_digest(weights, changed, key, value):
-    before, now = (settings_of(c, "float32") for c in (weights, changed(weights, {key: value})))
+    before, now = (settings_of(c, torch.float32) for c in (weights, changed(weights, {key: value})))
     assert settings_digest(before) != settings_digest(now)
     assert differences(before, now)[0].startswith(key)
 
@@ -91,7 +92,9 @@ def test_settings_that_change_pixels_change_the_digest(weights, changed, key, va
     ],
 )
 def test_settings_that_change_no_pixel_do_not(weights, changed, key, value):
-    assert settings_of(weights, "float32") == settings_of(changed(weights, {key: value}), "float32")
+    assert settings_of(weights, torch.float32) == settings_of(
+        changed(weights, {key: value}), torch.float32
+    )
 
 
 def test_differences_name_dotted_keys_and_both_values():

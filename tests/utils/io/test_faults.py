@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from config.errors import MachineError
-from utils.io.faults import is_out_of_memory, raise_if_machine
+from utils.io.files import is_out_of_memory, raise_if_machine
 
 
 def system(number: int) -> OSError:

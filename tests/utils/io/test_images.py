@@ -14,11 +14,8 @@ from PIL.GifImagePlugin import GifImageFile
 
 from config.errors import StopRequested, UserError
 from utils.cli import ended_by_signals
-from utils.io import images
 from utils.io.images import (
-    channel_statistics,
     encode_png,
-    in_threads,
     list_images,
     load_rgb,
     save_png,
@@ -206,21 +203,9 @@ def test_pictures_of_other_formats_are_told_of_once(tmp_path, capsys):
 
 def test_a_folder_that_gives_no_image_says_why(tmp_path):
     (tmp_path / "a.txt").touch()
-    with pytest.raises(UserError, match=r"holds no image; looked for \.bmp"):
+    with pytest.raises(UserError, match=r"contains no image; looked for \.bmp"):
         list_images(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is not a folder"):
         list_images(tmp_path / "a.txt")
-
-
-def test_channel_statistics_are_those_of_all_pixels_together():
-    pictures = np.random.default_rng(0).integers(256, size=(5, 8, 6, 3), dtype=np.uint8)
-    mean, std = channel_statistics(pictures)
-    assert mean == pytest.approx((pictures / 255).mean(axis=(0, 1, 2)))
-    assert std == pytest.approx((pictures / 255).std(axis=(0, 1, 2)))
-
-
-def test_threads_keep_the_order_over_several_batches():
-    items = range(2 * images.BATCH + 3)
-    assert list(in_threads(lambda i: i * i, items, 4)) == [i * i for i in items]

@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
+from utils.device import Compute
 from utils.tokens import batches as token_batches
 from utils.training import compute
 from utils.training import transformer_step as transformer_trainer
-from utils.training.compute import Compute
 from utils.training.optim import Averaged
 from utils.training.tokenizer_step import TokenizerTrainer
 from utils.training.tokens import Tokens

@@ -9,9 +9,9 @@ import torch
 
 from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
+from utils.device import Compute
 from utils.io.files import write_text
 from utils.tokens.cache import cached_tokens
-from utils.training.compute import Compute
 from utils.training.runlog import RunLog
 from utils.training.state import load_state, save_state
 from utils.training.tokenizer import train_tokenizer

@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import utils.training.compute
+import models.transformer
 from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
+from utils.device import Compute
 from utils.io.files import alone_in, read_rows
 from utils.tokens.batches import TokenBatch
 from utils.training import position as place
 from utils.training import tokens as training_tokens
 from utils.training import transformer_step as transformer_trainer
-from utils.training.compute import Compute
 from utils.training.optim import learning_rate
 from utils.training.run import Run
 from utils.training.state import load_state, previous
@@ -709,7 +709,7 @@ def test_a_warm_up_that_does_not_end_within_the_run_is_refused(config, changed):
 
 
 def test_a_compiled_run_has_the_same_numbers_and_keys(config, changed, tmp_path, monkeypatch):
-    monkeypatch.setattr(utils.training.compute, "COMPILER", "aot_eager")
+    monkeypatch.setattr(models.transformer, "COMPILER", "aot_eager")
     plain = changed(elsewhere(config, tmp_path), {"transformer.dropout": 0.0})
     compiled = changed(config, {"transformer.dropout": 0.0, "training.compile": True})
     weights = [load_file(train_transformer(c, resume=False)) for c in (plain, compiled)]

@@ -13,12 +13,12 @@ import torch
 
 from config.errors import DivergedError, UserError
 from config.schema import Config, TrainingConfig
+from utils.device import Compute
 from utils.io.streams import STOPS
 from utils.rng import generator_for, shuffled_batches
 from utils.training import position as place
-from utils.training.compute import Compute
-from utils.training.guards import memory_for, stop_signals
 from utils.training.position import Position, TimeLimit
+from utils.training.run import memory_for, stop_signals
 from utils.training.state import Checkpoint, settings_that_count
 from utils.training.trainer import Trainer
 

@@ -1,0 +1,23 @@
+"""Notes on stderr: what a user may want to know and need not act on."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+from config.errors import UserError
+
+_told: set[str] = set()  # what this process has noted
+
+
+def note(text: str) -> None:
+    """One line on stderr, which no file's name can break."""
+    tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
+
+
+def tell_once(what: str, text: str) -> None:
+    """One note, unless this process has given it before."""
+    if what not in _told:
+        _told.add(what)
+        note(text)
