@@ -65,7 +65,6 @@ OPTIONS = {  # flag: key that it overrides, type, help
 
 
 def build_parser() -> ArgumentParser:
-    """The command line."""
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     parser.add_argument(

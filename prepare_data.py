@@ -19,7 +19,6 @@ MAX_WORKERS = 256  # threads
 
 
 def parser() -> ArgumentParser:
-    """Describe the command line."""
     top = ArgumentParser(description=first_line(__doc__))
     sources = top.add_subparsers(dest="source_kind", required=True)
     photos = sources.add_parser("photos", help="crops of photographs that scikit-image carries")
@@ -51,7 +50,6 @@ def parser() -> ArgumentParser:
 
 
 def main() -> None:
-    """Prepare one data set."""
     args = parser().parse_args()
     if not 1 <= args.workers <= MAX_WORKERS:
         raise UserError(f"--workers: {args.workers}; allowed are 1 to {MAX_WORKERS}")

@@ -37,7 +37,6 @@ TRIALS_OF_CONFIG = 0  # --lr-search without a number
 
 
 def argument_parser() -> ArgumentParser:
-    """The flags of this script."""
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     add_start_arguments(parser)

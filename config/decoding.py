@@ -9,7 +9,6 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from config.section import (
     MaskSchedule,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -91,8 +90,6 @@ class DecodingConfig(Section):
     """Draw among this number of the most probable tokens; null draws among all."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Draw among the fewest tokens of this total probability (Holtzman et al. 2020)."""
-    dilate: NonNegativeInt = 0
-    """Tokens by which the hidden area grows on all sides."""
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What fills holes before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard", "feather"] = "none"

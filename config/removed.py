@@ -37,6 +37,9 @@ REMOVED = {
     ),
     "masking.shape": Removed("random", "tokens are hidden one by one; leave the key out"),
     "masking.min_ratio": Removed(0.0, "leave the key out"),
+    "decoding.dilate": Removed(
+        0, "what a hole spoils around it is the tokenizer's to mend (docs/tokenizer.md)"
+    ),
     "search.subset": Removed(1.0, "shorten the trials with search.steps instead"),
     "search.rungs": Removed(4, "trials are always compared at four points; leave the key out"),
     "search.cost": Removed(0.3, "Optuna's median pruner saves time instead; leave the key out"),

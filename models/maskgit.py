@@ -131,8 +131,8 @@ class MaskGIT(nn.Module):
         return torch.cat(rows)[: len(latents)].flatten(1)
 
     @torch.no_grad()
-    def start(self, images: Tensor, holes: Tensor, settings: DecodingConfig) -> Start:
-        """Encode and mask images, which no seed, rule or schedule changes.
+    def start(self, images: Tensor, holes: Tensor) -> Start:
+        """Encode and mask images, which no setting of decoding changes.
 
         images: (B, 3, H, W) normalised, holes filled with anything. holes: (B, H, W) bool.
         """
@@ -143,7 +143,7 @@ class MaskGIT(nn.Module):
             known = known_features(images, holes, latents, codes, self.transformer.config)
         token_mask = token_mask_from_holes(holes, round(token_ids.shape[1] ** 0.5))
         pixels = known_pixels(images, holes) if self.tokenizer.config.conditioned else None
-        return Start(token_ids, dilated(token_mask, settings.dilate), known, pixels)
+        return Start(token_ids, token_mask, known, pixels)
 
     @torch.no_grad()
     def finish(
@@ -194,7 +194,7 @@ class MaskGIT(nn.Module):
     ) -> Tensor:
         """`start` and `finish`: token ids of the repaired images, (B * samples, N)."""
         return self.finish(
-            self.start(images, holes, settings),
+            self.start(images, holes),
             settings,
             seed=seed,
             image_ids=image_ids,
@@ -202,10 +202,3 @@ class MaskGIT(nn.Module):
             first_sample=first_sample,
             on_step=on_step,
         )
-
-
-def dilated(token_mask: Tensor, tokens: int) -> Tensor:
-    """Hide tokens up to that many places from a hidden one, diagonally too, (B, N) -> (B, N)."""
-    side, around = round(token_mask.shape[1] ** 0.5), 2 * tokens + 1
-    grid = token_mask.unflatten(1, (side, side)).float()
-    return F.max_pool2d(grid, around, stride=1, padding=tokens).flatten(1) > 0

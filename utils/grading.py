@@ -40,16 +40,12 @@ class Grade:
     """What became of one solution."""
 
     solution: str
-    fingerprint: str
-    """Of its files, the data and the settings; another one is graded again."""
+    fingerprint: str  # of its files, the data and the settings; another one is graded again
     score: float | None = None
-    what: str = ""
-    """Name of the score."""
+    what: str = ""  # name of the score
     attention: str = ""
-    rule: str = ""
-    """How it was decoded; empty for a folder of results."""
-    results: str = ""
-    """Folder of the repaired images."""
+    rule: str = ""  # how it was decoded; empty for a folder of results
+    results: str = ""  # folder of the repaired images
     error: str = ""
 
 
@@ -78,7 +74,6 @@ def grade(
 
 
 def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
-    """Write grades.csv, grades.md and grades.html."""
     rows = [
         {"rank": rank if found.score is not None else "", **asdict(found)}
         for rank, found in enumerate(grades, 1)

@@ -155,7 +155,6 @@ def data_uri(content: bytes, kind: str = "image/png") -> str:
 
 
 def embed_file(path: Path) -> str:
-    """A PNG file as a data URI."""
     return data_uri(path.read_bytes())
 
 

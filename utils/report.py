@@ -53,12 +53,15 @@ def build_report(config: Config) -> Path:
     chosen = np.linspace(0, len(dataset) - 1, min(COMPARED, len(dataset))).astype(int)
     first = results[SCHEDULES[0]]
     steps = [
-        (f"{schedule}, image {index}", embed_file(folder / schedule / STEPS / _final(index)))
+        (
+            f"{schedule}, image {index}",
+            embed_file(folder / schedule / STEPS / f"final_test_{index}.png"),
+        )
         for schedule in SCHEDULES
         for index in chosen[1 : 1 + IMAGES_SHOWN]
     ]
     masks = [
-        (schedule, embed_file(folder / schedule / MASKS / _final(chosen[1])))
+        (schedule, embed_file(folder / schedule / MASKS / f"final_test_{chosen[1]}.png"))
         for schedule in SCHEDULES
     ]
     grid = math.isqrt(config.transformer.num_tokens)
@@ -126,9 +129,10 @@ def _score_table(folder: Path) -> dict:
 def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> dict[str, np.ndarray]:
     """The rows masked, inpainted and truth, each one picture, enlarged."""
     items = [dataset[index] for index in chosen]
+    paths = [results / RESULTS / f"image_{index:03d}.png" for index in chosen]
     rows = {
         "masked": [item.image for item in items],
-        "inpainted": [_pixels(results / RESULTS / f"image_{index:03d}.png") for index in chosen],
+        "inpainted": [np.asarray(load_rgb(path)) for path in paths],
         "truth": [dataset.ground_truth(item.index, item.image) for item in items],
     }
     block = np.ones((ENLARGED, ENLARGED, 1), dtype=np.uint8)
@@ -189,14 +193,6 @@ def _meant_for(path: Path) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: not what the scripts leave there ({what})") from None
-
-
-def _final(index: int) -> str:
-    return f"final_test_{index}.png"
-
-
-def _pixels(path: Path) -> np.ndarray:
-    return np.asarray(load_rgb(path))
 
 
 def main() -> None:

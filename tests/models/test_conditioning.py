@@ -119,7 +119,7 @@ def test_a_repair_with_conditioning_does_not_depend_on_its_batch(tokenizer, seei
 def test_a_picture_without_a_known_pixel_is_repaired(tokenizer, seeing):
     maskgit = MaskGIT(tokenizer, seeing, "cosine").eval()
     images, holes = torch.zeros(1, 3, 16, 16), torch.ones(1, 16, 16, dtype=torch.bool)
-    start = maskgit.start(images, holes, DecodingConfig())
+    start = maskgit.start(images, holes)
     assert start.token_mask.all()
     assert (start.known[..., 48:64] == 1).all()
     repaired = maskgit.finish(start, DecodingConfig(), seed=0, image_ids=torch.arange(1))
@@ -128,7 +128,7 @@ def test_a_picture_without_a_known_pixel_is_repaired(tokenizer, seeing):
 
 
 def test_a_network_without_conditioning_starts_without_features(maskgit):
-    assert maskgit.start(*images_and_holes(1), DecodingConfig()).known is None
+    assert maskgit.start(*images_and_holes(1)).known is None
 
 
 # The decoder
@@ -172,7 +172,7 @@ def test_known_pixels_are_the_image_and_its_hole():
 def test_a_start_holds_what_its_decoder_sees(tokenizer, transformer):
     images, holes = images_and_holes(1)
     plain = MaskGIT(tokenizer, transformer, "cosine").eval()
-    assert plain.start(images, holes, DecodingConfig()).pixels is None
+    assert plain.start(images, holes).pixels is None
     seeing = MaskGIT(seeing_decoder(tokenizer), transformer, "cosine").eval()
-    found = seeing.start(images, holes, DecodingConfig()).pixels
+    found = seeing.start(images, holes).pixels
     assert torch.equal(found, known_pixels(images, holes))

@@ -1,4 +1,4 @@
-"""Inpainting with whole networks: any batch gives the same tokens, several repairs, dilation."""
+"""Inpainting with whole networks: any batch gives the same tokens, several repairs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from config.schema import DecodingConfig, TransformerConfig
-from models.maskgit import MaskGIT, dilated
+from models.maskgit import MaskGIT
 from models.masking import token_mask_from_holes
 from models.orders import ORDERS
 from models.transformer import BidirectionalTransformer
@@ -100,7 +100,7 @@ def test_several_repairs_need_one_encoding(maskgit, monkeypatch):
 def test_a_start_can_be_finished_in_several_ways_and_sample_by_sample(maskgit):
     images, holes = images_and_holes(3)
     common = {"seed": 4, "image_ids": torch.arange(3)}
-    start = maskgit.start(images, holes, DecodingConfig())
+    start = maskgit.start(images, holes)
     for rule in ("listing", "maskgit"):
         settings = DecodingConfig(rule=rule, total_iter=3)
         together = maskgit.inpaint(images, holes, settings, samples=2, **common).view(3, 2, -1)
@@ -110,35 +110,3 @@ def test_a_start_can_be_finished_in_several_ways_and_sample_by_sample(maskgit):
         for sample in range(2):
             alone = maskgit.finish(start, settings, first_sample=sample, **common)
             assert torch.equal(alone, together[:, sample])
-
-
-def test_dilation_hides_the_tokens_around_a_hole():
-    mask = torch.zeros(2, 25, dtype=torch.bool)
-    mask[0, 6] = True  # row 1, column 1 of 5 x 5
-    assert torch.equal(dilated(mask, 0), mask)
-    once = torch.zeros(5, 5, dtype=torch.bool)
-    once[:3, :3] = True
-    assert torch.equal(dilated(mask, 1)[0].view(5, 5), once)
-    twice = torch.zeros(5, 5, dtype=torch.bool)
-    twice[:4, :4] = True
-    assert torch.equal(dilated(mask, 2)[0].view(5, 5), twice)
-    assert not dilated(mask, 3)[1].any()  # an image without a hole stays whole
-
-
-def test_a_dilated_hole_is_decoded_as_a_whole(maskgit):
-    images = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    holes = torch.zeros(1, 16, 16, dtype=torch.bool)
-    holes[0, 0, 0] = True
-    counts = []
-    for dilate in (0, 1, 3):
-        seen = []
-        maskgit.inpaint(
-            images,
-            holes,
-            DecodingConfig(total_iter=1000, dilate=dilate, sweet_spot=1),
-            seed=0,
-            image_ids=torch.arange(1),
-            on_step=lambda step, seen=seen: seen.append(int(step.hidden.sum())),
-        )
-        counts += seen
-    assert counts == [1, 4, 16]

@@ -70,7 +70,6 @@ class Checkpoints:
 
     @property
     def names(self) -> list[str]:
-        """Names in the order in which the places were given."""
         return list(self.checkpoints)
 
     def checkpoint(self, name: str) -> Checkpoint:

@@ -34,12 +34,10 @@ class Control:
     choices: list[str]
     limits: dict[str, float]
     may_be_empty: bool
-    takes_yaml: bool
-    """Whether the choices may be replaced by a section of keys."""
+    takes_yaml: bool  # whether the choices may be replaced by a section of keys
     help: str
 
     def control(self) -> gr.components.Component:
-        """The component that shows and changes the setting."""
         texts = {"label": self.name.replace("_", " "), "info": self.help}
         if self.choices:
             return gr.Dropdown(
@@ -81,7 +79,6 @@ def settings() -> list[Control]:
 
 
 def control_values(config: Config, asked: Sequence[Control]) -> list[Any]:
-    """The controls' values for a config."""
     return [setting.show(getattr(config.decoding, setting.name)) for setting in asked]
 
 

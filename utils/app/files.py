@@ -83,12 +83,10 @@ def written(
 
 
 def result(files: Files) -> bytes:
-    """The repaired picture among the files."""
     return next(content for name, content in files.items() if name.startswith(RESULTS))
 
 
 def animation(files: Files) -> bytes:
-    """The animation among the files."""
     return next(content for name, content in files.items() if name.startswith(ANIMATION))
 
 

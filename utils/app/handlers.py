@@ -39,8 +39,7 @@ class RepairRequest:
     painted: Painted
     seed: int
     samples: int
-    settings: dict[str, list[Pair]]
-    """A, or A and B -> keys of the config with their values."""
+    settings: dict[str, list[Pair]]  # A, or A and B -> keys of the config with their values
 
 
 class Handlers:
@@ -97,7 +96,6 @@ class Handlers:
             yield gr.skip(), error_html(error)
 
     def stopped(self) -> str:
-        """The notice after Stop."""
         return info_html("Stopped.")
 
     def _decode(self, request: RepairRequest) -> Iterator[tuple[Player, str]]:
@@ -138,7 +136,6 @@ class Handlers:
         return [one.read(value) for one, value in zip(self.settings, values, strict=True)]
 
     def _default(self, name: str) -> Config:
-        """A checkpoint's own config."""
         return self.checkpoints.checkpoint(name).config()
 
     def _samples_of(self, name: str) -> list[dict[str, Any]]:

@@ -46,7 +46,6 @@ Controls = list[gr.components.Component]
 
 
 def build_page(checkpoints: Checkpoints) -> gr.Blocks:
-    """The whole page, for some checkpoints."""
     handlers = Handlers(checkpoints, settings())
     handlers.open(checkpoints.names[0])  # so that the first visitor need not wait
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FORGET_SECONDS)) as page:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from config.schema import Config
-from models.maskgit import dilated
 from models.masking import gamma, token_mask_from_holes
 from utils.app import files
 from utils.app.checkpoints import Checkpoint
@@ -30,17 +29,13 @@ KNOWN_MARK, FILLED_MARK, HIDDEN_MARK = "k", "f", "h"  # a token in the page's da
 class Record:
     """One decoding under one setting and one seed."""
 
-    name: str
-    """A or B."""
-    sample: int
-    """Which of several repairs, from 1."""
+    name: str  # A or B
+    sample: int  # which of several repairs, from 1
     checkpoint: Checkpoint
     config: Config
     dtype: torch.dtype
-    image: np.ndarray
-    """uint8 (H, W, 3); the pixels in its hole are never used."""
-    hole: np.ndarray
-    """bool (H, W)."""
+    image: np.ndarray  # uint8 (H, W, 3); the pixels in its hole are never used
+    hole: np.ndarray  # bool (H, W)
     steps: list[DecodedStep] = field(default_factory=list)
     _shown_steps: list[dict[str, Any]] = field(default_factory=list)
     _files: dict[str, str] | None = None
@@ -48,7 +43,6 @@ class Record:
 
     @property
     def planned(self) -> int:
-        """Steps that will be run."""
         return self.config.decoding.steps
 
     @property
@@ -101,8 +95,7 @@ class Record:
     def _token_mask(self) -> np.ndarray:
         """Tokens hidden at the start, bool (N,)."""
         grid = round(self.config.transformer.num_tokens**0.5)
-        touched = token_mask_from_holes(torch.from_numpy(self.hole[None]), grid)
-        return dilated(touched, self.config.decoding.dilate)[0].numpy()
+        return token_mask_from_holes(torch.from_numpy(self.hole[None]), grid)[0].numpy()
 
     def _make_files(self) -> dict[str, str]:
         made = files.written(self.config, self.dtype, self.masked, self.hole, self.steps)

@@ -21,7 +21,6 @@ Samples = dict[str, np.ndarray]  # name -> uint8 (side, side, 3)
 
 
 def photographs(side: int) -> Samples:
-    """Square crops of the photographs."""
     return {
         name: square(load_rgb(photo_path(file), file).crop(box), side)
         for name, (file, box) in CROPS.items()

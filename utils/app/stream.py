@@ -21,10 +21,8 @@ from utils.inpainting.inpainter import Inpainter
 class DecodedStep:
     """Pixels and tokens after one decode step."""
 
-    image: np.ndarray
-    """The decoded image, uint8 (H, W, 3)."""
-    hidden: np.ndarray
-    """Tokens that are still hidden, bool (N,)."""
+    image: np.ndarray  # the decoded image, uint8 (H, W, 3)
+    hidden: np.ndarray  # tokens that are still hidden, bool (N,)
     confidence: np.ndarray
     """Probability of each token when it was last guessed, 0 to 1, (N,); NaN where known."""
 
@@ -76,7 +74,6 @@ def _decode(
     hole: np.ndarray,
     send: Callable[[DecodedStep], None],
 ) -> None:
-    """Run all steps on the inpainter's networks and send each."""
     variant = inpainter.with_config(config)
     is_log = config.decoding.choices.trust == "log p"
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from config.errors import UserError
+from config.schema import DataConfig
 from utils.data.pairs import (
     check_same_size,
     image_files,
@@ -94,20 +96,20 @@ class ImageFolder(Dataset[Tensor]):
         return self.images[index]
 
 
+def split_images(data: DataConfig, split: Literal["train", "val"]) -> Tensor:
+    """Images of a split, (n, 3, H, W) uint8."""
+    return ImageFolder(data.folder(split), data.image_size).images
+
+
 @dataclass(frozen=True)
 class InpaintingItem:
     """One image to repair."""
 
-    index: int
-    """Place in the job, from 0, in the natural order of the images' names."""
-    name: str
-    """The image's file name."""
-    image: np.ndarray
-    """uint8 (H, W, 3)."""
-    hole: np.ndarray
-    """bool (H, W), True = to be filled."""
-    profile: bytes | None = None
-    """The image's colour profile (ICC), which its repair keeps."""
+    index: int  # place in the job, from 0, in the natural order of the images' names
+    name: str  # the image's file name
+    image: np.ndarray  # uint8 (H, W, 3)
+    hole: np.ndarray  # bool (H, W), True = to be filled
+    profile: bytes | None = None  # the image's colour profile (ICC), which its repair keeps
 
 
 class InpaintingSet(Dataset[InpaintingItem]):

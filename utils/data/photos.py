@@ -47,7 +47,6 @@ class Photos:
         self.report: Counts = {"files": len(PHOTOS)}
 
     def fingerprint(self) -> str:
-        """SHA-256 over the photographs' contents."""
         digest = hashlib.sha256()
         for file in PHOTOS:
             digest.update(photo_path(file).read_bytes())

@@ -40,8 +40,7 @@ SKIPPED_SHOWN = 5  # names of faulty files printed; all are in dataset.json
 class Settings:
     """What decides a data set's content, besides its source."""
 
-    split: tuple[int, int, int]
-    """Images in train, val and test."""
+    split: tuple[int, int, int]  # images in train, val and test
     image_size: int = 64
     seed: int = 0
     holes: str = "lab"

@@ -154,7 +154,7 @@ class Inpainter:
 
         with one_thread(), autocast(self.device, self.dtype):
             images, where = self.as_tensors(filled, holes)
-            start = self.maskgit.start(images, where, self.config.decoding)
+            start = self.maskgit.start(images, where)
             if start.pixels is not None:
                 trace.known = start.pixels.repeat_interleave(samples, 0)
             self.maskgit.finish(

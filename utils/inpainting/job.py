@@ -61,8 +61,7 @@ class Task:
     done: bool
     filled: np.ndarray | None
     """What the tokenizer is shown; None for what is done, or decoded in windows."""
-    truth: np.ndarray | None
-    """None where it is not known, or not shown."""
+    truth: np.ndarray | None  # none where it is not known, or not shown
 
 
 class Job:

@@ -36,10 +36,8 @@ class Repair:
     """One repair of one image, as decoding leaves it."""
 
     item: InpaintingItem
-    sample: int
-    """Which repair of its image, from 0."""
-    stamp: str
-    """What it was made with (utils/inpainting/stamps.py)."""
+    sample: int  # which repair of its image, from 0
+    stamp: str  # what it was made with (utils/inpainting/stamps.py)
     images: Sequence[np.ndarray]
     """The image after every step that is shown, the result last, uint8 (H, W, 3)."""
     token_masks: np.ndarray | None
@@ -67,7 +65,6 @@ class Outputs:
         return self.settings.step_pictures or self.settings.animation != "none"
 
     def result_name(self, index: int, sample: int) -> str:
-        """File name of a result within test_results."""
         return f"image_{index:03d}{self._suffix(sample)}.png"
 
     def is_done(self, item: InpaintingItem, stamp: str) -> bool:

@@ -35,14 +35,12 @@ TOUCHING = np.ones((3, 3))  # pixels that belong together, diagonal ones too
 class Window:
     """A square of S pixels a side within a picture, and the part of it that is kept."""
 
-    number: int
-    """From 1, in reading order; it keys the window's noise."""
+    number: int  # from 1, in reading order; it keys the window's noise
     view: tuple[slice, slice]
     core: tuple[slice, slice]
 
     @property
     def core_in_view(self) -> tuple[slice, slice]:
-        """The core's place within the window."""
         rows, columns = (
             slice(core.start - view.start, core.stop - view.start)
             for core, view in zip(self.core, self.view, strict=True)
@@ -50,7 +48,6 @@ class Window:
         return rows, columns
 
     def overlaps(self, other: Window) -> bool:
-        """Whether two windows share a pixel."""
         pairs = zip(self.view, other.view, strict=True)
         return all(a.start < b.stop and b.start < a.stop for a, b in pairs)
 

@@ -192,7 +192,6 @@ def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
 
 
 def _save_figure(path: Path) -> None:
-    """Save the current figure and close it."""
     from matplotlib import pyplot
 
     with atomic(path) as temporary:

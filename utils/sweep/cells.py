@@ -68,15 +68,12 @@ class Sweep:
     # What is there
 
     def cells(self, study: Study) -> list[Cell]:
-        """Every setting of a study with every seed."""
         return [Cell(s.decoding, seed) for s in study.settings for seed in self.seeds]
 
     def rows_of(self, decoding: DecodingConfig) -> list[CellRow]:
-        """Results of a setting, one for each seed."""
         return [self.rows[Cell(decoding, seed).key(self.fixed)] for seed in self.seeds]
 
     def trace_path(self, cell: Cell) -> Path:
-        """Where the tokens of a cell's walk lie."""
         return self.output / "traces" / f"{settings_digest({**self.fixed, 'w': cell.walk_key})}.npz"
 
     def trace(self, cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:

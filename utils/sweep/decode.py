@@ -26,7 +26,7 @@ from utils.device import autocast
 from utils.inpainting.inpainter import BATCH_SIZES, Inpainter, Trace
 from utils.inpainting.stamps import input_digest
 from utils.scoring import FeatureDistance, hole_psnr
-from utils.sweep.plan import Cell, start_key
+from utils.sweep.plan import Cell
 
 FIRST_LOGITS_BYTES = 1 << 30  # that may be kept for all images and starts
 
@@ -37,8 +37,7 @@ CellRow = dict[str, Any]  # what is known of a finished cell
 class Inputs:
     """The images of a sweep, all of the model's size."""
 
-    indices: list[int]
-    """Places in the set, which key the noise."""
+    indices: list[int]  # places in the set, which key the noise
     images: np.ndarray  # (n, H, W, 3) uint8
     holes: np.ndarray  # (n, H, W) bool
     truths: np.ndarray  # (n, H, W, 3) uint8
@@ -96,8 +95,7 @@ class DecodedCell:
 
     token_ids: Tensor  # (T, n, N)
     hidden: Tensor  # (T, n, N) bool
-    seconds: list[float]
-    """For all images, until each step is done."""
+    seconds: list[float]  # for all images, until each step is done
 
 
 class CellDecoder:
@@ -105,12 +103,11 @@ class CellDecoder:
 
     def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
         self.config, self.inputs, self.device = config, inputs, device
-        self.starts: dict[tuple[Any, ...], Starts] = {}
+        self.starts: dict[str, Starts] = {}  # by hole fill
         self.kept_bytes = 0  # of first logits, over all starts
 
     @cached_property
     def inpainter(self) -> Inpainter:
-        """The networks, loaded when something has to be decoded."""
         return Inpainter(self.config)
 
     def under(self, decoding: DecodingConfig) -> Inpainter:
@@ -120,20 +117,19 @@ class CellDecoder:
 
     @cached_property
     def distance(self) -> FeatureDistance:
-        """The scorer, with the statistics of the ground truth."""
         truths = torch.from_numpy(self.inputs.truths)
         return FeatureDistance(truths, self.device, self.config.scoring)
 
     def start(self, decoding: DecodingConfig) -> Starts:
         """Filled, encoded and masked images, once for each fill."""
-        key = start_key(decoding)
+        key = decoding.hole_fill
         if key not in self.starts:
             filled = self.under(decoding).fill_all(self.inputs.images, self.inputs.holes)
             tensors = self.inpainter.as_tensors(filled, self.inputs.holes)
             parts = zip(
                 *(part.split(BATCH_SIZES[self.device.type]) for part in tensors), strict=True
             )
-            starts = [self.inpainter.maskgit.start(*part, decoding) for part in parts]
+            starts = [self.inpainter.maskgit.start(*part) for part in parts]
             self.starts[key] = Starts(starts)
         return self.starts[key]
 

@@ -23,7 +23,6 @@ from utils.inpainting.stamps import OUTPUT_ONLY, settings_digest
 REPORT_SWEET_SPOT, REPORT_ITERATIONS = 8, 10  # of the report's tables (spec section 8)
 COMPARED_RULES = ("listing", "maskgit")
 AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # do not change the steps before
-BEFORE_DECODING = ("hole_fill", "dilate")  # decide over what decoding starts from
 MAX_SETTINGS = 1000  # of a grid
 
 Changes = dict[str, Any]  # keys of the section decoding and their values
@@ -79,7 +78,6 @@ class Cell:
 
     @property
     def steps(self) -> int:
-        """Iterations that are run."""
         return self.decoding.steps
 
     @property
@@ -95,11 +93,6 @@ class Cell:
 
 def _plain(decoding: DecodingConfig, without: Iterable[str] = ()) -> Changes:
     return decoding.model_dump(mode="json", exclude={*OUTPUT_ONLY, *without})
-
-
-def start_key(decoding: DecodingConfig) -> tuple[Any, ...]:
-    """The same for all decodings that start from the same tokens and mask."""
-    return tuple(getattr(decoding, key) for key in BEFORE_DECODING)
 
 
 def walks(cells: Iterable[Cell]) -> list[list[Cell]]:

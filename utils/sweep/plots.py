@@ -17,7 +17,6 @@ import matplotlib.pyplot as plt
 
 
 def save_study_plots(folder: Path, table: Table) -> None:
-    """Draw both plots of a study into its folder."""
     for name, draw in STUDY_PLOTS.items():
         figure = draw(table)
         with atomic(folder / name) as temporary:

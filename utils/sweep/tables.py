@@ -24,10 +24,8 @@ class SettingResult:
 
     setting: Setting
     score: Summary
-    hole_psnr: float | None
-    """Mean over images and seeds, in dB."""
-    seconds: float
-    """An image, mean over seeds: all steps, and its pixels."""
+    hole_psnr: float | None  # mean over images and seeds, in dB
+    seconds: float  # an image, mean over seeds: all steps, and its pixels
 
     @property
     def steps(self) -> int:
@@ -56,12 +54,10 @@ class Table:
         return [result for result in found if result]
 
     def best(self, name: str) -> SettingResult:
-        """The lowest score of a row."""
         return min(self.row(name), key=lambda result: result.score.mean)
 
     @property
     def winner(self) -> SettingResult:
-        """The lowest score of all."""
         return min(self.results.values(), key=lambda result: result.score.mean)
 
     @property
@@ -101,7 +97,6 @@ def table_of(sweep: Sweep, study: Study) -> Table:
 
 
 def save_table(folder: Path, table: Table) -> None:
-    """Write the numbers and the table in its three forms."""
     write_text(folder / RESULTS, as_csv(table))
     write_text(folder / MARKDOWN, as_markdown(table))
     write_text(folder / LATEX, as_latex(table))
@@ -168,6 +163,5 @@ def as_markdown(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """The grid in LaTeX."""
     heading, *rows = grid(table)
     return latex_table(heading, rows, table.caption)

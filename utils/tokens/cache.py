@@ -25,7 +25,7 @@ from models.parallel import each_part, one_thread, workers
 from models.vqgan import VQGAN, full_fp32
 from utils.data import augment
 from utils.data.augment import AS_IS, MIRRORED, Views
-from utils.data.datasets import ImageFolder, normalise
+from utils.data.datasets import normalise, split_images
 from utils.io.files import atomic, content_hash
 from utils.io.images import list_images
 
@@ -97,9 +97,7 @@ def _key(vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], extra: 
 def _encode(
     vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], device: torch.device
 ) -> np.ndarray:
-    """Encode every view of every image, (n, V, N) uint16."""
-    images = ImageFolder(data.folder(split), data.image_size).images
-    views = Views(images, data.views if split == "train" else PLAIN_VIEWS)
+    views = Views(split_images(data, split), data.views if split == "train" else PLAIN_VIEWS)
     size = GPU_BATCH if device.type == "cuda" else CPU_BATCH * workers()
     vqgan, rows = vqgan.to(device, memory_format=torch.channels_last), []
     total = len(views) * views.count

@@ -37,7 +37,6 @@ def learning_rate(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group this rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 

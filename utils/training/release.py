@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from models.conditioning import known_pixels
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, run
-from utils.data.datasets import ImageFolder, normalise, to_uint8
+from utils.data.datasets import normalise, split_images, to_uint8
 from utils.data.holed_images import VAL_SEED
 from utils.data.punching import draw_holes
 from utils.device import pick_device
@@ -29,6 +30,7 @@ from utils.weights.store import load_tokenizer, load_transformer, read_header, s
 CHECKED = 64  # validation images that both precisions decode
 ALLOWED = 1.0  # grey levels that they may differ by on average
 ALLOWED_LOSS = 0.01  # nats that their validation losses may differ by
+Network = TypeVar("Network", VQGAN, BidirectionalTransformer)
 
 
 def release_tokenizer(config: Config, folder: Path) -> str:
@@ -38,10 +40,9 @@ def release_tokenizer(config: Config, folder: Path) -> str:
     """
     source, target = config.tokenizer_weights, folder / "vqgan.safetensors"
     full = load_tokenizer(source, config.tokenizer)
-    half = {name: weight.half() for name, weight in full.state_dict().items()}
-    rounded = VQGAN(full.config).eval()
-    rounded.load_state_dict(half)
-    difference = decoded_difference(full, rounded, _images(config), config)
+    half, rounded = in_half(full)
+    images = split_images(config.data, "val")[:CHECKED]
+    difference = decoded_difference(full, rounded, images, config)
     if difference > ALLOWED:
         raise UserError(f"{source}: fp16 decodes {difference:.2f} grey levels apart; not released")
     notes = {"source_sha256": content_hash([source]), "precision": "fp16"}
@@ -56,9 +57,7 @@ def release_transformer(config: Config, folder: Path) -> str:
     """
     source, target = config.transformer_weights, folder / "transformer.safetensors"
     full = load_transformer(source, config.transformer)
-    half = {name: weight.half() for name, weight in full.state_dict().items()}
-    rounded = BidirectionalTransformer(full.config)
-    rounded.load_state_dict(half)
+    half, rounded = in_half(full)
     device = pick_device(config.device)
     network = config.transformer.model_copy(update=full.config.model_dump())
     tokens = load_tokens(config.model_copy(update={"transformer": network}), device)
@@ -72,6 +71,14 @@ def release_transformer(config: Config, folder: Path) -> str:
     notes |= {"source_sha256": content_hash([source]), "precision": "fp16"}
     save_weights(target, half, full.config, notes)
     return f"{_size(target)}, val loss {after:.4f} nats, {before:.4f} in fp32"
+
+
+def in_half(network: Network) -> tuple[dict[str, Tensor], Network]:
+    """Weights in fp16, and a network that has them."""
+    half = {name: weight.half() for name, weight in network.state_dict().items()}
+    rounded = type(network)(network.config).eval()
+    rounded.load_state_dict(half)
+    return half, rounded
 
 
 PARTS = {"tokenizer": release_tokenizer, "transformer": release_transformer}
@@ -95,10 +102,6 @@ def decoded_difference(first: VQGAN, second: VQGAN, images: Tensor, config: Conf
         known = known_pixels(normalise(images, mean, std), torch.from_numpy(holes))
     a, b = (to_uint8(net.decode(token_ids, known), mean, std).float() for net in (first, second))
     return (a - b).abs().mean().item()
-
-
-def _images(config: Config) -> Tensor:
-    return ImageFolder(config.data.root / "val", config.data.image_size).images[:CHECKED]
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from utils import distributed
 from utils.io.files import alone_in, is_out_of_memory
 from utils.io.streams import INSISTING, handled
 from utils.training.runlog import RunLog
-from utils.training.state import Resume, State, clear_run, open_state, save_state
+from utils.training.state import Opening, clear_run, open_state, save_state
 from utils.training.throughput import Peak, Speed
 from utils.training.trainer import LOOK_EVERY, Trainer
 
@@ -29,18 +28,8 @@ BEST, STATE = "best.safetensors", "state.pt"
 Watch = Callable[[Any], None]  # is given the trainer
 
 
-@dataclass(frozen=True)
-class Opening:
-    """What becomes of an existing run, and of settings that differ from its own."""
-
-    resume: Resume = False
-    restart: bool = False
-    allow_config_change: bool = False
-    from_epoch: int | None = None  # that a resumed checkpoint must stand after
-
-
 def ignore(_trainer: Trainer) -> None:
-    """Watch nothing."""
+    pass
 
 
 @contextmanager
@@ -64,7 +53,12 @@ def train(
     resumed nor overwritten, for too little memory and for a loss that is no longer finite,
     `StopRequested` after a clean stop.
     """
-    open_or_start(trainer, folder, opening, begin)
+    state = open_state(folder / STATE, trainer.settings_of_run, opening)
+    if state is not None:
+        trainer.load_state_dict(state)
+    else:
+        begin()
+        clear_run(folder / STATE)
     if not trainer.nothing_left:
         advice = [text for text, helps in trainer.memory_advice().items() if helps]
         threads = one_thread() if trainer.shares_batches else nullcontext()
@@ -73,34 +67,6 @@ def train(
     elif distributed.is_main():
         print(f"{folder}: all {trainer.position.epoch} epochs are done")
     return folder / trainer.weights_file
-
-
-def open_or_start(
-    trainer: Trainer, folder: Path, opening: Opening, begin: Callable[[], None]
-) -> None:
-    """Load the state of an existing run, or begin a new one and clear what an old one left."""
-    state = open_state(
-        folder / STATE,
-        trainer.settings_of_run,
-        resume=opening.resume,
-        restart=opening.restart,
-        allow_change=opening.allow_config_change,
-    )
-    if opening.resume and opening.from_epoch is not None:
-        _check_epoch(folder / STATE, state, opening.from_epoch)
-    if state is not None:
-        trainer.load_state_dict(state)
-    else:
-        begin()
-        clear_run(folder / STATE)
-
-
-def _check_epoch(path: Path, state: State | None, epoch: int) -> None:
-    """Refuse to continue from another place than the user believes."""
-    done = None if state is None else state["position"]["epoch"]
-    if done != epoch:
-        found = "there is none" if done is None else f"it stands after epoch {done}"
-        raise UserError(f"{path}: asked for a checkpoint after epoch {epoch}; {found}")
 
 
 class Run:

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -32,6 +33,16 @@ BROKEN_STATE = (  # what reading one that is damaged, or cannot be read, raises
 )
 FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
 LONGEST_REASON = 160  # characters of PyTorch's message that a line of ours repeats
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What becomes of an existing run, and of settings that differ from its own."""
+
+    resume: Resume = False
+    restart: bool = False
+    allow_config_change: bool = False
+    from_epoch: int | None = None  # that a resumed checkpoint must stand after
 
 
 class Part(Protocol):
@@ -131,37 +142,43 @@ def load_state(path: Path) -> State | None:
     return None
 
 
-def open_state(
-    path: Path, settings: dict[str, Any], *, resume: Resume, restart: bool, allow_change: bool
-) -> State | None:
+def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State | None:
     """The state to go on from, or None to begin; ``settings`` are those the result depends on.
 
     Where there is nothing to resume, True says so and "auto" begins without a word. Settings that
     the state does not know, since they are newer, are taken as they are.
 
-    Raises `UserError` when a run would be overwritten unasked, when the state is foreign, and when
-    its settings differ (keys named) without leave.
+    Raises `UserError` when a run would be overwritten unasked, when the state is foreign or stands
+    after another epoch than the user believes, and when its settings differ without leave.
     """
-    if not resume:
-        if (path.exists() or previous(path).exists()) and not restart:
+    if not opening.resume:
+        if (path.exists() or previous(path).exists()) and not opening.restart:
             raise UserError(f"{path.parent}: already contains a run; use --resume or --restart")
         return None
     state = load_state(path)
     if state is None:
-        if resume != "auto" and is_main():
+        _require_epoch(path, None, opening)
+        if opening.resume != "auto" and is_main():
             print(f"{path.parent}: nothing to resume, starts a new run")
         return None
     if not isinstance(state, dict) or not {"settings", "position"} <= state.keys():
         raise UserError(f"{path}: is no training state of ours")
     found = state["settings"]
     changed = sorted(key for key in settings.keys() & found.keys() if settings[key] != found[key])
-    if changed and not allow_change:
+    if changed and not opening.allow_config_change:
         first = changed[0]
         raise UserError(
             f"{path}: the run was begun with other {', '.join(changed)} ({first} was "
             f"{found[first]}, is {settings[first]}); --allow-config-change goes on all the same"
         )
+    _require_epoch(path, state["position"]["epoch"], opening)
     return state
+
+
+def _require_epoch(path: Path, done: int | None, opening: Opening) -> None:
+    if opening.from_epoch not in (None, done):
+        found = "there is none" if done is None else f"it stands after epoch {done}"
+        raise UserError(f"{path}: asked for a checkpoint after epoch {opening.from_epoch}; {found}")
 
 
 def clear_run(path: Path) -> None:
@@ -177,7 +194,6 @@ def clear_run(path: Path) -> None:
 
 
 def previous(path: Path) -> Path:
-    """Where the state before the latest is kept."""
     return _next_to(path, "previous")
 
 

@@ -155,7 +155,6 @@ class Speed:
         self.images, self.began = 0, time.perf_counter()
 
     def count(self, images: int) -> None:
-        """Count images that were trained on."""
         self.images += images
 
     def look(self) -> dict[str, float]:

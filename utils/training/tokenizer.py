@@ -10,10 +10,10 @@ from torch import Size, Tensor
 from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TokenizerSection
 from models.vqgan import VQGAN
-from utils.data.datasets import ImageFolder
+from utils.data.datasets import split_images
 from utils.device import Compute
-from utils.training.run import Opening, run_alone, train
-from utils.training.state import Resume
+from utils.training.run import run_alone, train
+from utils.training.state import Opening, Resume
 from utils.training.tokenizer_step import TokenizerTrainer
 from utils.weights.store import load_tokenizer
 
@@ -36,10 +36,7 @@ def train_tokenizer(
     folder, compute = config.run / "tokenizer", Compute.of(config)
     opening = Opening(resume, restart, allow_config_change)
     with run_alone(folder, compute.device):
-        images, val = (
-            ImageFolder(config.data.folder(split), config.data.image_size).images
-            for split in ("train", "val")
-        )
+        images, val = (split_images(config.data, split) for split in ("train", "val"))
         trainer = TokenizerTrainer(config, images, val, compute)
 
         def begin() -> None:

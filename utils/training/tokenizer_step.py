@@ -13,7 +13,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from config.loading import flat
 from config.schema import Config
 from models import losses, quantizer
 from models.vqgan import VQGAN
@@ -25,7 +24,7 @@ from utils.training.adversary import Adversary
 from utils.training.codes import Codes
 from utils.training.holed_batches import HoledBatches
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
-from utils.training.state import Checkpoint, settings_that_count
+from utils.training.state import Checkpoint
 from utils.training.throughput import tokenizer_flops
 from utils.training.trainer import LOOK_EVERY, Trainer
 from utils.training.validate_tokenizer import TokenizerValidation, require_two
@@ -65,10 +64,7 @@ class TokenizerTrainer(Trainer):
             discriminator_optimizer=self.adversary.optimizer,
         )
         self.share = 1.0  # of the batch, that this process computes
-        settings = settings_that_count(flat(config, "seed", "data", "tokenizer"))
-        settings["tokenizer.training.batch_size"] = self.batch_size  # of all processes together
-        settings |= {"images": self.image_count, "precision": str(self.dtype)}
-        self.settings_of_run = settings
+        self.settings_of_run = self.settings_in("tokenizer")
         self.mean = torch.tensor(config.data.mean, device=self.device)[:, None, None]
         self.std = torch.tensor(config.data.std, device=self.device)[:, None, None]
 
@@ -230,16 +226,13 @@ class TokenizerTrainer(Trainer):
         return TokenizerValidation(self.val, self.config, self.device, self.dtype)
 
     def validate(self) -> dict[str, float]:
-        """Figures of the reconstructions by the averaged weights."""
         return self.validation(self.averaged.module)
 
     def pictures(self) -> dict[str, Tensor]:
-        """The reconstructions of the last validation."""
         is_due = self.is_due(self.settings.validate_every)
         return {"reconstructions": self.validation.picture} if is_due else {}
 
     def remarks(self) -> list[str]:
-        """The share of codes in use."""
         late = self.position.step > self.settings.warmup_steps + LOOK_EVERY
         return [self.codes.remark(may_warn=late)]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from config.errors import UserError
 from config.schema import Config
 from models.vqgan import VQGAN
-from utils.data.datasets import ImageFolder
+from utils.data.datasets import split_images
 from utils.data.holed_images import HoledImages, Seen, validation_views
 from utils.tokens.cache import PLAIN_VIEWS, cached_tokens
 from utils.weights.store import codes_fingerprint, load_tokenizer
@@ -66,11 +66,8 @@ def load_tokens(config: Config, device: torch.device) -> Tokens:
 
 
 def _holed(config: Config, vqgan: VQGAN, device: torch.device) -> tuple[HoledImages, Seen]:
-    """Training images to punch holes into, and validation images that have theirs."""
-    train, val = (
-        ImageFolder(config.data.folder(split), config.data.image_size).images
-        for split in ("train", "val")
-    )
+    """Training images to draw holes on, and validation images that have theirs."""
+    train, val = (split_images(config.data, split) for split in ("train", "val"))
     val = val[: config.training.validation_images]
     seen = validation_views(HoledImages(val, PLAIN_VIEWS, vqgan, config, device))
     return HoledImages(train, config.data.views, vqgan, config, device), seen

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from config.errors import DivergedError, UserError
+from config.loading import flat
 from config.schema import (
     Config,
     TokenizerConfig,
@@ -24,7 +25,7 @@ from utils.device import Compute
 from utils.rng import shuffled_batches
 from utils.training.optim import Averaged, learning_rate
 from utils.training.position import Position, TimeLimit
-from utils.training.state import Checkpoint, State
+from utils.training.state import Checkpoint, State, settings_that_count
 from utils.weights.store import save_weights
 
 AGREE_EVERY = 10  # steps between exchanges of several GPUs about stopping
@@ -74,6 +75,12 @@ class Trainer(ABC):
                 f"{self.section}.warmup_steps is {settings.warmup_steps}, but the whole training "
                 f"has {self.total_steps} steps; lower it or train for longer"
             )
+
+    def settings_in(self, *sections: str) -> dict[str, Any]:
+        """Settings of some sections and whatever else the weights of both stages depend on."""
+        settings = settings_that_count(flat(self.config, "seed", "data", *sections))
+        settings[f"{self.section}.batch_size"] = self.batch_size  # of all processes together
+        return settings | {"images": self.image_count, "precision": str(self.dtype)}
 
     @abstractmethod
     def batches(self) -> Iterator[Any]:
@@ -135,7 +142,6 @@ class Trainer(ABC):
 
     @property
     def saves_now(self) -> bool:
-        """Whether this epoch ends with a checkpoint."""
         return self.is_due(self.settings.checkpoint_every)
 
     def is_due(self, every: int) -> bool:
@@ -158,7 +164,6 @@ class Trainer(ABC):
 
     @property
     def rate(self) -> float:
-        """Learning rate of the next step."""
         return learning_rate(
             self.settings.learning_rate,
             self.position.step,
@@ -176,7 +181,6 @@ class Trainer(ABC):
         return {name: float(total) / batches for name, total in self._sums_of_all().items()}
 
     def numbers(self) -> dict[str, float]:
-        """What the log says of an epoch's training."""
         return {**self.means(), "learning_rate": self.rate}
 
     def agree(self, stopping: bool) -> bool:
@@ -205,7 +209,6 @@ class Trainer(ABC):
         return {k: distributed.total(v.to(self.device)) for k, v in self.position.sums.items()}
 
     def save_weights(self, path: Path) -> None:
-        """Write the averaged weights."""
         save_weights(path, self.averaged.module.state_dict(), self.description, self.notes())
 
     def state_dict(self) -> State:
@@ -227,7 +230,6 @@ class Trainer(ABC):
 
     @property
     def _epoch_size(self) -> tuple[int, int]:
-        """Batches and optimiser steps of an epoch."""
         return self.batches_per_epoch, self.steps_per_epoch
 
     def _keep_share(self, batches: int, steps: int) -> None:

@@ -8,8 +8,8 @@ from config.schema import Config
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils import distributed
 from utils.device import Compute
-from utils.training.run import Opening, Watch, ignore, run_alone, train
-from utils.training.state import Resume
+from utils.training.run import Watch, ignore, run_alone, train
+from utils.training.state import Opening, Resume
 from utils.training.tokens import Tokens, load_tokens
 from utils.training.transformer_step import TransformerTrainer
 from utils.weights.store import load_transformer

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from config.loading import flat
 from config.schema import Config, MaskingConfig
 from models.maskgit import token_loss
 from models.transformer import BidirectionalTransformer
@@ -26,7 +25,7 @@ from utils.tokens.batches import TokenBatch, TokenBatches
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
 from utils.training.samples import val_repairs
 from utils.training.shared_gradient import add_gradient, may_share
-from utils.training.state import Checkpoint, settings_that_count
+from utils.training.state import Checkpoint
 from utils.training.throughput import training_flops
 from utils.training.tokens import Tokens
 from utils.training.trainer import Trainer
@@ -93,7 +92,6 @@ class TransformerTrainer(Trainer):
         self.settings_of_run = self._settings_of_run()
 
     def _network(self) -> BidirectionalTransformer:
-        """The fresh network, on the device."""
         tokens = self.tokens
         network = BidirectionalTransformer(self.config.transformer)
         if self.settings.init == "codebook":
@@ -105,15 +103,11 @@ class TransformerTrainer(Trainer):
 
     def _settings_of_run(self) -> dict[str, Any]:
         """All that the weights depend on."""
-        config, tokens = self.config, self.tokens
-        settings = flat(config, "seed", "data", "transformer", "masking", "training")
-        settings = settings_that_count(settings)
-        settings["training.batch_size"] = self.batch_size  # of all processes together
-        settings |= {"images": self.image_count, "precision": str(self.dtype)}
+        tokens, settings = self.tokens, self.settings_in("transformer", "masking", "training")
         settings |= {"codes of the tokenizer": tokens.codes_sha256[:FINGERPRINT]}
         settings |= {"tokens of the images": tokens.fingerprint()[:FINGERPRINT]}
         if tokens.holed is not None:
-            settings["decoding.hole_fill"] = config.decoding.hole_fill
+            settings["decoding.hole_fill"] = self.config.decoding.hole_fill
         return settings
 
     def start_from(self, network: BidirectionalTransformer) -> None:
@@ -206,7 +200,6 @@ class TransformerTrainer(Trainer):
     # What its run shows and keeps
 
     def validate(self) -> dict[str, float]:
-        """Cross-entropy and accuracy of the averaged weights, by mask ratio."""
         network, tokens = self.averaged.module, self.tokens
         return validate(network, tokens.val, self.device, self.dtype, tokens.val_seen)
 

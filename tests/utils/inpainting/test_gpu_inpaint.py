@@ -109,9 +109,7 @@ def test_what_mixes_devices_is_caught(gpu):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_gpu_decodes_what_a_cpu_decodes(weights, job, changed, request, rule, order):
-    config = changed(
-        weights, {"decoding.rule": rule, "decoding.order": order, "decoding.dilate": 1}
-    )
+    config = changed(weights, {"decoding.rule": rule, "decoding.order": order})
     items = list(InpaintingSet(job))
     images, holes = (np.stack([getattr(i, part) for i in items]) for part in ("image", "hole"))
     numbers = [item.index for item in items]

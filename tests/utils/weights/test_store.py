@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from config.errors import UserError
 from config.schema import TokenizerConfig
-from utils.training.state import clear_run, load_state, open_state, previous, save_state
+from utils.training.state import Opening, clear_run, load_state, open_state, previous, save_state
 from utils.weights import store as checkpoint
 from utils.weights.store import HEADER, load_tokenizer, load_transformer, read_header, save_weights
 
@@ -251,7 +251,7 @@ def test_a_run_of_which_only_the_previous_state_is_left_is_not_overwritten_unask
 
 @pytest.mark.parametrize(("resume", "said"), [(True, "nothing to resume"), ("auto", "")])
 def test_where_nothing_can_be_resumed_auto_begins_without_a_word(tmp_path, capsys, resume, said):
-    state = open_state(tmp_path / "state.pt", {}, resume=resume, restart=False, allow_change=False)
+    state = open_state(tmp_path / "state.pt", {}, Opening(resume))
     assert state is None
     out = capsys.readouterr().out
     assert said in out
