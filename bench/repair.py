@@ -39,7 +39,7 @@ from utils.inpainting.inpainter import Inpainter
 from utils.io.files import content_hash
 from utils.io.images import save_png
 from utils.pictures import tile
-from utils.scoring import DEFAULT, REFEREE, FeatureDistance, hole_psnr
+from utils.scoring import DEFAULT, HELD_OUT, FeatureDistance, hole_psnr
 
 GIVEN = "given"
 SHARES = ((0.1, 0.2), (0.2, 0.4), (0.4, 0.6))  # of the image, of drawn holes
@@ -146,7 +146,7 @@ def _over(each: list[Figures], how) -> Figures:
 def _figures(sides: Sides, cell: Cell, device: torch.device) -> Figures:
     """All figures of all sides, each against the same true images."""
     truth, targets = cell.truth, torch.from_numpy(cell.truth)
-    distance, referee = (FeatureDistance(targets, device, how) for how in (DEFAULT, REFEREE))
+    distance, referee = (FeatureDistance(targets, device, how) for how in (DEFAULT, HELD_OUT))
     perceptual, result = EfficientNetDistance().to(device), {}
     for name, images in sides.items():
         parts = range(0, len(images), BATCH)

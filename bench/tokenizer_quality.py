@@ -16,7 +16,7 @@ from utils.data.datasets import ImageFolder, InpaintingSet
 from utils.data.leak import kept_tokens
 from utils.device import pick_device, pick_dtype
 from utils.io.files import content_hash
-from utils.scoring import REFEREE, FeatureDistance
+from utils.scoring import HELD_OUT, FeatureDistance
 from utils.training.validate_tokenizer import TokenizerValidation
 from utils.weights.store import load_tokenizer
 
@@ -38,7 +38,7 @@ def main() -> None:
     images = images[: config.tokenizer.training.validation_images]
     validation = TokenizerValidation(images, config, device, dtype)
     figures = {name: round(value, 4) for name, value in validation(vqgan).items()}
-    referee = FeatureDistance(validation.images, device, REFEREE)
+    referee = FeatureDistance(validation.images, device, HELD_OUT)
     figures["frechet_referee"] = round(referee(validation.outputs), 4)
     holed = InpaintingSet(config.data.root)
     kept = kept_tokens(vqgan, holed, config.data, config.decoding.hole_fill, device)

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from config.errors import nearest
-from config.section import Finite, PositiveInt, Rate, Section, refusal
+from config.section import Finite, PositiveInt, Rate, Section, reason_against
 from config.transformer import MaskingConfig, TrainingConfig, TransformerConfig
 
 SEARCHED = {"transformer": TransformerConfig, "masking": MaskingConfig, "training": TrainingConfig}
@@ -73,7 +73,7 @@ class SearchConfig(Section):
                 if whole and not value.is_integer():
                     raise ValueError(f"{key} counts something; its {end} {value} is not whole")
                 value = int(value) if whole else value
-                if reason := refusal(section, name, value):
+                if reason := reason_against(section, name, value):
                     raise ValueError(f"{key}: {end} {value}: {reason}")
         return space
 

@@ -64,7 +64,7 @@ class Section(BaseModel):
         return user_path(value) if isinstance(value, Path) else value
 
 
-def refusal(section: type[Section], name: str, value: object) -> str | None:
+def reason_against(section: type[Section], name: str, value: object) -> str | None:
     """Why a section does not allow a value of a key whatever its other keys are; None if it may."""
     try:
         section.model_validate({name: value})

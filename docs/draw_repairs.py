@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 from config.loading import load_config
 from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
 from utils.app.samples import photographs
-from utils.cli import ArgumentParser, first_line, run
+from utils.cli import ArgumentParser, headline, run
 from utils.data.datasets import normalise
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
-from utils.data.sources import square
+from utils.data.sources import square_crop
 from utils.inpainting.composite import composite
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.windows import repair_in_windows
@@ -37,7 +37,7 @@ SCRATCH_WIDTH = 6
 
 
 def main() -> None:
-    ArgumentParser(description=first_line(__doc__)).parse_args()
+    ArgumentParser(description=headline(__doc__)).parse_args()
     config = load_config(
         RELEASED.parents[2] / "config" / "cats64.yml",
         [
@@ -45,7 +45,7 @@ def main() -> None:
             ("transformer.weights", RELEASED / "transformer.safetensors"),
         ],
     )
-    truth = square(load_rgb(photo_path("chelsea.png")).crop(FACE), SIDE)
+    truth = square_crop(load_rgb(photo_path("chelsea.png")).crop(FACE), SIDE)
     inpainter, repairs = Inpainter(config), []
     for kind, index in HOLES:
         hole = draw_hole(kind, SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=index)

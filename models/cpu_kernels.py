@@ -111,7 +111,7 @@ def draw_margins(shape: torch.Size, p: float) -> Tensor:
     """int8 numbers that are negative with probability p, from 0 to 1.
 
     Each row, along the last dimension, takes p as one of the two next multiples of 1 / 256, at
-    random and such that p holds on average.
+    random and such that the mean is p.
     """
     if p > 0.5:  # where the difference below could overflow
         return draw_margins(shape, 1 - p).bitwise_not_()

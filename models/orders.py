@@ -83,7 +83,7 @@ def halton_places(side: int) -> tuple[int, ...]:
     """Places of a side x side grid as the Halton sequence first visits them, N = side^2 of them.
 
     Point i = 1, 2, ... lies in the row of its radical inverse to base 3 and the column of that to
-    base 2 (Halton 1960), in integers, so that no place hangs on rounding.
+    base 2 (Halton 1960), in integers, so that no place depends on rounding.
     """
     digits_2 = (2 * side - 1).bit_length()  # cells of half a place's width are all visited once
     digits_3 = next(n for n in range(side + 1) if 3**n >= 2 * side)

@@ -1,6 +1,6 @@
 """Vector quantisation with a codebook that learns (van den Oord et al. 2017, Razavi et al. 2019).
 
-`Codebook` holds the codes themselves; the rest only training needs.
+`Codebook` has the codes themselves; the rest only training needs.
 Shapes: B batch, h x w token grid, C latent channels, M = B h w latents of a batch, K codebook size.
 """
 
@@ -66,7 +66,7 @@ class CodebookAverages(nn.Module):
 
     @torch.no_grad()
     def adopt(self, codebook: Codebook, latents: int) -> None:
-        """Take over trained codes as if each were used alike in batches of so many latents."""
+        """Take over trained codes as if each were used alike in batches of that many latents."""
         mean_use = latents / len(self.use)
         self.use.fill_(mean_use)
         self.total.copy_(codebook.embedding.weight * mean_use)

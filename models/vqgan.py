@@ -224,7 +224,7 @@ class VQGAN(nn.Module):
 def full_fp32(device: torch.device) -> Iterator[None]:
     """Encode without autocast, TF32 (a convolution's default) or kernels that a timing picked.
 
-    A latent between two codes must not hang on rounding, on a GPU as little as on a CPU.
+    A latent between two codes must not depend on rounding, on a GPU as little as on a CPU.
     """
     exact = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False

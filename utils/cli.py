@@ -84,7 +84,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def first_line(documentation: str | None) -> str | None:
+def headline(documentation: str | None) -> str | None:
     """The first line of a module's docstring, which `python -OO` leaves out."""
     return documentation and documentation.splitlines()[0]
 
@@ -138,7 +138,7 @@ def add_ignored_flags(parser: ArgumentParser) -> None:
 
 
 def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
-    """The arguments by which every script is told its config: a file, keys, and short flags."""
+    """The arguments that give every script its config: a file, keys, and short flags."""
     parser.add_flag(
         "--config",
         type=Path,

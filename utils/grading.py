@@ -28,10 +28,10 @@ from utils.pictures import comparison_strip, embed, template
 from utils.weights.import_lab import import_lab
 from utils.weights.store import described
 
-SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid" / "fid_score_gpu.py"
+SCORE_PROGRAM = Path(__file__).resolve().parents[1] / "faster-pytorch-fid" / "fid_score_gpu.py"
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
-SHOWN = 3  # pictures of each solution
+PICTURES_SHOWN = 3  # pictures of each solution
 COLUMNS = ("rank", "solution", "score", "what", "attention", "rule", "error")
 
 
@@ -153,7 +153,7 @@ def _score(results: Path, dataset: InpaintingSet, place: Path, config: Config) -
     assert dataset.truth is not None
     certificate = place / CERTIFICATE
     place.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, SCORER, "--predicted-path", results, "--json", certificate]
+    command = [sys.executable, SCORE_PROGRAM, "--predicted-path", results, "--json", certificate]
     command += ["--gt-path", dataset.truth.location, "--features", config.scoring.features]
     command += ["--device", config.device, "--batch-size", config.scoring.batch_size]
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -169,7 +169,7 @@ def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
         return []
     results = list_images(Path(found.results))
     strips = []
-    for index in sorted({int(i) for i in np.linspace(0, len(dataset) - 1, SHOWN)}):
+    for index in sorted({int(i) for i in np.linspace(0, len(dataset) - 1, PICTURES_SHOWN)}):
         item = dataset[index]
         repaired = np.asarray(load_rgb(results[index]))
         strips.append(embed(comparison_strip(item.image, repaired, dataset.ground_truth(index))))

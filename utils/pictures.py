@@ -21,6 +21,7 @@ from utils.io.images import encode_png
 
 if TYPE_CHECKING:
     import jinja2
+    from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 MASKS_PER_ROW = 10
@@ -85,10 +86,16 @@ def tile(images: Sequence[np.ndarray], places: int, per_row: int) -> np.ndarray:
     return np.pad(grid, ((0, GAP), (0, GAP), (0, 0)))
 
 
+def save_figure(path: Path, figure: Figure, dpi: int = 120, **options: str) -> None:
+    """Write a figure as PNG, wholly or not at all, and close it."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, **options)
+    pyplot().close(figure)
+
+
 def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Training and validation loss and the learning rate by epoch, from the rows of a log."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
     for name, label in (("train_loss", "train"), ("val_loss", "val (mean over ratios)")):
         points = [(row["epoch"], row[name]) for row in rows if name in row]
         axes.plot(*zip(*points, strict=True), label=label, marker=".")
@@ -99,16 +106,14 @@ def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     rate.plot(*zip(*rates, strict=True), color="grey", ls=":", lw=1)
     rate.set_ylabel("learning rate (dotted)", color="grey")
     axes.legend(loc="upper right")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    plt.close(figure)
+    save_figure(path, figure)
 
 
 def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Every number of a log by epoch, one small plot each."""
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("epoch", "time")]
-    plt, per_row = _pyplot(), 4
-    figure, grid = plt.subplots(
+    per_row = 4
+    figure, grid = pyplot().subplots(
         -(-len(names) // per_row),
         per_row,
         figsize=(3 * per_row, 2.2 * -(-len(names) // per_row)),
@@ -122,19 +127,17 @@ def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
         axes.grid(alpha=0.3)
     for axes in grid.flat[len(names) :]:
         axes.axis("off")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+    save_figure(path, figure, dpi=110)
 
 
-def _pyplot() -> ModuleType:
+def pyplot() -> ModuleType:
     """Matplotlib without a screen; loading it takes most of a second, so only curves do."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    import matplotlib.pyplot
 
-    return pyplot
+    return matplotlib.pyplot
 
 
 def template(name: str) -> jinja2.Template:

@@ -27,7 +27,7 @@ from fid.paired import psnr  # noqa: E402
 from fid.statistics import FeatureStatistics  # noqa: E402
 
 DEFAULT = ScoringConfig()  # efficientnet-lite0, which needs no network
-REFEREE = ScoringConfig(features="efficientnet-lite2")  # nor this, and no training has seen it
+HELD_OUT = ScoringConfig(features="efficientnet-lite2")  # nor this, and no training sees it
 
 
 class FeatureDistance:

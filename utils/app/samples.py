@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from utils.data.photos import photo_path
-from utils.data.sources import square
+from utils.data.sources import square_crop
 from utils.inpainting.inpainter import Inpainter
 from utils.io.images import load_rgb
 
@@ -22,7 +22,7 @@ Samples = dict[str, np.ndarray]  # name -> uint8 (side, side, 3)
 
 def photographs(side: int) -> Samples:
     return {
-        name: square(load_rgb(photo_path(file), file).crop(box), side)
+        name: square_crop(load_rgb(photo_path(file), file).crop(box), side)
         for name, (file, box) in CROPS.items()
     }
 

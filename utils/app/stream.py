@@ -5,7 +5,7 @@ Shapes: N tokens, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import Queue
 from threading import Event, Thread
@@ -39,16 +39,20 @@ def repair(
     The networks run in a thread of their own, which ends soon after nobody asks for more.
     """
     steps: Queue[DecodedStep | Exception | None] = Queue()
-    gone = Event()
+    gone, variant = Event(), inpainter.with_config(config)
+    is_log = config.decoding.choices.trust == "log p"
 
-    def send(step: DecodedStep) -> None:
+    def send(step: StepResult) -> None:
         if gone.is_set():
             raise GoneError
-        steps.put(step)
+        pixels = variant.pixels(step.token_ids, image[None], hole[None])[0]
+        probability = step.confidence.exp() if is_log else step.confidence
+        hidden, confidence = (part[0].cpu().numpy() for part in (step.hidden, probability))
+        steps.put(DecodedStep(pixels, hidden, confidence))
 
     def work() -> None:
         try:
-            _decode(inpainter, config, image, hole, send)
+            variant.trace(image[None], hole[None], [0], send)
             steps.put(None)
         except GoneError:
             pass
@@ -65,21 +69,3 @@ def repair(
     finally:
         gone.set()
         thread.join()
-
-
-def _decode(
-    inpainter: Inpainter,
-    config: Config,
-    image: np.ndarray,
-    hole: np.ndarray,
-    send: Callable[[DecodedStep], None],
-) -> None:
-    variant = inpainter.with_config(config)
-    is_log = config.decoding.choices.trust == "log p"
-
-    def listen(step: StepResult) -> None:
-        pixels = variant.pixels(step.token_ids, image[None], hole[None])
-        probability = step.confidence.exp() if is_log else step.confidence
-        send(DecodedStep(pixels[0], step.hidden[0].cpu().numpy(), probability[0].cpu().numpy()))
-
-    variant.trace(image[None], hole[None], [0], listen)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from config.errors import UserError
-from utils.data.sources import square
+from utils.data.sources import square_crop
 from utils.io.colour import to_srgb
 from utils.io.images import load_rgb
 from utils.pictures import embed
@@ -29,7 +29,7 @@ def read_upload(file: Path, side: int) -> np.ndarray:
     Raises `UserError` for what is no picture, or one of too many pixels.
     """
     try:
-        return square(to_srgb(load_rgb(file, file.name)), side)
+        return square_crop(to_srgb(load_rgb(file, file.name)), side)
     finally:
         file.unlink(missing_ok=True)
 

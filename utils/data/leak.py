@@ -19,7 +19,7 @@ from models.vqgan import VQGAN
 from utils.data.datasets import InpaintingSet, normalise
 from utils.data.fill import fill_hole
 
-BATCH = 16  # larger ones fall out of the processor's cache
+ENCODED_AT_ONCE = 16  # larger ones fall out of the processor's cache
 FARTHEST = 4  # distances from here on are counted together
 
 
@@ -31,8 +31,8 @@ def kept_tokens(
     Keys: "all", "1", "2", "3", "4+", and "2+". The set must come with its ground truth.
     """
     kept, known = np.zeros(FARTHEST + 1), np.zeros(FARTHEST + 1)
-    for start in tqdm(range(0, len(dataset), BATCH), f"{fill} fill", dynamic_ncols=True):
-        items = [dataset[i] for i in range(start, min(start + BATCH, len(dataset)))]
+    for start in tqdm(range(0, len(dataset), ENCODED_AT_ONCE), f"{fill} fill", dynamic_ncols=True):
+        items = [dataset[i] for i in range(start, min(start + ENCODED_AT_ONCE, len(dataset)))]
         truths = np.stack([dataset.ground_truth(item.index, item.image) for item in items])
         filled = np.stack([fill_hole(item.image, item.hole, fill) for item in items])
         before, after = (

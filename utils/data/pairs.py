@@ -16,7 +16,7 @@ from utils.io.limits import check_limit, limit
 from utils.io.notes import note
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
-SCORER = "faster-pytorch-fid"  # the folder where the lab keeps its table
+SCORER_FOLDER = "faster-pytorch-fid"  # the folder where the lab keeps its table
 NAMES_SHOWN = 3  # offending names in an error line
 OF_MASKS = {"mask", "masks", "hole", "holes"}  # words in names, such as photo_mask.png
 
@@ -97,7 +97,7 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
             )
     if masks != folder / MASKS:
         note(f"{folder}: has no {MASKS}/; {masks} is taken")
-    tables = (at / TRUTH_CSV for at in (folder, parent, parent / SCORER))
+    tables = (at / TRUTH_CSV for at in (folder, parent, parent / SCORER_FOLDER))
     truth = next((place for place in (folder / TRUTH, *tables) if place.exists()), None)
     return folder / IMAGES, masks, truth
 

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from config.errors import UserError
-from utils.data.sources import SPLIT_NAMES, Counts, Splits, square
+from utils.data.sources import SPLIT_NAMES, Counts, Splits, square_crop
 from utils.io.images import load_rgb
 
 # Colour photographs only; the medical pictures in the package make poor teaching images, and the
@@ -112,7 +112,7 @@ def _new_crop(
 ) -> np.ndarray:
     """Draw until a crop shows something and is unlike all before, uint8 (size, size, 3)."""
     for _ in range(MAX_TRIES):
-        crop = square(photo.crop(draw_box(photo.size, split, image_size, rng)), image_size)
+        crop = square_crop(photo.crop(draw_box(photo.size, split, image_size, rng)), image_size)
         if crop.mean(axis=2).std() >= MIN_CONTRAST and crop.tobytes() not in seen:
             seen.add(crop.tobytes())
             return crop

@@ -182,7 +182,7 @@ def _is_same(out: Path, origin: dict[str, object]) -> bool:
 
 @contextmanager
 def _published(out: Path) -> Iterator[Path]:
-    """Give a hidden folder beside `out`; when the block succeeds it becomes `out`.
+    """Give a hidden folder next to `out`; when the block succeeds it becomes `out`.
 
     An older `out` is moved aside first and deleted last, so that at any time one of the two is
     whole; when the block fails or is interrupted, the hidden folder is deleted.

@@ -23,7 +23,7 @@ from utils.data.fill import fill_hole
 from utils.data.holes import draw_hole
 
 HOLE_SHARES = (0.05, 0.6)  # of an image, in training and validation
-PART = 16  # images that a process is given at once
+IMAGES_A_PROCESS = 16  # images that a process is given at once
 
 HowPunched = tuple[str, str, int]  # kind of holes, their fill, seed
 Punched = tuple[np.ndarray, np.ndarray]  # filled images (B, H, W, 3) uint8, holes (B, H, W) bool
@@ -64,7 +64,9 @@ def begin(
     """Start on the arguments of `punch`; what it returns gives the result, when asked."""
     if not in_processes:
         return lambda: punch(images, holes, image_ids, how)
-    parts = [slice(start, start + PART) for start in range(0, len(images), PART)]
+    parts = [
+        slice(start, start + IMAGES_A_PROCESS) for start in range(0, len(images), IMAGES_A_PROCESS)
+    ]
     futures = [
         _pool().submit(
             punch, images[part], None if holes is None else holes[part], image_ids[part], how

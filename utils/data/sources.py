@@ -121,7 +121,7 @@ class ImageFiles:
             try:
                 image = load_rgb(io.BytesIO(self.read(name)), name)
                 tell_of_profile(image, name)
-                return square(image, image_size)
+                return square_crop(image, image_size)
             except MachineError:
                 raise
             except UserError as error:
@@ -163,7 +163,7 @@ def too_few(found: str, counts: Counts, number: int) -> UserError:
     return UserError(f"{found}, but --split asks for {wanted} = {sum(counts.values())}{advice}")
 
 
-def square(image: Image.Image, size: int) -> np.ndarray:
+def square_crop(image: Image.Image, size: int) -> np.ndarray:
     """Cut the largest centred square, resize with antialiasing to uint8 (size, size, 3)."""
     if image.width != image.height:
         side = min(image.size)

@@ -1,7 +1,6 @@
 """Repair a set of images: what is decoded, what is read and written meanwhile, what is skipped.
 
-The files it leaves are those of utils/inpainting/outputs.py, and a manifest. Images of the model's
-size are decoded in batches, any others in windows (utils/inpainting/windows.py).
+Images of the model's size are decoded in batches, any others in windows (windows.py).
 
 Shapes: B batch, R rows (samples of all images), N tokens, T steps, H x W pixels, S x S windows.
 """
@@ -118,7 +117,7 @@ class Job:
                 counts = " ".join(map(str, masks[:, row].sum(1)))
                 tqdm.write(f"{name}: hidden tokens after each step {counts}")
             own = images[:, row]
-            write = partial(self._write, task, sample, list(own), masks[:, row], True)
+            write = partial(self._write, task, sample, list(own), masks[:, row])
             writer.submit(write, own.nbytes)
 
     def repair_in_windows(self, task: Task, writer: WriteBehind, verbose: bool) -> None:
@@ -136,7 +135,7 @@ class Job:
             if verbose:
                 name = self.outputs.result_name(item.index, sample)
                 tqdm.write(f"{name}: repaired in windows")
-            write = partial(self._write, task, sample, images, None, False)
+            write = partial(self._write, task, sample, images)
             writer.submit(write, sum(held.nbytes for held in [item.image, *images]))
 
     def _write(
@@ -144,11 +143,10 @@ class Job:
         task: Task,
         sample: int,
         images: list[np.ndarray],
-        masks: np.ndarray | None,
-        is_raw: bool,
+        masks: np.ndarray | None = None,
     ) -> None:
-        """Join raw pixels with known ones and write all files of a repair."""
-        if is_raw:
+        """Join pixels with known ones, where no window did, and write all files of a repair."""
+        if masks is not None:
             images = [self.inpainter.join(i, task.item.image, task.item.hole) for i in images]
         self.outputs.write(Repair(task.item, sample, task.stamp, images, masks, task.truth))
         with self.counting:
@@ -202,9 +200,7 @@ def inpaint_set(
 
 
 def _part(job: Job, before: dict[str, Any], images: int, seconds: float) -> dict[str, Any]:
-    """What this process did; before: the manifest of an earlier run, whose times count if nothing
-    was left to repair.
-    """
+    """What this process did; before: an earlier manifest, whose times count if all was done."""
     is_same = before.get("settings") == job.settings and before.keys() >= set(TIMES)
     return {
         "digest": job.digest,

@@ -48,9 +48,7 @@ def settings_digest(settings: dict[str, Any]) -> str:
 
 
 def input_digest(image: np.ndarray, hole: np.ndarray, profile: bytes | None = None) -> str:
-    """The second half: of the size, the hole, the known pixels and the colour profile, if any; what
-    a hole holds is nothing.
-    """
+    """The second half: of the size, the hole, known pixels and the colour profile, if any."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.packbits(hole).tobytes())
     digest.update(np.where(hole[..., None], np.uint8(0), image).tobytes())

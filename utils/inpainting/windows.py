@@ -78,7 +78,7 @@ def repair_in_windows(
 def thick_parts(hole: np.ndarray, side: int) -> np.ndarray:
     """Where holes are thicker than windows can repair, and than half of the thickest, (H, W) bool.
 
-    As thick as the largest disc that a place holds; corners around such discs belong to them.
+    As thick as the largest disc around a place; corners around such discs belong to them.
     """
     thick = np.zeros_like(hole)
     for box in ndimage.find_objects(hole.astype(np.uint8)):  # one, around all holes

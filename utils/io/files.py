@@ -127,10 +127,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def raise_if_machine(error: BaseException, place: Path | str) -> None:
-    """Raise `MachineError` where reading a file failed for another reason than what it holds.
+    """Raise `MachineError` where reading a file failed for another reason than its contents.
 
-    An error number comes from the system, which does not know what a file should hold; EINVAL alone
-    is also what a place beyond the end of a damaged archive gives.
+    An error number comes from the system, which does not know what a file should contain; EINVAL
+    alone is also what a place beyond the end of a damaged archive gives.
     """
     if is_out_of_memory(error):
         raise MachineError(f"out of memory while reading {place}, which stays as it is") from error

@@ -104,17 +104,15 @@ def is_turned(path: Path) -> bool:
         return image.getexif().get(ExifTags.Base.Orientation, 1) >= ORIENTATION_ON_ITS_SIDE
 
 
-def encode_png(image: np.ndarray | Image.Image) -> bytes:
-    """Return the PNG bytes of a PIL image or of a uint8 array, (H, W) grey or (H, W, 3) RGB."""
-    if isinstance(image, np.ndarray):
-        assert image.dtype == np.uint8, f"PNG pixels are uint8, not {image.dtype}"
-        image = Image.fromarray(image)
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG bytes of a uint8 array, (H, W) grey or (H, W, 3) RGB."""
+    assert image.dtype == np.uint8, f"PNG pixels are uint8, not {image.dtype}"
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def save_png(path: Path, image: np.ndarray | Image.Image) -> None:
+def save_png(path: Path, image: np.ndarray) -> None:
     """Write a PNG so that `path` is either the old file or the whole new one, never a part."""
     content = encode_png(image)
     with atomic(Path(path)) as temporary:
@@ -184,7 +182,7 @@ def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
 
 
 def _open(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Read an image's header; Pillow's own limit of pixels holds where ours is below it."""
+    """Read an image's header; Pillow's own limit of pixels counts where ours is below it."""
     if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = None
     try:

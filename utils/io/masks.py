@@ -1,6 +1,6 @@
 """Hole masks as people save them: 8 bits, 0 and 1, 16 or 32 bits, fractions, blurred, alpha.
 
-A mask file holds 255 where a pixel is known and 0 where it is a hole; in memory a hole is True.
+A mask file has 255 where a pixel is known and 0 where it is a hole; in memory a hole is True.
 Letters: H height, W width, in pixels.
 """
 

@@ -32,19 +32,16 @@ def read_ahead(
 class WriteBehind:
     """Runs jobs in threads; at most ``pending`` wait, and the first error is raised again.
 
-    Those that wait hold at most ``most_bytes`` together; a larger job waits alone.
+    Those that wait keep at most ``most_bytes`` together; a larger job waits alone.
     Leaving the block waits for what was begun; after an error, jobs that were not are dropped.
     """
 
     def __init__(self, threads: int, pending: int, most_bytes: int) -> None:
         self.pool, self.pending, self.most_bytes = ThreadPoolExecutor(threads), pending, most_bytes
-        self.waiting: deque[tuple[Future[None], int]] = deque()  # with the bytes that each holds
+        self.waiting: deque[tuple[Future[None], int]] = deque()  # with the bytes that each keeps
 
     def submit(self, job: Callable[[], None], size: int) -> None:
-        """Hand over one job that holds ``size`` bytes; waits while too much is pending.
-
-        Raises an earlier job's error.
-        """
+        """Hand over a job that keeps ``size`` bytes, or wait; raises an earlier job's error."""
         while self.waiting and (self._is_full(size) or self.waiting[0][0].done()):
             self._wait_for_first()
         self.waiting.append((self.pool.submit(job), size))

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from config.schema import Config
 from utils.device import environment, pick_device
-from utils.io.files import atomic, write_text
+from utils.io.files import write_text
 from utils.io.tables import markdown_table
+from utils.pictures import pyplot, save_figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,18 +166,15 @@ def save_search(folder: Path, result: SearchResult, study: Study) -> None:
 
 def save_plots(folder: Path, study: Study) -> None:
     """Optuna's plots: loss against each searched setting, and by trial."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
     from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 
-    with pyplot.style.context("default"):  # Optuna changes the style
+    plt = pyplot()
+    with plt.style.context("default"):  # Optuna changes the style
         slices = plot_slice(study, target_name=LOSS)
         _mark_pruned(slices, study)
-        _save_figure(folder / SLICES)
+        save_figure(folder / SLICES, plt.gcf(), bbox_inches="tight")
         plot_optimization_history(study, target_name=LOSS)
-        _save_figure(folder / HISTORY)
+        save_figure(folder / HISTORY, plt.gcf(), bbox_inches="tight")
 
 
 def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
@@ -189,11 +187,3 @@ def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
             axes.scatter(*zip(*points, strict=True), marker="x", color="C0", label="pruned")
             axes.autoscale()
             axes.legend()
-
-
-def _save_figure(path: Path) -> None:
-    from matplotlib import pyplot
-
-    with atomic(path) as temporary:
-        pyplot.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
-    pyplot.close()

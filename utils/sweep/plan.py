@@ -17,7 +17,7 @@ from typing import Any
 from config.errors import UserError, nearest, one_of
 from config.loading import read_yaml, shorten, yaml_word
 from config.schema import Config, DecodingConfig
-from config.section import refusal
+from config.section import reason_against
 from utils.inpainting.stamps import OUTPUT_ONLY, settings_digest
 
 REPORT_SWEET_SPOT, REPORT_ITERATIONS = 8, 10  # of the report's tables (spec section 8)
@@ -197,7 +197,7 @@ def read_grid(config: Config, path: Path) -> Study:
                 f"{path}: {key} is {shorten(repr(values))}; allowed is a list of values"
             )
         for value in values:
-            if reason := refusal(DecodingConfig, key, value):
+            if reason := reason_against(DecodingConfig, key, value):
                 raise UserError(f"{path}: {key} {shorten(repr(value))}: {reason}")
         axes.append(Axis(key, {yaml_word(value): {key: value} for value in values}))
     count = math.prod(len(axis.points) for axis in axes)

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from utils.io.files import atomic
+from utils.pictures import pyplot, save_figure
 from utils.sweep.stats import pareto_front
 from utils.sweep.tables import Table
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 
 def save_study_plots(folder: Path, table: Table) -> None:
     for name, draw in STUDY_PLOTS.items():
-        figure = draw(table)
-        with atomic(folder / name) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-        plt.close(figure)
+        save_figure(folder / name, draw(table))
 
 
 def score_by_step(table: Table) -> Figure:
     """Score against the steps that were run, a line for each row; bars are the seeds' spread."""
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(6.4, 4), layout="constrained")
     varied = len({result.steps for result in table.results.values()}) > 1
     for name in table.study.rows:
         found = table.row(name)
@@ -49,7 +42,7 @@ def score_by_time(table: Table) -> Figure:
     """Score against time an image; a line joins the settings that nothing beats in both."""
     results = list(table.results.values())
     points = [(1000 * result.seconds, result.score.mean) for result in results]
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(6.4, 4), layout="constrained")
     for name in table.study.rows:
         mine = [p for p, result in zip(points, results, strict=True) if result.setting.row == name]
         axes.scatter(*zip(*mine, strict=True), label=name or None)

@@ -9,7 +9,7 @@ from models import losses
 from utils import distributed
 from utils.device import Compute, autocast
 
-BETAS = (0.5, 0.9)  # of AdamW: it must follow faster than the other networks
+ADVERSARY_BETAS = (0.5, 0.9)  # of AdamW: it must follow faster than the other networks
 
 
 class Adversary:
@@ -21,7 +21,7 @@ class Adversary:
         self.network = network.to(compute.device, memory_format=torch.channels_last)
         fused = compute.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), betas=BETAS, weight_decay=0.0, fused=fused
+            self.network.parameters(), betas=ADVERSARY_BETAS, weight_decay=0.0, fused=fused
         )
 
     def loss(self, outputs: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Opening:
     from_epoch: int | None = None  # that a resumed checkpoint must stand after
 
 
-class Part(Protocol):
+class Stateful(Protocol):
     """A network, an optimiser or anything else that has a state."""
 
     def state_dict(self) -> State: ...
@@ -53,10 +53,10 @@ class Part(Protocol):
     def load_state_dict(self, state: State, /) -> Any: ...
 
 
-class Checkpoint:
-    """The parts of a training by name: ``Checkpoint(network=network, optimizer=optimizer)``."""
+class CheckpointParts:
+    """The parts of a training by name: ``CheckpointParts(network=..., optimizer=...)``."""
 
-    def __init__(self, **parts: Part) -> None:
+    def __init__(self, **parts: Stateful) -> None:
         self.parts = parts
 
     def state_dict(self) -> State:

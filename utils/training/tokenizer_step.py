@@ -24,7 +24,7 @@ from utils.training.adversary import Adversary
 from utils.training.codes import Codes
 from utils.training.holed_batches import HoledBatches
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
-from utils.training.state import Checkpoint
+from utils.training.state import CheckpointParts
 from utils.training.throughput import tokenizer_flops
 from utils.training.trainer import LOOK_EVERY, Trainer
 from utils.training.validate_tokenizer import TokenizerValidation, require_two
@@ -55,7 +55,7 @@ class TokenizerTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.vqgan, 0.0), betas=BETAS, fused=self.device.type == "cuda"
         )
-        self.checkpoint = Checkpoint(
+        self.checkpoint = CheckpointParts(
             vqgan=self.vqgan,
             averaged=self.averaged,
             codebook_averages=self.codes.averages,

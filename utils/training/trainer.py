@@ -25,7 +25,7 @@ from utils.device import Compute
 from utils.rng import shuffled_batches
 from utils.training.optim import Averaged, learning_rate
 from utils.training.position import Position, TimeLimit
-from utils.training.state import Checkpoint, State, settings_that_count
+from utils.training.state import CheckpointParts, State, settings_that_count
 from utils.weights.store import save_weights
 
 AGREE_EVERY = 10  # steps between exchanges of several GPUs about stopping
@@ -47,7 +47,7 @@ class Trainer(ABC):
     flops_an_image: float  # of a training step
     shares_batches = False  # whether threads of a CPU take parts of each batch
     averaged: Averaged
-    checkpoint: Checkpoint
+    checkpoint: CheckpointParts
     settings_of_run: dict[str, Any]  # on which the result depends
 
     def __init__(

@@ -25,7 +25,7 @@ from utils.tokens.batches import TokenBatch, TokenBatches
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
 from utils.training.samples import val_repairs
 from utils.training.shared_gradient import add_gradient, may_share
-from utils.training.state import Checkpoint
+from utils.training.state import CheckpointParts
 from utils.training.throughput import training_flops
 from utils.training.tokens import Tokens
 from utils.training.trainer import Trainer
@@ -83,7 +83,7 @@ class TransformerTrainer(Trainer):
             device=self.device,
             holed=tokens.holed,
         )
-        self.checkpoint = Checkpoint(
+        self.checkpoint = CheckpointParts(
             averaged=self.averaged,
             transformer=self.transformer,
             optimizer=self.optimizer,

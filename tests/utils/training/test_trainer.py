@@ -19,7 +19,7 @@ from utils.rng import generator_for, shuffled_batches
 from utils.training import position as place
 from utils.training.position import Position, TimeLimit
 from utils.training.run import memory_for, stop_signals
-from utils.training.state import Checkpoint, settings_that_count
+from utils.training.state import CheckpointParts, settings_that_count
 from utils.training.trainer import Trainer
 
 
@@ -138,7 +138,7 @@ class Small(Trainer):
         super().__init__(Config(), settings, compute, images=batches, accumulate=accumulate)
         self.network = torch.nn.Linear(1, 1)
         self.optimizer = torch.optim.AdamW(self.network.parameters())
-        self.checkpoint = Checkpoint(network=self.network, optimizer=self.optimizer)
+        self.checkpoint = CheckpointParts(network=self.network, optimizer=self.optimizer)
         self.settings_of_run = {"seed": 0}
 
     def batches(self): ...
@@ -200,7 +200,7 @@ def test_a_state_is_taken_with_the_kernels_of_this_machine():
 )
 def test_a_state_of_other_shapes_is_refused_in_one_line(own, said):
     trainer = Small()
-    trainer.checkpoint = Checkpoint(network=own, optimizer=trainer.optimizer)
+    trainer.checkpoint = CheckpointParts(network=own, optimizer=trainer.optimizer)
     with pytest.raises(UserError) as caught:
         trainer.load_state_dict(Small().state_dict())
     advice = "undo the change of the config, or start again with --restart"
