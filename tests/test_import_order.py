@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 
 ROOMS = (  # of utils/; each imports only rooms of lines above its own
-    {"rng", "io"},
+    {"torchrun", "rng", "io"},
     {"distributed"},
     {"device", "cli", "scoring", "pictures"},
     {"data", "weights"},

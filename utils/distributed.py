@@ -1,6 +1,6 @@
 """One of the processes that torchrun started, or the only one there is.
 
-Who a process is comes from the variables that torchrun sets (utils/io/torchrun.py), so work without
+Who a process is comes from the variables that torchrun sets (utils/torchrun.py), so work without
 any exchange, such as repairing a folder, needs no more than `rank` and `world_size`.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.errors import UserError
-from utils.io.torchrun import Place, place
+from utils.torchrun import Place, place
 
 PATIENCE = timedelta(hours=2)  # with a process that encodes a large folder or validates
 GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")

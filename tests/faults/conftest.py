@@ -32,9 +32,9 @@ import torch
 from torchvision.models import Inception3
 
 import utils.io.notes
-import utils.io.torchrun
 import utils.scoring
 import utils.sweep.decode
+import utils.torchrun
 from config.loading import save_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
@@ -180,7 +180,7 @@ def shell(monkeypatch, capsys) -> Callable[[str], Said]:
     An exception that would end a script with a traceback comes out as it is.
     """
     utils.io.notes._told.clear()
-    utils.io.torchrun._place.cache_clear()
+    utils.torchrun._place.cache_clear()
     fid.torchrun._place.cache_clear()
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")

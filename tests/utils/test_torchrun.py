@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from utils.io import torchrun
-from utils.io.torchrun import COUNTS, MEETING, Place, place
+from utils import torchrun
+from utils.torchrun import COUNTS, MEETING, Place, place
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
