@@ -244,9 +244,9 @@ def test_a_run_of_which_only_the_previous_state_is_left_is_not_overwritten_unask
     for step in (1, 2):
         save_state(path, {"step": step})
     path.unlink()
-    begin = partial(open_state, path, {}, resume=False, allow_change=False)
-    assert "already contains a run" in message(partial(begin, restart=False))
-    assert begin(restart=True) is None
+    begin = partial(open_state, path, {})
+    assert "already contains a run" in message(partial(begin, Opening()))
+    assert begin(Opening(restart=True)) is None
 
 
 @pytest.mark.parametrize(("resume", "said"), [(True, "nothing to resume"), ("auto", "")])
@@ -271,7 +271,7 @@ def test_two_broken_states_are_one_line(tmp_path, capsys):
 def test_a_broken_state_without_a_later_one_is_one_line_and_nothing_begins(tmp_path):
     path = tmp_path / "state.pt"
     previous(path).write_bytes(b"nonsense")
-    resume = partial(open_state, path, {}, resume=True, restart=False, allow_change=False)
+    resume = partial(open_state, path, {}, Opening(resume=True))
     assert message(resume).startswith(f"{previous(path)}: damaged, and no earlier checkpoint")
 
 
