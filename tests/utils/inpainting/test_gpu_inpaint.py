@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from config.decoding import RULES
 from models.orders import ORDERS
+from utils import device
 from utils.data.datasets import InpaintingSet
-from utils.inpainting import inpainter
 from utils.inpainting.inpainter import Inpainter
 
 GPU = torch.device("cuda", 0)
@@ -89,7 +89,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A GPU that the inpainter believes in."""
     torch._C._ensureCUDADeviceGuardSet()
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
-    monkeypatch.setattr(inpainter, "pick_device", lambda _: GPU)
+    monkeypatch.setattr(device, "pick_device", lambda _: GPU)
     for name in ("tensor", "as_tensor"):  # these reach for a real GPU below all modes
         monkeypatch.setattr(torch, name, partial(moved_later, getattr(torch, name)))
     torch.__future__.set_overwrite_module_params_on_conversion(True)

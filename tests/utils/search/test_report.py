@@ -119,7 +119,7 @@ def drawn(folder: Path, study: optuna.Study, monkeypatch) -> list:
 
     figures, close = [], pyplot.close
     monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, path, **_: path.write_text(""))
-    monkeypatch.setattr(pyplot, "close", lambda: figures.append(pyplot.gcf()) or close())
+    monkeypatch.setattr(pyplot, "close", lambda figure: figures.append(figure) or close(figure))
     save_plots(folder, study)
     return figures
 
