@@ -336,7 +336,7 @@ def test_repairs_written_by_several_threads_are_all_counted(weights, job, tmp_pa
     task = slow.read(0)
     with ThreadPoolExecutor(4) as pool:
         for _ in range(8):
-            pool.submit(slow._write, task, 0, [task.item.image], None, False)
+            pool.submit(slow._write, task, 0, [task.item.image])
     assert slow.count == 8
 
 
