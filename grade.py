@@ -8,7 +8,7 @@ Running the same command again does only what is missing.
 from pathlib import Path
 
 from config.loading import load_config
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, headline, run
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--tokenizer": ("tokenizer.weights", str, "tokenizer of solutions that bring none"),
@@ -19,7 +19,7 @@ OPTIONS = {  # flag: key that it overrides, type, help
 
 
 def main() -> None:
-    parser = ArgumentParser(description=headline(__doc__))
+    parser = ArgumentParser(description=first_line(__doc__))
     parser.add_argument("folder", type=Path, help="folder of solutions")
     add_config_arguments(parser, OPTIONS)
     parser.add_argument("--data", type=Path, help="data with ground truth (default data.root)")

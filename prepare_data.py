@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.errors import UserError
-from utils.cli import ArgumentParser, headline, run
+from utils.cli import ArgumentParser, first_line, run
 from utils.data.holes import DEFAULT_SHARE, HOLE_KINDS
 from utils.data.photos import Photos
 from utils.data.prepare import Settings, prepare
@@ -19,7 +19,7 @@ MAX_WORKERS = 256  # threads
 
 
 def parser() -> ArgumentParser:
-    top = ArgumentParser(description=headline(__doc__))
+    top = ArgumentParser(description=first_line(__doc__))
     sources = top.add_subparsers(dest="source_kind", required=True)
     photos = sources.add_parser("photos", help="crops of photographs that scikit-image carries")
     photos.set_defaults(split=[2000, 200, 200])

@@ -43,11 +43,6 @@ TWENTY_STEPS = [
     *("--set", "tokenizer.training.batch_size=2", "--set", "tokenizer.training.warmup_steps=2"),
 ]
 TIMES = {"seconds", "images_per_second", "ms_per_image", "date"}  # of a study, which vary
-    "seconds",
-    "images_per_second",
-    "ms_per_image",
-    "date",
-}  # columns of a sweep's table that vary
 
 
 def run(*command: str | Path) -> str:

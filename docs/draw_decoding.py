@@ -20,7 +20,7 @@ from torch import Tensor
 from config.schema import DecodingConfig
 from models.decode import decode
 from models.masking import MASK_SCHEDULES, gamma, token_mask_from_holes
-from utils.cli import ArgumentParser, headline, run
+from utils.cli import ArgumentParser, first_line, run
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
 from utils.io.images import HOLE_COLOUR, load_rgb
@@ -125,7 +125,7 @@ def _shown(image: np.ndarray, mask: Tensor) -> np.ndarray:
 
 
 def main() -> None:
-    ArgumentParser(description=headline(__doc__)).parse_args()
+    ArgumentParser(description=first_line(__doc__)).parse_args()
     curves()
     masks()
     print(f"wrote {FOLDER.relative_to(Path.cwd())}")

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from config.loading import load_config
 from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
 from utils.app.samples import photographs
-from utils.cli import ArgumentParser, headline, run
+from utils.cli import ArgumentParser, first_line, run
 from utils.data.datasets import normalise
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
@@ -37,7 +37,7 @@ SCRATCH_WIDTH = 6
 
 
 def main() -> None:
-    ArgumentParser(description=headline(__doc__)).parse_args()
+    ArgumentParser(description=first_line(__doc__)).parse_args()
     config = load_config(
         RELEASED.parents[2] / "config" / "cats64.yml",
         [

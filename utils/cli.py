@@ -84,7 +84,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def headline(documentation: str | None) -> str | None:
+def first_line(documentation: str | None) -> str | None:
     """The first line of a module's docstring, which `python -OO` leaves out."""
     return documentation and documentation.splitlines()[0]
 
