@@ -114,9 +114,8 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def save_png(path: Path, image: np.ndarray) -> None:
     """Write a PNG so that `path` is either the old file or the whole new one, never a part."""
-    content = encode_png(image)
     with atomic(Path(path)) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(encode_png(image))
 
 
 def list_images(folder: Path) -> list[Path]:
