@@ -8,6 +8,9 @@ import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+
+import utils  # noqa: F401  first: from then on what ends an import is said in one line
 from config.errors import UserError
 from utils.app.environment import leave_out_foreign
 from utils.cli import ArgumentParser, run
