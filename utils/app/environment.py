@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 FOREIGN = ("GRADIO_",)  # beginnings of names: settings of another program's page
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # read even for plain HTTP
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")  # read even for plain HTTP
 
 
 def leave_out_foreign() -> None:

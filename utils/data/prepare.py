@@ -25,6 +25,7 @@ from tqdm import tqdm
 from config.errors import UserError
 from utils.data.holes import DEFAULT_SHARE, check_holes, draw_hole
 from utils.data.sources import SPLIT_NAMES, Counts, Splits
+from utils.io.faults import raise_if_machine
 from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, channel_statistics, encode_png, in_threads
 from utils.io.limits import check_limit
 
@@ -169,8 +170,11 @@ def _is_same(out: Path, origin: dict[str, object]) -> bool:
     """Say whether `out` was made from the same source and settings and still has all its files."""
     try:
         found = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return False
+    except OSError as error:
+        raise_if_machine(error, out / DESCRIPTION)
+        raise
     if not isinstance(found, dict) or any(found.get(key) != origin[key] for key in origin):
         return False
     counts = dict(found["split"])

@@ -480,3 +480,14 @@ def test_a_profile_that_a_set_cannot_keep_is_told_once(tmp_path, capsys, monkeyp
         Image.fromarray(picture(number)).save(folder / f"{number}.png", icc_profile=profile)
     prepare(open_source(folder), tmp_path / "out", SMALL, workers=1, progress=False)
     assert capsys.readouterr().err.count("has a colour profile; it is left out") == 1
+
+
+def test_a_description_that_cannot_be_read_is_no_other_data_set(tmp_path, monkeypatch):
+    # --force would be advised for another one, and deletes it
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    assert not preparing._is_same(tmp_path, {})  # there is none
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(MachineError, match=r"dataset.json: cannot be read: Input/output error"):
+        preparing._is_same(tmp_path, {})
