@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import traceback
-from types import TracebackType
+from types import FrameType, TracebackType
 
 MISTAKE = 2  # exit code
 TQDM = "TQDM_"
@@ -18,6 +18,7 @@ BAR_SETTINGS = {  # what a user may set of all progress bars, and how tqdm reads
     **dict.fromkeys(("MININTERVAL", "MAXINTERVAL", "MINITERS", "DELAY", "SMOOTHING"), float),
     **dict.fromkeys(("NCOLS", "NROWS"), int),
 }
+IMPORTING = "<frozen importlib"  # how the files of Python's own import are called
 INSTALLED = ("site-packages", "dist-packages")  # folders of libraries
 
 
@@ -44,6 +45,13 @@ def failed_import(error: BaseException) -> str | None:
             reason = next(filter(None, map(str.strip, str(error).splitlines())), repr(error))
             return f"{library} cannot be imported: {reason}"
     return None
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether a frame belongs to an import that has not ended."""
+    while frame and not frame.f_code.co_filename.startswith(IMPORTING):
+        frame = frame.f_back
+    return frame is not None
 
 
 def in_one_line() -> None:
