@@ -9,12 +9,15 @@ import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+
+import utils  # noqa: F401  first: from then on what ends an import is said in one line
 from config.errors import UserError
 from utils.cli import ArgumentParser, run
 
 PORTS = 65535
 FOREIGN = ("GRADIO_",)  # beginnings of names: settings of another program's page
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # read even for plain HTTP
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")  # read even for plain HTTP
 
 
 def port(text: str) -> int:

@@ -5,8 +5,12 @@ config), or a folder of repaired images. A solution that fails gets its line, an
 Running the same command again does only what is missing.
 """
 
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+
+import utils  # noqa: F401  first: from then on what ends an import is said in one line
 from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
 

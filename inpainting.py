@@ -1,9 +1,13 @@
 """Repair masked images: ``python inpainting.py --config config/cats64.yml --data data/cats64``."""
 
+import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import get_args
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+
+import utils  # noqa: F401  first: from then on what ends an import is said in one line
 from config.loading import load_config
 from config.section import MaskSchedule
 from utils.cli import (

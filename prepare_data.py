@@ -6,8 +6,12 @@ python prepare_data.py images cats.zip --out data/cats64 --split 12000 2253 747
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+
+import utils  # noqa: F401  first: from then on what ends an import is said in one line
 from config.errors import UserError
 from utils.cli import ArgumentParser, first_line, run
 from utils.data.holes import DEFAULT_SHARE, HOLE_KINDS

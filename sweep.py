@@ -5,9 +5,13 @@ Studies: iterations (5, 8, 10, 15, 20 at sweet spot 8), sweet-spot (1, 4, 8, 10 
 a YAML file of decoding keys, each with a list of values. An interrupted sweep goes on.
 """
 
+import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+
+import utils  # noqa: F401  first: from then on what ends an import is said in one line
 from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, positive, run
 from utils.sweep.plan import STUDIES, plan

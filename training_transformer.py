@@ -1,8 +1,12 @@
 """Train the transformer, stage 2: ``python training_transformer.py --config config/cats64.yml``."""
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+
+import utils  # noqa: F401  first: from then on what ends an import is said in one line
 from config.loading import load_config
 from utils.cli import (
     ArgumentParser,

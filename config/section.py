@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,8 +35,18 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as a user writes it, ~ being the home folder, which no shell puts in after = or :."""
-    return Path(os.path.expanduser(text))
+    """A path as a user writes it: ~ is the home folder, which no shell puts in after = or :, and an
+    accent is found in whichever form of Unicode the folder has it.
+    """
+    path = Path(os.path.expanduser(text))
+    if str(path).isascii() or os.path.exists(path) or path == path.parent:
+        return path
+    folder = user_path(path.parent)
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", path.name):
+                return folder / name
+    return folder / path.name
 
 
 class Section(BaseModel):

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+
 from fid.certificate import build_certificate, differences, read_certificate, write_certificate
 from fid.crops import FILTERS, Size
 from fid.extraction import Ranks, default_workers

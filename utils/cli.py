@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from config.errors import StopRequested, UserError
 from config.loading import Override
 from config.section import user_path
-from utils.io.files import is_out_of_memory
+from utils.io.faults import error_number, is_out_of_memory
 from utils.io.streams import INSISTING, READER_GONE, STOPS, handled, usable_streams
+from utils.startup import is_importing
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 
@@ -25,11 +28,17 @@ OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY),
-    *(errno.EMFILE, errno.ENFILE),
+    *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+}
+NO_TEXT = "surrogates not allowed"  # bytes of a file's name in another encoding
+PLACES = {  # what an error without a file's name is about, where that is not the output
+    errno.EAGAIN: "threads and processes (ulimit -u)",
+    errno.EMFILE: "open files (ulimit -n)",
+    errno.ENOENT: "the current folder",
 }
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of the two settings (mallopt(3))
 LARGEST_KEPT, KEPT = 32 * 2**20, 2**30  # bytes: glibc's limit for the first, and of the second
-INTERRUPTED = 130  # what shells report after Ctrl-C
+INTERRUPTED, ASKED = 130, "interrupted"  # what shells report after Ctrl-C, and what we say
 DEFAULT_CONFIG = "config/MaskGit.yml"
 LAB_FLAGS = {  # flag: what the lab's scripts call it (docs/from-the-lab.md)
     "--config": ("--MaskGitConfig",),
@@ -191,15 +200,19 @@ def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
 def ended_by_signals() -> Iterator[None]:
     """Let signals that ask to end raise `StopRequested`, so that what is half made is cleared.
 
-    Those that come several times by themselves, as SIGXCPU every second, do not disturb that.
+    Those that come several times by themselves, as SIGXCPU every second, do not disturb that. In
+    the middle of an import, where C++ may pass no exception on, a signal ends the process at once.
     """
 
-    def end(number: int, _frame: object) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         for repeated in set(STOPS).difference(INSISTING):
             signal.signal(repeated, signal.SIG_IGN)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise StopRequested(f"ended by {signal.Signals(number).name}")
+        is_ctrl_c = number == signal.SIGINT
+        line = ASKED if is_ctrl_c else f"ended by {signal.Signals(number).name}"
+        if is_importing(frame):
+            print(line, file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)
+        raise KeyboardInterrupt if is_ctrl_c else StopRequested(line)
 
     with handled(end):
         yield
@@ -239,15 +252,22 @@ def _outcome(main: Callable[[], None]) -> tuple[int, str]:
     except StopRequested as stopped:
         return INTERRUPTED, str(stopped)
     except KeyboardInterrupt:
-        return INTERRUPTED, "interrupted"
+        return INTERRUPTED, ASKED
     except BrokenPipeError:
         return READER_GONE, ""
+    except UnicodeEncodeError as error:
+        if error.reason != NO_TEXT:
+            raise
+        named = UserError(f"{error.object}: its name is no UTF-8, as libraries need; name another")
+        return USER_MISTAKE, f"error: {named}"
     except (MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
             advice = "lower batch sizes, or sizes of the network"
             return USER_MISTAKE, f"error: out of memory; {advice}"
-        if getattr(error, "errno", None) not in OUT_OF_REACH:
+        number = error_number(error)
+        if number not in OUT_OF_REACH:
             raise
-        named = UserError(f"{error.filename or 'output'}: {error.strerror}")
+        place = getattr(error, "filename", None) or PLACES.get(number, "output")
+        named = UserError(f"{place}: {os.strerror(number)}")
         return USER_MISTAKE, f"error: {named}"
     return 0, ""

@@ -11,11 +11,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from utils.io.colour import PROFILE, to_srgb
 from utils.io.files import atomic
 from utils.io.images import encode_png
 
@@ -51,16 +52,27 @@ def comparison_strip(
     return tile(images, len(images), len(images))
 
 
-def encode_animation(images: Sequence[np.ndarray], kind: str, stamp: str) -> bytes:
+def encode_animation(
+    images: Sequence[np.ndarray], kind: str, stamp: str, profile: bytes | None = None
+) -> bytes:
     """An endless GIF or lossless WebP of the decoding; small images are enlarged, the last rests.
 
     kind: "gif" or "webp". stamp: ASCII text that is kept in the file (utils/inpainting/stamps.py).
+    profile: of the colours; a WebP keeps it, a GIF shows them as sRGB.
     """
     factor = max(1, ANIMATION_SIDE // max(images[0].shape[:2]))
     frames = [Image.fromarray(image.repeat(factor, 0).repeat(factor, 1)) for image in images]
+    if profile and kind == "gif":
+        for frame in frames:
+            frame.info[PROFILE] = profile
+        frames = [to_srgb(frame) for frame in frames]
     times = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
     note = {"comment": stamp.encode()} if kind == "gif" else {"xmp": stamp.encode()}
-    shape = {"gif": {"optimize": False, "disposal": 1}, "webp": {"lossless": True}}[kind]
+    shape: dict[str, Any] = {"gif": {"optimize": False, "disposal": 1}, "webp": {"lossless": True}}[
+        kind
+    ]
+    if profile and kind == "webp":
+        shape[PROFILE] = profile
     buffer = io.BytesIO()
     frames[0].save(
         buffer,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, _utils
 
 from fid.features import Backend
 from fid.files import ScoreError
@@ -29,6 +29,10 @@ from fid.torchrun import place
 Result = TypeVar("Result")
 CPU_PART = 8  # images that a thread computes at once on a CPU
 PATIENCE = timedelta(days=1)  # with rank 0, which reads caches and compares sets alone
+
+# PyTorch answers SIGCHLD with an error wherever this process is at work, even where none can be
+# raised, as in a destructor. Who waits for a batch looks every few seconds whether readers live.
+_utils.signal_handling._SIGCHLD_handler_set = True
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def batches(
 
 @contextmanager
 def _deaths_told(images: ImageSet) -> Iterator[None]:
-    """Turn what PyTorch raises, wherever this process is at work, when one that reads has died."""
+    """Turn what PyTorch raises when a process that reads has died."""
     try:
         yield
     except RuntimeError as error:

@@ -53,6 +53,8 @@ def of_the_machine(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         known = error.errno is not None and error.errno not in (errno.EINVAL, errno.EBADF)
         return f"{error.filename or 'output'}: {error.strerror}" if known else None
+    if "can't start new thread" in str(error):
+        return "no more threads or processes are allowed (ulimit -u); try --num-workers 0"
     if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
         return "out of memory; lower --batch-size or --num-workers"
     return None

@@ -90,7 +90,9 @@ def paired_metrics(
 
 
 def _hole(mask: np.ndarray, name: str) -> np.ndarray:
-    """Where a mask hides pixels, (H, W) bool; other values than 255 and 0 say neither."""
+    """Where a mask hides pixels, (H, W) bool; 1 may stand for 255, other values say neither."""
+    if mask.max(initial=HOLE) == 1:
+        return mask == HOLE
     wrong = mask[(mask != KNOWN) & (mask != HOLE)]
     if len(wrong):
         raise ScoreError(f"{name}: value {wrong[0]}, allowed are {KNOWN} and {HOLE}")

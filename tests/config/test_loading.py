@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -13,6 +14,7 @@ from config.errors import UserError
 from config.loading import MAX_CONFIG_BYTES, load_config, save_config, yaml_word
 from config.removed import REMOVED
 from config.schema import Config
+from config.section import user_path
 
 PRESETS = sorted((Path(__file__).parents[2] / "config").glob("*.yml"))
 Write = Callable[[str], Path]
@@ -99,6 +101,18 @@ def test_overrides_apply_in_their_order_over_the_file(write):
     assert config.run == Path("runs/a=b")
     assert config.tokenizer.training.epochs == 2
     assert config.decoding.choice_temperature == 4.5
+
+
+@pytest.mark.parametrize(("on_disk", "typed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_folder_is_found_however_its_accents_are_written(tmp_path, on_disk, typed):
+    def path(form: str, *more: str) -> Path:
+        return tmp_path.joinpath(unicodedata.normalize(form, "caf\u00e9"), *more)
+
+    path(on_disk).mkdir()
+    assert user_path(path(typed)) == path(on_disk)
+    assert user_path(path(typed, "new", "\u00e9.png")) == path(on_disk, "new", "\u00e9.png")
+    path(typed).mkdir()  # where both are there, the one that was named is meant
+    assert user_path(path(typed)) == path(typed)
 
 
 def test_paths_may_begin_with_the_home_folder(write, monkeypatch, tmp_path):

@@ -145,6 +145,8 @@ ODD = [
 ]
 
 LEFT_OUT = [
+    Case("an animation of a picture with a colour profile", f"{INPAINT} --animation webp", "",
+         put(IMAGE, encoded(PICTURE, icc_profile=other_profile())), REPAIRED, results=3),
     Case("a picture to prepare with a colour profile", PREPARE,
          "note: image_5.png has a colour profile; it is left out",
          put("pictures/image_5.png", encoded(pixels(45), icc_profile=other_profile())), REPAIRED,
@@ -262,6 +264,8 @@ MASKS = [
          put("job/mask64/mask_9.png", encoded(mask())), REPAIRED, results=3),
     Case("two masks for one picture", INPAINT, "and 4 masks",
          put("job/mask64/other_1.png", encoded(mask()))),
+    Case("a mask of zeros and ones for the scorer", f"{SCORE} --metrics fid,paired", "",
+         put("masks/mask_3.png", encoded(mask() // 255)), REPAIRED),
     Case("a soft mask for the scorer", f"{SCORE} --metrics fid,paired", "mask_3.png",
          put("masks/mask_3.png", encoded(np.full((SIDE, SIDE), 99, np.uint8)))),
     Case("a mask of another size for the scorer", f"{SCORE} --metrics fid,paired", "mask_3.png",

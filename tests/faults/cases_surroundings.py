@@ -50,6 +50,8 @@ LEFT: list[tuple[str, str, dict[str, str], str, int]] = [  # what, command, vari
      "", REPAIRED),
     ("certificates that are gone beside the page", f"{PAGE} tiny.yml", {"SSL_CERT_FILE": "gone"},
      "", REPAIRED),
+    ("a key log that is gone beside the page", f"{PAGE} tiny.yml", {"SSLKEYLOGFILE": "gone/log"},
+     "", REPAIRED),
     ("another page's settings", f"{PAGE} tiny.yml", {"GRADIO_MCP_SERVER": "True",
      "GRADIO_NUM_WORKERS": "x", "GRADIO_ROOT_PATH": "/x"}, "", REPAIRED),
 ]  # fmt: skip
@@ -95,10 +97,37 @@ def _named(form: str) -> Maker:
     return make
 
 
+def _in(form: str, other: str) -> tuple[Maker, str]:
+    """The job in a folder whose accent is in one form of Unicode, and a command with the other."""
+    folder, typed = (unicodedata.normalize(f, "caf\u00e9") for f in (form, other))
+    return moved("job", folder), INPAINT.replace("--data job", f"--data {typed}")
+
+
+APART = [  # what, flags of Python, variables, what is said, code
+    ("a Python that leaves out the script's folder", "-P", {}, "", REPAIRED),
+    ("an isolated Python", "-I", {}, "", REPAIRED),
+    ("a Python without assertions and docstrings", "-OO", {}, "", REPAIRED),
+    ("a Python whose warnings are errors", "-W error", {}, "", REPAIRED),
+    ("a width of progress bars in words", "-B", {"TQDM_NCOLS": "x"},
+     "note: TQDM_NCOLS='x' is ignored; no bar can have it", REPAIRED),
+    ("a form of progress bars that none can have", "-B", {"TQDM_BAR_FORMAT": "{x}"},
+     "note: TQDM_BAR_FORMAT='{x}' is ignored", REPAIRED),
+    ("progress bars switched off", "-B", {"TQDM_DISABLE": "1"}, "", REPAIRED),
+    ("a variable that PyTorch refuses", "-B", {"TORCH_DISTRIBUTED_DEBUG": "x"},
+     "torch cannot be imported: The value of TORCH_DISTRIBUTED_DEBUG must be OFF, INFO, or", 2),
+]  # fmt: skip
+
 CASES = [
     *(Case(what, command, says, code=code, environment=environment,
            results=3 if command == INPAINT and not code else 0)
       for what, command, environment, says, code in LEFT),
+    *(Case(what, INPAINT, says, code=code, results=0 if code else 3, environment=environment,
+           flags=flags)
+      for what, flags, environment, says, code in APART),
+    *(Case(f"a folder whose accent is {form}, named in {other}", command, "", make, REPAIRED,
+           results=3)
+      for form, other in (("NFC", "NFD"), ("NFD", "NFC"))
+      for make, command in [_in(form, other)]),
     Case("results behind a link for the scorer", f"{SCORE} --metrics fid,paired", "", _scratch,
          REPAIRED),
     Case("truth and masks behind links for the scorer", f"{SCORE} --metrics fid,paired", "", _loose,
@@ -111,4 +140,7 @@ CASES = [
     *(Case(f"a search in a run called {name}", f"{OWN.replace('own', repr(name))} --lr-search 1 "
            "--lr-search-only --set search.seeds=0", "", code=REPAIRED)
       for name in ("lr?1", "lr%41", "lr#1", "{SCHEMA}")),
+    *(Case(f"a {what} whose name is no UTF-8", command.replace("own", "r\udce9"),
+           "r\\udce9", code=2)
+      for what, command in (("run", OWN), ("run of a search", f"{OWN} --lr-search 1"))),
 ]  # fmt: skip

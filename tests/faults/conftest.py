@@ -18,6 +18,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -173,9 +174,17 @@ def open_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
 
 
+def apart(words: list[str], flags: str) -> Said:
+    """Run a script in a Python of its own that has such flags."""
+    command = [sys.executable, *shlex.split(flags), str(ROOT / words[0]), *words[1:]]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return Said(ended.returncode, ended.stdout, ended.stderr)
+
+
 @pytest.fixture
-def shell(monkeypatch, capsys) -> Callable[[str], Said]:
+def shell(monkeypatch, capsys) -> Callable[..., Said]:
     """Run a command line in this process and the current folder: shell("inpainting.py --help").
+    With flags of Python it is one of its own: shell("inpainting.py --help", "-OO").
 
     An exception that would end a script with a traceback comes out as it is.
     """
@@ -186,8 +195,10 @@ def shell(monkeypatch, capsys) -> Callable[[str], Said]:
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")
     monkeypatch.setattr(utils.sweep.decode, "FeatureDistance", MeanDifference)
 
-    def run(command: str) -> Said:
+    def run(command: str, flags: str = "") -> Said:
         words = shlex.split(command)
+        if flags:
+            return apart(words, flags)
         if words[0] == "app.py":
             open_and_close(monkeypatch)
         start, target, arguments = runpy.run_path, str(ROOT / words[0]), words[1:]

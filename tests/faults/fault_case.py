@@ -54,6 +54,8 @@ class Case:
     """Value of INPUT_LIMITS."""
     environment: dict[str, str] = field(default_factory=dict)
     """More variables of the environment."""
+    flags: str = ""
+    """Flags of a Python of its own; without any, the command runs in this process."""
 
 
 def put(name: str, content: bytes | str) -> Maker:

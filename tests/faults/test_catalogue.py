@@ -52,12 +52,14 @@ def warning(case: Case, err: str) -> str:
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_bad_input(case: Case, workspace: Path, shell, outcomes, monkeypatch):
     case.make(workspace)
+    if case.command.startswith("app.py"):  # a first import would meet the case's variables
+        pytest.importorskip("gradio")
     for name, value in {"INPUT_LIMITS": case.limits, **case.environment}.items():
         monkeypatch.setenv(name, value)
     before = fingerprints(workspace)
     before.pop(workspace / case.replaced, None)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    said = shell(case.command)
+    said = shell(case.command, case.flags)
     line = said.last if case.code else warning(case, said.err)
     line = line.replace(f"{workspace}/", "").replace(str(workspace), ".")
     outcomes[case.name] = Outcome(said.code, line)

@@ -91,6 +91,30 @@ def test_what_the_system_refuses_is_one_line_with_the_file(capsys, number):
     assert capsys.readouterr().err == f"error: a.bin: {os.strerror(number)}\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("can't start new thread"), "threads and processes (ulimit -u): Resource "),
+        (FileNotFoundError(errno.ENOENT, "of os.getcwd()"), "the current folder: No such file"),
+        (OSError("Input/output error (os error 5)"), "output: Input/output error"),
+        (OSError(errno.EROFS, "x"), "output: Read-only file system"),
+    ],
+)
+def test_what_the_system_refuses_without_a_file_is_one_line(capsys, error, line):
+    assert leave(error) == 2
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+def test_a_name_in_another_encoding_is_one_line(capsys):
+    def main() -> None:
+        Path("r\udce9/log").as_posix().encode()
+
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    line = "error: r\\udce9/log: its name is no UTF-8, as libraries need; name another\n"
+    assert (left.value.code, capsys.readouterr().err) == (2, line)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "x")])
 def test_memory_that_runs_out_is_one_line(capsys, error):
     assert leave(error) == 2

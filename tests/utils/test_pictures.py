@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from utils.pictures import GAP, image_grid, mask_grid, save_curves, save_loss_curve, tile
+from utils.io.colour import PROFILE, to_srgb
+from utils.pictures import (
+    GAP,
+    encode_animation,
+    image_grid,
+    mask_grid,
+    save_curves,
+    save_loss_curve,
+    tile,
+)
 
 ROWS = [
     {"epoch": e, "time": 1.0, "train_loss": 5 - e, "val_loss": 6 - e, "learning_rate": 1e-4}
@@ -77,3 +88,23 @@ def test_curves_leave_no_figure_open(tmp_path):
     save_loss_curve(tmp_path / "a.png", ROWS)
     save_curves(tmp_path / "b.png", ROWS)
     assert pyplot.get_fignums() == []
+
+
+def exchanged() -> bytes:
+    """sRGB with its red and green primaries exchanged, under another name."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    places = {bytes(profile[i : i + 4]): i for i in range(132, 132 + 12 * profile[131], 12)}
+    red, green = places[b"rXYZ"], places[b"gXYZ"]
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "ours".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animation_shows_the_colours_that_its_profile_means(kind):
+    pixels = np.full((8, 8, 3), (200, 30, 60), np.uint8)
+    file = io.BytesIO(encode_animation([pixels, pixels // 2], kind, "stamp", exchanged()))
+    meant = Image.fromarray(pixels)
+    meant.info[PROFILE] = exchanged()
+    shown = to_srgb(Image.open(file).convert("RGB"))
+    difference = np.abs(np.int16(shown)[0, 0] - np.int16(to_srgb(meant))[0, 0])
+    assert difference.max() <= 8  # a GIF has a palette

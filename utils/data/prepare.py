@@ -25,6 +25,7 @@ from config.errors import UserError
 from utils.data.holes import DEFAULT_SHARE, check_holes, draw_hole
 from utils.data.photos import Photos
 from utils.data.sources import SPLIT_NAMES, Counts, ImageFiles, Splits
+from utils.io.faults import raise_if_machine
 from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
 from utils.io.limits import check_limit
 from utils.io.overlap import read_ahead
@@ -171,8 +172,11 @@ def _is_same(out: Path, origin: dict[str, object]) -> bool:
     """Say whether `out` was made from the same source and settings and still has all its files."""
     try:
         found = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return False
+    except OSError as error:
+        raise_if_machine(error, out / DESCRIPTION)
+        raise
     if not isinstance(found, dict) or any(found.get(key) != origin[key] for key in origin):
         return False
     counts = dict(found["split"])

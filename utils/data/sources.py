@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from config.errors import MachineError, UserError
 from utils.data.archives import open_zip
-from utils.io.files import raise_if_machine
+from utils.io.faults import raise_if_machine
 from utils.io.images import (
     composed,
     is_image_name,

@@ -90,7 +90,7 @@ class Outputs:
             save_stamped_png(paths[COMPARISON], strip, repair.stamp, profile)
         if ANIMATION in paths:
             kind = self.settings.animation
-            content = encode_animation([masked, *repair.images], kind, repair.stamp)
+            content = encode_animation([masked, *repair.images], kind, repair.stamp, profile)
             with atomic(paths[ANIMATION]) as temporary:
                 temporary.write_bytes(content)
         save_stamped_png(paths[RESULTS], result, repair.stamp, profile)

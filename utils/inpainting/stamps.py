@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from config.errors import UserError
+from config.errors import MachineError, UserError
 from config.schema import Config
 from utils.io.files import atomic, content_hash
 from utils.io.images import opened
@@ -61,6 +61,8 @@ def read_stamp(path: Path) -> str | None:
     try:
         with opened(path, str(path)) as image:
             found = image.info.get(KEY) or image.info.get("comment") or image.info.get("xmp")
+    except MachineError:
+        raise
     except UserError:
         return None
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -14,10 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from config.errors import MachineError, UserError
+from config.errors import UserError
 
 LOCK = ".lock"  # of a run's folder
-MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
 
 
 @contextmanager
@@ -116,24 +114,3 @@ def alone_in(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # the kernel unlocks when the process ends, at the latest
             lock.release()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; Python, NumPy, PyTorch and the system say it in their own ways."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    is_told = isinstance(error, RuntimeError) and any(t in str(error) for t in MEMORY_TEXTS)
-    return is_told or isinstance(error, MemoryError)
-
-
-def raise_if_machine(error: BaseException, place: Path | str) -> None:
-    """Raise `MachineError` where reading a file failed for another reason than its contents.
-
-    An error number comes from the system, which does not know what a file should contain; EINVAL
-    alone is also what a place beyond the end of a damaged archive gives.
-    """
-    if is_out_of_memory(error):
-        raise MachineError(f"out of memory while reading {place}, which stays as it is") from error
-    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-        reason = f"cannot be read: {error.strerror}; it stays as it is"
-        raise MachineError(f"{place}: {reason}") from error

@@ -19,7 +19,8 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from config.errors import StopRequested, UserError
 from utils.io.colour import PROFILE, is_foreign, is_srgb, profile_of
-from utils.io.files import atomic, raise_if_machine
+from utils.io.faults import raise_if_machine
+from utils.io.files import atomic
 from utils.io.limits import check_limit, limit
 from utils.io.notes import tell_once
 

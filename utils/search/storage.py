@@ -37,6 +37,7 @@ def storage_url(text: str | None, folder: Path) -> URL:
         return URL.create("sqlite", database=str(folder / "study.db"))
     try:
         url = make_url(text)
+        text.encode()  # which the bytes of another encoding refuse
     except (ArgumentError, ValueError):
         raise UserError(f"--storage: no database URL; allowed are e.g. {EXAMPLES}") from None
     kind = url.get_backend_name()

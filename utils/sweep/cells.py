@@ -31,6 +31,7 @@ from utils.data.datasets import InpaintingSet
 from utils.device import Compute
 from utils.distributed import is_main, joined, rank, total, world_size
 from utils.inpainting.stamps import settings_digest, settings_of
+from utils.io.faults import raise_if_machine
 from utils.io.files import alone_in, atomic, read_rows, write_text
 from utils.sweep.decode import CellDecoder, CellRow, Inputs, read_inputs
 from utils.sweep.plan import Cell, Study, walks
@@ -78,11 +79,15 @@ class Sweep:
 
     def trace(self, cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
         """Token ids and masks (T, n, N) after every step of a cell; None if they are not there."""
+        path = self.trace_path(cell)
         try:
-            with np.load(self.trace_path(cell)) as file:
+            with np.load(path) as file:
                 token_ids, packed = file["token_ids"], file["hidden"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            return None  # there is none, or a damaged one
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise_if_machine(error, path)
+            return None  # a damaged one
         if len(token_ids) < cell.steps:
             return None
         hidden = np.unpackbits(packed, axis=-1, count=token_ids.shape[-1]).astype(bool)

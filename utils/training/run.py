@@ -17,7 +17,8 @@ from tqdm import tqdm
 from config.errors import StopRequested, UserError
 from models.parallel import one_thread
 from utils import distributed
-from utils.io.files import alone_in, is_out_of_memory
+from utils.io.faults import is_out_of_memory
+from utils.io.files import alone_in
 from utils.io.streams import INSISTING, handled
 from utils.training.runlog import RunLog
 from utils.training.state import Opening, clear_run, open_state, save_state

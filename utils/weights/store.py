@@ -27,7 +27,8 @@ from config.schema import TokenizerConfig, TransformerConfig
 from config.section import Section
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.io.files import atomic, raise_if_machine
+from utils.io.faults import raise_if_machine
+from utils.io.files import atomic
 from utils.io.images import tell_once
 from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, UNSETTLED, LabFile, read_keys
 from utils.weights.lab_naming import Settled

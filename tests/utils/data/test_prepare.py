@@ -487,3 +487,14 @@ def test_channel_statistics_are_those_of_all_pixels_together():
     mean, std = channel_statistics(pictures)
     assert mean == pytest.approx((pictures / 255).mean(axis=(0, 1, 2)))
     assert std == pytest.approx((pictures / 255).std(axis=(0, 1, 2)))
+
+
+def test_a_description_that_cannot_be_read_is_no_other_data_set(tmp_path, monkeypatch):
+    # --force would be advised for another one, and deletes it
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    assert not preparing._is_same(tmp_path, {})  # there is none
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(MachineError, match=r"dataset.json: cannot be read: Input/output error"):
+        preparing._is_same(tmp_path, {})

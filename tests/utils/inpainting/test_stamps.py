@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from config.errors import MachineError
 from utils.inpainting.stamps import (
     differences,
     input_digest,
@@ -103,3 +107,13 @@ def test_differences_name_dotted_keys_and_both_values():
     told = ["decoding.rule listing, now maskgit", "other tokenizer_sha256"]
     assert differences(before, now) == told
     assert differences(now, now) == []
+
+
+def test_a_result_that_a_failing_disk_hides_is_not_taken_for_missing(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    save_stamped_png(tmp_path / "a.png", image(), STAMP)
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(MachineError, match=r"a.png: cannot be read: Input/output error; it stays"):
+        read_stamp(tmp_path / "a.png")

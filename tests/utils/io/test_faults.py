@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from config.errors import MachineError
-from utils.io.files import is_out_of_memory, raise_if_machine
+from utils.io.faults import error_number, is_out_of_memory, raise_if_machine
 
 
 def system(number: int) -> OSError:
@@ -24,6 +24,7 @@ def system(number: int) -> OSError:
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"),
+        OSError("Cannot allocate memory (os error 12)"),
     ],
 )
 def test_memory_that_ran_out_is_known_however_it_is_said(error):
@@ -47,3 +48,11 @@ def test_what_the_system_says_is_no_word_about_the_file(number):
 def test_what_a_reader_says_of_a_broken_file_is_about_the_file():
     raise_if_machine(OSError("image file is truncated"), "a.png")
     raise_if_machine(system(errno.EINVAL), "a.zip")  # a place before the file's beginning
+
+
+def test_numbers_of_the_system_are_found_where_they_are_only_said():
+    # safetensors is written in Rust, whose errors come without errno
+    assert error_number(OSError("Input/output error (os error 5)")) == errno.EIO
+    assert error_number(RuntimeError("can't start new thread")) == errno.EAGAIN
+    assert error_number(OSError("image file is truncated")) is None
+    assert error_number(ValueError("(os error 5)")) is None

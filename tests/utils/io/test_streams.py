@@ -120,3 +120,14 @@ def test_a_signal_that_repeats_does_not_disturb_the_clearing_up(tmp_path):
     )
     assert shell(body, "", tmp_path).returncode == 130
     assert (tmp_path / "cleared").exists()
+
+
+@pytest.mark.usefixtures("in_terminal")
+@pytest.mark.parametrize(("number", "line"), [(2, "interrupted\n"), (15, "ended by SIGTERM\n")])
+def test_a_signal_in_the_middle_of_an_import_ends_at_once(tmp_path, number, line):
+    # C++ of a library aborts with a trace of its own where an exception comes through it
+    swallowing = f"import os\ntry: os.kill(os.getpid(), {number})\nexcept BaseException: pass"
+    (tmp_path / "library.py").write_text(swallowing)
+    ended = shell("import library; open('done', 'w')", "", tmp_path)
+    assert (ended.returncode, ended.stderr.decode()) == (130, line)
+    assert not (tmp_path / "done").exists()

@@ -119,7 +119,13 @@ def drawn(folder: Path, study: optuna.Study, monkeypatch) -> list:
 
     figures, close = [], pyplot.close
     monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, path, **_: path.write_text(""))
-    monkeypatch.setattr(pyplot, "close", lambda figure: figures.append(figure) or close(figure))
+
+    def note(which: str | None = None) -> None:  # matplotlib 3.8 closes "all" when it begins
+        if which is None:
+            figures.append(pyplot.gcf())
+        close(which)
+
+    monkeypatch.setattr(pyplot, "close", note)
     save_plots(folder, study)
     return figures
 

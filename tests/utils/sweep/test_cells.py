@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 import sys
@@ -20,7 +22,7 @@ import utils.io.files
 import utils.sweep.cells
 import utils.sweep.decode
 import utils.sweep.page
-from config.errors import UserError
+from config.errors import MachineError, UserError
 from config.loading import save_config
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
@@ -367,3 +369,16 @@ def raise_score_error(folder: Path) -> None:
     from fid.files import ScoreError
 
     raise ScoreError(f"{folder}: no network")
+
+
+def test_a_trace_that_a_failing_disk_hides_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    sweep = SimpleNamespace(trace_path=lambda cell: tmp_path / "a.npz")
+    assert Sweep.trace(sweep, None) is None  # there is none
+    (tmp_path / "a.npz").write_bytes(b"damaged")
+    assert Sweep.trace(sweep, None) is None
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(MachineError, match=r"a.npz: cannot be read: Input/output error; it stays"):
+        Sweep.trace(sweep, None)

@@ -1,0 +1,103 @@
+"""What scripts meet before their libraries are imported, seen from a shell."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.startup import failed_import, leave_out_unreadable
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [*sorted(ROOT.glob("*.py")), ROOT / "faster-pytorch-fid" / "fid_score_gpu.py"]
+
+
+def python(
+    *words: object, folder: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_finds_its_folder_where_python_leaves_it_out(script, tmp_path):
+    ended = python(script, "--help", folder=tmp_path, PYTHONSAFEPATH="1")
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stays"),
+    [
+        ("DISABLE", "1", True),
+        ("MININTERVAL", "30", True),
+        ("NCOLS", "80", True),
+        ("MININTERVAL", "abc", False),
+        ("NCOLS", "x", False),
+        ("NCOLS", "", False),
+        ("BAR_FORMAT", "{foo}", False),
+        ("FILE", "x", False),
+        ("ASCII", "x", False),
+        ("ITERABLE", "x", False),
+    ],
+)
+def test_variables_of_bars_stay_where_every_bar_can_have_them(
+    monkeypatch, capsys, name, value, stays
+):
+    monkeypatch.setenv(f"TQDM_{name}", value)
+    leave_out_unreadable()
+    assert (f"TQDM_{name}" in os.environ) == stays
+    note = f"note: TQDM_{name}={value!r} is ignored; no bar can have it\n"
+    assert capsys.readouterr().err == ("" if stays else note)
+
+
+def test_such_a_variable_ends_neither_suite_nor_scorer():
+    for module in ("utils.io.images", "fid.extraction"):
+        ended = python(
+            *("-c", f"import {module}; print('all')"),
+            PYTHONPATH=f"{ROOT}:{ROOT / 'faster-pytorch-fid'}",
+            TQDM_NCOLS="x",
+        )
+        note = "note: TQDM_NCOLS='x' is ignored; no bar can have it\n"
+        assert (ended.stdout, ended.stderr) == ("all\n", note)
+
+
+BROKEN = {  # content of a library: what is said of it
+    "raise ValueError('\\n  must be OFF\\nor ON')": "broken cannot be imported: must be OFF",
+    "raise ImportError('libx.so: failed to map segment')": "broken cannot be imported: libx.so: "
+    "failed to map segment",
+    "import broken.part": "broken cannot be imported: No module named 'broken.part'; 'broken' is "
+    "not a package",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_library_that_cannot_be_imported_is_one_line_and_2(tmp_path, content):
+    libraries = tmp_path / "site-packages"
+    libraries.mkdir()
+    (libraries / "broken.py").write_text(content)
+    ended = python("-c", "import utils, broken", PYTHONPATH=f"{ROOT}:{libraries}")
+    assert (ended.returncode, ended.stderr) == (2, f"error: {BROKEN[content]}\n")
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+    ended = python("-c", "import utils\nraise ValueError('ours')")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback")
+    assert failed_import(ValueError("ours")) is None
+
+
+@pytest.mark.usefixtures("in_terminal")
+def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path):
+    ended = python("-c", "import utils, os; os.kill(os.getpid(), 2); [0 for _ in range(10**9)]")
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "interrupted\n")

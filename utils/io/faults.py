@@ -1,0 +1,47 @@
+"""Tells what the machine lacks (memory, a disk that answers) from what is wrong with a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from config.errors import MachineError
+
+MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
+
+SYSTEM = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, as safetensors, say a number
+NO_THREADS = "can't start new thread"
+
+
+def error_number(error: BaseException) -> int | None:
+    """The system's number of an error, also of one that a library gives as text; None without."""
+    if isinstance(error, RuntimeError) and NO_THREADS in str(error):
+        return errno.EAGAIN
+    if not isinstance(error, OSError):
+        return None
+    said = SYSTEM.search(str(error))
+    return int(said[1]) if error.errno is None and said else error.errno
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; Python, NumPy, PyTorch and the system say it in their own ways."""
+    if isinstance(error, OSError):
+        return error_number(error) == errno.ENOMEM
+    is_told = isinstance(error, RuntimeError) and any(t in str(error) for t in MEMORY_TEXTS)
+    return is_told or isinstance(error, MemoryError)
+
+
+def raise_if_machine(error: BaseException, place: Path | str) -> None:
+    """Raise `MachineError` where reading a file failed for another reason than what it holds.
+
+    An error number comes from the system, which does not know what a file should hold; EINVAL alone
+    is also what a place beyond the end of a damaged archive gives.
+    """
+    if is_out_of_memory(error):
+        raise MachineError(f"out of memory while reading {place}, which stays as it is") from error
+    number = error_number(error)
+    if number not in (None, errno.EINVAL):
+        reason = f"cannot be read: {os.strerror(number)}; it stays as it is"
+        raise MachineError(f"{place}: {reason}") from error
