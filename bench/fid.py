@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import utils.scoring  # noqa: F401  makes the scorer's package importable
+import utils  # noqa: F401  makes the scorer's package importable
 from bench.common import conv_peak, default_device, peak_memory, report
 from bench.fid_inputs import WEIGHTS_NAME, write_images, write_weights
 
@@ -66,28 +66,22 @@ def theirs(work: Path, dims: int) -> dict[str, float]:
 
 def ours(work: Path, dims: int, legacy: bool, cache: str | None) -> dict[str, float]:
     """This scorer from two folders to a score; the same steps as `fid.scoring.score`."""
-    from fid.extraction import Ranks
+    from fid import Settings
+    from fid.extraction import Scorer
     from fid.frechet import frechet_distance
-    from fid.inputs import Settings
-    from fid.scoring import Scorer
-    from fid.sources import open_images
+    from fid.inputs import open_images
+    from fid.process import Ranks
 
     start, device = time.perf_counter(), default_device()
     settings = Settings(
         predicted_path=str(work / "predicted"),
         gt_path=str(work / "truth"),
-        mask_path=None,
-        features="inception",
         dims=dims,
         weights=str(work / WEIGHTS_NAME),
-        weights_dir=work,
         device=str(device),
         batch_size=BATCH[device.type],
         workers=_workers(),
-        metrics=("fid",),
-        bootstrap_samples=1,
         legacy=legacy,
-        seed=0,
         cache_dir=work / cache if cache else None,
     )
     scorer = Scorer(settings, Ranks())

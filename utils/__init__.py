@@ -1,1 +1,9 @@
-"""Everything around the models: data, training, checkpoints, pictures, reports."""
+"""Everything around the models: data, training, checkpoints, pictures, reports.
+
+The scorer stands alone in `faster-pytorch-fid/`; its package `fid` is importable from here on.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "faster-pytorch-fid"))

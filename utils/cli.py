@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fid.process import INSISTING, READER_GONE, STOPS, handled, usable_streams
+
 from config.errors import StopRequested, UserError
 from config.loading import Override
 from config.section import user_path
 from utils.io.faults import is_out_of_memory
-from utils.io.streams import INSISTING, READER_GONE, STOPS, handled, usable_streams
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import fid.torchrun
+import fid.process
 import pytest
 import torch
 from torchvision.models import Inception3
@@ -34,7 +34,6 @@ from torchvision.models import Inception3
 import utils.io.images
 import utils.scoring
 import utils.sweep.decode
-import utils.torchrun
 from config.loading import save_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
@@ -180,8 +179,7 @@ def shell(monkeypatch, capsys) -> Callable[[str], Said]:
     An exception that would end a script with a traceback comes out as it is.
     """
     utils.io.images._told.clear()
-    utils.torchrun._place.cache_clear()
-    fid.torchrun._place.cache_clear()
+    fid.process._place.cache_clear()
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")
     monkeypatch.setattr(utils.sweep.decode, "FeatureDistance", MeanDifference)

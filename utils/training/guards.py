@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from fid.process import INSISTING, handled
 
 from config.errors import StopRequested, UserError
 from utils.io.faults import is_out_of_memory
-from utils.io.streams import INSISTING, handled
 
 
 @contextmanager

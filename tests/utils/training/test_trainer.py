@@ -10,10 +10,10 @@ import signal
 
 import pytest
 import torch
+from fid.process import STOPS
 
 from config.errors import DivergedError, UserError
 from config.schema import Config, TrainingConfig
-from utils.io.streams import STOPS
 from utils.rng import generator_for, shuffled_batches
 from utils.training import position as place
 from utils.training.compute import Compute
