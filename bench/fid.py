@@ -27,7 +27,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-import utils.scoring  # noqa: F401  makes the scorer's package importable
+import utils  # noqa: F401  makes the scorer's package importable
 from bench.common import (
     ROUNDS,
     Figures,
@@ -123,11 +123,11 @@ def run_task(work: Path, side: str, dims: int) -> Figures:
     """A side from two folders to a score; ours takes the same steps as `fid.scoring.score`."""
     if side == "theirs":
         return theirs(work, dims)
-    from fid.extraction import Ranks
+    from fid import Settings
+    from fid.extraction import Scorer
     from fid.frechet import frechet_distance
-    from fid.inputs import Settings
-    from fid.scoring import Scorer
-    from fid.sources import open_images
+    from fid.inputs import open_images
+    from fid.process import Ranks
 
     start, device = time.perf_counter(), pick_device("auto")
     legacy, cache = side == "legacy", work / "cache"
@@ -136,18 +136,12 @@ def run_task(work: Path, side: str, dims: int) -> Figures:
     settings = Settings(
         predicted_path=str(work / "predicted"),
         gt_path=str(work / "truth"),
-        mask_path=None,
-        features="inception",
         dims=dims,
         weights=str(work / WEIGHTS_NAME),
-        weights_dir=work,
         device=str(device),
         batch_size=BATCH[device.type],
         workers=_workers(),
-        metrics=("fid",),
-        bootstrap_samples=1,
         legacy=legacy,
-        seed=0,
         cache_dir=None if legacy else cache,
     )
     scorer = Scorer(settings, Ranks())

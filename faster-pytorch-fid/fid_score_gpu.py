@@ -13,19 +13,20 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
 
+from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size
 from fid.certificate import build_certificate, differences, read_certificate, write_certificate
-from fid.crops import FILTERS, Size
-from fid.extraction import Ranks, default_workers
-from fid.features import BACKENDS, default_weights_dir
+from fid.extraction import default_workers
+from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, of_the_machine
-from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
-from fid.scoring import Outcome, notes, save_predicted_statistics, score
-from fid.streams import READER_GONE, handled, usable_streams
+from fid.images import FILTERS
+from fid.process import READER_GONE, Ranks, handled, usable_streams
+from fid.scoring import Outcome, notes, save_predicted_statistics, score, table
 
 DISAGREES, MISTAKE, INTERRUPTED = 1, 2, 130
 
@@ -37,27 +38,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(MISTAKE, f"error: {message} (see --help)\n")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A reader of whole numbers from low to high."""
 
+    def read(text: str) -> int:
+        if not text.isdigit() or int(text) < low or int(text) > (high or int(text)):
+            limits = f"from {low}" + (f" to {high:,}" if high else "")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+        return int(text)
 
-def redraws(text: str) -> int:
-    """A number of bootstrap samples that ends within a day."""
-    if positive(text) > MAX_BOOTSTRAP_SAMPLES:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is too large, allowed are 1 to {MAX_BOOTSTRAP_SAMPLES}"
-        )
-    return int(text)
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 to 2^32 - 1, what random generators take as a seed."""
-    if not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^32 - 1")
-    return int(text)
+    return read
 
 
 def metric_names(text: str) -> tuple[str, ...]:
@@ -82,38 +72,44 @@ def size(text: str) -> Size:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    _add_images(parser.add_argument_group("images"))
+    _add_scores(parser.add_argument_group("scores"))
+    _add_results(parser.add_argument_group("results"))
+    return parser
+
+
+def _add_images(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("paths", nargs="*", metavar="PATH", help="predicted and ground truth, as in pytorch-fid")
     add("--predicted-path", help="folder, .zip or .csv of images, or .npz of statistics")
-    add(
-        *("--gt-path", "--gtcsv-path"),
-        help="the same for the ground truth; default: the predicted folder's manifest, test_gt.csv",
-    )
-    add("--recursive", action="store_true", help="read the folders' sub-folders too")
-    add("--train-path", help="images that the network learned from: how near repairs are to them")
-    add("--resize", type=size, metavar="WxH", help="bring all images to one size (bicubic): 64x64")
+    truth = "the same for the ground truth; default: the predicted folder's manifest, test_gt.csv"
+    add("--gt-path", "--gtcsv-path", help=truth)
     add("--mask-path", help="hole masks (255 known, 0 hole); default: the manifest's")
-    add("--device", default="auto", help="auto, cpu or cuda:N (default auto)")
-    add("--batch-size", type=positive, default=16, help="images at once (default 16)")
-    add("--num-workers", type=natural, default=default_workers(), help="loading processes, 0: none")
+    add("--train-path", help="images that the network learned from: how near repairs are to them")
+    add("--recursive", action="store_true", help="read the folders' sub-folders too")
+    add("--resize", type=size, metavar="WxH", help="bring all images to one size (bicubic): 64x64")
+
+
+def _add_scores(group: argparse._ArgumentGroup) -> None:
+    add, of_metrics = group.add_argument, ",".join(METRICS) + ", or all (default fid)"
     add("--features", choices=BACKENDS, default="inception", help="feature network")
     add("--dims", type=int, help="feature size; inception: 64, 192, 768 or 2048 (default)")
     add("--weights", metavar="FILE", help="FID weight file; default: cached or downloaded")
     add("--weights-dir", type=Path, help="where that file is kept; default: torch hub's folder")
-    add(
-        "--metrics",
-        type=metric_names,
-        default=("fid",),
-        help=",".join(METRICS) + ", or all (default fid)",
-    )
+    add("--metrics", type=metric_names, default=("fid",), help=of_metrics)
+    redraws, seeds = whole(1, MAX_BOOTSTRAP_SAMPLES), whole(0, 2**32 - 1)
     add("--bootstrap-samples", type=redraws, default=100, help="of the interval (default 100)")
     add("--legacy", action="store_true", help="pytorch-fid's matrix root with eps 1e-6")
-    add("--seed", type=natural, default=2020, help="of KID subsets and bootstrap (default 2020)")
-    add("--cache-dir", type=Path, help="where reference statistics are kept")
-    add("--no-cache", action="store_true", help="neither read nor write reference statistics")
-    add("--keep-features", action="store_true", help="with --save-stats: for KID and the others")
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument(
+    add("--seed", type=seeds, default=2020, help="of KID subsets and bootstrap (default 2020)")
+    add("--device", default="auto", help="auto, cpu or cuda:N (default auto)")
+    add("--batch-size", type=whole(1), default=16, help="images at once on a GPU (default 16)")
+    readers, text = default_workers(), "threads that read for a GPU; a CPU's read their own"
+    add("--num-workers", dest="workers", type=whole(0), default=readers, help=text)
+
+
+def _add_results(group: argparse._ArgumentGroup) -> None:
+    add, written = group.add_argument, group.add_mutually_exclusive_group()
+    written.add_argument(
         "--save-stats",
         metavar="FILE",
         nargs="?",
@@ -121,9 +117,11 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help="only write the .npz of --predicted-path's statistics (pytorch-fid reads it)",
     )
-    action.add_argument("--json", metavar="FILE", type=Path, help="write a certificate")
-    action.add_argument("--verify", metavar="FILE", type=Path, help="recompute a certificate")
-    return parser
+    written.add_argument("--json", metavar="FILE", type=Path, help="write a certificate")
+    written.add_argument("--verify", metavar="FILE", type=Path, help="recompute a certificate")
+    add("--keep-features", action="store_true", help="with --save-stats: for KID and the others")
+    add("--cache-dir", type=Path, help="where reference statistics are kept")
+    add("--no-cache", action="store_true", help="neither read nor write reference statistics")
 
 
 def default_cache_dir() -> Path | None:
@@ -162,34 +160,15 @@ def settings_from(args: argparse.Namespace) -> Settings:
     """Arguments as settings."""
     if args.predicted_path is None:
         raise ScoreError("--predicted-path is missing")
-    return Settings(
-        predicted_path=args.predicted_path,
-        gt_path=args.gt_path,
-        mask_path=args.mask_path,
-        features=args.features,
-        dims=args.dims,
-        weights=args.weights,
-        weights_dir=args.weights_dir or default_weights_dir(),
-        device=args.device,
-        batch_size=args.batch_size,
-        workers=args.num_workers,
-        metrics=args.metrics,
-        bootstrap_samples=args.bootstrap_samples,
-        legacy=args.legacy,
-        seed=args.seed,
-        recursive=args.recursive,
-        train_path=args.train_path,
-        resize=Size(*args.resize) if args.resize else None,
-        cache_dir=None if args.no_cache else args.cache_dir or default_cache_dir(),
-    )
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
+    given["resize"] = Size(*args.resize) if args.resize else None
+    given["cache_dir"] = None if args.no_cache else args.cache_dir or default_cache_dir()
+    return Settings(**given)
 
 
 def report(outcome: Outcome) -> None:
     """Print the scores, then on stderr what a reader must know about them."""
-    key = outcome.backend.distance_key
-    for name, value in outcome.scores.items():
-        shown = outcome.distance_name if name == key else name
-        print(f"{shown}: {value:.4f}" if name == key else f"{shown}: {value:.6g}")
+    print(*table(outcome), sep="\n")
     for note in notes(outcome):
         print(f"note: {note}", file=sys.stderr)
 
@@ -200,7 +179,7 @@ def verify(args: argparse.Namespace, ranks: Ranks) -> int:
     Paths, --device and --weights given on the command line replace the certificate's.
     """
     stated = read_certificate(args.verify)
-    given: dict[str, Any] = {
+    given = {
         name: getattr(args, name)
         for name in ("predicted_path", "gt_path", "mask_path", "train_path", "weights")
         if getattr(args, name) is not None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fid.process import STOPS
 
 import models.losses
 import utils.io.files
@@ -25,7 +26,6 @@ from models.maskgit import MaskGIT
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.io.images import encode_png
-from utils.io.streams import STOPS
 from utils.weights.store import save_weights
 
 torch.set_num_threads(1)

@@ -1,6 +1,11 @@
-"""Everything around the models: data, training, checkpoints, pictures, reports."""
+"""Everything around the models: data, training, checkpoints, pictures, reports.
 
-from utils.startup import in_one_line, leave_out_unreadable
+The scorer stands alone in `faster-pytorch-fid/`; its package `fid` is importable from here on.
+"""
 
-leave_out_unreadable()  # before any module imports tqdm, as PyTorch does
-in_one_line()
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "faster-pytorch-fid"))
+
+import fid  # noqa: F401  heeds variables and Ctrl-C before any library is imported

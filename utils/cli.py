@@ -14,12 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from fid.process import INSISTING, READER_GONE, STOPS, handled, usable_streams
+from fid.startup import is_importing
+
 from config.errors import StopRequested, UserError
 from config.loading import Override
 from config.section import user_path
 from utils.io.faults import error_number, is_out_of_memory
-from utils.io.streams import INSISTING, READER_GONE, STOPS, handled, usable_streams
-from utils.startup import is_importing
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 

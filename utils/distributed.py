@@ -1,7 +1,7 @@
 """One of the processes that torchrun started, or the only one there is.
 
-Who a process is comes from the variables that torchrun sets (utils/torchrun.py), so work without
-any exchange, such as repairing a folder, needs no more than `rank` and `world_size`.
+Who a process is comes from the variables that torchrun sets (the scorer's fid/process.py), so work
+without any exchange, such as repairing a folder, needs no more than `rank` and `world_size`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from fid.process import Place, place
 from torch import Tensor, nn
 
 from config.errors import UserError
-from utils.torchrun import Place, place
 
 PATIENCE = timedelta(hours=2)  # with a process that encodes a large folder or validates
 GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")

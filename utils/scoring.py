@@ -1,30 +1,20 @@
-"""The bundled scorer, used from within: Frechet distance of image tensors already in memory.
-
-The scorer stands alone in `faster-pytorch-fid/`; this is the one place that reaches into it.
-"""
+"""The bundled scorer, used from within: Frechet distance of image tensors already in memory."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
+from fid.extraction import CPU_PART, exact_products
+from fid.features import BACKENDS, BackendOptions
+from fid.files import ScoreError
+from fid.frechet import frechet_distance
+from fid.paired import psnr
+from fid.statistics import FeatureStatistics
 from torch import Tensor
 
 from config.errors import UserError
 from config.schema import ScoringConfig
 from models.parallel import each_part
-
-SCORER = Path(__file__).resolve().parents[1] / "faster-pytorch-fid"
-sys.path.append(str(SCORER))
-
-from fid.extraction import CPU_PART, exact_products  # noqa: E402
-from fid.features import BACKENDS, BackendOptions, default_weights_dir  # noqa: E402
-from fid.files import ScoreError  # noqa: E402
-from fid.frechet import frechet_distance  # noqa: E402
-from fid.paired import psnr  # noqa: E402
-from fid.statistics import FeatureStatistics  # noqa: E402
 
 DEFAULT = ScoringConfig()  # efficientnet-lite0, which needs no network
 HELD_OUT = ScoringConfig(features="efficientnet-lite2")  # nor this, and no training sees it
@@ -37,9 +27,8 @@ class FeatureDistance:
         self, targets: Tensor, device: torch.device, scoring: ScoringConfig = DEFAULT
     ) -> None:
         """targets: (n, H, W, 3) uint8. Raises `UserError` where weights cannot be had."""
-        options = BackendOptions(dims=None, weights=None, weights_dir=default_weights_dir())
         try:
-            self.backend, self.device = BACKENDS[scoring.features](options), device
+            self.backend, self.device = BACKENDS[scoring.features](BackendOptions()), device
         except ScoreError as error:
             raise UserError(str(error)) from None
         self.batch_size = scoring.batch_size

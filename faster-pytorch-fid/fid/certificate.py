@@ -17,26 +17,20 @@ import PIL
 import scipy
 import torch
 
-from fid.crops import FILTERS
+from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
 from fid.features import BACKENDS
-from fid.files import ScoreError, replacing, sha256_of_file
-from fid.images import ImageSet
-from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Source
+from fid.files import ScoreError, read_json, replacing, sha256_of_file
+from fid.images import FILTERS, ImageSet
+from fid.inputs import Source
+from fid.metrics import kind_of
 from fid.scoring import Outcome, notes
 
 FORMAT = 1
-RELATIVE_TOLERANCE = 1e-4  # of any score
-DISTANCE_TOLERANCE = 1e-3  # of a Frechet distance: other devices round otherwise
-SHARE_TOLERANCE = 5e-3  # of shares of the images: one at a ball's edge
-OTHER_TOLERANCE = 1e-5
+RELATIVE_TOLERANCE = 1e-4  # next to that of the number's kind
 PATHS = ("predicted_path", "gt_path", "mask_path", "weights")
 ALL_PATHS = (*PATHS, "train_path")
 SETTINGS = ("features", "dims", "metrics", "bootstrap_samples", "legacy", "seed", "batch_size")
-LATER_SETTINGS = {
-    "recursive": False,
-    "train_path": None,
-    "resize": None,
-}  # certificates of earlier versions lack these
+LATER_SETTINGS = {"recursive": False, "train_path": None, "resize": None}  # once there were none
 
 
 def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
@@ -45,15 +39,15 @@ def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dic
     counts = outcome.counts
     return {
         "format": FORMAT,
-        "score_name": outcome.distance_name,
+        "score_name": backend.distance,
         "scores": outcome.scores,
         "notes": notes(outcome),
         "route": outcome.route,
         "kernel_subset_size": outcome.subset_size,
         "predicted": _described(inputs.predicted, counts[0], folder),
         "reference": _described(inputs.reference, counts[1], folder),
-        "masks": _described(inputs.masks, None, folder) if inputs.masks else None,
-        "train": _described(outcome.train, None, folder) if outcome.train else None,
+        "masks": _described(inputs.masks, None, folder),
+        "train": _described(inputs.train, None, folder),
         "weights_sha256": backend.weights_sha256,
         "dims": backend.dims,
         "resize": backend.resize,
@@ -79,14 +73,7 @@ def write_certificate(path: Path, certificate: dict[str, Any]) -> None:
 
 def read_certificate(path: Path) -> dict[str, Any]:
     """Read a certificate; its paths come back usable from the current folder."""
-    try:
-        if path.exists() and not path.is_file():
-            raise ScoreError(f"{path}: is not a file")
-        certificate = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ScoreError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ScoreError(f"{path}: not JSON ({error})") from None
+    certificate = read_json(path)
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
         raise ScoreError(f"{path}: not a score certificate of format {FORMAT}")
     expected = {"scores", "predicted", "reference", "weights_sha256", "settings"}
@@ -144,6 +131,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def tolerance(key: str, value: float) -> float:
+    """By how much a number of that key may differ where nothing but the machine does."""
+    return kind_of(key).tolerance + RELATIVE_TOLERANCE * abs(value)
+
+
 def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """One line for everything in which two certificates disagree, beyond rounding."""
     lines = []
@@ -157,21 +149,14 @@ def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
             lines.append(f"{key}: certificate {stated.get(key)}, found {found.get(key)}")
     for key in sorted({*stated["scores"], *found["scores"]}):
         old, new = stated["scores"].get(key), found["scores"].get(key)
-        if old is None or new is None or abs(old - new) > _tolerance(key, old):
+        if old is None or new is None or abs(old - new) > tolerance(key, old):
             lines.append(f"{key}: certificate {old}, recomputed {new}")
     return lines
 
 
-def _tolerance(key: str, value: float) -> float:
-    absolute = OTHER_TOLERANCE
-    if key.removeprefix("hole_").startswith(("fid", "frechet_distance")):
-        absolute = DISTANCE_TOLERANCE
-    elif key.startswith(("precision", "recall", "density", "coverage", "p_ids", "u_ids", "nearer")):
-        absolute = SHARE_TOLERANCE
-    return absolute + RELATIVE_TOLERANCE * abs(value)
-
-
-def _described(source: Source, count: int | None, folder: Path) -> dict[str, Any]:
+def _described(source: Source | None, count: int | None, folder: Path) -> dict[str, Any] | None:
+    if source is None:
+        return None
     path = source.path if isinstance(source, ImageSet) else source
     return {
         "path": _relative(str(path), folder),

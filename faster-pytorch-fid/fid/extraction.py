@@ -1,103 +1,35 @@
-"""Features of image sets: worker processes read while the network computes, over all ranks.
+"""Features of image sets: threads read while the network computes, over all processes.
 
 Shapes: B batch, H height, W width, d feature size.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, _utils
 
-from fid.features import Backend
+from fid import Settings
+from fid.features import BACKENDS, Backend, BackendOptions
 from fid.files import ScoreError
 from fid.images import ImageSet
-from fid.statistics import FeatureStatistics
-from fid.torchrun import place
+from fid.inputs import Source
+from fid.process import Ranks, place
+from fid.statistics import FeatureStatistics, Provenance, load_statistics, save_statistics
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 CPU_PART = 8  # images that a thread computes at once on a CPU
-PATIENCE = timedelta(days=1)  # with rank 0, which reads caches and compares sets alone
-
-# PyTorch answers SIGCHLD with an error wherever this process is at work, even where none can be
-# raised, as in a destructor. Who waits for a batch looks every few seconds whether readers live.
-_utils.signal_handling._SIGCHLD_handler_set = True
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process's number and how many there are."""
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def start(cls) -> Ranks:
-        """Join the processes torchrun started; alone without it.
-
-        gloo carries the little that is exchanged (statistics, once), for CPUs and GPUs alike.
-
-        Raises:
-            ScoreError: variables that torchrun does not set so, or processes that do not meet.
-        """
-        try:
-            if place().world_size == 1:
-                return cls()
-        except ValueError as error:
-            raise ScoreError(str(error)) from None
-        try:
-            dist.init_process_group("gloo", timeout=PATIENCE)
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ScoreError(
-                f"the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT: {reason}; "
-                "without torchrun, unset WORLD_SIZE"
-            ) from None
-        return cls(dist.get_rank(), dist.get_world_size())
-
-    def stop(self) -> None:
-        """Leave the group."""
-        if self.world > 1:
-            dist.destroy_process_group()
-
-    def shard(self, count: int) -> range:
-        """This rank's part of `count` images: a run, so that parts in rank order keep the order."""
-        return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
-
-    def together(self, work: Callable[[], Result]) -> list[Result]:
-        """Do `work` on every rank; every rank gets all results, in rank order.
-
-        Raises:
-            ScoreError: on every rank, the first rank's error, so that none waits for a dead one.
-        """
-        outcome: Result | ScoreError
-        try:
-            outcome = work()
-        except ScoreError as error:
-            outcome = error
-        outcomes = [outcome]
-        if self.world > 1:
-            outcomes = [outcome] * self.world
-            dist.all_gather_object(outcomes, outcome)
-        for found in outcomes:
-            if isinstance(found, ScoreError):
-                raise found
-        return outcomes
-
-    def on_first(self, work: Callable[[], Result]) -> Result:
-        """Do `work` on rank 0 only; every rank gets its result or its error."""
-        return self.together(lambda: work() if self.rank == 0 else None)[0]
 
 
 def choose_device(asked: str, ranks: Ranks) -> torch.device:
@@ -124,80 +56,12 @@ def choose_device(asked: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", index)
 
 
-class _Pixels(Dataset):
-    """Images of one size by index; a bad image comes back as its error, to be raised outside."""
-
-    def __init__(self, images: ImageSet, indices: Sequence[int]) -> None:
-        self.images = images
-        self.indices = indices
-        self.shape = images.pixels(0).shape
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, item: int) -> np.ndarray | ScoreError:
-        index = self.indices[item]
-        try:
-            pixels = self.images.pixels(index)
-        except ScoreError as error:
-            return error
-        if pixels.shape != self.shape:
-            (height, width), (height0, width0) = pixels.shape[:2], self.shape[:2]
-            return ScoreError(
-                f"{self.images.label(index)}: {width} x {height}, but {self.images.names[0]} is "
-                f"{width0} x {height0}; all images of a set must have one size"
-            )
-        return pixels
-
-
-def _collate(items: list[np.ndarray | ScoreError]) -> Tensor | ScoreError:
-    """One uint8 batch (B, H, W, 3), or the first error among the images."""
-    for item in items:
-        if isinstance(item, ScoreError):
-            return item
-    return torch.from_numpy(np.stack(items))
-
-
 def default_workers() -> int:
-    """Loading processes where the user does not say: one a core, at most four."""
+    """Reading threads where the user does not say: one a core, at most four."""
     try:
         return min(4, len(os.sched_getaffinity(0)))
     except AttributeError:  # only Linux has it
         return min(4, os.cpu_count() or 1)
-
-
-def batches(
-    images: ImageSet, indices: Sequence[int], batch_size: int, workers: int, pinned: bool
-) -> Iterator[Tensor]:
-    """Read images in worker processes, yield (B, 3, H, W) uint8 in channels-last memory order.
-
-    Raises:
-        ScoreError: the first image that cannot be read or has another size.
-    """
-    loader = DataLoader(
-        _Pixels(images, indices),
-        batch_size=batch_size,
-        num_workers=min(workers, len(indices) // (4 * batch_size)),
-        collate_fn=_collate,
-        pin_memory=pinned,
-    )
-    for batch in loader:
-        if isinstance(batch, ScoreError):
-            raise batch
-        yield batch.permute(0, 3, 1, 2)
-
-
-@contextmanager
-def _deaths_told(images: ImageSet) -> Iterator[None]:
-    """Turn what PyTorch raises when a process that reads has died."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ScoreError(
-            f"{images.path}: a process that reads images died; try --num-workers 0"
-        ) from None
 
 
 @contextmanager
@@ -215,21 +79,40 @@ def exact_products() -> Iterator[None]:
 
 
 def in_threads(
-    features_of: Callable[[Tensor], Tensor], batches: Iterable[Tensor], threads: int
-) -> Iterator[Tensor]:
-    """Features of parts of batches, in order, each computed by one of several threads.
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """Results of `work`, in the items' order, each by one of several threads, a few ahead.
 
     No thread waits for another within an operation, as on a busy CPU it would for long, and no
-    feature depends on the number of threads.
+    result depends on the number of threads.
     """
-    waiting: deque[Future[Tensor]] = deque()
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for part in (part for batch in batches for part in batch.split(CPU_PART)):
-            waiting.append(pool.submit(features_of, part))
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def read_images(images: ImageSet, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Decode images of that shape (H, W, 3): (B, 3, H, W) uint8 in channels-last memory order.
+
+    Raises:
+        ScoreError: the first image that cannot be read or has another size.
+    """
+    found = []
+    for index in indices:
+        pixels = images.pixels(index)
+        if pixels.shape != shape:
+            (height, width), (height0, width0) = pixels.shape[:2], shape[:2]
+            raise ScoreError(
+                f"{images.label(index)}: {width} x {height}, but {images.names[0]} is "
+                f"{width0} x {height0}; all images of a set must have one size (see --resize)"
+            )
+        found.append(pixels)
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
 
 
 def extract_statistics(
@@ -245,6 +128,13 @@ def extract_statistics(
     network = backend.network.to(device, memory_format=torch.channels_last)
     statistics = FeatureStatistics(backend.dims, keep_features)
     on_gpu = device.type == "cuda"
+    shape = images.pixels(0).shape
+    size = batch_size if on_gpu else min(batch_size, CPU_PART)
+    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+
+    def pixels_of(batch: Sequence[int]) -> Tensor:
+        pixels = read_images(images, batch, shape)
+        return pixels.pin_memory() if on_gpu else pixels
 
     @torch.inference_mode()
     def features_of(pixels: Tensor) -> Tensor:
@@ -256,17 +146,94 @@ def extract_statistics(
                 f"--batch-size {batch_size}: {device} is out of memory, use a smaller one"
             ) from None
 
-    with exact_products(), _deaths_told(images):
-        read = batches(images, indices, batch_size, workers, pinned=on_gpu)
-        found = (
-            map(features_of, read)
-            if on_gpu
-            else in_threads(features_of, read, torch.get_num_threads())
-        )
+    with exact_products():
+        if on_gpu:
+            found = map(features_of, in_threads(pixels_of, batches, max(1, workers)))
+        else:
+            threads = torch.get_num_threads()
+            found = in_threads(lambda batch: features_of(pixels_of(batch)), batches, threads)
         for features in found:
             statistics.update(features)
-        if statistics.count and not torch.isfinite(statistics.mean()).all():
-            raise ScoreError(
-                f"{backend.name}: features are not finite, the weights cannot be right"
-            )
+    if statistics.count and not torch.isfinite(statistics.mean()).all():
+        raise ScoreError(f"{backend.name}: features are not finite, the weights cannot be right")
     return statistics
+
+
+class Scorer:
+    """A feature network on a device that turns sources into statistics, over all ranks."""
+
+    def __init__(self, settings: Settings, ranks: Ranks) -> None:
+        self.settings = settings
+        self.ranks = ranks
+        self.device = ranks.together(lambda: choose_device(settings.device, ranks))[ranks.rank]
+        self.backend: Backend
+        ranks.on_first(self._build)  # rank 0 goes first: it may have to download the weights
+        ranks.together(self._build if ranks.rank > 0 else lambda: None)
+
+    def _build(self) -> None:
+        settings = self.settings
+        options = BackendOptions(settings.dims, settings.weights, settings.weights_dir)
+        self.backend = BACKENDS[settings.features](options)
+
+    @property
+    def provenance(self) -> Provenance:
+        """What a file of statistics says about the features in it."""
+        return {
+            "backend": self.backend.name,
+            "weights_sha256": self.backend.weights_sha256,
+            "resize": self.backend.resize,
+        }
+
+    def statistics(self, source: Source, keep_features: bool) -> FeatureStatistics:
+        """Statistics of all images (every rank reads its shard), or those of an npz."""
+        if isinstance(source, Path):
+            return self._load(source).to(self.device)
+        total, *parts = self.ranks.together(lambda: self._part(source, keep_features))
+        for part in parts:
+            total.merge(part)
+        return total.to(self.device)
+
+    def reference(self, source: Source, keep_features: bool) -> FeatureStatistics:
+        """Statistics of the reference, read from the cache where its images were seen before."""
+        folder = self.settings.cache_dir
+        if folder is None or isinstance(source, Path):
+            return self.statistics(source, keep_features)
+        path = self.ranks.on_first(lambda: folder / self._cache_name(source, keep_features))
+        cached = self.ranks.on_first(lambda: self._load_cached(path))
+        if cached is not None:
+            return cached.to(self.device)
+        statistics = self.statistics(source, keep_features)
+        self.ranks.on_first(lambda: self._save_cached(path, statistics))
+        return statistics
+
+    def _part(self, images: ImageSet, keep_features: bool) -> FeatureStatistics:
+        """Statistics of this rank's images."""
+        settings, indices = self.settings, self.ranks.shard(len(images))
+        size, workers = settings.batch_size, settings.workers
+        part = extract_statistics(
+            self.backend, images, indices, self.device, size, workers, keep_features
+        )
+        return part.to(torch.device("cpu")) if self.ranks.world > 1 else part
+
+    def _load(self, path: Path) -> FeatureStatistics:
+        return load_statistics(path, self.backend.dims, self.provenance)
+
+    def _load_cached(self, path: Path) -> FeatureStatistics | None:
+        try:
+            return self._load(path) if path.is_file() else None
+        except ScoreError:  # a damaged entry is only made again
+            return None
+
+    def _save_cached(self, path: Path, statistics: FeatureStatistics) -> None:
+        try:
+            save_statistics(path, statistics, self.provenance)
+        except ScoreError as error:  # a score does not fail for want of a cache
+            print(f"note: reference statistics are not cached: {error}", file=sys.stderr)
+
+    def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
+        """Content hash of images and network; sets of features that the FID drops say so."""
+        parts = [images.sha256(), str(self.backend.dims), *map(str, self.provenance.values())]
+        parts += [repr(tuple(self.settings.resize))] if self.settings.resize else []
+        if keep_features and len(images) > self.backend.dims:
+            parts.append("features")
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32] + ".npz"

@@ -11,40 +11,40 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import urllib.error
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from fid.crops import Size
-from fid.crops import resized as pillow_resized
-from fid.files import HASH_IN_NAME, ScoreError, download, of_the_machine, sha256_of_file
+from fid.files import ScoreError, of_the_machine, sha256_of_file
 from fid.inception import LAST_LAYER, build_inception
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
 FID_WEIGHTS_URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth"
 )
 FID_HASH_PREFIX = "6726825d"
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What the user may choose: feature size (None: the backend's), weight file, weight folder."""
+    """Feature size (None: the backend's), weight file, its folder (None: torch.hub's)."""
 
-    dims: int | None
-    weights: str | None
-    weights_dir: Path
+    dims: int | None = None
+    weights: str | None = None
+    weights_dir: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,31 @@ class Backend:
     weights_sha256: str
 
 
-def default_weights_dir() -> Path:
-    """Where torch.hub keeps checkpoints (moves with TORCH_HOME)."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_URL) -> Path:
+    """The weight file: the given one, the one in the folder, or a fresh download into it.
 
-
-def find_weights(given: str | None, folder: Path, url: str = FID_WEIGHTS_URL) -> Path:
-    """The weight file: the given one, the one in the cache folder, or a fresh download into it."""
+    Raises:
+        ScoreError: no such file, no network, or a download of another hash than its name has.
+    """
     if given is not None:
         path = Path(given)
         if not path.is_file():
             raise ScoreError(f"{path}: no such weight file")
         return path
-    path = folder / url.rpartition("/")[2]
-    if not path.is_file():
-        download(url, path)
+    path = (folder or Path(torch.hub.get_dir()) / "checkpoints") / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    print(f"downloading {url} to {path}", file=sys.stderr)
+    hash_in_name = HASH_IN_NAME.search(path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_in_name and hash_in_name[1])
+    except (OSError, HTTPException, RuntimeError) as error:  # urllib's URLError is an OSError
+        reason = getattr(error, "reason", None) or error
+        raise ScoreError(
+            f"cannot download the weights ({reason}): fetch {url} by hand and put it at {path}, "
+            "or name the file with --weights"
+        ) from error
     return path
 
 
@@ -114,8 +124,8 @@ def resized(pixels: Tensor, side: int) -> Tensor:
 
 def resized_by_pillow(pixels: Tensor, side: int) -> Tensor:
     """Bicubic with antialias through Pillow, as dgm-eval does: (B, 3, H, W) uint8 -> 0..1."""
-    size = Size(side, side, "bicubic")
-    rows = [pillow_resized(image, size) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    images = map(Image.fromarray, pixels.permute(0, 2, 3, 1).cpu().numpy())
+    rows = [np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in images]
     found = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
     return found.to(pixels.device).float() / 255
 
@@ -205,7 +215,7 @@ def dinov2(options: BackendOptions) -> Backend:
     _no_choice("dinov2", options, 1024)
     try:
         network = torch.hub.load("facebookresearch/dinov2", "dinov2_vitl14", trust_repo=True)
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:  # urllib's URLError is one
         raise ScoreError(
             f"dinov2: torch.hub cannot fetch facebookresearch/dinov2 ({error}); it needs a "
             "network once, or a filled torch hub cache"

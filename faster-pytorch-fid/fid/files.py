@@ -1,4 +1,4 @@
-"""Files: the error a user sees, how much an input may claim, whole writes, hashes, downloads.
+"""Files: the error a user sees, how much an input may claim, whole writes, JSON, rows of tables.
 
 INPUT_LIMITS=pixels=200e6,members=5e6 sets some limits, INPUT_LIMITS=off lifts them all; the
 environment variable reaches worker processes too.
@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import math
 import os
-import re
-import sys
 import tempfile
-import urllib.error
-import urllib.request
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from functools import cache
-from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 SWITCH = "INPUT_LIMITS"
 OFF = "off"
@@ -34,9 +33,7 @@ DEFAULT_LIMITS = {
     "statistics_bytes": 2 * 2.0**30,  # of an npz, unpacked
     "held_bytes": 64 * 2.0**30,  # what prepare_data.py holds; here for one syntax everywhere
 }
-TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
-HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
 class ScoreError(Exception):
@@ -141,52 +138,39 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def download(url: str, target: Path) -> None:
-    """Fetch `url` to `target`, resuming `target.part`, and check the hash the file name carries.
-
-    Raises:
-        ScoreError: no network, a broken transfer (the part stays for the next try), or a file
-            with another hash (deleted).
-    """
-    part = target.with_name(target.name + ".part")
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises `ScoreError` where it cannot be read."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        print(f"downloading {url} to {target}", file=sys.stderr)
-        _fetch(url, part)
-    except (OSError, HTTPException) as error:  # urllib's URLError is an OSError
-        reason = getattr(error, "reason", None) or error
-        raise ScoreError(
-            f"cannot download the weights ({reason}): fetch {url} by hand and put it at {target}, "
-            "or name the file with --weights"
-        ) from error
-    sha256 = sha256_of_file(part)
-    expected = HASH_IN_NAME.search(target.name)
-    if expected and not sha256.startswith(expected[1]):
-        part.unlink()
-        raise ScoreError(
-            f"{url}: the download's sha256 begins {sha256[:8]}, expected {expected[1]}; it was "
-            "deleted, run again or name a file with --weights"
-        )
-    os.replace(part, target)
+        if path.exists() and not path.is_file():
+            raise ScoreError(f"{path}: is not a file")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScoreError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ScoreError(f"{path}: not readable JSON ({error})") from None
 
 
-def _fetch(url: str, part: Path) -> None:
-    """Append what is missing of `url` to `part`; start over when the server cannot resume."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+def is_number(field: bytes) -> bool:
+    """Whether a table's field is one."""
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing after `have`: the part is whole, its hash will tell
-            return
-        raise
-    with response, open(part, "ab" if response.status == 206 else "wb") as file:
-        expected = response.headers.get("Content-Length")
-        received = 0
-        while chunk := response.read(CHUNK_BYTES):
-            file.write(chunk)
-            received += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    if expected is not None and received < int(expected):
-        raise OSError(f"the connection broke after {have + received} bytes")
+        float(field)
+    except ValueError:
+        return False
+    return True
+
+
+def is_header(row: bytes) -> bool:
+    """Whether a table's first row names its columns: words, or numbers that count up by one."""
+    try:
+        values = np.array(row.removeprefix(BOM_UTF8).split(b","), dtype=np.float64)
+    except ValueError:
+        return True
+    return len(values) > 1 and bool((np.diff(values) == 1).all())
+
+
+def read_row(file: BinaryIO, path: Path) -> bytes:
+    """The next line of a table, which may be one without any end."""
+    longest = limit("row_bytes")
+    row = file.readline(-1 if math.isinf(longest) else int(longest) + 1)
+    check_limit("row_bytes", len(row), f"{path}: a row")
+    return row

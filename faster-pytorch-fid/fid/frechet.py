@@ -145,15 +145,9 @@ def bootstrap_interval(
         sample2 = reference
         if features2 is not None:
             pick2 = pick1 if paired else rng.integers(len(features2), size=len(features2))
-            sample2 = _statistics_of(features2[pick2])
-        distances.append(frechet_distance(_statistics_of(features1[pick1]), sample2)[0])
+            sample2 = FeatureStatistics.of(features2[pick2])
+        distances.append(frechet_distance(FeatureStatistics.of(features1[pick1]), sample2)[0])
     distance = frechet_distance(predicted, reference)[0]
     bias = float(np.mean(distances)) - distance
     low, high = np.quantile(distances, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]) - bias
     return Interval(float(low), float(high), bias)
-
-
-def _statistics_of(features: Tensor) -> FeatureStatistics:
-    statistics = FeatureStatistics(features.shape[1])
-    statistics.update(features)
-    return statistics

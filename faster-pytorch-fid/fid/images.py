@@ -1,31 +1,31 @@
-"""Sets of images to score: a folder, a zip, or the lab's csv.
+"""Images of a folder or a zip: which files are pictures, in which order, and their pixels.
 
-Every set hands out the stored bytes of image i and decodes bytes to pixels, (H, W, 3) uint8 RGB in
-0..255. Zip members are read in memory, never extracted. Errors name the image or the row.
+Every set hands out the stored bytes of image i and decodes them to (H, W, 3) uint8 RGB in 0..255.
+Zip members are read in memory, never extracted. Errors name the image.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import lzma
 import math
-import os
 import re
 import struct
 import sys
 import unicodedata
-import warnings
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from fid import Size
 from fid.files import ScoreError, check_limit, limit
 
 # What is a picture, how it is read and in which order: equal to the suite's utils/io/images.py, as
@@ -38,6 +38,7 @@ OTHER_EXTENSIONS = frozenset(  # pictures as well, which are left out with a not
     {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
     | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
 )
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -52,18 +53,12 @@ def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
     Raises:
         ScoreError: not an image, a broken one, too many pixels, or floating-point pixels.
     """
-    if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit would come first
+    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, known before any pixel is decoded
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the cap below is ours
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             size = f"{image.width} x {image.height}"
             check_limit("pixels", image.width * image.height, f"{name}: {size}")
             return np.asarray(_rgb(ImageOps.exif_transpose(image), name).convert(mode))
-    except Image.DecompressionBombError as error:  # declared sizes far beyond the limit
-        found = int(re.search(r"\d+", str(error))[0])
-        check_limit("pixels", found, name)
-        raise ScoreError(f"{name}: {found:,} pixels are more than can be decoded") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None
@@ -84,16 +79,31 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
+def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 in another size; as they are where that is theirs already."""
+    if pixels.shape[:2] == (size.height, size.width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size[:2], FILTERS[size.filter]))
+
+
+def composed(name: str) -> str:
+    """A name with each accent in one character (NFC): a Mac writes two where others write one."""
+    return unicodedata.normalize("NFC", name)
+
+
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
-    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name))  # text and numbers alternate
+    parts = re.split(r"(\d+)", composed(name))  # text and numbers alternate
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
 class ImageSet(ABC):
-    """A list of images that worker processes can read by index."""
+    """A list of images that threads can read by index, in their own or in one given size."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    has_names = True  # of their own, by which they may be paired
+    size: Size | None = None  # to which Pillow brings them; their hash stays that of the files
+
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
         self.path = path
         self.names = list(names)
 
@@ -108,9 +118,14 @@ class ImageSet(ABC):
         """How messages name the image."""
         return f"{self.path}/{self.names[index]}"
 
-    def pixels(self, index: int) -> np.ndarray:
-        """Image `index`, (H, W, 3) uint8."""
+    def decoded(self, index: int) -> np.ndarray:
+        """Image `index` as it is stored, (H, W, 3) uint8."""
         return decode_image(self.stored_bytes(index), self.label(index))
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Image `index` in the set's size, (H, W, 3) uint8."""
+        found = self.decoded(index)
+        return resized(found, self.size) if self.size else found
 
     def sha256(self) -> str:
         """Hash of the images in their order, whatever holds them and whatever they are called."""
@@ -119,9 +134,27 @@ class ImageSet(ABC):
             digest.update(hashlib.sha256(self.stored_bytes(index)).digest())
         return digest.hexdigest()
 
+    def named(self, names: Iterable[str]) -> ImageSet:
+        """The same set with some of its names, in another order."""
+        chosen = copy.copy(self)
+        chosen.names = list(names)
+        return chosen
+
+    def select(self, selection: Sequence[str | int]) -> ImageSet:
+        """The images of these names, in their order; accents may be written otherwise."""
+        known = {composed(name): name for name in self.names}
+        known |= {name: name for name in self.names}  # which may hold both forms of an accent
+        found = []
+        for name in selection:
+            text = name if isinstance(name, str) else ""
+            found.append(known.get(text) or known.get(composed(text)))
+            if found[-1] is None:
+                raise ScoreError(f"{self.path}: no image {name!r}, though the manifest names it")
+        return self.named(found)
+
 
 class FolderImages(ImageSet):
-    """The image files directly inside a folder, by name."""
+    """The image files of a folder."""
 
     def stored_bytes(self, index: int) -> bytes:
         path = self.path / self.names[index]
@@ -133,20 +166,19 @@ class FolderImages(ImageSet):
 
 
 class ZipImages(ImageSet):
-    """The image members of a zip at any depth, by name."""
+    """The image members of a zip at any depth, in natural order."""
 
-    _archive: tuple[int, zipfile.ZipFile] | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "names": self.names}
+    def __init__(self, path: Path) -> None:
+        try:
+            self.archive = zipfile.ZipFile(path)  # threads may share it, by a lock of its own
+        except BROKEN_ARCHIVE as error:
+            raise ScoreError(f"{path}: not a readable zip ({error})") from None
+        super().__init__(path, zip_names(path, self.archive.infolist()))
 
     def stored_bytes(self, index: int) -> bytes:
-        if self._archive is None or self._archive[0] != os.getpid():
-            # An open archive has one file position, so processes must not share it.
-            self._archive = (os.getpid(), zipfile.ZipFile(self.path))
+        allowed = limit("file_bytes")
         try:
-            with self._archive[1].open(self.names[index]) as member:
-                allowed = limit("file_bytes")
+            with self.archive.open(self.names[index]) as member:
                 data = member.read(-1 if math.isinf(allowed) else int(allowed) + 1)
         except BROKEN_ARCHIVE as error:
             raise ScoreError(f"{self.label(index)}: cannot be unpacked ({error})") from None
@@ -179,6 +211,12 @@ def _folder_of_images(entries: Sequence[Path]) -> Path | None:
     return None
 
 
+def _is_image(entry: Path) -> bool:
+    """An image's name on a file or on a broken link, which reading names; no pipe."""
+    named = entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
+    return named and (entry.is_file() or not entry.exists())
+
+
 def note_left_out(place: Path, names: Sequence[str]) -> None:
     """Name the first of the files that hold a picture of a format that is not read."""
     others = [n for n in names if Path(n).suffix.lower() in OTHER_EXTENSIONS and n[0] != "."]
@@ -189,19 +227,8 @@ def note_left_out(place: Path, names: Sequence[str]) -> None:
         print(f"note: {place}: {first}{rest} left out; allowed are {allowed}", file=sys.stderr)
 
 
-def _is_image(entry: Path) -> bool:
-    """An image's name on a file or a broken link, which is an error to be told; no pipe."""
-    named = entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
-    return named and (entry.is_file() or not entry.exists())
-
-
-def zip_names(path: Path) -> list[str]:
+def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
     """Names of the image members; a name that points outside the archive is refused."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except BROKEN_ARCHIVE as error:
-        raise ScoreError(f"{path}: not a readable zip ({error})") from None
     check_limit("members", len(members), str(path))
     check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
     names = []

@@ -1,4 +1,4 @@
-"""What is scored against what: paths, the manifest that inpainting leaves, masks.
+"""What is scored against what: paths, the lab's csv, the manifest that inpainting leaves, masks.
 
 `<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
 manifest), "masks": folder or null, "images": [{"image": name, "ground_truth": name (csv: row number
@@ -7,21 +7,20 @@ from 0), "mask": name}, ...]}.
 
 from __future__ import annotations
 
-import json
-import re
+import math
 import sys
-import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from fid.crops import ResizedImages, Size
-from fid.files import ScoreError
-from fid.images import ImageSet, natural_key
-from fid.sources import CsvImages, open_images, select
+import numpy as np
 
-MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
-METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
+from fid import Settings
+from fid.files import ScoreError, check_limit, is_header, is_number, read_json, read_row
+from fid.images import FolderImages, ImageSet, ZipImages, folder_names
+from fid.paired import belonging
+
 PAIRED = {"ids", "hole", "paired"}  # metrics of an image and its own truth
 MANIFEST = "manifest.json"
 TRUTH_CSV = "test_gt.csv"
@@ -30,37 +29,118 @@ SCORER = Path(__file__).resolve().parents[1]
 Source = ImageSet | Path  # images, or an .npz of statistics
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a score depends on, and where it is computed.
+class CsvImages(ImageSet):
+    """One image a row: 3 side^2 values 0..255 in row-major height, width, channel order."""
 
-    Attributes:
-        gt_path: ground truth; None: the one the predicted folder's manifest names.
-        weights: a weight file; None: the one in `weights_dir`, downloaded when missing.
-        cache_dir: where reference statistics are kept; None: nowhere.
-        legacy: the matrix root of pytorch-fid with its eps, to reproduce its scores.
-        train_path: images that the network learned from, to see copies; None: not looked for.
-        resize: one size to which images are brought; None: they must have one.
+    has_names = False
+
+    def __init__(self, path: Path) -> None:
+        """Find the rows in one pass; the header's column count gives the images' side."""
+        self.spans: list[tuple[int, int]] = []  # first byte and length of each row
+        try:
+            check_limit("table_bytes", path.stat().st_size, str(path))
+            with open(path, "rb") as file:
+                header = read_row(file, path)
+                if not is_header(header):
+                    raise ScoreError(f"{path}: has no header; its first row would be lost")
+                start = len(header)
+                while line := read_row(file, path):
+                    if row := line.strip():
+                        self.spans.append((start, len(row)))
+                    start += len(line)
+        except OSError as error:
+            raise ScoreError(f"{path}: {error.strerror}") from None
+        super().__init__(path, map(str, range(len(self.spans))))
+        columns = header.count(b",") + 1
+        self.side = math.isqrt(columns // 3)
+        self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index
+        if self.skip:
+            note = "its first column is taken for an index and left out"
+            print(f"note: {path}: {note}", file=sys.stderr)
+        if columns - self.skip != 3 * self.side**2:
+            raise ScoreError(
+                f"{path}: {columns:,} columns, expected 3 x side x side, as 12,288 for 64 x 64"
+                " images"
+            )
+
+    def label(self, index: int) -> str:
+        return f"{self.path}, row {self.names[index]}"
+
+    def stored_bytes(self, index: int) -> bytes:
+        start, length = self.spans[int(self.names[index])]
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise ScoreError(f"{self.path}: {error.strerror}") from None
+
+    def decoded(self, index: int) -> np.ndarray:
+        fields = self.stored_bytes(index).split(b",")[self.skip :]
+        columns = 3 * self.side**2
+        if len(fields) != columns:
+            raise ScoreError(
+                f"{self.label(index)}: {len(fields):,} columns, the first row has {columns:,}"
+            )
+        try:
+            values = np.array(fields).astype(np.float64)
+        except ValueError:
+            column = next(i for i, field in enumerate(fields) if not is_number(field))
+            text = fields[column].decode("utf-8", "replace")[:20]
+            raise ScoreError(
+                f"{self.label(index)}: column {column} is {text!r}, expected a number"
+            ) from None
+        if not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
+            raise ScoreError(f"{self.label(index)}: values must be whole numbers from 0 to 255")
+        return values.astype(np.uint8).reshape(self.side, self.side, 3)
+
+    def select(self, selection: Sequence[str | int]) -> ImageSet:
+        rows = range(len(self))
+        for row in selection:
+            if type(row) is not int or row not in rows:  # True is an int too
+                raise ScoreError(f"{self.path}: no row {row!r}, it has rows 0 to {rows[-1]}")
+        return self.named(map(str, selection))
+
+
+def open_images(
+    path: Path, selection: Sequence[str | int] | None = None, recursive: bool = False
+) -> ImageSet:
+    """Open a folder, a zip or a csv.
+
+    Args:
+        selection: the images wanted and their order, file names or (csv) row numbers from 0.
+            None: all of them, in natural order.
+
+    Raises:
+        ScoreError: nothing there, fewer than two images, or a selected image is missing.
     """
+    if not path.exists():
+        raise ScoreError(f"{path}: no such file or folder")
+    if path.is_dir():
+        images: ImageSet = FolderImages(path, folder_names(path, recursive))
+    elif not path.is_file():
+        raise ScoreError(f"{path}: is neither a file nor a folder")
+    elif path.suffix.lower() not in (".csv", ".zip"):
+        raise ScoreError(f"{path}: expected a folder, a .zip, a .csv or an .npz of statistics")
+    else:
+        images = (CsvImages if path.suffix.lower() == ".csv" else ZipImages)(path)
+    if selection is not None and len(images) > 0:
+        images = images.select(selection)
+    if len(images) < 2:
+        found = "no images" if len(images) == 0 else "only one image"
+        raise ScoreError(f"{path}: {found}; at least two are needed")
+    return images
 
-    predicted_path: str
-    gt_path: str | None
-    mask_path: str | None
-    features: str
-    dims: int | None
-    weights: str | None
-    weights_dir: Path
-    device: str
-    batch_size: int
-    workers: int
-    metrics: tuple[str, ...]
-    bootstrap_samples: int
-    legacy: bool
-    seed: int
-    cache_dir: Path | None
-    recursive: bool = False
-    train_path: str | None = None
-    resize: Size | None = None
+
+def open_source(
+    path: Path, selection: Sequence[str | int] | None, recursive: bool = False
+) -> Source:
+    """Images of a folder, zip or csv; the path itself of an .npz of statistics."""
+    if path.suffix.lower() == ".npz" and not path.is_dir():
+        if not path.is_file():
+            raise ScoreError(f"{path}: no such file or folder")
+        return path
+    return open_images(path, selection, recursive)
 
 
 @dataclass(frozen=True)
@@ -69,63 +149,61 @@ class Inputs:
 
     Attributes:
         paired: image i of one set belongs to image i of the other by name, not just by count.
+        train: what the network learned from, where it is asked for.
     """
 
     predicted: Source
     reference: Source | None
     masks: ImageSet | None
     paired: bool
+    train: Source | None = None
 
 
-def resolve_inputs(
-    predicted_path: str,
-    gt_path: str | None,
-    mask_path: str | None,
-    need_reference: bool = True,
-    need_pairs: bool = False,
-    recursive: bool = False,
-) -> Inputs:
-    """Open everything that the flags and the manifest name.
+def resolve_inputs(settings: Settings, need_reference: bool = True) -> Inputs:
+    """Open everything that the settings and the manifest name, the images in one size if asked.
 
-    A manifest chooses the predicted images; its ground truth is used where no --gt-path is given,
-    and without either a test_gt.csv at one of the lab's places.
+    A manifest chooses the predicted images; its ground truth is used where no other is given, and
+    without either a test_gt.csv at one of the lab's places.
 
     Raises:
         ScoreError: a path or a manifest entry that does not fit; no ground truth named anywhere.
     """
-    folder = Path(predicted_path)
+    folder, recursive = Path(settings.predicted_path), settings.recursive
     manifest = _read_manifest(folder)
-    entries = manifest["images"] if manifest else None
-    names = [entry["image"] for entry in entries] if entries else None
-    predicted = open_source(folder, names, recursive)
+    names = _column(folder, manifest, "image") if manifest else None
+    predicted = open_source(folder, names or None, recursive)
     if manifest and len(predicted) < (available := len(open_images(folder, None, recursive))):
         left_out = available - len(predicted)
         print(f"note: {left_out} images are not in {MANIFEST} and left out", file=sys.stderr)
-    masks = _masks(predicted, folder, manifest, mask_path)
-    if not need_reference:
-        return Inputs(predicted, None, masks, paired=False)
-    if gt_path is None and manifest is not None:
+    masks = _masks(predicted, folder, manifest, settings.mask_path)
+    inputs = Inputs(predicted, None, masks, paired=False)
+    if need_reference and settings.gt_path is None and manifest:
         if not manifest.get("ground_truth"):
             raise ScoreError(f"{folder}/{MANIFEST}: names no ground truth; give --gt-path")
-        truth = folder / manifest["ground_truth"]
-        reference = open_source(truth, _column(predicted_path, manifest, "ground_truth"))
-        return Inputs(predicted, reference, masks, paired=True)
-    reference = open_source(Path(gt_path or _lab_truth(folder)), None, recursive)
-    if need_pairs and isinstance(predicted, ImageSet) and isinstance(reference, ImageSet):
-        reference = belonging(predicted, reference)
-    return Inputs(predicted, reference, masks, paired=False)
+        rows = _column(folder, manifest, "ground_truth")
+        truth = open_source(folder / manifest["ground_truth"], rows)
+        inputs = replace(inputs, reference=truth, paired=True)
+    elif need_reference:
+        truth = open_source(Path(settings.gt_path or _lab_truth(folder)), None, recursive)
+        if PAIRED.intersection(settings.metrics) or settings.train_path:
+            truth = belonging(predicted, truth)
+        inputs = replace(inputs, reference=truth)
+    if need_reference and settings.train_path is not None:
+        inputs = replace(inputs, train=open_source(Path(settings.train_path), None, recursive))
+    for source in (inputs.predicted, inputs.reference, inputs.train):
+        if isinstance(source, ImageSet):
+            source.size = settings.resize
+    return inputs
 
 
-def in_one_size(inputs: Inputs, size: Size | None) -> Inputs:
-    """The inputs with all images brought to a size; masks stay as they are."""
-    if size is None:
-        return inputs
-    sides = {
-        name: ResizedImages(source, size)
-        for name in ("predicted", "reference")
-        if isinstance(source := getattr(inputs, name), ImageSet)
-    }
-    return replace(inputs, **sides)
+def _masks(
+    predicted: Source, folder: Path, manifest: dict[str, Any] | None, given: str | None
+) -> ImageSet | None:
+    if given is not None:
+        return belonging(predicted, open_images(Path(given)))
+    if manifest is None or not manifest.get("masks"):
+        return None
+    return open_images(folder / manifest["masks"], _column(folder, manifest, "mask"))
 
 
 def _lab_truth(predicted: Path) -> Path:
@@ -141,86 +219,24 @@ def _lab_truth(predicted: Path) -> Path:
     )
 
 
-def belonging(images: ImageSet, others: ImageSet) -> ImageSet:
-    """Of `others` what belongs to each image, as the suite's utils/data/pairs.py pairs files.
-
-    The number at the end of the name decides where both sides have the same numbers, each once,
-    else the name without its suffix. Rows of a csv belong by their order; surplus ones are left
-    out with a note. Sets of other lengths come back as they are.
-    """
-    if isinstance(others, CsvImages) or isinstance(images, CsvImages):
-        if len(others) <= len(images):
-            return others
-        print(f"note: {others.path}: the first {len(images)} images are used", file=sys.stderr)
-        rows = list(range(len(images)))
-        return select(others, rows if isinstance(others, CsvImages) else others.names[: len(rows)])
-    if len(images) != len(others):
-        return others
-    for key in (_trailing_number, _stem):
-        by_key = {key(name): name for name in others.names}
-        wanted = [key(name) for name in images.names]
-        unique = len(by_key) == len(others) == len(set(wanted))
-        if unique and None not in by_key and set(wanted) == set(by_key):
-            return select(others, [by_key[name] for name in wanted])
-    alone = {_stem(name) for name in images.names} ^ {_stem(name) for name in others.names}
-    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
-    raise ScoreError(
-        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
-        f"without a partner: {shown}"
-    )
-
-
-def _trailing_number(name: str) -> int | None:
-    match = re.search(r"(\d+)$", _stem(name))
-    return int(match[1]) if match else None
-
-
-def _stem(name: str) -> str:
-    return unicodedata.normalize("NFC", PurePosixPath(name).stem)
-
-
-def open_source(path: Path, names: list[str] | None, recursive: bool = False) -> Source:
-    """Images of a folder, zip or csv; the path itself of an .npz of statistics."""
-    if path.suffix.lower() == ".npz" and not path.is_dir():
-        if not path.is_file():
-            raise ScoreError(f"{path}: no such file or folder")
-        return path
-    return open_images(path, names, recursive)
-
-
-def _masks(
-    predicted: Source, folder: Path, manifest: dict[str, Any] | None, given: str | None
-) -> ImageSet | None:
-    if given is not None:
-        masks = open_images(Path(given))
-        return belonging(predicted, masks) if isinstance(predicted, ImageSet) else masks
-    if manifest is None or not manifest.get("masks"):
-        return None
-    return open_images(folder / manifest["masks"], _column(str(folder), manifest, "mask"))
-
-
-def _column(folder: str, manifest: dict[str, Any], key: str) -> list[Any]:
-    """One value of every manifest entry."""
-    for number, entry in enumerate(manifest["images"]):
-        if entry.get(key) is None:
-            raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
-    return [entry[key] for entry in manifest["images"]]
-
-
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder, None where there is none."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise ScoreError(f"{path}: not readable JSON ({error})") from None
+    manifest = read_json(path)
     entries = manifest.get("images") if isinstance(manifest, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ScoreError(f"{path}: expected an object with a list of objects under 'images'")
     for key in ("ground_truth", "masks"):
         if not isinstance(manifest.get(key), str | None):
             raise ScoreError(f"{path}: {key!r} must be a path or null")
-    _column(str(folder), manifest, "image")
     return manifest
+
+
+def _column(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
+    """One value of every manifest entry."""
+    for number, entry in enumerate(manifest["images"]):
+        if entry.get(key) is None:
+            raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
+    return [entry[key] for entry in manifest["images"]]

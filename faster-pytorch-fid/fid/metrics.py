@@ -1,11 +1,13 @@
-"""Metrics of two feature sets next to the Frechet distance: KID, coverage, P-IDS and U-IDS.
+"""Metrics of two feature sets next to the Frechet distance, and what every number means.
 
 n images, d feature size; features are (n, d) float64 on any device.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +20,46 @@ KERNEL_SUBSET_SIZE = 1000
 NEIGHBOURS = 3  # of precision and recall
 COVERAGE_NEIGHBOURS = 5  # as Naeem et al. advise
 CHUNK_ROWS = 4096  # of a distance matrix at once
+OF_DISTANCES, OF_SHARES, OF_OTHERS = 1e-3, 5e-3, 1e-5  # tolerances; a share moves by an image
+
+
+class Kind(NamedTuple):
+    """What a number is: the better direction, its meaning, and how far machines differ in it."""
+
+    key: str  # a pattern
+    better: str
+    meaning: str
+    tolerance: float  # next to a ten-thousandth of the number
+
+
+KINDS = (  # the first that fits; what each tells and does not: docs/scorer.md
+    Kind(r".*_low", "", "start of its 95 % interval over other images", OF_DISTANCES),
+    Kind(r".*_high", "", "end of that interval", OF_DISTANCES),
+    Kind(r".*_bootstrap_bias", "", "what redrawing adds; taken out of it", OF_DISTANCES),
+    Kind(r"hole_(fid|frechet.*)", "lower", "around the largest hole of each image", OF_DISTANCES),
+    Kind(r"fid|frechet.*", "lower", "whole images", OF_DISTANCES),
+    Kind(r"k.*_mean", "lower", "mean of 100 subsets; may be negative near 0", OF_OTHERS),
+    Kind(r"k.*_deviation", "", "deviation of these subsets", OF_OTHERS),
+    Kind(r"precision", "higher", "share of images like true ones, 0 to 1", OF_SHARES),
+    Kind(r"recall", "higher", "share of true images like these, 0 to 1", OF_SHARES),
+    Kind(r"density", "higher", "precision by counts; near 1 for equal sets", OF_SHARES),
+    Kind(r"coverage", "higher", "share of true images with one nearby, 0 to 1", OF_SHARES),
+    Kind(r"p_ids.*", "higher", "share of pairs that a linear SVM confuses; at best 0.5", OF_SHARES),
+    Kind(r"u_ids.*", "higher", "share that it takes for the other kind; at best 0.5", OF_SHARES),
+    Kind(r"psnr", "higher", "dB, whole images", OF_OTHERS),
+    Kind(r"ssim", "higher", "whole images, 1 where equal", OF_OTHERS),
+    Kind(r"hole_mae", "lower", "mean error in the hole, of 255", OF_OTHERS),
+    Kind(r"hole_psnr", "higher", "dB, in the hole", OF_OTHERS),
+    Kind(r"nearest_train", "", "feature distance to the nearest training image", OF_OTHERS),
+    Kind(r"nearest_train_of_truth", "", "the same of the true images", OF_OTHERS),
+    Kind(r"nearer.*", "", "share nearer than their truths; near 1: copies", OF_SHARES),
+    Kind(r".*", "", "", OF_OTHERS),
+)
+
+
+def kind_of(key: str) -> Kind:
+    """What the number of that key is."""
+    return next(kind for kind in KINDS if re.fullmatch(kind.key, key))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Errors between each image and its ground truth: PSNR, SSIM, and errors inside the hole.
+"""Each image and its own truth: which belong together, their errors, and crops around holes.
 
 Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 """
@@ -6,19 +6,63 @@ Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+import sys
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import find_objects, label
 
+from fid import Size
 from fid.files import ScoreError
-from fid.images import ImageSet, decode_image
+from fid.images import ImageSet, composed, decode_image, natural_key, resized
 
 IDENTICAL_PSNR = 100.0  # dB, stands for the infinity of equal images so that means stay finite
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 KNOWN, HOLE = 255, 0  # mask values
+SMALLEST_CROP = 0.5  # of the image's sides, so at least a quarter of its area
+
+
+def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Path:
+    """Of `others` what belongs to each image, as the suite's utils/data/pairs.py pairs files.
+
+    The number at the end of the name decides where both sides have the same numbers, each once,
+    else the name without its suffix. Rows of a csv belong by their order; surplus ones are left
+    out with a note. Sets of other lengths and files of statistics come back as they are.
+    """
+    if isinstance(images, Path) or isinstance(others, Path):
+        return others
+    if not (images.has_names and others.has_names):
+        if len(others) > len(images):
+            print(f"note: {others.path}: the first {len(images)} images are used", file=sys.stderr)
+        return others.named(others.names[: len(images)])
+    if len(images) != len(others):
+        return others
+    for key in (_trailing_number, _stem):
+        by_key = {key(name): name for name in others.names}
+        wanted = [key(name) for name in images.names]
+        unique = len(by_key) == len(others) == len(set(wanted))
+        if unique and None not in by_key and set(wanted) == set(by_key):
+            return others.named(by_key[name] for name in wanted)
+    alone = {_stem(name) for name in images.names} ^ {_stem(name) for name in others.names}
+    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
+    raise ScoreError(
+        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
+        f"without a partner: {shown}"
+    )
+
+
+def _trailing_number(name: str) -> int | None:
+    match = re.search(r"(\d+)$", _stem(name))
+    return int(match[1]) if match else None
+
+
+def _stem(name: str) -> str:
+    return composed(PurePosixPath(name).stem)
 
 
 def psnr(error: np.ndarray) -> float:
@@ -62,50 +106,92 @@ def paired_metrics(
     A pair without a hole counts for neither hole error; where no pair has one, both are left out.
 
     Raises:
-        ScoreError: sets of different lengths, or a pair (or mask) of different sizes, a mask
-            with other values than 255 and 0.
+        ScoreError: a pair (or mask) of different sizes, or a mask with other values than 255 and 0.
     """
-    for name, others in (("ground truth", reference), ("masks", masks)):
-        if others is not None and len(others) != len(predicted):
-            raise ScoreError(
-                f"--metrics paired: {predicted.path} has {len(predicted)} images, the {name} "
-                f"{others.path} has {len(others)}"
-            )
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "hole_mae": [], "hole_psnr": []}
     for index in range(len(predicted)):
         image, truth = predicted.pixels(index), reference.pixels(index)
-        _same_size(predicted.label(index), image, reference.label(index), truth)
+        _check_size(predicted.label(index), image.shape, reference.label(index), truth.shape)
         error = image.astype(np.int16) - truth
         found["psnr"].append(psnr(error))
         found["ssim"].append(ssim(image, truth))
         if masks is None:
             continue
-        mask = decode_image(masks.stored_bytes(index), masks.label(index), "L")
-        _same_size(predicted.label(index), image, masks.label(index), mask)
-        hole = _hole(mask, masks.label(index))
+        hole = read_hole(masks, index)
+        _check_size(predicted.label(index), image.shape, masks.label(index), hole.shape)
         if hole.any():
             found["hole_mae"].append(float(np.abs(error[hole]).mean()))
             found["hole_psnr"].append(psnr(error[hole]))
-    return {name: _mean(values) for name, values in found.items() if values}
+    return {name: math.fsum(values) / len(values) for name, values in found.items() if values}
 
 
-def _hole(mask: np.ndarray, name: str) -> np.ndarray:
+def read_hole(masks: ImageSet, index: int) -> np.ndarray:
     """Where a mask hides pixels, (H, W) bool; 1 may stand for 255, other values say neither."""
+    mask = decode_image(masks.stored_bytes(index), masks.label(index), "L")
     if mask.max(initial=HOLE) == 1:
         return mask == HOLE
     wrong = mask[(mask != KNOWN) & (mask != HOLE)]
     if len(wrong):
-        raise ScoreError(f"{name}: value {wrong[0]}, allowed are {KNOWN} and {HOLE}")
+        raise ScoreError(f"{masks.label(index)}: value {wrong[0]}, allowed are {KNOWN} and {HOLE}")
     return mask == HOLE
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _same_size(name1: str, first: np.ndarray, name2: str, second: np.ndarray) -> None:
-    (height1, width1), (height2, width2) = first.shape[:2], second.shape[:2]
+def _check_size(name1: str, shape1: tuple[int, ...], name2: str, shape2: tuple[int, ...]) -> None:
+    (height1, width1), (height2, width2) = shape1[:2], shape2[:2]
     if (height1, width1) != (height2, width2):
-        raise ScoreError(
-            f"--metrics paired: {name1} is {width1} x {height1}, {name2} {width2} x {height2}"
-        )
+        raise ScoreError(f"{name1} is {width1} x {height1}, {name2} {width2} x {height2}")
+
+
+class Box(NamedTuple):
+    """Rows and columns of a crop, in an image as high and wide as its mask."""
+
+    rows: slice
+    columns: slice
+    mask: str
+    mask_shape: tuple[int, ...]
+
+
+class HoleCrops(ImageSet):
+    """Each image's largest hole with its surroundings, enlarged to the image's size."""
+
+    def __init__(self, images: ImageSet, boxes: dict[int, Box]) -> None:
+        """boxes: of image i, for the images that have a hole."""
+        self.numbers = list(boxes)
+        super().__init__(images.path, [images.names[number] for number in self.numbers])
+        self.images, self.boxes = images, boxes
+
+    def stored_bytes(self, index: int) -> bytes:
+        return self.images.stored_bytes(self.numbers[index])
+
+    def decoded(self, index: int) -> np.ndarray:
+        number = self.numbers[index]
+        image, box = self.images.pixels(number), self.boxes[number]
+        _check_size(self.images.label(number), image.shape, box.mask, box.mask_shape)
+        crop = np.ascontiguousarray(image[box.rows, box.columns])
+        return resized(crop, Size(image.shape[1], image.shape[0], "bicubic"))
+
+
+def hole_boxes(masks: ImageSet) -> dict[int, Box]:
+    """Where the largest hole of each mask lies, enlarged; masks without a hole have no box."""
+    holes = ((index, read_hole(masks, index)) for index in range(len(masks)))
+    return {
+        index: Box(*hole_box(hole), masks.label(index), hole.shape)
+        for index, hole in holes
+        if hole.any()
+    }
+
+
+def hole_box(hole: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the largest connected hole (H, W), each at least half of its side."""
+    numbers, count = label(hole, np.ones((3, 3)))
+    largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
+    box = find_objects(numbers, largest)[largest - 1]
+    return tuple(_enlarged(side, length) for side, length in zip(box, hole.shape, strict=True))
+
+
+def _enlarged(side: slice, length: int) -> slice:
+    """A side of at least half of ``length``, about the same middle as far as the image goes."""
+    wanted = max(side.stop - side.start, round(SMALLEST_CROP * length))
+    start = (side.start + side.stop - wanted) // 2
+    start = min(max(start, 0), length - wanted)
+    return slice(start, start + wanted)

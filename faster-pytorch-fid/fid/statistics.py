@@ -44,6 +44,13 @@ class FeatureStatistics:
         self._moments: tuple[int, Tensor, Tensor] | None = None  # n, mean (d,), scatter (d, d)
 
     @classmethod
+    def of(cls, features: Tensor, keep_features: bool = False) -> FeatureStatistics:
+        """Statistics of all features at once, (n, d)."""
+        statistics = cls(features.shape[1], keep_features)
+        statistics.update(features)
+        return statistics
+
+    @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor, count: int | None) -> FeatureStatistics:
         """Statistics that are already reduced to mean (d,) and covariance (d, d)."""
         statistics = cls(len(mean))
@@ -223,9 +230,7 @@ def _from_features(path: Path, features: np.ndarray, dims: int) -> FeatureStatis
         raise ScoreError(f"{path}: features are {features.shape}, not (n, {dims}) with n from 2")
     if not _is_real(features) or not np.isfinite(features).all():
         raise ScoreError(f"{path}: features hold values that are no finite numbers")
-    statistics = FeatureStatistics(dims, keep_features=True)
-    statistics.update(torch.from_numpy(features))
-    return statistics
+    return FeatureStatistics.of(torch.from_numpy(features), keep_features=True)
 
 
 def _count(path: Path, n: np.ndarray) -> int:

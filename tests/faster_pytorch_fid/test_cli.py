@@ -10,11 +10,13 @@ import sys
 import warnings
 import zipfile
 
-import fid.torchrun
+import fid.extraction
+import fid.process
 import fid_score_gpu
 import numpy as np
 import pytest
 import torch
+from fid.metrics import kind_of
 from fid_test_images import SIDE, draw_images, write_csv, write_folder
 from PIL import Image
 
@@ -37,7 +39,7 @@ def command(stem_weights, capsys):
 
 
 def distance(output: str) -> float:
-    return float(re.search(r"distance: (.+)|^FID: (.+)", output)[1])
+    return float(re.search(r"distance: +(\S+)", output)[1])
 
 
 def test_the_reports_own_command_works_after_inpainting(lab, fid_folder):
@@ -127,7 +129,7 @@ def test_a_csv_named_by_the_manifest_is_read_by_row(lab, command):
     manifest_path.write_text(json.dumps(manifest))
     code, output, error = command("--predicted-path", lab / "test_results", "--metrics", "paired")
     assert code == 0, error
-    assert distance(output) == expected
+    assert distance(output) == pytest.approx(expected, abs=1e-4)  # four decimals, six digits
     assert "hole_mae" in output
 
 
@@ -160,16 +162,14 @@ def test_the_score_does_not_depend_on_batch_size_or_workers(lab, command, worker
 
 
 def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command, monkeypatch):
-    import fid.scoring
-
     extracted = []
-    extract = fid.scorer.extract_statistics
+    extract = fid.extraction.extract_statistics
 
     def counted(backend, images, *rest):
         extracted.append(images.path.name)
         return extract(backend, images, *rest)
 
-    monkeypatch.setattr(fid.scorer, "extract_statistics", counted)
+    monkeypatch.setattr(fid.extraction, "extract_statistics", counted)
     arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
     first, second = command(*arguments), command(*arguments)
     assert first == second
@@ -514,7 +514,7 @@ def test_masks_may_be_given_by_hand(lab, command):
     assert code == 0, error
     truth = np.stack(draw_images(8, seed=1))[:, 4:10, 4:12].astype(int)
     expected = np.abs(truth - truth // 2).mean()
-    assert float(re.search(r"hole_mae: (.+)", output)[1]) == pytest.approx(expected, rel=1e-4)
+    assert float(re.search(r"hole_mae: +(\S+)", output)[1]) == pytest.approx(expected, rel=1e-4)
     assert SIDE == 16
 
 
@@ -540,7 +540,7 @@ def test_memory_that_runs_out_is_one_line(lab, command, monkeypatch, error):
 
 
 def test_variables_that_an_outer_job_left_are_ignored_or_named(lab, command, monkeypatch):
-    fid.torchrun._place.cache_clear()
+    fid.process._place.cache_clear()
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, said = command("--predicted-path", lab / "test_results")
     assert (code, said.count("note: WORLD_SIZE=2 is ignored")) == (0, 1)
@@ -564,9 +564,52 @@ def test_all_metrics_have_a_certificate_that_verifies(lab, command):
     assert scores["nearest_train_of_truth"] == pytest.approx(0, abs=1e-5)
     assert scores["nearest_train"] > 0
     assert scores["hole_frechet_distance_inception_64"] > scores["frechet_distance_inception_64"]
+    assert all(kind_of(key).meaning for key in scores)
+    lines = output.splitlines()
+    assert lines[0].split() == ["score", "value", "better", "meaning"]
+    assert len(lines[1:]) == len(scores)
+    assert re.fullmatch(r"Inception-64 Frechet distance: +\S+  lower   whole images", lines[1])
+    assert "a plane parts nearly any 16 images by 64 features" in error
+    assert re.search(r"(?m)^psnr: +\d+\.\d+  higher  dB, whole images$", output)
     code, output, _ = command("--verify", path, network=False)
     assert output.splitlines()[-1].endswith("verified"), output
     assert code == 0
+
+
+def test_the_distance_around_holes_is_that_of_crops_cut_by_hand(lab, command):
+    # the hole is rows 4 to 10, columns 4 to 12 of 16: half of each side is 8
+    for name in ("test_results", "truth"):
+        crops = [
+            Image.open(lab / name / f"image_{i:03d}.png")
+            .crop((4, 3, 12, 11))
+            .resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            for i in range(8)
+        ]
+        write_folder(lab / "cut" / name, list(map(np.asarray, crops)))
+    cut = "--predicted-path", lab / "cut/test_results", "--gt-path", lab / "cut/truth"
+    output = command("--predicted-path", lab / "test_results", "--metrics", "hole")[1]
+    found = re.search(r"hole_frechet_distance_inception_64: +(\S+)", output)[1]
+    assert float(found) == pytest.approx(distance(command(*cut)[1]), abs=1e-4)
+
+
+def test_all_metrics_without_masks_leave_out_the_holes_with_a_note(lab, command):
+    no_manifest(lab)
+    paths = "--predicted-path", lab / "test_results", "--gt-path", lab / "truth"
+    code, output, error = command(*paths, "--metrics", "all", "--bootstrap-samples", 2)
+    assert code == 0, error
+    assert "hole_" not in output
+    assert "note: hole is left out: it needs masks (--mask-path)" in error
+
+
+def test_a_certificate_of_the_first_release_verifies(lab, command):
+    path = lab / "score.json"
+    assert command("--predicted-path", lab / "test_results", "--json", path)[0] == 0
+    stated = json.loads(path.read_text())
+    for name in ("recursive", "train_path", "resize"):
+        del stated["settings"][name]
+    del stated["train"], stated["notes"]
+    path.write_text(json.dumps(stated))
+    assert command("--verify", path, network=False)[0] == 0
 
 
 def test_images_of_several_sizes_are_scored_in_one(lab, command):

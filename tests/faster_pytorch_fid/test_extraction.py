@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import pytest
 import torch
-from fid.extraction import Ranks, extract_statistics, in_threads
+from fid.extraction import extract_statistics, in_threads
 from fid.features import Backend
-from fid.sources import open_images
+from fid.inputs import open_images
+from fid.process import Ranks
 from fid_test_images import draw_images, write_folder
 from torch import distributed, nn
 
@@ -66,14 +67,14 @@ def test_no_feature_depends_on_the_number_of_threads_and_their_errors_come_throu
         return network(part)
 
     one, two, three = (
-        torch.cat(list(in_threads(features_of, images.split(10), count))) for count in (1, 2, 3)
+        torch.cat(list(in_threads(features_of, images.split(8), count))) for count in (1, 2, 3)
     )
     torch.testing.assert_close(one, network(images))
     assert one.equal(two)
     assert one.equal(three)
     assert threads == {1}
     with pytest.raises(ZeroDivisionError):
-        list(in_threads(lambda part: 1 / 0, images.split(10), 2))
+        list(in_threads(lambda part: 1 / 0, images.split(8), 2))
 
 
 def test_ranks_wait_a_day_for_one_that_works_alone(monkeypatch):

@@ -6,17 +6,18 @@ import skimage.metrics
 import torch
 from fid.files import ScoreError
 from fid.frechet import bootstrap_interval, frechet_distance
+from fid.inputs import open_images
 from fid.metrics import (
     default_subset_size,
     density_coverage,
     discriminative_scores,
     kernel_distance,
+    kind_of,
     nearness,
     precision_recall,
     squared_mmd,
 )
 from fid.paired import paired_metrics, psnr, ssim
-from fid.sources import open_images
 from fid.statistics import FeatureStatistics
 from fid_test_images import draw_images, write_folder
 from sklearn.svm import LinearSVC
@@ -80,9 +81,7 @@ def test_collapsed_predictions_are_precise_but_do_not_cover():
 
 
 def statistics(features: torch.Tensor) -> FeatureStatistics:
-    found = FeatureStatistics(features.shape[1], keep_features=True)
-    found.update(features)
-    return found
+    return FeatureStatistics.of(features, keep_features=True)
 
 
 @pytest.mark.parametrize("dims", [4, 64])
@@ -100,9 +99,31 @@ def test_pairs_are_drawn_together():
     truth = normal(20, 1)
     sets = statistics(truth + 2), statistics(truth)
     paired = bootstrap_interval(*sets, paired=True, samples=10, seed=0)
-    assert paired.high - paired.low < 1e-6
+    # 8 dims moved by 2, equal covariances: 8 x 4 each time
+    assert (paired.low, paired.high, paired.bias) == pytest.approx((32, 32, 0), abs=1e-6)
     free = bootstrap_interval(*sets, paired=False, samples=10, seed=0)
     assert free.high - free.low > 1
+
+
+def test_the_interval_is_that_of_numpys_draws():
+    first, second = normal(30, 1, dims=3).numpy(), normal(30, 2, 0.5, dims=3).numpy()
+
+    def distance(x: np.ndarray, y: np.ndarray) -> float:
+        s1, s2 = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+        root = np.sqrt(np.linalg.eigvals(s1 @ s2).real).sum()
+        return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(s1) + np.trace(s2) - 2 * root
+
+    rng = np.random.default_rng(5)
+    draws = [
+        distance(first[rng.integers(30, size=30)], second[rng.integers(30, size=30)])
+        for _ in range(20)
+    ]
+    bias = np.mean(draws) - distance(first, second)
+    sets = statistics(torch.from_numpy(first)), statistics(torch.from_numpy(second))
+    found = bootstrap_interval(*sets, paired=False, samples=20, seed=5)
+    assert found.bias == pytest.approx(bias)
+    expected = np.percentile(draws, [2.5, 97.5]) - bias
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
 
 
 def test_ssim_and_psnr_equal_scikit_images():
@@ -143,17 +164,32 @@ def test_hole_errors_count_only_hidden_pixels(tmp_path):
     assert "hole_mae" not in paired_metrics(folders[0], folders[1], None)
 
 
-def test_pairs_must_match_in_number_and_size(tmp_path):
-    sets = [
-        open_images(write_folder(tmp_path / str(side), draw_images(count, 0, side)))
-        for count, side in ((2, 16), (3, 12), (2, 20))
-    ]
-    with pytest.raises(ScoreError, match=r"16 has 2 images, the ground truth .*12 has 3"):
-        paired_metrics(sets[0], sets[1], None)
+def test_pairs_must_match_in_size(tmp_path):
+    small, large = (
+        open_images(write_folder(tmp_path / str(side), draw_images(2, 0, side)))
+        for side in (16, 20)
+    )
     with pytest.raises(ScoreError, match=r"image_000.png is 16 x 16, .*image_000.png 20 x 20"):
-        paired_metrics(sets[0], sets[2], None)
-    with pytest.raises(ScoreError, match=r"16/image_000.png is 16 x 16, .*20/image_000.png 20"):
-        paired_metrics(sets[0], sets[0], sets[2])
+        paired_metrics(small, large, None)
+    masks = open_images(write_folder(tmp_path / "m", [np.zeros((20, 20), np.uint8)] * 2))
+    with pytest.raises(ScoreError, match=r"16/image_000.png is 16 x 16, .*m/image_000.png 20"):
+        paired_metrics(small, small, masks)
+
+
+def test_every_number_of_all_metrics_has_a_kind():
+    kinds = {
+        "fid": ("lower", 1e-3),
+        "frechet_distance_inception_64_low": ("", 1e-3),
+        "hole_fid": ("lower", 1e-3),
+        "kid_mean": ("lower", 1e-5),
+        "kernel_distance_dinov2_deviation": ("", 1e-5),
+        "recall": ("higher", 5e-3),
+        "u_ids_dinov2": ("higher", 5e-3),
+        "hole_mae": ("lower", 1e-5),
+        "nearest_train": ("", 1e-5),
+        "nearer_to_train_than_truth": ("", 5e-3),
+    }
+    assert {key: (kind_of(key).better, kind_of(key).tolerance) for key in kinds} == kinds
 
 
 # Density and coverage

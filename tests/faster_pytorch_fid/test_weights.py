@@ -8,28 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from fid.features import FID_WEIGHTS_URL, find_weights, read_weights
-from fid.files import ScoreError, download
+from fid.files import ScoreError
 
 BODY = bytes(range(256)) * 40
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves BODY; answers Range where `resumes`; breaks off after `send` bytes."""
+    """Serves BODY; breaks off after `send` bytes."""
 
-    resumes, send = True, None
-    ranges: tuple = ()
+    send, asked = None, 0
 
     def do_GET(self):
-        asked = self.headers.get("Range")
-        type(self).ranges += (asked,)
-        start = int(asked[6:-1]) if asked and self.resumes else 0
-        if start >= len(BODY):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(BODY) - start))
+        type(self).asked += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
-        self.wfile.write(BODY[start:] if self.send is None else BODY[start:][: self.send])
+        self.wfile.write(BODY[: self.send])
 
     def log_message(self, *_):
         pass
@@ -37,7 +31,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(Server, "ranges", ())
+    monkeypatch.setattr(Server, "asked", 0)
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{web.server_port}/"
@@ -63,37 +57,15 @@ def test_a_missing_file_is_downloaded_once(server, tmp_path):
     found = find_weights(None, tmp_path / "cache", server + NAME)
     assert found.read_bytes() == BODY
     assert find_weights(None, tmp_path / "cache", server + NAME) == found
-    assert Server.ranges == (None,)
+    assert Server.asked == 1
     assert names(tmp_path / "cache") == [NAME]
 
 
-def test_a_broken_download_stays_and_is_resumed(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(Server, "send", 1000)
-    with pytest.raises(ScoreError, match=r"cannot download the weights .*broke after 1000 bytes"):
-        download(server + NAME, tmp_path / NAME)
-    assert names(tmp_path) == [NAME + ".part"]
-    monkeypatch.setattr(Server, "send", None)
-    download(server + NAME, tmp_path / NAME)
-    assert Server.ranges == (None, "bytes=1000-")
-    assert (tmp_path / NAME).read_bytes() == BODY
-
-
-def test_a_server_that_cannot_resume_is_asked_from_the_start(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(Server, "resumes", False)
-    (tmp_path / (NAME + ".part")).write_bytes(BODY[:500])
-    download(server + NAME, tmp_path / NAME)
-    assert (tmp_path / NAME).read_bytes() == BODY
-
-
-def test_a_part_that_is_whole_already_only_needs_its_name(server, tmp_path):
-    (tmp_path / (NAME + ".part")).write_bytes(BODY)
-    download(server + NAME, tmp_path / NAME)
-    assert names(tmp_path) == [NAME]
-
-
-def test_a_wrong_hash_deletes_the_download(server, tmp_path):
-    with pytest.raises(ScoreError, match=r"sha256 begins .*, expected 00000000; it was deleted"):
-        download(server + "w-00000000.pth", tmp_path / "w-00000000.pth")
+@pytest.mark.parametrize(("name", "send"), [(NAME, 1000), ("w-00000000.pth", None)])
+def test_a_broken_or_wrong_download_leaves_no_file(server, tmp_path, monkeypatch, name, send):
+    monkeypatch.setattr(Server, "send", send)
+    with pytest.raises(ScoreError, match=r"cannot download the weights .*: fetch .* by hand"):
+        find_weights(None, tmp_path, server + name)
     assert names(tmp_path) == []
 
 

@@ -211,8 +211,8 @@ MANIFESTS: dict[str, tuple[Maker, str]] = {
     "whose truth is not there": (removed("truth/image_1.png"), "no image 'image_1.png'"),
 }  # fmt: skip
 CERTIFICATES = {
-    "that is no JSON": ("{", "not JSON"),
-    "100,000 brackets deep": ("[" * 100_000, "not JSON"),
+    "that is no JSON": ("{", "not readable JSON"),
+    "100,000 brackets deep": ("[" * 100_000, "not readable JSON"),
     "of another format": ('{"format": 9}', "not a score certificate of format 1"),
     "that is nearly empty": ('{"format": 1}', "is missing"),
 }

@@ -102,7 +102,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
         f"{SCORE} --features efficientnet-lite0", "brings its own weights"),
     "a scored device beyond all": (f"{SCORE} --device cuda:99", "cuda:99 was asked and none is"),
     "a scored device of no kind": (f"{SCORE} --device tpu", "expected auto, cpu or cuda:N"),
-    "a billion redraws": (f"{SCORE} --bootstrap-samples 1000000000", "allowed are 1 to 100000"),
+    "a billion redraws": (f"{SCORE} --bootstrap-samples 1000000000", "number from 1 to 100,000"),
     "a score seed of 33 bits": (f"{SCORE} --seed {2**32}", "is not a whole number from 0"),
     "statistics and a certificate": (f"{SCORE} --save-stats a.npz --json b", "not allowed with"),
     "a certificate in place of a folder": (f"{SCORE} --json truth", "truth: cannot be written"),

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import fid.torchrun
+import fid.process
 import pytest
 import torch
 from torchvision.models import Inception3
@@ -35,7 +35,6 @@ from torchvision.models import Inception3
 import utils.io.notes
 import utils.scoring
 import utils.sweep.decode
-import utils.torchrun
 from config.loading import save_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
@@ -189,8 +188,7 @@ def shell(monkeypatch, capsys) -> Callable[..., Said]:
     An exception that would end a script with a traceback comes out as it is.
     """
     utils.io.notes._told.clear()
-    utils.torchrun._place.cache_clear()
-    fid.torchrun._place.cache_clear()
+    fid.process._place.cache_clear()
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")
     monkeypatch.setattr(utils.sweep.decode, "FeatureDistance", MeanDifference)

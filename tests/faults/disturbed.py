@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from utils.io.streams import STOPS
+from fid.process import STOPS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds for a child to reach its place or its end

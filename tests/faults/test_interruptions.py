@@ -114,6 +114,7 @@ SCRIPTS = {
         ("disk/score.json",),
         reads=("fid.images:FolderImages.stored_bytes", "results/image_7.png"),
         damages=("disk/score.json", "disk/cache/*"),
+        without={"a worker process dies": "its workers are threads"},
     ),
     "prepare_data": Script(
         PREPARE.replace("--out prepared", "--out disk/set"),
@@ -310,32 +311,10 @@ def _rank_of_group(bench: Bench) -> str:
     return "code 2"
 
 
-def _reader(bench: Bench) -> str:
-    """One of the processes that read images."""
-    command = bench.script.command.replace("--num-workers 0", "--num-workers 2 --batch-size 1")
-    code, said = Child(command, bench.script.place, NEVER, _deadly_reader).ends()
-    assert "a process that reads images died" in one_line(said, code)
-    return "code 2"
-
-
-def _deadly_reader() -> None:
-    from fid.images import FolderImages
-
-    main, read = os.getpid(), FolderImages.stored_bytes
-
-    def dying(self: FolderImages, index: int) -> bytes:
-        if os.getpid() != main and index == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return read(self, index)
-
-    FolderImages.stored_bytes = dying
-
-
 LOSSES = {
     "search": _other_searcher,
     "inpainting": _rank,
     "sweep": _rank_of_group,
-    "scorer": _reader,
 }
 
 

@@ -36,6 +36,7 @@ def test_the_labs_layout_is_read_as_it_is(lab_data, suffix, truth):
 
 
 def test_results_lead_to_the_rows_of_the_csv(lab_data, weights, changed, tmp_path):
+    from fid import Settings
     from fid.inputs import resolve_inputs
 
     folder = lab_data(2)
@@ -46,7 +47,7 @@ def test_results_lead_to_the_rows_of_the_csv(lab_data, weights, changed, tmp_pat
     torch.save(fill_randomly(network, 0).state_dict(), path)
     config = changed(config, {"transformer.weights": path})
     inpaint_set(config, InpaintingSet(folder), tmp_path)
-    found = resolve_inputs(str(tmp_path / "test_results"), None, None)
+    found = resolve_inputs(Settings(str(tmp_path / "test_results")))
     rows = np.loadtxt(folder / "test_gt.csv", delimiter=",", skiprows=1).astype(int)
     assert (found.reference.pixels(1).ravel() == rows[1]).all()
 

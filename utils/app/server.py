@@ -12,12 +12,12 @@ from types import FrameType
 from typing import Any
 
 import gradio as gr
+from fid.process import handled
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
 from config.errors import UserError
 from utils.app.uploads import MAX_BODY_BYTES, MAX_FILE_BYTES
-from utils.io.streams import handled
 
 QUEUE_LENGTH = 8  # visitors who may wait; one is served at a time
 FORGET_SECONDS = 600  # age at which temporary files go

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fid.process import INSISTING, handled
 from tqdm import tqdm
 
 from config.errors import StopRequested, UserError
@@ -19,7 +20,6 @@ from models.parallel import one_thread
 from utils import distributed
 from utils.io.faults import is_out_of_memory
 from utils.io.files import alone_in
-from utils.io.streams import INSISTING, handled
 from utils.training.runlog import RunLog
 from utils.training.state import Opening, clear_run, open_state, save_state
 from utils.training.throughput import Peak, Speed

@@ -93,9 +93,10 @@ def test_step_pictures_can_be_left_out(repair):
 
 
 def test_the_manifest_leads_the_scorer_to_the_truth_and_the_masks(repair, job):
+    from fid import Settings
     from fid.inputs import resolve_inputs
 
-    found = resolve_inputs(str(repair() / "test_results"), None, None)
+    found = resolve_inputs(Settings(str(repair() / "test_results")))
     assert found.paired
     for index in range(COUNT):
         truth = pixels(job / "test" / f"image_{index:03d}.png")
@@ -106,6 +107,7 @@ def test_the_manifest_leads_the_scorer_to_the_truth_and_the_masks(repair, job):
 
 
 def test_the_manifest_leads_the_scorer_to_the_rows_of_a_table(repair, job):
+    from fid import Settings
     from fid.inputs import resolve_inputs
 
     rows = [pixels(path).ravel() for path in sorted((job / "test").iterdir())]
@@ -114,7 +116,7 @@ def test_the_manifest_leads_the_scorer_to_the_rows_of_a_table(repair, job):
     for path in (job / "test").iterdir():
         path.unlink()
     (job / "test").rmdir()
-    found = resolve_inputs(str(repair() / "test_results"), None, None)
+    found = resolve_inputs(Settings(str(repair() / "test_results")))
     assert all((found.reference.pixels(i).ravel() == row).all() for i, row in enumerate(rows))
 
 

@@ -378,12 +378,13 @@ def test_samples_are_different_repairs_and_the_first_is_the_only_one(repair):
 
 
 def test_samples_are_in_the_manifest_with_their_truth(repair):
+    from fid import Settings
     from fid.inputs import resolve_inputs
 
     output = repair({"decoding.samples": 2})
     entry = stated(output)["images"][5]
     assert (entry["image"], entry["sample"]) == ("image_002_s1.png", 1)
-    found = resolve_inputs(str(output / "test_results"), None, None)
+    found = resolve_inputs(Settings(str(output / "test_results")))
     assert (found.reference.pixels(4) == found.reference.pixels(5)).all()
 
 

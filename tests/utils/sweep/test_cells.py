@@ -356,19 +356,18 @@ def test_more_images_than_there_are_and_other_sizes_are_refused(weights, job, tm
         opening(other, None)
 
 
-def test_fid_without_its_weights_is_one_line(monkeypatch, tmp_path, changed, config):
-    monkeypatch.setattr("utils.scoring.default_weights_dir", lambda: tmp_path)
+def test_fid_without_its_weights_is_one_line(monkeypatch, changed, config):
     targets = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
     scoring = changed(config, {"scoring.features": "inception"}).scoring
-    monkeypatch.setattr("fid.features.find_weights", lambda _, folder: raise_score_error(folder))
+    monkeypatch.setattr("fid.features.find_weights", lambda _, folder: raise_score_error())
     with pytest.raises(UserError, match="no network"):
         FeatureDistance(targets, torch.device("cpu"), scoring)
 
 
-def raise_score_error(folder: Path) -> None:
+def raise_score_error() -> None:
     from fid.files import ScoreError
 
-    raise ScoreError(f"{folder}: no network")
+    raise ScoreError("no network")
 
 
 def test_a_trace_that_a_failing_disk_hides_is_not_taken_for_damaged(tmp_path, monkeypatch):

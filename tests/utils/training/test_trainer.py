@@ -10,11 +10,11 @@ import signal
 
 import pytest
 import torch
+from fid.process import STOPS
 
 from config.errors import DivergedError, UserError
 from config.schema import Config, TrainingConfig
 from utils.device import Compute
-from utils.io.streams import STOPS
 from utils.rng import generator_for, shuffled_batches
 from utils.training import position as place
 from utils.training.position import Position, TimeLimit

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-
-from utils import torchrun
-from utils.torchrun import COUNTS, MEETING, Place, place
+from fid import process
+from fid.process import COUNTS, MEETING, Place, place
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
@@ -21,7 +20,7 @@ def among(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setitem(os.environ, name, value)
-        torchrun._place.cache_clear()
+        process._place.cache_clear()
         return place()
 
     return found

@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from fid.process import STOPS, handled
 
-from utils.io.streams import STOPS, handled
-
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SAYS = "open('done', 'w').write('all'); print('noted', file=sys.stderr); print('said')"
 
 
