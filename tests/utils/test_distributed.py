@@ -21,7 +21,6 @@ from utils import distributed
 from utils.device import Compute
 from utils.io.files import read_rows
 from utils.tokens.batches import TokenBatch
-from utils.training import compute
 from utils.training import tokens as training_tokens
 from utils.training.state import load_state
 from utils.training.tokenizer import train_tokenizer
@@ -90,7 +89,7 @@ def test_each_process_encodes_on_its_own_gpu(config, become, monkeypatch):
     devices: list[torch.device] = []
     become(1, 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(compute, "pick_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(devices, "pick_device", lambda _: torch.device("cuda:0"))
     monkeypatch.setattr(training_tokens, "cached_tokens", cached)
     load_tokens(config, Compute.of(config).device)
     assert devices == [torch.device("cuda:1")] * 2

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
+from utils import device as devices
 from utils.device import Compute
 from utils.tokens import batches as token_batches
-from utils.training import compute
 from utils.training import transformer_step as transformer_trainer
 from utils.training.optim import Averaged
 from utils.training.tokenizer_step import TokenizerTrainer
@@ -108,7 +108,7 @@ class Generator(torch.Generator):
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     """A GPU that every part of a training believes in."""
-    monkeypatch.setattr(compute, "pick_device", lambda name: GPU)
+    monkeypatch.setattr(devices, "pick_device", lambda name: GPU)
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
