@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import errno
 import os
 import signal
 import sys
@@ -20,23 +19,11 @@ from fid.startup import is_importing
 from config.errors import StopRequested, UserError
 from config.loading import Override
 from config.section import user_path
-from utils.io.faults import error_number, is_out_of_memory
+from utils.io.faults import line_about
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 
 USER_MISTAKE = 2  # exit code
-OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY),
-    *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
-}
-NO_TEXT = "surrogates not allowed"  # bytes of a file's name in another encoding
-PLACES = {  # what an error without a file's name is about, where that is not the output
-    errno.EAGAIN: "threads and processes (ulimit -u)",
-    errno.EMFILE: "open files (ulimit -n)",
-    errno.ENOENT: "the current folder",
-}
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of the two settings (mallopt(3))
 LARGEST_KEPT, KEPT = 32 * 2**20, 2**30  # bytes: glibc's limit for the first, and of the second
 INTERRUPTED, ASKED = 130, "interrupted"  # what shells report after Ctrl-C, and what we say
@@ -256,19 +243,8 @@ def _outcome(main: Callable[[], None]) -> tuple[int, str]:
         return INTERRUPTED, ASKED
     except BrokenPipeError:
         return READER_GONE, ""
-    except UnicodeEncodeError as error:
-        if error.reason != NO_TEXT:
+    except (MemoryError, RuntimeError, OSError, UnicodeEncodeError) as error:
+        if (line := line_about(error)) is None:
             raise
-        named = UserError(f"{error.object}: its name is no UTF-8, as libraries need; name another")
-        return USER_MISTAKE, f"error: {named}"
-    except (MemoryError, RuntimeError, OSError) as error:
-        if is_out_of_memory(error):
-            advice = "lower batch sizes, or sizes of the network"
-            return USER_MISTAKE, f"error: out of memory; {advice}"
-        number = error_number(error)
-        if number not in OUT_OF_REACH:
-            raise
-        place = getattr(error, "filename", None) or PLACES.get(number, "output")
-        named = UserError(f"{place}: {os.strerror(number)}")
-        return USER_MISTAKE, f"error: {named}"
+        return USER_MISTAKE, f"error: {UserError(line)}"
     return 0, ""

@@ -10,6 +10,7 @@ import torch
 
 from config.errors import UserError
 from config.schema import Config
+from models.parallel import workers
 from utils.distributed import own_device
 
 AMPERE = (8, 0)  # compute capability from which on bf16 is not emulated
@@ -67,4 +68,5 @@ def environment(device: torch.device) -> dict[str, str]:
         "machine": platform.machine(),
         "gpu": gpu,
         "threads": str(torch.get_num_threads()),
+        "workers": str(workers()),  # that share the images of a CPU, one thread each
     }

@@ -10,9 +10,20 @@ from pathlib import Path
 from config.errors import MachineError
 
 MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
-
 SYSTEM = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, as safetensors, say a number
 NO_THREADS = "can't start new thread"
+NO_TEXT = "surrogates not allowed"  # bytes of a file's name in another encoding
+OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY),
+    *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+}
+PLACES = {  # what an error without a file's name is about, where that is not the output
+    errno.EAGAIN: "threads and processes (ulimit -u)",
+    errno.EMFILE: "open files (ulimit -n)",
+    errno.ENOENT: "the current folder",
+}
 
 
 def error_number(error: BaseException) -> int | None:
@@ -45,3 +56,16 @@ def raise_if_machine(error: BaseException, place: Path | str) -> None:
     if number not in (None, errno.EINVAL):
         reason = f"cannot be read: {os.strerror(number)}; it stays as it is"
         raise MachineError(f"{place}: {reason}") from error
+
+
+def line_about(error: BaseException) -> str | None:
+    """What a user reads of an error of the machine, its files and disks; None for one of ours."""
+    if is_out_of_memory(error):
+        return "out of memory; lower batch sizes, or sizes of the network"
+    if isinstance(error, UnicodeEncodeError) and error.reason == NO_TEXT:
+        return f"{error.object}: its name is no UTF-8, as libraries need; name another"
+    number = error_number(error)
+    if number not in OUT_OF_REACH:
+        return None
+    place = getattr(error, "filename", None) or PLACES.get(number, "output")
+    return f"{place}: {os.strerror(number)}"
