@@ -25,7 +25,7 @@ from utils.weights.lab_naming import Weights
 
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 Shapes = dict[str, tuple[int, ...]]
-DRAWS = {"uniform_", "normal_", "erfinv_"}  # by which initial values are drawn
+DRAWS = {"uniform_", "normal_"}  # by which initial values are drawn
 LAB = TokenizerConfig()
 LAB_ONLY = {
     "norm": "post",
@@ -43,7 +43,7 @@ def network_shapes(description: TokenizerConfig | TransformerConfig) -> Shapes:
 
 
 class WithoutValues(TorchFunctionMode):
-    """Leaves initial values undrawn: loaded weights replace them, and `meta` has none."""
+    """Draws no initial values, which loaded weights replace and `meta` does not have."""
 
     def __torch_function__(
         self, function: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None
@@ -51,7 +51,9 @@ class WithoutValues(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(function, "__module__", None) == nn.init.__name__:
             return kwargs["tensor"]
-        return args[0] if function.__name__ in DRAWS else function(*args, **kwargs)
+        if function.__name__ in DRAWS:
+            return args[0].zero_()  # numbers out of bounds would be drawn again and again
+        return function(*args, **kwargs)
 
 
 def shapes_of(weights: Weights) -> Shapes:

@@ -55,6 +55,14 @@ def test_a_transformer_comes_back_bit_by_bit(path, transformer, assert_same):
     assert not loaded.training
 
 
+def test_loading_draws_no_initial_values(path, saved, transformer, tokenizer):
+    save_weights(path, transformer.state_dict(), transformer.config, {})
+    before = torch.get_rng_state()
+    load_transformer(path, transformer.config)
+    load_tokenizer(saved, tokenizer.config)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_header_describes_the_network_and_keeps_the_notes(saved, tokenizer):
     header = read_header(saved)
     assert TokenizerConfig(**header["config"]) == tokenizer.config
