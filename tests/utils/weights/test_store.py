@@ -55,10 +55,11 @@ def test_a_transformer_comes_back_bit_by_bit(path, transformer, assert_same):
     assert not loaded.training
 
 
-def test_loading_draws_no_initial_values(path, saved, transformer, tokenizer):
-    save_weights(path, transformer.state_dict(), transformer.config, {})
+def test_loading_draws_no_initial_values(tmp_path, saved, transformer, tokenizer):
+    other = tmp_path / "transformer.safetensors"
+    save_weights(other, transformer.state_dict(), transformer.config, {})
     before = torch.get_rng_state()
-    load_transformer(path, transformer.config)
+    load_transformer(other, transformer.config)
     load_tokenizer(saved, tokenizer.config)
     assert torch.equal(torch.get_rng_state(), before)
 
