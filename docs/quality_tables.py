@@ -49,6 +49,15 @@ def repair() -> str:
     return table([f"{record['details']['images']} cats that no training saw", *columns], rows)
 
 
+def bf16() -> str:
+    """What the rounding of bfloat16 changes of repairs (bench.repair --sides ours bf16)."""
+    record = with_other_sides(latest("repair")[-1])
+    ours, rounded = record["result"]["ours"], record["result"]["bf16"]
+    figures = {"distance": "frechet", "perceptual distance": "perceptual", "error": "hole_mae"}
+    compared = (f"{title} {ours[key]} and {rounded[key]}" for title, key in figures.items())
+    return f"{record['details']['images']} cats in fp32 and bf16: {', '.join(compared)}."
+
+
 TRUE_TOKENS = {"true_tokens"}  # which no transformer changes
 
 
@@ -78,6 +87,7 @@ def tokenizer_quality() -> str:
     found, details = record["result"], record["details"]
     kept = found["kept_tokens"]
     rows = [
+        ["mean error in the hole, 0 to 255", f"{found['hole_mae']:.2f}"],
         ["PSNR", f"{found['psnr']:.2f} dB"],
         ["SSIM", f"{found['ssim']:.4f}"],
         ["EfficientNet-Lite0 Fréchet distance", f"{found['frechet_efficientnet']:.2f}"],
