@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from config.errors import UserError
 from config.loading import save_config
 from config.schema import Config
+from utils import device as device_module
 from utils import distributed
 from utils.device import Compute
 from utils.io.files import read_rows
@@ -89,7 +90,7 @@ def test_each_process_encodes_on_its_own_gpu(config, become, monkeypatch):
     devices: list[torch.device] = []
     become(1, 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(devices, "pick_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(device_module, "pick_device", lambda _: torch.device("cuda:0"))
     monkeypatch.setattr(training_tokens, "cached_tokens", cached)
     load_tokens(config, Compute.of(config).device)
     assert devices == [torch.device("cuda:1")] * 2

@@ -10,10 +10,9 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -21,6 +20,9 @@ from config.errors import MachineError, UserError
 from config.schema import Config
 from utils.io.files import atomic, content_hash
 from utils.io.images import opened
+
+if TYPE_CHECKING:
+    import torch  # takes seconds
 
 KEY = "maskgit"  # of the text in a PNG
 OUTPUT_ONLY = {  # of the section decoding: what does not change a result's pixels

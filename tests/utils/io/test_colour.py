@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from utils.io import images
+from utils.io import notes
 from utils.io.colour import PROFILE, is_srgb, profile_of, to_srgb
 from utils.io.images import load_rgb
 
@@ -30,7 +30,7 @@ def picture(profile: bytes | None) -> Image.Image:
 
 @pytest.fixture(autouse=True)
 def _nothing_told(monkeypatch):
-    monkeypatch.setattr(images, "_told", set())
+    monkeypatch.setattr(notes, "_told", set())
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])

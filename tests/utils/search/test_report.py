@@ -120,9 +120,9 @@ def drawn(folder: Path, study: optuna.Study, monkeypatch) -> list:
     figures, close = [], pyplot.close
     monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, path, **_: path.write_text(""))
 
-    def note(which: str | None = None) -> None:  # matplotlib 3.8 closes "all" when it begins
-        if which is None:
-            figures.append(pyplot.gcf())
+    def note(which: object) -> None:  # matplotlib 3.8 closes "all" when it begins
+        if which != "all":
+            figures.append(which)
         close(which)
 
     monkeypatch.setattr(pyplot, "close", note)
