@@ -31,7 +31,7 @@ DEFAULT_LIMITS = {
     "table_bytes": 8 * 2.0**30,  # of a csv
     "row_bytes": 64 * 2.0**20,  # of a row of a csv
     "statistics_bytes": 2 * 2.0**30,  # of an npz, unpacked
-    "held_bytes": 64 * 2.0**30,  # what prepare_data.py holds; here for one syntax everywhere
+    "held_bytes": 64 * 2.0**30,  # of prepared pixels that are in memory at once; of the suite alone
 }
 CHUNK_BYTES = 1 << 20
 

@@ -1,4 +1,4 @@
-"""Limits of what an input may claim: their defaults, their switch, and the scorer's equal ones."""
+"""Limits of what an input may claim: their defaults and their switch, in suite and scorer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from pathlib import Path
 
 import fid.files
 import pytest
-from fid.files import ScoreError
+from fid.files import DEFAULT_LIMITS, ScoreError
 
 from config.errors import UserError
 from utils.io import limits
 
 BOTH = pytest.mark.parametrize(("own", "refusal"), [(limits, UserError), (fid.files, ScoreError)])
-
-
-def test_the_scorer_has_the_same_limits_and_switch():
-    assert fid.files.DEFAULT_LIMITS == limits.DEFAULT_LIMITS
-    assert fid.files.SWITCH == limits.SWITCH
 
 
 @BOTH
@@ -35,13 +30,13 @@ def test_a_size_at_its_limit_passes_and_one_beyond_names_the_switch(own, refusal
 def test_the_switch_changes_only_what_it_names(own, refusal, monkeypatch):
     monkeypatch.setenv("INPUT_LIMITS", "pixels=2e9,file_bytes=1")
     assert (own.limit("pixels"), own.limit("file_bytes")) == (2e9, 1)
-    assert own.limit("members") == own.DEFAULT_LIMITS["members"]
+    assert own.limit("members") == DEFAULT_LIMITS["members"]
 
 
 @BOTH
 def test_off_lifts_all(own, refusal, monkeypatch):
     monkeypatch.setenv("INPUT_LIMITS", "off")
-    assert {own.limit(name) for name in own.DEFAULT_LIMITS} == {math.inf}
+    assert {own.limit(name) for name in DEFAULT_LIMITS} == {math.inf}
 
 
 @BOTH
@@ -57,4 +52,4 @@ def test_the_security_page_names_every_limit_with_its_default():
     units = {"": 1, " MiB": 2**20, " GiB": 2**30}
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+)( [MG]iB)? \|", page, re.MULTILINE)
     found = {name: int(number.replace(",", "")) * units[unit] for name, number, unit in rows}
-    assert found == limits.DEFAULT_LIMITS
+    assert found == DEFAULT_LIMITS
