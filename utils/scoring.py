@@ -6,15 +6,14 @@ import numpy as np
 import torch
 from fid.extraction import CPU_PART, exact_products
 from fid.features import BACKENDS, BackendOptions
-from fid.files import ScoreError
 from fid.frechet import frechet_distance
 from fid.paired import psnr
 from fid.statistics import FeatureStatistics
 from torch import Tensor
 
-from config.errors import UserError
 from config.schema import ScoringConfig
 from models.parallel import each_part
+from utils.io.limits import as_user_error
 
 DEFAULT = ScoringConfig()  # efficientnet-lite0, which needs no network
 HELD_OUT = ScoringConfig(features="efficientnet-lite2")  # nor this, and no training sees it
@@ -27,10 +26,9 @@ class FeatureDistance:
         self, targets: Tensor, device: torch.device, scoring: ScoringConfig = DEFAULT
     ) -> None:
         """targets: (n, H, W, 3) uint8. Raises `UserError` where weights cannot be had."""
-        try:
-            self.backend, self.device = BACKENDS[scoring.features](BackendOptions()), device
-        except ScoreError as error:
-            raise UserError(str(error)) from None
+        self.device = device
+        with as_user_error():
+            self.backend = BACKENDS[scoring.features](BackendOptions())
         self.batch_size = scoring.batch_size
         self.network = self.backend.network.to(device, memory_format=torch.channels_last)
         self.targets = self._statistics(targets)

@@ -194,7 +194,7 @@ def test_a_first_row_that_is_an_image_is_refused_by_scorer_and_suite(tmp_path, r
     images = [Path("0.png"), Path("1.png")]
     if names:
         assert len(open_images(path)) == 2
-        assert len(TruthTable(path, images).starts) == 2
+        assert len(TruthTable(path, images).rows) == 2
         return
     with pytest.raises(ScoreError, match="t.csv: has no header; its first row would be lost"):
         open_images(path)

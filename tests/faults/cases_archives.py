@@ -137,7 +137,7 @@ TABLES: dict[str, tuple[str | Maker, str]] = {  # content of bad.csv, what the s
     "with a row of 200 MiB": (sparse("bad.csv", 200 * MIB), "a row: 67,108,865 bytes; allowed"),
 }  # fmt: skip
 TRUTHS = {
-    "of zero bytes": ("", "bad.csv: 0 rows for 3 images"),
+    "of zero bytes": ("", "bad.csv: 1 columns, expected 3 x side x side"),
     "with a row of 200 MiB": (sparse("bad.csv", 200 * MIB), "a row: 67,108,865 bytes"),
     "that is not there": (lambda folder: None, "bad.csv"),
 }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
-from codecs import BOM_UTF8
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
+from fid.inputs import CsvImages
 
 from config.errors import UserError
 from utils.io.images import HOLE_COLOUR, composed, is_turned, list_images, load_rgb
-from utils.io.limits import check_limit, limit
+from utils.io.limits import as_user_error
 from utils.io.notes import note
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
@@ -127,31 +125,15 @@ class TruthFiles:
 
 
 class TruthTable:
-    """The lab's `test_gt.csv`: a header, then a row of H*W*3 values 0..255 an image, HWC order.
-
-    Only the places of the rows in the file are kept in memory.
-    """
+    """The lab's `test_gt.csv`, a row of H*W*3 values 0..255 an image, as the scorer reads it."""
 
     def __init__(self, path: Path, images: list[Path]) -> None:
         self.location = path
-        self.starts: list[int] = []
-        try:
-            check_limit("table_bytes", path.stat().st_size, str(path))
-            with open(path, "rb") as file:
-                header = _row(file, path)
-                if not is_header(header):
-                    raise UserError(f"{path}: has no header; its first row would be lost")
-                place = len(header)
-                while line := _row(file, path):
-                    if line.strip():
-                        self.starts.append(place)
-                    place += len(line)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        if len(self.starts) < len(images):
-            raise UserError(f"{path}: {len(self.starts)} rows for {len(images)} images")
-        _note_spare(len(self.starts) - len(images), "rows", path)
-        del self.starts[len(images) :]
+        with as_user_error():
+            self.rows = CsvImages(path)
+        if len(self.rows) < len(images):
+            raise UserError(f"{path}: {len(self.rows)} rows for {len(images)} images")
+        _note_spare(len(self.rows) - len(images), "rows", path)
 
     def name(self, index: int) -> int:
         """The row, counted from 0 after the header."""
@@ -159,39 +141,8 @@ class TruthTable:
 
     def pixels(self, index: int) -> np.ndarray:
         """Read the row of a square image, uint8 (H, W, 3)."""
-        with open(self.location, "rb") as file:
-            file.seek(self.starts[index])
-            cells = file.readline().split(b",")
-        where = f"{self.location}: row {index + 1}"
-        side = math.isqrt(len(cells) // 3)
-        if len(cells) == 3 * side**2 + 1:  # pandas writes its index first
-            cells = cells[1:]
-        if side == 0 or len(cells) != 3 * side**2:
-            raise UserError(f"{where}: {len(cells)} values; allowed are side x side x 3")
-        try:
-            values = np.array(cells, dtype=np.float64)
-        except ValueError:
-            raise UserError(f"{where}: contains something other than numbers") from None
-        if not ((values >= 0) & (values <= 255) & (values == values.round())).all():
-            raise UserError(f"{where}: allowed are whole numbers from 0 to 255")
-        return values.astype(np.uint8).reshape(side, side, 3)
-
-
-def _row(file: BinaryIO, path: Path) -> bytes:
-    """The next line of a table, which may be one without any end."""
-    longest = limit("row_bytes")
-    row = file.readline(-1 if math.isinf(longest) else int(longest) + 1)
-    check_limit("row_bytes", len(row), f"{path}: a row")
-    return row
-
-
-def is_header(row: bytes) -> bool:
-    """Whether a table's first row names its columns: words, or numbers that count up by one."""
-    try:
-        values = np.array(row.removeprefix(BOM_UTF8).split(b","), dtype=np.float64)
-    except ValueError:
-        return True
-    return len(values) > 1 and bool((np.diff(values) == 1).all())
+        with as_user_error():
+            return self.rows.decoded(index)
 
 
 Truth = TruthFiles | TruthTable

@@ -13,18 +13,19 @@ from config.errors import UserError
 
 def limit(name: str) -> float:
     """The limit in force, `math.inf` where it is lifted. Raises `UserError` for a wrong switch."""
-    with _as_user_error():
+    with as_user_error():
         return files.limit(name)
 
 
 def check_limit(name: str, found: float, what: str) -> None:
     """Refuse a size beyond its limit; ``what`` names the file or flag."""
-    with _as_user_error():
+    with as_user_error():
         files.check_limit(name, found, what)
 
 
 @contextmanager
-def _as_user_error() -> Iterator[None]:
+def as_user_error() -> Iterator[None]:
+    """Let the scorer's refusals be the suite's."""
     try:
         yield
     except ScoreError as error:

@@ -139,15 +139,15 @@ def test_the_labs_table_is_ground_truth(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("1,2", "row 2: 2 values; allowed are side x side x 3"),
-        ("1,2,x", "row 2: contains something other than numbers"),
-        ("1,2,256", "row 2: allowed are whole numbers from 0 to 255"),
-        ("1,2,0.5", "row 2: allowed are whole numbers from 0 to 255"),
+        ("1,2", "row 1: 2 columns, the first row has 3"),
+        ("1,2,x", "row 1: column 2 is 'x', expected a number"),
+        ("1,2,256", "row 1: values must be whole numbers from 0 to 255"),
+        ("1,2,0.5", "row 1: values must be whole numbers from 0 to 255"),
     ],
 )
 def test_a_wrong_row_of_the_table_is_named(tmp_path, row, reason):
     items = InpaintingSet(lab_folder(tmp_path, ["0,1,2", row]))
-    with pytest.raises(UserError, match=f"test_gt.csv: {reason}"):
+    with pytest.raises(UserError, match=f"test_gt.csv, {reason}"):
         items.ground_truth(1)
 
 
