@@ -70,11 +70,17 @@ def save_weights(
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Description and notes of a weights file of ours; {} for any other file."""
+    """Description and notes of a weights file of ours; {} for any other file.
+
+    Raises `MachineError` where a disk does not answer.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
+    except (FileNotFoundError, IsADirectoryError, SafetensorError, ValueError, RecursionError):
+        return {}
+    except OSError as error:
+        raise_if_machine(error, path)
         return {}
     return header if isinstance(header, dict) else {}
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from config.errors import UserError
+from config.errors import MachineError, UserError
 from config.schema import TokenizerConfig
 from utils.training.state import Opening, clear_run, load_state, open_state, previous, save_state
 from utils.weights import store as checkpoint
@@ -68,6 +68,15 @@ def test_the_header_describes_the_network_and_keeps_the_notes(saved, tokenizer):
     header = read_header(saved)
     assert TokenizerConfig(**header["config"]) == tokenizer.config
     assert header["epoch"] == "3"
+
+
+def test_a_disk_that_does_not_answer_is_not_a_file_of_another_kind(saved, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("Input/output error (os error 5)")
+
+    monkeypatch.setattr(checkpoint, "safe_open", fail)
+    with pytest.raises(MachineError, match=r"cannot be read: Input/output error; it stays"):
+        read_header(saved)
 
 
 def test_settings_around_the_network_stay_out_of_the_header(path, config, tokenizer):
