@@ -36,7 +36,7 @@ def leave_out_unreadable() -> None:
 def failed_import(error: BaseException) -> str | None:
     """Which library could not be imported and why, in a line; None for any other error.
 
-    It may be broken, find too little memory for itself, or dislike a variable of its own.
+    It may be missing or broken, find too little memory, or dislike a variable of its own.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         is_import = frame.f_code.co_name == "<module>"
@@ -44,6 +44,8 @@ def failed_import(error: BaseException) -> str | None:
             library = frame.f_globals["__name__"].partition(".")[0]
             reason = next(filter(None, map(str.strip, str(error).splitlines())), repr(error))
             return f"{library} cannot be imported: {reason}"
+    if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+        return f"{error.name} is not installed for {sys.executable}; activate its environment"
     return None
 
 

@@ -89,6 +89,12 @@ def test_a_library_that_cannot_be_imported_is_one_line_and_2(tmp_path, content):
     assert (ended.returncode, ended.stderr) == (2, f"error: {BROKEN[content]}\n")
 
 
+def test_a_library_that_is_missing_is_one_line_and_2():
+    ended = python("-c", "import utils, no_such_library")
+    line = f"error: no_such_library is not installed for {sys.executable}; activate its environment"
+    assert (ended.returncode, ended.stderr) == (2, f"{line}\n")
+
+
 def test_an_error_of_ours_keeps_its_traceback():
     ended = python("-c", "import utils\nraise ValueError('ours')")
     assert ended.returncode == 1
