@@ -35,7 +35,7 @@ demo: duration $(RUN)/report.html
 	@echo "look at $(RUN)/report.html"
 
 duration:
-	@test -e $(RUN)/report.html || echo "takes about eleven minutes on two quiet CPU cores, longer next to other processes"
+	@test -e $(RUN)/report.html || echo "takes about five minutes on two quiet CPU cores, longer next to other processes"
 
 $(RUN)/report.html: $(foreach s,masked_input $(SCHEDULES),$(RUN)/$(s)/score.json) utils/report.py utils/templates/report.html
 	$(PYTHON) -m utils.report --config $(CONFIG)
