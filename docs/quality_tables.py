@@ -49,6 +49,24 @@ def repair() -> str:
     return table([f"{record['details']['images']} cats that no training saw", *columns], rows)
 
 
+def repair_holes() -> str:
+    """Biharmonic filling, the regressor and the released weights by kind and share of hole."""
+    sides = ("biharmonic", "unet", "ours")
+    record = latest("repair_holes")[-1]
+    rows = [
+        [
+            cell,
+            *(f"{found[side]['frechet']:.1f}" for side in sides),
+            *(f"{found[side]['perceptual']:.3f}" for side in sides),
+        ]
+        for cell, found in record["result"].items()
+    ]
+    heading = [f"{name}: {side}" for name in ("distance", "perceptual") for side in sides]
+    return table(
+        [f"{record['details']['images']} cats, {record['details']['seeds']} seeds", *heading], rows
+    )
+
+
 def bf16() -> str:
     """What the rounding of bfloat16 changes of repairs (bench.repair --sides ours bf16)."""
     record = with_other_sides(latest("repair")[-1])

@@ -33,6 +33,7 @@ def rewritten(text: str) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "demo": quality_tables.demo,
     "repair": quality_tables.repair,
+    "repair-holes": quality_tables.repair_holes,
     "bf16": quality_tables.bf16,
     "speed": speed_tables.speed,
     "repair-cost": speed_tables.repair_cost,
