@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from docs.results_files import Record, latest, machine
+from docs.results_files import BENCHES, Record, latest, machine
 from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 
@@ -48,6 +49,24 @@ def repair_cost() -> str:
                 costs = f"{cell['seconds_an_image']:.3f}", f"{cell['peak_mib']:.0f}"
                 rows.append([f"{amount} {name}", *costs, machine(record)])
     return table(["cats64", "seconds an image", "peak, MiB", "machine"], rows)
+
+
+def busy() -> str:
+    """Images a second next to other processes, of the last measurement of each work."""
+    lines = (BENCHES / "busy.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {work: cell for line in lines for work, cell in json.loads(line)["result"].items()}
+    sides = ("old", "new", "ratio")
+    rows = [
+        [f"{work}, next to {others} busy processes", *(spread_cell(cell[side]) for side in sides)]
+        for work, cells in found.items()
+        for others, cell in cells.items()
+    ]
+    return table(["images a second", "threads within operations", "images shared", "ratio"], rows)
+
+
+def spread_cell(figure: dict[str, float]) -> str:
+    """A median with its range."""
+    return f"{figure['median']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})"
 
 
 def scoring_speed() -> Iterable[TableRow]:

@@ -37,6 +37,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bf16": quality_tables.bf16,
     "speed": speed_tables.speed,
     "repair-cost": speed_tables.repair_cost,
+    "busy": speed_tables.busy,
     "mfu": speed_tables.mfu,
     "attention": speed_tables.attention,
     "tokenizer-speed": speed_tables.tokenizer_speed,
