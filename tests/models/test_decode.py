@@ -118,6 +118,25 @@ def noise_of(
     )
 
 
+def as_plain(settings: DecodingConfig, model_schedule: str, steps: int, codes: int) -> Settings:
+    """The same settings in the reference's own form."""
+    is_named = isinstance(settings.rule, str)
+    return Settings(
+        NAMED_RULES[settings.rule] if is_named else Rule(**settings.rule.model_dump()),
+        settings.mask_schedule,
+        model_schedule,
+        settings.total_iter,
+        steps,
+        settings.choice_temperature,
+        codes,
+        settings.order,
+        settings.token_choice,
+        settings.temperature,
+        settings.top_k,
+        settings.top_p,
+    )
+
+
 def assert_decodes_like_the_reference(
     settings: DecodingConfig, model_schedule: str, rng: np.random.Generator, max_tokens: int = 64
 ) -> None:
@@ -144,21 +163,7 @@ def assert_decodes_like_the_reference(
     )
     steps = settings.sweet_spot or settings.total_iter
     steps = min(steps + (settings.stop == "after"), settings.total_iter)
-    is_named = isinstance(settings.rule, str)
-    plain = Settings(
-        NAMED_RULES[settings.rule] if is_named else Rule(**settings.rule.model_dump()),
-        settings.mask_schedule,
-        model_schedule,
-        settings.total_iter,
-        steps,
-        settings.choice_temperature,
-        codes,
-        settings.order,
-        settings.token_choice,
-        settings.temperature,
-        settings.top_k,
-        settings.top_p,
-    )
+    plain = as_plain(settings, model_schedule, steps, codes)
     assert len(seen) == steps
     for image in range(batch):
         own = [part[image : image + 1] for part in (mask, image_ids, sample_ids)]
