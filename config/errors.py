@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_SHOWN = 80  # characters of a wrong value
+
 
 class UserError(Exception):
     """Says on one line which file or key is wrong, what was found and what is allowed."""
@@ -24,6 +26,11 @@ class MachineError(UserError):
 
 class StopRequested(Exception):
     """Somebody asked the process to stop, by Ctrl-C or another signal; what is done stays."""
+
+
+def shorten(text: str) -> str:
+    """A text cut to what fits an error line."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def closest(name: str, known: Iterable[str]) -> str:

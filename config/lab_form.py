@@ -1,4 +1,4 @@
-"""A config in the lab's own form, `model_param` with the lab's key names, as one of ours."""
+"""A config in the lab's own form, a section `model_param` with the lab's names, as one of ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import yaml
 from config.errors import UserError
 from config.section import dotted
 
-TOP = "model_param"
 REPORT = Path(__file__).with_name("MaskGit.yml")  # gives all that the lab's form does not say
 KEYS = {  # place in the lab's form below model_param: our keys
     "VQ_Configs.VQ_CKPT_path": ("tokenizer.weights",),
@@ -30,18 +29,15 @@ KEYS = {  # place in the lab's form below model_param: our keys
 
 
 def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values of a config in the lab's form under our keys; any other config as it is.
+    """The values of a section `model_param` under our keys.
 
     Raises `UserError` for a key of the lab's form that is not known.
     """
-    inner = values.get(TOP)
-    if not isinstance(inner, dict):
-        return values
     out = yaml.safe_load(REPORT.read_text(encoding="utf-8"))
-    for place, value in dotted(inner):
+    for place, value in dotted(values):
         if place not in KEYS:
             allowed = ", ".join(KEYS)
-            raise UserError(f"{path}: {TOP}.{place} is not known; allowed are {allowed}")
+            raise UserError(f"{path}: model_param.{place} is not known; allowed are {allowed}")
         for key in KEYS[place]:
             section, _, name = key.partition(".")
             out[section][name] = value.lower() if name == "mask_schedule" else value

@@ -11,14 +11,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from config.errors import UserError
-from config.lab_form import from_lab_form
-from config.mistakes import Key, explain, shorten
+from config.errors import UserError, shorten
 from config.schema import Config
-from config.section import dotted
+from config.section import Key, dotted
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
+LAB_FORM = "model_param"  # the one key of a config in the lab's own form
 MAX_CONFIG_BYTES = 1 << 16
 MAX_NESTING = 10
 PLACES = ("weights", "root", "train", "val")  # keys of paths, which may move
@@ -40,7 +39,10 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: contains a {type(values).__name__}; allowed are sections of keys")
-    values = from_lab_form(values, path)
+    if isinstance(values.get(LAB_FORM), dict):
+        from config.lab_form import from_lab_form
+
+        values = from_lab_form(values[LAB_FORM], path)
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     _rename(values, sources)
     for override in overrides:
@@ -53,6 +55,8 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
+        from config.mistakes import explain
+
         raise UserError(explain(error, values, str(path), sources)) from None
 
 

@@ -8,18 +8,17 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from config.errors import closest, nearest
+from config.errors import closest, nearest, shorten
 from config.removed import REMOVED, REMOVED_VALUES
 from config.schema import Config
+from config.section import Key
 
-MAX_SHOWN = 80  # characters of a wrong value
 PLAIN_MESSAGES = {  # pydantic's own speak of Python
     "model_type": "expected a section of keys",
     "path_type": "expected a path",
     "string_pattern_mismatch": "allowed are auto, cpu, cuda and cuda:N",  # of device alone
 }
 
-Key = tuple[str | int, ...]  # where a value stands, e.g. ("training", "learning_rate")
 Mistake = Any  # a dictionary that describes one, of pydantic's making
 
 
@@ -45,11 +44,6 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
     others = len({other for other, _ in mistakes}) - 1
     more = f" (and {others} more)" if others else ""
     return f"{where}: {dotted} is {shorten(repr(first['input']))}: {message}{_hint(first)}{more}"
-
-
-def shorten(text: str) -> str:
-    """A text cut to what fits an error line."""
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _key(place: Key, values: Any) -> Key:

@@ -51,6 +51,6 @@ def test_work_imports_only_what_it_computes_with(module, unused):
 
 def test_reading_weights_does_not_import_the_compiler():
     config = "from config.loading import load_config; config = load_config('config/cats64.yml')"
-    shapes = "from utils.weights.lab_shapes import network_shapes"
+    shapes = "from utils.weights.description import network_shapes"
     read = "network_shapes(config.tokenizer); network_shapes(config.transformer)"
     assert "sympy" not in loaded(f"import sys; {config}; {shapes}; {read}")

@@ -25,8 +25,8 @@ from utils.io.files import content_hash, write_text
 from utils.io.images import is_image_name, list_images, load_rgb
 from utils.io.tables import markdown_table
 from utils.pictures import comparison_strip, embed, template
+from utils.weights.description import described
 from utils.weights.import_lab import import_lab
-from utils.weights.store import described
 
 SCORE_PROGRAM = Path(__file__).resolve().parents[1] / "faster-pytorch-fid" / "fid_score_gpu.py"
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")

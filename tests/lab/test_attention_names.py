@@ -17,10 +17,11 @@ from config.errors import UserError
 from config.loading import save_config
 from config.schema import Config
 from models.vqgan import VQGAN
+from utils.weights.description import TRANSFORMER, read_header
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_keys import TRANSFORMER, read_keys, to_lab
+from utils.weights.lab_keys import read_keys, to_lab
 from utils.weights.lab_naming import Naming, Settled
-from utils.weights.store import load_transformer, read_header, save_weights
+from utils.weights.store import load_transformer, save_weights
 
 WIDTH, HEADS = 32, 4
 SEPARATE = [  # q, k, v, output under blocks.i.

@@ -13,8 +13,9 @@ import torch
 from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.vqgan import VQGAN
+from utils.weights.description import TOKENIZER, TRANSFORMER
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_keys import TOKENIZER, TRANSFORMER, read_keys
+from utils.weights.lab_keys import read_keys
 from utils.weights.lab_naming import VARIANTS
 from utils.weights.lab_shapes import describe
 from utils.weights.store import load_transformer

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from config.errors import UserError
 from config.loading import save_config
 from models.vqgan import VQGAN
+from utils.weights.description import TRANSFORMER, read_header
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_keys import TRANSFORMER, read_keys, to_lab
+from utils.weights.lab_keys import read_keys, to_lab
 from utils.weights.lab_naming import Naming
-from utils.weights.store import load_transformer, read_header, save_weights
+from utils.weights.store import load_transformer, save_weights
 
 WIDTH, HEADS = 32, 4
 

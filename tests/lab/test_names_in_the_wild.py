@@ -9,8 +9,9 @@ from torch import Tensor
 
 from config.errors import UserError
 from config.loading import load_config, save_config
+from utils.weights.description import TRANSFORMER
 from utils.weights.import_lab import import_lab, role_map
-from utils.weights.lab_keys import TRANSFORMER, read_keys, to_lab
+from utils.weights.lab_keys import read_keys, to_lab
 from utils.weights.store import load_transformer
 
 LAYERS = {"q": "query", "k": "key", "v": "value", "o": "output_layer"}

@@ -6,6 +6,7 @@ Shapes: B batch, S samples of each image, R = B * S rows, N tokens, T steps, H x
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,6 @@ from utils.device import Compute, autocast
 from utils.distributed import is_main
 from utils.inpainting.composite import composite
 from utils.inpainting.pretrained import pretrained_config, pretrained_folder
-from utils.inpainting.windows import repair_in_windows
 from utils.io.images import to_rgb
 from utils.io.masks import as_hole
 from utils.io.notes import note
@@ -97,13 +97,21 @@ class Inpainter:
 
     def repair(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """Fill the hole of one picture, (H, W, 3) uint8 and (H, W) bool, as inpainting.py does."""
-        side, settings = self.config.data.image_size, self.config.decoding
-        if hole.shape == (side, side):
+        if hole.shape == (self.config.data.image_size,) * 2:
             token_ids = self.trace(image[None], hole[None], [0]).token_ids[-1][:1]
             return self.pixels(token_ids, image[None], hole[None])[0]
-        decode = partial(self.decode_windows, 0, 0)
-        *_, repaired = repair_in_windows(image, hole, side, decode, settings.feather_width)
+        *_, repaired = self.repair_in_windows(image, hole)
         return repaired
+
+    def repair_in_windows(
+        self, image: np.ndarray, hole: np.ndarray, image_id: int = 0, sample: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Yield a picture of any other size after every round of windows, the last one whole."""
+        from utils.inpainting.windows import repair_in_windows  # here: the other size is the usual
+
+        side, width = self.config.data.image_size, self.config.decoding.feather_width
+        decode = partial(self._decode_windows, image_id, sample)
+        return repair_in_windows(image, hole, side, decode, width)
 
     def trace(
         self,
@@ -168,12 +176,12 @@ class Inpainter:
             )
         return trace
 
-    def decode_windows(
-        self, index: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]
+    def _decode_windows(
+        self, image_id: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]
     ) -> np.ndarray:
         """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
         decoded, size = [], self.batch_size
-        ids = [index + number * WINDOW_ID for number in numbers]
+        ids = [image_id + number * WINDOW_ID for number in numbers]
         filled = self.fill_all(images, holes)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
@@ -237,7 +245,6 @@ def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | Transformer
         differ = [k for k in said if said[k] != found[k] and k not in OF_TRAINING]
         others = [f"{name}.{k} {found[k]}, not {said[k]}" for k in differ]
         if others and is_main():
-            path = getattr(config, f"{name}_weights")
-            note(f"{path}: overrules the config: {'; '.join(others)}")
+            note(f"{getattr(config, f'{name}_weights')}: overrules the config: {'; '.join(others)}")
         sections[name] = section.model_copy(update=found)
     return config.model_copy(update=sections)

@@ -41,7 +41,6 @@ from utils.inpainting.stamps import (
     settings_digest,
     settings_of,
 )
-from utils.inpainting.windows import repair_in_windows
 from utils.io.files import write_text
 from utils.io.images import composed, opened
 from utils.io.overlap import WriteBehind, read_ahead
@@ -125,10 +124,7 @@ class Job:
         settings, item = self.inpainter.config.decoding, task.item
         is_animated = settings.animation != "none"  # no other file shows the rounds
         for sample in range(settings.samples):
-            decode = partial(self.inpainter.decode_windows, item.index, sample)
-            rounds = repair_in_windows(
-                item.image, item.hole, self.side, decode, settings.feather_width
-            )
+            rounds = self.inpainter.repair_in_windows(item.image, item.hole, item.index, sample)
             images: list[np.ndarray] = []
             for image in tqdm(rounds, item.name, unit=" rounds", leave=False):
                 images = [*images, image] if is_animated else [image]

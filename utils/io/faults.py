@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -69,3 +70,16 @@ def line_about(error: BaseException) -> str | None:
         return None
     place = getattr(error, "filename", None) or PLACES.get(number, "output")
     return f"{place}: {os.strerror(number)}"
+
+
+def refusal(error: pickle.UnpicklingError) -> str:
+    """Why a file is not opened, and what it would have run as far as that is known."""
+    if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"holds more than tensors and is not opened (it asks for {wanted[1]})"
+    if re.search(r"Unsupported operand|invalid load key", str(error)):
+        return "damaged or no weights file"
+    return "holds more than tensors and is not opened"
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

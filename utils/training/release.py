@@ -25,7 +25,8 @@ from utils.device import pick_device
 from utils.io.files import content_hash
 from utils.training.tokens import load_tokens
 from utils.training.validate_transformer import validate
-from utils.weights.store import load_tokenizer, load_transformer, read_header, save_weights
+from utils.weights.description import read_header
+from utils.weights.store import load_tokenizer, load_transformer, save_weights
 
 CHECKED = 64  # validation images that both precisions decode
 ALLOWED = 1.0  # grey levels that they may differ by on average

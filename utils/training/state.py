@@ -22,9 +22,8 @@ import torch
 
 from config.errors import UserError
 from utils.distributed import is_main
-from utils.io.faults import is_out_of_memory, raise_if_machine
+from utils.io.faults import first_line, is_out_of_memory, raise_if_machine, refusal
 from utils.io.files import atomic
-from utils.weights.store import first_line, refusal
 
 State = dict[str, Any]
 Resume = bool | Literal["auto"]

@@ -17,9 +17,11 @@ from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
 from utils.io.files import atomic
-from utils.weights.lab_keys import PREFIXES, TOKENIZER, TRANSFORMER, to_lab
+from utils.weights.description import TOKENIZER, TRANSFORMER, read_header
+from utils.weights.lab_file import read_lab_file
+from utils.weights.lab_keys import PREFIXES, to_lab
 from utils.weights.lab_naming import LAYOUTS, VARIANTS, Naming, Settled, Weights
-from utils.weights.store import load_tokenizer, load_transformer, read_header, read_lab_file
+from utils.weights.store import load_tokenizer, load_transformer
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--transformer": ("transformer.weights", str, "transformer weights file"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from config.schema import TokenizerConfig, TransformerConfig
+from utils.weights.description import network_shapes, shapes_of
 from utils.weights.lab_keys import NAMES_SHOWN, Part
-from utils.weights.lab_shapes import network_shapes, shapes_of
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from config.errors import UserError
+from utils.weights.description import TOKENIZER, TRANSFORMER
 from utils.weights.lab_attention import from_naming
 from utils.weights.lab_naming import VARIANTS, Naming, Settled, Weights, to_naming
 
-TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # of a whole model that is exported
 FIRST_WORDS = {
     TOKENIZER: {"encoder", "decoder", "codebook", "quant_conv", "post_quant_conv"},

@@ -7,25 +7,16 @@ config. Any reading with the same sequence of layers is the same function.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-import torch
 from pydantic import ValidationError
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
-from models.transformer import BidirectionalTransformer
-from models.vqgan import VQGAN
+from utils.weights.description import Description, network_shapes, shapes_of
 from utils.weights.lab_keys import Part
 from utils.weights.lab_naming import Weights
 
-Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
-Shapes = dict[str, tuple[int, ...]]
-DRAWS = {"uniform_", "normal_"}  # by which initial values are drawn
 LAB = TokenizerConfig()
 LAB_ONLY = {
     "norm": "post",
@@ -33,32 +24,6 @@ LAB_ONLY = {
     "conditioning": "none",
     "conv_kernel": 0,
 }  # what every lab transformer has in common
-
-
-def network_shapes(description: TokenizerConfig | TransformerConfig) -> Shapes:
-    """Every key of a network with its shape; no memory is taken."""
-    network = VQGAN if isinstance(description, TokenizerConfig) else BidirectionalTransformer
-    with torch.device("meta"), WithoutValues():
-        return shapes_of(network(description).state_dict())
-
-
-class WithoutValues(TorchFunctionMode):
-    """Draws no initial values, which loaded weights replace and `meta` does not have."""
-
-    def __torch_function__(
-        self, function: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(function, "__module__", None) == nn.init.__name__:
-            return kwargs["tensor"]
-        if function.__name__ in DRAWS:
-            return args[0].zero_()  # numbers out of bounds would be drawn again and again
-        return function(*args, **kwargs)
-
-
-def shapes_of(weights: Weights) -> Shapes:
-    """The shape of every tensor."""
-    return {key: tuple(value.shape) for key, value in weights.items()}
 
 
 def describe(part: Part, expected: Description, name: str) -> Description:

@@ -14,7 +14,8 @@ from utils.inpainting.inpainter import Inpainter
 from utils.training import release
 from utils.training.release import release_tokenizer, release_transformer
 from utils.training.transformer import train_transformer
-from utils.weights.store import load_tokenizer, load_transformer, read_header, save_weights
+from utils.weights.description import read_header
+from utils.weights.store import load_tokenizer, load_transformer, save_weights
 
 FILES = {"tokenizer": "vqgan.safetensors", "transformer": "transformer.safetensors"}
 

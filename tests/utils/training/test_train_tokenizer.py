@@ -20,7 +20,8 @@ from utils.training.state import load_state, previous
 from utils.training.throughput import tokenizer_flops
 from utils.training.tokenizer import network_to_start_from, train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer
-from utils.weights.store import load_tokenizer, read_header, save_weights
+from utils.weights.description import read_header
+from utils.weights.store import load_tokenizer, save_weights
 
 NEVER = 10**6
 PEAK = 1e12  # FLOP/s that the fixture quick states

@@ -30,7 +30,8 @@ from utils.training.throughput import training_flops
 from utils.training.tokens import Tokens, load_tokens
 from utils.training.transformer import train_transformer
 from utils.training.transformer_step import TransformerTrainer
-from utils.weights.store import load_transformer, read_header, save_weights
+from utils.weights.description import read_header
+from utils.weights.store import load_transformer, save_weights
 
 NEVER = 10**6
 CPU = torch.device("cpu")

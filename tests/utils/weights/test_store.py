@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from config.errors import MachineError, UserError
 from config.schema import TokenizerConfig
 from utils.training.state import Opening, clear_run, load_state, open_state, previous, save_state
-from utils.weights import store as checkpoint
-from utils.weights.store import HEADER, load_tokenizer, load_transformer, read_header, save_weights
+from utils.weights.description import HEADER, read_header
+from utils.weights.lab_file import read_lab_file
+from utils.weights.store import load_tokenizer, load_transformer, save_weights
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_disk_that_does_not_answer_is_not_a_file_of_another_kind(saved, monkey
     def fail(*_: object, **__: object) -> None:
         raise OSError("Input/output error (os error 5)")
 
-    monkeypatch.setattr(checkpoint, "safe_open", fail)
+    monkeypatch.setattr("utils.weights.description.safe_open", fail)
     with pytest.raises(MachineError, match=r"cannot be read: Input/output error; it stays"):
         read_header(saved)
 
@@ -321,7 +322,7 @@ def test_a_crash_while_saving_leaves_both_states(tmp_path, monkeypatch):
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.torch, "save", half)
+    monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
         save_state(path, {"step": 3})
     monkeypatch.undo()
@@ -350,5 +351,5 @@ def test_memory_that_runs_out_while_a_labs_file_is_read_is_no_damage(tmp_path, m
     def fail(*_arguments: object, **_options: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(checkpoint.torch, "load", fail)
-    assert message(checkpoint.read_lab_file, path).startswith(f"out of memory while reading {path}")
+    monkeypatch.setattr(torch, "load", fail)
+    assert message(read_lab_file, path).startswith(f"out of memory while reading {path}")
