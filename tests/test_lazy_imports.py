@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from utils.io.images import FORMATS
 
 ROOT = Path(__file__).parents[1]
 OPTIONAL = {"optuna", "sqlalchemy", "matplotlib", "tensorboard", "pandas", "gradio", "torchvision"}
@@ -54,3 +57,14 @@ def test_reading_weights_does_not_import_the_compiler():
     shapes = "from utils.weights.description import network_shapes"
     read = "network_shapes(config.tokenizer); network_shapes(config.transformer)"
     assert "sympy" not in loaded(f"import sys; {config}; {shapes}; {read}")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_reading_a_picture_imports_no_format_that_is_not_read(suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (2, 2)).save(path)
+    read = "import sys, utils; from utils.io.images import load_rgb; load_rgb(sys.argv[1])"
+    formats = f"{read}; from PIL import Image; print(*Image.OPEN); sys.exit()"
+    command = [sys.executable, "-c", formats, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {*FORMATS, "DIB", "MPO"}

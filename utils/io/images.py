@@ -31,8 +31,9 @@ OTHER_SUFFIXES = frozenset(  # pictures as well, which are left out with a note
     {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
     | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
 )
-PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # or Image.open imports all of them, 0.2 s
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
+PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # these two, and by
+Image.preinit()  # those of the other formats; or Image.open imports all that Pillow has, 0.2 s
 KNOWN, HOLE = 255, 0  # values of a mask file
 HOLE_COLOUR = 128  # grey that paints a hole in a masked image
 MASK_THRESHOLD = 128  # values below are a hole
