@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 
 from utils.data.fill import harmonic
 
+SMALL = 2**16  # pixels of a picture up to which the whole is computed with; its sizes come again
 Composite = Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 
 
@@ -34,13 +35,21 @@ def feather(decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, width: flo
     """
     if hole.all() or not hole.any():
         return hard(decoded, image, hole, width)
-    error = image.astype(float) - decoded
-    depth = distance_transform_edt(hole)[hole]  # pixels from the nearest known one, from 1
+    box = _around(hole) if hole.size > SMALL else np.s_[:, :]
+    error = image[box].astype(float) - decoded[box]
+    depth = distance_transform_edt(hole[box])[hole[box]]  # pixels from the nearest known one
     fade = (1 + np.cos(np.pi * np.minimum((depth - 1) / width, 1))) / 2
-    correction = fade[:, None] * harmonic(error, hole)
+    correction = fade[:, None] * harmonic(error, hole[box])
     blended = image.copy()
     blended[hole] = (decoded[hole] + correction).round().clip(0, 255)
     return blended
+
+
+def _around(hole: np.ndarray) -> tuple[slice, slice]:
+    """The smallest box with a hole and all pixels next to it."""
+    rows, columns = (np.flatnonzero(hole.any(axis)) for axis in (1, 0))
+    first = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+    return slice(first[0], rows[-1] + 2), slice(first[1], columns[-1] + 2)
 
 
 COMPOSITES: dict[str, Composite] = {"none": none, "hard": hard, "feather": feather}

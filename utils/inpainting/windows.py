@@ -129,10 +129,10 @@ def _repair_rounds(
         decoded = decode(images, holes, [w.number for w in chosen])
         for window, *parts in zip(chosen, decoded, images, holes, strict=True):
             kept = np.zeros((side, side), bool)
-            kept[window.core_in_view] = (remaining & wanted)[window.core]
+            kept[window.core_in_view] = remaining[window.core] & wanted[window.core]
             canvas[window.view][kept] = feather(*parts, width)[kept]
             remaining[window.view][kept] = False
-        waiting = [w for w in waiting if (remaining & wanted)[w.core].any()]
+        waiting = [w for w in waiting if (remaining[w.core] & wanted[w.core]).any()]
         yield canvas[:height, :width_of_image].copy()
 
 

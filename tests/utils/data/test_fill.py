@@ -54,6 +54,20 @@ def test_harmonic_continues_a_linear_ramp_exactly():
     np.testing.assert_allclose(harmonic(ramp, hole), ramp[hole], atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(57, 64), (40, 41)])
+@pytest.mark.parametrize("border", [0, 5])
+def test_a_large_hole_is_filled_from_half_the_size_almost_as_exactly(monkeypatch, shape, border):
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    picture = colours(rows * columns / 16, 128 + 90 * np.sin(rows / 5), 255.0 * (columns > 20))
+    hole = np.zeros(shape, bool)
+    hole[border : shape[0] - 5, border : shape[1] - 5] = True
+    exact = harmonic(picture, hole)
+    monkeypatch.setattr("utils.data.fill.LARGEST_BAND", 2000)  # three sizes
+    error = np.abs(harmonic(picture, hole) - exact)
+    assert 0 < error.max() < 8  # next to the edge of the third colour
+    assert error.mean() < 1.5
+
+
 def test_biharmonic_continues_a_quadratic_away_from_the_edge():
     # The bilaplacian of any polynomial below the fourth degree vanishes.
     bowl = colours(ROWS**2 / 2, COLUMNS**2 - ROWS * COLUMNS / 3, ROWS**3 / 50)

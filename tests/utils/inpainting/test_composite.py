@@ -48,6 +48,16 @@ def test_a_wide_feather_of_a_linear_error_is_the_image_itself():
     assert (joined == image).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_a_large_picture_only_the_surroundings_of_the_hole_count(seed, monkeypatch):
+    image, decoded, hole = noise(seed), noise(seed + 100), np.zeros((SIDE, SIDE), bool)
+    corner = np.random.default_rng(seed).integers(0, 12, 2)
+    hole[corner[0] : corner[0] + 12, corner[1] : corner[1] + 9] = noise(seed + 200)[:12, :9, 0] > 90
+    whole = composite(decoded, image, hole, "feather", 3.0)
+    monkeypatch.setattr("utils.inpainting.composite.SMALL", 0)
+    assert (composite(decoded, image, hole, "feather", 3.0) == whole).all()
+
+
 def test_a_perfect_decoder_is_not_changed():
     image = noise(1)
     assert (composite(image, image, SQUARE, "feather", 8.0) == image).all()
