@@ -174,7 +174,7 @@ def repairing(folder: Path) -> Work:
 def encoding(folder: Path) -> Work:
     """Tokens of a split in both plain views."""
     from bench.inpaint import config_of
-    from utils.tokens.cache import cached_tokens
+    from utils.training.token_cache import cached_tokens
     from utils.weights.store import load_tokenizer
 
     config = config_of(folder, "cats64")

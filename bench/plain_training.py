@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from config.schema import Config, TransformerConfig
 from models.vqgan import VQGAN
-from utils.data.datasets import normalise
+from utils.data.tensors import normalise
 
 IMAGES_A_STEP = 100  # the report's 10 batches of 10; larger batches of ours make a step by one
 PLAIN_BATCH = 10

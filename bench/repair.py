@@ -33,8 +33,9 @@ from config.loading import load_config
 from config.schema import Config
 from models.losses import EfficientNetDistance
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
-from utils.data.datasets import ImageFolder, InpaintingSet
+from utils.data.datasets import InpaintingSet
 from utils.data.holes import HOLE_KINDS, draw_hole
+from utils.data.tensors import load_images
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import content_hash
 from utils.io.images import save_png
@@ -126,7 +127,7 @@ def _cells(args, config: Config, seed: int) -> Iterator[Cell]:
         yield Cell(GIVEN, truth, np.stack([dataset[i].hole for i in numbers]))
         return
     side = config.data.image_size
-    images = ImageFolder(config.data.root / args.split, side).images[: args.images]
+    images = load_images(config.data.root / args.split, side)[: args.images]
     truth = images.permute(0, 2, 3, 1).numpy()
     for kind in args.holes:
         for low, high in SHARES:

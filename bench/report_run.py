@@ -18,9 +18,9 @@ from bench.common import RELEASED, ROOT, report
 from config.loading import load_config
 from config.schema import Config
 from utils.device import Compute
-from utils.tokens.cache import cached_tokens
 from utils.training.throughput import matmul_peak, training_flops
-from utils.training.tokens import Tokens
+from utils.training.token_batches import Tokens
+from utils.training.token_cache import cached_tokens
 from utils.training.transformer_step import TransformerTrainer
 from utils.weights.store import codes_fingerprint, load_tokenizer, save_weights
 

@@ -48,7 +48,7 @@ from utils.cli import keep_freed_memory
 from utils.device import Compute, pick_device, pick_dtype
 from utils.rng import generator_for, shuffled_batches
 from utils.training.throughput import matmul_peak, training_flops
-from utils.training.tokens import Tokens
+from utils.training.token_batches import Tokens
 from utils.training.transformer_step import TransformerTrainer
 
 OUR_BATCH = {"cpu": {"lab": 9, "cats64": 10}, "cuda": {"lab": 20, "cats64": 256}}

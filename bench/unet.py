@@ -26,9 +26,9 @@ from config.loading import load_config
 from config.schema import Config
 from models.conditioning import known_pixels
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
-from utils.data.datasets import ImageFolder, normalise, to_uint8
 from utils.data.fill import fill_hole
-from utils.data.punching import draw_holes
+from utils.data.holes import draw_holes
+from utils.data.tensors import load_images, normalise, to_uint8
 from utils.rng import generator_for
 
 WIDTHS = (32, 64, 128)  # at the image's size, half and a quarter of it
@@ -70,7 +70,7 @@ def _block(c_in: int, c_out: int) -> nn.Sequential:
 
 def train(config: Config, minutes: float) -> tuple[UNet, int]:
     """The network after minutes of processor time, and the number of images that it was shown."""
-    images = ImageFolder(config.data.folder("train"), config.data.image_size).images
+    images = load_images(config.data.folder("train"), config.data.image_size)
     torch.manual_seed(config.seed)
     network, data = UNet().to(memory_format=torch.channels_last), config.data
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, betas=(0.9, 0.95))

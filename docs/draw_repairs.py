@@ -18,10 +18,10 @@ from config.loading import load_config
 from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
 from utils.app.samples import photographs
 from utils.cli import ArgumentParser, first_line, run
-from utils.data.datasets import normalise
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
 from utils.data.sources import square_crop
+from utils.data.tensors import normalise
 from utils.inpainting.composite import composite
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.windows import repair_in_windows

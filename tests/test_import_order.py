@@ -29,7 +29,7 @@ ROOMS = (  # of utils/; each imports only rooms of lines above its own
     {"distributed"},
     {"device", "cli", "scoring", "pictures"},
     {"data", "weights"},
-    {"tokens", "inpainting"},
+    {"inpainting"},
     {"training", "sweep", "app"},
     {"search"},
     {"report", "grading"},

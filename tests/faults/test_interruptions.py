@@ -39,7 +39,8 @@ SAME = "the same"  # what a rerun leaves
 OWN_TOKENIZER = "--run disk --tokenizer run/tokenizer/vqgan.safetensors"
 STAGE_2 = f"{TRANSFORMER} {OWN_TOKENIZER} --set training.epochs=3"
 SCORED = SCORE.replace("--no-cache", "--cache-dir disk/cache")
-PICTURE = "utils.data.datasets:load_rgb"
+PICTURE = "utils.data.tensors:load_rgb"
+JOB_PICTURE = "utils.data.datasets:load_rgb"
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ SCRIPTS = {
         f"{INPAINT.replace('--output out', '--output disk')} --batch-size 1",
         "utils.inpainting.inpainter:Inpainter.decode",
         ("disk/*/*.png",),
-        reads=(PICTURE, "job/masked_image/image_2.png"),
+        reads=(JOB_PICTURE, "job/masked_image/image_2.png"),
         damages=("disk/*/*_1.png", "disk/*/*_001.png", "disk/test_results/manifest.json"),
     ),
     "sweep": Script(
         SWEEP.replace("--output out", "--output disk"),
         "utils.sweep.decode:CellDecoder.score",
         ("disk/cells-*.jsonl", "disk/traces/*", "disk/schedules/table.tex"),
-        reads=(PICTURE, "job/masked_image/image_2.png"),
+        reads=(JOB_PICTURE, "job/masked_image/image_2.png"),
         damages=("disk/cells-0.jsonl", "disk/traces/*", "disk/pictures/*", "disk/schedules/*"),
         locks=True,
     ),

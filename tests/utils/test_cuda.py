@@ -27,14 +27,14 @@ from config.loading import load_config, save_config
 from config.schema import Config
 from models.noise import gumbel
 from utils.app.stream import repair as repair_in_steps
-from utils.data.datasets import InpaintingSet, to_uint8
+from utils.data.datasets import InpaintingSet
+from utils.data.tensors import to_uint8
 from utils.device import Compute
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import read_rows
 from utils.io.images import encode_png, load_rgb
 from utils.training.tokenizer import train_tokenizer
-from utils.training.tokens import load_tokens
-from utils.training.transformer import train_transformer
+from utils.training.transformer import load_tokens, train_transformer
 from utils.training.transformer_step import TransformerTrainer
 from utils.weights.store import load_tokenizer
 
@@ -173,7 +173,8 @@ def losses(config: Config) -> list[float]:
 def test_twenty_steps_learn_as_they_do_on_the_cpu(
     twenty_steps, changed, tmp_path, monkeypatch, values
 ):
-    monkeypatch.setattr("utils.tokens.batches.MAX_RESIDENT_BYTES", 0)  # masks drawn on the host
+    resident = "utils.training.token_batches.MAX_RESIDENT_BYTES"
+    monkeypatch.setattr(resident, 0)  # masks are drawn on the host
     train_transformer(changed(twenty_steps, values), resume=False)
     section = {"tokenizer.weights": twenty_steps.tokenizer_weights, "run": tmp_path / "on_cpu"}
     on_cpu = changed(twenty_steps, {"device": "cpu", "precision": "fp32", **section})

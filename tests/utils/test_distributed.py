@@ -21,13 +21,12 @@ from utils import device as device_module
 from utils import distributed
 from utils.device import Compute
 from utils.io.files import read_rows
-from utils.tokens.batches import TokenBatch
-from utils.training import tokens as training_tokens
+from utils.training import transformer as stage_2
 from utils.training.state import load_state
+from utils.training.token_batches import TokenBatch, Tokens
 from utils.training.tokenizer import train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer
-from utils.training.tokens import Tokens, load_tokens
-from utils.training.transformer import train_transformer
+from utils.training.transformer import load_tokens, train_transformer
 from utils.training.transformer_step import TransformerTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +90,7 @@ def test_each_process_encodes_on_its_own_gpu(config, become, monkeypatch):
     become(1, 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(device_module, "pick_device", lambda _: torch.device("cuda:0"))
-    monkeypatch.setattr(training_tokens, "cached_tokens", cached)
+    monkeypatch.setattr(stage_2, "cached_tokens", cached)
     load_tokens(config, Compute.of(config).device)
     assert devices == [torch.device("cuda:1")] * 2
 

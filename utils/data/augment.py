@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 AS_IS, MIRRORED = 0, 1  # the views that every image has
+PLAIN_VIEWS = 2  # how many these are
 AUGMENT_VERSION = 1  # of what this module computes; another number makes other caches
 AUGMENT_SEED = 2022
 SCALE = (0.85, 1.15)  # of the picture; above 1 its border is cropped
@@ -35,10 +36,11 @@ class Views:
 
     def __init__(self, images: Tensor, count: int) -> None:
         """images: (n, 3, H, W) uint8. count: views of each, at least 2."""
-        assert count >= len((AS_IS, MIRRORED)), f"{count} views leave no place for the mirror image"
+        assert count >= PLAIN_VIEWS, f"{count} views leave no place for the mirror image"
         self.images, self.count = images, count
         generator = torch.Generator().manual_seed(AUGMENT_SEED)
-        self.numbers = torch.rand(len(images), count - 2, NUMBERS_A_VIEW, generator=generator)
+        size = len(images), count - PLAIN_VIEWS, NUMBERS_A_VIEW
+        self.numbers = torch.rand(size, generator=generator)
         self.kept: Tensor | None = None  # (n, V, 3, H, W) uint8
 
     def part(self, rows: np.ndarray) -> Views:

@@ -1,24 +1,14 @@
-"""Images as tensors: folders held in memory for training, inpainting jobs read item by item.
-
-Letters: B batch, H height, W width. A hole mask is True where a pixel is hidden.
-"""
+"""The items of an inpainting job, read one by one. A hole mask is True where a pixel is hidden."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from config.errors import UserError
-from config.schema import DataConfig
 from utils.data.pairs import (
     check_same_size,
     image_files,
@@ -29,76 +19,11 @@ from utils.data.pairs import (
     warn_if_inverted,
 )
 from utils.io.colour import profile_of
-from utils.io.images import MASK_THRESHOLD, list_images, load_rgb
+from utils.io.images import MASK_THRESHOLD, load_rgb
 from utils.io.masks import load_mask
-from utils.io.overlap import read_ahead
 
-Channels = Sequence[float]  # one number for each of red, green, blue, in 0..1
-LOADING_THREADS, LOADED_AHEAD = 4, 64
 ALPHA = Path("alpha")  # stands for the images' own transparency
 SUSPICIOUS_SHARE = 0.7  # of an image that a mask seldom hides
-
-
-def normalise(images: np.ndarray | Tensor, mean: Channels, std: Channels) -> Tensor:
-    """Turn uint8 images (B, H, W, 3) or (B, 3, H, W) into float32 (B, 3, H, W), mean 0, std 1.
-
-    A tensor stays on its device. Where both layouts fit, channels are taken to be last.
-    """
-    images = torch.as_tensor(images)
-    assert images.dtype == torch.uint8, f"images are uint8, not {images.dtype}"
-    assert images.ndim == 4, f"images are (B, H, W, 3) or (B, 3, H, W), not {images.shape}"
-    if images.shape[-1] == 3:
-        images = images.permute(0, 3, 1, 2)
-    mean, std = _columns(images, mean, std)
-    return (images.float() / 255 - mean) / std  # (B, 3, H, W)
-
-
-def to_uint8(images: Tensor, mean: Channels, std: Channels) -> Tensor:
-    """Undo `normalise`: float (B, 3, H, W) to uint8 (B, H, W, 3), rounded and cut to 0..255."""
-    mean, std = _columns(images, mean, std)
-    values = (images.float() * std + mean) * 255
-    return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-class ImageFolder(Dataset[Tensor]):
-    """All images of one folder, in natural order, decoded once into memory.
-
-    Items are uint8 (3, H, W); `images` is the whole (N, 3, H, W) tensor, 12 kB an image at
-    64 x 64, and `paths` the files. Raises UserError if the images differ in size, or from
-    `image_size` (pixels of a side).
-    """
-
-    def __init__(self, folder: Path, image_size: int | None = None, progress: bool = True) -> None:
-        self.paths = list_images(folder)
-        first = load_rgb(self.paths[0]).size
-        size = first if image_size is None else (image_size, image_size)
-        self.images = torch.empty(len(self.paths), 3, size[1], size[0], dtype=torch.uint8)
-
-        def load(i: int) -> None:
-            image = load_rgb(self.paths[i])
-            if image.size != size:
-                found, wanted = (f"{width} x {height}" for width, height in (image.size, size))
-                resize = f"prepare_data.py images {folder} --image-size {size[0]} --out DIR"
-                raise UserError(
-                    f"{self.paths[i]}: {found} pixels, not {wanted}; resize the set with: {resize}"
-                )
-            self.images[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-        done = read_ahead(load, range(len(self.paths)), LOADING_THREADS, LOADED_AHEAD)
-        name = Path(folder).name
-        for _ in tqdm(done, name, len(self.paths), unit="image", disable=not progress):
-            pass
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
-
-
-def split_images(data: DataConfig, split: Literal["train", "val"]) -> Tensor:
-    """Images of a split, (n, 3, H, W) uint8."""
-    return ImageFolder(data.folder(split), data.image_size).images
 
 
 @dataclass(frozen=True)
@@ -112,7 +37,7 @@ class InpaintingItem:
     profile: bytes | None = None  # the image's colour profile (ICC), which its repair keeps
 
 
-class InpaintingSet(Dataset[InpaintingItem]):
+class InpaintingSet:
     """The items of a job, read when asked for, so memory does not grow with the job.
 
     `images` and `masks` are two folders, two files, or a prepared folder and None.
@@ -187,12 +112,3 @@ class InpaintingSet(Dataset[InpaintingItem]):
         image = np.asarray(load_rgb(self.images[index])) if image is None else image
         check_same_size(self.images[index], image, self.truth.location, truth)
         return truth
-
-
-def _columns(images: Tensor, mean: Channels, std: Channels) -> tuple[Tensor, Tensor]:
-    """Shape channel values to (3, 1, 1) on the images' device."""
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
-        for values in (mean, std)
-    )
-    return mean, std

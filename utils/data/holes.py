@@ -3,20 +3,36 @@
 A hole kind is a plain function (rng, size, share) -> mask (size, size), where `share` in 0..1 is
 the part of the image to hide. `lab` and `brush` hide exactly round(share * size^2) pixels; `box`
 stays within 1 % of the image.
+
+A batch of training has its holes drawn and filled here, too: in processes of their own while a GPU
+trains, since both take milliseconds an image; a CPU that trains does them in line. These processes
+import this module, which therefore does without torch. Shapes: B images, H x W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from itertools import repeat
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from config.errors import UserError, one_of
 
 HoleKind = Callable[[np.random.Generator, int, float], np.ndarray]
+HowFilled = tuple[str, str, int]  # kind of holes, their fill, seed
+Filled = tuple[np.ndarray, np.ndarray]  # filled images (B, H, W, 3) uint8, holes (B, H, W) bool
 
 SHARE_LIMITS = (0.01, 0.9)  # beyond these a walk or a box says nothing about inpainting
 DEFAULT_SHARE = (0.15, 0.35)  # the lab's holes cover about a quarter
+TRAINING_SHARE = (0.05, 0.6)  # of an image, in training and validation
+IMAGES_A_PROCESS = 16  # images that a process is given at once
 BOX_TOLERANCE = 0.01  # of the image
 MAX_WALKS, MAX_PINHOLES, MAX_BOXES = 3, 6, 3
 BRUSH_WIDTH = (3 / 64, 8 / 64)  # of the image's side
@@ -86,6 +102,14 @@ def draw_hole(
     return HOLE_KINDS[kind](rng, size, rng.uniform(*share_range))
 
 
+def draw_holes(kind: str, image_ids: Sequence[int], side: int, seed: int) -> np.ndarray:
+    """A hole for each image, B of them, of any share that training shows, (B, H, W) bool."""
+    holes = np.zeros((len(image_ids), side, side), bool)
+    for hole, image_id in zip(holes, image_ids, strict=True):
+        hole[:] = draw_hole(kind, side, TRAINING_SHARE, seed, image_id)
+    return holes
+
+
 def check_holes(kind: str, share_range: tuple[float, float]) -> None:
     """Raise UserError for an unknown kind or a share range that cannot be drawn."""
     if kind not in HOLE_KINDS:
@@ -96,6 +120,60 @@ def check_holes(kind: str, share_range: tuple[float, float]) -> None:
             f"hole share: {low:g} to {high:g}; allowed are two rising numbers"
             f" from {SHARE_LIMITS[0]:g} to {SHARE_LIMITS[1]:g}"
         )
+
+
+def filled(images: np.ndarray, holes: np.ndarray, image_ids: np.ndarray, how: HowFilled) -> Filled:
+    """Images (B, H, W, 3) uint8 with their holes filled, and the holes.
+
+    A hole is drawn for each image whose number in ``image_ids`` (B,) is not negative; the others
+    have theirs in ``holes`` (B, H, W).
+    """
+    from utils.data.fill import fill_hole  # SciPy takes a second to import
+
+    kind, fill, seed = how
+    side, drawn = images.shape[1], image_ids >= 0
+    holes = holes.copy()
+    holes[drawn] = draw_holes(kind, image_ids[drawn].tolist(), side, seed)
+    pairs = zip(images, holes, strict=True)
+    return np.stack([fill_hole(image, hole, fill) for image, hole in pairs]), holes
+
+
+def begin_filling(
+    images: np.ndarray,
+    holes: np.ndarray,
+    image_ids: np.ndarray,
+    how: HowFilled,
+    *,
+    in_processes: bool,
+) -> Callable[[], Filled]:
+    """Start on `filled` with these arguments; what this returns gives its result, when asked."""
+    if not in_processes:
+        return lambda: filled(images, holes, image_ids, how)
+    starts = range(0, len(images), IMAGES_A_PROCESS)
+    parts = ([a[i : i + IMAGES_A_PROCESS] for i in starts] for a in (images, holes, image_ids))
+    found = _pool().map(filled, *parts, repeat(how))
+
+    def result() -> Filled:
+        try:
+            filled_images, made = zip(*found, strict=True)
+        except BrokenProcessPool:
+            raise UserError("a process that fills holes died; is there enough memory?") from None
+        return np.concatenate(filled_images), np.concatenate(made)
+
+    return result
+
+
+@cache
+def _pool() -> ProcessPoolExecutor:
+    """A process for every core that this one may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _one_of_many)
+
+
+def _one_of_many() -> None:
+    """A worker computes in one thread; what Ctrl-C means is for its parent to say."""
+    threadpool_limits(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _pixels(size: int, share: float) -> int:

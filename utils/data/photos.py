@@ -52,9 +52,7 @@ class Photos:
             digest.update(photo_path(file).read_bytes())
         return digest.hexdigest()
 
-    def splits(
-        self, counts: Counts, image_size: int, seed: int, workers: int, progress: bool
-    ) -> Splits:
+    def splits(self, counts: Counts, image_size: int, seed: int, workers: int) -> Splits:
         """Cut the crops, the photographs taking turns; a crop comes from (seed, split, index)."""
         del workers  # a crop takes less time than to hand it to a thread
         photos = [load_rgb(photo_path(file), file) for file in PHOTOS]
@@ -65,7 +63,7 @@ class Photos:
         splits: Splits = {}
         for code, split in enumerate(SPLIT_NAMES):
             splits[split] = []
-            for i in tqdm(range(counts[split]), desc=split, unit="crop", disable=not progress):
+            for i in tqdm(range(counts[split]), desc=split, unit="crop"):
                 rng = np.random.default_rng([seed, code, i])
                 crop = _new_crop(photos[i % len(photos)], split, image_size, rng, seen)
                 splits[split].append(crop)

@@ -71,7 +71,6 @@ def prepare(
     *,
     workers: int = 4,
     force: bool = False,
-    progress: bool = True,
 ) -> None:
     """Write the data set of `source` to the folder `out`, or find it there already.
 
@@ -96,10 +95,8 @@ def prepare(
         if not force:
             raise UserError(f"{out}: contains a different data set; name another or add --force")
     with _published(out) as folder:
-        splits = source.splits(
-            settings.counts, settings.image_size, settings.seed, workers, progress
-        )
-        content = _write_images(folder, splits, settings, workers, progress)
+        splits = source.splits(settings.counts, settings.image_size, settings.seed, workers)
+        content = _write_images(folder, splits, settings, workers)
         description = {"source": source.name, **origin, **content}
         description |= {"files": source.report, "skipped": source.skipped}
         text = json.dumps(description, indent=2) + "\n"
@@ -108,7 +105,7 @@ def prepare(
 
 
 def _write_images(
-    folder: Path, splits: Splits, settings: Settings, workers: int, progress: bool
+    folder: Path, splits: Splits, settings: Settings, workers: int
 ) -> dict[str, object]:
     """Write all pictures; return the content hash and the channel statistics over train."""
     files: list[tuple[str, np.ndarray]] = []
@@ -130,7 +127,7 @@ def _write_images(
         (folder / file[0]).write_bytes(encode_png(file[1]))
 
     written = read_ahead(write, files, workers, WRITTEN_AHEAD)
-    bar = tqdm(written, total=len(files), desc="writing", unit="file", disable=not progress)
+    bar = tqdm(written, total=len(files), desc="writing", unit="file")
     for (name, pixels), _ in zip(files, bar, strict=True):
         digest.update(name.encode() + b"\0" + pixels.tobytes())
     mean, std = channel_statistics(splits["train"])

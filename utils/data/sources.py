@@ -10,8 +10,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import lzma
+import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,7 +22,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from config.errors import MachineError, UserError
-from utils.data.archives import open_zip
 from utils.io.faults import raise_if_machine
 from utils.io.images import (
     composed,
@@ -36,10 +38,12 @@ from utils.io.overlap import read_ahead
 Counts = dict[str, int]  # images by split
 Splits = dict[str, list[np.ndarray]]
 SPLIT_NAMES = ("train", "val", "test")
-
 DECODED_AHEAD = 64  # images that wait to be taken
 OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of an error that other files are without
-MAC_FOLDER = "__MACOSX"  # resource forks next to the images in zips made on a Mac
+BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
 
 
 class ImageFiles:
@@ -52,8 +56,7 @@ class ImageFiles:
     kind = "images"
 
     def __init__(self, path: Path, files: list[str], read: Callable[[str], bytes]) -> None:
-        self.path = path.resolve()
-        self.label = str(path)
+        self.path, self.label = path.resolve(), str(path)
         self.name = self.path.name  # without the folders above, which say nothing elsewhere
         self.files = sorted(files, key=natural_key)
         self.read = read
@@ -73,36 +76,27 @@ class ImageFiles:
             digest.update(composed(name).encode("utf-8", "surrogateescape") + b"\0" + content)
         return digest.hexdigest()
 
-    def splits(
-        self, counts: Counts, image_size: int, seed: int, workers: int, progress: bool
-    ) -> Splits:
+    def splits(self, counts: Counts, image_size: int, seed: int, workers: int) -> Splits:
         """Decode files in an order shuffled by `seed` until the splits are full; deal them out.
 
         Keeps the chosen images in memory, 12 kB each at 64 x 64. Raises UserError if the files
         are too few.
         """
-        wanted = sum(counts.values())
-        if len(self.files) < wanted:
-            number = len(self.files)
+        wanted, number = sum(counts.values()), len(self.files)
+        if number < wanted:
             raise too_few(f"{self.label}: {number} images", counts, number)
-        order = np.random.default_rng(seed).permutation(len(self.files))
-        names = [self.files[i] for i in order]
+        names = [self.files[i] for i in np.random.default_rng(seed).permutation(number)]
         images: dict[bytes, np.ndarray] = {}
         copies: Counts = {}
-        for image in tqdm(
-            self._decoded(names, image_size, workers),
-            total=len(names),
-            desc="reading",
-            unit="image",
-            disable=not progress,
-        ):
+        decoded = self._decoded(names, image_size, workers)
+        for image in tqdm(decoded, "reading", number, unit="image"):
             digest = hashlib.sha256(image.tobytes()).hexdigest()
             images.setdefault(digest, image)
             copies[digest] = copies.get(digest, 0) + 1
             if len(images) == wanted:
                 break
         self.report = {
-            "files": len(self.files),
+            "files": number,
             "read": sum(copies.values()),
             "distinct": len(images),
             "unreadable": len(self.skipped),
@@ -110,8 +104,8 @@ class ImageFiles:
         dealt = deal(copies, counts)
         if dealt is None:
             found = ", ".join(f"{number} {what}" for what, number in self.report.items())
-            few = f"too few usable images ({found}; copies of an image share a split)"
-            raise too_few(f"{self.label}: {few}", counts, len(images))
+            few = f"{self.label}: too few usable images ({found}; copies of an image share a split)"
+            raise too_few(few, counts, len(images))
         return {split: [images[digest] for digest in dealt[split]] for split in SPLIT_NAMES}
 
     def _decoded(self, names: list[str], image_size: int, workers: int) -> Iterator[np.ndarray]:
@@ -179,20 +173,22 @@ def open_source(path: Path) -> ImageFiles:
     if not path.exists():
         raise UserError(f"{path}: no such folder or zip file")
     if path.is_dir():
-        source = _open_folder(path)
+        names, read = open_folder(path)
     elif zipfile.is_zipfile(path):
-        members, read = open_zip(path)
-        source = ImageFiles(path, _images(path, members), read)
+        names, read = open_zip(path)
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file")
-    if not source.files:
+    visible = [name for name in names if not _is_hidden(name)]
+    tell_left_out(path, visible)
+    images = [name for name in visible if is_image_name(name)]
+    if not images:
         raise UserError(f"{path}: contains no image")
-    return source
+    return ImageFiles(path, images, read)
 
 
-def _open_folder(path: Path) -> ImageFiles:
+def open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    """Relative names of all files below a folder, and what reads one."""
     found = list(path.rglob("*"))
-    files = [file.relative_to(path).as_posix() for file in found if file.is_file()]
     links = [place.relative_to(path) for place in found if place.is_symlink() and place.is_dir()]
     if links:  # no search goes into them: one may be a circle
         tell_once(f"links {path}", f"{path}: {links[0]} is a link to a folder, which is left out")
@@ -206,17 +202,49 @@ def _open_folder(path: Path) -> ImageFiles:
                 raise_if_machine(error, name)
             raise UserError(f"{name}: cannot be read: {error.strerror}") from error
 
-    return ImageFiles(path, _images(path, files), read)
+    return [file.relative_to(path).as_posix() for file in found if file.is_file()], read
 
 
-def _images(path: Path, names: Iterable[str]) -> list[str]:
-    """The images among the files of a source, by their relative names."""
-    visible = [name for name in names if not _is_hidden(name)]
-    tell_left_out(path, visible)
-    return [name for name in visible if is_image_name(name)]
+def open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    """Names of a zip's files, and what reads one in memory: no path of it touches the disk."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except BROKEN_ZIP as error:
+        raise UserError(f"{path}: cannot be read as a zip file: {error}") from error
+    members = archive.infolist()
+    _check_members(path, members)
+    sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
+
+    def read(name: str) -> bytes:
+        check_limit("file_bytes", sizes[name], name)
+        try:
+            return archive.read(name)
+        except BROKEN_ZIP as error:
+            raise UserError(f"{name}: cannot be unpacked: {error}") from error
+
+    return list(sizes), read
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip that claims too much or names what no packed folder of images has."""
+    check_limit("members", len(members), str(path))
+    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
+    seen = set()
+    for member in members:
+        name = member.filename
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not parts and not name.endswith("/"):
+            raise UserError(f"{path}: a member has no name; pack it again")
+        if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):
+            raise UserError(f"{path}: member {name!r} points outside the archive; pack it again")
+        if name in seen:
+            raise UserError(f"{path}: two members are called {name!r}; pack it again")
+        if member.flag_bits & 1:  # what encrypted ones have
+            raise UserError(f"{path}: is encrypted; unpack it and name the folder instead")
+        seen.add(name)
 
 
 def _is_hidden(name: str) -> bool:
     """Say whether a relative name, or a folder above it, is hidden or a Mac's."""
     parts = PurePosixPath(name).parts
-    return any((part.startswith(".") and part != "..") or part == MAC_FOLDER for part in parts)
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)

@@ -23,8 +23,8 @@ from models.cpu_kernels import same_size
 from models.decode import OnStep, StepResult
 from models.maskgit import MaskGIT
 from models.parallel import each_part, one_thread
-from utils.data.datasets import normalise, to_uint8
 from utils.data.fill import fill_hole
+from utils.data.tensors import normalise, to_uint8
 from utils.device import Compute, autocast
 from utils.distributed import is_main
 from utils.inpainting.composite import composite

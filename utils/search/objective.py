@@ -24,7 +24,7 @@ from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
 from utils.rng import generator_for
 from utils.search.pruning import Finished, PruningCallback
-from utils.training.tokens import Tokens
+from utils.training.token_batches import Tokens
 from utils.training.transformer import train_transformer
 
 RATE = "learning_rate"  # the parameter's name; the others are called by their keys

@@ -38,7 +38,7 @@ from utils.search.storage import (
     storage_errors,
     storage_url,
 )
-from utils.training.tokens import load_tokens
+from utils.training.transformer import load_tokens
 
 NEVER_PRUNED = 2  # trials that end before the pruner compares: the config's rate, the report's
 POLL = 1.0  # seconds between looks at the trials of other workers

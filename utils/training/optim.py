@@ -1,34 +1,76 @@
-"""Learning rates, parameter groups and averaged weights."""
+"""What an optimiser step is made of: gradients, learning rates, parameter groups, averages."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from config.schema import Config, TokenizerTraining, TrainingConfig
+from models.parallel import each_part, workers
+
+if TYPE_CHECKING:
+    from utils.training.token_batches import TokenBatch
 
 FINAL_SHARE = 0.01  # of the peak learning rate, at the end of a cosine
+PART = 8  # images that a thread takes; enough rows for products at full speed
+LARGE = 512  # width from which on threads within an operation lose little, and gradients are large
+
+
+def may_share(config: Config, device: torch.device, world: int) -> bool:
+    """Whether threads can share a batch: small networks without dropout, which draws in turn."""
+    training, network = config.training, config.transformer
+    is_plain = not training.compile and not training.checkpoint_activations
+    is_small = network.dim < LARGE and network.dropout == 0
+    return device.type == "cpu" and world == 1 and is_plain and is_small
+
+
+def add_gradient(
+    objective: nn.Module,
+    batch: TokenBatch,
+    weight: Callable[[TokenBatch, TokenBatch], float | Tensor],
+    scale: float,
+) -> Tensor:
+    """Add ``scale`` times the gradient of the batch's mean loss to `.grad`; returns that loss.
+
+    weight: of some rows in the mean of all. The threads of a CPU (models/parallel.py)
+    compute it in parts of a fixed size, which are summed in order, so a run repeats bit by bit with
+    any number of threads.
+    """
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+
+    def gradient(part: TokenBatch) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        loss = objective(*part) * weight(part, batch)
+        return loss.detach(), torch.autograd.grad(loss * scale, parameters, allow_unused=True)
+
+    starts = range(0, len(batch.token_mask), PART)
+    parts = [batch.rows(slice(start, start + PART)) for start in starts]
+    total, device = torch.zeros(()), batch.token_mask.device
+    for start in range(0, len(parts), workers()):  # no more gradients in memory than threads
+        for loss, gradients in each_part(gradient, parts[start : start + workers()], device):
+            total += loss
+            for parameter, found in zip(parameters, gradients, strict=True):
+                if found is not None:  # as `backward` would add it
+                    parameter.grad = found if parameter.grad is None else parameter.grad.add_(found)
+    return total
 
 
 def learning_rate(
-    peak: float,
-    step: int,
-    *,
-    schedule: str,
-    warmup: int,
-    total: int,
-    time_share: float = 0.0,
+    settings: TrainingConfig | TokenizerTraining, step: int, total: int, time_share: float = 0.0
 ) -> float:
     """Rate of optimiser step ``step`` (from 0) of ``total``: linear warm-up, then the schedule.
 
     time_share (0..1) is how much of a time limit is used up; the schedule stands where the larger
     of it and the share of steps says.
     """
+    peak, warmup = settings.learning_rate, settings.warmup_steps
     if step < warmup:
         return peak * (step + 1) / warmup
-    if schedule == "constant":
+    if settings.lr_schedule == "constant":
         return peak
     reached = max(step, time_share * total)
     progress = min(1.0, (reached - warmup) / max(1, total - warmup))

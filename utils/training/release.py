@@ -18,12 +18,12 @@ from models.conditioning import known_pixels
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, run
-from utils.data.datasets import normalise, split_images, to_uint8
-from utils.data.holed_images import VAL_SEED
-from utils.data.punching import draw_holes
+from utils.data.holes import draw_holes
+from utils.data.tensors import normalise, split_images, to_uint8
 from utils.device import pick_device
 from utils.io.files import content_hash
-from utils.training.tokens import load_tokens
+from utils.training.holed import VAL_SEED
+from utils.training.transformer import load_tokens
 from utils.training.validate_transformer import validate
 from utils.weights.description import read_header
 from utils.weights.store import load_tokenizer, load_transformer, save_weights

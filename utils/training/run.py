@@ -5,7 +5,9 @@ A stage gives it a trainer with `batches`, `step` and `validate` (utils/training
 
 from __future__ import annotations
 
+import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,14 +15,17 @@ from typing import Any
 
 import torch
 from fid.process import INSISTING, handled
+from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import StopRequested, UserError
+from config.loading import save_config
 from models.parallel import one_thread
 from utils import distributed
+from utils.device import environment
 from utils.io.faults import is_out_of_memory
-from utils.io.files import alone_in
-from utils.training.runlog import RunLog
+from utils.io.files import alone_in, atomic, make_folder, read_rows, write_text
+from utils.io.images import save_png
 from utils.training.state import Opening, clear_run, open_state, save_state
 from utils.training.throughput import Peak, Speed
 from utils.training.trainer import LOOK_EVERY, Trainer
@@ -61,9 +66,9 @@ def train(
         begin()
         clear_run(folder / STATE)
     if not trainer.nothing_left:
-        advice = [text for text, helps in trainer.memory_advice().items() if helps]
         threads = one_thread() if trainer.shares_batches else nullcontext()
-        with threads, memory_for(trainer.device, "; ".join(advice) or "a smaller network"):
+        advice = [text for text, helps in trainer.memory_advice().items() if helps]
+        with threads, memory_for(trainer.device, advice):
             Run(trainer, folder, watch).train()
     elif distributed.is_main():
         print(f"{folder}: all {trainer.position.epoch} epochs are done")
@@ -75,10 +80,8 @@ class Run:
 
     def __init__(self, trainer: Trainer, folder: Path, watch: Watch) -> None:
         self.trainer, self.folder, self.watch = trainer, folder, watch
-        self.log, peak = None, None
-        if distributed.is_main():
-            self.log = RunLog(folder, trainer.config, trainer.device, trainer.position.epoch)
-            peak = Peak(folder, trainer.device, trainer.dtype)
+        self.log = RunLog(folder, trainer) if distributed.is_main() else None
+        peak = Peak(folder, trainer.device, trainer.dtype) if self.log else None
         self.speed = Speed(trainer.flops_an_image, peak, trainer.world)
 
     def train(self) -> None:
@@ -98,7 +101,7 @@ class Run:
                     for name, picture in trainer.pictures().items():
                         self.log.picture(name, picture, place.epoch)
         if self.log:
-            self.log.close()
+            self.log.board.close()
             self.name_weights()
 
     def train_epoch(self, stopping: list[int]) -> None:
@@ -114,6 +117,8 @@ class Run:
         ) as bar:
             self.speed.pause()
             for batch in trainer.batches():
+                if trainer.time_share == 1.0:
+                    break
                 trainer.step(batch)
                 self.speed.count(trainer.images_in_batch)
                 bar.update()
@@ -172,15 +177,51 @@ class Run:
             print(f"best weights: {self.folder / BEST}, epoch {place.best_epoch}, {figure}")
 
 
+class RunLog:
+    """The folder of a run: its config, environment, numbers by epoch and pictures."""
+
+    def __init__(self, folder: Path, trainer: Trainer) -> None:
+        """Continue the log; rows after the trainer's epoch, of a run cut short, are dropped."""
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        make_folder(folder)
+        with atomic(folder / "config.yml") as temporary:
+            save_config(trainer.config, temporary)
+        stated = json.dumps(environment(trainer.device), indent=1)
+        write_text(folder / "environment.json", stated + "\n")
+        self.folder, self.path, done = folder, folder / "log.jsonl", trainer.position.epoch
+        kept = [row for row in self.rows() if row["epoch"] <= done]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=done + 1)
+
+    def rows(self) -> list[dict]:
+        """All rows so far, one an epoch; a line cut off by a crash is left out."""
+        return [row for row in read_rows(self.path) if isinstance(row.get("epoch"), int)]
+
+    def epoch(self, epoch: int, numbers: dict[str, float]) -> None:
+        """Add the numbers of an epoch, counted from 1."""
+        row = {"epoch": epoch, "time": round(time.time(), 1), **numbers}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, epoch)
+
+    def picture(self, name: str, image: Tensor, epoch: int) -> None:
+        """Keep an image (H, W, 3) uint8 in samples/ and show it in TensorBoard."""
+        save_png(self.folder / "samples" / f"{name}_{epoch:04d}.png", image.numpy())
+        self.board.add_image(name, image, epoch, dataformats="HWC")
+
+
 @contextmanager
-def memory_for(device: torch.device, advice: str) -> Iterator[None]:
+def memory_for(device: torch.device, advice: list[str]) -> Iterator[None]:
     """Turn running out of memory into a `UserError` that says which settings to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"{device}: out of memory; what needs less: {advice}") from error
+        needs_less = "; ".join(advice) or "a smaller network"
+        raise UserError(f"{device}: out of memory; what needs less: {needs_less}") from error
 
 
 @contextmanager

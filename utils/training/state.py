@@ -1,4 +1,4 @@
-"""Training states: their parts, their files, and what becomes of those that an earlier run left.
+"""Training states: the place in a run, their parts and files, and what becomes of earlier ones.
 
 A state is read with `weights_only=True`; the one before it is kept, so that a broken file loses one
 interval.
@@ -6,19 +6,20 @@ interval.
 
 from __future__ import annotations
 
+import math
 import pickle
 import shutil
 import sys
 import textwrap
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from config.errors import UserError
 from utils.distributed import is_main
@@ -35,43 +36,69 @@ FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
 LONGEST_REASON = 160  # characters of PyTorch's message that a line of ours repeats
 
 
-@dataclass(frozen=True)
-class Opening:
-    """What becomes of an existing run, and of settings that differ from its own."""
+@dataclass
+class Position:
+    """Where a run stands; together with the weights and averages, all that a resume needs.
 
-    resume: Resume = False
-    restart: bool = False
-    allow_config_change: bool = False
-    from_epoch: int | None = None  # that a resumed checkpoint must stand after
+    Every random draw is a function of (seed, epoch, batch), so no generator has to be saved.
+    """
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the present epoch
+    step: int = 0  # optimiser steps so far
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the present epoch's losses
+    seconds: float = 0.0  # of a time limit that are used up
+    best_loss: float = math.inf  # lowest value of the figure that decides, so far
+    best_epoch: int = 0  # after which it was found
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Count a batch; losses stay on their device."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.batch += 1
+
+    def next_epoch(self) -> None:
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
 
 
-class Stateful(Protocol):
-    """A network, an optimiser or anything else that has a state."""
+class TimeLimit:
+    """A limit on the wall-clock time of a run, over all the sessions that it is made in."""
 
-    def state_dict(self) -> State: ...
+    def __init__(self, minutes: float | None, spent: float = 0.0) -> None:
+        """minutes: the limit, None for none. spent: seconds of it used up in earlier sessions."""
+        self.minutes, self.began = minutes, time.monotonic() - spent
 
-    def load_state_dict(self, state: State, /) -> Any: ...
+    @property
+    def spent(self) -> float:
+        """Seconds used up; always 0 without a limit, so that equal runs have equal states."""
+        return 0.0 if self.minutes is None else time.monotonic() - self.began
+
+    @property
+    def share(self) -> float:
+        """How much of the limit is used up, 0 to 1; 0 without a limit."""
+        return 0.0 if self.minutes is None else min(1.0, self.spent / (60 * self.minutes))
 
 
-class CheckpointParts:
-    """The parts of a training by name: ``CheckpointParts(network=..., optimizer=...)``."""
+def load_parts(parts: dict[str, Any], state: State) -> None:
+    """Give each part, such as a network or an optimiser, its state by name.
 
-    def __init__(self, **parts: Stateful) -> None:
-        self.parts = parts
-
-    def state_dict(self) -> State:
-        """{name of a part: its state}."""
-        return {name: part.state_dict() for name, part in self.parts.items()}
-
-    def load_state_dict(self, state: State) -> None:
-        """Give each part its state. Raises `UserError` for one that does not fit."""
-        for name, part in self.parts.items():
-            if not state[name]:  # of a gradient scaler that had nothing to do on its machine
-                continue
-            if isinstance(part, torch.optim.Optimizer):
-                _take_settings(state[name], part)
-            with _fitting(name):
-                part.load_state_dict(state[name])
+    Raises `UserError` for a state that does not fit.
+    """
+    for name, part in parts.items():
+        if not state[name]:  # of a gradient scaler that had nothing to do on its machine
+            continue
+        if isinstance(part, torch.optim.Optimizer):
+            _take_settings(state[name], part)
+        try:
+            part.load_state_dict(state[name])
+        except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
+            raise UserError(
+                f"the state's {name} does not fit ({first}); undo the change of the config, or "
+                "start again with --restart"
+            ) from error
 
 
 def _take_settings(state: State, optimizer: torch.optim.Optimizer) -> None:
@@ -79,21 +106,6 @@ def _take_settings(state: State, optimizer: torch.optim.Optimizer) -> None:
     groups = state["param_groups"], optimizer.param_groups
     for saved, group in zip(*groups, strict=False):  # another number of groups is refused later
         saved |= {**group, "params": saved["params"]}
-
-
-@contextmanager
-def _fitting(name: str) -> Iterator[None]:
-    """Turn PyTorch's refusal of a part of a state into a `UserError` that says what to do."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
-        raise UserError(
-            f"the state's {name} does not fit ({first}); undo the change of the config, or start "
-            "again with --restart"
-        ) from error
 
 
 def settings_that_count(settings: dict[str, Any]) -> dict[str, Any]:
@@ -135,11 +147,21 @@ def load_state(path: Path) -> State | None:
             print(f"{candidate}: damaged checkpoint, passed over{older}", file=sys.stderr)
         else:
             if candidate != path and path.exists() and is_main():
-                path.replace(_next_to(path, "damaged"))
+                path.replace(path.with_stem(f"{path.stem}.damaged"))
             return state
     if found:
         raise UserError(f"{found[0]}: damaged, and no earlier checkpoint is left; use --restart")
     return None
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What becomes of an existing run, and of settings that differ from its own."""
+
+    resume: Resume = False
+    restart: bool = False
+    allow_config_change: bool = False
+    from_epoch: int | None = None  # that a resumed checkpoint must stand after
 
 
 def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State | None:
@@ -194,9 +216,5 @@ def clear_run(path: Path) -> None:
 
 
 def previous(path: Path) -> Path:
-    return _next_to(path, "previous")
-
-
-def _next_to(path: Path, what: str) -> Path:
     """E.g. state.previous.pt."""
-    return path.with_name(f"{path.stem}.{what}{path.suffix}")
+    return path.with_stem(f"{path.stem}.previous")

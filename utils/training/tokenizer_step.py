@@ -20,12 +20,9 @@ from utils import distributed
 from utils.device import Compute, autocast
 from utils.pictures import save_curves
 from utils.rng import generator_for
-from utils.training.adversary import Adversary
-from utils.training.codes import Codes
-from utils.training.holed_batches import HoledBatches
 from utils.training.optim import averaged, parameter_groups, set_learning_rate
-from utils.training.state import CheckpointParts
 from utils.training.throughput import tokenizer_flops
+from utils.training.tokenizer_parts import Adversary, Codes
 from utils.training.trainer import LOOK_EVERY, Trainer
 from utils.training.validate_tokenizer import TokenizerValidation, require_two
 
@@ -55,14 +52,14 @@ class TokenizerTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.vqgan, 0.0), betas=BETAS, fused=self.device.type == "cuda"
         )
-        self.checkpoint = CheckpointParts(
-            vqgan=self.vqgan,
-            averaged=self.averaged,
-            codebook_averages=self.codes.averages,
-            optimizer=self.optimizer,
-            discriminator=self.adversary.network,
-            discriminator_optimizer=self.adversary.optimizer,
-        )
+        self.parts = {
+            "vqgan": self.vqgan,
+            "averaged": self.averaged,
+            "codebook_averages": self.codes.averages,
+            "optimizer": self.optimizer,
+            "discriminator": self.adversary.network,
+            "discriminator_optimizer": self.adversary.optimizer,
+        }
         self.share = 1.0  # of the batch, that this process computes
         self.settings_of_run = self.settings_in("tokenizer")
         self.mean = torch.tensor(config.data.mean, device=self.device)[:, None, None]
@@ -79,6 +76,8 @@ class TokenizerTrainer(Trainer):
         self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
         self.holed = None
         if self.config.tokenizer.conditioned:
+            from utils.training.holed import HoledBatches  # few runs see pixels
+
             self.holed = HoledBatches(self.config, self.device, settings.sampled_share)
         self.latents_of, self.trunk = self.vqgan.latents, self._trunk
         if settings.compile:

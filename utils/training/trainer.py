@@ -24,8 +24,7 @@ from utils import distributed
 from utils.device import Compute
 from utils.rng import shuffled_batches
 from utils.training.optim import Averaged, learning_rate
-from utils.training.position import Position, TimeLimit
-from utils.training.state import CheckpointParts, State, settings_that_count
+from utils.training.state import Position, State, TimeLimit, load_parts, settings_that_count
 from utils.weights.store import save_weights
 
 AGREE_EVERY = 10  # steps between exchanges of several GPUs about stopping
@@ -47,7 +46,7 @@ class Trainer(ABC):
     flops_an_image: float  # of a training step
     shares_batches = False  # whether threads of a CPU take parts of each batch
     averaged: Averaged
-    checkpoint: CheckpointParts
+    parts: dict[str, Any]  # by name: what trains, and so belongs to a checkpoint
     settings_of_run: dict[str, Any]  # on which the result depends
 
     def __init__(
@@ -154,24 +153,12 @@ class Trainer(ABC):
         return done % self.batches_a_step == 0 or done == self.batches_per_epoch
 
     def image_ids(self, order: torch.Generator) -> Iterator[Tensor]:
-        """Numbers of the images of each batch that is left, (B,), until the time is used up."""
-        for ids in shuffled_batches(
-            self.image_count, self.batch_size, order, skip=self.position.batch
-        ):
-            if self.time_share == 1.0:
-                return
-            yield ids
+        """Numbers of the images of each batch of the present epoch that is left, (B,)."""
+        return shuffled_batches(self.image_count, self.batch_size, order, skip=self.position.batch)
 
     @property
     def rate(self) -> float:
-        return learning_rate(
-            self.settings.learning_rate,
-            self.position.step,
-            schedule=self.settings.lr_schedule,
-            warmup=self.settings.warmup_steps,
-            total=self.total_steps,
-            time_share=self.time_share,
-        )
+        return learning_rate(self.settings, self.position.step, self.total_steps, self.time_share)
 
     # What all processes know together; each of these is called by all of them at once
 
@@ -215,11 +202,12 @@ class Trainer(ABC):
         """All that a resume needs; to be called by all processes at once."""
         self.position.seconds, sums = self.limit.spent, self._sums_of_all()
         place = {"position": {**vars(self.position), "sums": sums}, "epoch_size": self._epoch_size}
-        return {**self.checkpoint.state_dict(), **place, "settings": self.settings_of_run}
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return {**parts, **place, "settings": self.settings_of_run}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a state. Raises `UserError` for one of other networks or optimisers."""
-        self.checkpoint.load_state_dict(state)
+        load_parts(self.parts, state)
         self.position = Position(**state["position"])
         self._keep_share(*state.get("epoch_size", self._epoch_size))
         if not distributed.is_main():  # they are the sums of all

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+from config.errors import UserError
 from config.schema import Config
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils import distributed
 from utils.device import Compute
 from utils.training.run import Watch, ignore, run_alone, train
 from utils.training.state import Opening, Resume
-from utils.training.tokens import Tokens, load_tokens
+from utils.training.token_batches import Tokens
+from utils.training.token_cache import cached_tokens
 from utils.training.transformer_step import TransformerTrainer
-from utils.weights.store import load_transformer
-
-
-def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTransformer]:
-    """Weights to start from, and the config of a run that trains a network like theirs."""
-    network = load_transformer(path, config.transformer)
-    if config.transformer.conditioning == "pixels" and network.config.conditioning == "none":
-        network = with_conditioning(network)
-    like = network.config.model_dump(exclude={"dropout", "attention"})
-    section = config.transformer.model_copy(update=like)
-    return config.model_copy(update={"transformer": section}), network
+from utils.weights.store import codes_fingerprint, load_tokenizer, load_transformer
 
 
 def train_transformer(
@@ -59,3 +53,39 @@ def train_transformer(
                 trainer.start_from(start)
 
         return train(trainer, folder, opening, begin, watch)
+
+
+def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTransformer]:
+    """Weights to start from, and the config of a run that trains a network like theirs."""
+    network = load_transformer(path, config.transformer)
+    if config.transformer.conditioning == "pixels" and network.config.conditioning == "none":
+        network = with_conditioning(network)
+    like = network.config.model_dump(exclude={"dropout", "attention"})
+    section = config.transformer.model_copy(update=like)
+    return config.model_copy(update={"transformer": section}), network
+
+
+def load_tokens(config: Config, device: torch.device) -> Tokens:
+    """Cached tokens of both splits and the codes of the config's tokenizer, encoded on a device.
+
+    Raises `UserError` for codes of another width than the transformer's prior has.
+    """
+    vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
+    found, wanted = vqgan.config.latent_dim, config.transformer.prior_dim
+    if wanted not in (0, found):
+        raise UserError(
+            f"{config.tokenizer_weights}: latent_dim is {found}, but transformer.prior_dim is "
+            f"{wanted}; allowed are 0 and {found}"
+        )
+    data, count = config.data, config.training.validation_images
+    codes = vqgan.codebook.vectors().detach().cpu().clone()
+    fingerprint = codes_fingerprint(vqgan.codebook.embedding.weight)
+    train, val = (
+        cached_tokens(vqgan, data, split, data.token_cache, device) for split in ("train", "val")
+    )
+    holed = val_seen = None
+    if config.transformer.conditioning == "pixels":
+        from utils.training.holed import holed_splits  # few runs see pixels
+
+        holed, val_seen = holed_splits(config, vqgan, device)
+    return Tokens(train, val[:count], codes, fingerprint, holed, val_seen)

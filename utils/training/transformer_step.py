@@ -21,15 +21,17 @@ from utils import distributed
 from utils.device import Compute, autocast
 from utils.pictures import save_loss_curve
 from utils.rng import generator_for
-from utils.tokens.batches import TokenBatch, TokenBatches
-from utils.training.optim import averaged, parameter_groups, set_learning_rate
-from utils.training.samples import val_repairs
-from utils.training.shared_gradient import add_gradient, may_share
-from utils.training.state import CheckpointParts
+from utils.training.optim import (
+    add_gradient,
+    averaged,
+    may_share,
+    parameter_groups,
+    set_learning_rate,
+)
 from utils.training.throughput import training_flops
-from utils.training.tokens import Tokens
+from utils.training.token_batches import TokenBatch, TokenBatches, Tokens
 from utils.training.trainer import Trainer
-from utils.training.validate_transformer import validate
+from utils.training.validate_transformer import val_repairs, validate
 
 FINGERPRINT = 12  # hexadecimal digits that stand for what a run was begun with
 DROPOUT_STREAM = 1  # random numbers that have nothing in common with those of token batches
@@ -75,20 +77,13 @@ class TransformerTrainer(Trainer):
         )
         scaled = self.device.type == "cuda" and self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
-        self.token_batches = TokenBatches(
-            tokens.train,
-            config.masking,
-            mirror=settings.mirror,
-            seed=config.seed,
-            device=self.device,
-            holed=tokens.holed,
-        )
-        self.checkpoint = CheckpointParts(
-            averaged=self.averaged,
-            transformer=self.transformer,
-            optimizer=self.optimizer,
-            scaler=self.scaler,
-        )
+        self.token_batches = TokenBatches(tokens, config, self.device)
+        self.parts = {
+            "averaged": self.averaged,
+            "transformer": self.transformer,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+        }
         self.settings_of_run = self._settings_of_run()
 
     def _network(self) -> BidirectionalTransformer:
@@ -128,10 +123,7 @@ class TransformerTrainer(Trainer):
         self.transformer.train()
         place = self.position
         image_ids = self.image_ids(generator_for(self.config.seed, place.epoch))
-        for batch in self.token_batches.stream(image_ids, place.epoch, place.batch):
-            if self.time_share == 1.0:  # since the batch was begun
-                return
-            yield batch
+        return self.token_batches.stream(image_ids, place.epoch, place.batch)
 
     def step(self, batch: TokenBatch) -> None:
         """Forward and backward; the last batch of a group also updates the weights."""

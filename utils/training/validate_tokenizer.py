@@ -8,6 +8,9 @@ Shapes: n images, H x W pixels, N tokens, K codebook size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from skimage.metrics import structural_similarity
@@ -17,13 +20,14 @@ from config.errors import UserError
 from config.schema import Config
 from models.quantizer import perplexity
 from models.vqgan import VQGAN
-from utils.data.datasets import normalise, to_uint8
-from utils.data.holed_images import VAL_SEED
+from utils.data.tensors import normalise, to_uint8
 from utils.device import autocast
 from utils.pictures import tile
 from utils.rng import generator_for
 from utils.scoring import FeatureDistance
-from utils.training.holed_batches import Holed, HoledBatches
+
+if TYPE_CHECKING:
+    from utils.training.holed import Holed
 
 BATCHES = {"cpu": 16, "cuda": 256}  # larger ones fall out of a processor's cache
 GRID_IMAGES, PER_ROW = 16, 8  # originals over reconstructions, in two double rows
@@ -39,7 +43,7 @@ class TokenizerValidation:
         self.inputs, self.config = images, config
         self.device, self.dtype = device, dtype
         self.images = images.permute(0, 2, 3, 1).contiguous()  # (n, H, W, 3), as pictures are
-        self.holed: list[Holed] | None = None
+        self.holed: list[Holed] = []  # for a decoder with conditioning
         self.distance = FeatureDistance(self.images, self.device)
 
     def __call__(self, vqgan: VQGAN) -> dict[str, float]:
@@ -51,7 +55,7 @@ class TokenizerValidation:
         self.picture = reconstruction_grid(self.images, self.outputs)
         counts = torch.bincount(token_ids.flatten(), minlength=vqgan.config.codebook_size)
         in_holes = {}
-        if self.holed is not None:
+        if self.holed:
             holes = torch.cat([part.holes for part in self.holed]).cpu()
             error = (self.images.float() - self.outputs.float()).abs()
             in_holes["hole_mae"] = error[holes].mean().item()
@@ -66,36 +70,38 @@ class TokenizerValidation:
 
     @torch.inference_mode()
     def reconstruct(self, vqgan: VQGAN) -> tuple[Tensor, Tensor]:
-        """Reconstructions or repairs (n, H, W, 3) uint8 and token ids (n, N)."""
-        if vqgan.config.conditioned:
-            return self._repair(vqgan)
-        outputs, token_ids = [], []
+        """Reconstructions (n, H, W, 3) uint8 and token ids (n, N).
+
+        A decoder with conditioning gives repairs, with known pixels in place.
+        """
         mean, std = self.config.data.mean, self.config.data.std
-        for batch in self.inputs.split(BATCHES[self.device.type]):
-            ids = vqgan.encode(normalise(batch.to(self.device), mean, std))
+        inputs, originals = (x.split(BATCHES[self.device.type]) for x in (self.inputs, self.images))
+        if vqgan.config.conditioned and not self.holed:
+            self.holed = self._draw_holes(vqgan, inputs)
+        outputs, token_ids = [], []
+        for number, images in enumerate(inputs):
+            if vqgan.config.conditioned:
+                holes, known, ids = self.holed[number]
+            else:
+                known, ids = None, vqgan.encode(normalise(images.to(self.device), mean, std))
             with autocast(self.device, self.dtype):
-                decoded = vqgan.decode(ids)
-            outputs.append(to_uint8(decoded, mean, std).cpu())
-            token_ids.append(ids.cpu())
+                decoded = vqgan.decode(ids.flatten(1), known)
+            pixels = to_uint8(decoded, mean, std).cpu()
+            if known is not None:
+                pixels = torch.where(holes[..., None].cpu(), pixels, originals[number])
+            outputs.append(pixels)
+            token_ids.append(ids.flatten(1).cpu())
         return torch.cat(outputs), torch.cat(token_ids)
 
-    def _repair(self, vqgan: VQGAN) -> tuple[Tensor, Tensor]:
-        """Repairs (n, H, W, 3) uint8 with known pixels in place, and token ids (n, N)."""
-        data, size = self.config.data, BATCHES[self.device.type]
-        if self.holed is None:  # tokens and holes stay while a decoder trains
-            draw, self.holed = HoledBatches(self.config, self.device, sampled_share=1.0), []
-            for number, part in enumerate(self.inputs.split(size)):
-                images, generator = part.to(self.device) / 255, generator_for(VAL_SEED, number)
-                self.holed.append(draw(vqgan, images, range(len(part)), generator))
-        outputs = []
-        for part, images in zip(self.holed, self.images.split(size), strict=True):
-            with autocast(self.device, self.dtype):
-                decoded = vqgan.decode(part.token_ids.flatten(1), part.known)
-            pixels = to_uint8(decoded, data.mean, data.std).cpu()
-            outputs.append(torch.where(part.holes[..., None].cpu(), pixels, images))
-        return torch.cat(outputs), torch.cat(
-            [part.token_ids.flatten(1).cpu() for part in self.holed]
-        )
+    def _draw_holes(self, vqgan: VQGAN, inputs: Sequence[Tensor]) -> list[Holed]:
+        """Holes and tokens of all images, which stay while a decoder trains."""
+        from utils.training.holed import VAL_SEED, HoledBatches  # few runs see pixels
+
+        draw, holed = HoledBatches(self.config, self.device, sampled_share=1.0), []
+        for number, images in enumerate(inputs):
+            generator, rows = generator_for(VAL_SEED, number), range(len(images))
+            holed.append(draw(vqgan, images.to(self.device) / 255, rows, generator))
+        return holed
 
 
 def require_two(images: Tensor) -> None:

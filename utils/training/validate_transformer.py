@@ -1,25 +1,34 @@
-"""Validation that can be compared: the same images, mask ratios and masks every time.
+"""Figures of a transformer in training that can be compared, and repairs to look at.
 
+The images, mask ratios, masks and holes are the same every time.
 Shapes: n images, B batch, N tokens, M hidden tokens of the batch.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from config.schema import Config
 from models.noise import uniform
 from models.transformer import BidirectionalTransformer
 from utils.data.augment import AS_IS
-from utils.data.holed_images import Seen
 from utils.device import autocast
-from utils.tokens.cache import as_token_ids
+from utils.io.images import HOLE_COLOUR, list_images, load_rgb
+from utils.pictures import tile
+
+if TYPE_CHECKING:
+    from utils.training.holed import Seen
 
 MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 MASK_SEED = 2022  # of the validation masks, whatever the run's seed
 BATCH = {"cpu": 64, "cuda": 512}  # images a forward pass; figures do not depend on it
+SHOWN = 8  # images that are repaired to be looked at, spread over val/
+HOLE_SEED = 2022  # of their holes, likewise
 
 
 @torch.inference_mode()
@@ -40,15 +49,17 @@ def validate(
     sums = torch.zeros(len(MASK_RATIOS), 3, dtype=torch.float64, device=device)
     size = BATCH[device.type]
     for start in range(0, len(val), size):
-        token_ids = as_token_ids(val[start : start + size, AS_IS], device)
+        rows = slice(start, start + size)
+        token_ids = torch.from_numpy(val[rows, AS_IS].astype(np.int64))
+        token_ids = token_ids.to(device, non_blocking=True)
         image_ids = torch.arange(start, start + len(token_ids), device=device)
         for index, ratio in enumerate(MASK_RATIOS):
             noise = uniform(MASK_SEED, image_ids, index, 0, token_ids.shape[1])
             inputs, known = token_ids, None
             if seen is not None:
-                part = Seen(*(tensor[start : start + len(token_ids)] for tensor in seen))
-                inputs, known = torch.where(part.hidden, token_ids, part.token_ids), part.known
-                noise = noise.masked_fill(~part.hidden, 1.0)
+                hidden, known = seen.hidden[rows], seen.known[rows]
+                inputs = torch.where(hidden, token_ids, seen.token_ids[rows])
+                noise = noise.masked_fill(~hidden, 1.0)
             lowest = noise == noise.amin(1, keepdim=True)  # hides something of a small grid too
             token_mask = (noise < ratio) | lowest
             with autocast(device, dtype):
@@ -76,3 +87,25 @@ def _hidden_sums(
     loss = F.cross_entropy(logits, targets, reduction="sum")
     hits = (logits.argmax(-1) == targets).sum()
     return torch.stack([loss.double(), hits.double(), token_mask.sum().double()])
+
+
+def val_repairs(config: Config) -> Tensor:
+    """Masked, repaired and true val images in three rows, (rows, columns, 3) uint8.
+
+    Repaired with the weights files of the run and the config's decoding; holes are like the lab's.
+    """
+    from utils.data.holes import DEFAULT_SHARE, draw_hole
+    from utils.inpainting.inpainter import Inpainter  # a run may end before its first picture
+
+    paths = list_images(config.data.folder("val"))
+    chosen = np.linspace(0, len(paths) - 1, min(SHOWN, len(paths))).astype(int).tolist()
+    truth = np.stack([np.asarray(load_rgb(paths[index])) for index in chosen])
+    side = truth.shape[1]
+    holes = np.stack([draw_hole("lab", side, DEFAULT_SHARE, HOLE_SEED, i) for i in chosen])
+    masked = np.where(holes[..., None], np.uint8(HOLE_COLOUR), truth)
+    decoding = config.decoding.model_copy(update={"samples": 1})
+    inpainter = Inpainter(config.model_copy(update={"decoding": decoding}))
+    trace = inpainter.trace(masked, holes, chosen)
+    repaired = inpainter.pixels(trace.token_ids[-1], masked, holes)
+    rows = [*masked, *repaired, *truth]
+    return torch.from_numpy(tile(rows, len(rows), len(chosen)))

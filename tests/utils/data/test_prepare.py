@@ -52,7 +52,7 @@ def pack(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def make(source: Path, out: Path, settings: Settings = SMALL, **options: bool) -> dict:
-    prepare(open_source(source), out, settings, workers=2, progress=False, **options)
+    prepare(open_source(source), out, settings, workers=2, **options)
     return json.loads((out / "dataset.json").read_text())
 
 
@@ -366,7 +366,7 @@ def test_the_bands_of_a_photograph_are_disjoint_and_crops_stay_within():
 def test_photo_crops_are_all_different_and_come_from_the_seed(tmp_path):
     settings = Settings((60, 20, 20))
     for name in ("a", "b"):
-        prepare(Photos(), tmp_path / name, settings, progress=False)
+        prepare(Photos(), tmp_path / name, settings)
     assert everything(tmp_path / "a") == everything(tmp_path / "b")
     used = [p for split in ("train", "val", "test") for p in pixels(tmp_path / "a" / split)]
     assert len(used) == len(set(used)) == 100
@@ -382,10 +382,10 @@ def test_every_photograph_is_in_the_package_in_colour():
 
 def test_photos_too_small_for_the_image_size_and_missing_ones_say_so(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--image-size: 128; photos allow at most 90"):
-        prepare(Photos(), tmp_path / "out", Settings((1, 1, 1), image_size=128), progress=False)
+        prepare(Photos(), tmp_path / "out", Settings((1, 1, 1), image_size=128))
     monkeypatch.setattr(photos, "PHOTOS", {"nothing.png": ""})
     with pytest.raises(UserError, match=r"nothing\.png: not in the installed scikit-image"):
-        prepare(Photos(), tmp_path / "out", Settings((1, 1, 1)), progress=False)
+        prepare(Photos(), tmp_path / "out", Settings((1, 1, 1)))
     assert not (tmp_path / "out").exists()
 
 
@@ -439,7 +439,7 @@ def test_memory_or_a_disk_that_fails_ends_the_work_instead_of_skipping_files(
 
     monkeypatch.setattr(Image.Image, "load", fail)
     with pytest.raises(MachineError, match="stays as it is"):
-        prepare(open_source(folder), tmp_path / "out", SMALL, progress=False)
+        prepare(open_source(folder), tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
 
 
@@ -478,7 +478,7 @@ def test_a_profile_that_a_set_cannot_keep_is_told_once(tmp_path, capsys, monkeyp
     for number in (4, 7):
         profile = b"." * 16 + b"RGB " + b"." * 200
         Image.fromarray(picture(number)).save(folder / f"{number}.png", icc_profile=profile)
-    prepare(open_source(folder), tmp_path / "out", SMALL, workers=1, progress=False)
+    prepare(open_source(folder), tmp_path / "out", SMALL, workers=1)
     assert capsys.readouterr().err.count("has a colour profile; it is left out") == 1
 
 

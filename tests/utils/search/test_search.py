@@ -24,7 +24,7 @@ from utils.io.files import read_rows
 from utils.search import objective, pruning, report, search
 from utils.search.objective import REPORT_RATE, Budget, TrainingLoss, budget_of
 from utils.search.search import search_learning_rate
-from utils.training.tokens import Tokens
+from utils.training.token_batches import Tokens
 from utils.training.transformer import train_transformer
 
 ROOT = Path(__file__).parents[3]

@@ -22,11 +22,11 @@ from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from utils import device as devices
 from utils.device import Compute
-from utils.tokens import batches as token_batches
+from utils.training import token_batches
 from utils.training import transformer_step as transformer_trainer
 from utils.training.optim import Averaged
+from utils.training.token_batches import Tokens
 from utils.training.tokenizer_step import TokenizerTrainer
-from utils.training.tokens import Tokens
 from utils.training.transformer_step import TransformerTrainer
 
 GPU = torch.device("cuda", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,13 +12,12 @@ from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
 from utils.device import Compute
 from utils.io.files import write_text
-from utils.tokens.cache import cached_tokens
-from utils.training.runlog import RunLog
-from utils.training.state import load_state, save_state
+from utils.training.run import RunLog
+from utils.training.state import Position, load_state, save_state
+from utils.training.token_cache import cached_tokens
 from utils.training.tokenizer import train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer
-from utils.training.tokens import load_tokens
-from utils.training.transformer import train_transformer
+from utils.training.transformer import load_tokens, train_transformer
 from utils.training.transformer_step import TransformerTrainer
 from utils.training.validate_tokenizer import reconstruction_grid
 from utils.weights.store import save_weights
@@ -39,8 +39,9 @@ def test_a_folder_that_is_a_file_is_one_line(tmp_path):
 
 def test_a_run_folder_that_is_a_file_is_one_line(tmp_path, config):
     (tmp_path / "file").write_text("")
+    trainer = SimpleNamespace(config=config, device=CPU, position=Position())
     with pytest.raises(UserError):
-        RunLog(tmp_path / "file" / "run", config, CPU, 0)
+        RunLog(tmp_path / "file" / "run", trainer)
 
 
 @pytest.fixture

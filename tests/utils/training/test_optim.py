@@ -1,24 +1,39 @@
-"""Learning rates, parameter groups and averaged weights, from their closed forms."""
+"""Learning rates, parameter groups, averaged weights and shared gradients, from closed forms."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from config.schema import Config, MaskingConfig, TrainingConfig
+from models import parallel
+from utils.training import optim
 from utils.training.optim import (
     Averaged,
+    add_gradient,
     averaged,
     learning_rate,
+    may_share,
     parameter_groups,
     set_learning_rate,
 )
+from utils.training.token_batches import TokenBatch
+from utils.training.transformer_step import Objective, TransformerTrainer
 
-CONSTANT = partial(learning_rate, 2.0, schedule="constant", warmup=4, total=12)
-COSINE = partial(learning_rate, 2.0, schedule="cosine", warmup=4, total=12)
+
+def rate_by(lr_schedule: str, warmup: int = 4, total: int = 12) -> Callable[..., float]:
+    """The rate of a step, with a peak of 2."""
+    settings = {"learning_rate": 2.0, "warmup_steps": warmup, "lr_schedule": lr_schedule}
+    return partial(learning_rate, TrainingConfig.model_construct(**settings), total=total)
+
+
+CONSTANT, COSINE = rate_by("constant"), rate_by("cosine")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("rate", [CONSTANT, COSINE])
@@ -43,13 +58,13 @@ def test_cosine_rests_at_a_hundredth_after_its_last_step():
 
 
 def test_without_warm_up_the_first_step_has_the_peak():
-    rate = partial(learning_rate, 2.0, warmup=0, total=12)
-    assert rate(0, schedule="constant") == rate(0, schedule="cosine") == 2.0
+    assert rate_by("constant", warmup=0)(0) == rate_by("cosine", warmup=0)(0) == 2.0
 
 
 def test_a_warm_up_longer_than_the_run_never_divides_by_zero():
-    assert learning_rate(2.0, 3, schedule="cosine", warmup=4, total=4) == 2.0
-    assert learning_rate(2.0, 4, schedule="cosine", warmup=4, total=4) == pytest.approx(2.0)
+    rate = rate_by("cosine", total=4)
+    assert rate(3) == 2.0
+    assert rate(4) == pytest.approx(2.0)
 
 
 def test_a_time_limit_moves_the_schedule_on_but_never_back():
@@ -180,3 +195,67 @@ def test_an_average_without_a_decay_keeps_the_weights_of_its_network_whatever_st
     kept = Averaged(network, 0.5)
     kept.load_state_dict(other.state_dict())
     assert torch.equal(kept.module.weight, other.module.weight)
+
+
+# Gradients that threads share
+
+
+@pytest.fixture
+def batch(generator) -> TokenBatch:
+    """Seven images of 16 tokens; one of them hides none."""
+    token_ids = torch.randint(16, (7, 16), generator=generator)
+    token_mask = torch.rand(7, 16, generator=generator) < 0.4
+    token_mask[3] = False
+    return TokenBatch(token_ids, token_ids, token_mask)
+
+
+def weight_of(loss_on: str):
+    class Settings:
+        masking = MaskingConfig(loss_on=loss_on)
+
+    trainer = TransformerTrainer.__new__(TransformerTrainer)
+    trainer.config = Settings
+    return trainer._weight
+
+
+@pytest.mark.parametrize("loss_on", ["all", "hidden"])
+def test_the_parts_gradients_sum_up_to_that_of_the_batch(transformer, batch, monkeypatch, loss_on):
+    objective = Objective(transformer, MaskingConfig(loss_on=loss_on))
+    whole = objective(*batch)
+    (whole / 3).backward()
+    wanted = [p.grad for p in transformer.parameters()]
+    monkeypatch.setattr(optim, "PART", 2)
+    found = []
+    for count in (1, 2, 3):
+        for module in (parallel, optim):
+            monkeypatch.setattr(module, "workers", lambda count=count: count)
+        transformer.zero_grad()
+        loss = add_gradient(objective, batch, weight_of(loss_on), 1 / 3)
+        found.append([loss, *(p.grad for p in transformer.parameters())])
+    torch.testing.assert_close(found[0], [whole.detach(), *wanted])
+    for other in found[1:]:
+        assert all(a.equal(b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_gradients_of_several_batches_add_up(transformer, batch):
+    objective = Objective(transformer, MaskingConfig(loss_on="all"))
+    add_gradient(objective, batch, weight_of("all"), 1.0)
+    once = [p.grad.clone() for p in transformer.parameters()]
+    add_gradient(objective, batch, weight_of("all"), 1.0)
+    torch.testing.assert_close([p.grad for p in transformer.parameters()], [2 * g for g in once])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("transformer.dropout", 0.1),
+        ("transformer.dim", 512),
+        ("training.compile", True),
+        ("training.checkpoint_activations", True),
+    ],
+)
+def test_what_draws_in_turn_or_is_large_is_not_shared(config: Config, changed, key, value):
+    assert may_share(config, CPU, 1)
+    assert not may_share(changed(config, {key: value}), CPU, 1)
+    assert not may_share(config, CUDA, 1)
+    assert not may_share(config, CPU, 2)

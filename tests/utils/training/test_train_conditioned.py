@@ -10,8 +10,7 @@ from config.errors import StopRequested, UserError
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils.inpainting.inpainter import Inpainter
 from utils.training.state import load_state
-from utils.training.tokens import load_tokens
-from utils.training.transformer import starting_point, train_transformer
+from utils.training.transformer import load_tokens, starting_point, train_transformer
 from utils.training.validate_transformer import validate
 from utils.weights.store import load_transformer, save_weights
 

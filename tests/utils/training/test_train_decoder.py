@@ -11,15 +11,16 @@ from config.schema import Config
 from models.conditioning import known_pixels
 from models.maskgit import MaskGIT
 from models.vqgan import VQGAN
-from utils.data.datasets import ImageFolder, InpaintingSet, normalise
+from utils.data.datasets import InpaintingSet
 from utils.data.fill import fill_hole
+from utils.data.tensors import load_images, normalise
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.io.files import read_rows
 from utils.io.images import load_rgb, save_png
 from utils.rng import generator_for
-from utils.training.holed_batches import ITERATIONS, HoledBatches
+from utils.training.holed import ITERATIONS, HoledBatches
 from utils.training.release import release_tokenizer
 from utils.training.state import load_state
 from utils.training.tokenizer import network_to_start_from, train_tokenizer
@@ -49,7 +50,7 @@ def seeing(weights, changed, tmp_path) -> Config:
 @pytest.fixture
 def images(config) -> torch.Tensor:
     """Four training images, (4, 3, 16, 16), 0..1."""
-    return ImageFolder(config.data.root / "train", progress=False).images[:4] / 255
+    return load_images(config.data.root / "train")[:4] / 255
 
 
 def trained(seeing: Config, weights: Config, **flags) -> VQGAN:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from config.errors import StopRequested, UserError
 from config.schema import Config
 from models.vqgan import VQGAN
-from utils.data.datasets import ImageFolder
+from utils.data.tensors import load_images
 from utils.device import Compute
 from utils.io.files import read_rows
 from utils.training import tokenizer_step as tokenizer_trainer
@@ -46,7 +46,7 @@ def config(config, changed) -> Config:
 @pytest.fixture
 def images(config) -> torch.Tensor:
     """Four training images, (4, 3, 16, 16), 0..1."""
-    return ImageFolder(config.data.root / "train", progress=False).images[:4] / 255
+    return load_images(config.data.root / "train")[:4] / 255
 
 
 def folder(config: Config) -> Path:

@@ -19,16 +19,15 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.device import Compute
 from utils.io.files import alone_in, read_rows
-from utils.tokens.batches import TokenBatch
-from utils.training import position as place
-from utils.training import tokens as training_tokens
+from utils.training import state as place
+from utils.training import transformer as stage_2
 from utils.training import transformer_step as transformer_trainer
 from utils.training.optim import learning_rate
 from utils.training.run import Run
 from utils.training.state import load_state, previous
 from utils.training.throughput import training_flops
-from utils.training.tokens import Tokens, load_tokens
-from utils.training.transformer import train_transformer
+from utils.training.token_batches import TokenBatch, Tokens
+from utils.training.transformer import load_tokens, train_transformer
 from utils.training.transformer_step import TransformerTrainer
 from utils.weights.description import read_header
 from utils.weights.store import load_transformer, save_weights
@@ -224,11 +223,10 @@ def test_with_smaller_batches_a_run_goes_on_at_the_same_rate_and_ends_fully_deca
         allow_config_change=True,
         watch=lambda trainer: seen.append((trainer.position.batch, trainer.rate)),
     )
-    peak, total = config.training.learning_rate, 3 * 11
-    rate = learning_rate(peak, 15, schedule="cosine", warmup=2, total=total)
+    rate = learning_rate(config.training, 15, total=3 * 11)
     assert seen[0] == (3, rate)  # two of six batches are 3.7 of eleven, 4 of 9 steps 14.7 of 33
     assert len(seen) == 1 + (11 - 3) + 11
-    assert seen[-1][1] == pytest.approx(0.01 * peak)
+    assert seen[-1][1] == pytest.approx(0.01 * config.training.learning_rate)
 
 
 def test_a_restarted_run_keeps_no_pictures_of_the_old_one(config, changed):
@@ -341,8 +339,7 @@ def test_an_epoch_of_6_batches_takes_as_many_steps_as_it_has_groups(
 def test_the_log_shows_the_rate_that_each_epoch_has_come_to(config):
     train_transformer(config, resume=False)
     rates = [row["learning_rate"] for row in read_rows(folder(config) / "log.jsonl")]
-    settings = {"schedule": "cosine", "warmup": 2, "total": 9}
-    assert rates == [learning_rate(0.01, step, **settings) for step in (3, 6, 9)]
+    assert rates == [learning_rate(config.training, step, total=9) for step in (3, 6, 9)]
 
 
 def test_the_loss_falls(config, changed):
@@ -467,7 +464,7 @@ def test_codes_of_another_width_than_the_prior_are_refused_before_anything_is_en
     config, path = changed(config, {"transformer.prior_dim": 8}), config.tokenizer_weights
     narrow = VQGAN(config.tokenizer.model_copy(update={"latent_dim": 4}))
     save_weights(path, narrow.state_dict(), narrow.config, {})
-    monkeypatch.setattr(training_tokens, "cached_tokens", lambda *_: pytest.fail("encoded"))
+    monkeypatch.setattr(stage_2, "cached_tokens", lambda *_: pytest.fail("encoded"))
     said = f"{path}: latent_dim is 4, but transformer.prior_dim is 8; allowed are 0 and 4"
     with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
         load_tokens(config, CPU)

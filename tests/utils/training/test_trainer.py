@@ -16,10 +16,9 @@ from config.errors import DivergedError, UserError
 from config.schema import Config, TrainingConfig
 from utils.device import Compute
 from utils.rng import generator_for, shuffled_batches
-from utils.training import position as place
-from utils.training.position import Position, TimeLimit
+from utils.training import state as place
 from utils.training.run import memory_for, stop_signals
-from utils.training.state import CheckpointParts, settings_that_count
+from utils.training.state import Position, TimeLimit, settings_that_count
 from utils.training.trainer import Trainer
 
 
@@ -114,7 +113,7 @@ def too_much_for_python() -> None:
 def test_too_little_memory_is_one_line_with_advice(need):
     with (
         pytest.raises(UserError, match="^cpu: out of memory; what needs less: smaller batches$"),
-        memory_for(torch.device("cpu"), "smaller batches"),
+        memory_for(torch.device("cpu"), ["smaller batches"]),
     ):
         need()
 
@@ -122,7 +121,7 @@ def test_too_little_memory_is_one_line_with_advice(need):
 def test_other_errors_are_not_taken_for_too_little_memory():
     with (
         pytest.raises(RuntimeError, match="shape"),
-        memory_for(torch.device("cpu"), "smaller batches"),
+        memory_for(torch.device("cpu"), ["smaller batches"]),
     ):
         torch.zeros(2).view(3)
 
@@ -138,7 +137,7 @@ class Small(Trainer):
         super().__init__(Config(), settings, compute, images=batches, accumulate=accumulate)
         self.network = torch.nn.Linear(1, 1)
         self.optimizer = torch.optim.AdamW(self.network.parameters())
-        self.checkpoint = CheckpointParts(network=self.network, optimizer=self.optimizer)
+        self.parts = {"network": self.network, "optimizer": self.optimizer}
         self.settings_of_run = {"seed": 0}
 
     def batches(self): ...
@@ -200,7 +199,7 @@ def test_a_state_is_taken_with_the_kernels_of_this_machine():
 )
 def test_a_state_of_other_shapes_is_refused_in_one_line(own, said):
     trainer = Small()
-    trainer.checkpoint = CheckpointParts(network=own, optimizer=trainer.optimizer)
+    trainer.parts = {"network": own, "optimizer": trainer.optimizer}
     with pytest.raises(UserError) as caught:
         trainer.load_state_dict(Small().state_dict())
     advice = "undo the change of the config, or start again with --restart"

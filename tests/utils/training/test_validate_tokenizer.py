@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from utils.data.datasets import ImageFolder, normalise, to_uint8
+from utils.data.tensors import load_images, normalise, to_uint8
 from utils.training import validate_tokenizer
 from utils.training.validate_tokenizer import TokenizerValidation, psnr, reconstruction_grid, ssim
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def images(config) -> torch.Tensor:
-    return ImageFolder(config.data.root / "val", progress=False).images
+    return load_images(config.data.root / "val")
 
 
 def test_psnr_is_the_mean_over_images_in_decibels():

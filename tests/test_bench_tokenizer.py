@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from bench.tokenizer_quality import kept_tokens, token_distance
 from config.schema import DataConfig
 from utils.data.datasets import InpaintingSet
-from utils.data.leak import kept_tokens, token_distance
 from utils.io.images import save_png
 
 

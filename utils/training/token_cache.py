@@ -24,14 +24,13 @@ from config.schema import DataConfig, TokenizerConfig
 from models.parallel import each_part, one_thread, workers
 from models.vqgan import VQGAN, full_fp32
 from utils.data import augment
-from utils.data.augment import AS_IS, MIRRORED, Views
-from utils.data.datasets import normalise, split_images
+from utils.data.augment import PLAIN_VIEWS, Views
+from utils.data.tensors import normalise, split_images
 from utils.io.files import atomic, content_hash
 from utils.io.images import list_images
 
 CPU_BATCH = 16  # larger ones fall out of the processor's cache
 GPU_BATCH = 128  # a layer of the lab's encoder takes 2 MiB an image
-PLAIN_VIEWS = len((AS_IS, MIRRORED))
 
 
 def cached_tokens(
@@ -50,12 +49,7 @@ def cached_tokens(
     count = data.views if split == "train" else PLAIN_VIEWS
     extra = [count, augment.AUGMENT_VERSION] if count > PLAIN_VIEWS else []
     path = cache / f"{split}-{_key(vqgan, data, split, extra)}.npy"
-    return _kept(path, lambda: _encode(vqgan, data, split, device))
-
-
-def as_token_ids(rows: np.ndarray, device: torch.device) -> Tensor:
-    """Rows of a cache (B, N) uint16 -> token ids (B, N) int64 on the device."""
-    return torch.from_numpy(rows.astype(np.int64)).to(device, non_blocking=True)
+    return _kept(path, lambda: _encode(vqgan, data, split, count, device))
 
 
 def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
@@ -95,20 +89,23 @@ def _key(vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], extra: 
 
 @one_thread()
 def _encode(
-    vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], device: torch.device
+    vqgan: VQGAN,
+    data: DataConfig,
+    split: Literal["train", "val"],
+    count: int,
+    device: torch.device,
 ) -> np.ndarray:
-    views = Views(split_images(data, split), data.views if split == "train" else PLAIN_VIEWS)
+    """Token ids of ``count`` views of each image."""
+    views = Views(split_images(data, split), count)
     size = GPU_BATCH if device.type == "cuda" else CPU_BATCH * workers()
     vqgan, rows = vqgan.to(device, memory_format=torch.channels_last), []
-    total = len(views) * views.count
+    total = len(views) * count
     with tqdm(total=total, desc=f"tokens of {split}", unit="image", dynamic_ncols=True) as bar:
         for start in range(0, len(views), size):
             part = slice(start, start + size)
-            each = [
-                _token_ids(vqgan, views.of(part, view, device), data) for view in range(views.count)
-            ]
+            each = [_token_ids(vqgan, views.of(part, view, device), data) for view in range(count)]
             rows.append(torch.stack(each, dim=1).cpu().numpy().astype(np.uint16))
-            bar.update(len(rows[-1]) * views.count)
+            bar.update(len(rows[-1]) * count)
     return np.concatenate(rows)
 
 

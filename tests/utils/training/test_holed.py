@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from models.masking import token_mask_from_holes
-from utils.data import punching
 from utils.data.augment import MIRRORED, Views
-from utils.data.datasets import ImageFolder, normalise
 from utils.data.fill import fill_hole
-from utils.data.holed_images import HoledImages, validation_views
-from utils.data.punching import HOLE_SHARES, draw_holes
-from utils.tokens.batches import TokenBatches
+from utils.data.holes import TRAINING_SHARE, begin_filling, draw_holes
+from utils.data.tensors import load_images, normalise
+from utils.training.holed import HoledImages, validation_views
+from utils.training.token_batches import TokenBatches, Tokens
 
 CPU = torch.device("cpu")
 PIXELS = {"transformer.conditioning": "pixels", "data.hole_kind": "box", "data.views": 4}
@@ -26,7 +25,7 @@ def seeing(config, changed):
 
 @pytest.fixture
 def holed(seeing, tokenizer) -> HoledImages:
-    images = ImageFolder(seeing.data.folder("train"), progress=False).images
+    images = load_images(seeing.data.folder("train"))
     return HoledImages(images, 4, tokenizer, seeing, CPU)
 
 
@@ -37,7 +36,8 @@ def batches(holed, seeing, tokenizer) -> TokenBatches:
     views = [holed.views.of(slice(0, 11), view, CPU) for view in range(4)]
     rows = [tokenizer.encode(normalise(view, data.mean, data.std)) for view in views]
     tokens = torch.stack(rows, dim=1).numpy().astype(np.uint16)
-    return TokenBatches(tokens, seeing.masking, mirror=True, seed=0, device=CPU, holed=holed)
+    known = Tokens(tokens, tokens[:1], torch.zeros(1, 1), "", holed)
+    return TokenBatches(known, seeing, CPU)
 
 
 def test_any_views_of_any_images_can_be_picked(holed):
@@ -77,20 +77,20 @@ def test_holes_of_whole_patches_hide_the_tokens_they_are_made_of(holed):
 def test_holes_have_the_shares_of_training_and_follow_the_seed():
     holes = draw_holes("mix", range(11), 32, 1)
     shares = holes.mean((1, 2))
-    assert (shares > HOLE_SHARES[0] - 0.05).all()
-    assert (shares < HOLE_SHARES[1] + 0.05).all()
+    assert (shares > TRAINING_SHARE[0] - 0.05).all()
+    assert (shares < TRAINING_SHARE[1] + 0.05).all()
     assert (holes[[4, 2]] == draw_holes("mix", [4, 2], 32, 1)).all()
     assert (holes != draw_holes("mix", range(11), 32, 2)).any()
 
 
-def test_processes_punch_as_one_does():
+def test_processes_fill_holes_as_one_does():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (19, 16, 16, 3), dtype=np.uint8)
     holes, image_ids = rng.random((19, 16, 16)) < 0.3, np.arange(19) - 4
     how = "mix", "mean", 5
-    for given in (holes, None):
+    for given in (holes, np.zeros_like(holes)):
         expected, found = (
-            punching.begin(images, given, image_ids, how, in_processes=gpu)()
+            begin_filling(images, given, image_ids, how, in_processes=gpu)()
             for gpu in (False, True)
         )
         assert all((a == b).all() for a, b in zip(expected, found, strict=True))
@@ -150,7 +150,7 @@ def test_the_share_of_images_with_a_drawn_hole_is_as_configured(batches):
 
 
 def test_validation_holes_are_the_same_for_every_run_and_number_of_images(seeing, tokenizer):
-    images = ImageFolder(seeing.data.folder("val"), progress=False).images
+    images = load_images(seeing.data.folder("val"))
     whole, few = (
         validation_views(HoledImages(part, 2, tokenizer, seeing, CPU))
         for part in (images, images[:2])

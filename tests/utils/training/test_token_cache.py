@@ -14,16 +14,11 @@ import torch
 from config.schema import Config
 from models.vqgan import VQGAN
 from utils.data import augment
-from utils.data.augment import Views
-from utils.data.datasets import ImageFolder, normalise
+from utils.data.augment import AS_IS, MIRRORED, Views
+from utils.data.tensors import load_images, normalise
 from utils.io.images import encode_png, load_rgb
-from utils.tokens import cache as token_cache
-from utils.tokens.cache import (
-    AS_IS,
-    MIRRORED,
-    as_token_ids,
-    cached_tokens,
-)
+from utils.training import token_cache
+from utils.training.token_cache import cached_tokens
 
 CPU = torch.device("cpu")
 FORK = multiprocessing.get_context("fork")
@@ -47,7 +42,7 @@ def encode(vqgan: VQGAN, config: Config, pixels: torch.Tensor) -> list[list[int]
 
 def test_rows_are_the_encodings_of_the_images_and_of_their_mirror_images(tokenizer, config, cache):
     tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
-    images = ImageFolder(config.data.root / "train").images
+    images = load_images(config.data.root / "train")
     assert tokens.shape == (11, 2, 16)
     assert tokens[:, AS_IS].tolist() == encode(tokenizer, config, images)
     mirrored = torch.from_numpy(images.numpy()[..., ::-1].copy())
@@ -59,12 +54,6 @@ def test_rows_are_small_numbers_read_from_the_file(tokenizer, config, cache):
     assert tokens.dtype == np.uint16
     assert isinstance(tokens, np.memmap)
     assert Path(tokens.filename) == files(cache)[0]
-
-
-def test_rows_become_token_ids_for_the_network():
-    ids = as_token_ids(np.array([[0, 65535]], np.uint16), CPU)
-    assert ids.dtype == torch.int64
-    assert ids.tolist() == [[0, 65535]]
 
 
 def test_an_existing_cache_needs_no_network(tokenizer, config, cache, monkeypatch):
@@ -86,7 +75,7 @@ def test_the_splits_have_files_of_their_own(tokenizer, config, cache):
 def test_augmented_views_follow_the_image_and_its_mirror_image(tokenizer, config, cache, changed):
     more = changed(config, {"data.views": 5}).data
     tokens = cached_tokens(tokenizer, more, "train", cache, CPU)
-    images = ImageFolder(config.data.root / "train").images
+    images = load_images(config.data.root / "train")
     assert tokens.shape == (11, 5, 16)
     views = Views(images, 5)
     for view in range(5):
@@ -176,7 +165,7 @@ def test_any_change_makes_another_file(tokenizer, config, cache, change):
     change(tokenizer, config)
     tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
     assert len(files(cache)) == 2
-    images = ImageFolder(config.data.root / "train").images
+    images = load_images(config.data.root / "train")
     assert tokens[:, AS_IS].tolist() == encode(tokenizer, config, images)
 
 

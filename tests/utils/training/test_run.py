@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -10,11 +12,18 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from config.loading import load_config
+from config.schema import Config
 from utils.device import environment
 from utils.io.files import read_rows
-from utils.training.runlog import RunLog
+from utils.training.run import RunLog
+from utils.training.state import Position
 
-CPU = torch.device("cpu")
+
+def opened(folder: Path, config: Config, after_epoch: int = 0, device: str = "cpu") -> RunLog:
+    """The log of a run that stands after an epoch."""
+    place = Position(epoch=after_epoch)
+    trainer = SimpleNamespace(config=config, device=torch.device(device), position=place)
+    return RunLog(folder / "log", trainer)
 
 
 def epochs(log: RunLog) -> list[int]:
@@ -22,7 +31,7 @@ def epochs(log: RunLog) -> list[int]:
 
 
 def test_the_folder_says_with_what_the_run_was_made(tmp_path, config):
-    RunLog(tmp_path / "log", config, CPU, after_epoch=0).close()
+    opened(tmp_path, config).board.close()
     assert load_config(tmp_path / "log" / "config.yml") == config
     stated = json.loads((tmp_path / "log" / "environment.json").read_text())
     assert stated == environment(torch.device("cpu"))
@@ -33,43 +42,43 @@ def test_the_gpu_that_is_named_is_the_run_s_own(tmp_path, config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device="the current": f"at {device}")
     named = {}
     for device in ("cpu", "cuda", "cuda:2"):
-        RunLog(tmp_path / device, config, torch.device(device), after_epoch=0).close()
-        stated = json.loads((tmp_path / device / "environment.json").read_text())
+        opened(tmp_path, config, device=device).board.close()
+        stated = json.loads((tmp_path / "log" / "environment.json").read_text())
         named[device] = stated["gpu"]
     assert named == {"cpu": "none", "cuda": "at cuda", "cuda:2": "at cuda:2"}
 
 
 def test_rows_come_back_as_they_were_written(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
+    log = opened(tmp_path, config)
     log.epoch(1, {"loss": 0.1 + 0.2, "psnr": 21.5})
     log.epoch(2, {"loss": 1e-30})
-    log.close()
+    log.board.close()
     rows = [{k: v for k, v in row.items() if k != "time"} for row in log.rows()]
     assert rows == [{"epoch": 1, "loss": 0.1 + 0.2, "psnr": 21.5}, {"epoch": 2, "loss": 1e-30}]
 
 
 def test_epochs_after_the_checkpoint_are_dropped(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
+    log = opened(tmp_path, config)
     for epoch in (1, 2, 3):
         log.epoch(epoch, {"loss": 1.0})
-    log.close()
-    log = RunLog(tmp_path / "log", config, CPU, after_epoch=2)
+    log.board.close()
+    log = opened(tmp_path, config, after_epoch=2)
     assert epochs(log) == [1, 2]
     log.epoch(3, {"loss": 2.0})
-    log.close()
+    log.board.close()
     assert epochs(log) == [1, 2, 3]
 
 
 def test_a_line_cut_off_by_a_crash_is_passed_over(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
+    log = opened(tmp_path, config)
     log.epoch(1, {"loss": 1.0})
-    log.close()
+    log.board.close()
     with log.path.open("a") as file:
         file.write('{"epoch": 2, "lo')
     assert epochs(log) == [1]
-    log = RunLog(tmp_path / "log", config, CPU, after_epoch=1)
+    log = opened(tmp_path, config, after_epoch=1)
     log.epoch(2, {"loss": 1.0})
-    log.close()
+    log.board.close()
     assert epochs(log) == [1, 2]
 
 
@@ -78,18 +87,18 @@ def test_a_missing_log_has_no_rows(tmp_path):
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
+    log = opened(tmp_path, config)
     log.epoch(1, {"loss": 0.5})
     log.epoch(2, {"loss": 0.25})
-    log.close()
+    log.board.close()
     events = EventAccumulator(str(tmp_path / "log" / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
 
 
 def test_a_picture_is_kept_by_its_epoch(tmp_path, config):
-    log = RunLog(tmp_path / "log", config, CPU, after_epoch=0)
+    log = opened(tmp_path, config)
     image = torch.randint(256, (4, 6, 3), dtype=torch.uint8)
     log.picture("sample", image, 7)
-    log.close()
+    log.board.close()
     found = Image.open(tmp_path / "log" / "samples" / "sample_0007.png")
     assert (np.asarray(found) == image.numpy()).all()

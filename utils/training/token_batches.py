@@ -1,31 +1,57 @@
-"""Batches of tokens for stage 2, chosen and masked where the tokens lie.
+"""What stage 2 learns from: tokens, chosen and masked for each batch where they lie.
 
 On a GPU nothing of this waits for the host: tokens stay in its memory, and every random number is
 drawn there; only holes are made on the host, some batches ahead. All random numbers follow from
 (seed, epoch, batch), so a resumed run draws the same.
-Shapes: n images, V views, B batch, N tokens, F features of a place.
+Shapes: n images, V views, B batch, N tokens, F features of a place, K codes of C channels.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from config.schema import MaskingConfig
+from config.schema import Config
 from models.masking import draw_ratio, draw_token_mask
-from utils.data.augment import AS_IS
-from utils.data.holed_images import HoledImages
+from utils.data.augment import AS_IS, PLAIN_VIEWS
 from utils.rng import generator_for
+
+if TYPE_CHECKING:
+    from utils.training.holed import HoledImages, Seen
 
 MAX_RESIDENT_BYTES = 512 << 20  # of tokens in a GPU's memory; more stay in the file on the host
 AHEAD = 2  # batches whose holes are made while a GPU trains
 MASK_STREAM = 0  # tells these random numbers from others of the same batch
 ALL_BITS = 0xFFFF  # of a token, which is kept as a signed number
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a data set and their codes; the tokenizer itself is not part of it."""
+
+    train: np.ndarray  # (n, V, N) uint16: images, their mirror images and augmented views
+    val: np.ndarray  # (m, 2, N)
+    codes: Tensor  # (K, C)
+    codes_sha256: str  # of the tokenizer that they belong to
+    holed: HoledImages | None = None  # the training images, for a transformer with conditioning
+    val_seen: Seen | None = None  # the validation images with holes, likewise
+
+    def frequency(self) -> Tensor:
+        """Share of each code in the training images, none of them 0, (K,) like the codes."""
+        plain = self.train[:, :PLAIN_VIEWS].ravel()
+        counts = torch.from_numpy(np.bincount(plain, minlength=len(self.codes))).double() + 1
+        return (counts / counts.sum()).to(self.codes.dtype)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is trained on, by which a resumed run knows its images."""
+        return hashlib.sha256(np.ascontiguousarray(self.train)).hexdigest()
 
 
 class TokenBatch(NamedTuple):
@@ -44,28 +70,15 @@ class TokenBatch(NamedTuple):
 class TokenBatches:
     """Gives a batch for image numbers and the place in the training."""
 
-    def __init__(
-        self,
-        views: np.ndarray,
-        masking: MaskingConfig,
-        *,
-        mirror: bool,
-        seed: int,
-        device: torch.device,
-        holed: HoledImages | None = None,
-    ) -> None:
-        """views: (n, V, N) uint16. mirror: whether views other than the images themselves are
-        shown. holed: the images themselves, for a transformer with conditioning.
-        """
-        assert holed or masking.hole_share == 0, "a hole share needs the images"
-        self.holed = holed
-        self.masking, self.mirror, self.seed, self.device = masking, mirror, seed, device
-        # holes are made on the host
-        fits = views.nbytes <= MAX_RESIDENT_BYTES and holed is None
+    def __init__(self, tokens: Tokens, config: Config, device: torch.device) -> None:
+        self.holed, self.masking, self.seed = tokens.holed, config.masking, config.seed
+        self.mirror, self.device = config.training.mirror, device
+        views = tokens.train  # (n, V, N)
+        fits = views.nbytes <= MAX_RESIDENT_BYTES and not self.holed  # holes are made on the host
         self.home = device if fits else torch.device("cpu")  # of tokens and random numbers
         self.views = torch.from_numpy(views.view(np.int16)).to(self.home)  # or the mapped file
         self.generator = torch.Generator(self.home)
-        self.ahead = AHEAD if holed and device.type == "cuda" else 0
+        self.ahead = AHEAD if self.holed and device.type == "cuda" else 0
 
     def stream(self, image_ids: Iterable[Tensor], epoch: int, first: int) -> Iterator[TokenBatch]:
         """The batches of an epoch from number ``first`` on, each of these images (B,) int64."""
@@ -90,31 +103,29 @@ class TokenBatches:
         if self.mirror:
             size, count = image_ids.shape, self.views.shape[1]
             view = torch.randint(count, size, generator=self.generator, device=self.home)
-        token_mask = draw_token_mask(
-            len(image_ids), self.views.shape[2], self.masking, self.generator
-        )
+        tokens = self.views.shape[2]
+        token_mask = draw_token_mask(len(image_ids), tokens, self.masking, self.generator)
         if self.holed:
-            return self._with_holes(image_ids, view, token_mask)
+            return self._with_holes(self.holed, image_ids, view, token_mask)
         targets = _moved(self.views[image_ids, view].long() & ALL_BITS, self.device)
         made = TokenBatch(targets, targets, _moved(token_mask, self.device))
         return lambda: made
 
     def _with_holes(
-        self, image_ids: Tensor, view: Tensor, token_mask: Tensor
+        self, holed: HoledImages, image_ids: Tensor, view: Tensor, token_mask: Tensor
     ) -> Callable[[], TokenBatch]:
         """Draw a hole for each image; the rest of the images miss whole patches instead.
 
         Known tokens are those of the filled image. Of a drawn hole's tokens some are already
         revealed and show what they should be.
         """
-        assert self.holed is not None
         batch, tokens = token_mask.shape
         drawn = torch.rand(batch, generator=self.generator) < self.masking.hole_share
         left = torch.rand(batch, tokens, generator=self.generator)
         left = (left < draw_ratio(batch, self.masking, self.generator)) | ~drawn[:, None]
         targets = self.views[image_ids, view].long() & ALL_BITS
-        holes, seed = self.holed.of_patches(token_mask), self.generator.initial_seed()
-        see = self.holed.see(image_ids, view, drawn, seed, holes)
+        holes, seed = holed.of_patches(token_mask), self.generator.initial_seed()
+        see = holed.see(image_ids, view, drawn, seed, holes)
 
         def finish() -> TokenBatch:
             seen, own = see(), _moved(targets, self.device)

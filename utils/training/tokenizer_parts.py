@@ -1,4 +1,4 @@
-"""The codebook in training: which latents become which codes, and what moves the codes.
+"""What stage 1 trains besides the VQGAN itself: its codebook, and the discriminator.
 
 Shapes: B batch, h x w token grid, C latent channels, M = B h w latents of a batch.
 """
@@ -10,10 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import TokenizerTraining
+from models import losses
 from models.quantizer import Codebook, CodebookAverages
 from utils import distributed
+from utils.device import Compute, autocast
 
 COLLAPSED = 0.1  # share of codes in use below which a codebook counts as collapsed
+ADVERSARY_BETAS = (0.5, 0.9)  # of AdamW: it must follow faster than the other networks
 
 
 class Codes:
@@ -81,3 +84,39 @@ class Codes:
         share = (distributed.total(self.chosen.float()) > 0).float().mean().item()
         self.chosen.zero_()
         return share
+
+
+class Adversary:
+    """The discriminator learns to tell images from reconstructions (VQGAN eq. 7).
+
+    Images are (B, 3, H, W) in 0..1.
+    """
+
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
+        network = losses.PatchDiscriminator()
+        self.network = network.to(compute.device, memory_format=torch.channels_last)
+        fused = compute.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), betas=ADVERSARY_BETAS, weight_decay=0.0, fused=fused
+        )
+
+    def loss(self, outputs: Tensor) -> Tensor:
+        """What reconstructions lose where the discriminator recognises them."""
+        return losses.generator_loss(self.network(_signed(outputs)))
+
+    def step(self, images: Tensor, outputs: Tensor, share: float) -> Tensor:
+        """Learn from a share of a batch; returns the loss, weighed by the share."""
+        with autocast(self.compute.device, self.compute.dtype):
+            real, fake = (self.network(_signed(x)) for x in (images, outputs))
+            loss = share * losses.discriminator_loss(real, fake)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        distributed.sum_gradients(self.network.parameters())
+        self.optimizer.step()
+        return loss
+
+
+def _signed(images: Tensor) -> Tensor:
+    """0..1 -> -1..1, what the discriminator sees."""
+    return images * 2 - 1

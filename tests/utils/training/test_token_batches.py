@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from config.schema import MaskingConfig
+from config.schema import Config
 from models.masking import draw_token_mask
-from utils.tokens import batches as token_batches
-from utils.tokens.batches import TokenBatch, TokenBatches
+from utils.training import token_batches
+from utils.training.token_batches import TokenBatch, TokenBatches, Tokens
 
 CPU = torch.device("cpu")
 IMAGES, VIEWS, TOKENS = 5, 3, 16
@@ -31,9 +31,10 @@ def views() -> np.ndarray:
     return code(CLEAN, *grid).numpy().astype(np.uint16)
 
 
-def batches(views, mirror=True, seed=0, **masking) -> TokenBatches:
-    settings = MaskingConfig(**{"ratio_per": "sample", **masking})
-    return TokenBatches(views, settings, mirror=mirror, seed=seed, device=CPU)
+def batches(views, mirror=True, seed=0, device=CPU, **masking) -> TokenBatches:
+    settings = {"seed": seed, "masking": {"ratio_per": "sample", **masking}}
+    config = Config.model_validate({**settings, "training": {"mirror": mirror}})
+    return TokenBatches(Tokens(views, views[:1], torch.zeros(1, 1), ""), config, device)
 
 
 def many(made: TokenBatches, count: int = 400) -> TokenBatch:
@@ -97,11 +98,6 @@ def test_drawing_leaves_the_global_generator_alone(views):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_hole_share_without_images_is_a_mistake(views):
-    with pytest.raises(AssertionError, match="needs the images"):
-        batches(views, hole_share=0.5)
-
-
 # Where tokens lie
 
 
@@ -118,9 +114,9 @@ def test_a_mapped_file_is_read_in_place_without_complaint(views, tmp_path):
 
 
 def test_tokens_stay_on_the_host_when_they_are_too_many_for_the_device(views, monkeypatch):
-    masking, meta = MaskingConfig(), torch.device("meta")
+    meta = torch.device("meta")
     monkeypatch.setattr(token_batches, "MAX_RESIDENT_BYTES", views.nbytes - 1)
-    made = TokenBatches(views, masking, mirror=True, seed=0, device=meta)
+    made = batches(views, device=meta)
     assert made.home == CPU
     targets, inputs, token_mask, _ = made(torch.arange(IMAGES), 0, 0)
     assert {tensor.device for tensor in (targets, inputs, token_mask)} == {meta}
@@ -137,9 +133,7 @@ def test_masks_are_drawn_as_the_masking_says(views):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_draws_without_waiting_and_the_same_each_time(views):
-    settings = MaskingConfig(ratio_per="sample")
-    gpu = torch.device("cuda")
-    made = TokenBatches(views, settings, mirror=True, seed=0, device=gpu)
+    made = batches(views, device=torch.device("cuda"))
     images = torch.arange(IMAGES)
     first = made(images, 0, 0)
     torch.cuda.set_sync_debug_mode("error")

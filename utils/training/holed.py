@@ -1,0 +1,182 @@
+"""Images with holes, filled and encoded, for networks that see known pixels.
+
+Stage 2 learns from what each place of a filled image still knows (`HoledImages`). Stage 1 trains a
+decoder on filled images (`HoledBatches`): of some the hidden tokens are drawn by a transformer, as
+in a repair, so that the decoder learns to mend what it draws; the others have the true tokens.
+Holes are drawn for each image and epoch, so no two passes see the same ones.
+Shapes: n images, B batch, N tokens, h x w token grid, F features, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.schema import Config
+from models.conditioning import known_features, known_pixels
+from models.maskgit import MaskGIT
+from models.masking import token_mask_from_holes
+from models.vqgan import VQGAN, full_fp32
+from utils.data.augment import PLAIN_VIEWS, Views
+from utils.data.holes import begin_filling
+from utils.data.tensors import normalise, split_images
+from utils.weights.store import load_transformer, require_tokens_of
+
+VAL_SEED = 2022  # of the validation holes, whatever the run's seed
+AT_ONCE = {"cpu": 16, "cuda": 512}  # images that are encoded together
+ITERATIONS = 3  # in which tokens are drawn: fewer than in a repair, since this is done at each step
+
+
+class Seen(NamedTuple):
+    """What is left of images with holes."""
+
+    token_ids: Tensor  # (B, N) int64, of the filled images
+    known: Tensor  # (B, N, F) float32
+    hidden: Tensor  # (B, N) bool, tokens with a pixel in the hole
+
+
+class HoledImages:
+    """Some images in all their views, with whatever holes they are given."""
+
+    def __init__(
+        self, images: Tensor, views: int, vqgan: VQGAN, config: Config, device: torch.device
+    ) -> None:
+        """images: (n, 3, H, W) uint8. views: of each, as in the token cache."""
+        self.views = Views(images, views)
+        if device.type == "cuda":
+            self.views.keep(device)
+        self.vqgan = vqgan.to(device, memory_format=torch.channels_last)
+        self.config, self.device, self.side = config, device, images.shape[-1]
+
+    def part(self, rows: np.ndarray) -> HoledImages:
+        """Some of the images."""
+        few = copy.copy(self)
+        few.views = self.views.part(rows)
+        return few
+
+    def of_patches(self, token_mask: Tensor) -> Tensor:
+        """Holes of whole patches, (B, N) bool -> (B, H, W) bool."""
+        patch = self.config.transformer.patch_size
+        grid = self.side // patch
+        rows = token_mask.unflatten(1, (grid, grid)).repeat_interleave(patch, 1)
+        return rows.repeat_interleave(patch, 2)
+
+    def see(
+        self, image_ids: Tensor, views: Tensor, drawn: Tensor, seed: int, holes: Tensor
+    ) -> Callable[[], Seen]:
+        """Begin to give views (B,) of images (B,) their holes; the result encodes what is left.
+
+        Holes of the images in ``drawn`` (B,) bool are drawn, the others are ``holes`` (B, H, W).
+        """
+        filled = begin_filling(
+            self.views.pick(image_ids, views).permute(0, 2, 3, 1).numpy(),
+            holes.numpy(),
+            torch.where(drawn, image_ids, -1).numpy(),
+            (self.config.data.hole_kind, self.config.decoding.hole_fill, seed),
+            in_processes=self.device.type == "cuda",
+        )
+
+        @torch.no_grad()
+        def seen() -> Seen:
+            size = AT_ONCE[self.device.type]
+            parts = zip(*(torch.from_numpy(rows).split(size) for rows in filled()), strict=True)
+            encoded = [self._encode(*part) for part in parts]
+            return Seen(*(torch.cat(tensors) for tensors in zip(*encoded, strict=True)))
+
+        return seen
+
+    def _encode(self, filled: Tensor, holes: Tensor) -> Seen:
+        """What is seen of a few filled images, (B, H, W, 3) and (B, H, W)."""
+        data, network = self.config.data, self.config.transformer
+        filled, holes = filled.to(self.device), holes.to(self.device)
+        pixels, codebook = normalise(filled, data.mean, data.std), self.vqgan.codebook
+        with full_fp32(self.device):
+            latents = self.vqgan.latents(pixels)
+            token_ids = codebook.nearest(latents).flatten(1)
+        known = known_features(pixels, holes, latents, codebook.vectors(), network)
+        return Seen(token_ids, known, token_mask_from_holes(holes, latents.shape[1]))
+
+
+def holed_splits(config: Config, vqgan: VQGAN, device: torch.device) -> tuple[HoledImages, Seen]:
+    """Training images to draw holes on, and validation images that have theirs."""
+    train, val = (split_images(config.data, split) for split in ("train", "val"))
+    val = val[: config.training.validation_images]
+    seen = validation_views(HoledImages(val, PLAIN_VIEWS, vqgan, config, device))
+    return HoledImages(train, config.data.views, vqgan, config, device), seen
+
+
+def validation_views(images: HoledImages) -> Seen:
+    """All images as they are, each with a hole that is the same in every run."""
+    image_ids = torch.arange(len(images.views))
+    as_they_are, all_of_them = torch.zeros_like(image_ids), image_ids >= 0
+    none_given = torch.zeros(len(image_ids), images.side, images.side, dtype=torch.bool)
+    return images.see(image_ids, as_they_are, all_of_them, VAL_SEED, none_given)()
+
+
+class Holed(NamedTuple):
+    """What is left of images with holes, and the tokens to decode."""
+
+    holes: Tensor  # (B, H, W) bool
+    known: Tensor  # (B, 4, H, W) of `known_pixels`
+    token_ids: Tensor  # (B, h, w) int64
+
+
+class HoledBatches:
+    """Draws a hole for every image, fills it, and gives the tokens of some new values."""
+
+    def __init__(self, config: Config, device: torch.device, sampled_share: float) -> None:
+        """sampled_share: of the images, whose hidden tokens a transformer draws, if given."""
+        self.config, self.device, self.sampled_share = config, device, sampled_share
+        self.path = config.tokenizer.training.transformer
+        self.transformer = None
+        if self.path is not None:
+            self.transformer = load_transformer(self.path, config.transformer).to(device)
+        self.maskgit: MaskGIT | None = None  # with the encoder that is trained by then
+
+    @torch.no_grad()
+    def __call__(
+        self, vqgan: VQGAN, images: Tensor, rows: Sequence[int], generator: torch.Generator
+    ) -> Holed:
+        """Holes and tokens for images (B, 3, H, W) in 0..1.
+
+        All random numbers come from the generator's seed and an image's row (B) in the whole batch.
+        """
+        seed, data = generator.initial_seed(), self.config.data
+        pixels = (255 * images).round().byte()
+        shown = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        made = begin_filling(
+            shown,
+            np.zeros(shown.shape[:3], bool),
+            np.array(rows),
+            (data.hole_kind, self.config.decoding.hole_fill, seed),
+            in_processes=self.device.type == "cuda",
+        )
+        with full_fp32(self.device):
+            token_ids = vqgan.encode(normalise(pixels, data.mean, data.std))
+        filled, holes = (torch.from_numpy(part).to(self.device) for part in made())
+        filled = normalise(filled, data.mean, data.std)
+        numbers = torch.tensor(rows, device=self.device)
+        uniform = torch.rand(max(rows) + 1, generator=generator).to(self.device)
+        drawn = uniform[numbers] < self.sampled_share
+        if self.transformer is not None and drawn.any():
+            parts = filled[drawn], holes[drawn], numbers[drawn]
+            token_ids[drawn] = self._draw(vqgan, *parts, seed)
+        side = round(token_ids.shape[1] ** 0.5)
+        return Holed(holes, known_pixels(filled, holes), token_ids.unflatten(1, (side, side)))
+
+    def _draw(
+        self, vqgan: VQGAN, filled: Tensor, holes: Tensor, image_ids: Tensor, seed: int
+    ) -> Tensor:
+        """Tokens of repairs, (B, 3, H, W) normalised, (B, H, W) and (B,) -> (B, N)."""
+        if self.maskgit is None:  # a copy, since a MaskGIT freezes its tokenizer
+            require_tokens_of(self.path, self.config.tokenizer_weights, vqgan)
+            schedule = self.config.masking.mask_schedule
+            self.maskgit = MaskGIT(copy.deepcopy(vqgan), self.transformer, schedule).eval()
+        few = {"total_iter": ITERATIONS, "sweet_spot": None}
+        settings = self.config.decoding.model_copy(update=few)
+        return self.maskgit.inpaint(filled, holes, settings, seed=seed, image_ids=image_ids)
