@@ -1,6 +1,7 @@
-"""Mask schedules gamma(r) and token masks. Masks are True where a token or pixel is hidden.
+"""Masked modelling: schedules gamma(r), masks, True = hidden, and the loss of hidden tokens.
 
-Shapes: B batch, N tokens, h x w token grid, p pixels along a token's patch.
+Shapes: B batch, N tokens, h x w token grid, p pixels along a token's patch, K codebook size,
+M hidden tokens of the whole batch, F features of a place.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from config.errors import one_of
 from config.schema import MaskingConfig
+from models.transformer import BidirectionalTransformer
 
 
 def linear(r: Tensor) -> Tensor:
@@ -93,3 +96,47 @@ def draw_ratio(batch_size: int, masking: MaskingConfig, generator: torch.Generat
     if masking.ratio == "schedule":
         p = gamma(masking.mask_schedule, p)
     return p
+
+
+def token_loss(
+    transformer: BidirectionalTransformer,
+    token_ids: Tensor,
+    token_mask: Tensor,
+    masking: MaskingConfig,
+    seen: Tensor | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Masked visual token modelling: mean cross-entropy in nats of the clean tokens, scalar.
+
+    token_ids: (B, N). token_mask: (B, N) bool. The loss covers all tokens (the report's code) or
+    the hidden ones (MaskGIT eq. 1), as `masking.loss_on` says; it is 0 where none counts.
+    seen: (B, N) tokens that stand at known places; without it, the targets `token_ids`.
+    known: (B, N, F) of `known_features`, for a transformer with conditioning.
+    """
+    seen = token_ids if seen is None else seen
+    masked_ids = seen.masked_fill(token_mask, transformer.mask_token_id)
+    smoothing = masking.label_smoothing
+    if masking.loss_on == "hidden" and _may_pick(token_ids.device):
+        logits = transformer(masked_ids, token_mask, known)  # (M, K + 1)
+        each = _cross_entropy(logits, token_ids[token_mask], smoothing)
+        return each.sum() / max(1, len(each))
+    each = _cross_entropy(transformer(masked_ids, known=known), token_ids, smoothing)  # (B, N)
+    if masking.loss_on == "all":
+        return each.mean()
+    return (each * token_mask).sum() / token_mask.sum().clamp(min=1)
+
+
+def _may_pick(device: torch.device) -> bool:
+    """Whether logits of hidden places alone are cheaper: a GPU would first have to count them."""
+    return device.type == "cpu"
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of each token in fp32, (..., K + 1) and (...) -> (...)."""
+    each = F.cross_entropy(
+        logits.flatten(0, -2).float(),
+        targets.flatten(),
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+    return each.view(targets.shape)

@@ -7,7 +7,8 @@ import torch
 
 from config.schema import DecodingConfig, MaskingConfig
 from models.conditioning import known_features, known_pixels, known_width
-from models.maskgit import MaskGIT, token_loss
+from models.maskgit import MaskGIT
+from models.masking import token_loss
 from models.transformer import BidirectionalTransformer, with_conditioning
 from models.vqgan import VQGAN
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config.schema import Config, MaskingConfig
-from models.maskgit import token_loss
+from models.masking import token_loss
 from models.transformer import BidirectionalTransformer
 from utils import distributed
 from utils.device import Compute, autocast
