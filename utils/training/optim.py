@@ -103,17 +103,18 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
 class Averaged(nn.Module):
     """A moving average of a network's weights, in a copy of it that is never compiled.
 
-    Every update moves each average by 1 - decay towards its weight; early on by more, so that the
-    random start is gone after a few steps. Buffers are copied. With a decay of 0 the copy shares
-    the network's own weights, whatever state it is given, and costs no memory. The count of
-    updates stays on the CPU, so that an update never waits for a GPU.
+    It forgets half of the past every ``half_life`` images, of which a step has ``batch_size``: each
+    update moves each average by 1 - decay towards its weight; early on by more, so that the random
+    start is gone after a few steps. Buffers are copied. With a half-life of 0 the copy shares the
+    network's own weights, whatever state it is given, and costs no memory. The count of updates
+    stays on the CPU, so that an update never waits for a GPU.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, half_life: float, batch_size: int) -> None:
         super().__init__()
-        tensors = [] if decay else [*network.parameters(), *network.buffers()]
+        self.decay = 0.5 ** (batch_size / half_life) if half_life else 0.0
+        tensors = [] if self.decay else [*network.parameters(), *network.buffers()]
         self.module = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
-        self.decay = decay
         self.register_buffer("n_averaged", torch.tensor(0))
 
     @torch.no_grad()
@@ -137,11 +138,3 @@ class Averaged(nn.Module):
         if not self.decay:
             state = {**state, **self.module.state_dict(prefix="module.")}
         return super().load_state_dict(state, *args, **options)
-
-
-def averaged(network: nn.Module, half_life: float, batch_size: int) -> Averaged:
-    """An average that forgets half of the past every ``half_life`` images; 0 keeps none.
-
-    batch_size is images an optimiser step.
-    """
-    return Averaged(network, 0.5 ** (batch_size / half_life) if half_life else 0.0)

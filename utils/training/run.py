@@ -141,25 +141,23 @@ class Run:
         bar.set_postfix_str(", ".join(shown))
 
     def validate_and_log(self, log: RunLog, numbers: dict[str, float]) -> None:
-        """Add a row to the log, with figures where they are due, and draw it where it is saved."""
-        trainer = self.trainer
+        """Add a row to the log, and draw it where it is saved.
+
+        Where figures of the averaged weights are due, these weights are kept if none were better.
+        """
+        trainer, place = self.trainer, self.trainer.position
         if trainer.is_due(trainer.settings.validate_every):
-            numbers |= self.validate()
-        log.epoch(trainer.position.epoch, numbers)
+            numbers |= trainer.validate()
+            judged = numbers[trainer.judged_by]
+            trainer.require_finite([judged])
+            if judged < place.best_loss:
+                place.best_loss, place.best_epoch = judged, place.epoch
+                trainer.save_weights(self.folder / BEST)
+            numbers[f"best_{trainer.judged_by}"] = place.best_loss
+            numbers["best_epoch"] = place.best_epoch
+        log.epoch(place.epoch, numbers)
         if trainer.saves_now:
             trainer.draw_curves(self.folder, log.rows())
-
-    def validate(self) -> dict[str, float]:
-        """Figures of the averaged weights, which are kept if none were better."""
-        trainer, place = self.trainer, self.trainer.position
-        numbers = trainer.validate()
-        judged = numbers[trainer.judged_by]
-        trainer.require_finite([judged])
-        if judged < place.best_loss:
-            place.best_loss, place.best_epoch = judged, place.epoch
-            trainer.save_weights(self.folder / BEST)
-        best = {f"best_{trainer.judged_by}": place.best_loss, "best_epoch": place.best_epoch}
-        return {**numbers, **best}
 
     def save(self) -> None:
         """Write the averaged weights and the training state; all processes call it at once."""

@@ -75,27 +75,27 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, rounds: int = PEAK_ROU
         for _ in range(WARM_UP):
             a @ b
         for _ in range(rounds):
-            seconds = _timed(a, b, products, device)
+            seconds = _timed(a, b, products)
             while seconds < PEAK_SECONDS:
                 products *= 2
-                seconds = _timed(a, b, products, device)
+                seconds = _timed(a, b, products)
             best = max(best, products * 2 * side**3 / seconds)
     return best
 
 
-def _timed(a: torch.Tensor, b: torch.Tensor, products: int, device: torch.device) -> float:
+def _timed(a: torch.Tensor, b: torch.Tensor, products: int) -> float:
     """Seconds that this many products take."""
-    _wait(device)
-    began = time.perf_counter()
+    began = _now(a.device)
     for _ in range(products):
         a @ b
-    _wait(device)
-    return time.perf_counter() - began
+    return _now(a.device) - began
 
 
-def _wait(device: torch.device) -> None:
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done all that it was asked for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class Peak:

@@ -20,7 +20,7 @@ from utils import distributed
 from utils.device import Compute, autocast
 from utils.pictures import save_curves
 from utils.rng import generator_for
-from utils.training.optim import averaged, parameter_groups, set_learning_rate
+from utils.training.optim import Averaged, parameter_groups, set_learning_rate
 from utils.training.throughput import tokenizer_flops
 from utils.training.tokenizer_parts import Adversary, Codes
 from utils.training.trainer import LOOK_EVERY, Trainer
@@ -70,7 +70,7 @@ class TokenizerTrainer(Trainer):
         settings = self.settings
         self.vqgan = self._place(VQGAN(self.config.tokenizer))
         self._freeze()
-        self.averaged = averaged(self.vqgan, settings.ema_half_life, self.batch_size)
+        self.averaged = Averaged(self.vqgan, settings.ema_half_life, self.batch_size)
         self.codes = Codes(self.vqgan.codebook, settings, self.device)
         self.adversary = Adversary(self.compute)
         self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
@@ -205,12 +205,11 @@ class TokenizerTrainer(Trainer):
             adversarial = self.adversary.loss(outputs)
             similar = reconstruction + settings.perceptual_weight * perceptual
             last_layer = self.vqgan.decoder.model[-1].weight
-            adaptive = losses.adaptive_weight(similar, adversarial, last_layer, self._of_all)
+            adaptive = losses.adaptive_weight(
+                similar, adversarial, last_layer, lambda g: distributed.total(self.share * g)
+            )
             terms["adversarial"] = (settings.adversarial_weight * adaptive, adversarial)
         return terms
-
-    def _of_all(self, gradient: Tensor) -> Tensor:
-        return distributed.total(self.share * gradient)
 
     def _codebook_terms(self, latents: Tensor, codes: Tensor) -> Terms:
         """What keeps encoder and codes together (van den Oord et al. 2017, eq. 3)."""

@@ -22,8 +22,8 @@ from utils.device import Compute, autocast
 from utils.pictures import save_loss_curve
 from utils.rng import generator_for
 from utils.training.optim import (
+    Averaged,
     add_gradient,
-    averaged,
     may_share,
     parameter_groups,
     set_learning_rate,
@@ -64,7 +64,7 @@ class TransformerTrainer(Trainer):
         torch.manual_seed(config.seed)
         self.transformer = self._network()
         images_a_step = min(self.batch_size * settings.accumulate, images)
-        self.averaged = averaged(self.transformer, settings.ema_half_life, images_a_step)
+        self.averaged = Averaged(self.transformer, settings.ema_half_life, images_a_step)
         if settings.compile:
             self.transformer.compile_parts(self.device)
         self.objective = Objective(self.transformer, config.masking)

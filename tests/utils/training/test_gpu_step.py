@@ -284,7 +284,7 @@ def test_what_waits_or_mixes_is_caught(gpu, wait):
 
 def test_the_averages_would_wait_if_their_count_lay_on_the_gpu(gpu):
     network = nn.Linear(2, 2).to(GPU)
-    average = Averaged(network, 0.5)
+    average = Averaged(network, 1.0, 1)
     average.n_averaged = torch.zeros((), device=GPU)
     with pytest.raises(RuntimeError):
         average.update_parameters(network)
