@@ -25,16 +25,12 @@ class Codes:
     All processes know the latents of the whole batch, so their codebooks stay equal.
     """
 
-    def __init__(
-        self, codebook: Codebook, settings: TokenizerTraining, device: torch.device
-    ) -> None:
-        """codebook: on the device already."""
-        self.codebook, self.settings = codebook, settings
-        self.averages = CodebookAverages(codebook, settings.codebook_decay, settings.restart_below)
-        self.averages.to(device)
+    def __init__(self, codebook: Codebook, settings: TokenizerTraining) -> None:
+        self.codebook, self.settings, weight = codebook, settings, codebook.embedding.weight
+        averages = CodebookAverages(codebook, settings.codebook_decay, settings.restart_below)
+        self.averages = averages.to(weight.device)
         self.placed = False  # until the first batch that is quantised puts them onto its latents
-        size = len(codebook.embedding.weight)
-        self.chosen = torch.zeros(size, dtype=torch.bool, device=device)
+        self.chosen = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
 
     def adopt(self, latents: int) -> None:
         """Take over trained codes; latents: how many a batch has."""

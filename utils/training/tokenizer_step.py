@@ -71,7 +71,7 @@ class TokenizerTrainer(Trainer):
         self.vqgan = self._place(VQGAN(self.config.tokenizer))
         self._freeze()
         self.averaged = Averaged(self.vqgan, settings.ema_half_life, self.batch_size)
-        self.codes = Codes(self.vqgan.codebook, settings, self.device)
+        self.codes = Codes(self.vqgan.codebook, settings)
         self.adversary = Adversary(self.compute)
         self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
         self.holed = None

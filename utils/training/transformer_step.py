@@ -132,29 +132,30 @@ class TransformerTrainer(Trainer):
             self.take_step()
 
     def accumulate(self, batch: TokenBatch) -> None:
-        """Add the gradient of one batch, divided by the number of batches of its group.
-
-        Processes exchange gradients at the last batch of a group alone.
-        """
+        """Add the gradient of one batch, divided by the number of batches of its group."""
         place, accumulate = self.position, self.settings.accumulate
-        start = place.batch // accumulate * accumulate
-        in_group = min(accumulate, self.batches_per_epoch - start)
+        first = place.batch // accumulate * accumulate
+        in_group = min(accumulate, self.batches_per_epoch - first)
         stream = DROPOUT_STREAM + distributed.rank()
         key = generator_for(self.config.seed, place.epoch, place.batch, stream)
         torch.manual_seed(key.initial_seed())
         if self.shares_batches:
             with autocast(self.device, self.dtype):
                 loss = add_gradient(self.objective, batch, self._weight, 1 / in_group)
-            place.add({"loss": loss})
-            return
+        else:
+            is_last = place.batch + 1 == first + in_group
+            loss = self._backward(batch, in_group, exchange=is_last)
+        place.add({"loss": loss})
+
+    def _backward(self, batch: TokenBatch, in_group: int, *, exchange: bool) -> Tensor:
+        """Add the gradient of this process's rows; the others' are exchanged at the group's end."""
         own, weight = self._own_share(batch)
-        last = place.batch + 1 == start + in_group
-        with nullcontext() if last or self.world == 1 else self.objective.no_sync():
+        with nullcontext() if exchange or self.world == 1 else self.objective.no_sync():
             with autocast(self.device, self.dtype):
                 loss = self.objective(*own) * weight
             # DistributedDataParallel takes the mean over processes of what is a sum
             self.scaler.scale(loss * self.world / in_group).backward()
-        place.add({"loss": loss})
+        return loss
 
     def take_step(self) -> None:
         """Set the learning rate, clip, step, and let the averaged weights follow."""
