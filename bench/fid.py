@@ -124,10 +124,10 @@ def run_task(work: Path, side: str, dims: int) -> Figures:
     if side == "theirs":
         return theirs(work, dims)
     from fid import Settings
-    from fid.extraction import Scorer
+    from fid.extraction import Ranks
     from fid.frechet import frechet_distance
     from fid.inputs import open_images
-    from fid.process import Ranks
+    from fid.scoring import Scorer
 
     start, device = time.perf_counter(), pick_device("auto")
     legacy, cache = side == "legacy", work / "cache"

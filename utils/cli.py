@@ -13,8 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from fid.process import INSISTING, READER_GONE, STOPS, handled, usable_streams
-from fid.startup import is_importing
+from fid.process import INSISTING, READER_GONE, STOPS, handled, is_importing, usable_streams
 
 from config.errors import StopRequested, UserError
 from config.loading import Override

@@ -13,10 +13,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fid.process import Place, place
+from fid.process import Place, meet, place
 from torch import Tensor, nn
 
 from config.errors import UserError
+from utils.io.limits import as_user_error
 
 PATIENCE = timedelta(hours=2)  # with a process that encodes a large folder or validates
 GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
@@ -61,14 +62,8 @@ def joined(device: torch.device) -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT: {reason}; "
-            "without torchrun, unset WORLD_SIZE"
-        ) from error
+    with as_user_error():
+        meet("nccl" if device.type == "cuda" else "gloo", PATIENCE)
     try:
         yield
     except RuntimeError as error:
@@ -124,10 +119,8 @@ def main_first() -> Iterator[None]:
 
 
 def _place() -> Place:
-    try:
+    with as_user_error():
         return place()
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def _reduced(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:

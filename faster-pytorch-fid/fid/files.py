@@ -1,4 +1,4 @@
-"""Files: the error a user sees, how much an input may claim, whole writes, JSON, rows of tables.
+"""Files: the error a user sees, how much an input may claim, whole writes, hashes and JSON.
 
 INPUT_LIMITS=pixels=200e6,members=5e6 sets some limits, INPUT_LIMITS=off lifts them all; the
 environment variable reaches worker processes too.
@@ -10,16 +10,17 @@ import contextlib
 import errno
 import hashlib
 import json
+import lzma
 import math
 import os
+import struct
 import tempfile
-from codecs import BOM_UTF8
+import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
 
 SWITCH = "INPUT_LIMITS"
 OFF = "off"
@@ -34,6 +35,10 @@ DEFAULT_LIMITS = {
     "held_bytes": 64 * 2.0**30,  # of prepared pixels that are in memory at once; of the suite alone
 }
 CHUNK_BYTES = 1 << 20
+BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
 
 
 class ScoreError(Exception):
@@ -72,6 +77,12 @@ def check_limit(name: str, found: float, what: str) -> None:
         )
 
 
+def most_bytes(name: str) -> int:
+    """How much to read of a file so that more than its limit shows; -1 for all of it."""
+    allowed = limit(name)
+    return -1 if math.isinf(allowed) else int(allowed) + 1
+
+
 @cache
 def _limits(text: str) -> dict[str, float]:
     """The defaults with what the switch says."""
@@ -95,8 +106,7 @@ def _limits(text: str) -> dict[str, float]:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file under a temporary name that takes `path`'s place once it is written and synced.
 
-    Raises:
-        ScoreError: the place cannot be written to; what was there stays.
+    Raises `ScoreError` where the place cannot be written to; what was there stays.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -148,29 +158,3 @@ def read_json(path: Path) -> Any:
         raise ScoreError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ScoreError(f"{path}: not readable JSON ({error})") from None
-
-
-def is_number(field: bytes) -> bool:
-    """Whether a table's field is one."""
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def is_header(row: bytes) -> bool:
-    """Whether a table's first row names its columns: words, or numbers that count up by one."""
-    try:
-        values = np.array(row.removeprefix(BOM_UTF8).split(b","), dtype=np.float64)
-    except ValueError:
-        return True
-    return len(values) > 1 and bool((np.diff(values) == 1).all())
-
-
-def read_row(file: BinaryIO, path: Path) -> bytes:
-    """The next line of a table, which may be one without any end."""
-    longest = limit("row_bytes")
-    row = file.readline(-1 if math.isinf(longest) else int(longest) + 1)
-    check_limit("row_bytes", len(row), f"{path}: a row")
-    return row

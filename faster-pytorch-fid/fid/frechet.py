@@ -18,8 +18,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -59,8 +58,7 @@ def symmetric_factor(covariance: Tensor) -> Tensor:
 def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float:
     """tr (S1 S2)^1/2 as pytorch-fid computes it, whatever the SciPy version.
 
-    Raises:
-        ScoreError: the root has an imaginary part, where pytorch-fid gives up too.
+    Raises `ScoreError` where the root has an imaginary part, at which pytorch-fid gives up too.
     """
     root = _sqrtm(covariance1.dot(covariance2))
     if not np.isfinite(root).all():
@@ -89,33 +87,30 @@ def frechet_distance(
 ) -> tuple[float, Route]:
     """Frechet distance of two sets of features, and the route taken.
 
-    Raises:
-        ScoreError: only with `legacy`, see `trace_sqrt_legacy`.
+    Raises `ScoreError` only with `legacy`, see `trace_sqrt_legacy`.
     """
     shift = first.mean() - second.mean()
     factor1, factor2 = first.factor(), second.factor()
-    if factor1 is not None and factor2 is not None and not legacy:
+    if not legacy and factor1 is not None and factor2 is not None:
         traces = factor1.square().sum() + factor2.square().sum()
         root, route = trace_sqrt_nuclear(factor1, factor2), "nuclear"
-    elif not legacy:
-        if factor1 is None and factor2 is not None:  # the side with features is the smaller one
-            return frechet_distance(second, first)
-        covariance1, covariance2 = first.covariance(), second.covariance()
-        traces = covariance1.trace() + covariance2.trace()
-        smaller = symmetric_factor(covariance1) if factor1 is None else factor1
-        root, route = trace_sqrt_eigen(smaller, covariance2), "eigen"
+    elif not legacy and factor2 is not None:  # the side with features is the smaller one
+        return frechet_distance(second, first)
     else:
         covariance1, covariance2 = first.covariance(), second.covariance()
         traces = covariance1.trace() + covariance2.trace()
-        root = trace_sqrt_legacy(covariance1.cpu().numpy(), covariance2.cpu().numpy())
-        route = "legacy"
+        if legacy:
+            root = trace_sqrt_legacy(covariance1.cpu().numpy(), covariance2.cpu().numpy())
+        else:
+            smaller = symmetric_factor(covariance1) if factor1 is None else factor1
+            root = trace_sqrt_eigen(smaller, covariance2)
+        route = "legacy" if legacy else "eigen"
     distance = float(shift.dot(shift) + traces - 2 * root)
     # Rounding may leave a tiny negative; pytorch-fid's own numbers are left as they are.
     return (distance if legacy else max(distance, 0.0)), route
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Central 95 % of the bootstrap distances, moved so that their mean is the distance itself."""
 
     low: float

@@ -10,8 +10,6 @@ import contextlib
 import copy
 import hashlib
 import io
-import lzma
-import math
 import re
 import struct
 import sys
@@ -20,13 +18,15 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from fid import Size
-from fid.files import ScoreError, check_limit, limit
+from fid import FILTERS, Size
+from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes
 
 # What is a picture, how it is read and in which order: equal to the suite's utils/io/images.py, as
 # a test checks.
@@ -38,20 +38,13 @@ OTHER_EXTENSIONS = frozenset(  # pictures as well, which are left out with a not
     {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
     | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
 )
-FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-BROKEN_ARCHIVE = (  # what zipfile raises on broken or foreign bytes
-    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-)
 
 
 def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
     """Pixels of an encoded image, upright as its EXIF says: (H, W, 3) uint8, (H, W) for mode "L".
 
-    An animation gives its first frame, 16 bits become 8, white is laid under transparency.
-
-    Raises:
-        ScoreError: not an image, a broken one, too many pixels, or floating-point pixels.
+    An animation gives its first frame, 16 bits become 8, white is laid under transparency. Raises
+    `ScoreError` for what is no image, broken, too large or of floating-point pixels.
     """
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, known before any pixel is decoded
     try:
@@ -169,18 +162,25 @@ class ZipImages(ImageSet):
     """The image members of a zip at any depth, in natural order."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path, ())
+        self.names = zip_names(path, self.archive.infolist())
+
+    @cached_property
+    def archive(self) -> zipfile.ZipFile:
+        """The open zip, which threads share by a lock of its own."""
         try:
-            self.archive = zipfile.ZipFile(path)  # threads may share it, by a lock of its own
-        except BROKEN_ARCHIVE as error:
-            raise ScoreError(f"{path}: not a readable zip ({error})") from None
-        super().__init__(path, zip_names(path, self.archive.infolist()))
+            return zipfile.ZipFile(self.path)
+        except BROKEN_ZIP as error:
+            raise ScoreError(f"{self.path}: not a readable zip ({error})") from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "archive"}
 
     def stored_bytes(self, index: int) -> bytes:
-        allowed = limit("file_bytes")
         try:
             with self.archive.open(self.names[index]) as member:
-                data = member.read(-1 if math.isinf(allowed) else int(allowed) + 1)
-        except BROKEN_ARCHIVE as error:
+                data = member.read(most_bytes("file_bytes"))
+        except BROKEN_ZIP as error:
             raise ScoreError(f"{self.label(index)}: cannot be unpacked ({error})") from None
         check_limit("file_bytes", len(data), f"{self.label(index)}: unpacked")
         return data
@@ -193,22 +193,16 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
     except OSError as error:
         raise ScoreError(f"{path}: {error.strerror}") from None
     names = [entry.relative_to(path).as_posix() for entry in entries if _is_image(entry)]
-    note_left_out(path, [entry.name for entry in entries])
-    links = [entry for entry in entries if recursive and entry.is_symlink() and entry.is_dir()]
-    for link in links[:1]:  # into which no search goes: it may be a circle
+    _note_left_out(path, [entry.name for entry in entries])
+    links = (entry for entry in entries if recursive and entry.is_symlink() and entry.is_dir())
+    if link := next(links, None):  # into which no search goes: it may be a circle
         print(f"note: {link}: is a link to a folder, which is left out", file=sys.stderr)
-    if not names and (inner := _folder_of_images(entries)):
-        raise ScoreError(f"{path}: no images, but {inner} holds some; name it or use --recursive")
-    return sorted(names, key=natural_key)
-
-
-def _folder_of_images(entries: Sequence[Path]) -> Path | None:
-    """The first of the sub-folders with an image directly in it."""
-    for folder in sorted(entry for entry in entries if entry.is_dir()):
+    for inner in sorted(entry for entry in entries if not names and entry.is_dir()):
         with contextlib.suppress(OSError):
-            if any(map(_is_image, folder.iterdir())):
-                return folder
-    return None
+            if any(map(_is_image, inner.iterdir())):
+                text = f"no images, but {inner} holds some; name it or use --recursive"
+                raise ScoreError(f"{path}: {text}")
+    return sorted(names, key=natural_key)
 
 
 def _is_image(entry: Path) -> bool:
@@ -217,7 +211,7 @@ def _is_image(entry: Path) -> bool:
     return named and (entry.is_file() or not entry.exists())
 
 
-def note_left_out(place: Path, names: Sequence[str]) -> None:
+def _note_left_out(place: Path, names: Iterable[str]) -> None:
     """Name the first of the files that hold a picture of a format that is not read."""
     others = [n for n in names if Path(n).suffix.lower() in OTHER_EXTENSIONS and n[0] != "."]
     if others:
@@ -233,16 +227,15 @@ def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
     check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
     names = []
     for member in members:
-        parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if not parts or member.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith("._"):
+        place = PurePosixPath(member.filename.replace("\\", "/"))
+        is_image = place.suffix.lower() in EXTENSIONS and not place.name.startswith("._")
+        if member.is_dir() or not is_image or place.parts[0] == "__MACOSX":
             continue
-        if PurePosixPath(parts[-1]).suffix.lower() not in EXTENSIONS:
-            continue
-        if ".." in parts or parts[0] == "/" or parts[0].endswith(":"):
+        if ".." in place.parts or place.parts[0] == "/" or place.parts[0].endswith(":"):
             raise ScoreError(f"{path}: member {member.filename!r} points outside the archive")
         names.append(member.filename)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ScoreError(f"{path}: two members are called {twice!r}")
-    note_left_out(path, [member.filename for member in members])
+    _note_left_out(path, [member.filename for member in members])
     return sorted(names, key=natural_key)

@@ -1,4 +1,4 @@
-"""What is scored against what: paths, the lab's csv, the manifest that inpainting leaves, masks.
+"""What is scored against what: paths, the lab's csv, the manifest of inpainting, masks.
 
 `<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
 manifest), "masks": folder or null, "images": [{"image": name, "ground_truth": name (csv: row number
@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from fid import Settings
-from fid.files import ScoreError, check_limit, is_header, is_number, read_json, read_row
+from fid.files import ScoreError, check_limit, most_bytes, read_json
 from fid.images import FolderImages, ImageSet, ZipImages, folder_names
 from fid.paired import belonging
 
-PAIRED = {"ids", "hole", "paired"}  # metrics of an image and its own truth
+OF_PAIRS = {"ids", "hole", "paired"}  # metrics of an image and its own truth
 MANIFEST = "manifest.json"
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
@@ -40,17 +42,17 @@ class CsvImages(ImageSet):
         try:
             check_limit("table_bytes", path.stat().st_size, str(path))
             with open(path, "rb") as file:
-                header = read_row(file, path)
-                if not is_header(header):
-                    raise ScoreError(f"{path}: has no header; its first row would be lost")
+                header = _read_row(file, path)
                 start = len(header)
-                while line := read_row(file, path):
+                while line := _read_row(file, path):
                     if row := line.strip():
                         self.spans.append((start, len(row)))
                     start += len(line)
         except OSError as error:
             raise ScoreError(f"{path}: {error.strerror}") from None
         super().__init__(path, map(str, range(len(self.spans))))
+        if not _is_header(header):
+            raise ScoreError(f"{path}: has no header; its first row would be lost")
         columns = header.count(b",") + 1
         self.side = math.isqrt(columns // 3)
         self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index
@@ -58,10 +60,8 @@ class CsvImages(ImageSet):
             note = "its first column is taken for an index and left out"
             print(f"note: {path}: {note}", file=sys.stderr)
         if columns - self.skip != 3 * self.side**2:
-            raise ScoreError(
-                f"{path}: {columns:,} columns, expected 3 x side x side, as 12,288 for 64 x 64"
-                " images"
-            )
+            expected = "3 x side x side, as 12,288 for 64 x 64 images"
+            raise ScoreError(f"{path}: {columns:,} columns, expected {expected}")
 
     def label(self, index: int) -> str:
         return f"{self.path}, row {self.names[index]}"
@@ -76,22 +76,19 @@ class CsvImages(ImageSet):
             raise ScoreError(f"{self.path}: {error.strerror}") from None
 
     def decoded(self, index: int) -> np.ndarray:
-        fields = self.stored_bytes(index).split(b",")[self.skip :]
-        columns = 3 * self.side**2
-        if len(fields) != columns:
-            raise ScoreError(
-                f"{self.label(index)}: {len(fields):,} columns, the first row has {columns:,}"
-            )
-        try:
-            values = np.array(fields).astype(np.float64)
-        except ValueError:
-            column = next(i for i, field in enumerate(fields) if not is_number(field))
-            text = fields[column].decode("utf-8", "replace")[:20]
-            raise ScoreError(
-                f"{self.label(index)}: column {column} is {text!r}, expected a number"
-            ) from None
+        fields, label = self.stored_bytes(index).split(b",")[self.skip :], self.label(index)
+        values = np.empty(3 * self.side**2)
+        if len(fields) != len(values):
+            raise ScoreError(f"{label}: {len(fields):,} columns, the first row has {len(values):,}")
+        for column, field in enumerate(fields):
+            try:
+                values[column] = float(field)
+            except ValueError:
+                text = field.decode("utf-8", "replace")[:20]
+                found = f"column {column} is {text!r}, expected a number"
+                raise ScoreError(f"{label}: {found}") from None
         if not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
-            raise ScoreError(f"{self.label(index)}: values must be whole numbers from 0 to 255")
+            raise ScoreError(f"{label}: values must be whole numbers from 0 to 255")
         return values.astype(np.uint8).reshape(self.side, self.side, 3)
 
     def select(self, selection: Sequence[str | int]) -> ImageSet:
@@ -102,17 +99,30 @@ class CsvImages(ImageSet):
         return self.named(map(str, selection))
 
 
+def _read_row(file: BinaryIO, path: Path) -> bytes:
+    """The next line of a table, which may be one without any end."""
+    row = file.readline(most_bytes("row_bytes"))
+    check_limit("row_bytes", len(row), f"{path}: a row")
+    return row
+
+
+def _is_header(row: bytes) -> bool:
+    """Whether a table's first row names its columns: words, or numbers that count up by one."""
+    try:
+        values = [float(field) for field in row.removeprefix(BOM_UTF8).split(b",")]
+    except ValueError:
+        return True
+    return len(values) > 1 and all(after - before == 1 for before, after in pairwise(values))
+
+
 def open_images(
     path: Path, selection: Sequence[str | int] | None = None, recursive: bool = False
 ) -> ImageSet:
     """Open a folder, a zip or a csv.
 
-    Args:
-        selection: the images wanted and their order, file names or (csv) row numbers from 0.
-            None: all of them, in natural order.
-
-    Raises:
-        ScoreError: nothing there, fewer than two images, or a selected image is missing.
+    selection: the images wanted and their order, file names or (csv) row numbers from 0; None: all
+    of them, in natural order. Raises `ScoreError` for nothing there, fewer than two images, or a
+    selected image that is missing.
     """
     if not path.exists():
         raise ScoreError(f"{path}: no such file or folder")
@@ -133,77 +143,72 @@ def open_images(
 
 
 def open_source(
-    path: Path, selection: Sequence[str | int] | None, recursive: bool = False
+    path: Path, settings: Settings, selection: Sequence[str | int] | None = None
 ) -> Source:
-    """Images of a folder, zip or csv; the path itself of an .npz of statistics."""
+    """Images of a folder, zip or csv in the size asked for; the path itself of an .npz."""
     if path.suffix.lower() == ".npz" and not path.is_dir():
         if not path.is_file():
             raise ScoreError(f"{path}: no such file or folder")
         return path
-    return open_images(path, selection, recursive)
+    images = open_images(path, selection, settings.recursive)
+    images.size = settings.resize
+    return images
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The predicted images, their reference (None: only statistics are asked for), hole masks.
+    """The predicted images, their reference, hole masks and what the network learned from.
 
-    Attributes:
-        paired: image i of one set belongs to image i of the other by name, not just by count.
-        train: what the network learned from, where it is asked for.
+    paired: image i of one set belongs to image i of the other by name, not just by count.
     """
 
     predicted: Source
-    reference: Source | None
+    reference: Source
     masks: ImageSet | None
+    train: Source | None
     paired: bool
-    train: Source | None = None
 
 
-def resolve_inputs(settings: Settings, need_reference: bool = True) -> Inputs:
-    """Open everything that the settings and the manifest name, the images in one size if asked.
+def resolve_inputs(settings: Settings) -> Inputs:
+    """Open everything that the settings and the manifest name.
 
-    A manifest chooses the predicted images; its ground truth is used where no other is given, and
-    without either a test_gt.csv at one of the lab's places.
-
-    Raises:
-        ScoreError: a path or a manifest entry that does not fit; no ground truth named anywhere.
+    The manifest's ground truth is used where no other is given, and without either a test_gt.csv at
+    one of the lab's places. Raises `ScoreError` for a path or an entry that does not fit.
     """
-    folder, recursive = Path(settings.predicted_path), settings.recursive
-    manifest = _read_manifest(folder)
-    names = _column(folder, manifest, "image") if manifest else None
-    predicted = open_source(folder, names or None, recursive)
-    if manifest and len(predicted) < (available := len(open_images(folder, None, recursive))):
-        left_out = available - len(predicted)
-        print(f"note: {left_out} images are not in {MANIFEST} and left out", file=sys.stderr)
-    masks = _masks(predicted, folder, manifest, settings.mask_path)
-    inputs = Inputs(predicted, None, masks, paired=False)
-    if need_reference and settings.gt_path is None and manifest:
+    folder = Path(settings.predicted_path)
+    predicted, manifest = open_predicted(settings)
+    masks = None
+    if settings.mask_path is not None:
+        masks = belonging(predicted, open_images(Path(settings.mask_path)))
+    elif manifest and manifest.get("masks"):
+        masks = open_images(folder / manifest["masks"], _column(folder, manifest, "mask"))
+    is_stated = settings.gt_path is None and manifest is not None
+    if is_stated:
         if not manifest.get("ground_truth"):
             raise ScoreError(f"{folder}/{MANIFEST}: names no ground truth; give --gt-path")
-        rows = _column(folder, manifest, "ground_truth")
-        truth = open_source(folder / manifest["ground_truth"], rows)
-        inputs = replace(inputs, reference=truth, paired=True)
-    elif need_reference:
-        truth = open_source(Path(settings.gt_path or _lab_truth(folder)), None, recursive)
-        if PAIRED.intersection(settings.metrics) or settings.train_path:
-            truth = belonging(predicted, truth)
-        inputs = replace(inputs, reference=truth)
-    if need_reference and settings.train_path is not None:
-        inputs = replace(inputs, train=open_source(Path(settings.train_path), None, recursive))
-    for source in (inputs.predicted, inputs.reference, inputs.train):
-        if isinstance(source, ImageSet):
-            source.size = settings.resize
-    return inputs
+        names = _column(folder, manifest, "ground_truth")
+        reference = open_source(folder / manifest["ground_truth"], settings, names)
+    else:
+        reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)
+        if OF_PAIRS.intersection(settings.metrics) or settings.train_path:
+            reference = belonging(predicted, reference)
+    train = None
+    if settings.train_path is not None:
+        train = open_source(Path(settings.train_path), settings)
+    return Inputs(predicted, reference, masks, train, paired=is_stated)
 
 
-def _masks(
-    predicted: Source, folder: Path, manifest: dict[str, Any] | None, given: str | None
-) -> ImageSet | None:
-    if given is not None:
-        return belonging(predicted, open_images(Path(given)))
-    if manifest is None or not manifest.get("masks"):
-        return None
-    return open_images(folder / manifest["masks"], _column(folder, manifest, "mask"))
+def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
+    """The predicted images, those of the manifest where there is one, and that manifest."""
+    folder = Path(settings.predicted_path)
+    manifest = _read_manifest(folder)
+    names = _column(folder, manifest, "image") if manifest else None
+    predicted = open_source(folder, settings, names or None)
+    if manifest:
+        left_out = len(open_images(folder, None, settings.recursive)) - len(predicted)
+        if left_out > 0:
+            print(f"note: {left_out} images are not in {MANIFEST} and left out", file=sys.stderr)
+    return predicted, manifest
 
 
 def _lab_truth(predicted: Path) -> Path:

@@ -6,7 +6,6 @@ n images, d feature size; features are (n, d) float64 on any device.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -62,15 +61,6 @@ def kind_of(key: str) -> Kind:
     return next(kind for kind in KINDS if re.fullmatch(kind.key, key))
 
 
-@dataclass(frozen=True)
-class KernelDistance:
-    """Mean and deviation of the squared MMD over subsets of that size."""
-
-    mean: float
-    deviation: float
-    subset_size: int
-
-
 def default_subset_size(count1: int, count2: int) -> int:
     """1000 as is usual; of fewer images half, so that subsets differ and a deviation exists."""
     smaller = min(count1, count2)
@@ -79,10 +69,10 @@ def default_subset_size(count1: int, count2: int) -> int:
 
 def kernel_distance(
     features1: Tensor, features2: Tensor, subset_size: int, seed: int
-) -> KernelDistance:
+) -> tuple[float, float]:
     """KID (Binkowski et al. 2018): unbiased squared MMD with the kernel (x.y / d + 1)^3.
 
-    The subsets are those torch-fidelity draws from the same seed.
+    Its mean and deviation over subsets, which are those of torch-fidelity for the same seed.
     """
     rng = np.random.RandomState(seed)
     estimates = []
@@ -90,7 +80,7 @@ def kernel_distance(
         pick1 = rng.choice(len(features1), subset_size, replace=False)
         pick2 = rng.choice(len(features2), subset_size, replace=False)
         estimates.append(float(squared_mmd(features1[pick1], features2[pick2])))
-    return KernelDistance(float(np.mean(estimates)), float(np.std(estimates)), subset_size)
+    return float(np.mean(estimates)), float(np.std(estimates))
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
@@ -108,10 +98,8 @@ def precision_recall(predicted: Tensor, reference: Tensor) -> tuple[float, float
     """Improved precision and recall (Kynkaanniemi et al. 2019), k = 3.
 
     Precision: share of predicted features inside some reference feature's ball, whose radius is the
-    distance to its third neighbour; recall: the same with the roles exchanged.
-
-    Raises:
-        ScoreError: fewer than four images in a set.
+    distance to its third neighbour; recall: the same with the roles exchanged. Raises `ScoreError`
+    for fewer than four images in a set.
     """
     if min(len(predicted), len(reference)) <= NEIGHBOURS:
         raise ScoreError(f"--metrics prc: needs more than {NEIGHBOURS} images in each set")
@@ -121,30 +109,22 @@ def precision_recall(predicted: Tensor, reference: Tensor) -> tuple[float, float
 def _covered(points: Tensor, centres: Tensor) -> float:
     """Share of points inside at least one centre's ball, (n, d), (m, d)."""
     radii = neighbour_distances(centres, NEIGHBOURS)
-    inside = [
-        (torch.cdist(chunk, centres) <= radii).any(dim=1) for chunk in points.split(CHUNK_ROWS)
-    ]
+    inside = [(torch.cdist(c, centres) <= radii).any(dim=1) for c in points.split(CHUNK_ROWS)]
     return float(torch.cat(inside).double().mean())
 
 
 def neighbour_distances(points: Tensor, k: int) -> Tensor:
     """Distance of each point to its k-th nearest other one, (n, d) -> (n,)."""
-    return torch.cat(
-        [
-            torch.cdist(chunk, points).kthvalue(k + 1).values  # + 1: itself
-            for chunk in points.split(CHUNK_ROWS)
-        ]
-    )
+    distances = (torch.cdist(chunk, points) for chunk in points.split(CHUNK_ROWS))
+    return torch.cat([rows.kthvalue(k + 1).values for rows in distances])  # + 1: itself
 
 
 def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float]:
     """Density and coverage (Naeem et al. 2020, equations 3 and 4), k = 5.
 
     Density: mean number of reference balls around a predicted feature, over k; coverage: share of
-    reference balls with a predicted feature inside.
-
-    Raises:
-        ScoreError: fewer than six reference images.
+    reference balls with a predicted feature inside. Raises `ScoreError` for fewer than six
+    reference images.
     """
     k = COVERAGE_NEIGHBOURS
     if len(reference) <= k:
@@ -164,44 +144,33 @@ def discriminative_scores(
     """P-IDS and U-IDS (Zhao et al. 2021, section 4): how often a linear SVM errs, 0 to 1.
 
     P-IDS: share of pairs whose prediction looks more real to it than the truth does, None where the
-    sets are not paired. U-IDS: share of all images that it takes for the other kind.
-
-    Raises:
-        ScoreError: scikit-learn is not installed.
+    sets are not paired. U-IDS: share of all images that it takes for the other kind. Raises
+    `ScoreError` where scikit-learn is not installed.
     """
     try:
         from sklearn.svm import LinearSVC
     except ImportError:
-        raise ScoreError(
-            "--metrics ids: scikit-learn is missing (pip install scikit-learn)"
-        ) from None
+        install = "scikit-learn is missing (pip install scikit-learn)"
+        raise ScoreError(f"--metrics ids: {install}") from None
     fake, real = (features.cpu().numpy() for features in (predicted, reference))
     features = np.concatenate([fake, real])
-    is_real = np.r_[np.zeros(len(fake), bool), np.ones(len(real), bool)]
+    is_real = np.repeat([False, True], [len(fake), len(real)])
     machine = LinearSVC(dual=False, random_state=0).fit(features, is_real)
     unpaired = 1 - float(machine.score(features, is_real))
     if not is_paired:
         return None, unpaired
-    return float(
-        (machine.decision_function(fake) > machine.decision_function(real)).mean()
-    ), unpaired
+    confused = machine.decision_function(fake) > machine.decision_function(real)
+    return float(confused.mean()), unpaired
 
 
-@dataclass(frozen=True)
-class Nearness:
-    """Mean distance to the nearest training feature, and how often repairs are nearer."""
+def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> tuple[float, float, float]:
+    """Whether predictions copy the training set: (n, d), (n, d) in pairs, (m, d).
 
-    predicted: float
-    reference: float
-    nearer: float
-    """Share of pairs whose prediction is nearer to the training set than its truth, 0 to 1."""
-
-
-def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> Nearness:
-    """Whether predictions copy the training set: (n, d), (n, d) in pairs, (m, d)."""
+    Mean distances of predictions and of truths to the nearest training feature, and the share of
+    pairs, 0 to 1, whose prediction is nearer to it than its truth.
+    """
     fake, real = (
         torch.cat([torch.cdist(c, train).amin(dim=1) for c in rows.split(CHUNK_ROWS)])
         for rows in (predicted, reference)
     )
-    nearer = float((fake < real).double().mean())
-    return Nearness(float(fake.mean()), float(real.mean()), nearer)
+    return float(fake.mean()), float(real.mean()), float((fake < real).double().mean())

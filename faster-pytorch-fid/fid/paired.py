@@ -9,7 +9,6 @@ import math
 import re
 import sys
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -74,8 +73,7 @@ def psnr(error: np.ndarray) -> float:
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004): 11 x 11 Gaussian window, sigma 1.5, channel mean.
 
-    Raises:
-        ScoreError: a side shorter than the window.
+    Raises `ScoreError` for a side shorter than the window.
     """
     if min(first.shape[:2]) < SSIM_WINDOW:
         raise ScoreError(f"--metrics paired: SSIM needs images of at least {SSIM_WINDOW} pixels")
@@ -104,21 +102,19 @@ def paired_metrics(
     """Means over the pairs: psnr (dB), ssim and, with masks, hole_mae (0..255) and hole_psnr (dB).
 
     A pair without a hole counts for neither hole error; where no pair has one, both are left out.
-
-    Raises:
-        ScoreError: a pair (or mask) of different sizes, or a mask with other values than 255 and 0.
+    Raises `ScoreError` for a pair (or mask) of different sizes and for other values in a mask.
     """
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "hole_mae": [], "hole_psnr": []}
     for index in range(len(predicted)):
         image, truth = predicted.pixels(index), reference.pixels(index)
-        _check_size(predicted.label(index), image.shape, reference.label(index), truth.shape)
+        _check_size(predicted, index, image, reference, truth)
         error = image.astype(np.int16) - truth
         found["psnr"].append(psnr(error))
         found["ssim"].append(ssim(image, truth))
         if masks is None:
             continue
         hole = read_hole(masks, index)
-        _check_size(predicted.label(index), image.shape, masks.label(index), hole.shape)
+        _check_size(predicted, index, image, masks, hole)
         if hole.any():
             found["hole_mae"].append(float(np.abs(error[hole]).mean()))
             found["hole_psnr"].append(psnr(error[hole]))
@@ -128,57 +124,47 @@ def paired_metrics(
 def read_hole(masks: ImageSet, index: int) -> np.ndarray:
     """Where a mask hides pixels, (H, W) bool; 1 may stand for 255, other values say neither."""
     mask = decode_image(masks.stored_bytes(index), masks.label(index), "L")
-    if mask.max(initial=HOLE) == 1:
-        return mask == HOLE
-    wrong = mask[(mask != KNOWN) & (mask != HOLE)]
+    known = 1 if mask.max(initial=HOLE) == 1 else KNOWN
+    wrong = mask[(mask != known) & (mask != HOLE)]
     if len(wrong):
         raise ScoreError(f"{masks.label(index)}: value {wrong[0]}, allowed are {KNOWN} and {HOLE}")
     return mask == HOLE
 
 
-def _check_size(name1: str, shape1: tuple[int, ...], name2: str, shape2: tuple[int, ...]) -> None:
-    (height1, width1), (height2, width2) = shape1[:2], shape2[:2]
+def _check_size(
+    images: ImageSet, index: int, image: np.ndarray, others: ImageSet, other: np.ndarray
+) -> None:
+    """Refuse image `index` of two sets where one is higher or wider, (H, W, ...)."""
+    (height1, width1), (height2, width2) = image.shape[:2], other.shape[:2]
     if (height1, width1) != (height2, width2):
-        raise ScoreError(f"{name1} is {width1} x {height1}, {name2} {width2} x {height2}")
-
-
-class Box(NamedTuple):
-    """Rows and columns of a crop, in an image as high and wide as its mask."""
-
-    rows: slice
-    columns: slice
-    mask: str
-    mask_shape: tuple[int, ...]
+        raise ScoreError(
+            f"{images.label(index)} is {width1} x {height1}, "
+            f"{others.label(index)} {width2} x {height2}"
+        )
 
 
 class HoleCrops(ImageSet):
-    """Each image's largest hole with its surroundings, enlarged to the image's size."""
+    """The largest hole of each image that has one, with its surroundings, at the image's size."""
 
-    def __init__(self, images: ImageSet, boxes: dict[int, Box]) -> None:
-        """boxes: of image i, for the images that have a hole."""
-        self.numbers = list(boxes)
-        super().__init__(images.path, [images.names[number] for number in self.numbers])
-        self.images, self.boxes = images, boxes
+    def __init__(self, images: ImageSet, masks: ImageSet, numbers: list[int]) -> None:
+        """numbers: which of the images have a hole (`with_hole`)."""
+        super().__init__(images.path, [images.names[number] for number in numbers])
+        self.images, self.masks, self.numbers = images, masks, numbers
 
     def stored_bytes(self, index: int) -> bytes:
         return self.images.stored_bytes(self.numbers[index])
 
     def decoded(self, index: int) -> np.ndarray:
         number = self.numbers[index]
-        image, box = self.images.pixels(number), self.boxes[number]
-        _check_size(self.images.label(number), image.shape, box.mask, box.mask_shape)
-        crop = np.ascontiguousarray(image[box.rows, box.columns])
-        return resized(crop, Size(image.shape[1], image.shape[0], "bicubic"))
+        image, hole = self.images.pixels(number), read_hole(self.masks, number)
+        _check_size(self.images, number, image, self.masks, hole)
+        crop = np.ascontiguousarray(image[hole_box(hole)])
+        return resized(crop, Size(image.shape[1], image.shape[0]))
 
 
-def hole_boxes(masks: ImageSet) -> dict[int, Box]:
-    """Where the largest hole of each mask lies, enlarged; masks without a hole have no box."""
-    holes = ((index, read_hole(masks, index)) for index in range(len(masks)))
-    return {
-        index: Box(*hole_box(hole), masks.label(index), hole.shape)
-        for index, hole in holes
-        if hole.any()
-    }
+def with_hole(masks: ImageSet) -> list[int]:
+    """The numbers of the masks that have a hole."""
+    return [index for index in range(len(masks)) if read_hole(masks, index).any()]
 
 
 def hole_box(hole: np.ndarray) -> tuple[slice, slice]:

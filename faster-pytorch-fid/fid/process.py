@@ -1,6 +1,6 @@
-"""This process and its surroundings: standard streams, signals, other processes of torchrun.
+"""This process and its surroundings: variables, broken libraries, signals, streams, torchrun.
 
-The suite uses streams, signals and the place among processes too (utils/cli.py, ...).
+The suite uses it too (utils/__init__.py, utils/cli.py, utils/distributed.py).
 """
 
 from __future__ import annotations
@@ -10,16 +10,24 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from types import FrameType
-from typing import Any, NamedTuple, TextIO, TypeVar
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, TextIO
 
 from fid.files import ScoreError
 
-READER_GONE = 141  # what shells report of a command whose reader left (SIGPIPE)
+MISTAKE, READER_GONE = 2, 141  # exit codes; the latter is what shells report of SIGPIPE
+TQDM = "TQDM_"
+BAR_SETTINGS = {  # what a user may set of all progress bars, and how tqdm reads it on import
+    **dict.fromkeys(("DISABLE", "LEAVE", "DYNAMIC_NCOLS", "COLOUR"), str),
+    **dict.fromkeys(("MININTERVAL", "MAXINTERVAL", "MINITERS", "DELAY", "SMOOTHING"), float),
+    **dict.fromkeys(("NCOLS", "NROWS"), int),
+}
+IMPORTING = "<frozen importlib"  # how the files of Python's own import are called
+INSTALLED = ("site-packages", "dist-packages")  # folders of libraries
 STOPS = [  # that ask a process to end: shells, terminals that close, batch systems
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -28,10 +36,60 @@ STOPS = [  # that ask a process to end: shells, terminals that close, batch syst
 INSISTING = (signal.SIGINT, signal.SIGTERM)  # a second one is meant; others repeat by themselves
 COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: its smallest value
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
-PATIENCE = timedelta(days=1)  # with rank 0, which reads caches and compares sets alone
 
 Handler = Callable[[int, "FrameType | None"], Any]
-Result = TypeVar("Result")
+
+
+def leave_out_unreadable() -> None:
+    """Forget variables of progress bars that end tqdm on import, or bars of ours later."""
+    for name in [name for name in os.environ if name.startswith(TQDM)]:
+        try:
+            BAR_SETTINGS[name.removeprefix(TQDM)](os.environ[name])
+        except (KeyError, ValueError):
+            text = f"note: {name}={os.environ.pop(name)!a} is ignored; no bar can have it\n"
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or full
+                sys.stderr.write(text)
+
+
+def end_in_one_line(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A `sys.excepthook`: Ctrl-C and libraries that cannot be imported are one line, code 2.
+
+    Errors of ours keep their traceback, and so does everything in an interactive session.
+    """
+    if hasattr(sys, "ps1"):
+        sys.__excepthook__(kind, error, trace)
+    elif kind is KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # then Python ends by the signal itself
+    elif line := failed_import(error):
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        os._exit(MISTAKE)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def failed_import(error: BaseException) -> str | None:
+    """Which library could not be imported and why, in a line; None for any other error.
+
+    It may be missing or broken, find too little memory, or dislike a variable of its own.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        is_import = frame.f_code.co_name == "<module>"
+        if is_import and any(folder in frame.f_code.co_filename for folder in INSTALLED):
+            library = frame.f_globals["__name__"].partition(".")[0]
+            reason = next(filter(None, map(str.strip, str(error).splitlines())), repr(error))
+            return f"{library} cannot be imported: {reason}"
+    if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+        return f"{error.name} is not installed for {sys.executable}; activate its environment"
+    return None
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether a frame belongs to an import that has not ended."""
+    while frame and not frame.f_code.co_filename.startswith(IMPORTING):
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextlib.contextmanager
@@ -64,25 +122,9 @@ def usable_streams() -> Iterator[None]:
     try:
         yield
     finally:
-        flush_or_drop(sys.stdout)
-        flush_or_drop(sys.stderr)
+        _flush_or_drop(sys.stdout)
+        _flush_or_drop(sys.stderr)
         sys.stdout, sys.stderr = before
-
-
-def flush_or_drop(stream: TextIO) -> None:
-    """Write what a stream still holds; if that fails, send it and all that follows nowhere."""
-    try:
-        stream.flush()
-    except (OSError, ValueError):  # a full disk, a reader or a terminal that is gone; closed
-        drop(stream)
-
-
-def drop(stream: TextIO) -> None:
-    """Send what a stream still holds, and all that follows, nowhere."""
-    with contextlib.suppress(OSError, ValueError):  # one that is no file has nowhere to go
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 def _open_and_wait(number: int) -> None:
@@ -96,6 +138,22 @@ def _open_and_wait(number: int) -> None:
         os.set_blocking(number, True)
 
 
+def _flush_or_drop(stream: TextIO) -> None:
+    """Write what a stream still holds; if that fails, send it and all that follows nowhere."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):  # a full disk, a reader or a terminal that is gone; closed
+        _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    """Send what a stream still holds, and all that follows, nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # one that is no file has nowhere to go
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 class _Nowhere(io.TextIOBase):
     """A stream in the place of a closed one."""
 
@@ -104,7 +162,7 @@ class _Nowhere(io.TextIOBase):
 
 
 class _Notes:
-    """A text stream whose errors nobody hears of."""
+    """A text stream that drops what it cannot write."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -116,11 +174,11 @@ class _Notes:
         try:
             self._stream.write(text)
         except (OSError, ValueError):
-            drop(self._stream)
+            _drop(self._stream)
         return len(text)
 
     def flush(self) -> None:
-        flush_or_drop(self._stream)
+        _flush_or_drop(self._stream)
 
 
 class Place(NamedTuple):
@@ -135,7 +193,7 @@ def place() -> Place:
     """The place that torchrun gave this process; alone where the set of variables is incomplete.
 
     Parts of the set, which outer jobs and their shells leave behind, are ignored with a note.
-    Raises `ValueError` for values that no launcher sets.
+    Raises `ScoreError` for values that no launcher sets.
     """
     return _place(tuple(os.environ.get(name) for name in (*COUNTS, *MEETING)))
 
@@ -146,7 +204,7 @@ def _place(values: tuple[str | None, ...]) -> Place:
     for name, smallest in COUNTS.items():
         text = found[name]
         if text is not None and not (text.isdecimal() and int(text) >= smallest):
-            raise ValueError(
+            raise ScoreError(
                 f"the environment has {name}={text!r}; allowed are whole numbers from {smallest}, "
                 "or unset it"
             )
@@ -159,79 +217,25 @@ def _place(values: tuple[str | None, ...]) -> Place:
             print(f"note: {has} is ignored: torchrun would also set {lacks}", file=sys.stderr)
         return Place()
     if asked.rank >= asked.world_size:
-        raise ValueError(
+        raise ScoreError(
             f"the environment has RANK={asked.rank} and WORLD_SIZE={asked.world_size}; ranks count "
             "from 0 to below the size; unset both, or start with torchrun"
         )
     return asked
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process's number and how many there are."""
+def meet(backend: str, patience: timedelta) -> None:
+    """Connect the processes of torchrun; each waits so long for the others, later too.
 
-    rank: int = 0
-    world: int = 1
+    Raises `ScoreError` where they do not meet.
+    """
+    import torch.distributed as dist  # here: a process alone has no use for it
 
-    @classmethod
-    def start(cls) -> Ranks:
-        """Join the processes torchrun started; alone without it.
-
-        gloo carries the little that is exchanged (statistics, once), for CPUs and GPUs alike.
-
-        Raises:
-            ScoreError: variables that torchrun does not set so, or processes that do not meet.
-        """
-        try:
-            if place().world_size == 1:
-                return cls()
-        except ValueError as error:
-            raise ScoreError(str(error)) from None
-        import torch.distributed as dist  # here: the streams are wanted without PyTorch
-
-        try:
-            dist.init_process_group("gloo", timeout=PATIENCE)
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ScoreError(
-                f"the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT: {reason}; "
-                "without torchrun, unset WORLD_SIZE"
-            ) from None
-        return cls(dist.get_rank(), dist.get_world_size())
-
-    def stop(self) -> None:
-        """Leave the group."""
-        if self.world > 1:
-            import torch.distributed as dist
-
-            dist.destroy_process_group()
-
-    def shard(self, count: int) -> range:
-        """This rank's part of `count` images: a run, so that parts in rank order keep the order."""
-        return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
-
-    def together(self, work: Callable[[], Result]) -> list[Result]:
-        """Do `work` on every rank; every rank gets all results, in rank order.
-
-        Raises:
-            ScoreError: on every rank, the first rank's error, so that none waits for a dead one.
-        """
-        outcome: Result | ScoreError
-        try:
-            outcome = work()
-        except ScoreError as error:
-            outcome = error
-        outcomes = [outcome]
-        if self.world > 1:
-            import torch.distributed as dist
-
-            outcomes = [outcome] * self.world
-            dist.all_gather_object(outcomes, outcome)
-        for found in outcomes:
-            if isinstance(found, ScoreError):
-                raise found
-        return outcomes
-
-    def on_first(self, work: Callable[[], Result]) -> Result:
-        """Do `work` on rank 0 only; every rank gets its result or its error."""
-        return self.together(lambda: work() if self.rank == 0 else None)[0]
+    try:
+        dist.init_process_group(backend, timeout=patience)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ScoreError(
+            f"the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT: {reason}; "
+            "without torchrun, unset WORLD_SIZE"
+        ) from error

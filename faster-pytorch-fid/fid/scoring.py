@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from fid import METRICS, Settings
-from fid.extraction import Scorer
-from fid.features import FID_HASH_PREFIX, Backend
+from fid.extraction import Ranks, choose_device, extract_statistics
+from fid.features import BACKENDS, Backend, BackendOptions
 from fid.files import ScoreError
 from fid.frechet import Route, bootstrap_interval, frechet_distance
-from fid.inputs import Inputs, resolve_inputs
+from fid.images import ImageSet
+from fid.inputs import Inputs, Source, open_predicted, resolve_inputs
 from fid.metrics import (
-    KERNEL_SUBSET_SIZE,
     default_subset_size,
     density_coverage,
     discriminative_scores,
     kernel_distance,
-    kind_of,
     nearness,
     precision_recall,
 )
-from fid.paired import HoleCrops, hole_boxes, paired_metrics
-from fid.process import Ranks
-from fid.statistics import FeatureStatistics, has_features, save_statistics
+from fid.paired import HoleCrops, paired_metrics, with_hole
+from fid.statistics import FeatureStatistics, has_features, load_statistics, save_statistics
 
 NEED_FEATURES = {"kid", "prc", "density", "ids", "bootstrap"}
+NEED_PAIRS = {"paired", "hole", "train"}  # of images; the last is asked for by --train-path
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,22 @@ class Outcome:
 def score(settings: Settings, ranks: Ranks) -> Outcome:
     """Compute the metrics that the settings name; every rank gets the outcome.
 
-    Raises:
-        ScoreError: any mistake in the settings or the files.
+    Raises `ScoreError` for any mistake in the settings or the files.
     """
     inputs = ranks.on_first(lambda: resolve_inputs(settings))
     metrics = ranks.on_first(lambda: _checked_metrics(settings, inputs))
     scorer = Scorer(settings, ranks)
-    keep = bool(NEED_FEATURES.intersection(metrics) or inputs.train)
+    keep = bool((NEED_FEATURES | {"train"}).intersection(metrics))
     predicted = scorer.statistics(inputs.predicted, keep)
     reference = scorer.reference(inputs.reference, keep)
     train = scorer.reference(inputs.train, keep_features=True) if inputs.train else None
-    hole = _hole_distance(scorer, inputs) if "hole" in metrics else {}
-    work = _Comparison(settings, inputs, scorer.backend, predicted, reference, train)
-    scores, route = ranks.on_first(lambda: work.scores(metrics, hole))
+    hole = scorer.hole_distance(inputs) if "hole" in metrics else None
+    sides, legacy, key = (predicted, reference), settings.legacy, scorer.backend.key
+    distance, route = ranks.on_first(lambda: frechet_distance(*sides, legacy))
+    further = _further_numbers(settings, inputs, key, sides, train, hole)
+    wanted = [numbers for name, numbers in further.items() if name in metrics]
+    found = ranks.on_first(lambda: [pair for numbers in wanted for pair in numbers()])
+    scores = {key("fid"): distance} | {name: value for name, value in found if value is not None}
     counts = predicted.count, reference.count
     subset_size = default_subset_size(*counts) if "kid" in metrics else None
     return Outcome(scores, route, subset_size, inputs, counts, scorer.backend, scorer.device)
@@ -71,16 +77,20 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
     if inputs.masks is None and set(metrics) == set(METRICS):
         print("note: hole is left out: it needs masks (--mask-path)", file=sys.stderr)
         metrics = tuple(name for name in metrics if name != "hole")
-    for source, fixed in ((predicted, set()), (reference, {"bootstrap"})):
-        wanted = (NEED_FEATURES | {"paired", "hole"}) - fixed
-        if isinstance(source, Path) and has_features(source):
-            wanted -= NEED_FEATURES
-        if isinstance(source, Path) and wanted.intersection(metrics):
-            name = next(name for name in metrics if name in wanted)
-            raise ScoreError(f"--metrics {name}: needs images, {source} holds statistics only")
+    metrics += ("train",) if inputs.train else ()
+    for source, need_images, need_features in (
+        (predicted, NEED_PAIRS, NEED_FEATURES),
+        (reference, NEED_PAIRS, NEED_FEATURES - {"bootstrap"}),
+        (inputs.train, set(), {"train"}),
+    ):
+        if isinstance(source, Path):
+            lacking = need_images if has_features(source) else need_images | need_features
+            if name := next((name for name in metrics if name in lacking), None):
+                flag = "--train-path" if name == "train" else f"--metrics {name}"
+                raise ScoreError(f"{flag}: needs images, {source} holds statistics only")
     if "hole" in metrics and inputs.masks is None:
         raise ScoreError("--metrics hole: needs masks; give --mask-path")
-    if {"paired", "hole"}.intersection(metrics) or inputs.train:
+    if NEED_PAIRS.intersection(metrics):
         for name, others in (("ground truth", reference), ("masks", inputs.masks)):
             if others is not None and len(others) != len(predicted):
                 raise ScoreError(
@@ -90,139 +100,138 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
     return metrics
 
 
-def _hole_distance(scorer: Scorer, inputs: Inputs) -> dict[str, float]:
-    """Frechet distance of the surroundings of holes; every rank takes part."""
-    boxes = scorer.ranks.on_first(lambda: hole_boxes(inputs.masks))
-    if len(boxes) < 2:
-        raise ScoreError(f"--metrics hole: {len(boxes)} of the masks have a hole; needed are 2")
-    sides = (HoleCrops(images, boxes) for images in (inputs.predicted, inputs.reference))
-    found = frechet_distance(*(scorer.statistics(side, keep_features=False) for side in sides))[0]
-    return {f"hole_{scorer.backend.distance_key}": found}
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """Both sides, and the numbers that compare them, by key."""
-
-    settings: Settings
-    inputs: Inputs
-    backend: Backend
-    predicted: FeatureStatistics
-    reference: FeatureStatistics
-    train: FeatureStatistics | None
-
-    def scores(
-        self, metrics: tuple[str, ...], hole: dict[str, float]
-    ) -> tuple[dict[str, float], Route]:
-        """All numbers of these metrics, in the order of a table, and the distance's route."""
-        settings, inputs = self.settings, self.inputs
-        distance, route = frechet_distance(self.predicted, self.reference, settings.legacy)
-        scores = {self.backend.distance_key: distance}
-        parts = {
-            "bootstrap": self._interval,
-            "hole": lambda: hole,
-            "kid": self._kernel_distance,
-            "prc": lambda: self._named(precision_recall, "precision", "recall"),
-            "density": lambda: self._named(density_coverage, "density", "coverage"),
-            "ids": self._discriminative_scores,
-            "paired": lambda: paired_metrics(inputs.predicted, inputs.reference, inputs.masks),
-        }
-        for name, part in parts.items():
-            if name in metrics:
-                scores |= part()
-        return scores | (self._nearness() if self.train else {}), route
-
-    @property
-    def _features(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.predicted.features(), self.reference.features()
-
-    def _named(self, metric, *names: str) -> dict[str, float]:
-        return dict(zip(names, metric(*self._features), strict=True))
-
-    def _interval(self) -> dict[str, float]:
-        settings, key = self.settings, self.backend.distance_key
-        sides, is_paired = (self.predicted, self.reference), self.inputs.paired
-        found = bootstrap_interval(*sides, is_paired, settings.bootstrap_samples, settings.seed)
-        values = {"low": found.low, "high": found.high, "bootstrap_bias": found.bias}
-        return {f"{key}_{name}": value for name, value in values.items()}
-
-    def _kernel_distance(self) -> dict[str, float]:
-        size = default_subset_size(self.predicted.count, self.reference.count)
-        found = kernel_distance(*self._features, size, self.settings.seed)
-        key = self.backend.kernel_key
-        return {f"{key}_mean": found.mean, f"{key}_deviation": found.deviation}
-
-    def _discriminative_scores(self) -> dict[str, float]:
-        features = self._features
-        suffix = self.backend.kernel_key.removeprefix("kid").removeprefix("kernel_distance")
-        paired, unpaired = discriminative_scores(*features, len(features[0]) == len(features[1]))
-        found = {} if paired is None else {f"p_ids{suffix}": paired}
-        return found | {f"u_ids{suffix}": unpaired}
-
-    def _nearness(self) -> dict[str, float]:
-        found = nearness(*self._features, self.train.features())
-        return {
-            "nearest_train": found.predicted,
-            "nearest_train_of_truth": found.reference,
-            "nearer_to_train_than_truth": found.nearer,
-        }
-
-
-def notes(outcome: Outcome) -> list[str]:
-    """What a reader must know to compare the scores with others."""
-    found, inputs, dims = [], outcome.inputs, outcome.backend.dims
-    has_ids = any(key.startswith("u_ids") for key in outcome.scores)
-    known = [count for count in outcome.counts if count is not None]
-    if known and min(known) < dims:
-        found.append(
-            f"{min(known)} images are fewer than the {dims} feature dimensions: the distance is "
-            "biased upward, compare it only with scores of as many images"
-        )
-    if known and has_ids and sum(known) < 2 * dims:  # Cover 1965
-        found.append(
-            f"a plane parts nearly any {sum(known)} images by {dims} features, so P-IDS and U-IDS "
-            "are low whatever the images are"
-        )
-    if any(key.endswith("_mean") and value < 0 for key, value in outcome.scores.items()):
-        found.append(
-            "the kernel distance may be negative near 0: it is unbiased for independent sets, and "
-            "repairs that resemble their own truths lower it"
-        )
-    if outcome.subset_size not in (None, KERNEL_SUBSET_SIZE):
-        found.append(f"the kernel distance is of subsets of {outcome.subset_size} images")
-    files = [side for side in (inputs.predicted, inputs.reference) if isinstance(side, Path)]
-    if files and any(key.startswith("p_ids") for key in outcome.scores):
-        found.append(f"P-IDS takes the rows of {files[0]} for those of the other side, in order")
-    sha256 = outcome.backend.weights_sha256
-    if outcome.backend.name == "inception" and not sha256.startswith(FID_HASH_PREFIX):
-        found.append(
-            f"not the public FID weights (sha256 begins {sha256[:8]}, theirs {FID_HASH_PREFIX})"
-            ": compare only with scores of the same weights"
-        )
-    return found
-
-
-def table(outcome: Outcome) -> list[str]:
-    """Lines with each number, its better direction and its meaning; the distance has its name."""
-    key, name = outcome.backend.distance_key, outcome.backend.distance
-    if len(outcome.scores) == 1:
-        return [f"{name}: {outcome.scores[key]:.4f}"]
-    names = {found: f"{name if found == key else found}:" for found in outcome.scores}
-    width = max(map(len, names.values()))
-    lines = [f"{'score':<{width}}  {'value':>12}  better  meaning"]
-    for found, value in outcome.scores.items():
-        kind = kind_of(found)
-        line = f"{names[found]:<{width}}  {value:>12.6g}  {kind.better:<6}  {kind.meaning}"
-        lines.append(line.rstrip())
-    return lines
+def _further_numbers(
+    settings: Settings,
+    inputs: Inputs,
+    key: Callable[[str], str],
+    sides: tuple[FeatureStatistics, FeatureStatistics],
+    train: FeatureStatistics | None,
+    hole: float | None,
+) -> dict[str, Callable[[], Iterable[tuple[str, float | None]]]]:
+    """How each metric's numbers are computed, in the order of a table; None: there is none."""
+    features, count1, count2 = [side.features() for side in sides], sides[0].count, sides[1].count
+    samples, seed, fid, kid = settings.bootstrap_samples, settings.seed, key("fid"), key("kid")
+    named = partial(zip, strict=True)
+    return {
+        "bootstrap": lambda: named(
+            (f"{fid}_low", f"{fid}_high", f"{fid}_bootstrap_bias"),
+            bootstrap_interval(*sides, inputs.paired, samples, seed),
+        ),
+        "hole": lambda: [(f"hole_{fid}", hole)],
+        "kid": lambda: named(
+            (f"{kid}_mean", f"{kid}_deviation"),
+            kernel_distance(*features, default_subset_size(count1, count2), seed),
+        ),
+        "prc": lambda: named(("precision", "recall"), precision_recall(*features)),
+        "density": lambda: named(("density", "coverage"), density_coverage(*features)),
+        "ids": lambda: named(
+            (key("p_ids"), key("u_ids")),
+            discriminative_scores(*features, is_paired=count1 == count2),
+        ),
+        "paired": lambda: paired_metrics(inputs.predicted, inputs.reference, inputs.masks).items(),
+        "train": lambda: named(
+            ("nearest_train", "nearest_train_of_truth", "nearer_to_train_than_truth"),
+            nearness(*features, train.features()),
+        ),
+    }
 
 
 def save_predicted_statistics(
     settings: Settings, ranks: Ranks, path: Path, keep_features: bool
 ) -> None:
     """Write the statistics of the predicted images to an npz that pytorch-fid reads too."""
-    alone = replace(settings, mask_path=None)
-    inputs = ranks.on_first(lambda: resolve_inputs(alone, need_reference=False))
+    predicted, _ = ranks.on_first(lambda: open_predicted(settings))
     scorer = Scorer(settings, ranks)
-    statistics = scorer.statistics(inputs.predicted, keep_features)
-    ranks.on_first(lambda: save_statistics(path, statistics, scorer.provenance))
+    statistics = scorer.statistics(predicted, keep_features)
+    ranks.on_first(lambda: save_statistics(path, statistics, scorer.backend.provenance))
+
+
+def default_cache_dir() -> Path | None:
+    """The user's cache folder (XDG_CACHE_HOME moves it); None for a user without a home."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        print("note: reference statistics are not cached: no home folder", file=sys.stderr)
+        return None
+    return Path(home) / "faster-pytorch-fid"
+
+
+class Scorer:
+    """A feature network on a device that turns sources into statistics, over all ranks."""
+
+    def __init__(self, settings: Settings, ranks: Ranks) -> None:
+        self.settings = settings
+        self.ranks = ranks
+        self.device = ranks.together(lambda: choose_device(settings.device, ranks))[ranks.rank]
+        self.backend: Backend
+        ranks.on_first(self._build)  # rank 0 goes first: it may have to download the weights
+        ranks.together(self._build if ranks.rank > 0 else lambda: None)
+
+    def _build(self) -> None:
+        settings = self.settings
+        options = BackendOptions(settings.dims, settings.weights, settings.weights_dir)
+        self.backend = BACKENDS[settings.features](options)
+
+    def statistics(self, source: Source, keep_features: bool) -> FeatureStatistics:
+        """Statistics of all images (every rank reads its shard), or those of an npz."""
+        if isinstance(source, Path):
+            return self._load(source).to(self.device)
+        total, *parts = self.ranks.together(lambda: self._part(source, keep_features))
+        for part in parts:
+            total.merge(part)
+        return total.to(self.device)
+
+    def reference(self, source: Source, keep_features: bool) -> FeatureStatistics:
+        """Statistics of the reference, read from the cache where its images were seen before."""
+        folder = self.settings.cache_dir
+        if folder is None or isinstance(source, Path):
+            return self.statistics(source, keep_features)
+        path = self.ranks.on_first(lambda: folder / self._cache_name(source, keep_features))
+        found = self.ranks.on_first(lambda: self._load_cached(path))
+        if found is None:
+            found = self.statistics(source, keep_features)
+            self.ranks.on_first(lambda: self._save_cached(path, found))
+        return found.to(self.device)
+
+    def hole_distance(self, inputs: Inputs) -> float:
+        """Frechet distance of the surroundings of holes."""
+        numbers = self.ranks.on_first(lambda: with_hole(inputs.masks))
+        if len(numbers) < 2:
+            found = f"{len(numbers)} of the masks have a hole; needed are 2"
+            raise ScoreError(f"--metrics hole: {found}")
+        both = inputs.predicted, inputs.reference
+        crops = (HoleCrops(images, inputs.masks, numbers) for images in both)
+        return frechet_distance(*(self.statistics(c, keep_features=False) for c in crops))[0]
+
+    def _part(self, images: ImageSet, keep_features: bool) -> FeatureStatistics:
+        """Statistics of this rank's images."""
+        settings, indices = self.settings, self.ranks.shard(len(images))
+        size, workers = settings.batch_size, settings.workers
+        part = extract_statistics(
+            self.backend, images, indices, self.device, size, workers, keep_features
+        )
+        return part.to(torch.device("cpu")) if self.ranks.world > 1 else part
+
+    def _load(self, path: Path) -> FeatureStatistics:
+        return load_statistics(path, self.backend.dims, self.backend.provenance)
+
+    def _load_cached(self, path: Path) -> FeatureStatistics | None:
+        try:
+            return self._load(path) if path.is_file() else None
+        except ScoreError:  # a damaged entry is only made again
+            return None
+
+    def _save_cached(self, path: Path, statistics: FeatureStatistics) -> None:
+        try:
+            save_statistics(path, statistics, self.backend.provenance)
+        except ScoreError as error:  # a score does not fail for want of a cache
+            print(f"note: reference statistics are not cached: {error}", file=sys.stderr)
+
+    def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
+        """Content hash of images and network; sets of features that the FID drops say so."""
+        backend, resize = self.backend, self.settings.resize
+        parts = [images.sha256(), str(backend.dims), *backend.provenance.values()]
+        parts += [repr(tuple(resize))] if resize else []
+        if keep_features and len(images) > backend.dims:
+            parts.append("features")
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32] + ".npz"

@@ -8,23 +8,17 @@ not change the arithmetic.
 
 from __future__ import annotations
 
-import lzma
-import struct
 import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fid.files import ScoreError, check_limit, replacing
+from fid.files import BROKEN_ZIP, ScoreError, check_limit, replacing
 
-Provenance = dict[str, str | int]
-BROKEN_NPZ = (  # what NumPy and zipfile raise on broken or foreign bytes
-    *(OSError, ValueError, EOFError, RuntimeError, NotImplementedError, OverflowError),
-    *(MemoryError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-)
+Moments = tuple[int, Tensor, Tensor]  # n, mean (d,), scatter (d, d): sum of centred outer products
 
 
 class FeatureStatistics:
@@ -40,8 +34,7 @@ class FeatureStatistics:
         self.keep_features = keep_features
         self.count: int | None = 0  # None: read from a file that does not say
         self._rows: list[Tensor] = []  # rows not yet in the moments
-        self._pending = 0
-        self._moments: tuple[int, Tensor, Tensor] | None = None  # n, mean (d,), scatter (d, d)
+        self._moments: Moments | None = None
 
     @classmethod
     def of(cls, features: Tensor, keep_features: bool = False) -> FeatureStatistics:
@@ -61,13 +54,16 @@ class FeatureStatistics:
         return statistics
 
     def update(self, features: Tensor) -> None:
-        """Add rows, (B, d) of any float type."""
+        """Add rows, (B, d) of any float type; whole blocks of d rows move into the moments."""
         assert self.count is not None, "statistics of an unknown number of images cannot grow"
         self._rows.append(features.double())
-        self._pending += len(features)
         self.count += len(features)
-        if not self.keep_features:
-            self._reduce_blocks()
+        pending = self.count - (self._moments[0] if self._moments else 0)
+        if self.keep_features or pending <= self.dims:
+            return
+        rows, whole = torch.cat(self._rows), (pending - 1) // self.dims * self.dims
+        self._moments = _with_rows(self._moments, rows[:whole], self.dims)
+        self._rows = [rows[whole:].clone()]
 
     def merge(self, other: FeatureStatistics) -> None:
         """Add another part's images after these (ranks, shards)."""
@@ -114,34 +110,23 @@ class FeatureStatistics:
             return None
         return (features - features.mean(0)) / (len(features) - 1) ** 0.5
 
-    def _total(self) -> tuple[int, Tensor, Tensor]:
-        moments = self._moments
-        for block in torch.cat(self._rows).split(self.dims) if self._rows else ():
-            moments = _merged(moments, _moments_of(block))
+    def _total(self) -> Moments:
+        rows = torch.cat(self._rows) if self._rows else torch.empty(0)
+        moments = _with_rows(self._moments, rows, self.dims)
         assert moments is not None, "no images were shown"
         return moments
 
-    def _reduce_blocks(self) -> None:
-        """Move whole blocks of d rows into the moments once there are more than d rows."""
-        if self._pending <= self.dims:
-            return
-        rows = torch.cat(self._rows)
-        whole = (len(rows) - 1) // self.dims * self.dims
-        for block in rows[:whole].split(self.dims):
-            self._moments = _merged(self._moments, _moments_of(block))
-        self._rows, self._pending = [rows[whole:].clone()], len(rows) - whole
+
+def _with_rows(moments: Moments | None, rows: Tensor, block: int) -> Moments | None:
+    """Moments with (n, d) rows more, so many at a time."""
+    for part in rows.split(block) if len(rows) else ():
+        mean = part.mean(0)
+        centred = part - mean
+        moments = _merged(moments, (len(part), mean, centred.T @ centred))
+    return moments
 
 
-def _moments_of(rows: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and scatter (sum of outer products of centred rows) of (n, d)."""
-    mean = rows.mean(0)
-    centred = rows - mean
-    return len(rows), mean, centred.T @ centred
-
-
-def _merged(
-    first: tuple[int, Tensor, Tensor] | None, second: tuple[int, Tensor, Tensor]
-) -> tuple[int, Tensor, Tensor]:
+def _merged(first: Moments | None, second: Moments) -> Moments:
     """Moments of two disjoint parts together (Chan, Golub and LeVeque 1979)."""
     if first is None:
         return second
@@ -152,7 +137,9 @@ def _merged(
     return n, mean1 + shift * (n2 / n), scatter
 
 
-def save_statistics(path: Path, statistics: FeatureStatistics, provenance: Provenance) -> None:
+def save_statistics(
+    path: Path, statistics: FeatureStatistics, provenance: Mapping[str, str]
+) -> None:
     """Write `mu` and `sigma` as pytorch-fid does, with n, provenance and (n <= d) the features.
 
     pytorch-fid reads such a file and ignores what it does not know. A broken write leaves no file.
@@ -167,15 +154,11 @@ def save_statistics(path: Path, statistics: FeatureStatistics, provenance: Prove
         np.savez(file, **{name: t.cpu().numpy() for name, t in arrays.items()}, **extra)
 
 
-def load_statistics(path: Path, dims: int, provenance: Provenance) -> FeatureStatistics:
+def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> FeatureStatistics:
     """Read statistics that pytorch-fid or this scorer wrote.
 
-    Args:
-        dims: the feature size in use; the file must have it.
-        provenance: what the features in use are; where the file says it too, both must agree.
-
-    Raises:
-        ScoreError: not an npz, no `mu` or `sigma`, not finite, other dims or other features.
+    The file must have the feature size in use and, where it states its provenance, that one. Raises
+    `ScoreError` for another one, and for what is no npz or has no finite `mu` and `sigma`.
     """
     arrays = _read_arrays(path)
     for key in ("mu", "sigma"):
@@ -188,19 +171,22 @@ def load_statistics(path: Path, dims: int, provenance: Provenance) -> FeatureSta
             f"{path}: mu is {mean.shape} and sigma {covariance.shape}, but the features in use "
             f"have {dims} dims"
         )
-    if not all(_is_real(array) for array in (mean, covariance)):
-        raise ScoreError(f"{path}: mu or sigma is not of real numbers")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ScoreError(f"{path}: mu or sigma holds values that are not finite")
+    _check_numbers(path, "mu or sigma", mean, covariance)
     for key, wanted in provenance.items():
         if key in arrays and str(arrays[key]) != str(wanted):
             raise ScoreError(f"{path}: made with {key} {arrays[key]}, but {wanted} is in use")
     if "features" in arrays:
-        return _from_features(path, arrays["features"], dims)
-    count = _count(path, arrays["n"]) if "n" in arrays else None
-    return FeatureStatistics.from_moments(
-        torch.from_numpy(mean), torch.from_numpy(covariance), count
-    )
+        features = arrays["features"]
+        if features.ndim != 2 or features.shape[1] != dims or len(features) < 2:
+            found = f"features are {features.shape}, not (n, {dims}) with n from 2"
+            raise ScoreError(f"{path}: {found}")
+        _check_numbers(path, "features", features)
+        return FeatureStatistics.of(torch.from_numpy(features), keep_features=True)
+    n = arrays.get("n", np.array(2))
+    if n.shape != () or n.dtype.kind not in "iu" or n < 2:
+        raise ScoreError(f"{path}: n is {str(n)[:40]}, expected one whole number from 2")
+    moments = torch.from_numpy(mean), torch.from_numpy(covariance)
+    return FeatureStatistics.from_moments(*moments, int(n) if "n" in arrays else None)
 
 
 def has_features(path: Path) -> bool:
@@ -220,25 +206,13 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         check_limit("statistics_bytes", unpacked, f"{path}: unpacked")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except BROKEN_NPZ as error:
+    except (*BROKEN_ZIP, MemoryError) as error:
         raise ScoreError(f"{path}: not a readable npz ({error})") from None
 
 
-def _from_features(path: Path, features: np.ndarray, dims: int) -> FeatureStatistics:
-    """Statistics of kept features (n, d)."""
-    if features.ndim != 2 or features.shape[1] != dims or len(features) < 2:
-        raise ScoreError(f"{path}: features are {features.shape}, not (n, {dims}) with n from 2")
-    if not _is_real(features) or not np.isfinite(features).all():
-        raise ScoreError(f"{path}: features hold values that are no finite numbers")
-    return FeatureStatistics.of(torch.from_numpy(features), keep_features=True)
-
-
-def _count(path: Path, n: np.ndarray) -> int:
-    """The number of images that a file states."""
-    if n.shape != () or not np.issubdtype(n.dtype, np.integer) or n < 2:
-        raise ScoreError(f"{path}: n is {str(n)[:40]}, expected one whole number from 2")
-    return int(n)
-
-
-def _is_real(array: np.ndarray) -> bool:
-    return np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)
+def _check_numbers(path: Path, names: str, *arrays: np.ndarray) -> None:
+    """Refuse arrays of other than real, finite numbers."""
+    if not all(array.dtype.kind in "iuf" for array in arrays):
+        raise ScoreError(f"{path}: {names} is not of real numbers")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ScoreError(f"{path}: {names} holds values that are not finite")

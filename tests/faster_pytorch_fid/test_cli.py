@@ -10,8 +10,8 @@ import sys
 import warnings
 import zipfile
 
-import fid.extraction
 import fid.process
+import fid.scoring
 import fid_score_gpu
 import numpy as np
 import pytest
@@ -163,13 +163,13 @@ def test_the_score_does_not_depend_on_batch_size_or_workers(lab, command, worker
 
 def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command, monkeypatch):
     extracted = []
-    extract = fid.extraction.extract_statistics
+    extract = fid.scoring.extract_statistics
 
     def counted(backend, images, *rest):
         extracted.append(images.path.name)
         return extract(backend, images, *rest)
 
-    monkeypatch.setattr(fid.extraction, "extract_statistics", counted)
+    monkeypatch.setattr(fid.scoring, "extract_statistics", counted)
     arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
     first, second = command(*arguments), command(*arguments)
     assert first == second
@@ -644,3 +644,25 @@ def test_statistics_that_keep_features_give_the_kernel_distance(lab, command):
     assert code == 0, error
     assert output == direct
     assert "P-IDS takes the rows of" in error
+
+
+def test_copies_of_the_training_set_are_sought_among_images_alone(lab, command):
+    for folder in ("truth", "masks"):
+        command("--predicted-path", lab / folder, "--save-stats", lab / f"{folder}.npz")
+    with np.load(lab / "masks.npz") as file:  # as pytorch-fid writes it
+        np.savez(lab / "masks.npz", mu=file["mu"], sigma=file["sigma"])
+    results = ("--predicted-path", lab / "test_results")
+    for name, paths in {
+        "truth.npz": ("--gt-path", lab / "truth.npz", "--train-path", lab / "truth"),
+        "masks.npz": ("--train-path", lab / "masks.npz"),
+    }.items():
+        code, _, error = command(*results, *paths)
+        line = f"error: --train-path: needs images, {lab / name} holds statistics only\n"
+        assert (code, error) == (2, line)
+    assert command(*results, "--train-path", lab / "truth.npz")[0] == 0
+
+
+def test_statistics_to_save_need_a_folder(lab, command):
+    code, _, error = command("--save-stats", lab / "t.npz")
+    line = "error: --save-stats: name the folder to read and the .npz to write\n"
+    assert (code, error) == (2, line)

@@ -6,7 +6,7 @@ from fid import Size
 from fid.files import ScoreError
 from fid.images import resized
 from fid.inputs import open_images
-from fid.paired import Box, HoleCrops, hole_box
+from fid.paired import HoleCrops, hole_box, with_hole
 from fid_test_images import draw_images, write_folder
 from PIL import Image
 
@@ -39,14 +39,18 @@ def test_crops_are_as_large_as_the_images_and_leave_out_those_without_a_hole(tmp
     images = draw_images(3, seed=1)
     write_folder(tmp_path / "images", images)
     side = images[0].shape[0]
-    corner = Box(slice(0, 8), slice(0, 8), "the mask", (side, side))
-    crops = HoleCrops(open_images(tmp_path / "images"), {1: corner})
+    masks = [np.full((side, side), 255, np.uint8) for _ in images]
+    masks[1][1:3, 2:4] = 0  # half of each side about it, as far as the image goes
+    write_folder(tmp_path / "masks", masks, "mask")
+    sets = open_images(tmp_path / "images"), open_images(tmp_path / "masks")
+    assert with_hole(sets[1]) == [1]
+    crops = HoleCrops(*sets, [1])
     assert len(crops) == 1
     expected = Image.fromarray(images[1][:8, :8]).resize((side, side), Image.Resampling.BICUBIC)
     assert (crops.pixels(0) == np.asarray(expected)).all()
-    crops = HoleCrops(open_images(tmp_path / "images"), {1: corner._replace(mask_shape=(9, 8))})
-    with pytest.raises(ScoreError, match="image_001.png is 16 x 16, the mask 8 x 9"):
-        crops.pixels(0)
+    wide = open_images(write_folder(tmp_path / "wide", [np.zeros((9, 8), np.uint8)] * 3))
+    with pytest.raises(ScoreError, match="image_001.png is 16 x 16, .*wide/image_001.png 8 x 9"):
+        HoleCrops(sets[0], wide, [1]).pixels(0)
 
 
 def test_an_image_of_the_size_asked_for_stays_as_it_is():

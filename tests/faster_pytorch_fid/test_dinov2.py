@@ -27,7 +27,7 @@ def test_dinov2_is_asked_of_torch_hub_and_fed_imagenet_normalised_images(monkeyp
     # (1 - mean) / std of the red channel
     assert float(inputs[0, 0, 100, 100]) == pytest.approx((1 - 0.485) / 0.229)
     assert backend.distance == "DINOv2 Frechet distance"
-    assert backend.distance_key == "frechet_distance_dinov2"
+    assert backend.key("fid") == "frechet_distance_dinov2"
 
 
 def test_dinov2_without_a_network_is_one_line(monkeypatch):

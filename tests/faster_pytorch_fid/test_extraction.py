@@ -4,10 +4,9 @@ from datetime import timedelta
 
 import pytest
 import torch
-from fid.extraction import extract_statistics, in_threads
+from fid.extraction import Ranks, extract_statistics, in_threads
 from fid.features import Backend
 from fid.inputs import open_images
-from fid.process import Ranks
 from fid_test_images import draw_images, write_folder
 from torch import distributed, nn
 
@@ -23,8 +22,6 @@ def backend() -> Backend:
     return Backend(
         name="red",
         distance="Red Frechet distance",
-        distance_key="frechet_distance_red",
-        kernel_key="kernel_distance_red",
         dims=4,
         network=FirstValues(),
         prepare=lambda pixels: pixels.float(),

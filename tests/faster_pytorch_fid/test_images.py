@@ -1,6 +1,7 @@
 """Folders, zips and csv files give the same pixels; what is wrong with one is named."""
 
 import io
+import pickle
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -50,6 +51,13 @@ def test_folder_zip_and_csv_hold_the_same_images(tmp_path, pixels):
         assert len(images) == 3
         for index, expected in enumerate(pixels):
             np.testing.assert_array_equal(images.pixels(index), expected)
+
+
+def test_a_zip_reaches_other_processes(tmp_path, pixels):
+    members = {f"{i}.png": encoded(pixels[i]) for i in range(3)}
+    images = open_images(write_zip(tmp_path / "a.zip", members))
+    images.pixels(0)  # which opens it
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(images)).pixels(2), pixels[2])
 
 
 def test_the_hash_is_of_the_images_not_of_their_container(tmp_path, pixels):

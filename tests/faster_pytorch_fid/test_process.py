@@ -6,6 +6,7 @@ import os
 
 import pytest
 from fid import process
+from fid.files import ScoreError
 from fid.process import COUNTS, MEETING, Place, place
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
@@ -61,10 +62,10 @@ def test_what_would_change_nothing_is_ignored_without_a_word(among, capsys, left
 )
 @pytest.mark.parametrize("others", [{}, WHOLE])
 def test_a_value_that_no_launcher_sets_is_named(among, name, value, others):
-    with pytest.raises(ValueError, match=f"has {name}='{value}'; allowed are whole numbers from"):
+    with pytest.raises(ScoreError, match=f"has {name}='{value}'; allowed are whole numbers from"):
         among(**{**others, name: value})
 
 
 def test_a_rank_beyond_the_size_is_named(among):
-    with pytest.raises(ValueError, match="RANK=3 and WORLD_SIZE=3; ranks count from 0"):
+    with pytest.raises(ScoreError, match="RANK=3 and WORLD_SIZE=3; ranks count from 0"):
         among(**{**WHOLE, "RANK": "3"})

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fid.startup import failed_import, leave_out_unreadable
+from fid.process import failed_import, leave_out_unreadable
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted(ROOT.glob("*.py")), ROOT / "faster-pytorch-fid" / "fid_score_gpu.py"]

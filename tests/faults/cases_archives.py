@@ -171,7 +171,7 @@ ARRAYS: dict[str, tuple[bytes, str]] = {  # content of bad.npz, what is said
     "of a negative number of images": (npz(mu=ZEROS, sigma=EYE, n=-3), "n is -3, expected"),
     "of many numbers of images": (npz(mu=ZEROS, sigma=EYE, n=[3, 4]), "n is [3 4], expected"),
     "with features of not a number": (
-        npz(mu=ZEROS, sigma=EYE, features=np.full((3, 64), np.nan)), "no finite numbers"),
+        npz(mu=ZEROS, sigma=EYE, features=np.full((3, 64), np.nan)), "not finite"),
     "of other features": (npz(mu=ZEROS, sigma=EYE, backend="dinov2"), "made with backend dinov2"),
     "that claims to unpack to 3.9 GiB": (
         claiming(npz(mu=ZEROS, sigma=EYE), 2_100_000_000), "bytes; allowed are 2,147,483,648"),
