@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from fid import FILTERS, MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size
 from fid.features import BACKENDS, FID_HASH_PREFIX
-from fid.files import ScoreError, read_json, replacing, sha256_of_file
+from fid.files import ScoreError, read_json, relative, replacing, sha256_of_file
 from fid.images import ImageSet
 from fid.inputs import Source
 from fid.metrics import KERNEL_SUBSET_SIZE, kind_of
@@ -116,6 +115,7 @@ def build(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
     backend, counts = outcome.backend, (*outcome.counts, None, None)
     sources = [getattr(outcome.inputs, name) for name in SOURCES]
     stated = {name: getattr(settings, name) for name in SETTINGS}
+    paths = {name: relative(stated[name], folder) for name in PATHS if stated[name] is not None}
     return {
         "format": FORMAT,
         "score_name": backend.distance,
@@ -130,7 +130,7 @@ def build(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "weights_sha256": backend.weights_sha256,
         "dims": backend.dims,
         "resize": backend.resize,
-        "settings": stated | {name: _relative(stated[name], folder) for name in PATHS},
+        "settings": stated | paths,
         "device": _device_name(outcome.device),
         "versions": {
             "python": platform.python_version(),
@@ -209,23 +209,11 @@ def _described(source: Source | None, count: int | None, folder: Path) -> dict[s
         return None
     is_set = isinstance(source, ImageSet)
     return {
-        "path": _relative(str(source.path if is_set else source), folder),
+        "path": relative(source.path if is_set else source, folder),
         "kind": "images" if is_set else "statistics",
         "n": len(source) if is_set else count,
         "sha256": source.sha256() if is_set else sha256_of_file(source),
     }
-
-
-def _relative(path: str | None, folder: Path) -> str | None:
-    if path is None:
-        return None
-    try:
-        found = os.path.relpath(path, folder)
-        if os.path.realpath(folder / found) == os.path.realpath(path):
-            return found
-        return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))  # past a link
-    except ValueError:  # another drive on Windows
-        return os.path.abspath(path)
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Files: the error a user sees, how much an input may claim, whole writes, hashes and JSON.
+"""Files: errors of the user's, how much an input may claim, whole writes, names, hashes, JSON.
 
 INPUT_LIMITS=pixels=200e6,members=5e6 sets some limits, INPUT_LIMITS=off lifts them all; the
 environment variable reaches worker processes too.
@@ -13,13 +13,15 @@ import json
 import lzma
 import math
 import os
+import re
 import struct
 import tempfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 SWITCH = "INPUT_LIMITS"
@@ -34,6 +36,15 @@ DEFAULT_LIMITS = {
     "statistics_bytes": 2 * 2.0**30,  # of an npz, unpacked
     "held_bytes": 64 * 2.0**30,  # of prepared pixels that are in memory at once; of the suite alone
 }
+# What is a picture and how it is read, for scorer and suite.
+IMAGE_SUFFIXES = frozenset(  # what every Pillow reads
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
+OTHER_SUFFIXES = frozenset(  # pictures as well, which are left out with a note
+    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
+    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
+)
 CHUNK_BYTES = 1 << 20
 BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
@@ -137,6 +148,43 @@ def _as_mistake(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def composed(name: str) -> str:
+    """A name with each accent in one character (NFC): a Mac writes two where others write one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
+    parts = re.split(r"(\d+)", composed(name))  # text and numbers alternate
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
+
+
+def left_out(names: Iterable[str]) -> str | None:
+    """What a note says of pictures whose format is not read; None where there are none."""
+    visible = [name for name in names if not PurePath(name).name.startswith(".")]
+    others = [name for name in visible if PurePath(name).suffix.lower() in OTHER_SUFFIXES]
+    if not others:
+        return None
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    allowed = ", ".join(sorted(IMAGE_SUFFIXES))
+    return f"{min(others, key=natural_key)}{more} left out; allowed are {allowed}"
+
+
+def relative(path: Path | str, folder: Path) -> str:
+    """A path as it is written into a file in a folder, so that both can move together.
+
+    The system follows links before it goes up by .., so where a link on the way would make the
+    short form lead elsewhere, the true places of both are used.
+    """
+    try:
+        found = os.path.relpath(path, folder)
+        if os.path.realpath(folder / found) == os.path.realpath(path):
+            return found
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    except ValueError:  # another drive of Windows
+        return os.path.abspath(path)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -10,10 +10,8 @@ import contextlib
 import copy
 import hashlib
 import io
-import re
 import struct
 import sys
-import unicodedata
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -26,17 +24,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fid import FILTERS, Size
-from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes
-
-# What is a picture, how it is read and in which order: equal to the suite's utils/io/images.py, as
-# a test checks.
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-)
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
-OTHER_EXTENSIONS = frozenset(  # pictures as well, which are left out with a note
-    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
-    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
+from fid.files import (
+    BROKEN_ZIP,
+    FORMATS,
+    IMAGE_SUFFIXES,
+    ScoreError,
+    check_limit,
+    composed,
+    left_out,
+    most_bytes,
+    natural_key,
 )
 
 
@@ -77,17 +74,6 @@ def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
     if pixels.shape[:2] == (size.height, size.width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(size[:2], FILTERS[size.filter]))
-
-
-def composed(name: str) -> str:
-    """A name with each accent in one character (NFC): a Mac writes two where others write one."""
-    return unicodedata.normalize("NFC", name)
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
-    parts = re.split(r"(\d+)", composed(name))  # text and numbers alternate
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
 class ImageSet(ABC):
@@ -207,18 +193,13 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
 
 def _is_image(entry: Path) -> bool:
     """An image's name on a file or on a broken link, which reading names; no pipe."""
-    named = entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".")
+    named = entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
     return named and (entry.is_file() or not entry.exists())
 
 
 def _note_left_out(place: Path, names: Iterable[str]) -> None:
-    """Name the first of the files that hold a picture of a format that is not read."""
-    others = [n for n in names if Path(n).suffix.lower() in OTHER_EXTENSIONS and n[0] != "."]
-    if others:
-        first, more = min(others, key=natural_key), len(others) - 1
-        rest = f" and {more} more" if more else ""
-        allowed = ", ".join(sorted(EXTENSIONS))
-        print(f"note: {place}: {first}{rest} left out; allowed are {allowed}", file=sys.stderr)
+    if text := left_out(names):
+        print(f"note: {place}: {text}", file=sys.stderr)
 
 
 def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
@@ -228,7 +209,7 @@ def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
     names = []
     for member in members:
         place = PurePosixPath(member.filename.replace("\\", "/"))
-        is_image = place.suffix.lower() in EXTENSIONS and not place.name.startswith("._")
+        is_image = place.suffix.lower() in IMAGE_SUFFIXES and not place.name.startswith("._")
         if member.is_dir() or not is_image or place.parts[0] == "__MACOSX":
             continue
         if ".." in place.parts or place.parts[0] == "/" or place.parts[0].endswith(":"):

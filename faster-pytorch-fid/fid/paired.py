@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from scipy.ndimage import find_objects, label
 
 from fid import Size
-from fid.files import ScoreError
-from fid.images import ImageSet, composed, decode_image, natural_key, resized
+from fid.files import ScoreError, composed, natural_key
+from fid.images import ImageSet, decode_image, resized
 
 IDENTICAL_PSNR = 100.0  # dB, stands for the infinity of equal images so that means stay finite
 SSIM_WINDOW = 11

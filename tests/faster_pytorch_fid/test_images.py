@@ -6,7 +6,6 @@ import unicodedata
 import zipfile
 from pathlib import Path
 
-import fid.images
 import numpy as np
 import pytest
 from fid.files import ScoreError
@@ -122,9 +121,6 @@ def test_a_turned_16_bit_or_transparent_picture_has_the_expected_pixels():
 
 
 def test_scorer_and_suite_take_the_same_files_for_pictures_in_the_same_order(tmp_path):
-    assert fid.images.EXTENSIONS == suite.IMAGE_SUFFIXES
-    assert fid.images.OTHER_EXTENSIONS == suite.OTHER_SUFFIXES
-    assert set(fid.images.FORMATS) == set(suite.FORMATS)
     for name in ("b_10.PNG", "B_9.jfif", "a.gif", ".hidden.png", "note.txt", "1.avif", "02.jpg"):
         (tmp_path / name).write_bytes(encoded(RGB))
     expected = [path.name for path in suite.list_images(tmp_path)]

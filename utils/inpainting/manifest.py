@@ -11,13 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fid.files import relative
+
 from config.errors import UserError
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
 from utils.device import Compute, environment
 from utils.inpainting.outputs import Outputs
 from utils.inpainting.stamps import differences, read_stamp
-from utils.io.files import relative, write_text
+from utils.io.files import write_text
 from utils.io.images import composed
 from utils.io.notes import note
 

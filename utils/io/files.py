@@ -55,21 +55,6 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def relative(path: Path, folder: Path) -> str:
-    """A path as it is written into a file in a folder, so that both can move together.
-
-    The system follows links before it goes up by .., so where a link on the way would make the
-    short form lead elsewhere, the true places of both are used.
-    """
-    try:
-        found = os.path.relpath(path, folder)
-        if os.path.realpath(folder / found) == os.path.realpath(path):
-            return found
-        return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
-    except ValueError:  # another drive of Windows
-        return os.path.abspath(path)
-
-
 def content_hash(paths: Iterable[Path]) -> str:
     """SHA-256 over the files' bytes, in the given order, as hexadecimal digits."""
     digest = hashlib.sha256()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,13 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
+from fid.files import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    composed,  # noqa: F401  for all who compare names
+    left_out,
+    natural_key,
+)
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from config.errors import StopRequested, UserError
@@ -24,14 +30,6 @@ from utils.io.files import atomic
 from utils.io.limits import check_limit, limit
 from utils.io.notes import tell_once
 
-IMAGE_SUFFIXES = frozenset(  # what every Pillow reads
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-)
-OTHER_SUFFIXES = frozenset(  # pictures as well, which are left out with a note
-    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
-    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
-)
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
 PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # these two, and by
 Image.preinit()  # those of the other formats; or Image.open imports all that Pillow has, 0.2 s
 KNOWN, HOLE = 255, 0  # values of a mask file
@@ -146,27 +144,14 @@ def list_images(folder: Path) -> list[Path]:
 
 def is_image_name(name: str) -> bool:
     """Say whether a file's name has an image's suffix and is not hidden."""
-    return _ends_in(IMAGE_SUFFIXES, name)
+    path = PurePath(name)
+    return not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def tell_left_out(place: Path, names: Iterable[str]) -> None:
     """Name the first of the files that hold a picture, as they are called, which is not read."""
-    left_out = sorted((n for n in names if _ends_in(OTHER_SUFFIXES, n)), key=natural_key)
-    if left_out:
-        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        allowed = ", ".join(sorted(IMAGE_SUFFIXES))
-        tell_once(str(place), f"{place}: {left_out[0]}{more} left out; allowed are {allowed}")
-
-
-def composed(name: str) -> str:
-    """A name with each accent in one character (NFC): a Mac writes two where others write one."""
-    return unicodedata.normalize("NFC", name)
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
-    parts = re.split(r"(\d+)", composed(name))  # text and numbers alternate
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
+    if text := left_out(names):
+        tell_once(str(place), f"{place}: {text}")
 
 
 def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
@@ -217,11 +202,6 @@ def _has_more_frames(image: Image.Image) -> bool:
 def _tell(loss: str, name: str) -> None:
     """Name the first file that loses something on the way to RGB; a set of them needs one line."""
     tell_once(loss, f"{name} {LOSSES[loss]}")
-
-
-def _ends_in(suffixes: frozenset[str], name: str) -> bool:
-    path = PurePath(name)
-    return not path.name.startswith(".") and path.suffix.lower() in suffixes
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:

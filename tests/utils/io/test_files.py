@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fid.files import relative
 
 from config.errors import UserError
-from utils.io.files import atomic, content_hash, relative, write_text
+from utils.io.files import atomic, content_hash, write_text
 
 ROOT = Path(__file__).parents[3]
 
