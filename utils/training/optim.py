@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from utils.training.token_batches import TokenBatch
 
 FINAL_SHARE = 0.01  # of the peak learning rate, at the end of a cosine
-PART = 8  # images that a thread takes; enough rows for products at full speed
+PARTS, PART = 4, 8  # a batch has a multiple of so many parts, none of more images than that
 LARGE = 512  # width from which on threads within an operation lose little, and gradients are large
 
 
@@ -47,8 +48,7 @@ def add_gradient(
         loss = objective(*part) * weight(part, batch)
         return loss.detach(), torch.autograd.grad(loss * scale, parameters, allow_unused=True)
 
-    starts = range(0, len(batch.token_mask), PART)
-    parts = [batch.rows(slice(start, start + PART)) for start in starts]
+    parts = [batch.rows(rows) for rows in equal_parts(len(batch.token_mask))]
     total, device = torch.zeros(()), batch.token_mask.device
     for start in range(0, len(parts), workers()):  # no more gradients in memory than threads
         for loss, gradients in each_part(gradient, parts[start : start + workers()], device):
@@ -57,6 +57,16 @@ def add_gradient(
                 if found is not None:  # as `backward` would add it
                     parameter.grad = found if parameter.grad is None else parameter.grad.add_(found)
     return total
+
+
+def equal_parts(images: int) -> list[slice]:
+    """Rows of the parts of a batch, as equal as can be, so that no thread waits long for another.
+
+    Their number is a multiple of `PARTS`, or that of the images, whatever the number of threads.
+    """
+    count = min(images, PARTS * math.ceil(images / (PARTS * PART)))
+    bounds = [images * part // count for part in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(bounds)]
 
 
 def learning_rate(

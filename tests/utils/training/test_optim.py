@@ -16,6 +16,7 @@ from utils.training import optim
 from utils.training.optim import (
     Averaged,
     add_gradient,
+    equal_parts,
     learning_rate,
     may_share,
     parameter_groups,
@@ -258,3 +259,13 @@ def test_what_draws_in_turn_or_is_large_is_not_shared(config: Config, changed, k
     assert not may_share(changed(config, {key: value}), CPU, 1)
     assert not may_share(config, CUDA, 1)
     assert not may_share(config, CPU, 2)
+
+
+@pytest.mark.parametrize(
+    ("images", "sizes"),
+    [(1, [1]), (3, [1, 1, 1]), (10, [2, 3, 2, 3]), (32, [8] * 4), (33, [4] * 7 + [5])],
+)
+def test_parts_of_a_batch_are_of_almost_equal_size_and_a_multiple_of_four(images, sizes):
+    parts = equal_parts(images)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [i for part in parts for i in range(images)[part]] == list(range(images))
