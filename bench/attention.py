@@ -19,8 +19,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from bench.common import MIB, PRESETS, ROOT, Figures, in_turns, mean_seconds, parser_of, report
-from config.loading import load_config
+from bench import common
+from bench.common import DTYPES, MIB, Figures
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
 from models.cpu_kernels import split_heads
@@ -28,7 +28,6 @@ from utils.cli import keep_freed_memory
 from utils.device import pick_device
 
 BATCH = {"lab": 8, "cats64": 32}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TURNS, QUICK_TURNS = 30, 2  # the first warms up
 Attend = Callable[[Tensor], Tensor]
 
@@ -36,28 +35,28 @@ Attend = Callable[[Tensor], Tensor]
 def main() -> None:
     """Measure both sizes, report."""
     keep_freed_memory()
-    parser = parser_of(__doc__, has_presets=True)
+    parser = common.parser_of(__doc__, has_presets=True)
     args = parser.parse_args()
     if pick_device("auto").type != "cpu":
         parser.error("on a GPU attention: fused is PyTorch's kernel; nothing to compare")
     turns = QUICK_TURNS if args.quick else TURNS
     result = {preset: preset_result(preset, turns) for preset in args.presets}
-    report("attention", result, {"turns": turns}, args.quick)
+    common.report("attention", result, {"turns": turns}, args.quick)
 
 
 def preset_result(preset: str, turns: int) -> dict[str, Figures]:
     """All figures of one size."""
-    network = load_config(ROOT / "config" / PRESETS[preset]).transformer
+    network = common.preset(preset).transformer
     torch.manual_seed(0)
     random, cells = torch.randn(BATCH[preset], network.num_tokens, 3 * network.dim), {}
     for (name, dtype), kind in product(DTYPES.items(), ("repair", "train")):
         trains = kind == "train"
         qkv = random.to(dtype, copy=True).requires_grad_(trains)
         calls = {
-            way: partial(mean_seconds, partial(once, attend, qkv, trains), 1)
+            way: partial(common.mean_seconds, partial(once, attend, qkv, trains), 1)
             for way, attend in ways(network, trains).items()
         }
-        found = in_turns(calls, turns)
+        found = common.in_turns(calls, turns)
         best = {way: min(times[1:]) / len(qkv) * 1e3 for way, times in found.items()}
         cell = {f"{way}_ms": round(ms, 4) for way, ms in best.items()}
         cells[f"{kind}_{name}"] = cell | {"times_as_fast": round(best["kernel"] / best["here"], 2)}

@@ -31,11 +31,10 @@ from pathlib import Path
 
 import torch
 
-from bench.common import in_turns, load, parser_of, ratios, report, spread
+from bench import common
 from models import parallel
 
 CPU = torch.device("cpu")
-
 OTHERS = (0, 1, 2, 8)
 ROUNDS, QUICK_ROUNDS = 5, 1
 SECONDS, QUICK_SECONDS = 4.0, 0.2  # of a round of a side, at least one piece of work
@@ -44,45 +43,52 @@ TRAINED = {"cats64": 32, "lab": 2}  # images of a batch
 OLD, NEW = "old", "new"
 SETTLE = 0.5  # seconds that other processes get to start
 Work = Callable[[], int]  # does a piece of work; its number of images
-Sides = dict[str, ProcessPoolExecutor]
 
 
 def main() -> None:
     """Start both sides, measure every work next to every number of other processes, report."""
-    parser = parser_of(__doc__)
+    parser = common.parser_of(__doc__)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--others", nargs="+", type=int, default=OTHERS, help="busy processes")
     args = parser.parse_args()
+    from bench.inpaint import prepare  # what computes is imported by each side for itself
+
     rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if args.quick else (ROUNDS, SECONDS)
     result: dict[str, dict] = {work: {} for work in args.works}
     loads = {}
-    with tempfile.TemporaryDirectory() as folder, both_sides(Path(folder)) as sides:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        side(OLD, folder) as old,
+        side(NEW, folder) as new,
+    ):
+        prepare(Path(folder), ENCODED)
         for work in args.works:  # weights are read, memory is taken
-            compare(sides, work, 0.0, 1)
+            compare(old, new, work, 0.0, 1)
         for count in args.others:
-            before = load()
+            before = common.load()
             with busy(count):
                 for work in args.works:
-                    result[work][count] = compare(sides, work, seconds, rounds)
+                    result[work][count] = compare(old, new, work, seconds, rounds)
                     print(f"{work} next to {count}: {json.dumps(result[work][count])}", flush=True)
-            loads[count] = {"before": before, "after": load()}
+            loads[count] = {"before": before, "after": common.load()}
     details = {"loads": loads, "workers": parallel.workers(), "rounds": rounds, "seconds": seconds}
     ours = {w: {n: cell[NEW] for n, cell in cells.items()} for w, cells in result.items()}
-    report("busy", result, details, args.quick, steady=ours)
+    common.report("busy", result, details, args.quick, steady=ours)
 
 
-def compare(sides: Sides, work: str, seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+def compare(
+    old: ProcessPoolExecutor, new: ProcessPoolExecutor, work: str, seconds: float, rounds: int
+) -> dict[str, dict[str, float]]:
     """Images a second of both sides, in turns, and their ratio."""
-    calls = {side: partial(measured, process, work, seconds) for side, process in sides.items()}
-    found = in_turns(calls, rounds)
-    return {side: spread(rates) for side, rates in found.items()} | {
-        "ratio": ratios(found[NEW], found[OLD])
-    }
-
-
-def measured(process: ProcessPoolExecutor, work: str, seconds: float) -> float:
-    """Images a second of a work in a side's process."""
-    return process.submit(rate, work, seconds).result()
+    found = common.in_turns(
+        {
+            OLD: lambda: old.submit(rate, work, seconds).result(),
+            NEW: lambda: new.submit(rate, work, seconds).result(),
+        },
+        rounds,
+    )
+    spreads = {name: common.spread(rates) for name, rates in found.items()}
+    return spreads | {"ratio": common.ratios(found[NEW], found[OLD])}
 
 
 @contextmanager
@@ -99,25 +105,16 @@ def busy(count: int) -> Iterator[None]:
             other.wait()
 
 
-@contextmanager
-def both_sides(folder: Path) -> Iterator[Sides]:
-    """A process for each side, which keeps its networks."""
-    from bench.inpaint import prepare
-
-    prepare(folder, ENCODED)
-    spawn = get_context("spawn")
-    with (
-        ProcessPoolExecutor(1, spawn, start, (OLD, folder)) as old,
-        ProcessPoolExecutor(1, spawn, start, (NEW, folder)) as new,
-    ):
-        yield {OLD: old, NEW: new}
+def side(name: str, folder: str) -> ProcessPoolExecutor:
+    """A process for one side, which keeps its networks."""
+    return ProcessPoolExecutor(1, get_context("spawn"), start, (name, Path(folder)))
 
 
-def start(side: str, folder: Path) -> None:
+def start(name: str, folder: Path) -> None:
     """Set a side's process up: how it uses threads, and where its files are."""
     sys.stdout = sys.stderr  # the last line is the result's
     made_of.folder = folder
-    if side == OLD:
+    if name == OLD:
         as_before()
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark shares: arguments, sides in turns, ratios, memory, peak speeds, reporting.
+"""What every benchmark shares: arguments, sides in turns, ratios, memory, reporting.
 
 A benchmark prints its result as its last line and appends it to `bench/results/NAME.jsonl`. Sides
 take turns, each time in a process of their own, and ratios are medians over the rounds. A result
@@ -12,30 +12,33 @@ import datetime
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from utils.device import pick_device
+from config.loading import Override, load_config
+from config.schema import Config
 
 Result = TypeVar("Result")
-Task = dict[str, Any]  # keyword arguments of what a benchmark runs in a process of its own
 Figures = dict[str, float]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 RELEASED = ROOT / "models" / "pretrained" / "cats64"
 PRESETS = {"lab": "MaskGit.yml", "cats64": "cats64.yml"}  # the report's size, the released one
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CONFIG_OPTIONS = {
     "--data": ("data.root", str, "prepared folder"),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights file"),
@@ -43,19 +46,14 @@ CONFIG_OPTIONS = {
 }
 ROUNDS = 3
 MIB = 2**20
-PEAK_SECONDS = 1.0  # how long each peak is sought
 WIDEST = 1.5  # highest over lowest of the rounds that a result may have to be appended
-CONV_BATCHES = (1, 4, 16, 64)  # over which the convolution peak is sought
 
 
 def parser_of(documentation: str, *, has_presets: bool = False) -> argparse.ArgumentParser:
-    """A parser with --quick, and with the flags by which a benchmark starts its own tasks."""
     parser = argparse.ArgumentParser(description=documentation.partition("\n")[0])
     add_quick(parser)
     if has_presets:
         parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
-    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
@@ -63,23 +61,24 @@ def add_quick(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a check: nothing is appended")
 
 
-def parsed(parser: argparse.ArgumentParser, run_task: Callable[..., Figures]) -> argparse.Namespace:
-    """The arguments; where they name a task, run it, print its figures and memory, and exit."""
-    args = parser.parse_args()
-    if args.task is not None:
-        print(json.dumps(run_task(args.work, **args.task) | peak_memory()))
-        sys.exit()
-    return args
+def preset(name: str, overrides: Sequence[Override] = ()) -> Config:
+    """The config of one size."""
+    return load_config(ROOT / "config" / PRESETS[name], overrides)
+
+
+def prepare_photographs(folder: Path, count: int) -> None:
+    """Crops of photographs with lab-like holes, `count` of them in the test set."""
+    command = [sys.executable, "prepare_data.py", "photos", "--out", str(folder), "--split"]
+    subprocess.run([*command, "1", "1", str(count)], cwd=ROOT, check=True, capture_output=True)
 
 
 def machine() -> dict[str, Any]:
     """The hardware and software that the numbers belong to."""
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    own_cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # of Linux
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(own_cores(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in gpus],
         "system": f"{platform.system()} {platform.machine()}",
@@ -87,6 +86,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "threads": torch.get_num_threads(),
+        "load_before": LOAD_BEFORE,
         "load": load(),
     }
 
@@ -94,6 +94,9 @@ def machine() -> dict[str, Any]:
 def load() -> float:
     """Processes that wanted to run, the mean of the last minute."""
     return round(os.getloadavg()[0], 2)
+
+
+LOAD_BEFORE = load()
 
 
 def in_turns(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
@@ -106,19 +109,20 @@ def in_turns(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, l
 
 
 def side_by_side(
-    module: str, work: Path, tasks: dict[str, Task], rounds: int
+    task: Callable[..., Figures], sides: dict[str, dict[str, Any]], rounds: int
 ) -> dict[str, list[Figures]]:
-    """Figures of each side's task in each round."""
-    sides = {side: partial(in_child, module, work, task) for side, task in tasks.items()}
-    return in_turns(sides, rounds)
+    """Figures of a task with each side's arguments, in each round."""
+    calls = {side: partial(in_process, task, **arguments) for side, arguments in sides.items()}
+    return in_turns(calls, rounds)
 
 
-def in_child(module: str, work: Path, task: Task) -> Figures:
-    """Figures of a benchmark's task, run in a process of its own."""
-    command = [sys.executable, "-m", module, "--work", str(work), "--task", json.dumps(task)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"{json.dumps(task)}: {json.dumps(found)}", flush=True)
+def in_process(task: Callable[..., Figures], **arguments: Any) -> Figures:
+    """Figures of a task, and its peak memory, from a process of its own."""
+    begin = peak_memory  # imports what it needs before the task takes memory
+    with ProcessPoolExecutor(1, get_context("spawn"), begin) as process:
+        found = process.submit(task, **arguments).result()
+        found |= process.submit(peak_memory).result()
+    print(f"{json.dumps(arguments, default=str)}: {json.dumps(found)}", flush=True)
     return found
 
 
@@ -177,29 +181,12 @@ def peak_memory() -> Figures:
     """Peak memory of this process in MiB: resident, and what PyTorch took on a GPU."""
     status = Path("/proc/self/status")  # getrusage would count the process that started this one
     if status.is_file():
-        lines = status.read_text(encoding="utf-8").splitlines()
-        found = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+        peaks = {"peak_mib": int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024}
     else:
-        found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # bytes on macOS
-    gpu = torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else None
-    peaks = {"peak_mib": found} | ({} if gpu is None else {"gpu_peak_mib": gpu})
+        peaks = {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB}  # macOS
+    if torch.cuda.is_available():
+        peaks["gpu_peak_mib"] = torch.cuda.max_memory_allocated() / MIB
     return {name: round(mib, 1) for name, mib in peaks.items()}
-
-
-def conv_peak(dtype: torch.dtype, channels: int = 256, side: int = 32) -> float:
-    """Best FLOP/s of a 3 x 3 convolution, channels last, on the default device.
-
-    Sought over batches: small ones stay in a processor's cache, large ones fill a GPU.
-    """
-    return max(_conv_speed(dtype, channels, side, batch) for batch in CONV_BATCHES)
-
-
-def _conv_speed(dtype: torch.dtype, channels: int, side: int, batch: int) -> float:
-    device, layout = pick_device("auto"), torch.channels_last
-    images = torch.randn(batch, channels, side, side, device=device).to(dtype, memory_format=layout)
-    kernel = torch.randn(channels, channels, 3, 3, device=device).to(dtype, memory_format=layout)
-    flops = 2 * batch * side**2 * channels**2 * 9
-    return flops / best_seconds(lambda: F.conv2d(images, kernel, padding=1))
 
 
 def mean_seconds(work: Callable[[], object], times: int) -> float:
@@ -212,16 +199,6 @@ def mean_seconds(work: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def best_seconds(work: Callable[[], object], seconds: float = PEAK_SECONDS) -> float:
-    """Shortest of the repetitions that fit into this time."""
-    with torch.inference_mode():
-        mean_seconds(work, 1)  # the first call chooses kernels and allocates
-        best, end = mean_seconds(work, 1), time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            best = min(best, mean_seconds(work, 1))
-    return best
-
-
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -229,6 +206,5 @@ def _wait() -> None:
 
 def _cpu_name() -> str:
     about = Path("/proc/cpuinfo")  # of Linux
-    lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = about.is_file() and re.search(r"model name\s*: (.*)", about.read_text())
+    return found[1] if found else platform.processor() or platform.machine()

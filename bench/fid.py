@@ -18,78 +18,39 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import skimage.data
 import torch
-from PIL import Image
+from torch import Tensor, nn
 
 import utils  # noqa: F401  makes the scorer's package importable
-from bench.common import (
-    ROUNDS,
-    Figures,
-    column,
-    load,
-    parsed,
-    parser_of,
-    ratios,
-    report,
-    side_by_side,
-)
+from bench import common
+from bench.common import Figures
 from utils.device import pick_device
 
 DIMS, QUICK_DIMS = 2048, 64
 IMAGES, QUICK_IMAGES = 747, 20
 BATCH = {"cpu": 16, "cuda": 50}  # images of ours; pytorch-fid has 50
-PHOTOGRAPHS = (skimage.data.astronaut, skimage.data.chelsea, skimage.data.coffee)
-SIDE = 64  # pixels
+PREDICTED, TRUTH = "images/masked_image", "images/test"  # any two sets do
 WEIGHTS_NAME = "random-inception.pth"
 SIDES = ("theirs", "cold", "warm", "legacy")  # cold fills the cache that warm reads
 
 
-def write_weights(path: Path) -> None:
-    """Seeded random weights under the public file's keys; scaled so that signals survive depth."""
+def random_inception(seed: int = 0) -> dict[str, Tensor]:
+    """Seeded weights under the public file's keys, scaled so that images stay apart at depth."""
     from torchvision.models import Inception3
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
     for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, 0, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.8, 1.25)
-    torch.save(network.state_dict(), path)
-
-
-def crops(count: int) -> Iterator[np.ndarray]:
-    """Seeded crops of photographs that come with scikit-image, 64 x 64 after shrinking up to 3x."""
-    photographs = [Image.fromarray(photo()) for photo in PHOTOGRAPHS]
-    rng = np.random.default_rng(0)
-    for _ in range(count):
-        photograph = photographs[rng.integers(len(photographs))]
-        side = int(rng.integers(SIDE, 3 * SIDE))
-        left, top = (int(rng.integers(size - side + 1)) for size in photograph.size)
-        box = (left, top, left + side, top + side)
-        crop = photograph.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box)
-        yield np.asarray(crop.convert("RGB"))
-
-
-def write_images(truth: Path, predicted: Path, count: int) -> None:
-    """Crops as ground truth, and as predictions the same with a smeared square."""
-    truth.mkdir()
-    predicted.mkdir()
-    for index, pixels in enumerate(crops(count)):
-        rng = np.random.default_rng(index)
-        Image.fromarray(pixels).save(truth / f"image_{index:05d}.png")
-        pixels = pixels.copy()
-        top, left = rng.integers(0, SIDE // 2, 2)
-        hole = pixels[top : top + SIDE // 2, left : left + SIDE // 2]
-        hole[:] = hole.mean(axis=(0, 1), keepdims=True)
-        Image.fromarray(pixels).save(predicted / f"image_{index:05d}.png")
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.25)
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return network.state_dict()
 
 
 def theirs(work: Path, dims: int) -> Figures:
@@ -104,15 +65,10 @@ def theirs(work: Path, dims: int) -> Figures:
     block = pytorch_fid.inception.InceptionV3.BLOCK_INDEX_BY_DIM[dims]
     device = pick_device("auto")
     model = pytorch_fid.inception.InceptionV3([block]).to(device)
+    settings = {"dims": dims, "device": device, "num_workers": _workers()}
     statistics = [
-        calculate_activation_statistics(
-            sorted((work / name).iterdir()),
-            model,
-            dims=dims,
-            device=device,
-            num_workers=_workers(),
-        )
-        for name in ("predicted", "truth")
+        calculate_activation_statistics(sorted((work / name).iterdir()), model, **settings)
+        for name in (PREDICTED, TRUTH)
     ]
     features_end = time.perf_counter()
     score = calculate_frechet_distance(*statistics[0], *statistics[1])
@@ -134,8 +90,8 @@ def run_task(work: Path, side: str, dims: int) -> Figures:
     if side == "cold":
         shutil.rmtree(cache, ignore_errors=True)
     settings = Settings(
-        predicted_path=str(work / "predicted"),
-        gt_path=str(work / "truth"),
+        predicted_path=str(work / PREDICTED),
+        gt_path=str(work / TRUTH),
         dims=dims,
         weights=str(work / WEIGHTS_NAME),
         device=str(device),
@@ -145,8 +101,8 @@ def run_task(work: Path, side: str, dims: int) -> Figures:
         cache_dir=None if legacy else cache,
     )
     scorer = Scorer(settings, Ranks())
-    predicted = scorer.statistics(open_images(work / "predicted"), keep_features=False)
-    reference = scorer.reference(open_images(work / "truth"), keep_features=False)
+    predicted = scorer.statistics(open_images(work / PREDICTED), keep_features=False)
+    reference = scorer.reference(open_images(work / TRUTH), keep_features=False)
     features_end = time.perf_counter()
     score, _ = frechet_distance(predicted, reference, legacy)
     return _timed(start, features_end, score)
@@ -166,34 +122,26 @@ def _workers() -> int:
     return min(4, torch.get_num_threads())
 
 
-def compare(work: Path, dims: int, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All sides in turns; the result line and the details behind it."""
-    sides = {name: {"side": name, "dims": dims} for name in SIDES}
-    found = side_by_side("bench.fid", work, sides, rounds)
-    total, distance = column(found, "total_s"), column(found, "distance_s")
-    memory, score = column(found, "peak_mib"), column(found, "score")
-    result = {
-        "distance_speedup": ratios(distance["theirs"], distance["cold"]),
-        "cold_speedup": ratios(total["theirs"], total["cold"]),
-        "warm_speedup": ratios(total["theirs"], total["warm"]),
-        "memory_ratio": ratios(memory["cold"], memory["theirs"]),
-        "abs_difference": abs(score["legacy"][0] - score["theirs"][0]),
-    }
-    return result, {"tasks": found}
-
-
 def main() -> None:
-    """Prepare weights and images, compare, report."""
-    args = parsed(parser_of(__doc__), run_task)
+    """Prepare weights and images, compare all sides in turns, report."""
+    args = common.parser_of(__doc__).parse_args()
     count, dims = (QUICK_IMAGES, QUICK_DIMS) if args.quick else (IMAGES, DIMS)
-    before, rounds = load(), 1 if args.quick else ROUNDS
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        write_weights(work / WEIGHTS_NAME)
-        write_images(work / "truth", work / "predicted", count)
-        result, details = compare(work, dims, rounds)
-    details |= {"images": count, "load_before": before, "load_after": load()}
-    report("fid", result, details, args.quick)
+        torch.save(random_inception(), work / WEIGHTS_NAME)
+        common.prepare_photographs((work / TRUTH).parent, count)
+        sides = {name: {"work": work, "side": name, "dims": dims} for name in SIDES}
+        found = common.side_by_side(run_task, sides, 1 if args.quick else common.ROUNDS)
+    total, distance = common.column(found, "total_s"), common.column(found, "distance_s")
+    memory, score = common.column(found, "peak_mib"), common.column(found, "score")
+    result = {
+        "distance_speedup": common.ratios(distance["theirs"], distance["cold"]),
+        "cold_speedup": common.ratios(total["theirs"], total["cold"]),
+        "warm_speedup": common.ratios(total["theirs"], total["warm"]),
+        "memory_ratio": common.ratios(memory["cold"], memory["theirs"]),
+        "abs_difference": abs(score["legacy"][0] - score["theirs"][0]),
+    }
+    common.report("fid", result, {"images": count, "tasks": found}, args.quick)
 
 
 if __name__ == "__main__":

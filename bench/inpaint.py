@@ -16,8 +16,6 @@ share of the best matrix product of all rounds in the same dtype.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,61 +24,44 @@ from unittest.mock import patch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.common import (
-    PRESETS,
-    ROOT,
-    ROUNDS,
-    Figures,
-    Task,
-    column,
-    in_child,
-    load,
-    parsed,
-    parser_of,
-    ratios,
-    report,
-    side_by_side,
-    spread,
-)
+from bench import common
+from bench.common import Figures
 from bench.plain_repair import plain
-from config.loading import load_config
 from config.schema import Config
 from models import parallel
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import keep_freed_memory
 from utils.data.datasets import InpaintingSet
-from utils.device import pick_device, pick_dtype
+from utils.device import Compute, pick_device
 from utils.inpainting.job import inpaint_set
 from utils.training.throughput import matmul_peak
 from utils.weights.store import save_weights
 
-COMMON = ("decoding.rule=listing", "decoding.choice_temperature=4.5", "decoding.hole_fill=grey")
-COMMON += ("decoding.composite=none", "decoding.mask_schedule=cosine", "decoding.sweet_spot=null")
-COMMON += ("decoding.order=confidence", "decoding.token_choice=rule", "decoding.comparison=false")
-COMMON += ("transformer.conditioning=none", "tokenizer.decoder_conditioning=none")
-COMMON += ("masking.hole_share=0",)
-TOTAL_ITER = 10
+COMMON = [  # what the plain loop does
+    *("decoding.rule=listing", "decoding.choice_temperature=4.5", "decoding.hole_fill=grey"),
+    *("decoding.composite=none", "decoding.mask_schedule=cosine", "decoding.sweet_spot=null"),
+    *("decoding.order=confidence", "decoding.token_choice=rule", "decoding.comparison=false"),
+    *("transformer.conditioning=none", "tokenizer.decoder_conditioning=none"),
+    "masking.hole_share=0",
+]
+SETTINGS = {"total_iter": 10, "batch_size": "auto", "step_pictures": False}
 WARM_UP = 1  # images
-
-
 IMAGES = {  # of each measurement
     "cpu": {"plain": {"lab": 1, "cats64": 4}, "ours": {"lab": 4, "cats64": 16}},
     "cuda": {"plain": {"lab": 8, "cats64": 8}, "ours": {"lab": 256, "cats64": 512}},
     "quick": {"plain": {"lab": 1, "cats64": 1}, "ours": {"lab": 2, "cats64": 4}},
 }
-GROWTH = {"batch": (1, 4, 16), "total_iter": (5, 10, 20), "images": (16, 64, 256)}
+GROWTH = {"batch_size": (1, 4, 16), "total_iter": (5, 10, 20), "images": (16, 64, 256)}
 GROWTH_IMAGES = 32
 
 
 def main() -> None:
     """Prepare weights and images, compare, report."""
-    keep_freed_memory()
-    parser = parser_of(__doc__, has_presets=True)
-    args = parsed(parser, run_task)
-    device, before = pick_device("auto"), load()
+    args = common.parser_of(__doc__, has_presets=True).parse_args()
+    device = pick_device("auto")
     counts = IMAGES["quick" if args.quick else device.type]
-    rounds = 1 if args.quick else ROUNDS
+    rounds = 1 if args.quick else common.ROUNDS
     grows = device.type == "cpu" and "cats64" in args.presets and not args.quick
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -90,16 +71,13 @@ def main() -> None:
         grown = growth(work) if grows else {}
     result = {preset: shares(sides) for preset, sides in found.items()}
     details = {"tasks": found, "growth": grown, "device": str(device)}
-    details |= {"load_before": before, "load_after": load()}
-    report("inpaint", result, details, args.quick)
+    common.report("inpaint", result, details, args.quick)
 
 
 def prepare(work: Path, count: int) -> None:
     """Crops of photographs with holes, and random weights for each preset."""
-    command = [sys.executable, str(ROOT / "prepare_data.py"), "photos", "--out", str(work / "data")]
-    command += ["--split", "1", "1", str(count)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    for preset in PRESETS:
+    common.prepare_photographs(work / "data", count)
+    for preset in common.PRESETS:
         config = config_of(work, preset)
         torch.manual_seed(0)
         networks = {
@@ -115,30 +93,29 @@ def config_of(work: Path, preset: str, **decoding: Any) -> Config:
     """The preset with the report's decoding; only the networks differ."""
     overrides = [*COMMON, ("run", work / preset), ("data.root", work / "data")]
     overrides += [(f"decoding.{key}", value) for key, value in decoding.items()]
-    return load_config(ROOT / "config" / PRESETS[preset], overrides)
+    return common.preset(preset, overrides)
 
 
 def compare(
     work: Path, preset: str, counts: dict[str, dict[str, int]], rounds: int
 ) -> dict[str, list[Figures]]:
     """Plain, ours, and ours with a picture of every step, in turns."""
-    ours: Task = {"preset": preset, "images": counts["ours"][preset]}
-    tasks = {
-        "plain": {"preset": preset, "images": counts["plain"][preset], "side": "plain"},
-        "ours": ours | {"flops": True},
-        "ours_with_pictures": ours | {"step_pictures": True},
+    shared = {"work": work, "preset": preset}
+    plainly, fast = (shared | {"images": counts[side][preset]} for side in ("plain", "ours"))
+    sides = {
+        "plain": plainly | {"side": "plain"},
+        "ours": fast | {"flops": True},
+        "ours_with_pictures": fast | {"step_pictures": True},
     }
-    return side_by_side("bench.inpaint", work, tasks, rounds)
+    return common.side_by_side(run_task, sides, rounds)
 
 
 def growth(work: Path) -> dict[str, dict[int, Figures]]:
     """How cost grows with the batch, with T and with the number of images."""
-    names = {"batch": "batch_size"}
-    common: Task = {"preset": "cats64", "images": GROWTH_IMAGES}
+    shared = {"work": work, "preset": "cats64", "images": GROWTH_IMAGES}
     return {
-        key: {
-            value: in_child("bench.inpaint", work, common | {names.get(key, key): value})
-            for value in values
+        key.removesuffix("_size"): {
+            value: common.in_process(run_task, **shared | {key: value}) for value in values
         }
         for key, values in GROWTH.items()
     }
@@ -146,13 +123,13 @@ def growth(work: Path) -> dict[str, dict[int, Figures]]:
 
 def shares(found: dict[str, list[Figures]]) -> dict[str, Figures]:
     """The result of a preset from what each side found in each round."""
-    seconds = column(found, "seconds_an_image")
+    seconds = common.column(found, "seconds_an_image")
     reached = [figures["gflop_s"] for figures in found["ours"]]
     peak = max(*reached, *(figures["peak_gflop_s"] for figures in found["ours"]))
     return {
-        "speedup": ratios(seconds["plain"], seconds["ours"]),
-        "speedup_with_pictures": ratios(seconds["plain"], seconds["ours_with_pictures"]),
-        "mfu": spread([gflop_s / peak for gflop_s in reached]),
+        "speedup": common.ratios(seconds["plain"], seconds["ours"]),
+        "speedup_with_pictures": common.ratios(seconds["plain"], seconds["ours_with_pictures"]),
+        "mfu": common.spread([gflop_s / peak for gflop_s in reached]),
     }
 
 
@@ -160,13 +137,12 @@ def run_task(
     work: Path, preset: str, images: int, side: str = "ours", flops: bool = False, **decoding: Any
 ) -> Figures:
     """Repair images after one to warm up; seconds an image, and the share of the peak if asked."""
-    settings = {"total_iter": TOTAL_ITER, "batch_size": "auto", "step_pictures": False} | decoding
-    config = config_of(work, preset, **settings)
+    keep_freed_memory()
+    config = config_of(work, preset, **SETTINGS | decoding)
     repair = plain if side == "plain" else ours
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        repair(config, first(config, WARM_UP), Path(folder))
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        seconds = repair(config, first(config, images), Path(folder))
+    for count in (WARM_UP, images):
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            seconds = repair(config, first(config, count), Path(folder))
     found = {"seconds_an_image": seconds / images}
     if flops:
         found |= share_of_peak(config, first(config, images), work, seconds)
@@ -175,8 +151,8 @@ def run_task(
 
 def share_of_peak(config: Config, dataset: InpaintingSet, work: Path, seconds: float) -> Figures:
     """Matrix products and convolutions of a run against the best matrix product of the device."""
-    device = pick_device(config.device)
-    peak = matmul_peak(device, pick_dtype(config.precision, device))
+    compute = Compute.of(config)
+    peak = matmul_peak(compute.device, compute.dtype)
     counter = FlopCounterMode(display=False)  # sees no other thread
     alone = patch.object(parallel, "workers", lambda: 1)
     with tempfile.TemporaryDirectory(dir=work) as folder, alone, counter:

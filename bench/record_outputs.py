@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from bench.common import RELEASED, ROOT
+from utils.inpainting.stamps import differences
 
 WEIGHTS = [
     *("--tokenizer", RELEASED / "vqgan.safetensors"),
@@ -136,14 +137,6 @@ def record() -> dict[str, object]:
         found |= scores(photos, work)
         found["help"] = {script: run(script, "--help").splitlines() for script in SCRIPTS}
         return found
-
-
-def differences(before: object, after: object, place: str = "") -> list[str]:
-    """Places where two records differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = sorted(before.keys() | after.keys())
-        return [d for k in keys for d in differences(before.get(k), after.get(k), f"{place}/{k}")]
-    return [] if before == after else [f"{place}: {before} -> {after}"]
 
 
 def main() -> None:

@@ -38,14 +38,10 @@ from utils.data.holes import HOLE_KINDS, draw_hole
 from utils.data.tensors import load_images
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import content_hash
-from utils.io.images import save_png
-from utils.pictures import tile
 from utils.scoring import DEFAULT, HELD_OUT, FeatureDistance, hole_psnr
 
 GIVEN = "given"
 SHARES = ((0.1, 0.2), (0.2, 0.4), (0.4, 0.6))  # of the image, of drawn holes
-SHOWN = ("grey", "biharmonic", "unet", "ours")
-PICTURES, PER_ROW = 48, 12
 OPTIONS = CONFIG_OPTIONS | {
     "--transformer": ("transformer.weights", str, "transformer weights file"),
 }
@@ -71,7 +67,6 @@ def main() -> None:
     parser.add_argument("--split", choices=("test", "val"), default="test", help="of drawn holes")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds to measure with")
     parser.add_argument("--unet", type=Path, help="weights of bench.unet, for its side")
-    parser.add_argument("--worst", type=Path, help="write the repairs with the largest errors here")
     add_quick(parser)
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
@@ -107,9 +102,6 @@ def _measure(
             figures, images = _figures(sides, cell, inpainter.device), len(cell.truth)
             found.setdefault(cell.name, []).append(figures)
             print(cell.name, seed, *(f"\n  {name:12} {f}" for name, f in figures.items()))
-            if args.worst:
-                _show(args.worst, sides, cell, _worst(sides, cell))
-                args.worst = None  # of the first cell alone
     mean, spread = (
         {name: _over(each, how) for name, each in found.items()} for how in (np.mean, np.std)
     )
@@ -165,25 +157,6 @@ def _figures(sides: Sides, cell: Cell, device: torch.device) -> Figures:
             "hole_psnr": round(float(np.mean([d for d in decibels if d is not None])), 2),
         }
     return result
-
-
-def _worst(sides: Sides, cell: Cell) -> np.ndarray:
-    """Numbers of pictures, spread over the third with the largest error in the hole."""
-    ours = sides.get("ours", next(iter(sides.values())))
-    error = np.abs(ours.astype(float) - cell.truth).mean(-1) * cell.holes
-    each = error.sum((1, 2)) / np.maximum(1, cell.holes.sum((1, 2)))
-    third = np.argsort(-each, kind="stable")[: max(1, len(each) // 3)]
-    return third[np.linspace(0, len(third) - 1, min(PICTURES, len(third))).astype(int)]
-
-
-def _show(path: Path, sides: Sides, cell: Cell, numbers: np.ndarray) -> None:
-    """Rows of 12: masked, filled, regressed, ours, true, as far as they were measured."""
-    rows = []
-    for start in range(0, len(numbers), PER_ROW):
-        chosen = numbers[start : start + PER_ROW]
-        for images in (*(sides[name] for name in SHOWN if name in sides), cell.truth):
-            rows += [*images[chosen], *[np.zeros_like(cell.truth[0])] * (PER_ROW - len(chosen))]
-    save_png(path, tile(rows, len(rows), PER_ROW))
 
 
 if __name__ == "__main__":

@@ -19,36 +19,22 @@ lowest and the highest; memory_ratio is ours over the plain loop's.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bench.common import (
-    PRESETS,
-    ROOT,
-    ROUNDS,
-    Figures,
-    column,
-    load,
-    mean_seconds,
-    parsed,
-    parser_of,
-    ratios,
-    report,
-    side_by_side,
-    spread,
-)
+from bench import common
+from bench.common import Figures
 from bench.plain_training import IMAGES_A_STEP, Work, plain_work
-from config.loading import load_config
 from config.schema import Config
 from models.parallel import one_thread
 from utils.cli import keep_freed_memory
 from utils.device import Compute, pick_device, pick_dtype
-from utils.rng import generator_for, shuffled_batches
 from utils.training.throughput import matmul_peak, training_flops
-from utils.training.token_batches import Tokens
+from utils.training.token_batches import TokenBatch, Tokens
 from utils.training.transformer_step import TransformerTrainer
 
 OUR_BATCH = {"cpu": {"lab": 9, "cats64": 10}, "cuda": {"lab": 20, "cats64": 256}}
@@ -61,31 +47,33 @@ LEAST_BATCHES = 2
 def our_work(config: Config, cache: Path) -> tuple[Work, TransformerTrainer]:
     """A trainer over a token cache, as `train_transformer` drives it."""
     rows = np.load(cache / "views.npy", mmap_mode="c")  # as `cached_tokens` gives them
+    rows = rows[: len(rows) // config.training.batch_size * config.training.batch_size]
     codes = torch.randn(config.tokenizer.codebook_size, config.tokenizer.latent_dim)
     tokens = Tokens(rows, rows[:1], codes, "random")
     trainer = TransformerTrainer(config, tokens, Compute.of(config))
-    trainer.transformer.train()
-    place, size = trainer.position, config.training.batch_size
-    order = generator_for(config.seed, 0)
-    batches = list(shuffled_batches(len(rows), size, order))[:-1]  # whole ones
+    batches, settings = endless(trainer), config.training
 
     def batch() -> None:
-        if place.batch == len(batches):
-            place.next_epoch()
-        images = batches[place.batch]
-        trainer.accumulate(trainer.token_batches(images, place.epoch, place.batch))
+        trainer.accumulate(next(batches))
 
-    return Work(batch, trainer.take_step, size, config.training.accumulate), trainer
+    return Work(batch, trainer.take_step, settings.batch_size, settings.accumulate), trainer
+
+
+def endless(trainer: TransformerTrainer) -> Iterator[TokenBatch]:
+    """Batches of one epoch after another."""
+    while True:
+        yield from trainer.batches()
+        trainer.position.next_epoch()
 
 
 def seconds_an_image(work: Work, seconds: float, device: torch.device) -> float:
     """Time of an image, its part of an optimiser step included."""
     once = seconds
     for _ in range(WARM_UP[device.type]):
-        once = mean_seconds(work.batch, 1)
-        mean_seconds(work.step, 1)
-    batch = mean_seconds(work.batch, max(LEAST_BATCHES, round(seconds / once)))
-    step = mean_seconds(work.step, 1)
+        once = common.mean_seconds(work.batch, 1)
+        common.mean_seconds(work.step, 1)
+    batch = common.mean_seconds(work.batch, max(LEAST_BATCHES, round(seconds / once)))
+    step = common.mean_seconds(work.step, 1)
     return (batch + step / work.accumulate) / work.batch_size
 
 
@@ -110,11 +98,12 @@ def size_config(name: str, device: torch.device, batch_size: int | None = None) 
         "training.batch_size": size,
         "training.accumulate": -(-IMAGES_A_STEP // size),
     }
-    return load_config(ROOT / "config" / PRESETS[name], list(fast.items()))
+    return common.preset(name, list(fast.items()))
 
 
 def run_task(cache: Path, preset: str, side: str, seconds: float) -> Figures:
     """One side of one size, in this process."""
+    keep_freed_memory()
     device = pick_device("auto")
     config = size_config(preset, device)
     torch.manual_seed(0)
@@ -132,37 +121,36 @@ def run_task(cache: Path, preset: str, side: str, seconds: float) -> Figures:
 def compare(preset: str, seconds: float, rounds: int) -> tuple[dict, dict]:
     """Both sides of one size: the result and the details behind it."""
     config = size_config(preset, pick_device("auto"))
-    task = {"preset": preset, "seconds": seconds}
-    tasks = {side: task | {"side": side} for side in ("plain", "ours")}
     with tempfile.TemporaryDirectory() as folder:
-        write_cache(Path(folder), config)
-        found = side_by_side("bench.train", Path(folder), tasks, rounds)
+        task = {"cache": Path(folder), "preset": preset, "seconds": seconds}
+        write_cache(task["cache"], config)
+        sides = {side: task | {"side": side} for side in ("plain", "ours")}
+        found = common.side_by_side(run_task, sides, rounds)
     on_gpu = "gpu_peak_mib" in found["ours"][0]
-    memory = column(found, "gpu_peak_mib" if on_gpu else "peak_mib")
-    rates = column(found, "images_per_second")
+    memory = common.column(found, "gpu_peak_mib" if on_gpu else "peak_mib")
+    rates = common.column(found, "images_per_second")
     reached = [training_flops(config.transformer) * rate for rate in rates["ours"]]
     peak = max(*reached, *(figures["peak_flops"] for figures in found["ours"]))
     result = {
-        "speedup": ratios(rates["ours"], rates["plain"]),
-        "memory_ratio": ratios(memory["ours"], memory["plain"]),
-        "mfu": spread([flops / peak for flops in reached]),
+        "speedup": common.ratios(rates["ours"], rates["plain"]),
+        "memory_ratio": common.ratios(memory["ours"], memory["plain"]),
+        "mfu": common.spread([flops / peak for flops in reached]),
     }
     return result, found
 
 
 def main() -> None:
     """Compare the sizes, report."""
-    keep_freed_memory()
-    parser = parser_of(__doc__, has_presets=True)
+    parser = common.parser_of(__doc__, has_presets=True)
     parser.add_argument("--seconds", type=float, help="measured time of each process")
-    args = parsed(parser, run_task)
+    args = parser.parse_args()
     device = pick_device("auto")
     seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS[device.type])
-    result, details = {}, {"dtype": str(pick_dtype("auto", device)), "load_before": load()}
+    result, details = {}, {"dtype": str(pick_dtype("auto", device))}
     for preset in args.presets:
-        found = compare(preset, seconds, 1 if args.quick else ROUNDS)
+        found = compare(preset, seconds, 1 if args.quick else common.ROUNDS)
         result[preset], details[preset] = found
-    report("train", result, details | {"load_after": load()}, args.quick)
+    common.report("train", result, details, args.quick)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from bench import common
-from bench.common import in_child, in_turns, ratios, report, spread
+from bench.common import in_process, in_turns, ratios, report, spread
 
 
 def test_sides_take_turns_and_every_other_round_begins_with_the_last():
@@ -46,11 +48,10 @@ def test_a_quick_run_appends_nothing(tmp_path, monkeypatch, capsys):
 
 def test_a_task_runs_in_a_process_of_its_own_which_says_its_peak_memory(tmp_path, monkeypatch):
     (tmp_path / "some_task.py").write_text(
-        "from bench.common import parsed, parser_of\n"
-        "def task(work, mib): return {'size': len(bytearray(mib << 20)) >> 20}\n"
-        "parsed(parser_of('Some task.'), task)\n"
+        "def taken(mib): return {'size': len(bytearray(mib << 20)) >> 20}\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    small, large = (in_child("some_task", tmp_path, {"mib": mib}) for mib in (1, 300))
+    monkeypatch.syspath_prepend(tmp_path)
+    taken = importlib.import_module("some_task").taken
+    small, large = (in_process(taken, mib=mib) for mib in (1, 300))
     assert (small["size"], large["size"]) == (1, 300)
     assert 250 < large["peak_mib"] - small["peak_mib"] < 350

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench import repair
-from bench.repair import GIVEN, SHARES, Cell
+from bench.repair import SHARES
 from bench.sides import Rounded, side
 from bench.unet import UNet, load_unet, repaired, shown_to
 from config.errors import UserError
@@ -92,16 +92,6 @@ def test_drawn_holes_have_each_kind_and_share_and_follow_the_seed(config):
     assert (again.holes == cells[0].holes).all()
     other = next(iter(repair._cells(args, config, 4)))
     assert (other.holes != cells[0].holes).any()
-
-
-def test_the_worst_third_has_the_largest_errors_in_the_hole():
-    truth, holes = np.zeros((6, 4, 4, 3), np.uint8), np.zeros((6, 4, 4), bool)
-    holes[:, 0] = True
-    ours = truth.copy()
-    for number, error in enumerate((1, 9, 3, 0, 7, 2)):
-        ours[number, 0] = error
-    ours[3, 1:] = 200  # where nothing is hidden
-    assert repair._worst({"ours": ours}, Cell(GIVEN, truth, holes)).tolist() == [1, 4]
 
 
 def test_figures_over_seeds_are_their_mean_and_spread():

@@ -11,6 +11,8 @@ import scipy.linalg
 import torch
 from fid_test_images import SIDE, draw_images, write_folder
 
+from bench.fid import random_inception
+
 FOLDER = Path(__file__).resolve().parents[2] / "faster-pytorch-fid"
 
 
@@ -27,26 +29,9 @@ def _own_caches(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
 
 
-def random_state(seed: int = 0) -> dict[str, torch.Tensor]:
-    """Seeded weights under the public file's keys, scaled so that images stay apart at depth."""
-    from torchvision.models import Inception3
-
-    torch.manual_seed(seed)
-    network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, 0, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.8, 1.25)
-            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
-            torch.nn.init.normal_(module.bias, 0, 0.1)
-    return network.state_dict()
-
-
 @pytest.fixture(scope="session")
 def inception_state() -> dict[str, torch.Tensor]:
-    return random_state()
+    return random_inception()
 
 
 @pytest.fixture(scope="session")

@@ -42,4 +42,4 @@ def test_the_reports_training_runs_from_a_file_of_tokens(tmp_path, monkeypatch):
     monkeypatch.setattr(report_run, "BATCHES", {"10 x 2": (10, 2), "20 x 1": (20, 1)})
     result = train_both(tmp_path / "tokens.npz", tmp_path, 1, torch.device("cpu"))
     assert result["10 x 2"]["loss"] == pytest.approx(result["20 x 1"]["loss"], rel=0.1)
-    assert (tmp_path / "10.safetensors").exists()
+    assert (tmp_path / "10" / "transformer" / "transformer.safetensors").exists()
