@@ -54,7 +54,7 @@ def main() -> None:
     from utils.distributed import is_main
     from utils.inpainting.pretrained import or_pretrained
     from utils.sweep.cells import open_sweep
-    from utils.sweep.page import save_page
+    from utils.sweep.page import save_study_page
     from utils.sweep.plots import save_study_plots
     from utils.sweep.tables import MARKDOWN, save_table, table_of
 
@@ -72,7 +72,7 @@ def main() -> None:
             folder, table = output / study.name, table_of(sweep, study)
             save_table(folder, table)
             save_study_plots(folder, table)
-            page = save_page(folder, sweep, table)
+            page = save_study_page(folder, sweep, table)
             print((folder / MARKDOWN).read_text(encoding="utf-8"))
             print(f"report: {page}")
         print(f"{computed} cells computed, the rest were there: {output}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 from bench.recipes import RECIPES
-from docs.results_files import BENCHES, RESULTS, Record, latest, machine
+from docs.results_files import RESULTS, latest, machine, records
 from utils.io.tables import markdown_table as table
 
 CLASSICAL = {"grey", "telea", "biharmonic"}  # which no weights change
-WEIGHTS = ("tokenizer_sha256", "transformer_sha256")
+NETWORKS = ("tokenizer", "transformer")
+Figures = dict[str, float]
 
 
 def demo() -> str:
@@ -34,19 +35,45 @@ def repair() -> str:
         "unet": "U-Net regressor (bench/unet.py)",
         "true_tokens": "true tokens: a perfect transformer",
     }
-    record = with_other_sides(latest("repair")[-1])
     columns = {
         "distance": ("frechet", 2),
         "distance, Lite2": ("frechet_referee", 2),
         "perceptual distance": ("perceptual", 4),
         "mean error in the hole, 0 to 255": ("hole_mae", 2),
     }
+    images, found = measured_repairs()
     rows = [
-        [title, *(f"{cell[key]:.{digits}f}" for key, digits in columns.values())]
+        [title, *(f"{found[side][key]:.{digits}f}" for key, digits in columns.values())]
         for side, title in sides.items()
-        if (cell := record["result"].get(side))
+        if side in found
     ]
-    return table([f"{record['details']['images']} cats that no training saw", *columns], rows)
+    return table([f"{images} cats that no training saw", *columns], rows)
+
+
+def bf16() -> str:
+    """What the rounding of bfloat16 changes of repairs (bench.repair --sides ours bf16)."""
+    images, found = measured_repairs()
+    figures = {"distance": "frechet", "perceptual distance": "perceptual", "error": "hole_mae"}
+    compared = (
+        f"{title} {found['ours'][key]} and {found['bf16'][key]}" for title, key in figures.items()
+    )
+    return f"{images} cats in fp32 and bf16: {', '.join(compared)}."
+
+
+def measured_repairs() -> tuple[int, dict[str, Figures]]:
+    """Number of images and figures by side of the last measurement of repairs, completed by
+    classical filling and by sides of the same weights; the newest measurement of each counts.
+    """
+    last, found = latest("repair")[-1]["details"], {}
+    for record in records("repair"):
+        of = record["details"]
+        if of["images"] != last["images"]:
+            continue
+        same = [of.get(f"{net}_sha256") == last.get(f"{net}_sha256") for net in NETWORKS]
+        valid = CLASSICAL | ({"true_tokens"} if same[0] else set())  # which need no transformer
+        sides = record["result"].items()
+        found |= {side: figures for side, figures in sides if all(same) or side in valid}
+    return last["images"], found
 
 
 def repair_holes() -> str:
@@ -62,41 +89,8 @@ def repair_holes() -> str:
         for cell, found in record["result"].items()
     ]
     heading = [f"{name}: {side}" for name in ("distance", "perceptual") for side in sides]
-    return table(
-        [f"{record['details']['images']} cats, {record['details']['seeds']} seeds", *heading], rows
-    )
-
-
-def bf16() -> str:
-    """What the rounding of bfloat16 changes of repairs (bench.repair --sides ours bf16)."""
-    record = with_other_sides(latest("repair")[-1])
-    ours, rounded = record["result"]["ours"], record["result"]["bf16"]
-    figures = {"distance": "frechet", "perceptual distance": "perceptual", "error": "hole_mae"}
-    compared = (f"{title} {ours[key]} and {rounded[key]}" for title, key in figures.items())
-    return f"{record['details']['images']} cats in fp32 and bf16: {', '.join(compared)}."
-
-
-TRUE_TOKENS = {"true_tokens"}  # which no transformer changes
-
-
-def _same_tokenizer(one: Record, other: Record) -> bool:
-    return one["details"].get(WEIGHTS[0]) == other["details"].get(WEIGHTS[0])
-
-
-def with_other_sides(record: Record) -> Record:
-    """A measurement of repairs, completed by classical filling and sides of the same weights.
-
-    The newest measurement of each counts.
-    """
-    path, result = BENCHES / "repair.jsonl", dict(record["result"])
-    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
-        older = json.loads(line)
-        if older["details"]["images"] == record["details"]["images"]:
-            same = all(older["details"].get(key) == record["details"].get(key) for key in WEIGHTS)
-            fixed = CLASSICAL | (TRUE_TOKENS if _same_tokenizer(older, record) else set())
-            sides = older["result"] if same else fixed & older["result"].keys()
-            result = {side: older["result"][side] for side in sides} | result
-    return {**record, "result": result}
+    about = f"{record['details']['images']} cats, {record['details']['seeds']} seeds"
+    return table([about, *heading], rows)
 
 
 def tokenizer_quality() -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
+
+from utils.io.files import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, BENCHES = ROOT / "docs" / "results", ROOT / "bench" / "results"
@@ -13,18 +13,17 @@ RESULTS, BENCHES = ROOT / "docs" / "results", ROOT / "bench" / "results"
 Record = dict[str, Any]
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def records(name: str) -> list[Record]:
+    """All measurements of a benchmark, the newest last; none if it was never run."""
+    return read_rows(BENCHES / f"{name}.jsonl")
 
 
 def latest(name: str) -> list[Record]:
-    """The last full measurement of a benchmark on each machine; none if it was never run."""
-    path, found = BENCHES / f"{name}.jsonl", {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        record = json.loads(line)
+    """The last full measurement of a benchmark on each machine, the newest last."""
+    found: dict[str, Record] = {}
+    for record in records(name):
         if not record["details"].get("quick"):
-            found.pop(machine(record), None)  # the newest last
+            found.pop(machine(record), None)
             found[machine(record)] = record
     return list(found.values())
 

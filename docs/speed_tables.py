@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from docs.results_files import BENCHES, Record, latest, machine
+from docs.results_files import Record, latest, machine, records
 from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 
@@ -53,8 +52,7 @@ def repair_cost() -> str:
 
 def busy() -> str:
     """Images a second next to other processes, of the last measurement of each work."""
-    lines = (BENCHES / "busy.jsonl").read_text(encoding="utf-8").splitlines()
-    found = {work: cell for line in lines for work, cell in json.loads(line)["result"].items()}
+    found = {work: cell for of in records("busy") for work, cell in of["result"].items()}
     sides = ("old", "new", "ratio")
     rows = [
         [f"{work}, next to {others} busy processes", *(spread_cell(cell[side]) for side in sides)]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from docs.results_files import RESULTS, read_csv
-from utils.io.tables import TableRow
-from utils.io.tables import markdown_table as table
+from docs.results_files import RESULTS
+from utils.io.tables import TableRow, markdown_table
 from utils.sweep.plan import STUDIES
 from utils.sweep.stats import Summary, statements
+from utils.sweep.tables import score_grid
 
-GRIDS = {
+TITLES = {name: title for name, (title, _) in STUDIES.items()} | {
     "grid-borders": "Hole fills and composites",
     "grid-orders": "Orders",
     "grid-settings": "Iterations and temperatures",
@@ -20,18 +21,12 @@ GRIDS = {
 
 def study_folders() -> list[Path]:
     """Committed studies, the report's three first."""
-    order = list(STUDIES)
-    found = [path.parent for path in (RESULTS / "sweep").glob("*/results.csv")]
-    return sorted(found, key=lambda path: ([*order, path.name].index(path.name), path.name))
-
-
-def title_of(folder: Path) -> str:
-    titles = GRIDS | {name: study["title"] for name, study in STUDIES.items()}
-    return titles.get(folder.name, folder.name)
+    found = {path.parent.name: path.parent for path in (RESULTS / "sweep").glob("*/results.csv")}
+    return [found[name] for name in dict.fromkeys([*STUDIES, *sorted(found)]) if name in found]
 
 
 def groups_of(folder: Path) -> dict[str, list[Summary]]:
-    """TableRow of a study's table -> its settings in the order of the columns."""
+    """Row of a study's table -> its settings in the order of the columns."""
     scores: dict[str, dict[str, list[float]]] = {}
     for line in read_csv(folder / "results.csv"):
         row = scores.setdefault(line["row"] or "score", {})
@@ -51,20 +46,9 @@ def conditions(folder: Path) -> str:
 
 
 def study_table(folder: Path, more: Sequence[TableRow] = ()) -> str:
-    """One study in the report's form, the best of each row in bold."""
-    groups = groups_of(folder)
-    columns = list(dict.fromkeys(s.name for group in groups.values() for s in group))
-    rows = []
-    for name, group in groups.items():
-        best = min(group, key=lambda s: s.mean)
-        cells = {s.name: f"**{shown(s)}**" if s is best else shown(s) for s in group}
-        rows.append([name, *(cells.get(column, "–") for column in columns)])
-    return table([title_of(folder), *columns], [*rows, *more])
-
-
-def shown(setting: Summary) -> str:
-    spread = "" if setting.spread is None else f" ± {setting.spread:.2f}"
-    return f"{setting.mean:.2f}{spread}"
+    """One study in the report's form."""
+    heading, *rows = score_grid(TITLES.get(folder.name, folder.name), groups_of(folder))
+    return markdown_table(heading, [*rows, *more])
 
 
 def studies_in_full() -> str:
@@ -75,11 +59,15 @@ def studies_in_full() -> str:
     blocks = []
     for folder in study_folders():
         more = [reported[folder.name]] if folder.name in reported else []
-        sentences = [
-            s for name, group in groups_of(folder).items() for s in statements(group, name)
-        ]
+        groups = groups_of(folder).items()
+        sentences = [f"- {s}" for name, group in groups for s in statements(group, name)]
         files = sorted(folder.glob("*.png"))
         plots = [f"![{file.stem}](results/sweep/{folder.name}/{file.name})" for file in files]
-        blocks += [f"## {title_of(folder)}", f"{conditions(folder)}.", study_table(folder, more)]
-        blocks += ["\n".join(f"- {sentence}" for sentence in sentences), *plots]
+        blocks += [f"## {TITLES[folder.name]}", f"{conditions(folder)}.", study_table(folder, more)]
+        blocks += ["\n".join(sentences), *plots]
     return "\n\n".join(blocks)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

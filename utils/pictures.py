@@ -1,12 +1,13 @@
 """Pictures and pages: grids, comparison strips, loss curves (spec 5 and 6), HTML templates.
 
-Images are (H, W, 3) uint8, token masks (N,) bool, True = hidden.
+Images are (H, W, 3) uint8, token masks (T, N) bool, True = hidden.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,29 +15,38 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from PIL import Image
 
+from config.schema import Config
 from utils.io.colour import PROFILE, to_srgb
-from utils.io.files import atomic
+from utils.io.files import atomic, write_text
 from utils.io.images import encode_png
 
 if TYPE_CHECKING:
     import jinja2
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).with_name("templates")
 MASKS_PER_ROW = 10
 IMAGES_PER_ROW = 7
 GAP = 2  # pixels between tiles
+ENLARGED, MASK_ENLARGED = 2, 4  # factors of small pictures on a page
 FRAME_MS, LAST_FRAME_MS = 300, 1500  # of an animation
 ANIMATION_SIDE = 256  # pixels that small images are enlarged towards
 
 
-def mask_grid(token_masks: Sequence[np.ndarray], steps: int) -> np.ndarray:
-    """One tile a step, white known, black hidden, 10 a row; steps not run stay black."""
-    side = math.isqrt(len(token_masks[0]))
-    tiles = [np.where(mask, 0, 255).astype(np.uint8).reshape(side, side) for mask in token_masks]
-    return tile([np.repeat(t[..., None], 3, 2) for t in tiles], steps, MASKS_PER_ROW)
+def mask_images(token_masks: np.ndarray) -> np.ndarray:
+    """Token masks (T, N) as pictures, white known, black hidden, (T, h, w, 3) uint8."""
+    side = math.isqrt(token_masks.shape[1])
+    grey = np.where(token_masks, 0, 255).astype(np.uint8)
+    return grey.reshape(-1, side, side, 1).repeat(3, -1)
+
+
+def mask_grid(token_masks: np.ndarray, steps: int) -> np.ndarray:
+    """The masks (T, N) after each step, 10 a row; steps not run stay black."""
+    return tile(mask_images(token_masks), steps, MASKS_PER_ROW)
 
 
 def image_grid(images: Sequence[np.ndarray], steps: int) -> np.ndarray:
@@ -52,6 +62,25 @@ def comparison_strip(
     return tile(images, len(images), len(images))
 
 
+def comparison(
+    masked: Sequence[np.ndarray],
+    inpainted: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray | None],
+) -> dict[str, np.ndarray]:
+    """The rows masked, inpainted and, where it is known, truth: one enlarged picture each."""
+    rows = {"masked": masked, "inpainted": inpainted, "truth": truth}
+    return {
+        name: enlarged(tile(images, len(images), len(images)))
+        for name, images in rows.items()
+        if all(image is not None for image in images)
+    }
+
+
+def enlarged(image: np.ndarray, factor: int = ENLARGED) -> np.ndarray:
+    """Each pixel of an image (H, W, 3) as a square."""
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
 def encode_animation(
     images: Sequence[np.ndarray], kind: str, stamp: str, profile: bytes | None = None
 ) -> bytes:
@@ -61,33 +90,22 @@ def encode_animation(
     profile: of the colours; a WebP keeps it, a GIF shows them as sRGB.
     """
     factor = max(1, ANIMATION_SIDE // max(images[0].shape[:2]))
-    frames = [Image.fromarray(image.repeat(factor, 0).repeat(factor, 1)) for image in images]
+    frames = [Image.fromarray(enlarged(image, factor)) for image in images]
     if profile and kind == "gif":
         for frame in frames:
             frame.info[PROFILE] = profile
         frames = [to_srgb(frame) for frame in frames]
-    times = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
-    note = {"comment": stamp.encode()} if kind == "gif" else {"xmp": stamp.encode()}
-    shape: dict[str, Any] = {"gif": {"optimize": False, "disposal": 1}, "webp": {"lossless": True}}[
-        kind
-    ]
-    if profile and kind == "webp":
-        shape[PROFILE] = profile
+    options: dict[str, Any] = {
+        "gif": {"optimize": False, "disposal": 1, "comment": stamp.encode()},
+        "webp": {"lossless": True, "xmp": stamp.encode(), PROFILE: profile},
+    }[kind]
+    options["duration"] = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
     buffer = io.BytesIO()
-    frames[0].save(
-        buffer,
-        format=kind,
-        save_all=True,
-        append_images=frames[1:],
-        duration=times,
-        loop=0,
-        **shape,
-        **note,
-    )
+    frames[0].save(buffer, format=kind, save_all=True, append_images=frames[1:], loop=0, **options)
     return buffer.getvalue()
 
 
-def tile(images: Sequence[np.ndarray], places: int, per_row: int) -> np.ndarray:
+def tile(images: Sequence[np.ndarray] | np.ndarray, places: int, per_row: int) -> np.ndarray:
     """Images side by side on black, with black gaps around them, (rows, columns, 3) uint8."""
     height, width, _ = images[0].shape
     rows, columns = -(-places // per_row), min(places, per_row)
@@ -108,14 +126,12 @@ def save_figure(path: Path, figure: Figure, dpi: int = 120, **options: str) -> N
 def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Training and validation loss and the learning rate by epoch, from the rows of a log."""
     figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
-    for name, label in (("train_loss", "train"), ("val_loss", "val (mean over ratios)")):
-        points = [(row["epoch"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), label=label, marker=".")
+    _plot(axes, rows, "train_loss", label="train", marker=".")
+    _plot(axes, rows, "val_loss", label="val (mean over ratios)", marker=".")
     axes.set(xlabel="epoch", ylabel="cross-entropy in nats", title="Transformer loss")
     axes.grid(alpha=0.3)
     rate = axes.twinx()
-    rates = [(row["epoch"], row["learning_rate"]) for row in rows]
-    rate.plot(*zip(*rates, strict=True), color="grey", ls=":", lw=1)
+    _plot(rate, rows, "learning_rate", color="grey", ls=":", lw=1)
     rate.set_ylabel("learning rate (dotted)", color="grey")
     axes.legend(loc="upper right")
     save_figure(path, figure)
@@ -124,22 +140,24 @@ def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
 def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Every number of a log by epoch, one small plot each."""
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("epoch", "time")]
-    per_row = 4
+    columns, lines = 4, -(-len(names) // 4)
+    size = (3 * columns, 2.2 * lines)
     figure, grid = pyplot().subplots(
-        -(-len(names) // per_row),
-        per_row,
-        figsize=(3 * per_row, 2.2 * -(-len(names) // per_row)),
-        squeeze=False,
-        layout="constrained",
+        lines, columns, figsize=size, squeeze=False, layout="constrained"
     )
     for axes, name in zip(grid.flat, names, strict=False):
-        points = [(row["epoch"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), marker=".")
+        _plot(axes, rows, name, marker=".")
         axes.set_title(name, fontsize=9)
         axes.grid(alpha=0.3)
     for axes in grid.flat[len(names) :]:
         axes.axis("off")
     save_figure(path, figure, dpi=110)
+
+
+def _plot(axes: Axes, rows: Sequence[dict[str, float]], name: str, **style: Any) -> None:
+    """One number of a log against the epoch."""
+    points = [(row["epoch"], row[name]) for row in rows if name in row]
+    axes.plot(*zip(*points, strict=True), **style)
 
 
 def pyplot() -> ModuleType:
@@ -150,6 +168,26 @@ def pyplot() -> ModuleType:
     import matplotlib.pyplot
 
     return matplotlib.pyplot
+
+
+def save_page(path: Path, name: str, **values: Any) -> Path:
+    """Write a template with its values as a page that needs no other file; its path."""
+    write_text(path, template(name).render(**values))
+    return path
+
+
+def about_run(
+    config: Config, environment: dict[str, str], weights: dict[str, Any]
+) -> dict[str, Any]:
+    """What pages of a run have in common: where it comes from, and widths of its grids."""
+    grid, side = math.isqrt(config.transformer.num_tokens), config.data.image_size
+    return {
+        "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+        "environment": json.dumps(environment, indent=1),
+        "weights": json.dumps(weights, indent=1),
+        "mask_width": MASK_ENLARGED * MASKS_PER_ROW * (grid + GAP),
+        "step_width": ENLARGED * IMAGES_PER_ROW * (side + GAP),
+    }
 
 
 def template(name: str) -> jinja2.Template:

@@ -7,13 +7,11 @@ tokenizer/, transformer/, and one folder of results with its score.json for each
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from config.errors import UserError
 from config.loading import load_config
@@ -21,9 +19,8 @@ from config.schema import Config
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.outputs import MANIFEST, MASKS, RESULTS, STEPS
-from utils.io.files import write_text
 from utils.io.images import load_rgb, save_png
-from utils.pictures import IMAGES_PER_ROW, MASKS_PER_ROW, embed, embed_file, template, tile
+from utils.pictures import about_run, comparison, embed, embed_file, save_page
 from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, notes
 
 REPORT_TEMPLATE = "report.html"
@@ -33,12 +30,11 @@ COMPARISON = "comparison.png"
 MASKED = "masked input"
 COMPARED = 10  # images in the three-row comparison
 IMAGES_SHOWN = 2  # images whose decoding is shown step by step
-ENLARGED, MASK_ENLARGED = 2, 4  # factors of small pictures on the page
-SCORE_COLUMNS = {  # key in a certificate: heading, decimals, whether lower is better
-    "frechet_distance_efficientnet_lite0": ("EfficientNet-Lite0 Fréchet distance", 2, True),
-    "fid": ("FID", 2, True),
-    "hole_mae": ("mean error in the hole", 2, True),
-    "hole_psnr": ("PSNR in the hole, dB", 2, False),
+SCORE_COLUMNS = {  # key in a certificate: heading
+    "frechet_distance_efficientnet_lite0": "EfficientNet-Lite0 Fréchet distance",
+    "fid": "FID",
+    "hole_mae": "mean error in the hole",
+    "hole_psnr": "PSNR in the hole, dB",
 }
 
 
@@ -48,10 +44,9 @@ def build_report(config: Config) -> Path:
     Raises `UserError` when a schedule's results or scores are missing.
     """
     folder, dataset = config.run, InpaintingSet(config.data.root)
-    results = {schedule: _read_manifest(folder / schedule) for schedule in SCHEDULES}
-    manifest = next(iter(results.values()))
+    manifests = {schedule: _read_manifest(folder / schedule) for schedule in SCHEDULES}
+    manifest = manifests[SCHEDULES[0]]
     chosen = np.linspace(0, len(dataset) - 1, min(COMPARED, len(dataset))).astype(int)
-    first = results[SCHEDULES[0]]
     steps = [
         (
             f"{schedule}, image {index}",
@@ -64,27 +59,23 @@ def build_report(config: Config) -> Path:
         (schedule, embed_file(folder / schedule / MASKS / f"final_test_{chosen[1]}.png"))
         for schedule in SCHEDULES
     ]
-    grid = math.isqrt(config.transformer.num_tokens)
     rows = _comparison(folder / SCHEDULES[0], dataset, chosen)
     save_png(folder / COMPARISON, np.concatenate(list(rows.values())))
-    page = template(REPORT_TEMPLATE).render(
+    weights = {key: value for key, value in manifest.items() if "sha256" in key}
+    return save_page(
+        folder / "report.html",
+        REPORT_TEMPLATE,
         title=f"MaskGIT inpainting: {folder.name}",
-        lead=_lead(config, first),
+        lead=_lead(config, manifest),
         **_score_table(folder),
         comparison=[(name, embed(row)) for name, row in rows.items()],
         masks=masks,
         steps=steps,
-        mask_width=MASK_ENLARGED * MASKS_PER_ROW * (grid + 2),
-        step_width=ENLARGED * IMAGES_PER_ROW * (config.data.image_size + 2),
         total_iter=config.decoding.total_iter,
         training=_training(folder),
         search=_search(folder / "search"),
-        config=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
-        environment=json.dumps(manifest["environment"], indent=1),
-        weights=json.dumps({k: v for k, v in manifest.items() if "sha256" in k}, indent=1),
+        **about_run(config, manifest["environment"], weights),
     )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def _lead(config: Config, manifest: dict) -> str:
@@ -110,18 +101,13 @@ def _score_table(folder: Path) -> dict:
     if not known:
         raise UserError(f"{folder}: no score in common; score all results with the same metrics")
     best = min(SCHEDULES, key=lambda name: scores[name][known[0]])
-    rows = [
-        {
-            "name": name,
-            "best": name == best,
-            "values": [f"{row[key]:.{SCORE_COLUMNS[key][1]}f}" for key in known],
-        }
-        for name, row in scores.items()
-    ]
     notes = " ".join(certificates[best]["notes"])
     return {
-        "scores": rows,
-        "columns": [SCORE_COLUMNS[key][0] for key in known],
+        "scores": [
+            {"name": name, "best": name == best, "values": [f"{row[key]:.2f}" for key in known]}
+            for name, row in scores.items()
+        ],
+        "columns": [SCORE_COLUMNS[key] for key in known],
         "score_note": f"The best schedule is in bold. {notes}",
     }
 
@@ -130,17 +116,11 @@ def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> di
     """The rows masked, inpainted and truth, each one picture, enlarged."""
     items = [dataset[index] for index in chosen]
     paths = [results / RESULTS / f"image_{index:03d}.png" for index in chosen]
-    rows = {
-        "masked": [item.image for item in items],
-        "inpainted": [np.asarray(load_rgb(path)) for path in paths],
-        "truth": [dataset.ground_truth(item.index, item.image) for item in items],
-    }
-    block = np.ones((ENLARGED, ENLARGED, 1), dtype=np.uint8)
-    return {
-        name: np.kron(tile(images, len(images), len(images)), block)
-        for name, images in rows.items()
-        if all(image is not None for image in images)
-    }
+    return comparison(
+        [item.image for item in items],
+        [np.asarray(load_rgb(path)) for path in paths],
+        [dataset.ground_truth(item.index, item.image) for item in items],
+    )
 
 
 def _training(folder: Path) -> list[tuple[str, str, str]]:

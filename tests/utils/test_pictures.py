@@ -54,7 +54,7 @@ def test_images_lie_row_by_row_and_all_else_is_black():
 def test_masks_are_10_a_row_white_where_known_black_where_hidden():
     first = np.zeros(16, bool)
     first[[1, 4]] = True
-    grid = mask_grid([first, np.zeros(16, bool)], steps=12)
+    grid = mask_grid(np.stack([first, np.zeros(16, bool)]), steps=12)
     assert grid.shape == (2 * 6 + 2, 10 * 6 + 2, 3)
     expected = np.full((4, 4), 255)
     expected[0, 1] = expected[1, 0] = 0

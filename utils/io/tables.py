@@ -1,10 +1,12 @@
-"""Tables as text: Markdown for pages and terminals, LaTeX for the report.
+"""Tables as text: Markdown for pages and terminals, LaTeX for the report, CSV for programs.
 
 A cell may be ``**bold**``, in Markdown's own form.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Sequence
 
@@ -53,3 +55,12 @@ def _latex_cell(cell: str) -> str:
 
 def _escaped(text: str) -> str:
     return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+
+
+def csv_table(rows: Sequence[dict[str, object]]) -> str:
+    """Rows of the same keys as CSV, with a heading."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

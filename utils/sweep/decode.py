@@ -6,9 +6,10 @@ Shapes: n images, B batch, N tokens, T steps, H x W pixels.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -81,12 +82,13 @@ def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
 
 
 @dataclass
-class Starts:
-    """What all decodings with the same hole fill start from."""
+class Batch:
+    """Some images, ready to be decoded; shared by all cells with the same hole fill."""
 
-    batches: list[Start]
-    first_logits: dict[int, tuple[Tensor, float]] = field(default_factory=dict)
-    """By batch: logits of the first step, which no seed, rule or schedule changes; seconds."""
+    start: Start
+    image_ids: Tensor
+    first: tuple[Tensor, float] | None = None
+    """Logits of the first step, which no seed, rule or schedule changes, and their seconds."""
 
 
 @dataclass
@@ -103,8 +105,8 @@ class CellDecoder:
 
     def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
         self.config, self.inputs, self.device = config, inputs, device
-        self.starts: dict[str, Starts] = {}  # by hole fill
-        self.kept_bytes = 0  # of first logits, over all starts
+        self.started: dict[str, list[Batch]] = {}  # by hole fill
+        self.kept_bytes = 0  # of first logits, over all batches
 
     @cached_property
     def inpainter(self) -> Inpainter:
@@ -120,35 +122,34 @@ class CellDecoder:
         truths = torch.from_numpy(self.inputs.truths)
         return FeatureDistance(truths, self.device, self.config.scoring)
 
-    def start(self, decoding: DecodingConfig) -> Starts:
+    def batches(self, decoding: DecodingConfig) -> list[Batch]:
         """Filled, encoded and masked images, once for each fill."""
-        key = decoding.hole_fill
-        if key not in self.starts:
-            filled = self.under(decoding).fill_all(self.inputs.images, self.inputs.holes)
-            tensors = self.inpainter.as_tensors(filled, self.inputs.holes)
-            parts = zip(
-                *(part.split(BATCH_SIZES[self.device.type]) for part in tensors), strict=True
-            )
-            starts = [self.inpainter.maskgit.start(*part) for part in parts]
-            self.starts[key] = Starts(starts)
-        return self.starts[key]
+        key, inputs = decoding.hole_fill, self.inputs
+        if key not in self.started:
+            filled = self.under(decoding).fill_all(inputs.images, inputs.holes)
+            ids = torch.tensor(inputs.indices, device=self.device)
+            tensors = (*self.inpainter.as_tensors(filled, inputs.holes), ids)
+            parts = (part.split(BATCH_SIZES[self.device.type]) for part in tensors)
+            start = self.inpainter.maskgit.start
+            self.started[key] = [
+                Batch(start(images, holes), image_ids)
+                for images, holes, image_ids in zip(*parts, strict=True)
+            ]
+        return self.started[key]
 
     def known(self, decoding: DecodingConfig) -> Tensor | None:
         """What the decoder is shown of all images, (n, 4, H, W); None without conditioning."""
         if not self.inpainter.config.tokenizer.conditioned:
             return None
-        return torch.cat([start.pixels for start in self.start(decoding).batches])
+        return torch.cat([batch.start.pixels for batch in self.batches(decoding)])
 
     @torch.inference_mode()
     def decode(self, cell: Cell, steps: int, bar: tqdm) -> DecodedCell:
         """Decode all images with a cell's settings for a number of steps."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
-        starts, at = self.start(settings), 0
         traces, seconds = [], np.zeros(steps)
-        for number, start in enumerate(starts.batches):
+        for batch in self.batches(settings):
             trace, clock = Trace(), Clock(self.device)
-            indices = self.inputs.indices[at : at + len(start.token_ids)]
-            at += len(indices)
 
             def listen(step: StepResult, trace: Trace = trace, clock: Clock = clock) -> None:
                 trace(step)
@@ -157,51 +158,47 @@ class CellDecoder:
 
             with autocast(self.device, self.inpainter.dtype):
                 self.inpainter.maskgit.finish(
-                    start,
+                    batch.start,
                     settings,
                     seed=cell.seed,
-                    image_ids=torch.tensor(indices, device=self.device),
+                    image_ids=batch.image_ids,
                     on_step=listen,
-                    logits_of=self._logits_of(starts, number, clock),
+                    logits_of=self._logits_of(batch, clock),
                 )
             traces.append(trace)
         token_ids = torch.cat([torch.stack(trace.token_ids) for trace in traces], 1)
         hidden = torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
         return DecodedCell(token_ids, hidden, seconds.tolist())
 
-    def _logits_of(self, starts: Starts, number: int, clock: Clock) -> LogitsOf:
+    def _logits_of(self, batch: Batch, clock: Clock) -> LogitsOf:
         """The model's logits; those of a batch's first step are kept, as far as memory allows."""
-        is_first = True
+        calls = itertools.count()
 
         def logits_of(*shown: Tensor) -> Tensor:
-            nonlocal is_first
-            known = starts.first_logits.get(number) if is_first else None
-            if known:
-                is_first = False
-                clock.add(known[1])
-                return known[0]
+            is_first = next(calls) == 0
+            if is_first and batch.first:
+                logits, took = batch.first
+                clock.began -= took
+                return logits
             began = clock.seconds()
             logits = self.inpainter.maskgit.logits_of(*shown)
             if is_first and self.kept_bytes + logits.nbytes <= FIRST_LOGITS_BYTES:
-                starts.first_logits[number] = logits, clock.seconds() - began
+                batch.first = logits, clock.seconds() - began
                 self.kept_bytes += logits.nbytes
-            is_first = False
             return logits
 
         return logits_of
 
     def score(self, cell: Cell, decoded: DecodedCell) -> CellRow:
         """The score of a cell's images, the error of each, and seconds an image."""
-        clock = Clock(self.device)
+        clock, inputs = Clock(self.device), self.inputs
         images = self.pixels(cell.decoding, decoded.token_ids[cell.steps - 1])
         seconds = decoded.seconds[cell.steps - 1] + clock.seconds()
-        truths, holes = self.inputs.truths, self.inputs.holes
+        errors = map(hole_psnr, images, inputs.truths, inputs.holes)
         return {
             "score": self.distance(torch.from_numpy(images)),
             "score_name": self.distance.name,
-            "hole_psnr": [
-                _rounded(hole_psnr(*of)) for of in zip(images, truths, holes, strict=True)
-            ],
+            "hole_psnr": [value if value is None else round(value, 3) for value in errors],
             "seconds": seconds / len(images),
             "images": len(images),
             "seed": cell.seed,
@@ -225,15 +222,7 @@ class Clock:
     def seconds(self) -> float:
         return self._now() - self.began
 
-    def add(self, seconds: float) -> None:
-        """Count time that was spent before."""
-        self.began -= seconds
-
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

@@ -20,20 +20,10 @@ from config.schema import Config, DecodingConfig
 from config.section import reason_against
 from utils.inpainting.stamps import OUTPUT_ONLY, settings_digest
 
-REPORT_SWEET_SPOT, REPORT_ITERATIONS = 8, 10  # of the report's tables (spec section 8)
-COMPARED_RULES = ("listing", "maskgit")
 AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # do not change the steps before
 MAX_SETTINGS = 1000  # of a grid
 
 Changes = dict[str, Any]  # keys of the section decoding and their values
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One direction of a table: a name, and what each of its labels changes."""
-
-    name: str
-    points: dict[str, Changes]
 
 
 @dataclass(frozen=True)
@@ -105,36 +95,31 @@ def walks(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 # The report's studies
 
-
-def _by_rule(name: str, title: str, column_name: str, points: dict[str, Changes]) -> dict[str, Any]:
-    rules = Axis("rule", {rule: {"rule": rule} for rule in COMPARED_RULES})
-    return {"name": name, "title": title, "axes": (rules, Axis(column_name, points))}
+Axes = dict[str, dict[str, Changes]]  # name of a direction -> label -> what it changes
+RULES: dict[str, Changes] = {rule: {"rule": rule} for rule in ("listing", "maskgit")}
 
 
 def _ends_at(total_iter: int, sweet_spot: int) -> Changes:
     return {"total_iter": total_iter, "sweet_spot": sweet_spot}
 
 
-STUDIES = {
-    "iterations": _by_rule(
-        "iterations",
-        f"Total iterations at sweet spot {REPORT_SWEET_SPOT}",
-        "total iterations",
-        {str(n): _ends_at(n, REPORT_SWEET_SPOT) for n in (5, 8, 10, 15, 20)},
+STUDIES: dict[str, tuple[str, Axes]] = {  # title and axes, with the numbers of spec section 8
+    "iterations": (
+        "Total iterations at sweet spot 8",
+        {"rule": RULES, "total iterations": {str(n): _ends_at(n, 8) for n in (5, 8, 10, 15, 20)}},
     ),
-    "sweet-spot": _by_rule(
-        "sweet-spot",
-        f"Sweet spots of {REPORT_ITERATIONS} iterations",
-        "sweet spot",
-        {str(n): _ends_at(REPORT_ITERATIONS, n) for n in (1, 4, 8, 10)},
+    "sweet-spot": (
+        "Sweet spots of 10 iterations",
+        {"rule": RULES, "sweet spot": {str(n): _ends_at(10, n) for n in (1, 4, 8, 10)}},
     ),
-    "schedules": _by_rule(
-        "schedules",
-        f"Schedules, {REPORT_ITERATIONS} of {REPORT_ITERATIONS} iterations",
-        "schedule",
+    "schedules": (
+        "Schedules, 10 of 10 iterations",
         {
-            name: {"mask_schedule": name, **_ends_at(REPORT_ITERATIONS, REPORT_ITERATIONS)}
-            for name in ("cosine", "linear", "square")
+            "rule": RULES,
+            "schedule": {
+                name: {"mask_schedule": name, **_ends_at(10, 10)}
+                for name in ("cosine", "linear", "square")
+            },
         },
     ),
 }
@@ -152,30 +137,23 @@ def plan(config: Config, words: Sequence[str]) -> list[Study]:
     for word in words:
         if word not in STUDIES:
             raise one_of("study", word, [*STUDIES, "grid FILE"])
-    return [build_study(config, **STUDIES[word]) for word in dict.fromkeys(words)]
+    return [build_study(config, word, *STUDIES[word]) for word in dict.fromkeys(words)]
 
 
-def build_study(config: Config, name: str, title: str, axes: Sequence[Axis]) -> Study:
+def build_study(config: Config, name: str, title: str, axes: Axes) -> Study:
     """All combinations of the axes' points; the last axis gives the columns."""
     *over, across = axes
     settings = []
-    for point in itertools.product(*(axis.points.items() for axis in axes)):
+    for point in itertools.product(*(points.items() for points in axes.values())):
         changes = {key: value for _, part in point for key, value in part.items()}
-        labels = [label for label, _ in point]
-        row = ", ".join(_labelled(axis, label) for axis, label in zip(over, labels, strict=False))
+        *labels, column = (label for label, _ in point)
+        named = zip(over, labels, strict=True)
+        row = ", ".join(label if axis == "rule" else f"{axis} {label}" for axis, label in named)
         values = {**config.decoding.model_dump(), "samples": 1, **changes}
         decoding = DecodingConfig.model_validate(values)
         decoding = decoding.model_copy(update={"sweet_spot": decoding.steps, "stop": "at"})
-        settings.append(Setting(row, labels[-1], decoding))
-    row_name = ", ".join(axis.name for axis in over)
-    return Study(name, title, row_name, across.name, tuple(settings))
-
-
-def _labelled(axis: Axis, label: str) -> str:
-    return label if axis.name == "rule" else f"{axis.name} {label}"
-
-
-# A grid of the user's own
+        settings.append(Setting(row, column, decoding))
+    return Study(name, title, ", ".join(over), across, tuple(settings))
 
 
 def read_grid(config: Config, path: Path) -> Study:
@@ -184,7 +162,7 @@ def read_grid(config: Config, path: Path) -> Study:
     The last key gives the columns. Values are checked one by one; all of them go together.
     """
     known = sorted(DecodingConfig.model_fields.keys() - OUTPUT_ONLY)
-    axes = []
+    axes: Axes = {}
     lists, _ = read_yaml(path, "grid")
     if not isinstance(lists, dict) or not lists:
         raise UserError(f"{path}: allowed are keys of decoding, each with a list of values")
@@ -193,14 +171,13 @@ def read_grid(config: Config, path: Path) -> Study:
             hint = nearest(key, known)
             raise UserError(f"{path}: unknown key {key}{hint}; allowed are {', '.join(known)}")
         if not isinstance(values, list) or not values:
-            raise UserError(
-                f"{path}: {key} is {shorten(repr(values))}; allowed is a list of values"
-            )
+            found = shorten(repr(values))
+            raise UserError(f"{path}: {key} is {found}; allowed is a list of values")
         for value in values:
             if reason := reason_against(DecodingConfig, key, value):
                 raise UserError(f"{path}: {key} {shorten(repr(value))}: {reason}")
-        axes.append(Axis(key, {yaml_word(value): {key: value} for value in values}))
-    count = math.prod(len(axis.points) for axis in axes)
+        axes[key] = {yaml_word(value): {key: value} for value in values}
+    count = math.prod(map(len, axes.values()))
     if count > MAX_SETTINGS:
         raise UserError(f"{path}: {count} settings; allowed are up to {MAX_SETTINGS}")
     return build_study(config, f"grid-{path.stem}", f"Grid of {path.name}", axes)

@@ -36,6 +36,9 @@ class Summary:
         """Standard deviation over seeds; None for one seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
+
 
 def pooled_spread(group: Sequence[Summary]) -> tuple[float, int]:
     """Standard deviation over seeds, common to a group's settings, and its degrees of freedom.
@@ -54,10 +57,9 @@ def real_difference(first: Summary, second: Summary, group: Sequence[Summary]) -
     spread, freedom = pooled_spread(group)
     if not freedom or len(group) < 2:
         return math.nan
-    quantile = _quantile(len(group), freedom)
     share = (1 / len(first.values) + 1 / len(second.values)) / 2
     floor = RESOLUTION * max(abs(first.mean), abs(second.mean))
-    return max(quantile * spread * math.sqrt(share), floor)
+    return max(_quantile(len(group), freedom) * spread * math.sqrt(share), floor)
 
 
 @cache
@@ -73,24 +75,22 @@ def differs(first: Summary, second: Summary, group: Sequence[Summary]) -> bool:
 
 def statements(group: Sequence[Summary], what: str) -> list[str]:
     """Sentences on a group of settings whose lowest score is the best, e.g. one row of a table."""
-    best = min(group, key=lambda s: s.mean)
-    others = sorted((s for s in group if s is not best), key=lambda s: s.mean)
+    best, *others = sorted(group, key=lambda s: s.mean)
     if not others:
         return []
     if not pooled_spread(group)[1]:
         return [f"{what}: one seed each, so nothing can be said about differences."]
     margin = max(real_difference(best, other, group) for other in others)
+    counts = sorted({len(s.values) for s in group})
+    number = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    seeds = f"means of {number} seeds differ beyond chance from {margin:.3g} on"
     behind = [s for s in others if differs(best, s, group)]
-    near = [s for s in others if not differs(best, s, group)]
-    seeds = f"means of {_counts(group)} seeds differ beyond chance from {_shown(margin)} on"
     if not behind:
         return [f"{what}: no setting is better than another beyond the seeds' spread ({seeds})."]
-    text = f"{what}: {best.name} is better than " + ", ".join(
-        f"{s.name} (by {_shown(s.mean - best.mean)})" for s in behind
-    )
-    if near:
-        names = ", ".join(s.name for s in near)
-        text += f"; between {best.name} and {names} the seeds' spread allows no choice"
+    losses = ", ".join(f"{s.name} (by {s.mean - best.mean:.3g})" for s in behind)
+    text = f"{what}: {best.name} is better than {losses}"
+    if near := ", ".join(s.name for s in others if s not in behind):
+        text += f"; between {best.name} and {near} the seeds' spread allows no choice"
     return [f"{text} ({seeds})."]
 
 
@@ -104,13 +104,3 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
         if not front or points[index][1] < points[front[-1]][1]:
             front.append(index)
     return front
-
-
-def _counts(group: Sequence[Summary]) -> str:
-    counts = sorted({len(s.values) for s in group})
-    return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-
-
-def _shown(value: float) -> str:
-    """Three digits that count."""
-    return f"{value:.3g}"

@@ -21,7 +21,6 @@ import sweep as sweep_script
 import utils.io.files
 import utils.sweep.cells
 import utils.sweep.decode
-import utils.sweep.page
 from config.errors import MachineError, UserError
 from config.loading import save_config
 from config.schema import Config
@@ -31,7 +30,7 @@ from utils.io.files import read_rows
 from utils.scoring import FeatureDistance, hole_psnr
 from utils.sweep.cells import Sweep, open_sweep
 from utils.sweep.decode import CellDecoder
-from utils.sweep.page import save_page
+from utils.sweep.page import Pictures, save_study_page
 from utils.sweep.plan import Cell, Study, plan
 from utils.sweep.plots import save_study_plots
 from utils.sweep.tables import save_table, table_of
@@ -131,8 +130,8 @@ def test_first_logits_of_all_starts_together_stay_within_their_bound(run, tmp_pa
         monkeypatch.setattr(utils.sweep.decode, "FIRST_LOGITS_BYTES", bound)
         shutil.rmtree(tmp_path / "sweep", ignore_errors=True)
         sweep = run("grid", str(tmp_path / "g.yml"), seeds=1)
-        starts = sweep.decoder.starts.values()
-        kept = [sum(of.nbytes for of, _ in start.first_logits.values()) for start in starts]
+        fills = sweep.decoder.started.values()
+        kept = [sum(one.first[0].nbytes for one in fill if one.first) for fill in fills]
         return kept, sorted(row["score"] for row in sweep.rows.values())
 
     (first, second), scores = kept_by_start(1 << 30)
@@ -248,7 +247,7 @@ def written(sweep: Sweep, study: Study, tmp_path: Path) -> Path:
     folder, table = tmp_path / "sweep" / study.name, table_of(sweep, study)
     save_table(folder, table)
     save_study_plots(folder, table)
-    save_page(folder, sweep, table)
+    save_study_page(folder, sweep, table)
     return folder
 
 
@@ -282,8 +281,8 @@ def test_the_page_asks_for_nothing_outside_itself(report):
 
 
 def test_the_page_compares_every_image_that_has_a_hole(run, tmp_path, monkeypatch):
-    shown, plain = [], utils.sweep.page._rows
-    monkeypatch.setattr(utils.sweep.page, "_rows", lambda *of: shown.append(of[2]) or plain(*of))
+    shown, plain = [], Pictures.compared
+    monkeypatch.setattr(Pictures, "compared", lambda *of: shown.append(of[2]) or plain(*of))
     sweep = run("schedules", seeds=1)
     written(sweep, plan(sweep.config, ["schedules"])[0], tmp_path)
     assert shown[0] == [1, 2, 3, 4], "image 0 has none"
