@@ -32,10 +32,10 @@ def main() -> None:
     overrides = as_overrides(args, OPTIONS)
     config = load_config(args.config, overrides)
     from utils.data.datasets import InpaintingSet  # PyTorch takes seconds to import
-    from utils.grading import grade, save_tables
+    from utils.grading import Grader, save_tables
 
     dataset = InpaintingSet(args.data or config.data.root)
-    grades = grade(args.folder, dataset, args.output, config, overrides)
+    grades = Grader(dataset, args.output, config, overrides).grade_all(args.folder)
     save_tables(args.output, grades, dataset)
     print((args.output / "grades.md").read_text(encoding="utf-8"))
     print(f"report: {args.output / 'grades.html'}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import subprocess
 import sys
@@ -23,8 +21,8 @@ from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.io.files import content_hash, write_text
 from utils.io.images import is_image_name, list_images, load_rgb
-from utils.io.tables import markdown_table
-from utils.pictures import comparison_strip, embed, template
+from utils.io.tables import csv_table, markdown_table
+from utils.pictures import comparison_strip, embed, save_page
 from utils.weights.description import described
 from utils.weights.import_lab import import_lab
 
@@ -49,118 +47,122 @@ class Grade:
     error: str = ""
 
 
-def grade(
-    folder: Path, dataset: InpaintingSet, output: Path, base: Config, overrides: Sequence[Override]
-) -> list[Grade]:
-    """Grade every solution in a folder, the best first; those that fail stand at the end.
+@dataclass(frozen=True)
+class Grader:
+    """Repairs the images of a set with each solution, and scores them.
 
-    base: config of solutions that bring none; overrides hold for all. Raises `UserError` for a
-    folder without solutions and data without ground truth.
+    base: config of solutions that bring none; overrides hold for all.
     """
-    if dataset.truth is None:
-        raise UserError("the data has no ground truth; grading needs test_gt.csv or test/")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of solutions")
-    solutions = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if not solutions:
-        raise UserError(f"{folder}: contains no solution")
-    grades = []
-    for solution in solutions:
-        tqdm.write(f"{solution.name}:", file=sys.stderr)
-        grades.append(_grade_or_reuse(solution, dataset, output / solution.name, base, overrides))
-        if grades[-1].error:
-            tqdm.write(f"  failed: {grades[-1].error}", file=sys.stderr)
-    return sorted(grades, key=lambda found: (found.score is None, found.score, found.solution))
 
+    dataset: InpaintingSet
+    output: Path
+    base: Config
+    overrides: Sequence[Override]
 
-def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
-    rows = [
-        {"rank": rank if found.score is not None else "", **asdict(found)}
-        for rank, found in enumerate(grades, 1)
-    ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(output / "grades.csv", text.getvalue())
-    shown = [[_cell(row[column]) for column in COLUMNS] for row in rows]
-    write_text(output / "grades.md", markdown_table(COLUMNS, shown) + "\n")
-    pictures = [_pictures(found, dataset) for found in grades]
-    page = template("grades.html").render(
-        title="Solutions, ranked", columns=COLUMNS, rows=list(zip(shown, pictures, strict=True))
-    )
-    write_text(output / "grades.html", page)
+    def grade_all(self, folder: Path) -> list[Grade]:
+        """Grade every solution in a folder, the best first; those that fail stand at the end.
 
+        Raises `UserError` for a folder without solutions and data without ground truth.
+        """
+        if self.dataset.truth is None:
+            raise UserError("the data has no ground truth; grading needs test_gt.csv or test/")
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of solutions")
+        solutions = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        if not solutions:
+            raise UserError(f"{folder}: contains no solution")
+        grades = []
+        for solution in solutions:
+            tqdm.write(f"{solution.name}:", file=sys.stderr)
+            grades.append(self.grade(solution))
+            if grades[-1].error:
+                tqdm.write(f"  failed: {grades[-1].error}", file=sys.stderr)
+        return sorted(grades, key=lambda found: (found.score is None, found.score, found.solution))
 
-def _grade_or_reuse(
-    solution: Path, dataset: InpaintingSet, place: Path, base: Config, overrides: Sequence[Override]
-) -> Grade:
-    """The recorded grade if nothing has changed, else a new one."""
-    files = [path for path in sorted(solution.rglob("*")) if path.is_file()]
-    settings = base.model_dump_json() + str(dataset.images) + str(overrides)
-    fingerprint = f"{content_hash(files or [solution])} {settings}"
-    try:
-        recorded = Grade(**json.loads((place / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        recorded = None
-    if recorded and recorded.fingerprint == fingerprint and not recorded.error:
-        return recorded
-    try:
-        found = _grade(solution, dataset, place, base, overrides)
-        result = Grade(solution.name, fingerprint, **found)
-    except (UserError, RuntimeError, OSError) as error:  # one must not stop the others
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        result = Grade(solution.name, fingerprint, error=line)
-    write_text(place / RECORD, json.dumps(asdict(result)) + "\n")
-    return result
+    def grade(self, solution: Path) -> Grade:
+        """The recorded grade if nothing has changed, else a new one."""
+        files = [path for path in sorted(solution.rglob("*")) if path.is_file()] or [solution]
+        settings = self.base.model_dump_json() + str(self.dataset.images) + str(self.overrides)
+        fingerprint = f"{content_hash(files)} {settings}"
+        place = self.output / solution.name
+        try:
+            recorded = Grade(**json.loads((place / RECORD).read_text(encoding="utf-8")))
+            if recorded.fingerprint == fingerprint and not recorded.error:
+                return recorded
+        except (OSError, ValueError, TypeError):
+            pass
+        try:
+            found = self._repaired(solution, files, place)
+            found |= self._scored(Path(found["results"]), place)
+        except (UserError, RuntimeError, OSError) as error:  # one must not stop the others
+            found = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
+        grade = Grade(solution.name, fingerprint, **found)
+        write_text(place / RECORD, json.dumps(asdict(grade)) + "\n")
+        return grade
 
-
-def _grade(
-    solution: Path, dataset: InpaintingSet, place: Path, base: Config, overrides: Sequence[Override]
-) -> dict[str, Any]:
-    """Repair and score one solution."""
-    files = [solution] if solution.is_file() else sorted(solution.rglob("*"))
-    weights = [path for path in files if path.suffix.lower() in WEIGHTS_SUFFIXES]
-    found: dict[str, Any] = {}
-    if weights:
-        results = place / RESULTS
-        configs = [path for path in files if path.suffix in (".yml", ".yaml")]
-        config = load_config(configs[0], overrides) if configs else base
-        foreign = [path for path in weights if not described(path)]
-        for path in weights:
-            if kind := described(path):  # imported before
-                section = getattr(config, kind).model_copy(update={"weights": path})
-                config = config.model_copy(update={kind: section})
-        config, lines = import_lab(foreign, place / "imported", config) if foreign else (config, [])
-        if config.tokenizer.weights is None:
-            raise UserError("brings no tokenizer; give one to all with --tokenizer")
-        inpaint_set(config, dataset, place)
-        variant = [line.split("attention variant ")[1] for line in lines if "attention var" in line]
-        found["attention"] = variant[0].rpartition(", ")[0] if variant else ""
-        found["rule"] = f"{config.decoding.rule} {config.decoding.mask_schedule}"
-    else:
+    def _repaired(self, solution: Path, files: list[Path], place: Path) -> dict[str, str]:
+        """Where a solution's repairs are, made if it brings networks, and how."""
+        weights = [path for path in files if path.suffix.lower() in WEIGHTS_SUFFIXES]
+        if weights:
+            return self._repaired_by(weights, files, place) | {"results": str(place / RESULTS)}
         images = [path for path in files if is_image_name(path.name)]
         if not images:
             raise UserError(f"{solution}: contains neither checkpoints nor images")
         results = solution / RESULTS if (solution / RESULTS).is_dir() else images[0].parent
-        if len(list_images(results)) != len(dataset):
-            raise UserError(f"{results}: {len(list_images(results))} images, not {len(dataset)}")
-    return found | {"results": str(results)} | _score(results, dataset, place, base)
+        if (count := len(list_images(results))) != len(self.dataset):
+            raise UserError(f"{results}: {count} images, not {len(self.dataset)}")
+        return {"results": str(results)}
+
+    def _repaired_by(self, weights: list[Path], files: list[Path], place: Path) -> dict[str, str]:
+        """Repair with a solution's networks: their attention and the rule."""
+        configs = [path for path in files if path.suffix in (".yml", ".yaml")]
+        config = load_config(configs[0], self.overrides) if configs else self.base
+        foreign, lines = [], []
+        for path in weights:
+            if kind := described(path):  # imported before
+                section = getattr(config, kind).model_copy(update={"weights": path})
+                config = config.model_copy(update={kind: section})
+            else:
+                foreign.append(path)
+        if foreign:
+            config, lines = import_lab(foreign, place / "imported", config)
+        if config.tokenizer.weights is None:
+            raise UserError("brings no tokenizer; give one to all with --tokenizer")
+        inpaint_set(config, self.dataset, place)
+        variant = [line.split("attention variant ")[1] for line in lines if "attention var" in line]
+        return {
+            "attention": variant[0].rpartition(", ")[0] if variant else "",
+            "rule": f"{config.decoding.rule} {config.decoding.mask_schedule}",
+        }
+
+    def _scored(self, results: Path, place: Path) -> dict[str, Any]:
+        """Let the scorer write a certificate, and read the score from it."""
+        config, certificate = self.base, place / CERTIFICATE
+        place.mkdir(parents=True, exist_ok=True)
+        words = [SCORE_PROGRAM, "--predicted-path", results, "--json", certificate]
+        words += ["--gt-path", self.dataset.truth.location, "--features", config.scoring.features]
+        words += ["--device", config.device, "--batch-size", config.scoring.batch_size]
+        command = [sys.executable, *map(str, words)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise UserError((ended.stderr.strip().splitlines() or ["the scorer failed"])[-1])
+        name, value = ended.stdout.splitlines()[0].rsplit(": ", 1)
+        return {"score": float(value), "what": name}
 
 
-def _score(results: Path, dataset: InpaintingSet, place: Path, config: Config) -> dict[str, Any]:
-    """Let the scorer write a certificate, and read the score from it."""
-    assert dataset.truth is not None
-    certificate = place / CERTIFICATE
-    place.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, SCORE_PROGRAM, "--predicted-path", results, "--json", certificate]
-    command += ["--gt-path", dataset.truth.location, "--features", config.scoring.features]
-    command += ["--device", config.device, "--batch-size", config.scoring.batch_size]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise UserError((ended.stderr.strip().splitlines() or ["the scorer failed"])[-1])
-    name, value = ended.stdout.splitlines()[0].rsplit(": ", 1)
-    return {"score": float(value), "what": name}
+def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
+    """Write grades.csv, grades.md, and grades.html with pictures."""
+    rows = []
+    for rank, found in enumerate(grades, 1):
+        values = asdict(found) | {"rank": None if found.score is None else rank}
+        rows.append({column: values[column] for column in COLUMNS})
+    write_text(output / "grades.csv", csv_table(rows))
+    shown = [list(map(_cell, row.values())) for row in rows]
+    write_text(output / "grades.md", markdown_table(COLUMNS, shown) + "\n")
+    pictures = [_pictures(found, dataset) for found in grades]
+    lines = list(zip(shown, pictures, strict=True))
+    title = "Solutions, ranked"
+    save_page(output / "grades.html", "grades.html", title=title, columns=COLUMNS, rows=lines)
 
 
 def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
