@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -23,17 +21,14 @@ from models.masking import MASK_SCHEDULES, gamma, token_mask_from_holes
 from utils.cli import ArgumentParser, first_line, run
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
+from utils.data.sources import square_crop
 from utils.io.images import HOLE_COLOUR, load_rgb
-from utils.pictures import tile
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from utils.pictures import enlarged, pyplot, save_figure, tile
 
 FOLDER = Path(__file__).with_name("pictures")
 SIDE, GRID, STEPS = 64, 16, 10
 FACE = (120, 20, 400, 300)  # of Chelsea, a cat by Stefan van der Walt, CC0
 HOLE_SHARE, HOLE_INDEX = 0.3, 1
-ENLARGED = 2
 
 ROWS = {
     "listing, cosine": {"rule": "listing"},
@@ -47,7 +42,7 @@ ROWS = {
 
 def curves() -> None:
     """The schedules, and the share of tokens that each rule keeps hidden after each step."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     r = torch.linspace(0, 1, 200, dtype=torch.float64)
     for name in MASK_SCHEDULES:
         left.plot(r, gamma(name, r), label=name)
@@ -58,9 +53,7 @@ def curves() -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()
-    FOLDER.mkdir(exist_ok=True)
-    figure.savefig(FOLDER / "schedules.png", dpi=100)
-    plt.close(figure)
+    save_figure(FOLDER / "schedules.png", figure, dpi=100)
 
 
 def _shares(axes: Axes, name: str) -> None:
@@ -73,19 +66,18 @@ def _shares(axes: Axes, name: str) -> None:
 
 def masks() -> None:
     """A photograph as its tokens are decided, one row for each of `ROWS`."""
-    photo = Image.fromarray(np.asarray(load_rgb(photo_path("chelsea.png")))).crop(FACE)
-    image = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    image = square_crop(load_rgb(photo_path("chelsea.png")).crop(FACE), SIDE)
     hole = draw_hole("lab", SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=HOLE_INDEX)
     token_mask = token_mask_from_holes(torch.from_numpy(hole)[None], GRID)
-    figure, axes = plt.subplots(len(ROWS), 1, figsize=(9, 1.05 * len(ROWS)), layout="constrained")
+    size = (9, 1.05 * len(ROWS))
+    figure, axes = pyplot().subplots(len(ROWS), 1, figsize=size, layout="constrained")
     for place, (name, changes) in zip(axes, ROWS.items(), strict=True):
         frames = [_shown(image, mask) for mask in [token_mask, *walk(token_mask, changes)]]
         place.imshow(tile(frames, len(frames), len(frames)), interpolation="nearest")
         place.set_ylabel(name.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=9)
         place.set(xticks=[], yticks=[])
         place.spines[:].set_visible(False)
-    figure.savefig(FOLDER / "decoding.png", dpi=100)
-    plt.close(figure)
+    save_figure(FOLDER / "decoding.png", figure, dpi=100)
 
 
 def walk(token_mask: Tensor, changes: dict[str, str]) -> list[Tensor]:
@@ -118,10 +110,8 @@ def walk(token_mask: Tensor, changes: dict[str, str]) -> list[Tensor]:
 
 def _shown(image: np.ndarray, mask: Tensor) -> np.ndarray:
     """The photograph with hidden tokens grey, enlarged."""
-    block = np.ones((SIDE // GRID, SIDE // GRID), dtype=bool)
-    hidden = np.kron(mask.view(GRID, GRID).numpy(), block)
-    shown = np.where(hidden[..., None], np.uint8(HOLE_COLOUR), image)
-    return shown.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+    hidden = enlarged(mask.view(GRID, GRID).numpy(), SIDE // GRID)
+    return enlarged(np.where(hidden[..., None], np.uint8(HOLE_COLOUR), image))
 
 
 def main() -> None:

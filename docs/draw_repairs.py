@@ -8,15 +8,12 @@ reconstructions.png: photographs over what the tokenizer keeps of them.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from config.loading import load_config
-from docs.draw_decoding import ENLARGED, FACE, FOLDER, HOLE_SHARE, SIDE
-from utils.app.samples import photographs
+from docs.draw_decoding import FACE, FOLDER, HOLE_SHARE, SIDE
+from utils.app.pictures import photographs
 from utils.cli import ArgumentParser, first_line, run
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
@@ -26,9 +23,9 @@ from utils.inpainting.composite import composite
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.windows import repair_in_windows
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png
-from utils.pictures import tile
+from utils.pictures import ENLARGED, enlarged, tile
 
-RELEASED = Path(__file__).resolve().parents[1] / "models" / "pretrained" / "cats64"
+RELEASED = "models/pretrained/cats64"
 HOLES = (("lab", 1), ("lab", 4), ("brush", 2), ("box", 3))  # kind, index
 SHOWN = (0, 1, 2, 3, 4)  # steps, from 0
 THICK_HOLE = (115, 85, 324, 204)  # left, top, right and bottom pixel in Chelsea
@@ -38,27 +35,20 @@ SCRATCH_WIDTH = 6
 
 def main() -> None:
     ArgumentParser(description=first_line(__doc__)).parse_args()
-    config = load_config(
-        RELEASED.parents[2] / "config" / "cats64.yml",
-        [
-            ("tokenizer.weights", RELEASED / "vqgan.safetensors"),
-            ("transformer.weights", RELEASED / "transformer.safetensors"),
-        ],
-    )
     truth = square_crop(load_rgb(photo_path("chelsea.png")).crop(FACE), SIDE)
-    inpainter, repairs = Inpainter(config), []
+    inpainter, repairs = Inpainter.from_pretrained(RELEASED), []
     for kind, index in HOLES:
         hole = draw_hole(kind, SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=index)
         repairs += row(inpainter, truth, hole)
     draw("repairs.png", repairs, len(SHOWN) + 2)
-    draw("large.png", large(inpainter), 2, enlarged=1)
+    draw("large.png", large(inpainter), 2, factor=1)
     originals = np.stack([truth, *photographs(SIDE).values()])
     draw("reconstructions.png", [*originals, *reconstructed(inpainter, originals)], len(originals))
 
 
-def draw(name: str, pictures: list[np.ndarray], columns: int, enlarged: int = ENLARGED) -> None:
+def draw(name: str, pictures: list[np.ndarray], columns: int, factor: int = ENLARGED) -> None:
     """Write pictures (H, W, 3), enlarged by a factor, into docs/pictures."""
-    shown = [p.repeat(enlarged, axis=0).repeat(enlarged, axis=1) for p in pictures]
+    shown = [enlarged(picture, factor) for picture in pictures]
     save_png(FOLDER / name, tile(shown, len(shown), columns))
     print(FOLDER / name)
 
@@ -102,7 +92,7 @@ def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.nd
         joined = composite(steps[step], masked, hole, decoding.composite, decoding.feather_width)
         grid = int(trace.hidden[step].shape[1] ** 0.5)
         left = trace.hidden[step][0].view(grid, grid).cpu().numpy()
-        left = left.repeat(SIDE // grid, axis=0).repeat(SIDE // grid, axis=1) & hole
+        left = enlarged(left, SIDE // grid) & hole
         shown.append(np.where(left[..., None], grey, joined))
     return [masked, *shown, truth]
 

@@ -15,9 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.common import machine
+from bench.common import ROOT, machine
 
-ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("python -m venv", "pip install")
 
 

@@ -20,8 +20,8 @@ from utils.app import layout
 from utils.app.checkpoints import Checkpoints
 from utils.app.controls import control_values, settings
 from utils.app.handlers import MAX_SAMPLES, Handlers
+from utils.app.pictures import as_painted, read_painted
 from utils.app.records import OVERLAP, Record
-from utils.app.uploads import as_painted, read_painted
 
 SIDE, STEPS = 32, 6
 

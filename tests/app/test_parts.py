@@ -24,10 +24,16 @@ from app import leave_out_foreign
 from utils.app import controls, server
 from utils.app.checkpoints import Checkpoint, Checkpoints, find_checkpoint
 from utils.app.handlers import Handlers, error_html
-from utils.app.samples import CROPS, photographs
+from utils.app.pictures import (
+    CROPS,
+    MAX_BODY_BYTES,
+    as_painted,
+    photographs,
+    read_painted,
+    read_upload,
+)
 from utils.app.server import HEADERS, Guard
 from utils.app.stream import repair
-from utils.app.uploads import MAX_BODY_BYTES, as_painted, read_painted, read_upload
 from utils.inpainting.stamps import OUTPUT_ONLY
 
 SIDE = 8

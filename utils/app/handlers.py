@@ -17,11 +17,9 @@ from config.errors import UserError
 from config.schema import Config
 from utils.app.checkpoints import Checkpoints, Pair
 from utils.app.controls import MAX_ITERATIONS, Control, control_values
-from utils.app.files import PINNED
-from utils.app.records import Record
-from utils.app.samples import drawn, photographs
+from utils.app.pictures import Painted, as_painted, drawn, photographs, read_painted, read_upload
+from utils.app.records import PINNED, Record
 from utils.app.stream import repair
-from utils.app.uploads import Painted, as_painted, read_painted, read_upload
 from utils.data.holes import DEFAULT_SHARE, draw_hole
 
 MAX_SAMPLES = 4  # of one picture and setting
@@ -101,10 +99,10 @@ class Handlers:
     def _decode(self, request: RepairRequest) -> Iterator[tuple[Player, str]]:
         began, run = time.perf_counter(), secrets.token_hex(8)
         inpainter, records = self.checkpoints.inpainter(request.checkpoint), self._plan(request)
+        shared = {"run": run, "samples": request.samples}
 
         def news_of(*some: Record) -> Player:
-            news = [record.news() for record in some]
-            return {"run": run, "samples": request.samples, "records": news}
+            return {**shared, "records": [record.news() for record in some]}
 
         for record in records:
             yield news_of(record), info_html("Decoding ...")

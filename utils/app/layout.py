@@ -11,8 +11,8 @@ import gradio as gr
 from utils.app.checkpoints import Checkpoints
 from utils.app.controls import FIRST, Control, settings
 from utils.app.handlers import MAX_SAMPLES, Handlers
+from utils.app.pictures import MAX_FILE_BYTES
 from utils.app.server import FORGET_SECONDS
-from utils.app.uploads import MAX_FILE_BYTES
 from utils.data.holes import HOLE_KINDS
 from utils.io.images import IMAGE_SUFFIXES
 

@@ -1,28 +1,45 @@
-"""What the page shows of a decoding: its steps as plain data, and files to take away.
+"""One decoding as the page shows it: steps as plain data, at the end files to take away.
 
+The files are those that inpainting.py would write, next to the command that makes them again.
 Shapes: N tokens, H x W pixels.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import shlex
+import tempfile
+import zipfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from config.decoding import RuleConfig
 from config.schema import Config
 from models.masking import gamma, token_mask_from_holes
-from utils.app import files
-from utils.app.checkpoints import Checkpoint
+from utils.app.checkpoints import Checkpoint, Pair
 from utils.app.stream import DecodedStep
-from utils.inpainting.stamps import OUTPUT_ONLY
-from utils.io.images import HOLE_COLOUR
+from utils.data.datasets import InpaintingItem
+from utils.inpainting.outputs import ANIMATION, RESULTS, Outputs, Repair
+from utils.inpainting.stamps import OUTPUT_ONLY, input_digest, settings_digest, settings_of
+from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
 from utils.pictures import data_uri, embed
 
 CURVE_POINTS = 41
 OVERLAP = 16  # steps that are sent again
 KNOWN_MARK, FILLED_MARK, HIDDEN_MARK = "k", "f", "h"  # a token in the page's data
+FOLDER = "repair"  # of the archive; the command names its files
+PINNED: list[Pair] = [  # what is written of a decoding on the page
+    ("decoding.samples", 1),
+    ("decoding.animation", "gif"),
+    ("decoding.step_pictures", True),
+]
+
+Files = dict[str, bytes]  # path below the folder -> content
 
 
 @dataclass
@@ -42,10 +59,6 @@ class Record:
     _told: int = 0
 
     @property
-    def planned(self) -> int:
-        return self.config.decoding.steps
-
-    @property
     def masked(self) -> np.ndarray:
         """The picture with a grey hole, uint8 (H, W, 3)."""
         return np.where(self.hole[..., None], np.uint8(HOLE_COLOUR), self.image)
@@ -57,8 +70,8 @@ class Record:
         percent = np.nan_to_num(step.confidence * 100, nan=-1).round().astype(int)
         self.steps.append(step)
         self._shown_steps.append(_shown(step.image, marks, percent.tolist()))
-        if len(self.steps) == self.planned:
-            self._files = self._make_files()
+        if len(self.steps) == self.config.decoding.steps:
+            self._files = self._taken_away()
 
     def news(self) -> dict[str, Any]:
         """What the page needs to hear now: the newest steps, at the end all of them.
@@ -79,7 +92,7 @@ class Record:
             "schedule": decoding.mask_schedule,
             "curve": _curve(decoding.mask_schedule),
             "total": decoding.total_iter,
-            "planned": self.planned,
+            "planned": decoding.steps,
             "first": first,
             "steps": steps[first:],
             "files": self._files,
@@ -87,26 +100,74 @@ class Record:
 
     def title(self) -> str:
         """The setting in a few words."""
-        pairs = files.changed(self.config, self.checkpoint.config())
-        named = [(key.partition(".")[2], value) for key, value in pairs]
-        words = [f"{name} {files.as_text(v)}" for name, v in named if name not in OUTPUT_ONLY]
+        named = ((key.partition(".")[2], value) for key, value in self.changed())
+        words = [f"{name} {_as_text(value)}" for name, value in named if name not in OUTPUT_ONLY]
         return ", ".join(words) or "the checkpoint's own settings"
+
+    def changed(self) -> list[Pair]:
+        """Keys of the section decoding that differ from the checkpoint's own."""
+        default = self.checkpoint.config().decoding
+        return [
+            (f"decoding.{name}", value.model_dump() if isinstance(value, RuleConfig) else value)
+            for name, value in self.config.decoding
+            if value != getattr(default, name)
+        ]
+
+    def command(self) -> str:
+        """The command line that makes the same files from the archive's picture and hole."""
+        words = [
+            *("python", "inpainting.py", *self.checkpoint.arguments()),
+            *("--seed", str(self.config.seed), "--images", f"{FOLDER}/input.png"),
+            *("--masks", f"{FOLDER}/hole.png", "--output", f"{FOLDER}/again"),
+        ]
+        for key, value in self.changed():
+            words += ["--set", f"{key}={_as_text(value)}"]
+        return shlex.join(words)
 
     def _token_mask(self) -> np.ndarray:
         """Tokens hidden at the start, bool (N,)."""
         grid = round(self.config.transformer.num_tokens**0.5)
         return token_mask_from_holes(torch.from_numpy(self.hole[None]), grid)[0].numpy()
 
-    def _make_files(self) -> dict[str, str]:
-        made = files.written(self.config, self.dtype, self.masked, self.hole, self.steps)
-        command = files.command(self.checkpoint, self.config)
-        packed = files.archive(made, self.masked, self.hole, command)
+    def _taken_away(self) -> dict[str, str]:
+        """The result, the animation and an archive of everything as data URIs, and the command."""
+        files, command = self._written(), self.command()
+        mask = np.where(self.hole, HOLE, KNOWN).astype(np.uint8)
+        own = {"input.png": encode_png(self.masked), "hole.png": encode_png(mask)}
+        own["command.txt"] = f"{command}\n".encode()
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, content in {**own, **files}.items():
+                packed.writestr(f"{FOLDER}/{name}", content)
+        image, gif = (
+            next(content for name, content in files.items() if name.startswith(folder))
+            for folder in (RESULTS, ANIMATION)
+        )
         return {
-            "image": data_uri(files.result(made)),
-            "gif": data_uri(files.animation(made), "image/gif"),
-            "zip": data_uri(packed, "application/zip"),
+            "image": data_uri(image),
+            "gif": data_uri(gif, "image/gif"),
+            "zip": data_uri(buffer.getvalue(), "application/zip"),
             "command": command,
         }
+
+    def _written(self) -> Files:
+        """The very files that inpainting.py leaves for this picture and hole."""
+        settings = settings_digest(settings_of(self.config, self.dtype))
+        stamp = settings + input_digest(self.masked, self.hole)
+        item = InpaintingItem(0, "input.png", self.masked, self.hole)
+        masks = np.stack([step.hidden for step in self.steps])
+        repair = Repair(item, 0, stamp, [step.image for step in self.steps], masks, truth=None)
+        with tempfile.TemporaryDirectory() as place:
+            outputs = Outputs(Path(place), self.config.decoding, self.config.data.image_size)
+            outputs.make_folders()
+            outputs.write(repair)
+            found = sorted(path for path in Path(place).rglob("*") if path.is_file())
+            return {path.relative_to(place).as_posix(): path.read_bytes() for path in found}
+
+
+def _as_text(value: object) -> str:
+    """A setting's value as it is written in a config."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _shown(image: np.ndarray, marks: np.ndarray, percent: list[int] | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,18 +15,14 @@ import gradio as gr
 from fid.process import handled
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.errors import UserError
-from utils.app.uploads import MAX_BODY_BYTES, MAX_FILE_BYTES
+from utils.app.pictures import MAX_BODY_BYTES, MAX_FILE_BYTES
 
 QUEUE_LENGTH = 8  # visitors who may wait; one is served at a time
 FORGET_SECONDS = 600  # age at which temporary files go
 REMEMBERED = 64  # visitors whose page is kept, a fifth of a MiB each; the longest away goes first
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 HEADERS = {
     b"content-security-policy": (
@@ -42,7 +38,7 @@ HEADERS = {
 class Guard:
     """ASGI middleware: refuses long bodies, and tells browsers to stay with this server."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,9 +63,8 @@ def check_address(host: str, port: int | None) -> None:
     """Raise a `UserError` unless something can listen there; before networks are loaded."""
     place = host if port is None else f"{host}:{port}"
     try:
-        for family, kind, number, _, address in socket.getaddrinfo(
-            host, port or 0, type=socket.SOCK_STREAM
-        ):
+        kind = socket.SOCK_STREAM
+        for family, _, number, _, address in socket.getaddrinfo(host, port or 0, type=kind):
             with socket.socket(family, kind, number) as found:
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 found.bind(address)
