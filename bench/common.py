@@ -30,6 +30,7 @@ import torch
 
 from config.loading import Override, load_config
 from config.schema import Config
+from utils.device import pick_device, pick_dtype
 
 Result = TypeVar("Result")
 Figures = dict[str, float]
@@ -86,6 +87,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "threads": torch.get_num_threads(),
+        "dtype": str(pick_dtype("auto", pick_device("auto"))).removeprefix("torch."),
         "load_before": LOAD_BEFORE,
         "load": load(),
     }

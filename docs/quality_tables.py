@@ -117,7 +117,7 @@ def tours() -> str:
     record = json.loads((RESULTS / "tours.json").read_text(encoding="utf-8"))
     took = (f"{name} {sum(steps.values()):.0f} s" for name, steps in record["seconds"].items())
     run = f"All but the set-up and the page, run in a fresh clone on {machine(record)}"
-    return f"{run}, with the networks of an earlier release: {', '.join(took)}."
+    return f"{run}: {', '.join(took)}."
 
 
 def recipes() -> str:

@@ -29,7 +29,8 @@ def latest(name: str) -> list[Record]:
 
 
 def machine(record: Record) -> str:
-    """What the numbers were measured on."""
+    """What the numbers were measured on; records before 2026-11-28 do not state the dtype."""
     of = record["machine"]
     threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
-    return ", ".join(of["gpus"]) or f"{of['cpu']}, {threads}"
+    dtype = f", {of['dtype']}" if "dtype" in of else ""
+    return ", ".join(of["gpus"]) or f"{of['cpu']}, {threads}{dtype}"
