@@ -20,15 +20,22 @@ sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
 from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate
 from fid.extraction import Ranks
 from fid.features import BACKENDS
-from fid.files import ScoreError, check_place, of_the_machine
-from fid.process import MISTAKE, READER_GONE, handled, usable_streams
+from fid.files import ScoreError, check_place, of_the_machine, user_path
+from fid.process import MISTAKE, READER_GONE, empty_argument, handled, usable_streams
 from fid.scoring import default_cache_dir, save_predicted_statistics, score
 
 DISAGREES, INTERRUPTED = 1, 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse that answers a wrong argument with one line."""
+    """argparse that answers a wrong argument with one line and finds paths as users write them."""
+
+    def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
+        self.register("type", Path, lambda text: Path(user_path(text)))
+        words = sys.argv[1:] if arguments is None else arguments
+        if reason := empty_argument(words):
+            self.error(reason)
+        return super().parse_args(words)
 
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"error: {message} (see --help)\n")
@@ -59,12 +66,16 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("images").add_argument
-    add("paths", nargs="*", metavar="PATH", help="predicted and ground truth, as in pytorch-fid")
-    add("--predicted-path", help="folder, .zip or .csv of images, or .npz of statistics")
+    text = "predicted and ground truth, as in pytorch-fid"
+    add("paths", nargs="*", type=user_path, metavar="PATH", help=text)
+    text = "folder, .zip or .csv of images, or .npz of statistics"
+    add("--predicted-path", type=user_path, help=text)
     truth = "the same for the ground truth; default: the predicted folder's manifest, test_gt.csv"
-    add("--gt-path", "--gtcsv-path", help=truth)
-    add("--mask-path", help="hole masks (255 known, 0 hole); default: the manifest's")
-    add("--train-path", help="images that the network learned from: how near repairs are to them")
+    add("--gt-path", "--gtcsv-path", type=user_path, help=truth)
+    text = "hole masks (255 known, 0 hole); default: the manifest's"
+    add("--mask-path", type=user_path, help=text)
+    text = "images that the network learned from: how near repairs are to them"
+    add("--train-path", type=user_path, help=text)
     add("--recursive", action="store_true", help="read the folders' sub-folders too")
     one = "bring all images to one size (bicubic): 64x64"
     add("--resize", type=Size.read, metavar="WxH", help=one)
@@ -76,7 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_scores(add: Callable[..., argparse.Action]) -> None:
     add("--features", choices=BACKENDS, default="inception", help="feature network")
     add("--dims", type=int, help="feature size; inception: 64, 192, 768 or 2048 (default)")
-    add("--weights", metavar="FILE", help="FID weight file; default: cached or downloaded")
+    text = "FID weight file; default: cached or downloaded"
+    add("--weights", metavar="FILE", type=user_path, help=text)
     add("--weights-dir", type=Path, help="where that file is kept; default: torch hub's folder")
     names = ",".join(METRICS) + ", or all (default fid)"
     add("--metrics", type=metric_names, default=("fid",), help=names)

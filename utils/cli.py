@@ -13,7 +13,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from fid.process import INSISTING, READER_GONE, STOPS, handled, is_importing, usable_streams
+from fid.process import (
+    INSISTING,
+    READER_GONE,
+    STOPS,
+    empty_argument,
+    handled,
+    is_importing,
+    usable_streams,
+)
 
 from config.errors import StopRequested, UserError
 from config.loading import Override
@@ -62,6 +70,8 @@ class ArgumentParser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         self.register("type", Path, user_path)  # a subcommand's parser comes here as well
         words = sys.argv[1:] if args is None else args
+        if reason := empty_argument(words):
+            self.error(reason)
         return super().parse_known_args([self._as_registered(word) for word in words], namespace)
 
     def _as_registered(self, word: str) -> str:
@@ -107,7 +117,7 @@ def steps_or_all(text: str) -> int | None:
 
 def run_folder(text: str) -> str:
     """What --run takes: a folder, or as in the lab a checkpoint within it."""
-    path = Path(text)
+    path = user_path(text)
     is_file = path.suffix in CHECKPOINT_SUFFIXES and not path.is_dir()
     return str(path.parent if is_file else path)
 
@@ -220,6 +230,7 @@ def keep_freed_memory() -> bool:
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's main function; show a `UserError` as one line and leave with code 2."""
+    os.environ["MPLBACKEND"] = "agg"  # curves go into files; an unknown one would end its import
     keep_freed_memory()
     with usable_streams():
         code, line = _outcome(main)

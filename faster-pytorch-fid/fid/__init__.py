@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fid.process import end_in_one_line, leave_out_unreadable
+from fid.process import end_in_one_line, keep_warnings_harmless, leave_out_unreadable
 
 leave_out_unreadable()  # before any module imports tqdm, as PyTorch does
+keep_warnings_harmless()
 sys.excepthook = end_in_one_line
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")

@@ -19,7 +19,7 @@ import torch
 
 from fid import FILTERS, MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size
 from fid.features import BACKENDS, FID_HASH_PREFIX
-from fid.files import ScoreError, read_json, relative, replacing, sha256_of_file
+from fid.files import ScoreError, read_json, relative, replacing, sha256_of_file, user_path
 from fid.images import ImageSet
 from fid.inputs import Source
 from fid.metrics import KERNEL_SUBSET_SIZE, kind_of
@@ -171,7 +171,9 @@ def read(path: Path) -> dict[str, Any]:
     }
     if name := next((name for name, is_fit in fits.items() if not is_fit), None):
         raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")
-    given = {name: settings[name] and str(path.parent / settings[name]) for name in PATHS}
+    given = {
+        name: settings[name] and user_path(f"{path.parent / settings[name]}") for name in PATHS
+    }
     given["metrics"] = tuple(settings["metrics"])
     given["resize"] = settings["resize"] and Size(*settings["resize"])
     return certificate | {"settings": {name: settings[name] for name in SETTINGS} | given}

@@ -13,16 +13,16 @@ import json
 import lzma
 import math
 import os
-import re
 import struct
 import tempfile
-import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO
+
+from fid.names import composed
 
 SWITCH = "INPUT_LIMITS"
 OFF = "off"
@@ -36,20 +36,12 @@ DEFAULT_LIMITS = {
     "statistics_bytes": 2 * 2.0**30,  # of an npz, unpacked
     "held_bytes": 64 * 2.0**30,  # of prepared pixels that are in memory at once; of the suite alone
 }
-# What is a picture and how it is read, for scorer and suite.
-IMAGE_SUFFIXES = frozenset(  # what every Pillow reads
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-)
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
-OTHER_SUFFIXES = frozenset(  # pictures as well, which are left out with a note
-    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
-    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
-)
 CHUNK_BYTES = 1 << 20
 BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
+PLACES = {errno.ENOENT: "the current folder"}  # of an error that names no file, unless the output
 
 
 class ScoreError(Exception):
@@ -64,8 +56,10 @@ def of_the_machine(error: BaseException) -> str | None:
     """What to say of memory that ran out, or of a disk that failed; None for faults of ours."""
     texts = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
     if isinstance(error, OSError):
-        known = error.errno is not None and error.errno not in (errno.EINVAL, errno.EBADF)
-        return f"{error.filename or 'output'}: {error.strerror}" if known else None
+        if error.errno in (None, errno.EINVAL, errno.EBADF):
+            return None
+        place = error.filename or PLACES.get(error.errno, "output")
+        return f"{place}: {error.strerror}"
     if "can't start new thread" in str(error):
         return "no more threads or processes are allowed (ulimit -u); try --num-workers 0"
     if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
@@ -138,38 +132,17 @@ def check_place(path: Path) -> None:
     with _as_mistake(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 @contextlib.contextmanager
 def _as_mistake(path: Path) -> Iterator[None]:
     try:
+        if path.exists() and not path.is_file():  # a device would be replaced as a file is
+            is_folder = path.is_dir()
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR) if is_folder else "is no file")
         yield
     except OSError as error:
         raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def composed(name: str) -> str:
-    """A name with each accent in one character (NFC): a Mac writes two where others write one."""
-    return unicodedata.normalize("NFC", name)
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key that counts: image_2 before image_10; the name itself breaks ties."""
-    parts = re.split(r"(\d+)", composed(name))  # text and numbers alternate
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
-
-
-def left_out(names: Iterable[str]) -> str | None:
-    """What a note says of pictures whose format is not read; None where there are none."""
-    visible = [name for name in names if not PurePath(name).name.startswith(".")]
-    others = [name for name in visible if PurePath(name).suffix.lower() in OTHER_SUFFIXES]
-    if not others:
-        return None
-    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    allowed = ", ".join(sorted(IMAGE_SUFFIXES))
-    return f"{min(others, key=natural_key)}{more} left out; allowed are {allowed}"
 
 
 def relative(path: Path | str, folder: Path) -> str:
@@ -185,6 +158,22 @@ def relative(path: Path | str, folder: Path) -> str:
         return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
     except ValueError:  # another drive of Windows
         return os.path.abspath(path)
+
+
+def user_path(text: str) -> str:
+    """A path as a user writes it: ~ is the home folder, which no shell puts in after =, and an
+    accent is found in whichever form of Unicode the folder has it; as the suite finds paths.
+    """
+    path = os.path.expanduser(text)
+    folder, name = os.path.split(path.rstrip("/"))
+    if path.isascii() or os.path.exists(path) or not name:
+        return path
+    folder = user_path(folder)
+    with contextlib.suppress(OSError):
+        for found in os.listdir(folder or os.curdir):
+            if composed(found) == composed(name):
+                return os.path.join(folder, found)
+    return os.path.join(folder, name)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Images of a folder or a zip: which files are pictures, in which order, and their pixels.
+"""Images of a folder, a zip or a table row, and their pixels; masks.
 
 Every set hands out the stored bytes of image i and decodes them to (H, W, 3) uint8 RGB in 0..255.
 Zip members are read in memory, never extracted. Errors name the image.
@@ -10,12 +10,10 @@ import contextlib
 import copy
 import hashlib
 import io
-import struct
 import sys
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,21 +22,25 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fid import FILTERS, Size
-from fid.files import (
-    BROKEN_ZIP,
-    FORMATS,
-    IMAGE_SUFFIXES,
-    ScoreError,
-    check_limit,
-    composed,
-    left_out,
-    most_bytes,
-    natural_key,
-)
+from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes
+from fid.names import FORMATS, composed, is_hidden, is_picture, left_out, natural_key
+
+COLOURED = 48  # difference of a mask's channels that JPEG does not make
+LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # values that stand for known in masks of other types
 
 
-def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
-    """Pixels of an encoded image, upright as its EXIF says: (H, W, 3) uint8, (H, W) for mode "L".
+def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
+    """Pixels of an image, (H, W, 3) uint8. Raises `ScoreError` for pixels that are read as none."""
+    try:
+        return np.asarray(_rgb(image, name))
+    except ValueError:
+        raise ScoreError(f"{name}: pixels of type {image.mode} are not read; save as RGB") from None
+
+
+def decode_image(
+    data: bytes, name: str, values: Callable[[Image.Image, str], np.ndarray] = rgb_pixels
+) -> np.ndarray:
+    """Pixels of an encoded image, or other values, upright as its EXIF says.
 
     An animation gives its first frame, 16 bits become 8, white is laid under transparency. Raises
     `ScoreError` for what is no image, broken, too large or of floating-point pixels.
@@ -48,8 +50,10 @@ def decode_image(data: bytes, name: str, mode: str = "RGB") -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             size = f"{image.width} x {image.height}"
             check_limit("pixels", image.width * image.height, f"{name}: {size}")
-            return np.asarray(_rgb(ImageOps.exif_transpose(image), name).convert(mode))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+            return values(ImageOps.exif_transpose(image), name)
+    except (ScoreError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None
 
@@ -67,6 +71,37 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def mask_values(image: Image.Image, name: str) -> np.ndarray:
+    """Values of a mask, (H, W) in 0..255; those of 0 and 1 alone stay as they are.
+
+    Raises:
+        ScoreError: a mask in colour, transparent in part, or with values that no mask has.
+    """
+    if image.mode.startswith(("F", "I")):  # floating point, 16 or 32 bits
+        return _scaled(np.asarray(image).astype(np.float64), name)
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+        raise ScoreError(
+            f"{name}: a mask must not be transparent; save it as a grey PNG, or repair with "
+            "--masks alpha if the pictures' own transparency is the hole"
+        )
+    pixels = rgb_pixels(image, name)
+    if np.ptp(pixels, axis=-1).max(initial=0) > COLOURED:
+        raise ScoreError(f"{name}: a mask must be grey, this one has coloured pixels")
+    return pixels[..., 0]
+
+
+def _scaled(values: np.ndarray, name: str) -> np.ndarray:
+    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+    if not 0 <= low <= high <= LARGEST[-1]:  # neither is a NaN
+        raise ScoreError(
+            f"{name}: a mask with values from {low:g} to {high:g}; allowed are 0 (hole) to 1, 255 "
+            "or 65535 (known)"
+        )
+    if ((values == 0) | (values == 1)).all():
+        return values
+    return values / min(top for top in LARGEST if high <= top) * 255
 
 
 def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
@@ -178,23 +213,24 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
         entries = list(path.rglob("*") if recursive else path.iterdir())
     except OSError as error:
         raise ScoreError(f"{path}: {error.strerror}") from None
-    names = [entry.relative_to(path).as_posix() for entry in entries if _is_image(entry)]
-    _note_left_out(path, [entry.name for entry in entries])
+    names = [entry.relative_to(path).as_posix() for entry in entries]
+    found = [name for name in names if is_picture(name) and _is_file(path / name)]
+    _note_left_out(path, names)
     links = (entry for entry in entries if recursive and entry.is_symlink() and entry.is_dir())
     if link := next(links, None):  # into which no search goes: it may be a circle
         print(f"note: {link}: is a link to a folder, which is left out", file=sys.stderr)
-    for inner in sorted(entry for entry in entries if not names and entry.is_dir()):
+    for inner in sorted(entry for entry in entries if not found and entry.is_dir()):
         with contextlib.suppress(OSError):
-            if any(map(_is_image, inner.iterdir())):
+            inside = [] if is_hidden(inner.name) else inner.iterdir()
+            if any(is_picture(entry.name) and _is_file(entry) for entry in inside):
                 text = f"no images, but {inner} holds some; name it or use --recursive"
                 raise ScoreError(f"{path}: {text}")
-    return sorted(names, key=natural_key)
+    return sorted(found, key=natural_key)
 
 
-def _is_image(entry: Path) -> bool:
-    """An image's name on a file or on a broken link, which reading names; no pipe."""
-    named = entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
-    return named and (entry.is_file() or not entry.exists())
+def _is_file(entry: Path) -> bool:
+    """A file or a broken link, which reading names; no pipe."""
+    return entry.is_file() or not entry.exists()
 
 
 def _note_left_out(place: Path, names: Iterable[str]) -> None:
@@ -206,15 +242,11 @@ def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
     """Names of the image members; a name that points outside the archive is refused."""
     check_limit("members", len(members), str(path))
     check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
-    names = []
-    for member in members:
-        place = PurePosixPath(member.filename.replace("\\", "/"))
-        is_image = place.suffix.lower() in IMAGE_SUFFIXES and not place.name.startswith("._")
-        if member.is_dir() or not is_image or place.parts[0] == "__MACOSX":
-            continue
-        if ".." in place.parts or place.parts[0] == "/" or place.parts[0].endswith(":"):
-            raise ScoreError(f"{path}: member {member.filename!r} points outside the archive")
-        names.append(member.filename)
+    names = [m.filename for m in members if not m.is_dir() and is_picture(m.filename)]
+    for name in names:
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if ".." in parts or parts[0] == "/" or parts[0].endswith(":"):
+            raise ScoreError(f"{path}: member {name!r} points outside the archive")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ScoreError(f"{path}: two members are called {twice!r}")

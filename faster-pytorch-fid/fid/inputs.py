@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fid import Settings
-from fid.files import ScoreError, check_limit, most_bytes, read_json
+from fid.files import ScoreError, check_limit, most_bytes, read_json, user_path
 from fid.images import FolderImages, ImageSet, ZipImages, folder_names
 from fid.paired import belonging
 
@@ -41,6 +41,8 @@ class CsvImages(ImageSet):
         self.spans: list[tuple[int, int]] = []  # first byte and length of each row
         try:
             check_limit("table_bytes", path.stat().st_size, str(path))
+            if not path.is_file():  # a pipe would hang
+                raise ScoreError(f"{path}: is not a file")
             with open(path, "rb") as file:
                 header = _read_row(file, path)
                 start = len(header)
@@ -181,13 +183,14 @@ def resolve_inputs(settings: Settings) -> Inputs:
     if settings.mask_path is not None:
         masks = belonging(predicted, open_images(Path(settings.mask_path)))
     elif manifest and manifest.get("masks"):
-        masks = open_images(folder / manifest["masks"], _column(folder, manifest, "mask"))
+        place = _beside(folder, manifest["masks"])
+        masks = open_images(place, _column(folder, manifest, "mask"))
     is_stated = settings.gt_path is None and manifest is not None
     if is_stated:
         if not manifest.get("ground_truth"):
             raise ScoreError(f"{folder}/{MANIFEST}: names no ground truth; give --gt-path")
         names = _column(folder, manifest, "ground_truth")
-        reference = open_source(folder / manifest["ground_truth"], settings, names)
+        reference = open_source(_beside(folder, manifest["ground_truth"]), settings, names)
     else:
         reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)
         if OF_PAIRS.intersection(settings.metrics) or settings.train_path:
@@ -245,3 +248,8 @@ def _column(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
         if entry.get(key) is None:
             raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
     return [entry[key] for entry in manifest["images"]]
+
+
+def _beside(folder: Path, place: str) -> Path:
+    """A path that a manifest names, which another system may have written."""
+    return Path(user_path(str(folder / place)))

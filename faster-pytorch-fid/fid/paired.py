@@ -6,9 +6,8 @@ Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 from __future__ import annotations
 
 import math
-import re
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ import torch.nn.functional as F
 from scipy.ndimage import find_objects, label
 
 from fid import Size
-from fid.files import ScoreError, composed, natural_key
-from fid.images import ImageSet, decode_image, resized
+from fid.files import ScoreError
+from fid.images import ImageSet, decode_image, mask_values, resized
+from fid.names import natural_key, partners, stem
 
 IDENTICAL_PSNR = 100.0  # dB, stands for the infinity of equal images so that means stay finite
 SSIM_WINDOW = 11
@@ -27,11 +27,10 @@ SMALLEST_CROP = 0.5  # of the image's sides, so at least a quarter of its area
 
 
 def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Path:
-    """Of `others` what belongs to each image, as the suite's utils/data/pairs.py pairs files.
+    """Of `others` what belongs to each image, by their names (names.py).
 
-    The number at the end of the name decides where both sides have the same numbers, each once,
-    else the name without its suffix. Rows of a csv belong by their order; surplus ones are left
-    out with a note. Sets of other lengths and files of statistics come back as they are.
+    Rows of a csv belong by their order; surplus ones are left out with a note. Sets of other
+    lengths and files of statistics come back as they are.
     """
     if isinstance(images, Path) or isinstance(others, Path):
         return others
@@ -41,27 +40,15 @@ def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Pa
         return others.named(others.names[: len(images)])
     if len(images) != len(others):
         return others
-    for key in (_trailing_number, _stem):
-        by_key = {key(name): name for name in others.names}
-        wanted = [key(name) for name in images.names]
-        unique = len(by_key) == len(others) == len(set(wanted))
-        if unique and None not in by_key and set(wanted) == set(by_key):
-            return others.named(by_key[name] for name in wanted)
-    alone = {_stem(name) for name in images.names} ^ {_stem(name) for name in others.names}
+    found = partners(images.names, others.names)
+    if found is not None:
+        return others.named(others.names[place] for place in found)
+    alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
     shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
     raise ScoreError(
         f"{images.path} and {others.path} do not pair by the number at the end or by name; "
         f"without a partner: {shown}"
     )
-
-
-def _trailing_number(name: str) -> int | None:
-    match = re.search(r"(\d+)$", _stem(name))
-    return int(match[1]) if match else None
-
-
-def _stem(name: str) -> str:
-    return composed(PurePosixPath(name).stem)
 
 
 def psnr(error: np.ndarray) -> float:
@@ -123,11 +110,12 @@ def paired_metrics(
 
 def read_hole(masks: ImageSet, index: int) -> np.ndarray:
     """Where a mask hides pixels, (H, W) bool; 1 may stand for 255, other values say neither."""
-    mask = decode_image(masks.stored_bytes(index), masks.label(index), "L")
+    name = masks.label(index)
+    mask = decode_image(masks.stored_bytes(index), name, mask_values)
     known = 1 if mask.max(initial=HOLE) == 1 else KNOWN
     wrong = mask[(mask != known) & (mask != HOLE)]
     if len(wrong):
-        raise ScoreError(f"{masks.label(index)}: value {wrong[0]}, allowed are {KNOWN} and {HOLE}")
+        raise ScoreError(f"{name}: value {wrong[0]:g}, allowed are {KNOWN} and {HOLE}")
     return mask == HOLE
 
 

@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache
 from types import FrameType, TracebackType
@@ -49,6 +50,14 @@ def leave_out_unreadable() -> None:
             text = f"note: {name}={os.environ.pop(name)!a} is ignored; no bar can have it\n"
             with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or full
                 sys.stderr.write(text)
+
+
+def keep_warnings_harmless() -> None:
+    """Show the warnings, mostly of libraries, that python -W error would end the work with."""
+    filters = [("default" if a == "error" else a, *rest) for a, *rest in warnings.filters]
+    if filters != warnings.filters:
+        warnings.resetwarnings()
+        warnings.filters.extend(filters)
 
 
 def end_in_one_line(
@@ -125,6 +134,16 @@ def usable_streams() -> Iterator[None]:
         _flush_or_drop(sys.stdout)
         _flush_or_drop(sys.stderr)
         sys.stdout, sys.stderr = before
+
+
+def empty_argument(words: Sequence[str]) -> str | None:
+    """What to say of a command line with an empty argument, which would mean the current folder."""
+    for before, word in zip(["the name of the program", *words], words, strict=False):
+        flag, equals, value = word.partition("=")
+        if not word or (flag.startswith("--") and equals and not value):
+            name = flag or (before if before.startswith("-") else f"after {before}")
+            return f"argument {name}: is empty; is a variable of the shell unset?"
+    return None
 
 
 def _open_and_wait(number: int) -> None:

@@ -218,7 +218,7 @@ class Scorer:
     def _load_cached(self, path: Path) -> FeatureStatistics | None:
         try:
             return self._load(path) if path.is_file() else None
-        except ScoreError:  # a damaged entry is only made again
+        except (ScoreError, OSError):  # damaged, or in a home of somebody else's: made again
             return None
 
     def _save_cached(self, path: Path, statistics: FeatureStatistics) -> None:

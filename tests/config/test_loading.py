@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fid import files
 
 from config.errors import UserError
 from config.loading import MAX_CONFIG_BYTES, load_config, save_config, yaml_word
@@ -103,16 +104,19 @@ def test_overrides_apply_in_their_order_over_the_file(write):
     assert config.decoding.choice_temperature == 4.5
 
 
+@pytest.mark.parametrize("find", [user_path, lambda path: Path(files.user_path(str(path)))])
 @pytest.mark.parametrize(("on_disk", "typed"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_a_folder_is_found_however_its_accents_are_written(tmp_path, on_disk, typed):
+def test_suite_and_scorer_find_a_folder_however_its_accents_are_written(
+    tmp_path, on_disk, typed, find
+):
     def path(form: str, *more: str) -> Path:
         return tmp_path.joinpath(unicodedata.normalize(form, "caf\u00e9"), *more)
 
     path(on_disk).mkdir()
-    assert user_path(path(typed)) == path(on_disk)
-    assert user_path(path(typed, "new", "\u00e9.png")) == path(on_disk, "new", "\u00e9.png")
+    assert find(path(typed)) == path(on_disk)
+    assert find(path(typed, "new", "\u00e9.png")) == path(on_disk, "new", "\u00e9.png")
     path(typed).mkdir()  # where both are there, the one that was named is meant
-    assert user_path(path(typed)) == path(typed)
+    assert find(path(typed)) == path(typed)
 
 
 def test_paths_may_begin_with_the_home_folder(write, monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import unicodedata
 import warnings
 import zipfile
 
@@ -97,6 +98,47 @@ def test_a_user_without_a_home_gets_a_score_without_a_cache(lab, command, monkey
     code, _, error = command("--predicted-path", lab / "test_results")
     assert code == 0
     assert "note: reference statistics are not cached: no home folder" in error
+
+
+def test_a_home_that_may_not_be_read_gives_a_score_without_a_cache(lab, command, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "x" * 300)  # the system refuses to look
+    code, _, error = command("--predicted-path", lab / "test_results")
+    assert code == 0
+    assert "note: reference statistics are not cached: " in error
+
+
+def test_paths_are_found_as_users_write_them(lab, command, monkeypatch):
+    """With ~ after =, and with accents in another form than the folder's, in manifests too."""
+    monkeypatch.setenv("HOME", str(lab))
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    (lab / "truth").rename(lab / apart)
+    manifest = lab / "test_results" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("../truth", f"../{composed}"))
+    expected = command("--predicted-path", lab / "test_results", f"--json={lab / 'score.json'}")
+    assert expected[0] == 0, expected
+    assert command("--predicted-path=~/test_results", f"--gt-path=~/{composed}") == expected
+    assert command("--predicted-path=~/test_results", f"--gt-path=~/{composed}/") == expected
+    (lab / apart).rename(lab / composed)  # as an archive may unpack it elsewhere
+    assert command("--verify=~/score.json", network=False)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--gt-path", ""), "--gt-path"), (("--json=",), "--json"), (("",), "after --predicted-path")],
+)
+def test_an_empty_argument_is_no_folder(command, words, said):
+    code, _, error = command("--predicted-path", "results", *words)
+    said = said.replace("--predicted-path", "results")
+    assert (code, error.partition(" (see")[0]) == (
+        2, f"error: argument {said}: is empty; is a variable of the shell unset?")  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", ["--json", "--save-stats"])
+def test_a_device_or_pipe_is_not_replaced_by_a_file(lab, command, flag):
+    os.mkfifo(lab / "pipe")
+    code, _, error = command("--predicted-path", lab / "test_results", flag, lab / "pipe")
+    assert (code, error) == (2, f"error: {lab / 'pipe'}: cannot be written (is no file)\n")
+    assert (lab / "pipe").is_fifo()
 
 
 def test_every_form_of_the_same_images_has_the_same_score(lab, command, tmp_path):

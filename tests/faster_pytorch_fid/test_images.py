@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fid.files import ScoreError
-from fid.images import FolderImages, decode_image, folder_names
+from fid.images import FolderImages, decode_image, folder_names, mask_values
 from fid.inputs import open_images
+from fid.names import natural_key
 from fid.paired import belonging
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image
 
 from config.errors import UserError
 from utils.data.pairs import TruthTable, pair
-from utils.io import images as suite
-from utils.io.images import load_rgb
+from utils.data.sources import open_source
+from utils.io.images import list_images, load_rgb
+from utils.io.masks import load_mask
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -113,6 +115,50 @@ def test_scorer_and_suite_read_a_picture_alike(tmp_path, kind):
     np.testing.assert_array_equal(found, np.asarray(load_rgb(path)))
 
 
+HOLE = np.array([[255, 255], [0, 255]], np.uint8)
+MASKS = {  # each says the same hole
+    "8 bits": encoded(HOLE),
+    "one bit": encoded(HOLE > 0),
+    "colour": encoded(np.dstack([HOLE] * 3)),
+    "0 and 1": encoded(HOLE // 255),
+    "0 and 1 in 16 bits": encoded((HOLE // 255).astype(np.uint16)),
+    "16 bits": encoded(HOLE.astype(np.uint16) * 257),
+    "32 bits": encoded(HOLE.astype(np.int32), "TIFF"),
+    "fractions": encoded((HOLE / 255).astype(np.float32), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_scorer_and_suite_read_a_mask_alike(tmp_path, kind):
+    (tmp_path / "a.png").write_bytes(MASKS[kind])
+    found = decode_image(MASKS[kind], "a.png", mask_values)
+    np.testing.assert_array_equal(found == 0, HOLE == 0)
+    np.testing.assert_array_equal(load_mask(tmp_path / "a.png"), HOLE == 0)
+
+
+def test_a_transparent_mask_says_nothing_to_the_scorer():
+    clear = encoded(np.dstack([HOLE, HOLE, HOLE, HOLE]))
+    with pytest.raises(ScoreError, match="a mask must not be transparent"):
+        decode_image(clear, "a.png", mask_values)
+
+
+def test_hidden_files_and_folders_are_no_pictures_wherever_they_lie(tmp_path, pixels):
+    names = ["a.png", "b/c.png", ".ipynb_checkpoints/a-checkpoint.png", "b/.d.png", "._a.png"]
+    members = {name: encoded(pixels[0]) for name in [*names, "b/__MACOSX/e.png"]}
+    for name, content in members.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(content)
+    assert folder_names(tmp_path / "folder", recursive=True) == names[:2]
+    assert open_images(write_zip(tmp_path / "a.zip", members)).names == names[:2]
+    assert open_source(tmp_path / "folder").files == open_source(tmp_path / "a.zip").files
+    assert open_source(tmp_path / "folder").files == names[:2]
+
+
+def test_numbers_in_names_may_be_longer_than_python_reads():
+    names = [f"{'9' * 5000}.png", "8.png", f"{'7' * 70_000}.png"]
+    assert sorted(names, key=natural_key)[0] == "8.png"
+
+
 def test_a_turned_16_bit_or_transparent_picture_has_the_expected_pixels():
     np.testing.assert_array_equal(decode_image(turned(RGB), "x"), RGB)
     np.testing.assert_array_equal(decode_image(SAME_TO_BOTH["16 bits"], "x")[..., 0], GREY)
@@ -123,7 +169,7 @@ def test_a_turned_16_bit_or_transparent_picture_has_the_expected_pixels():
 def test_scorer_and_suite_take_the_same_files_for_pictures_in_the_same_order(tmp_path):
     for name in ("b_10.PNG", "B_9.jfif", "a.gif", ".hidden.png", "note.txt", "1.avif", "02.jpg"):
         (tmp_path / name).write_bytes(encoded(RGB))
-    expected = [path.name for path in suite.list_images(tmp_path)]
+    expected = [path.name for path in list_images(tmp_path)]
     assert folder_names(tmp_path) == expected == ["02.jpg", "a.gif", "B_9.jfif", "b_10.PNG"]
 
 
@@ -147,6 +193,8 @@ NAMES = {
     "by number": (["image_002.png", "image_010.png"], ["10.png", "2.png"], ["2.png", "10.png"]),
     "by stem": (["a.png", "b.png"], ["b.jpg", "a.gif"], ["a.gif", "b.jpg"]),
     "composed": (["\u00e9.png", "b.png"], ["b.png", "e\u0301.png"], ["e\u0301.png", "b.png"]),
+    "by subject": (["a.png", "b.png"], ["b_mask.png", "mask-a.png"], ["mask-a.png", "b_mask.png"]),
+    "by folder": (["a/1.png", "b/1.png"], ["b/1.jpg", "a/1.jpg"], ["a/1.jpg", "b/1.jpg"]),
 }
 
 
@@ -155,7 +203,7 @@ def test_scorer_and_suite_pair_files_alike(tmp_path, case):
     left, right, expected = NAMES[case]
     found = belonging(FolderImages(tmp_path, left), FolderImages(tmp_path, right))
     assert found.names == expected
-    if case != "composed":
+    if case != "by folder":
         partners = pair([Path(n) for n in left], [Path(n) for n in right], "others")
         assert [path.name for path in partners] == expected
 

@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
-from fid.process import failed_import, leave_out_unreadable
+from fid.process import failed_import, keep_warnings_harmless, leave_out_unreadable
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted(ROOT.glob("*.py")), ROOT / "faster-pytorch-fid" / "fid_score_gpu.py"]
@@ -106,3 +107,14 @@ def test_an_error_of_ours_keeps_its_traceback():
 def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path):
     ended = python("-c", "import utils, os; os.kill(os.getpid(), 2); [0 for _ in range(10**9)]")
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "interrupted\n")
+
+
+def test_warnings_that_were_to_be_errors_are_shown_and_others_stay_ignored():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)
+        keep_warnings_harmless()
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.warn("odd", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["odd"]

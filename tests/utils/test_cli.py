@@ -98,6 +98,10 @@ def test_what_the_system_refuses_is_one_line_with_the_file(capsys, number):
         (FileNotFoundError(errno.ENOENT, "of os.getcwd()"), "the current folder: No such file"),
         (OSError("Input/output error (os error 5)"), "output: Input/output error"),
         (OSError(errno.EROFS, "x"), "output: Read-only file system"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in []"),
+            "TMPDIR: No us",
+        ),
     ],
 )
 def test_what_the_system_refuses_without_a_file_is_one_line(capsys, error, line):
@@ -175,6 +179,8 @@ def test_only_flags_that_were_given_override_and_they_come_last():
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--total-iter", "x"], "argument --total-iter: invalid int value: 'x'"),
         (["--data"], "argument --data: expected one argument"),
+        (["--data", ""], "argument --data: is empty; is a variable of the shell unset?"),
+        (["--total-iter="], "argument --total-iter: is empty; is a variable of the shell unset?"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_2(capsys, arguments, said):

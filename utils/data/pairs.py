@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
+from fid.names import OF_MASKS, partners, stem, trailing_number, words
 
 from config.errors import UserError
-from utils.io.images import HOLE_COLOUR, composed, is_turned, list_images, load_rgb
+from utils.io.images import HOLE_COLOUR, is_turned, list_images, load_rgb
 from utils.io.limits import as_user_error
 from utils.io.notes import note
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
 SCORER_FOLDER = "faster-pytorch-fid"  # the folder where the lab keeps its table
 NAMES_SHOWN = 3  # offending names in an error line
-OF_MASKS = {"mask", "masks", "hole", "holes"}  # words in names, such as photo_mask.png
 
 
 def pair(
@@ -29,26 +28,21 @@ def pair(
     """Return the file of `others` that belongs to each image.
 
     by_order: the first belongs to the first, in natural order of names. spare: files without an
-    image are left out with a note. Two single files belong together. Otherwise the number at the
-    end of the name decides, if both sides have the same numbers, each once; else the name without
-    its suffix must be equal, or equal without words such as mask: photo.png, photo_mask.png.
+    image are left out with a note. Two single files belong together; else names decide, as for the
+    scorer (fid/names.py).
     """
     if len(images) == len(others) == 1:
         return others
     if by_order:
         if len(others) < len(images):
             raise UserError(f"{len(others)} {what} in {others[0].parent} for {len(images)} images")
-        _note_spare(len(others) - len(images), what, others[0].parent)
-        return others[: len(images)]
-    for key in (_trailing_number, _stem, _subject):
-        by_key = {key(path): path for path in others}
-        wanted = [key(path) for path in images]
-        unique = len(by_key) == len(others) and len(set(wanted)) == len(wanted)
-        fits = set(wanted) <= set(by_key) if spare else set(wanted) == set(by_key)
-        if unique and None not in by_key and fits:
-            _note_spare(len(others) - len(images), what, others[0].parent)
-            return [by_key[name] for name in wanted]
-    raise _no_pairs(images, others, what)
+        found = list(range(len(images)))
+    else:
+        found = partners([path.name for path in images], [path.name for path in others], spare)
+    if found is None:
+        raise _no_pairs(images, others, what)
+    _note_spare(len(others) - len(images), what, others[0].parent)
+    return [others[place] for place in found]
 
 
 def _note_spare(count: int, what: str, place: Path) -> None:
@@ -59,10 +53,10 @@ def _note_spare(count: int, what: str, place: Path) -> None:
 def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
     """Build the error that names the first files without a partner."""
     both = images + others
-    numbered = all(_trailing_number(path) is not None for path in both)
-    key = _trailing_number if numbered else _stem
-    left, right = ({key(path) for path in side} for side in (images, others))
-    alone = [path.name for path in both if key(path) not in left & right]
+    numbered = all(trailing_number(path.name) is not None for path in both)
+    key = trailing_number if numbered else stem
+    left, right = ({key(path.name) for path in side} for side in (images, others))
+    alone = [path.name for path in both if key(path.name) not in left & right]
     if alone:
         shown = ", ".join(alone[:NAMES_SHOWN]) + (", ..." if len(alone) > NAMES_SHOWN else "")
         reason = f"without a partner: {shown}"
@@ -156,28 +150,10 @@ def open_truth(source: Path | None, images: list[Path]) -> Truth | None:
     return (TruthTable if source.suffix.lower() == ".csv" else TruthFiles)(source, images)
 
 
-def _trailing_number(path: Path) -> int | None:
-    match = re.search(r"(\d+)$", path.stem)
-    return int(match[1]) if match else None
-
-
-def _stem(path: Path) -> str:
-    return composed(path.stem)
-
-
-def _words(path: Path) -> list[str]:
-    return re.split(r"[\W_]+", _stem(path).casefold())
-
-
-def _subject(path: Path) -> str:
-    """What a file shows, by its name: photo of photo_mask.png and of masked-photo.png."""
-    return "_".join(word for word in _words(path) if word not in OF_MASKS | {"masked", ""})
-
-
 def images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
     """The images of one folder and the masks among them, which their names call so."""
     files = list_images(folder)
-    masks = [path for path in files if OF_MASKS.intersection(_words(path))]
+    masks = [path for path in files if OF_MASKS.intersection(words(path.name))]
     if len(masks) in (0, len(files)):
         raise UserError(f"{folder}: holds images and masks; name masks so, e.g. photo_mask.png")
     return [path for path in files if path not in masks], masks

@@ -18,19 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from fid.names import composed, is_picture, natural_key
 from PIL import Image
 from tqdm import tqdm
 
 from config.errors import MachineError, UserError
 from utils.io.faults import raise_if_machine
-from utils.io.images import (
-    composed,
-    is_image_name,
-    load_rgb,
-    natural_key,
-    tell_left_out,
-    tell_of_profile,
-)
+from utils.io.images import load_rgb, tell_left_out, tell_of_profile
 from utils.io.limits import check_limit
 from utils.io.notes import tell_once
 from utils.io.overlap import read_ahead
@@ -174,13 +168,12 @@ def open_source(path: Path) -> ImageFiles:
         raise UserError(f"{path}: no such folder or zip file")
     if path.is_dir():
         names, read = open_folder(path)
-    elif zipfile.is_zipfile(path):
+    elif path.is_file() and zipfile.is_zipfile(path):  # a pipe would hang
         names, read = open_zip(path)
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file")
-    visible = [name for name in names if not _is_hidden(name)]
-    tell_left_out(path, visible)
-    images = [name for name in visible if is_image_name(name)]
+    tell_left_out(path, names)
+    images = [name for name in names if is_picture(name)]
     if not images:
         raise UserError(f"{path}: contains no image")
     return ImageFiles(path, images, read)
@@ -242,9 +235,3 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         if member.flag_bits & 1:  # what encrypted ones have
             raise UserError(f"{path}: is encrypted; unpack it and name the folder instead")
         seen.add(name)
-
-
-def _is_hidden(name: str) -> bool:
-    """Say whether a relative name, or a folder above it, is hidden or a Mac's."""
-    parts = PurePosixPath(name).parts
-    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)

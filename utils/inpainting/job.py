@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fid.names import composed
 from tqdm import tqdm
 
 from config.errors import UserError
@@ -30,19 +31,20 @@ from utils.inpainting.manifest import (
     part_path,
     read_manifest,
     read_parts,
+    refuse_inputs,
     refuse_to_replace,
     say_what_changed,
     timing_of,
     write_manifest,
 )
-from utils.inpainting.outputs import MANIFEST, RESULTS, Outputs, Repair
+from utils.inpainting.outputs import FOLDERS, MANIFEST, RESULTS, Outputs, Repair
 from utils.inpainting.stamps import (
     input_digest,
     settings_digest,
     settings_of,
 )
 from utils.io.files import write_text
-from utils.io.images import composed, opened
+from utils.io.images import opened
 from utils.io.overlap import WriteBehind, read_ahead
 
 THREADS = 2  # that read, and that write
@@ -168,6 +170,7 @@ def inpaint_set(
     inpainter, began = Inpainter(config), time.perf_counter()
     job = Job(inpainter, dataset, output, restart)
     world = world_size()
+    refuse_inputs((output / name for name in FOLDERS), dataset)
     job.outputs.make_folders()
     manifest = output / RESULTS / MANIFEST
     before = read_manifest(manifest)

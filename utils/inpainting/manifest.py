@@ -7,11 +7,13 @@ exchange nothing else; the one that finds all parts there is the last.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fid.files import relative
+from fid.names import composed
 
 from config.errors import UserError
 from config.schema import Config
@@ -20,7 +22,6 @@ from utils.device import Compute, environment
 from utils.inpainting.outputs import Outputs
 from utils.inpainting.stamps import differences, read_stamp
 from utils.io.files import write_text
-from utils.io.images import composed
 from utils.io.notes import note
 
 
@@ -119,6 +120,15 @@ def say_what_changed(
     if changes:
         changed = "; ".join(changes)
         note(f"{folder} was made with other settings ({changed}): its images are made again")
+
+
+def refuse_inputs(folders: Iterable[Path], dataset: InpaintingSet) -> None:
+    """Raise `UserError` where pictures that are read lie in a folder that is written to."""
+    written = {os.path.realpath(folder) for folder in folders}
+    truth = [dataset.truth.location / "x"] if dataset.truth else []
+    for path in (dataset.images[0], dataset.masks[0], *truth):
+        if os.path.realpath(path.parent) in written:
+            raise UserError(f"{path.parent}: its pictures would be replaced; name another --output")
 
 
 def refuse_to_replace(folder: Path, before: dict[str, Any], planned: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ from utils.pictures import comparison_strip, encode_animation, image_grid, mask_
 
 RESULTS, MASKS, STEPS = "test_results", "mask_scheduling", "imga"
 COMPARISON, ANIMATION = "comparison", "animation"
+FOLDERS = (RESULTS, MASKS, STEPS, COMPARISON, ANIMATION)
 MANIFEST = "manifest.json"
 
 

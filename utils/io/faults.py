@@ -13,6 +13,7 @@ from config.errors import MachineError
 MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
 SYSTEM = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, as safetensors, say a number
 NO_THREADS = "can't start new thread"
+NO_TEMPORARY = "No usable temporary directory"
 NO_TEXT = "surrogates not allowed"  # bytes of a file's name in another encoding
 OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG),
@@ -68,6 +69,8 @@ def line_about(error: BaseException) -> str | None:
     number = error_number(error)
     if number not in OUT_OF_REACH:
         return None
+    if NO_TEMPORARY in str(error):
+        return f"TMPDIR: {error.strerror}"
     place = getattr(error, "filename", None) or PLACES.get(number, "output")
     return f"{place}: {os.strerror(number)}"
 

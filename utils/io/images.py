@@ -10,17 +10,12 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from fid.files import (
-    FORMATS,
-    IMAGE_SUFFIXES,
-    composed,  # noqa: F401  for all who compare names
-    left_out,
-    natural_key,
-)
+from fid.names import EXTENSIONS as IMAGE_SUFFIXES
+from fid.names import FORMATS, is_picture, left_out, natural_key
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from config.errors import StopRequested, UserError
@@ -134,18 +129,12 @@ def list_images(folder: Path) -> list[Path]:
     except PermissionError:
         raise UserError(f"{folder}: no permission to read this folder") from None
     tell_left_out(folder, [path.name for path in files])
-    paths = [path for path in files if is_image_name(path.name)]
+    paths = [path for path in files if is_picture(path.name)]
     if not paths:
         raise UserError(
             f"{folder}: contains no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return sorted(paths, key=lambda path: natural_key(path.name))
-
-
-def is_image_name(name: str) -> bool:
-    """Say whether a file's name has an image's suffix and is not hidden."""
-    path = PurePath(name)
-    return not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def tell_left_out(place: Path, names: Iterable[str]) -> None:

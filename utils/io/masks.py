@@ -9,14 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from fid.images import mask_values
 from PIL import Image
 
 from config.errors import UserError
-from utils.io.images import HOLE, KNOWN, MASK_THRESHOLD, read_image, to_rgb
+from utils.io.images import HOLE, KNOWN, MASK_THRESHOLD, read_image
+from utils.io.limits import as_user_error
 from utils.io.notes import tell_once
-
-COLOURED = 48  # difference of channels that JPEG does not make
-LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # values that stand for known in masks of other types
 
 
 def load_mask(
@@ -34,8 +33,8 @@ def load_mask(
         if not image.has_transparency_data:
             raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
         return np.asarray(image.convert("RGBA"))[..., 3] < threshold
-    is_wide = image.mode.startswith(("F", "I"))  # floating point, 16 or 32 bits
-    values = _scaled(image, path) if is_wide else _grey(image, path)
+    with as_user_error():
+        values = mask_values(image, str(path))
     if values.max(initial=0) == 1:
         tell_once("mask 0/1", f"{path}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
         return values == HOLE
@@ -54,30 +53,3 @@ def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     if hole.shape != image.shape[:2]:
         raise UserError(f"mask: {hole.shape}, but the image is {image.shape[:2]}")
     return hole
-
-
-def _grey(image: Image.Image, path: Path) -> np.ndarray:
-    """Values of a mask of 8 bits a channel, uint8 (H, W)."""
-    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
-        raise UserError(
-            f"{path}: a mask must not be transparent; save it as a grey PNG, or give "
-            "--masks alpha if the pictures' own transparency is the hole"
-        )
-    pixels = np.asarray(to_rgb(image, str(path)))
-    if np.ptp(pixels, axis=-1).max(initial=0) > COLOURED:
-        raise UserError(f"{path}: a mask must be grey, this one has coloured pixels")
-    return pixels[..., 0]
-
-
-def _scaled(image: Image.Image, path: Path) -> np.ndarray:
-    """Values of a mask of 16 or 32 bits or fractions, float64 (H, W) in 0..255; 0 and 1 stay."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-    if not 0 <= low <= high <= LARGEST[-1]:  # neither is a NaN
-        raise UserError(
-            f"{path}: a mask with values from {low:g} to {high:g}; allowed are 0 (hole) to 1, 255 "
-            "or 65535 (known)"
-        )
-    if ((values == 0) | (values == 1)).all():
-        return values
-    return values / min(top for top in LARGEST if high <= top) * KNOWN

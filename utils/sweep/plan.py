@@ -17,7 +17,7 @@ from typing import Any
 from config.errors import UserError, nearest, one_of
 from config.loading import read_yaml, shorten, yaml_word
 from config.schema import Config, DecodingConfig
-from config.section import reason_against
+from config.section import reason_against, user_path
 from utils.inpainting.stamps import OUTPUT_ONLY, settings_digest
 
 AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # do not change the steps before
@@ -133,7 +133,7 @@ def plan(config: Config, words: Sequence[str]) -> list[Study]:
     if words[0] == "grid":
         if len(words) != 2:
             raise UserError("grid: name one YAML file of settings and their values")
-        return [read_grid(config, Path(words[1]))]
+        return [read_grid(config, user_path(words[1]))]
     for word in words:
         if word not in STUDIES:
             raise one_of("study", word, [*STUDIES, "grid FILE"])
