@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fid.names import is_hidden, is_picture
 from tqdm import tqdm
 
 from config.errors import UserError
 from config.loading import Override, load_config
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
+from utils.data.pairs import check_same_size
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.io.files import content_hash, write_text
-from utils.io.images import is_image_name, list_images, load_rgb
+from utils.io.images import list_images, load_rgb
 from utils.io.tables import csv_table, markdown_table
 from utils.pictures import comparison_strip, embed, save_page
 from utils.weights.description import described
@@ -68,7 +71,9 @@ class Grader:
             raise UserError("the data has no ground truth; grading needs test_gt.csv or test/")
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of solutions")
-        solutions = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        own = os.path.realpath(self.output)  # it may lie among the solutions
+        found = (path for path in folder.iterdir() if not is_hidden(path.name))
+        solutions = sorted(path for path in found if os.path.realpath(path) != own)
         if not solutions:
             raise UserError(f"{folder}: contains no solution")
         grades = []
@@ -81,17 +86,17 @@ class Grader:
 
     def grade(self, solution: Path) -> Grade:
         """The recorded grade if nothing has changed, else a new one."""
-        files = [path for path in sorted(solution.rglob("*")) if path.is_file()] or [solution]
         settings = self.base.model_dump_json() + str(self.dataset.images) + str(self.overrides)
-        fingerprint = f"{content_hash(files)} {settings}"
-        place = self.output / solution.name
+        place, fingerprint = self.output / solution.name, ""
         try:
             recorded = Grade(**json.loads((place / RECORD).read_text(encoding="utf-8")))
-            if recorded.fingerprint == fingerprint and not recorded.error:
-                return recorded
         except (OSError, ValueError, TypeError):
-            pass
+            recorded = None
         try:
+            files = _files(solution)
+            fingerprint = f"{content_hash(files)} {settings}"
+            if recorded and recorded.fingerprint == fingerprint and not recorded.error:
+                return recorded
             found = self._repaired(solution, files, place)
             found |= self._scored(Path(found["results"]), place)
         except (UserError, RuntimeError, OSError) as error:  # one must not stop the others
@@ -105,12 +110,15 @@ class Grader:
         weights = [path for path in files if path.suffix.lower() in WEIGHTS_SUFFIXES]
         if weights:
             return self._repaired_by(weights, files, place) | {"results": str(place / RESULTS)}
-        images = [path for path in files if is_image_name(path.name)]
+        images = [path for path in files if is_picture(path.name)]
         if not images:
             raise UserError(f"{solution}: contains neither checkpoints nor images")
         results = solution / RESULTS if (solution / RESULTS).is_dir() else images[0].parent
-        if (count := len(list_images(results))) != len(self.dataset):
-            raise UserError(f"{results}: {count} images, not {len(self.dataset)}")
+        images, dataset = list_images(results), self.dataset
+        if len(images) != len(dataset):
+            raise UserError(f"{results}: {len(images)} images, not {len(dataset)}")
+        first = np.asarray(load_rgb(images[0]))  # the scorer wants all to be of its size
+        check_same_size(dataset.images[0], dataset[0].image, images[0], first)
         return {"results": str(results)}
 
     def _repaired_by(self, weights: list[Path], files: list[Path], place: Path) -> dict[str, str]:
@@ -139,15 +147,29 @@ class Grader:
         """Let the scorer write a certificate, and read the score from it."""
         config, certificate = self.base, place / CERTIFICATE
         place.mkdir(parents=True, exist_ok=True)
-        words = [SCORE_PROGRAM, "--predicted-path", results, "--json", certificate]
-        words += ["--gt-path", self.dataset.truth.location, "--features", config.scoring.features]
-        words += ["--device", config.device, "--batch-size", config.scoring.batch_size]
-        command = [sys.executable, *map(str, words)]
+        given = {
+            "predicted-path": results,
+            "json": certificate,
+            "gt-path": self.dataset.truth.location,
+            "features": config.scoring.features,
+            "device": config.device,
+            "batch-size": config.scoring.batch_size,
+        }
+        words = [f"--{flag}={value}" for flag, value in given.items()]  # a name may begin with -
+        command = [sys.executable, str(SCORE_PROGRAM), *words]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             raise UserError((ended.stderr.strip().splitlines() or ["the scorer failed"])[-1])
         name, value = ended.stdout.splitlines()[0].rsplit(": ", 1)
         return {"score": float(value), "what": name}
+
+
+def _files(solution: Path) -> list[Path]:
+    """The file that a solution is, or those of its folder; hidden ones are none of it."""
+    if solution.is_file():
+        return [solution]
+    found = sorted(path for path in solution.rglob("*") if path.is_file())
+    return [path for path in found if not is_hidden(path.relative_to(solution).as_posix())]
 
 
 def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:

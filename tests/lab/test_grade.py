@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -91,3 +92,34 @@ def test_a_solution_that_was_imported_before_is_graded_as_its_file_is(desk, call
     rows = list(csv.DictReader(Path("out/grades.csv").read_text().splitlines()))
     assert [row["solution"] for row in rows] == ["first.pt", "imported"]
     assert rows[0]["score"] == rows[1]["score"] != ""
+
+
+def test_odd_solutions_get_their_line_and_the_results_among_them_are_none(desk, call):
+    for path in Path("solutions").iterdir():
+        shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()
+    pictures = sorted(Path("solutions/truth").iterdir())
+    Path("solutions/empty").mkdir()
+    Path("solutions/gone").symlink_to("nowhere")
+    os.mkfifo("solutions/pipe")
+    Path("solutions/small").mkdir()
+    Path("solutions/truth/.ipynb_checkpoints").mkdir()
+    for path in pictures:
+        shutil.copy(path, "solutions/truth/.ipynb_checkpoints")
+        Image.open(path).resize((32, 32)).save(f"solutions/small/{path.name}")
+    Path("solutions/truth/._model.pt").write_bytes(b"of a Mac")
+    command = "python grade.py solutions --config tiny.yml --data cat_face --output solutions/-out"
+    for _ in range(2):
+        left = call(command)
+        assert left.code == 0, left.err
+    rows = list(csv.DictReader(Path("solutions/-out/grades.csv").read_text().splitlines()))
+    assert [row["solution"] for row in rows] == ["truth", "empty", "gone", "pipe", "small"]
+    assert all("contains neither" in row["error"] for row in rows[1:4])
+    assert "32 x 32 pixels, but" in rows[4]["error"]
+
+
+def test_results_may_lie_in_a_folder_whose_name_looks_like_a_flag(desk, call):
+    for path in Path("solutions").iterdir():
+        shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output=-out")
+    assert left.code == 0, left.err
+    assert ",truth," in Path("-out/grades.csv").read_text()
