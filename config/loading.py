@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,6 +87,12 @@ def yaml_word(value: object) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {yaml_word(below)}' for key, below in value.items())}}}"
     return "2^63" if value == 1 << 63 else str(value)
+
+
+def yaml_text(text: str) -> str:
+    """A text as --set reads it back, in quotes where it needs them: 'lr #1'."""
+    dumped = yaml.safe_dump(text, allow_unicode=True, width=math.inf)
+    return dumped.removesuffix("\n").removesuffix("\n...")
 
 
 def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:

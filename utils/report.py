@@ -56,7 +56,7 @@ def build_report(config: Config) -> Path:
         for index in chosen[1 : 1 + IMAGES_SHOWN]
     ]
     masks = [
-        (schedule, embed_file(folder / schedule / MASKS / f"final_test_{chosen[1]}.png"))
+        (schedule, embed_file(folder / schedule / MASKS / f"final_test_{chosen[:2][-1]}.png"))
         for schedule in SCHEDULES
     ]
     rows = _comparison(folder / SCHEDULES[0], dataset, chosen)

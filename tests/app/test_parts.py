@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from config.errors import UserError
+from config.loading import load_config
 from config.schema import Config, DecodingConfig
 from models.cpu_kernels import IMAGES_AT_ONCE
 from utils.io.images import encode_png
@@ -193,10 +194,14 @@ def test_visitors_are_not_told_where_the_servers_config_lies():
     assert told == '<p class="wrong">decoding: samples 9 would all be &lt;equal&gt;</p>'
 
 
-def test_the_arguments_of_a_checkpoint_are_those_of_inpainting():
-    checkpoint = Checkpoint("run", Path("a b/config.yml"), (("run", "a b"),))
+@pytest.mark.parametrize(
+    ("run", "word"), [("a b", "run=a b"), ("lr #1", "run='lr #1'"), ("{x}", "run='{x}'")]
+)
+def test_the_arguments_of_a_checkpoint_are_those_of_inpainting(run, word, tiny):
+    checkpoint = Checkpoint("run", Path("a b/config.yml"), (("run", run),))
     words = shlex.split(shlex.join(checkpoint.arguments()))
-    assert words == ["--config", "a b/config.yml", "--set", "run=a b"]
+    assert words == ["--config", "a b/config.yml", "--set", word]
+    assert load_config(tiny, [word]).run == Path(run)
 
 
 # Decoding

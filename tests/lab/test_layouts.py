@@ -305,6 +305,17 @@ def test_safetensors_of_a_solution_are_converted_but_not_taken_directly(
         import_lab([path], tmp_path / "ours", base)
 
 
+def test_an_import_does_not_replace_the_file_that_it_reads(make, base, tmp_path):
+    path = tmp_path / "transformer.safetensors"
+    save_file(lab_state(make), path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = path.read_bytes()
+    for out in (tmp_path, tmp_path / "link"):
+        with pytest.raises(UserError, match="transformer.safetensors: would be replaced; name ano"):
+            import_lab([path], out, base)
+    assert path.read_bytes() == before
+
+
 def test_a_prior_of_ours_is_not_expected_in_a_solution(make, changed, base, tmp_path):
     shown = {"transformer.conv_kernel": 3, "transformer.norm": "pre"}
     config, _ = imported(lab_state(make), changed(base, shown), tmp_path, None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from config.errors import UserError, one_of
-from config.loading import load_config
+from config.loading import load_config, yaml_text
 from config.schema import Config
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.pretrained import TOKENIZER, TRANSFORMER, or_pretrained
@@ -33,8 +34,8 @@ class Checkpoint:
 
     def arguments(self) -> list[str]:
         """The same as arguments of inpainting.py."""
-        places = [word for key, value in self.places for word in ("--set", f"{key}={value}")]
-        return ["--config", str(self.file), *places]
+        places = [("--set", f"{key}={yaml_text(value)}") for key, value in self.places]
+        return ["--config", str(self.file), *itertools.chain(*places)]
 
 
 def find_checkpoint(place: Path) -> Checkpoint:

@@ -78,7 +78,7 @@ def prepare(
     never. Until all is written nothing appears under the name `out`.
     """
     settings.check()
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
     _check_out(out, source.path)
     origin = {
         "recipe": RECIPE,
@@ -154,7 +154,7 @@ def _check_out(out: Path, source: Path | None) -> None:
     """Refuse a place that is something other than a data set; it could be the user's home."""
     if source and (source.is_relative_to(out) or out.is_relative_to(source)):
         raise UserError(f"{out}: overlaps the source {source}; name another folder for --out")
-    if out.exists() and not out.is_dir():
+    if os.path.lexists(out) and not out.is_dir():
         raise UserError(f"{out}: is not a folder; name another for --out")
     try:
         if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():

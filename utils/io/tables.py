@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"–": "--", "±": r"$\pm$"}
+LATEX_SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 BOLD = re.compile(r"\*\*(.*)\*\*")
 
 TableRow = Sequence[str]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -14,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from config.errors import UserError, nearest
+from config.section import user_path
 from utils.io.files import make_folder
 
 DATABASES = ("sqlite", "postgresql", "mysql")
@@ -46,10 +48,12 @@ def storage_url(text: str | None, folder: Path) -> URL:
             f"--storage {kind}://...: unknown{nearest(kind, DATABASES)}; allowed are "
             f"{', '.join(DATABASES)}"
         )
-    if kind == "sqlite" and url.database in (None, "", ":memory:"):
-        raise UserError(f"--storage {kind}://...: names no file; allowed are e.g. {EXAMPLES}")
+    if kind == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise UserError(f"--storage {kind}://...: names no file; allowed are e.g. {EXAMPLES}")
+        return url.set(database=str(user_path(url.database)))
     user, _, rest = text.partition("@")
-    if kind != "sqlite" and "@" in text and (url.username is None or "@" in rest or "?" in user):
+    if "@" in text and (url.username is None or "@" in rest or "?" in user):
         raise UserError(
             f"--storage {kind}://...: cannot tell the password from the host; within user name, "
             "password and parameters write @ as %40, / as %2F and ? as %3F"
@@ -145,6 +149,7 @@ def _refusal(url: URL, error: BaseException) -> UserError:
     """The first line of an error, in which drivers may repeat what the URL says."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     values = [v for k, vs in url.normalized_query.items() if "pass" in k.lower() for v in vs]
-    for secret in filter(None, [url.password, *values]):
+    secrets = filter(None, [url.password, *values])
+    for secret in (form for word in secrets for form in (word, quote(word, safe=""))):
         text = text.replace(secret, "***")
     return UserError(f"{public_url(url)}: {text}")

@@ -16,7 +16,8 @@ def save_study_plots(folder: Path, table: Table) -> None:
     for name, draw in STUDY_PLOTS.items():
         figure, axes = pyplot().subplots(figsize=(6.4, 4), layout="constrained")
         draw(axes, table)
-        axes.set(ylabel=f"{table.score_name} (lower is better)", title=table.study.title)
+        title = table.study.title.replace("$", r"\$")  # no formula
+        axes.set(ylabel=f"{table.score_name} (lower is better)", title=title)
         axes.grid(alpha=0.3)
         axes.legend()
         save_figure(folder / name, figure)

@@ -9,6 +9,7 @@ which names every key of the files and what became of it.
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from argparse import ArgumentTypeError, Namespace
@@ -79,6 +80,10 @@ def import_lab(
     if problems:
         print("\n".join(lines))
         raise UserError("; ".join(problems))
+    written = {os.path.realpath(out / WEIGHTS_FILES[kind]) for kind in parts}
+    for path in paths:
+        if os.path.realpath(path) in written:
+            raise UserError(f"{path}: would be replaced; name another --out")
     config = _config(base, out, descriptions)
     for kind, (file, part) in parts.items():
         _convert(file, part, descriptions[kind], out)

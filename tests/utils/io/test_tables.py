@@ -38,3 +38,8 @@ def test_a_latex_table_escapes_cells_and_sets_bold_ones_bold():
 def test_a_row_of_another_length_is_refused_where_columns_are_aligned():
     with pytest.raises(ValueError, match="zip"):
         markdown_table(HEADING, [["alone"]], aligned=True)
+
+
+def test_a_latex_table_of_any_file_name_is_still_latex():
+    text = latex_table(["a"], [["b"]], r"x\y~z^w")
+    assert r"\caption{x\textbackslash{}y\textasciitilde{}z\textasciicircum{}w}" in text

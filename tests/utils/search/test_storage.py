@@ -69,6 +69,19 @@ def test_what_a_driver_repeats_of_a_password_is_hidden(url):
     assert str(caught.value).endswith("/d: cannot connect with password=***")
 
 
+@pytest.mark.parametrize("shown", ["SEC+RET", "SEC%2BRET"])
+def test_a_password_is_hidden_as_it_is_and_as_urls_write_it(shown):
+    url = make_url("postgresql://u:SEC%2BRET@h/d")
+    with pytest.raises(UserError) as caught, storage_errors(url):
+        raise OperationalError("", {}, Exception(f"cannot connect to u:{shown}@h"))
+    assert str(caught.value).endswith("cannot connect to u:***@h")
+
+
+def test_a_database_may_lie_below_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage_url("sqlite:///~/study.db", Path()).database == str(tmp_path / "study.db")
+
+
 MISTAKES = {  # URL: what the line must say
     "postgres://u@h/d": "--storage postgres://...: unknown (did you mean 'postgresql'?)",
     "redis://h": "allowed are sqlite, postgresql, mysql",
