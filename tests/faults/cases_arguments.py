@@ -119,6 +119,11 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
         "-m utils.training.release tokenizer --config tiny.yml --set run=gone --out a",
         "no such weights file",
     ),
+    # names that a shell leaves empty, which would mean the current folder
+    "a run of an unset variable": (f"{TRANSFORMER} --run ''", "argument --run: is empty; is a"),
+    "a storage of an unset variable": (f"{TRANSFORMER} --lr-search --storage=", "--storage: is"),
+    "an output of an unset variable": (f"{PREPARE} --out ''", "argument --out: is empty"),
+    "a truth of an unset variable": (f"{SCORE} --gt-path ''", "argument --gt-path: is empty"),
 }  # fmt: skip
 
 CASES = [

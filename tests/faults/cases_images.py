@@ -270,6 +270,14 @@ MASKS = [
          put("masks/mask_3.png", encoded(np.full((SIDE, SIDE), 99, np.uint8)))),
     Case("a mask of another size for the scorer", f"{SCORE} --metrics fid,paired", "mask_3.png",
          put("masks/mask_3.png", encoded(mask()[:8, :8]))),
+    Case("a mask of fractions for the scorer", f"{SCORE} --metrics fid,paired", "",
+         put("masks/mask_3.png", encoded(Image.fromarray((mask() / 255).astype(np.float32)),
+                                         "TIFF")), REPAIRED),
+    Case("a transparent mask for the scorer", f"{SCORE} --metrics fid,paired",
+         "mask_3.png: a mask must not be transparent",
+         put("masks/mask_3.png", encoded(np.zeros((SIDE, SIDE, 4), np.uint8)))),
+    Case("a notebook's copies among folders to score", f"{SCORE} --gt-path truth --recursive "
+         "--metrics fid,paired", "", put("truth/.ipynb_checkpoints/image_0.png", b""), REPAIRED),
 ]  # fmt: skip
 
 CASES = [*_broken(), *_first(), *_results(), *ODD, *LEFT_OUT, *NAMES, *SIZES, *LINKS, *MASKS]

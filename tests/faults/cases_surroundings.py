@@ -20,6 +20,7 @@ from fault_case import (
     Maker,
     both,
     moved,
+    put,
 )
 
 OWN = f"{TRANSFORMER} --run own --tokenizer run/tokenizer/vqgan.safetensors"
@@ -103,27 +104,30 @@ def _in(form: str, other: str) -> tuple[Maker, str]:
     return moved("job", folder), INPAINT.replace("--data job", f"--data {typed}")
 
 
-APART = [  # what, flags of Python, variables, what is said, code
-    ("a Python that leaves out the script's folder", "-P", {}, "", REPAIRED),
-    ("an isolated Python", "-I", {}, "", REPAIRED),
-    ("a Python without assertions and docstrings", "-OO", {}, "", REPAIRED),
-    ("a Python whose warnings are errors", "-W error", {}, "", REPAIRED),
-    ("a width of progress bars in words", "-B", {"TQDM_NCOLS": "x"},
+APART = [  # what, command, flags of Python, variables, what is said, code
+    ("a Python that leaves out the script's folder", INPAINT, "-P", {}, "", REPAIRED),
+    ("an isolated Python", INPAINT, "-I", {}, "", REPAIRED),
+    ("a Python without assertions and docstrings", INPAINT, "-OO", {}, "", REPAIRED),
+    ("a Python whose warnings are errors", f"{OWN} --lr-search 1 --lr-search-only --set "
+     "search.seeds=0 --set search.epochs=1", "-W error", {}, "", REPAIRED),
+    ("a width of progress bars in words", INPAINT, "-B", {"TQDM_NCOLS": "x"},
      "note: TQDM_NCOLS='x' is ignored; no bar can have it", REPAIRED),
-    ("a form of progress bars that none can have", "-B", {"TQDM_BAR_FORMAT": "{x}"},
+    ("a form of progress bars that none can have", INPAINT, "-B", {"TQDM_BAR_FORMAT": "{x}"},
      "note: TQDM_BAR_FORMAT='{x}' is ignored", REPAIRED),
-    ("progress bars switched off", "-B", {"TQDM_DISABLE": "1"}, "", REPAIRED),
-    ("a variable that PyTorch refuses", "-B", {"TORCH_DISTRIBUTED_DEBUG": "x"},
+    ("progress bars switched off", INPAINT, "-B", {"TQDM_DISABLE": "1"}, "", REPAIRED),
+    ("a variable that PyTorch refuses", INPAINT, "-B", {"TORCH_DISTRIBUTED_DEBUG": "x"},
      "torch cannot be imported: The value of TORCH_DISTRIBUTED_DEBUG must be OFF, INFO, or", 2),
+    ("a screen that Matplotlib does not know", f"{OWN} --epochs 1", "-B", {"MPLBACKEND": "x"}, "",
+     REPAIRED),
 ]  # fmt: skip
 
 CASES = [
     *(Case(what, command, says, code=code, environment=environment,
            results=3 if command == INPAINT and not code else 0)
       for what, command, environment, says, code in LEFT),
-    *(Case(what, INPAINT, says, code=code, results=0 if code else 3, environment=environment,
-           flags=flags)
-      for what, flags, environment, says, code in APART),
+    *(Case(what, command, says, code=code, environment=environment, flags=flags,
+           results=3 if command == INPAINT and not code else 0)
+      for what, command, flags, environment, says, code in APART),
     *(Case(f"a folder whose accent is {form}, named in {other}", command, "", make, REPAIRED,
            results=3)
       for form, other in (("NFC", "NFD"), ("NFD", "NFC"))
@@ -143,4 +147,16 @@ CASES = [
     *(Case(f"a {what} whose name is no UTF-8", command.replace("own", "r\udce9"),
            "r\\udce9", code=2)
       for what, command in (("run", OWN), ("run of a search", f"{OWN} --lr-search 1"))),
+    *(Case(f"a truth whose accent is {form}, named in {other}", f"{SCORE} --gt-path {name}", "",
+           moved("truth", folder), REPAIRED)
+      for form, other in (("NFC", "NFD"), ("NFD", "NFC"))
+      for folder, name in [[unicodedata.normalize(f, "caf\u00e9") for f in (form, other)]]),
+    Case("a truth below the home folder, after =", f"{SCORE} --gt-path=~/truth", "", code=REPAIRED,
+         environment={"HOME": "."}),
+    Case("a home that the system does not let the scorer look into",
+         SCORE.replace("--no-cache ", ""), "statistics are not cached: xxx", code=REPAIRED,
+         environment={"XDG_CACHE_HOME": "x" * 300}),
+    Case("pictures in the folder of their own repairs", "inpainting.py --config tiny.yml --masks "
+         "job/mask64 --images out/test_results --output out", "its pictures would be replaced",
+         both(put("out/notes.txt", ""), moved("job/masked_image", "out/test_results"))),
 ]  # fmt: skip
