@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
 
-from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate
+from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate, empty_argument
 from fid.extraction import Ranks
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, of_the_machine, user_path
-from fid.process import MISTAKE, READER_GONE, empty_argument, handled, usable_streams
+from fid.process import MISTAKE, READER_GONE, handled, usable_streams
 from fid.scoring import default_cache_dir, save_predicted_statistics, score
 
 DISAGREES, INTERRUPTED = 1, 130

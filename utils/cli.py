@@ -13,15 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from fid.process import (
-    INSISTING,
-    READER_GONE,
-    STOPS,
-    empty_argument,
-    handled,
-    is_importing,
-    usable_streams,
-)
+from fid import empty_argument, process
 
 from config.errors import StopRequested, UserError
 from config.loading import Override
@@ -145,12 +137,8 @@ def add_ignored_flags(parser: ArgumentParser) -> None:
 
 def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
     """The arguments that give every script its config: a file, keys, and short flags."""
-    parser.add_flag(
-        "--config",
-        type=Path,
-        default=DEFAULT_CONFIG,
-        help=f"YAML file (default {DEFAULT_CONFIG})",
-    )
+    text = f"YAML file (default {DEFAULT_CONFIG})"
+    parser.add_flag("--config", type=Path, default=DEFAULT_CONFIG, help=text)
     parser.add_argument(
         "--set",
         action="append",
@@ -202,16 +190,16 @@ def ended_by_signals() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        for repeated in set(STOPS).difference(INSISTING):
+        for repeated in set(process.STOPS).difference(process.INSISTING):
             signal.signal(repeated, signal.SIG_IGN)
         is_ctrl_c = number == signal.SIGINT
         line = ASKED if is_ctrl_c else f"ended by {signal.Signals(number).name}"
-        if is_importing(frame):
+        if process.is_importing(frame):
             print(line, file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)
         raise KeyboardInterrupt if is_ctrl_c else StopRequested(line)
 
-    with handled(end):
+    with process.handled(end):
         yield
 
 
@@ -232,7 +220,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's main function; show a `UserError` as one line and leave with code 2."""
     os.environ["MPLBACKEND"] = "agg"  # curves go into files; an unknown one would end its import
     keep_freed_memory()
-    with usable_streams():
+    with process.usable_streams():
         code, line = _outcome(main)
         if line:
             print(line, file=sys.stderr)
@@ -252,7 +240,7 @@ def _outcome(main: Callable[[], None]) -> tuple[int, str]:
     except KeyboardInterrupt:
         return INTERRUPTED, ASKED
     except BrokenPipeError:
-        return READER_GONE, ""
+        return process.READER_GONE, ""
     except (MemoryError, RuntimeError, OSError, UnicodeEncodeError) as error:
         if (line := line_about(error)) is None:
             raise

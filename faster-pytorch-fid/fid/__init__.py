@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,16 @@ class Size(NamedTuple):
             allowed = f"WIDTHxHEIGHT or WIDTHxHEIGHT:FILTER with one of {', '.join(FILTERS)}"
             raise ArgumentTypeError(f"{text!r} is no {allowed}")
         return cls(int(found[1]), int(found[2]), found[3] or "bicubic")
+
+
+def empty_argument(words: Sequence[str]) -> str | None:
+    """What to say of a command line with an empty argument, which would mean the current folder."""
+    for before, word in zip(["the name of the program", *words], words, strict=False):
+        flag, equals, value = word.partition("=")
+        if not word or (flag.startswith("--") and equals and not value):
+            name = flag or (before if before.startswith("-") else f"after {before}")
+            return f"argument {name}: is empty; is a variable of the shell unset?"
+    return None
 
 
 @dataclass(frozen=True)

@@ -143,10 +143,8 @@ class ImageSet(ABC):
 
     def sha256(self) -> str:
         """Hash of the images in their order, whatever holds them and whatever they are called."""
-        digest = hashlib.sha256()
-        for index in range(len(self)):
-            digest.update(hashlib.sha256(self.stored_bytes(index)).digest())
-        return digest.hexdigest()
+        each = (hashlib.sha256(self.stored_bytes(i)).digest() for i in range(len(self)))
+        return hashlib.sha256(b"".join(each)).hexdigest()
 
     def named(self, names: Iterable[str]) -> ImageSet:
         """The same set with some of its names, in another order."""
@@ -158,12 +156,10 @@ class ImageSet(ABC):
         """The images of these names, in their order; accents may be written otherwise."""
         known = {composed(name): name for name in self.names}
         known |= {name: name for name in self.names}  # which may hold both forms of an accent
-        found = []
-        for name in selection:
-            text = name if isinstance(name, str) else ""
-            found.append(known.get(text) or known.get(composed(text)))
-            if found[-1] is None:
-                raise ScoreError(f"{self.path}: no image {name!r}, though the manifest names it")
+        found = [known.get(str(name)) or known.get(composed(str(name))) for name in selection]
+        if None in found:
+            name = selection[found.index(None)]
+            raise ScoreError(f"{self.path}: no image {name!r}, though the manifest names it")
         return self.named(found)
 
 

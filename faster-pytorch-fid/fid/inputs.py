@@ -27,7 +27,6 @@ OF_PAIRS = {"ids", "hole", "paired"}  # metrics of an image and its own truth
 MANIFEST = "manifest.json"
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
-
 Source = ImageSet | Path  # images, or an .npz of statistics
 
 
@@ -59,8 +58,7 @@ class CsvImages(ImageSet):
         self.side = math.isqrt(columns // 3)
         self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index
         if self.skip:
-            note = "its first column is taken for an index and left out"
-            print(f"note: {path}: {note}", file=sys.stderr)
+            print(f"note: {path}: its first column is taken for an index", file=sys.stderr)
         if columns - self.skip != 3 * self.side**2:
             expected = "3 x side x side, as 12,288 for 64 x 64 images"
             raise ScoreError(f"{path}: {columns:,} columns, expected {expected}")
@@ -172,10 +170,9 @@ class Inputs:
 
 
 def resolve_inputs(settings: Settings) -> Inputs:
-    """Open everything that the settings and the manifest name.
+    """Open what the settings name, or the manifest; else a test_gt.csv at one of the lab's places.
 
-    The manifest's ground truth is used where no other is given, and without either a test_gt.csv at
-    one of the lab's places. Raises `ScoreError` for a path or an entry that does not fit.
+    Raises `ScoreError` for a path or an entry that does not fit.
     """
     folder = Path(settings.predicted_path)
     predicted, manifest = open_predicted(settings)
@@ -195,9 +192,7 @@ def resolve_inputs(settings: Settings) -> Inputs:
         reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)
         if OF_PAIRS.intersection(settings.metrics) or settings.train_path:
             reference = belonging(predicted, reference)
-    train = None
-    if settings.train_path is not None:
-        train = open_source(Path(settings.train_path), settings)
+    train = open_source(Path(settings.train_path), settings) if settings.train_path else None
     return Inputs(predicted, reference, masks, train, paired=is_stated)
 
 

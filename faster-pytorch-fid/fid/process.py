@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cache
 from types import FrameType, TracebackType
@@ -134,16 +134,6 @@ def usable_streams() -> Iterator[None]:
         _flush_or_drop(sys.stdout)
         _flush_or_drop(sys.stderr)
         sys.stdout, sys.stderr = before
-
-
-def empty_argument(words: Sequence[str]) -> str | None:
-    """What to say of a command line with an empty argument, which would mean the current folder."""
-    for before, word in zip(["the name of the program", *words], words, strict=False):
-        flag, equals, value = word.partition("=")
-        if not word or (flag.startswith("--") and equals and not value):
-            name = flag or (before if before.startswith("-") else f"after {before}")
-            return f"argument {name}: is empty; is a variable of the shell unset?"
-    return None
 
 
 def _open_and_wait(number: int) -> None:
