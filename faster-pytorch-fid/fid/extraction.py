@@ -27,7 +27,7 @@ from fid.statistics import FeatureStatistics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-CPU_PART = 8  # images that a thread computes at once on a CPU
+CPU_PART = 2  # images that a thread computes at once on a CPU, in its cache
 PATIENCE = timedelta(days=1)  # with rank 0, which reads caches and compares sets alone
 
 
