@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from bench.common import PRESETS
 from docs.results_files import Record, latest, machine, records
 from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
@@ -107,7 +108,8 @@ def mfu() -> str:
     rows = []
     for name, what in {"train": "training", "inpaint": "repairs"}.items():
         for record in latest(name):
-            shares = (f"{middle(cell['mfu']):.0%}" for cell in record["result"].values())
+            found = record["result"]
+            shares = (f"{middle(found[s]['mfu']):.0%}" if s in found else "–" for s in PRESETS)
             rows.append([what, *shares, machine(record)])
     return table(["share of the peak", "lab size", "cats64 size", "machine"], rows)
 
