@@ -10,14 +10,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from fid.files import BROKEN_ZIP
 from fid.names import composed, is_picture, natural_key
 from PIL import Image
 from tqdm import tqdm
@@ -34,10 +32,6 @@ Splits = dict[str, list[np.ndarray]]
 SPLIT_NAMES = ("train", "val", "test")
 DECODED_AHEAD = 64  # images that wait to be taken
 OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of an error that other files are without
-BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
-    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-)
 
 
 class ImageFiles:
