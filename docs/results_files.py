@@ -19,18 +19,28 @@ def records(name: str) -> list[Record]:
 
 
 def latest(name: str) -> list[Record]:
-    """The last full measurement of a benchmark on each machine, the newest last."""
+    """The last full measurement of a benchmark on each machine, the newest last.
+
+    One that does not state its dtype gives way to any later one of the same processor.
+    """
     found: dict[str, Record] = {}
     for record in records(name):
         if not record["details"].get("quick"):
             found.pop(machine(record), None)
+            found.pop(processor(record), None)
             found[machine(record)] = record
     return list(found.values())
 
 
 def machine(record: Record) -> str:
-    """What the numbers were measured on; records before 2026-11-28 do not state the dtype."""
+    """What the numbers were measured on; before 2026-11-28 only some records state the dtype."""
+    dtype = record["machine"].get("dtype") or record["details"].get("dtype")
+    is_known = dtype and not record["machine"]["gpus"]
+    return processor(record) + (f", {dtype.removeprefix('torch.')}" if is_known else "")
+
+
+def processor(record: Record) -> str:
+    """The GPUs, or the CPU and its threads."""
     of = record["machine"]
     threads = "1 thread" if of["threads"] == 1 else f"{of['threads']} threads"
-    dtype = f", {of['dtype']}" if "dtype" in of else ""
-    return ", ".join(of["gpus"]) or f"{of['cpu']}, {threads}{dtype}"
+    return ", ".join(of["gpus"]) or f"{of['cpu']}, {threads}"

@@ -11,11 +11,28 @@ from docs.results_files import Record, latest, machine, records
 from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 
+DRAWN = ", every step drawn"  # rows of repairs that the README leaves out
+
 
 def speed() -> str:
-    """All side-by-side measurements: the other side, ours, and how much faster."""
+    """Images a second here, relative to the other side: a row a task, a column a machine."""
+    cells: dict[str, dict[str, str]] = {}
+    for what, _, ours, ratio, _, on in all_speeds():
+        if not what.endswith(DRAWN):
+            cells.setdefault(what, {})[on] = f"{ours} (×{ratio})"
+    machines = sorted({on for row in cells.values() for on in row})
+    rows = [[what, *(row.get(on, "–") for on in machines)] for what, row in cells.items()]
+    return table(["images a second (× the other side)", *machines], rows)
+
+
+def speed_in_full() -> str:
+    """All side-by-side measurements: the other side, ours, how much faster, and memory."""
     heading = ["images a second", "other side", "here", "times as fast", "memory", "machine"]
-    return table(heading, [*training_speed(), *inpainting_speed(), *scoring_speed()])
+    return table(heading, all_speeds())
+
+
+def all_speeds() -> list[TableRow]:
+    return [*training_speed(), *inpainting_speed(), *scoring_speed()]
 
 
 def training_speed() -> Iterable[TableRow]:
@@ -30,7 +47,7 @@ def training_speed() -> Iterable[TableRow]:
 def inpainting_speed() -> Iterable[TableRow]:
     for record in latest("inpaint"):
         for size, cells in record["details"]["tasks"].items():
-            for side, how in {"ours": "", "ours_with_pictures": ", every step drawn"}.items():
+            for side, how in {"ours": "", "ours_with_pictures": DRAWN}.items():
                 pair = (rounds(cells["plain"]), rounds(cells[side]))
                 kind = "gpu_peak_mib" if "gpu_peak_mib" in pair[0][0] else "peak_mib"
                 speeds = [[1 / cell["seconds_an_image"] for cell in each] for each in pair]
@@ -88,8 +105,8 @@ def speed_row(
     quotients = [ours / other for other, ours in zip(*speeds, strict=True)]
     ratio = f"{median(quotients):.1f}"
     if len(quotients) > 1:
-        ratio += f" ({min(quotients):.1f} to {max(quotients):.1f})"
-    medians = (f"{median(speed):.3g}" for speed in speeds)
+        ratio += f", {min(quotients):.1f} to {max(quotients):.1f}"
+    medians = (f"{float(f'{median(speed):.3g}'):,g}" for speed in speeds)  # three digits
     return [what, *medians, ratio, f"x {memory:.2f}", machine(record)]
 
 

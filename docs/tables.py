@@ -36,6 +36,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "repair-holes": quality_tables.repair_holes,
     "bf16": quality_tables.bf16,
     "speed": speed_tables.speed,
+    "speed-in-full": speed_tables.speed_in_full,
     "repair-cost": speed_tables.repair_cost,
     "busy": speed_tables.busy,
     "mfu": speed_tables.mfu,

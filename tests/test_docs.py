@@ -192,6 +192,41 @@ def test_the_newest_full_measurement_of_each_machine_counts(tmp_path, monkeypatc
     assert results_files.latest("never-run") == []
 
 
+def test_a_measurement_without_its_dtype_gives_way_to_a_later_one_with_it(tmp_path, monkeypatch):
+    cpu = {"gpus": [], "cpu": "A", "threads": 1}
+    records = [
+        {"result": 1, "details": {}, "machine": cpu},
+        {"result": 2, "details": {"dtype": "torch.bfloat16"}, "machine": cpu},
+        {"result": 3, "details": {}, "machine": cpu | {"dtype": "float32"}},
+    ]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    monkeypatch.setattr(results_files, "BENCHES", tmp_path)
+    found = {results_files.machine(r): r["result"] for r in results_files.latest("bench")}
+    assert found == {"A, 1 thread, bfloat16": 2, "A, 1 thread, float32": 3}
+
+
+def test_the_readme_compares_speeds_in_a_row_a_task_and_a_column_a_machine(monkeypatch):
+    rows = [
+        ["train", "2", "1,000", "500.0", "x 1", "B"],
+        ["train", "1", "3", "3.0, 2.0 to 4.0", "x 1", "A"],
+        ["repair", "1", "2", "2.0", "x 1", "A"],
+        ["repair, every step drawn", "1", "1", "1.0", "x 1", "A"],
+    ]
+    monkeypatch.setattr(speed_tables, "all_speeds", lambda: rows)
+    assert speed_tables.speed().splitlines() == [
+        "| images a second (× the other side) | A | B |",
+        "|---|---|---|",
+        "| train | 3 (×3.0, 2.0 to 4.0) | 1,000 (×500.0) |",
+        "| repair | 2 (×2.0) | – |",
+    ]
+
+
+def test_a_speed_has_three_digits():
+    record = {"details": {}, "machine": {"gpus": [], "cpu": "A", "threads": 1}}
+    row = speed_tables.speed_row("train", [[0.12345], [6842.3]], 1.0, record)
+    assert row[1:3] == ["0.123", "6,840"]
+
+
 def test_a_score_s_speed_is_the_median_over_the_rounds_of_both_sides(tmp_path, monkeypatch):
     sides = {"theirs": (4.0, 5.0, 6.0), "cold": (1.0, 2.0, 2.0), "warm": (1.0, 1.0, 1.0)}
     tasks = {
@@ -203,8 +238,8 @@ def test_a_score_s_speed_is_the_median_over_the_rounds_of_both_sides(tmp_path, m
     (tmp_path / "fid.jsonl").write_text(json.dumps(record) + "\n")
     monkeypatch.setattr(results_files, "BENCHES", tmp_path)
     cold, warm = speed_tables.scoring_speed()
-    assert cold == ["score 20 images", "4", "10", "3.0 (2.5 to 4.0)", "x 0.67", "A, 2 threads"]
-    assert warm[3] == "5.0 (4.0 to 6.0)"
+    assert cold == ["score 20 images", "4", "10", "3.0, 2.5 to 4.0", "x 0.67", "A, 2 threads"]
+    assert warm[3] == "5.0, 4.0 to 6.0"
 
 
 def test_a_study_s_best_setting_is_bold_and_a_missing_one_a_dash(tmp_path):
