@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 MAX_SHOWN = 80  # characters of a wrong value
+PASSWORDS = (  # of URLs, in whatever flag or key a user writes them; what stays, what is hidden
+    re.compile(r"(://[^\s:/@]*:)\S+(?=@)"),
+    re.compile(r"(\w*(?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
+)
+
+
+def printable(text: str) -> str:
+    """A text on one line, without control characters that a file's name may hold, or passwords."""
+    text = " ".join(text.splitlines())
+    for secret in PASSWORDS:
+        text = secret.sub(r"\1***", text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UserError(Exception):
     """Says on one line which file or key is wrong, what was found and what is allowed."""
 
     def __str__(self) -> str:
-        text = " ".join(super().__str__().splitlines())  # a file's name may contain anything
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return printable(super().__str__())
 
 
 class DivergedError(UserError):

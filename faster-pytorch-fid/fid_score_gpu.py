@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
 from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate, empty_argument
 from fid.extraction import Ranks
 from fid.features import BACKENDS
-from fid.files import ScoreError, check_place, of_the_machine, user_path
+from fid.files import ScoreError, check_place, note, of_the_machine, user_path
 from fid.process import MISTAKE, READER_GONE, handled, usable_streams
 from fid.scoring import default_cache_dir, save_predicted_statistics, score
 
@@ -126,7 +127,10 @@ def sort_paths(args: argparse.Namespace) -> None:
     if args.save_stats is None:
         args.gt_path = args.gt_path or next(words, None)
     else:
-        args.save_stats = Path(next(words, f"{args.predicted_path.rstrip('/')}.npz"))
+        folder = args.predicted_path.rstrip("/")
+        if os.path.basename(folder) in ("", ".", ".."):  # next to the folder that it stands for
+            folder = os.path.abspath(args.predicted_path)
+        args.save_stats = Path(next(words, f"{folder}.npz"))
     if (extra := next(words, None)) is not None:
         raise ScoreError(f"{extra}: one path too many, expected at most 2")
 
@@ -158,8 +162,8 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
     if ranks.rank > 0:
         return 0
     print(*certificate.table(outcome), sep="\n")  # first: a full disk does not cost the score
-    for note in certificate.notes(outcome):
-        print(f"note: {note}", file=sys.stderr)
+    for text in certificate.notes(outcome):
+        note(text)
     if args.json:
         certificate.write(args.json, certificate.build(settings, outcome, args.json.parent))
     if args.verify:

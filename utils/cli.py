@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from fid import empty_argument, process
 
-from config.errors import StopRequested, UserError
+from config.errors import StopRequested, UserError, printable
 from config.loading import Override
 from config.section import user_path
 from utils.io.faults import line_about
@@ -79,7 +79,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_argument(flag, *sorted(theirs), **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USER_MISTAKE, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(USER_MISTAKE, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
 
 def first_line(documentation: str | None) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 from fid.names import is_hidden, is_picture
 from tqdm import tqdm
 
-from config.errors import UserError
+from config.errors import UserError, printable
 from config.loading import Override, load_config
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
@@ -78,7 +78,7 @@ class Grader:
             raise UserError(f"{folder}: contains no solution")
         grades = []
         for solution in solutions:
-            tqdm.write(f"{solution.name}:", file=sys.stderr)
+            tqdm.write(printable(f"{solution.name}:"), file=sys.stderr)
             grades.append(self.grade(solution))
             if grades[-1].error:
                 tqdm.write(f"  failed: {grades[-1].error}", file=sys.stderr)

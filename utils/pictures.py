@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from fid.colour import PROFILE, to_srgb
 from PIL import Image
 
 from config.schema import Config
-from utils.io.colour import PROFILE, to_srgb
 from utils.io.files import atomic, write_text
 from utils.io.images import encode_png
 

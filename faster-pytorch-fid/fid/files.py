@@ -14,6 +14,7 @@ import lzma
 import math
 import os
 import struct
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -37,6 +38,7 @@ DEFAULT_LIMITS = {
     "held_bytes": 64 * 2.0**30,  # of prepared pixels that are in memory at once; of the suite alone
 }
 CHUNK_BYTES = 1 << 20
+KEPT = 20  # letters of a file's name in its temporary one, which must not be too long
 BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -50,6 +52,16 @@ class ScoreError(Exception):
     def __str__(self) -> str:
         text = " ".join(super().__str__().splitlines())  # a file's name may hold anything
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+_noted: set[str] = set()  # what this process has noted once
+
+
+def note(text: str, once: str = "") -> None:
+    """One line on stderr, which no file's name can break; the first of those of one kind."""
+    if not once or once not in _noted:
+        _noted.add(once)
+        print(f"note: {ScoreError(text)}", file=sys.stderr)
 
 
 def of_the_machine(error: BaseException) -> str | None:
@@ -113,7 +125,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises `ScoreError` where the place cannot be written to; what was there stays.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f"{path.name[:KEPT]}.{os.getpid()}.part")
     try:
         with _as_mistake(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,24 +6,24 @@ Zip members are read in memory, never extracted. Errors name the image.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import io
-import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from fid import FILTERS, Size
-from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes
-from fid.names import FORMATS, composed, is_hidden, is_picture, left_out, natural_key
+from fid.colour import is_foreign, is_srgb
+from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes, note
+from fid.listing import open_zip, zip_names
+from fid.names import FORMATS, composed
 
 COLOURED = 48  # difference of a mask's channels that JPEG does not make
 LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # values that stand for known in masks of other types
@@ -50,6 +50,9 @@ def decode_image(
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             size = f"{image.width} x {image.height}"
             check_limit("pixels", image.width * image.height, f"{name}: {size}")
+            if values is rgb_pixels and (is_foreign(image) or not is_srgb(image)):
+                text = "states other colours than sRGB; its values are compared as they are"
+                note(f"{name} {text}", once="colours")
             return values(ImageOps.exif_transpose(image), name)
     except (ScoreError, MemoryError):
         raise
@@ -92,6 +95,11 @@ def mask_values(image: Image.Image, name: str) -> np.ndarray:
     return pixels[..., 0]
 
 
+def holes(values: np.ndarray, threshold: int) -> np.ndarray:
+    """Where values of a mask say hole, bool: below the threshold; 0 in a mask of 0 and 1."""
+    return values == 0 if values.max(initial=0) == 1 else values < threshold
+
+
 def _scaled(values: np.ndarray, name: str) -> np.ndarray:
     low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
     if not 0 <= low <= high <= LARGEST[-1]:  # neither is a NaN
@@ -116,6 +124,7 @@ class ImageSet(ABC):
 
     has_names = True  # of their own, by which they may be paired
     size: Size | None = None  # to which Pillow brings them; their hash stays that of the files
+    threshold: int | None = None  # of masks: values below are a hole; None: only 0 is
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
         self.path = path
@@ -186,7 +195,7 @@ class ZipImages(ImageSet):
     def archive(self) -> zipfile.ZipFile:
         """The open zip, which threads share by a lock of its own."""
         try:
-            return zipfile.ZipFile(self.path)
+            return open_zip(self.path)
         except BROKEN_ZIP as error:
             raise ScoreError(f"{self.path}: not a readable zip ({error})") from None
 
@@ -201,50 +210,3 @@ class ZipImages(ImageSet):
             raise ScoreError(f"{self.label(index)}: cannot be unpacked ({error})") from None
         check_limit("file_bytes", len(data), f"{self.label(index)}: unpacked")
         return data
-
-
-def folder_names(path: Path, recursive: bool = False) -> list[str]:
-    """Names of a folder's images, below it too if asked, in natural order."""
-    try:
-        entries = list(path.rglob("*") if recursive else path.iterdir())
-    except OSError as error:
-        raise ScoreError(f"{path}: {error.strerror}") from None
-    names = [entry.relative_to(path).as_posix() for entry in entries]
-    found = [name for name in names if is_picture(name) and _is_file(path / name)]
-    _note_left_out(path, names)
-    links = (entry for entry in entries if recursive and entry.is_symlink() and entry.is_dir())
-    if link := next(links, None):  # into which no search goes: it may be a circle
-        print(f"note: {link}: is a link to a folder, which is left out", file=sys.stderr)
-    for inner in sorted(entry for entry in entries if not found and entry.is_dir()):
-        with contextlib.suppress(OSError):
-            inside = [] if is_hidden(inner.name) else inner.iterdir()
-            if any(is_picture(entry.name) and _is_file(entry) for entry in inside):
-                text = f"no images, but {inner} holds some; name it or use --recursive"
-                raise ScoreError(f"{path}: {text}")
-    return sorted(found, key=natural_key)
-
-
-def _is_file(entry: Path) -> bool:
-    """A file or a broken link, which reading names; no pipe."""
-    return entry.is_file() or not entry.exists()
-
-
-def _note_left_out(place: Path, names: Iterable[str]) -> None:
-    if text := left_out(names):
-        print(f"note: {place}: {text}", file=sys.stderr)
-
-
-def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Names of the image members; a name that points outside the archive is refused."""
-    check_limit("members", len(members), str(path))
-    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
-    names = [m.filename for m in members if not m.is_dir() and is_picture(m.filename)]
-    for name in names:
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if ".." in parts or parts[0] == "/" or parts[0].endswith(":"):
-            raise ScoreError(f"{path}: member {name!r} points outside the archive")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ScoreError(f"{path}: two members are called {twice!r}")
-    _note_left_out(path, [member.filename for member in members])
-    return sorted(names, key=natural_key)

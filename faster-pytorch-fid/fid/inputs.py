@@ -8,7 +8,6 @@ from 0), "mask": name}, ...]}.
 from __future__ import annotations
 
 import math
-import sys
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fid import Settings
-from fid.files import ScoreError, check_limit, most_bytes, read_json, user_path
-from fid.images import FolderImages, ImageSet, ZipImages, folder_names
+from fid.files import ScoreError, check_limit, most_bytes, note, read_json, user_path
+from fid.images import FolderImages, ImageSet, ZipImages
+from fid.listing import folder_names
 from fid.paired import belonging
 
 OF_PAIRS = {"ids", "hole", "paired"}  # metrics of an image and its own truth
@@ -58,7 +58,7 @@ class CsvImages(ImageSet):
         self.side = math.isqrt(columns // 3)
         self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index
         if self.skip:
-            print(f"note: {path}: its first column is taken for an index", file=sys.stderr)
+            note(f"{path}: its first column is taken for an index")
         if columns - self.skip != 3 * self.side**2:
             expected = "3 x side x side, as 12,288 for 64 x 64 images"
             raise ScoreError(f"{path}: {columns:,} columns, expected {expected}")
@@ -182,6 +182,7 @@ def resolve_inputs(settings: Settings) -> Inputs:
     elif manifest and manifest.get("masks"):
         place = _beside(folder, manifest["masks"])
         masks = open_images(place, _column(folder, manifest, "mask"))
+        masks.threshold = manifest.get("mask_threshold")
     is_stated = settings.gt_path is None and manifest is not None
     if is_stated:
         if not manifest.get("ground_truth"):
@@ -202,10 +203,9 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
     manifest = _read_manifest(folder)
     names = _column(folder, manifest, "image") if manifest else None
     predicted = open_source(folder, settings, names or None)
-    if manifest:
-        left_out = len(open_images(folder, None, settings.recursive)) - len(predicted)
-        if left_out > 0:
-            print(f"note: {left_out} images are not in {MANIFEST} and left out", file=sys.stderr)
+    found = len(open_images(folder, None, settings.recursive)) if manifest else 0
+    if found > len(predicted):
+        note(f"{found - len(predicted)} images are not in {MANIFEST} and left out")
     return predicted, manifest
 
 
@@ -214,7 +214,7 @@ def _lab_truth(predicted: Path) -> Path:
     places = [Path(), predicted, predicted.parent, SCORER, Path("cat_face"), Path("../cat_face")]
     for place in places:
         if (path := place / TRUTH_CSV).is_file():
-            print(f"note: the ground truth is {path}", file=sys.stderr)
+            note(f"the ground truth is {path}")
             return path
     raise ScoreError(
         f"{predicted}: has no {MANIFEST} that names the ground truth; give --gt-path "
@@ -231,9 +231,9 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     entries = manifest.get("images") if isinstance(manifest, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ScoreError(f"{path}: expected an object with a list of objects under 'images'")
-    for key in ("ground_truth", "masks"):
-        if not isinstance(manifest.get(key), str | None):
-            raise ScoreError(f"{path}: {key!r} must be a path or null")
+    for key, kind in {"ground_truth": str, "masks": str, "mask_threshold": int}.items():
+        if not isinstance(manifest.get(key), kind | None):
+            raise ScoreError(f"{path}: {key!r} must be a path, for the threshold a number, or null")
     return manifest
 
 

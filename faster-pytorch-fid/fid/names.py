@@ -18,8 +18,10 @@ OTHER_EXTENSIONS = frozenset(  # pictures as well, which are left out with a not
     {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
     | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
 )
-MAC_FOLDER = "__MACOSX"  # resource forks next to the images in zips made on a Mac
-OF_MASKS = {"mask", "masks", "hole", "holes"}  # words in names, such as photo_mask.png
+SYSTEM_FOLDERS = frozenset(  # of Macs, storage servers, Windows and Linux: copies, thumbnails, bins
+    ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
+)
+OF_MASK = re.compile(r"(masks?|holes?)\d*")  # words in names, such as photo_mask.png, a_mask001.png
 NUMBER = r"(\d{1,999})"  # Python reads at most 4,300 digits, a name in a zip may have more
 
 
@@ -35,9 +37,9 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, or a folder above it, is hidden or a Mac's."""
-    parts = PurePosixPath(name).parts
-    return any((part.startswith(".") and part != "..") or part == MAC_FOLDER for part in parts)
+    """Whether a file, or a folder above it, is hidden or a system's own."""
+    parts = [part for part in PurePosixPath(name).parts if part != ".."]
+    return any(part.startswith(".") or part.casefold() in SYSTEM_FOLDERS for part in parts)
 
 
 def is_picture(name: str) -> bool:
@@ -56,11 +58,11 @@ def left_out(names: Iterable[str]) -> str:
 def partners(names: Sequence[str], others: Sequence[str], spare: bool = False) -> list[int] | None:
     """The place among the others of what belongs to each name; None where they do not pair.
 
-    The number at the end of the name decides if both sides have the same numbers, each once; else
-    the name without its suffix must be equal, or equal without words such as mask (photo.png,
-    photo_mask.png), or with the folders above it. spare: others may be left over.
+    The first of these decides that both sides have alike, each once: the whole name, the name
+    without its suffix, also without words such as mask (photo.png, photo_mask001.png), the number
+    at the end of either, the name with the folders above it. spare: others may be left over.
     """
-    for key in (trailing_number, stem, _subject, _place):
+    for key in (composed, stem, _subject, trailing_number, _number_of_subject, _place):
         wanted, by_key = [key(name) for name in names], {key(o): i for i, o in enumerate(others)}
         unique = len(by_key) == len(others) and len(set(wanted)) == len(wanted)
         fits = set(wanted) <= set(by_key) if spare else set(wanted) == set(by_key)
@@ -70,14 +72,21 @@ def partners(names: Sequence[str], others: Sequence[str], spare: bool = False) -
 
 
 def trailing_number(name: str) -> int | None:
-    """The number at the end of the stem."""
-    match = re.search(f"{NUMBER}$", stem(name))
-    return int(match[1]) if match else None
+    """The number at the end of the stem: 2 of image_002.png and of Windows' image (2).png."""
+    return _last_number(stem(name))
 
 
 def stem(name: str) -> str:
-    """The name without folders and suffix."""
-    return composed(PurePosixPath(name).stem)
+    """The name without folders and suffixes: photo of photo.jpg, and of its mask photo.jpg.png."""
+    found = PurePosixPath(PurePosixPath(name).stem)
+    while found.suffix.lower() in EXTENSIONS:
+        found = found.with_suffix("")
+    return composed(str(found))
+
+
+def is_mask(name: str) -> bool:
+    """Whether a file is, by its name, a mask."""
+    return any(OF_MASK.fullmatch(word) for word in words(name))
 
 
 def words(name: str) -> list[str]:
@@ -87,7 +96,18 @@ def words(name: str) -> list[str]:
 
 def _subject(name: str) -> str:
     """What a file shows: photo of photo_mask.png and of masked-photo.png."""
-    return "_".join(word for word in words(name) if word not in OF_MASKS | {"masked", ""})
+    found = (word for word in words(name) if not OF_MASK.fullmatch(word))
+    return "_".join(word for word in found if word not in ("masked", ""))
+
+
+def _number_of_subject(name: str) -> int | None:
+    """1 of 1_mask.png."""
+    return _last_number(_subject(name))
+
+
+def _last_number(text: str) -> int | None:
+    match = re.search(rf"{NUMBER}[\W_]*$", text)
+    return int(match[1]) if match else None
 
 
 def _place(name: str) -> str:

@@ -6,7 +6,6 @@ Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ import torch.nn.functional as F
 from scipy.ndimage import find_objects, label
 
 from fid import Size
-from fid.files import ScoreError
-from fid.images import ImageSet, decode_image, mask_values, resized
+from fid.files import ScoreError, note
+from fid.images import ImageSet, decode_image, holes, mask_values, resized
 from fid.names import natural_key, partners, stem
 
 IDENTICAL_PSNR = 100.0  # dB, stands for the infinity of equal images so that means stay finite
@@ -36,7 +35,7 @@ def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Pa
         return others
     if not (images.has_names and others.has_names):
         if len(others) > len(images):
-            print(f"note: {others.path}: the first {len(images)} images are used", file=sys.stderr)
+            note(f"{others.path}: the first {len(images)} images are used")
         return others.named(others.names[: len(images)])
     if len(images) != len(others):
         return others
@@ -109,14 +108,17 @@ def paired_metrics(
 
 
 def read_hole(masks: ImageSet, index: int) -> np.ndarray:
-    """Where a mask hides pixels, (H, W) bool; 1 may stand for 255, other values say neither."""
+    """Where a mask hides pixels, (H, W) bool; 1 may stand for 255.
+
+    Other values say neither, unless a manifest states the threshold that inpainting read them by.
+    """
     name = masks.label(index)
     mask = decode_image(masks.stored_bytes(index), name, mask_values)
     known = 1 if mask.max(initial=HOLE) == 1 else KNOWN
     wrong = mask[(mask != known) & (mask != HOLE)]
-    if len(wrong):
+    if len(wrong) and masks.threshold is None:
         raise ScoreError(f"{name}: value {wrong[0]:g}, allowed are {KNOWN} and {HOLE}")
-    return mask == HOLE
+    return holes(mask, masks.threshold or KNOWN)
 
 
 def _check_size(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import torch
 from fid import METRICS, Settings
 from fid.extraction import Ranks, choose_device, extract_statistics
 from fid.features import BACKENDS, Backend, BackendOptions
-from fid.files import ScoreError
+from fid.files import ScoreError, note
 from fid.frechet import Route, bootstrap_interval, frechet_distance
 from fid.images import ImageSet
 from fid.inputs import Inputs, Source, open_predicted, resolve_inputs
@@ -75,7 +74,7 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
     """The metrics to compute; refuse, before the long part, those that the inputs cannot give."""
     metrics, predicted, reference = settings.metrics, inputs.predicted, inputs.reference
     if inputs.masks is None and set(metrics) == set(METRICS):
-        print("note: hole is left out: it needs masks (--mask-path)", file=sys.stderr)
+        note("hole is left out: it needs masks (--mask-path)")
         metrics = tuple(name for name in metrics if name != "hole")
     metrics += ("train",) if inputs.train else ()
     for source, need_images, need_features in (
@@ -151,7 +150,7 @@ def default_cache_dir() -> Path | None:
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
-        print("note: reference statistics are not cached: no home folder", file=sys.stderr)
+        note("reference statistics are not cached: no home folder")
         return None
     return Path(home) / "faster-pytorch-fid"
 
@@ -225,7 +224,7 @@ class Scorer:
         try:
             save_statistics(path, statistics, self.backend.provenance)
         except ScoreError as error:  # a score does not fail for want of a cache
-            print(f"note: reference statistics are not cached: {error}", file=sys.stderr)
+            note(f"reference statistics are not cached: {error}")
 
     def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
         """Content hash of images and network; sets of features that the FID drops say so."""

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import fid.files
 import fid.process
 import pytest
 import torch
@@ -188,6 +189,7 @@ def shell(monkeypatch, capsys) -> Callable[..., Said]:
     An exception that would end a script with a traceback comes out as it is.
     """
     utils.io.notes._told.clear()
+    fid.files._noted.clear()
     fid.process._place.cache_clear()
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")

@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
+from fid.colour import PROFILE, to_srgb
 from PIL import Image, ImageCms
 
-from utils.io.colour import PROFILE, to_srgb
 from utils.pictures import (
     GAP,
     encode_animation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,14 +46,15 @@ def find_checkpoint(place: Path) -> Checkpoint:
     """
     if place.is_file():
         return Checkpoint(place.stem, place)
+    title = Path(os.path.abspath(place)).name  # . and .. have none of their own
     for name in CONFIGS:
         if (place / name).is_file():
             places = (("run", str(place)),) if "/" in name else ()  # a run may have moved
-            return Checkpoint(place.name, place / name, places)
-    if (preset := Path("config") / f"{place.name}.yml").is_file() and place.is_dir():
+            return Checkpoint(title, place / name, places)
+    if (preset := Path("config") / f"{title}.yml").is_file() and place.is_dir():
         weights = {"tokenizer": TOKENIZER, "transformer": TRANSFORMER}
         places = ((f"{part}.weights", str(place / name)) for part, name in weights.items())
-        return Checkpoint(place.name, preset, tuple(places))
+        return Checkpoint(title, preset, tuple(places))
     raise UserError(
         f"{place}: no checkpoint; allowed are a run folder, a folder of imported lab files, "
         f"{RELEASED}, or a config file"

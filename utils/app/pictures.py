@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fid.colour import to_srgb
 
 from config.errors import UserError
 from utils.data.photos import photo_path
 from utils.data.sources import square_crop
 from utils.inpainting.inpainter import Inpainter
-from utils.io.colour import to_srgb
 from utils.io.images import load_rgb
 from utils.pictures import embed
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from fid.colour import profile_of
 from tqdm import tqdm
 
+from config.errors import printable
 from utils.data.pairs import (
     check_same_size,
     image_files,
@@ -18,7 +21,6 @@ from utils.data.pairs import (
     prepared_parts,
     warn_if_inverted,
 )
-from utils.io.colour import profile_of
 from utils.io.images import MASK_THRESHOLD, load_rgb
 from utils.io.masks import load_mask
 
@@ -61,7 +63,7 @@ class InpaintingSet:
             images, masks, found = prepared_parts(images)
             ground_truth = ground_truth or found
         self.from_alpha = masks == ALPHA and not masks.exists()
-        if images == masks and images.is_dir():
+        if images.is_dir() and os.path.realpath(images) == os.path.realpath(masks):
             self.images, found = images_and_masks(images)
         else:
             self.images = image_files(images)
@@ -95,11 +97,11 @@ class InpaintingSet:
         if hole.mean() > SUSPICIOUS_SHARE and not self.warned:
             self.warned = True
             mend = "leave out --invert-masks" if self.invert_masks else "give --invert-masks"
-            tqdm.write(
+            text = (
                 f"warning: {path}: {hole.mean():.0%} of the image would be repaired; if white "
-                f"{'is known' if self.invert_masks else 'marks the holes'} in your masks, {mend}",
-                file=sys.stderr,
+                f"{'is known' if self.invert_masks else 'marks the holes'} in your masks, {mend}"
             )
+            tqdm.write(printable(text), file=sys.stderr)
 
     def ground_truth(self, index: int, image: np.ndarray | None = None) -> np.ndarray | None:
         """What an image hid, uint8 (H, W, 3), or None where it is not known.

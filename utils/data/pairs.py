@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fid.names import OF_MASKS, partners, stem, trailing_number, words
+from fid.names import is_mask, partners, stem, trailing_number
 
 from config.errors import UserError
 from utils.io.images import HOLE_COLOUR, is_turned, list_images, load_rgb
@@ -153,7 +153,7 @@ def open_truth(source: Path | None, images: list[Path]) -> Truth | None:
 def images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
     """The images of one folder and the masks among them, which their names call so."""
     files = list_images(folder)
-    masks = [path for path in files if OF_MASKS.intersection(words(path.name))]
+    masks = [path for path in files if is_mask(path.name)]
     if len(masks) in (0, len(files)):
         raise UserError(f"{folder}: holds images and masks; name masks so, e.g. photo_mask.png")
     return [path for path in files if path not in masks], masks

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from fid.files import KEPT
 from tqdm import tqdm
 
 from config.errors import UserError
@@ -188,8 +189,8 @@ def _published(out: Path) -> Iterator[Path]:
     An older `out` is moved aside first and deleted last, so that at any time one of the two is
     whole; when the block fails or is interrupted, the hidden folder is deleted.
     """
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    aside = out.with_name(f".{out.name}.{os.getpid()}.old")
+    short = f".{out.name[:KEPT]}.{os.getpid()}"  # a name may be as long as the system allows
+    partial, aside = out.with_name(f"{short}.partial"), out.with_name(f"{short}.old")
     try:
         partial.mkdir(parents=True)
         yield partial

@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from fid.files import BROKEN_ZIP
+from fid.listing import is_file, names_below
+from fid.listing import open_zip as open_archive
 from fid.names import composed, is_picture, natural_key
 from PIL import Image
 from tqdm import tqdm
@@ -24,14 +26,15 @@ from config.errors import MachineError, UserError
 from utils.io.faults import raise_if_machine
 from utils.io.images import load_rgb, tell_left_out, tell_of_profile
 from utils.io.limits import check_limit
-from utils.io.notes import tell_once
 from utils.io.overlap import read_ahead
 
 Counts = dict[str, int]  # images by split
 Splits = dict[str, list[np.ndarray]]
 SPLIT_NAMES = ("train", "val", "test")
 DECODED_AHEAD = 64  # images that wait to be taken
-OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM)  # of an error that other files are without
+OF_THE_FILE = (  # of an error that other files are without
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP),
+)
 
 
 class ImageFiles:
@@ -175,10 +178,6 @@ def open_source(path: Path) -> ImageFiles:
 
 def open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """Relative names of all files below a folder, and what reads one."""
-    found = list(path.rglob("*"))
-    links = [place.relative_to(path) for place in found if place.is_symlink() and place.is_dir()]
-    if links:  # no search goes into them: one may be a circle
-        tell_once(f"links {path}", f"{path}: {links[0]} is a link to a folder, which is left out")
 
     def read(name: str) -> bytes:
         try:
@@ -189,13 +188,13 @@ def open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
                 raise_if_machine(error, name)
             raise UserError(f"{name}: cannot be read: {error.strerror}") from error
 
-    return [file.relative_to(path).as_posix() for file in found if file.is_file()], read
+    return [name for name in names_below(path) if is_file(path / name)], read
 
 
 def open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """Names of a zip's files, and what reads one in memory: no path of it touches the disk."""
     try:
-        archive = zipfile.ZipFile(path)
+        archive = open_archive(path)
     except BROKEN_ZIP as error:
         raise UserError(f"{path}: cannot be read as a zip file: {error}") from error
     members = archive.infolist()
@@ -219,7 +218,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     seen = set()
     for member in members:
         name = member.filename
-        parts = PurePosixPath(name.replace("\\", "/")).parts
+        parts = PurePosixPath(name).parts
         if not parts and not name.endswith("/"):
             raise UserError(f"{path}: a member has no name; pack it again")
         if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):

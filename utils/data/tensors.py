@@ -5,6 +5,7 @@ Letters: B batch, H height, W width.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from config.errors import UserError
 from config.schema import DataConfig
-from utils.io.images import list_images, load_rgb
+from utils.io.images import list_images, load_rgb, tell_of_profile
 from utils.io.overlap import read_ahead
 
 Channels = Sequence[float]  # one number for each of red, green, blue, in 0..1
@@ -58,10 +59,12 @@ def load_images(folder: Path, image_size: int | None = None) -> Tensor:
         image = load_rgb(paths[i])
         if image.size != size:
             found, wanted = (f"{width} x {height}" for width, height in (image.size, size))
-            resize = f"prepare_data.py images {folder} --image-size {size[0]} --out DIR"
+            place = shlex.quote(str(folder))
+            resize = f"prepare_data.py images {place} --image-size {size[0]} --out DIR"
             raise UserError(
                 f"{paths[i]}: {found} pixels, not {wanted}; resize the set with: {resize}"
             )
+        tell_of_profile(image, str(paths[i]))
         images[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     done = read_ahead(load, range(len(paths)), LOADING_THREADS, LOADED_AHEAD)

@@ -72,10 +72,7 @@ class Inpainter:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, device: str = "auto", seed: int = 0) -> Inpainter:
-        """Networks of a folder such as models/pretrained/cats64, or of a name on the Hub.
-
-        Raises `UserError` where there are none.
-        """
+        """Networks of a folder, or of a name on the Hub; `UserError` where there are none."""
         return cls(pretrained_config(pretrained_folder(name), device, seed))
 
     def with_config(self, config: Config) -> Inpainter:
@@ -92,7 +89,9 @@ class Inpainter:
         """
         if isinstance(image, Image.Image):
             upright = to_rgb(ImageOps.exif_transpose(image), "image")
-            return Image.fromarray(self(np.asarray(upright), mask))
+            repaired = Image.fromarray(self(np.asarray(upright), mask))
+            repaired.info = upright.info  # the colour profile
+            return repaired
         return self.repair(image, as_hole(mask, image))
 
     def repair(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import torch
 from fid.names import composed
 from tqdm import tqdm
 
-from config.errors import UserError
+from config.errors import UserError, printable
 from config.schema import Config
 from models.parallel import one_thread
 from utils.data.datasets import InpaintingItem, InpaintingSet
@@ -128,7 +128,7 @@ class Job:
         for sample in range(settings.samples):
             rounds = self.inpainter.repair_in_windows(item.image, item.hole, item.index, sample)
             images: list[np.ndarray] = []
-            for image in tqdm(rounds, item.name, unit=" rounds", leave=False):
+            for image in tqdm(rounds, printable(item.name), unit=" rounds", leave=False):
                 images = [*images, image] if is_animated else [image]
             if verbose:
                 name = self.outputs.result_name(item.index, sample)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import secrets
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from config.errors import UserError
+from utils.io.notes import note
 
 LOCK = ".lock"  # of a run's folder
 
@@ -93,7 +93,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         if getattr(error, "filename", None) is not None:  # of opening, not of locking
             raise UserError(f"{folder / LOCK}: cannot be written: {error.strerror}") from None
-        print(f"note: {folder}: no locks here; run one process at a time", file=sys.stderr)
+        note(f"{folder}: no locks here; run one process at a time")
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from fid.colour import PROFILE, is_foreign, is_srgb, profile_of
+from fid.listing import inner_folder, is_file
 from fid.names import EXTENSIONS as IMAGE_SUFFIXES
 from fid.names import FORMATS, is_picture, left_out, natural_key
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from config.errors import StopRequested, UserError
-from utils.io.colour import PROFILE, is_foreign, is_srgb, profile_of
 from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
 from utils.io.limits import check_limit, limit
@@ -38,7 +40,8 @@ LOSSES = {  # what a conversion leaves out: how a note says it
     "alpha": "is transparent in part; white is laid under it",
     "depth": "has 16 bits a channel; 8 are used",
     "cmyk": "is in CMYK; it is converted without its colour profile",
-    "colours": "states other colours than sRGB (gamma, or a profile not of RGB); they are left out",
+    "colours": "states other colours than sRGB, by gamma, primaries, a camera's Adobe RGB or a "
+    "profile that no PNG of RGB keeps; they are left out",
     "profile": "has a colour profile; it is left out, so colours may look different",
 }
 
@@ -48,16 +51,11 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
 
     Grey, palette, CMYK and 16-bit images are converted (16 bits by value / 257), transparency is
     laid over white, an animation gives its first frame. A profile of RGB is not applied but goes
-    along (utils/io/colour.py). The first file that loses something is named on stderr. `name`
-    stands for the file in messages. Raises UserError for what cannot be read.
+    along (fid/colour.py). The first file that loses something is named on stderr. `name` stands
+    for the file in messages. Raises UserError for what cannot be read.
     """
     name = name or str(source)
-    image = read_image(source, name)
-    if is_foreign(image):
-        _tell("colours", name)
-    rgb, profile = to_rgb(image, name), profile_of(image)
-    rgb.info = {PROFILE: profile} if profile else {}
-    return rgb
+    return to_rgb(read_image(source, name), name)
 
 
 def tell_of_profile(image: Image.Image, name: str) -> None:
@@ -80,7 +78,9 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
     except (UserError, StopRequested):
         raise
     except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
+        is_link = isinstance(source, Path) and source.is_symlink()
+        reason = "links to a file that is not there" if is_link else "no such file"
+        raise UserError(f"{name}: {reason}") from None
     except IsADirectoryError:
         raise UserError(f"{name}: is a folder, not an image") from None
     except PermissionError:
@@ -125,15 +125,17 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder")
     try:
-        files = [path for path in folder.iterdir() if path.is_file()]
+        files = [path for path in folder.iterdir() if is_file(path)]
     except PermissionError:
         raise UserError(f"{folder}: no permission to read this folder") from None
     tell_left_out(folder, [path.name for path in files])
     paths = [path for path in files if is_picture(path.name)]
     if not paths:
-        raise UserError(
-            f"{folder}: contains no image; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
+        advice = f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+        if inner := inner_folder(folder):
+            folders = f"prepare_data.py images {shlex.quote(str(folder))} --out DIR"
+            advice = f"{inner} holds some; name it, or make one folder of all with: {folders}"
+        raise UserError(f"{folder}: contains no image; {advice}")
     return sorted(paths, key=lambda path: natural_key(path.name))
 
 
@@ -194,11 +196,18 @@ def _tell(loss: str, name: str) -> None:
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert any mode to RGB. Raises UserError for pixels that are read as none."""
+    """Convert any mode to RGB, a profile of RGB goes along.
+
+    Raises UserError for pixels that are read as none.
+    """
+    if is_foreign(image):
+        _tell("colours", name)
     try:
-        return _converted(image, name)
+        rgb, profile = _converted(image, name), profile_of(image)
     except ValueError:
         raise UserError(f"{name}: pixels of type {image.mode} are not read; save as RGB") from None
+    rgb.info = {PROFILE: profile} if profile else {}
+    return rgb
 
 
 def _converted(image: Image.Image, name: str) -> Image.Image:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fid.images import mask_values
-from PIL import Image
+from fid.images import holes, mask_values
+from PIL import Image, ImageOps
 
 from config.errors import UserError
 from utils.io.images import HOLE, KNOWN, MASK_THRESHOLD, read_image
@@ -33,21 +33,25 @@ def load_mask(
         if not image.has_transparency_data:
             raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
         return np.asarray(image.convert("RGBA"))[..., 3] < threshold
+    return _hole_of(image, str(path), threshold)
+
+
+def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> np.ndarray:
     with as_user_error():
-        values = mask_values(image, str(path))
+        values = mask_values(image, name)
     if values.max(initial=0) == 1:
-        tell_once("mask 0/1", f"{path}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
-        return values == HOLE
-    if not ((values == KNOWN) | (values == HOLE)).all():
+        tell_once("mask 0/1", f"{name}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
+    elif not ((values == KNOWN) | (values == HOLE)).all():
         text = f"values other than 0 and 255 in masks; below {threshold} is a hole"
-        tell_once("mask values", f"{path}: {text} (--mask-threshold)")
-    return values < threshold
+        tell_once("mask values", f"{name}: {text} (--mask-threshold)")
+    return holes(values, threshold)
 
 
 def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     """A mask as hole (H, W) bool of an image (H, W, 3) uint8; raises `UserError` if it is none."""
-    hole = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
-    hole = hole if hole.dtype == bool else hole < MASK_THRESHOLD
+    if isinstance(mask, Image.Image):
+        mask = _hole_of(ImageOps.exif_transpose(mask), "mask")
+    hole = mask if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")
     if hole.shape != image.shape[:2]:

@@ -6,14 +6,14 @@ import sys
 
 from tqdm import tqdm
 
-from config.errors import UserError
+from config.errors import printable
 
 _told: set[str] = set()  # what this process has noted
 
 
 def note(text: str) -> None:
     """One line on stderr, which no file's name can break."""
-    tqdm.write(str(UserError(f"note: {text}")), file=sys.stderr)
+    tqdm.write(f"note: {printable(text)}", file=sys.stderr)
 
 
 def tell_once(what: str, text: str) -> None:

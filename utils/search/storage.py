@@ -49,14 +49,16 @@ def storage_url(text: str | None, folder: Path) -> URL:
             f"{', '.join(DATABASES)}"
         )
     if kind == "sqlite":
-        if url.database in (None, "", ":memory:"):
+        if (url.database or ":memory:").startswith((":memory:", "file:")):  # or a URI
             raise UserError(f"--storage {kind}://...: names no file; allowed are e.g. {EXAMPLES}")
         return url.set(database=str(user_path(url.database)))
     user, _, rest = text.partition("@")
-    if "@" in text and (url.username is None or "@" in rest or "?" in user):
+    misplaced = "@" in text and (url.username is None or "@" in rest or "?" in user)
+    shown = ":" in (url.username or "") or set(";&=").intersection(f"{url.host}{url.database}")
+    if misplaced or shown:
         raise UserError(
-            f"--storage {kind}://...: cannot tell the password from the host; within user name, "
-            "password and parameters write @ as %40, / as %2F and ? as %3F"
+            f"--storage {kind}://...: cannot tell the password from the rest; parameters follow a "
+            "?, and within user name, password and parameters write @ as %40, / as %2F, ? as %3F"
         )
     return url
 

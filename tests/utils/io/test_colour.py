@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fid.colour import PROFILE, is_srgb, profile_of, to_srgb
 from PIL import Image, ImageCms
 
 from utils.io import notes
-from utils.io.colour import PROFILE, is_srgb, profile_of, to_srgb
 from utils.io.images import load_rgb
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

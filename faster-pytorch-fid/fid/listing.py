@@ -1,0 +1,99 @@
+"""Which files of a folder or a zip are there to be read, and which of them are pictures.
+
+The suite lists by these rules too (utils/io/images.py, utils/data/sources.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from fid.files import ScoreError, check_limit, note
+from fid.names import is_hidden, is_picture, left_out, natural_key
+
+UTF8_NAME = 0x800  # flag of a member whose name is UTF-8; without it, it is read as cp437
+
+
+def folder_names(path: Path, recursive: bool = False) -> list[str]:
+    """Names of a folder's images, below it too if asked, in natural order."""
+    try:
+        names = names_below(path) if recursive else os.listdir(path)
+    except OSError as error:
+        raise ScoreError(f"{path}: {error.strerror}") from None
+    found = [name for name in names if is_picture(name) and is_file(path / name)]
+    _note_left_out(path, names)
+    if not found and (inner := inner_folder(path)):
+        raise ScoreError(f"{path}: no images, but {inner} holds some; name it or use --recursive")
+    return sorted(found, key=natural_key)
+
+
+def names_below(path: Path) -> list[str]:
+    """Names of all files below a folder, relative to it; hidden ones are not looked for.
+
+    What cannot be gone into, and links to folders, as one may be a circle, are noted.
+    """
+    names, links = [], []
+    for place, folders, files in os.walk(path, onerror=_note_closed):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        links += [Path(place, name) for name in folders if Path(place, name).is_symlink()]
+        names += [Path(place, name).relative_to(path).as_posix() for name in files]
+    if links:
+        note(f"{path}: {min(links).relative_to(path)} is a link to a folder, which is left out")
+    return names
+
+
+def inner_folder(path: Path) -> Path | None:
+    """The first folder below one that holds pictures, for a hint; None where none does."""
+    for place, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        if any(is_picture(name) and is_file(Path(place, name)) for name in files):
+            return Path(place)
+    return None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file, or a link to nothing, which reading names; no pipe or folder."""
+    return path.is_file() or not path.exists()
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """A zip whose members are called as on the machine that packed it, with / below folders.
+
+    Macs write names in UTF-8 without saying so, some programs for Windows write \\ for /.
+    """
+    archive = zipfile.ZipFile(path)
+    for member in archive.infolist():
+        if not member.flag_bits & UTF8_NAME:
+            with contextlib.suppress(UnicodeError):
+                member.filename = member.filename.encode("cp437").decode("utf-8")
+        member.filename = member.filename.replace("\\", "/")
+    archive.NameToInfo = {member.filename: member for member in archive.infolist()}
+    return archive
+
+
+def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Names of the image members; a name that points outside the archive is refused."""
+    check_limit("members", len(members), str(path))
+    check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
+    names = [m.filename for m in members if not m.is_dir() and is_picture(m.filename)]
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if ".." in parts or parts[0] == "/" or parts[0].endswith(":"):
+            raise ScoreError(f"{path}: member {name!r} points outside the archive")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ScoreError(f"{path}: two members are called {twice!r}")
+    _note_left_out(path, [member.filename for member in members])
+    return sorted(names, key=natural_key)
+
+
+def _note_left_out(place: Path, names: Iterable[str]) -> None:
+    if text := left_out(names):
+        note(f"{place}: {text}", once=f"left out of {place}")
+
+
+def _note_closed(error: OSError) -> None:
+    note(f"{error.filename}: {error.strerror}; what it holds is left out")
