@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from config.errors import UserError
 from config.removed import without_removed
 
 Finite = Field(allow_inf_nan=False)
@@ -38,8 +39,13 @@ LearningRateSchedule = Literal["constant", "cosine"]
 def user_path(text: str | Path) -> Path:
     """A path as a user writes it: ~ is the home folder, which no shell puts in after = or :, and an
     accent is found in whichever form of Unicode the folder has it.
+
+    Raises `UserError` for the home folder of a user who has none, as in some containers.
     """
-    path = Path(os.path.expanduser(text))
+    expanded = os.path.expanduser(text)
+    if expanded.split(os.sep)[0] == "~":
+        raise UserError(f"{text}: this user has no home folder; set HOME, or write it without ~")
+    path = Path(expanded)
     if str(path).isascii() or os.path.exists(path) or path == path.parent:
         return path
     folder = user_path(path.parent)

@@ -186,8 +186,9 @@ def take_stated(args: argparse.Namespace, stated: dict[str, Any]) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Parse, work, and turn a mistake into one line and code 2."""
     with usable_streams():
-        args, ranks = build_parser().parse_args(arguments), Ranks()
+        ranks = Ranks()
         try:
+            args = build_parser().parse_args(arguments)
             with handled(signal.default_int_handler):  # clears up as Ctrl-C does
                 ranks = Ranks.start()
                 code = main(args, ranks)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fid.files import ScoreError, of_the_machine, sha256_of_file
+from fid.files import ScoreError, of_the_machine, sha256_of_file, user_path
 from fid.inception import LAST_LAYER, build_inception
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -89,7 +89,7 @@ def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_
         if not path.is_file():
             raise ScoreError(f"{path}: no such weight file")
         return path
-    path = (folder or Path(torch.hub.get_dir()) / "checkpoints") / url.rpartition("/")[2]
+    path = (folder or Path(user_path(torch.hub.get_dir()), "checkpoints")) / url.rpartition("/")[2]
     if path.is_file():
         return path
     print(f"downloading {url} to {path}", file=sys.stderr)
@@ -215,6 +215,7 @@ def efficientnet(number: int, side: int, options: BackendOptions) -> Backend:
 def dinov2(options: BackendOptions) -> Backend:
     """DINOv2 ViT-L/14 through torch.hub (Oquab et al. 2023; Stein et al. 2023 for its distance)."""
     _no_choice("dinov2", options, 1024)
+    user_path(torch.hub.get_dir())  # without a home it would be made in the current folder
     try:
         network = torch.hub.load("facebookresearch/dinov2", "dinov2_vitl14", trust_repo=True)
     except OSError as error:  # urllib's URLError is one

@@ -175,8 +175,12 @@ def relative(path: Path | str, folder: Path) -> str:
 def user_path(text: str) -> str:
     """A path as a user writes it: ~ is the home folder, which no shell puts in after =, and an
     accent is found in whichever form of Unicode the folder has it; as the suite finds paths.
+
+    Raises `ScoreError` for the home folder of a user who has none, as in some containers.
     """
     path = os.path.expanduser(text)
+    if path.split(os.sep)[0] == "~":
+        raise ScoreError(f"{text}: this user has no home folder; set HOME, or write it without ~")
     folder, name = os.path.split(path.rstrip("/"))
     if path.isascii() or os.path.exists(path) or not name:
         return path

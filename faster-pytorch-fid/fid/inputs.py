@@ -204,7 +204,7 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
     names = _column(folder, manifest, "image") if manifest else None
     predicted = open_source(folder, settings, names or None)
     found = len(open_images(folder, None, settings.recursive)) if manifest else 0
-    if found > len(predicted):
+    if manifest and found > len(predicted):
         note(f"{found - len(predicted)} images are not in {MANIFEST} and left out")
     return predicted, manifest
 

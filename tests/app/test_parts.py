@@ -175,6 +175,15 @@ def test_a_run_imported_files_and_a_config_are_found(tmp_path, monkeypatch):
         find_checkpoint(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("place", [".", "../lab", "link"])
+def test_a_checkpoint_has_a_name_wherever_it_is_named_from(tmp_path, monkeypatch, place):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/config.yml").write_text("")
+    (tmp_path / "lab/link").symlink_to(".")
+    monkeypatch.chdir(tmp_path / "lab")
+    assert find_checkpoint(Path(place)).name == ("link" if place == "link" else "lab")
+
+
 def test_checkpoints_of_one_name_are_told_apart(tiny):
     assert Checkpoints([tiny, tiny]).names == ["tiny", "tiny (2)"]
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from fid import files
 
-from config.errors import UserError
+from config.errors import UserError, printable
 from config.loading import MAX_CONFIG_BYTES, load_config, save_config, yaml_word
 from config.removed import REMOVED
 from config.schema import Config
@@ -394,3 +394,24 @@ def test_no_key_is_both_gone_and_known():
         *sections, name = key.split(".")
         section = reduce(getattr, sections, Config())
         assert name not in type(section).model_fields
+
+
+def test_a_home_that_a_user_does_not_have_is_one_line(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user without an entry
+    with pytest.raises(UserError, match=r"^~/a: this user has no home folder; set HOME, or write"):
+        user_path("~/a")
+    assert user_path("./~a") == Path("~a")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("unknown: --storge postgresql://me:SEC/R@ET@h/d (see)", "postgresql://me:***@h/d (see)"),
+        ("--set storage=mysql://h/d?password=SECRET&x=1: ", "mysql://h/d?password=***&x=1: "),
+        ("postgresql://me@h:5432/d, allowed", "postgresql://me@h:5432/d, allowed"),
+        ("write @ as %40; postgresql://...: x@y", "postgresql://...: x@y"),
+    ],
+)
+def test_no_line_shows_a_password_wherever_a_user_typed_it(text, shown):
+    assert str(UserError(text)).endswith(shown)
+    assert "SEC" not in printable(text)

@@ -708,3 +708,22 @@ def test_statistics_to_save_need_a_folder(lab, command):
     code, _, error = command("--save-stats", lab / "t.npz")
     line = "error: --save-stats: name the folder to read and the .npz to write\n"
     assert (code, error) == (2, line)
+
+
+def test_statistics_of_the_current_folder_lie_next_to_it(lab, command, monkeypatch):
+    monkeypatch.chdir(lab / "truth")
+    assert command("--predicted-path", ".", "--save-stats")[0] == 0
+    assert (lab / "truth.npz").is_file()
+
+
+def test_a_certificate_may_have_a_name_as_long_as_the_system_allows(lab, command):
+    path = lab / ("c" * 250 + ".json")
+    assert command("--predicted-path", lab / "test_results", "--json", path)[0] == 0
+    assert path.is_file()
+
+
+def test_a_home_that_a_user_does_not_have_is_one_line(command, monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    code, _, error = command("--predicted-path", "~/results")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("error: ~/results: this user has no home folder; set HOME")

@@ -1,6 +1,8 @@
 """Folders, zips and csv files give the same pixels; what is wrong with one is named."""
 
+import errno
 import io
+import os
 import pickle
 import unicodedata
 import zipfile
@@ -8,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fid.files import ScoreError
-from fid.images import FolderImages, decode_image, folder_names, mask_values
+from fid.files import ScoreError, note
+from fid.images import FolderImages, decode_image, mask_values
 from fid.inputs import open_images
-from fid.names import natural_key
+from fid.listing import folder_names
+from fid.names import is_picture, natural_key
 from fid.paired import belonging
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image
@@ -194,6 +197,23 @@ NAMES = {
     "by stem": (["a.png", "b.png"], ["b.jpg", "a.gif"], ["a.gif", "b.jpg"]),
     "composed": (["\u00e9.png", "b.png"], ["b.png", "e\u0301.png"], ["e\u0301.png", "b.png"]),
     "by subject": (["a.png", "b.png"], ["b_mask.png", "mask-a.png"], ["mask-a.png", "b_mask.png"]),
+    "of LaMa": (
+        ["a1.png", "a2.png"],
+        ["a1_mask002.png", "a2_mask001.png"],
+        ["a1_mask002.png", "a2_mask001.png"],
+    ),
+    "with the suffix": (["a.jpg", "b.jpg"], ["b.jpg.png", "a.jpg.png"], ["a.jpg.png", "b.jpg.png"]),
+    "of Windows": (
+        ["a (1).png", "a (2).png"],
+        ["b (2).png", "b (1).png"],
+        ["b (1).png", "b (2).png"],
+    ),
+    "number before": (
+        ["a_001.png", "a_002.png"],
+        ["2_mask.png", "1_mask.png"],
+        ["1_mask.png", "2_mask.png"],
+    ),
+    "of a telephone": (["I_1.JPG", "I_1.PNG"], ["I_1.PNG", "I_1.JPG"], ["I_1.JPG", "I_1.PNG"]),
     "by folder": (["a/1.png", "b/1.png"], ["b/1.jpg", "a/1.jpg"], ["a/1.jpg", "b/1.jpg"]),
 }
 
@@ -358,7 +378,73 @@ def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, pixels, capsys):
     (folder / "more").symlink_to(write_folder(tmp_path / "b", pixels))
     assert len(folder_names(folder, recursive=True)) == len(pixels)
     said = capsys.readouterr().err
-    assert said == f"note: {folder}/more: is a link to a folder, which is left out\n"
+    assert said == f"note: {folder}: more is a link to a folder, which is left out\n"
+
+
+def test_a_folder_that_cannot_be_gone_into_is_left_out_with_a_note(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a.png").write_bytes(encoded(RGB))
+    (tmp_path / "theirs").mkdir()
+    scan = os.scandir
+
+    def closed(path: str | Path) -> object:
+        if Path(path).name == "theirs":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert folder_names(tmp_path, recursive=True) == ["mine/a.png"]
+    said = capsys.readouterr().err
+    assert said == f"note: {tmp_path}/theirs: Permission denied; what it holds is left out\n"
+
+
+SYSTEMS = ["@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "$RECYCLE.BIN/$IABC.png", "lost+found/b.png"]
+
+
+@pytest.mark.parametrize("name", [*SYSTEMS, "#recycle/a.png", "__MACOSX/a.png"])
+def test_copies_that_a_system_keeps_are_no_pictures_of_the_users(name):
+    assert not is_picture(name)
+    assert is_picture(f"x{name}")
+
+
+def of_macs(content: bytes) -> bytes:
+    """A zip as Macs pack it: names are UTF-8, and no flag says so."""
+    changed = bytearray(content)
+    for header, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        place = -1
+        while (place := changed.find(header, place + 1)) >= 0:
+            changed[place + offset + 1] &= ~0x08
+    return bytes(changed)
+
+
+def test_names_in_a_zip_are_those_of_the_machine_that_packed_it(tmp_path):
+    members = {"caf\u00e9.png": encoded(RGB), "out\\sub\\b.png": encoded(255 - RGB)}
+    path = write_zip(tmp_path / "a.zip", members)
+    path.write_bytes(of_macs(path.read_bytes()))
+    images = open_images(path)
+    assert images.names == ["caf\u00e9.png", "out/sub/b.png"]
+    np.testing.assert_array_equal(images.pixels(1), 255 - RGB)
+    source = open_source(path)
+    assert source.files == images.names
+    assert source.read("caf\u00e9.png") == encoded(RGB)
+
+
+def test_colours_other_than_srgb_are_told_of_once_but_not_of_masks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fid.files._noted", set())
+    profile = b"." * 16 + b"RGB " + b"." * 200
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, "PNG", icc_profile=profile)
+    decode_image(buffer.getvalue(), "mask.png", lambda image, name: np.asarray(image))
+    assert capsys.readouterr().err == ""
+    for name in ("a.png", "b.png"):
+        np.testing.assert_array_equal(decode_image(buffer.getvalue(), name), RGB)
+    text = "states other colours than sRGB; its values are compared as they are"
+    assert capsys.readouterr().err == f"note: a.png {text}\n"
+
+
+def test_a_name_cannot_break_the_line_of_a_note(capsys):
+    note("two\nlines \x1b[31mred.heic left out")
+    assert capsys.readouterr().err == "note: two lines \\x1b[31mred.heic left out\n"
 
 
 def test_a_manifest_may_write_an_accent_otherwise_than_the_folder(tmp_path, pixels):

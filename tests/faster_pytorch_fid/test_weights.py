@@ -110,3 +110,13 @@ def test_bad_weight_files_are_one_line_with_their_hash(tmp_path, capsys):
         read_weights(tmp_path / "pt-6726825d.pth")
     with pytest.raises(ScoreError, match="no such weight file"):
         find_weights(str(tmp_path / "none.pth"), tmp_path)
+
+
+def test_without_a_home_nothing_is_fetched_into_a_folder_called_tilde(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user without an entry
+    with pytest.raises(ScoreError, match=r"~/\.cache/torch/hub: this user has no home folder; set"):
+        find_weights(None, None)
+    assert list(tmp_path.iterdir()) == []

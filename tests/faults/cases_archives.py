@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from fault_case import (
     Maker,
     both,
     linked,
+    manifest_with,
     put,
     removed,
     sparse,
@@ -30,6 +33,7 @@ from fault_files import (
     encoded,
     encrypted,
     npz,
+    of_macs,
     packed,
     patched,
     pictures,
@@ -89,6 +93,24 @@ def _zips() -> list[Case]:
     return cases
 
 
+def _of_windows(content: bytes) -> bytes:
+    """The same zip with \\ below folders, as some programs write it."""
+    return content.replace(b"sub/", b"sub\\")
+
+
+def _foreign(pack: Callable[[bytes], bytes]) -> Maker:
+    """A zip of another system's, and a truth with the same names."""
+
+    def make(folder: Path) -> None:
+        names = [f"{name}.png" for name in ("caf\u00e9", "m\u00fcsli", "ni\u00f1o")]
+        members = {f"sub/{name}": encoded(pixels(i)) for i, name in enumerate(names)}
+        put("bad.zip", pack(packed(members)))(folder)
+        shutil.rmtree(folder / "truth")
+        both(*(put(f"truth/{name}", encoded(pixels(9))) for name in names))(folder)
+
+    return make
+
+
 def _bomb(folder: Path) -> None:
     (folder / "bad.zip").write_bytes(bomb())
 
@@ -125,6 +147,11 @@ BOMBS = [
     *(Case(f"a zip to {what} with a name of 9,000 digits", command, "",
            put("bad.zip", packed({**pictures(11), f"{'9' * 9000}.png": encoded(pixels(99))})),
            REPAIRED) for what, command in (("prepare", ZIPPED), ("score", SCORED_ZIP))),
+    *(Case(f"a zip {what} to score", f"{SCORED_ZIP} --metrics fid,paired", "", make, REPAIRED)
+      for what, make in (("of a Mac", _foreign(of_macs)), ("of Windows", _foreign(_of_windows)))),
+    Case("a storage server's thumbnails among pictures to prepare",
+         PREPARE.replace("6 3 2", "7 3 2"), "pictures: 11 images, but --split asks for",
+         put("pictures/@eaDir/image_1.png/SYNOPHOTO_THUMB_M.png", encoded(pixels(99)))),
     Case("a pipe as zip to prepare", ZIPPED, "bad.zip: is neither a folder nor a zip file",
          lambda folder: os.mkfifo(folder / "bad.zip")),
     Case("a pipe as csv of ground truth", REPAIRED_CSV, "bad.csv: is not a file",
@@ -217,6 +244,8 @@ MANIFESTS: dict[str, tuple[Maker, str]] = {
     "that is a list": (put("results/manifest.json", "[]"), "expected an object with a list"),
     "without images": (put("results/manifest.json", "{}"), "expected an object with a list"),
     "that names no truth": (_manifest(lambda m: m.pop("ground_truth")), "names no ground truth"),
+    "with a threshold in words": (
+        manifest_with(mask_threshold="low"), "'mask_threshold' must be a path, for the threshold"),
     "with a number for a path": (_manifest(lambda m: m.update(ground_truth=3)), "must be a path"),
     "that names a missing image": (
         _manifest(lambda m: m["images"][1].update(image="gone.png")), "no image 'gone.png'"),

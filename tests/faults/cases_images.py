@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 from fault_case import (
     INPAINT,
@@ -15,6 +18,7 @@ from fault_case import (
     both,
     cut,
     linked,
+    manifest_with,
     moved,
     put,
     removed,
@@ -26,10 +30,12 @@ from fault_files import (
     animation,
     declared_gamma,
     declared_png,
+    declared_primaries,
     deep_png,
     encoded,
     grey_profile,
     mask,
+    of_camera,
     other_profile,
     packed,
     pixels,
@@ -114,6 +120,16 @@ def _renamed(name: str, new: str) -> Case:
     return Case(name, INPAINT, "", both(*(moved(a, b) for a, b in files)), REPAIRED, results=3)
 
 
+def _like_lama(folder: Path) -> None:
+    """image1.png, image1_mask003.png and so on; image 1 alone has a mask that it may have."""
+    shutil.rmtree(folder / "job/test")
+    for i in range(3):
+        moved(f"job/masked_image/image_{i}.png", f"job/masked_image/image{i}.png")(folder)
+        moved(f"job/mask64/mask_{i}.png", f"job/mask64/image{i}_mask00{(i + 1) % 3}.png")(folder)
+    for name in ("masked_image/image1.png", "mask64/image1_mask002.png"):
+        put(f"job/{name}", encoded(mask(0)[:8] if "mask64" in name else pixels()[:8]))(folder)
+
+
 PARTS = (("masked_image", "image"), ("mask64", "mask"), ("test", "image"))
 
 ODD = [
@@ -139,6 +155,13 @@ ODD = [
         "states other colours than sRGB",
     ),
     _odd("that states another gamma", declared_gamma(1.0), "states other colours than sRGB"),
+    _odd("that states other primaries", declared_primaries(), "states other colours than sRGB"),
+    _odd("of a camera set to Adobe RGB", of_camera(), "states other colours than sRGB"),
+    _odd(
+        "with a colour profile that no PNG may hold",
+        encoded(PICTURE, "JPEG", icc_profile=other_profile() + bytes(2 * MIB)),
+        "a profile that no PNG of RGB keeps",
+    ),
     _odd("with a broken colour profile", encoded(PICTURE, icc_profile=b"profile" * 9)),
     _odd("with bytes after its end", encoded(pixels()) + b"more" * 99),
     _odd("that is a WebP named .png", encoded(PICTURE, "WEBP", lossless=True)),
@@ -151,6 +174,14 @@ LEFT_OUT = [
          "note: image_5.png has a colour profile; it is left out",
          put("pictures/image_5.png", encoded(pixels(45), icc_profile=other_profile())), REPAIRED,
          replaced="pictures/image_5.png"),
+    Case("a training picture with a colour profile", f"{TRANSFORMER} --run own --epochs 1 "
+         "--tokenizer run/tokenizer/vqgan.safetensors", "image_2.png has a colour profile; it is",
+         put("data/train/image_2.png", encoded(pixels(2), icc_profile=other_profile())), REPAIRED,
+         replaced="data/train/image_2.png"),
+    Case("a picture to score with a colour profile", f"{SCORE} --gt-path truth",
+         "truth/image_3.png states other colours than sRGB; its values are compared as they are",
+         put("truth/image_3.png", encoded(pixels(63), icc_profile=other_profile())), REPAIRED,
+         replaced="truth/image_3.png"),
     Case("a further picture of a format that is not read", INPAINT,
          "note: job/masked_image: image_4.avif left out; allowed are .bmp, .gif",
          put("job/masked_image/image_4.avif", b"picture"), REPAIRED, results=3),
@@ -165,6 +196,21 @@ NAMES = [
     _renamed("names with a line break", "two\nlines 1.png"),
     _renamed("names with a terminal's control characters", "\x1b[31mred 1.png"),
     _renamed("names that look like an option", "--output 1.png"),
+    Case(
+        "masks named as LaMa does, which are numbered otherwise",
+        INPAINT,
+        "",
+        _like_lama,
+        REPAIRED,
+        results=3,
+    ),
+    Case(
+        "a name that would break the line of a note",
+        SCORE,
+        "a \\x1b[31mred.heic left out",
+        put("truth/a\n\x1b[31mred.heic", b"picture"),
+        REPAIRED,
+    ),
     Case(
         "a bad picture whose name holds line breaks and control characters",
         INPAINT,
@@ -201,8 +247,12 @@ SIZES = [
 ]  # fmt: skip
 
 LINKS = [
-    Case("a picture that links to itself", INPAINT, "2 images", linked(IMAGE, "image_1.png")),
-    Case("a picture that links to nothing", INPAINT, "2 images", linked(IMAGE, "gone.png")),
+    Case("a picture that links to itself", INPAINT, "image_1.png: cannot be read: Too many levels",
+         linked(IMAGE, "image_1.png")),
+    Case("a picture that links to nothing", INPAINT, "image_1.png: links to a file that is not",
+         linked(IMAGE, "gone.png")),
+    Case("a training picture that links to nothing", TRANSFORMER, "image_2.png: No such file",
+         linked("data/train/image_2.png", "gone.png")),
     Case("a predicted picture that links to itself", SCORE, "image_3.png",
          linked("results/image_3.png", "image_3.png")),
     Case("a folder that links to its parent", PREPARE, "all is a link to a folder, which is left",
@@ -266,6 +316,10 @@ MASKS = [
          put("job/mask64/other_1.png", encoded(mask()))),
     Case("a mask of zeros and ones for the scorer", f"{SCORE} --metrics fid,paired", "",
          put("masks/mask_3.png", encoded(mask() // 255)), REPAIRED),
+    Case("soft masks for the scorer, whose threshold the manifest states",
+         f"{SCORE} --metrics fid,paired,hole", "",
+         both(put("masks/mask_3.png", encoded(mask(), "JPEG", quality=30)),
+              manifest_with(mask_threshold=128)), REPAIRED, replaced="masks/mask_3.png"),
     Case("a soft mask for the scorer", f"{SCORE} --metrics fid,paired", "mask_3.png",
          put("masks/mask_3.png", encoded(np.full((SIDE, SIDE), 99, np.uint8)))),
     Case("a mask of another size for the scorer", f"{SCORE} --metrics fid,paired", "mask_3.png",

@@ -10,6 +10,7 @@ from pathlib import Path
 from fault_case import (
     INPAINT,
     PAGE,
+    PREPARE,
     REPAIRED,
     SCORE,
     SEARCH,
@@ -151,6 +152,10 @@ CASES = [
            moved("truth", folder), REPAIRED)
       for form, other in (("NFC", "NFD"), ("NFD", "NFC"))
       for folder, name in [[unicodedata.normalize(f, "caf\u00e9") for f in (form, other)]]),
+    Case("a data set whose name is as long as the system allows",
+         PREPARE.replace("prepared", "d" * 255), "", code=REPAIRED),
+    Case("a certificate whose name is as long as the system allows",
+         f"{SCORE} --json {'c' * 250}.json", "", code=REPAIRED),
     Case("a truth below the home folder, after =", f"{SCORE} --gt-path=~/truth", "", code=REPAIRED,
          environment={"HOME": "."}),
     Case("a home that the system does not let the scorer look into",

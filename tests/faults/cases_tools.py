@@ -47,6 +47,20 @@ SEARCHES: dict[str, tuple[str, str, Maker]] = {  # what is wrong: command, what 
         "search.space", NOTHING),
     "in an unknown database": (f"{SEARCH} --storage oracle://a", "allowed are", NOTHING),
     "in a database without a host": (f"{SEARCH} --storage mysql://:x:y", "--storage", NOTHING),
+    "in a database whose URL hides a password behind a semicolon": (
+        f"{SEARCH} --storage 'postgresql://h/d;password=SECRET'",
+        "postgresql://...: cannot tell the password from the rest", NOTHING),
+    "in a database whose user name holds the password": (
+        f"{SEARCH} --storage postgresql://me%3ASECRET@h/d", "cannot tell the password", NOTHING),
+    "in a URI that lies in memory": (
+        f"{SEARCH} --storage 'sqlite:///file::memory:?cache=shared&uri=true'", "names no file",
+        NOTHING),
+    "whose storage is mistyped": (
+        f"{TRANSFORMER} --stroage postgresql://me:SECRET@h/d",
+        "unrecognized arguments: --stroage postgresql://me:***@h/d", NOTHING),
+    "whose storage is set as a key": (
+        f"{TRANSFORMER} --set storage=postgresql://me:SECRET@h/d",
+        "--set storage=postgresql://me:***@h/d: unknown key storage", NOTHING),
     "in a journal file": (f"{SEARCH} --storage a.log", "--storage: no database URL", NOTHING),
     "in memory": (f"{SEARCH} --storage sqlite://", "names no file", NOTHING),
     "in a database below a file": (

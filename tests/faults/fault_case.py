@@ -6,6 +6,7 @@ cases are relative to the workspace (conftest.py says what lies in it).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,16 @@ def cut(name: str, share: float) -> Maker:
     def make(folder: Path) -> None:
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: int(len(content) * share)])
+
+    return make
+
+
+def manifest_with(**values: object) -> Maker:
+    """State more in the manifest of the results."""
+
+    def make(folder: Path) -> None:
+        path = folder / "results/manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     return make
 

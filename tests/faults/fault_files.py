@@ -68,6 +68,21 @@ def declared_gamma(gamma: float) -> bytes:
     return encoded(pixels(), pnginfo=note)
 
 
+def declared_primaries() -> bytes:
+    """A PNG that states the primaries of Display P3 and no profile."""
+    note = PngInfo()
+    primaries = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+    note.add(b"cHRM", struct.pack(">8I", *primaries))
+    return encoded(pixels(), pnginfo=note)
+
+
+def of_camera() -> bytes:
+    """A JPEG of a camera that is set to Adobe RGB, which it writes into its EXIF."""
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
+    return encoded(pixels(), "JPEG", exif=exif)
+
+
 def other_profile() -> bytes:
     """A colour profile of RGB: that of sRGB, red and green exchanged, under another name."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
@@ -133,6 +148,16 @@ def pictures(count: int = 11) -> dict[str, bytes]:
 def bomb() -> bytes:
     """A zip of good pictures and one member that unpacks to 300 MiB."""
     return packed({**pictures(), "bomb.png": bytes(300 * MIB)})
+
+
+def of_macs(content: bytes) -> bytes:
+    """A zip as Macs pack it: names are UTF-8, and no flag says so."""
+    out = bytearray(content)
+    for header, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        place = -1
+        while (place := content.find(header, place + 1)) >= 0:
+            out[place + offset + 1] &= ~0x08
+    return bytes(out)
 
 
 def patched(content: bytes, offset: int, value: bytes) -> bytes:

@@ -71,6 +71,15 @@ def test_a_whole_file_is_a_whole_model(solution, save, tmp_path, assert_same):
     assert_same(dict(sorted(whole.items())), dict(sorted(expected.items())))
 
 
+def test_a_place_that_cannot_be_written_to_is_one_line(weights, tmp_path, monkeypatch):
+    def refuse(*_arguments: object) -> None:  # how PyTorch reports it
+        raise RuntimeError("open file failed with strerror: Permission denied")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(UserError, match=r"VQGAN\.pt: cannot be written: .*Permission denied"):
+        export_lab(weights, tmp_path, VARIANTS["report"], whole=False)
+
+
 def test_the_export_tells_what_the_solution_must_be_built_with(weights, tmp_path):
     lines = export_lab(weights, tmp_path, VARIANTS["report"], whole=False)
     needs = [line for line in lines if line.startswith("the solution's transformer")]

@@ -177,6 +177,7 @@ def test_only_flags_that_were_given_override_and_they_come_last():
     ("arguments", "said"),
     [
         (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--storge=mysql://me:SECRET@h/d"], "unrecognized arguments: --storge=mysql://me:***@h/d"),
         (["--total-iter", "x"], "argument --total-iter: invalid int value: 'x'"),
         (["--data"], "argument --data: expected one argument"),
         (["--data", ""], "argument --data: is empty; is a variable of the shell unset?"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config
+from config.section import user_path
 from utils.distributed import is_main
 from utils.io.notes import tell_once
 
@@ -26,7 +27,7 @@ def pretrained_folder(name: str | Path) -> Path:
     if Path(name).exists():
         raise UserError(f"{name}: has no {TOKENIZER} and {TRANSFORMER}")
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import (
             HfHubHTTPError,
             HFValidationError,
@@ -37,6 +38,7 @@ def pretrained_folder(name: str | Path) -> Path:
             f"{name}: no such folder; a name on the Hugging Face Hub needs pip install "
             "huggingface_hub"
         ) from None
+    user_path(constants.HF_HUB_CACHE)  # without a home it would be made in the current folder
     try:
         return Path(snapshot_download(str(name)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

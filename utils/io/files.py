@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from config.errors import UserError
 from utils.io.notes import note
 
 LOCK = ".lock"  # of a run's folder
+NO_LOCKS = "no locks here; run one process at a time"
 
 
 @contextmanager
@@ -85,7 +87,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     make_folder(folder)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(blocking=False)
+        with warnings.catch_warnings(record=True) as said:  # filelock's, where flock is missing
+            warnings.simplefilter("always")
+            lock.acquire(blocking=False)
+        if said:
+            note(f"{folder}: {NO_LOCKS}")
     except Timeout:
         raise UserError(
             f"{folder}: another process is at work in this folder; wait for it, or name another"
@@ -93,7 +99,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         if getattr(error, "filename", None) is not None:  # of opening, not of locking
             raise UserError(f"{folder / LOCK}: cannot be written: {error.strerror}") from None
-        note(f"{folder}: no locks here; run one process at a time")
+        note(f"{folder}: {NO_LOCKS}")
     try:
         yield
     finally:

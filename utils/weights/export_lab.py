@@ -16,6 +16,7 @@ from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
+from utils.io import faults
 from utils.io.files import atomic
 from utils.weights.description import TOKENIZER, TRANSFORMER, read_header
 from utils.weights.lab_file import read_lab_file
@@ -83,7 +84,10 @@ def _needs(kind: str, description: TokenizerConfig | TransformerConfig) -> list[
 
 def _save(path: Path, weights: Weights) -> None:
     with atomic(path) as temporary:
-        torch.save({key: value.contiguous() for key, value in weights.items()}, temporary)
+        try:
+            torch.save({key: value.contiguous() for key, value in weights.items()}, temporary)
+        except RuntimeError as error:  # how PyTorch reports a write that failed
+            raise UserError(f"{path}: cannot be written: {faults.first_line(error)}") from None
 
 
 def _naming(

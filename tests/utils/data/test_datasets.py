@@ -215,3 +215,20 @@ def test_names_that_write_an_accent_otherwise_belong_together(tmp_path, by_order
     items = InpaintingSet(*job(tmp_path, *forms), pair_by_order=by_order)
     assert sorted(place for *_, place in pairs(items)) == [0, 1, 2]
     assert all(value == 10 * place for _, _, value, place in pairs(items))
+
+
+@pytest.mark.parametrize("other", ["images", "./images/", "link", "{folder}/images"])
+def test_one_folder_of_images_and_masks_may_be_written_in_two_ways(tmp_path, monkeypatch, other):
+    monkeypatch.chdir(tmp_path)
+    names = ("a1.png", "a1_mask001.png", "a2.png", "a2_mask001.png")
+    put(tmp_path / "images", {name: hole(i) for i, name in enumerate(names)})
+    (tmp_path / "link").symlink_to("images")
+    items = InpaintingSet(Path("images"), Path(other.format(folder=tmp_path)))
+    assert [(x.name, int(x.hole.argmax())) for x in items] == [("a1.png", 1), ("a2.png", 3)]
+
+
+def test_a_name_cannot_break_the_line_of_a_warning(tmp_path, capsys):
+    put(tmp_path / "images", {"\x1b[31mred.png": picture(0)})
+    put(tmp_path / "masks", {"\x1b[31mred.png": np.zeros((4, 4), np.uint8)})
+    list(InpaintingSet(tmp_path / "images", tmp_path / "masks"))
+    assert f"warning: {tmp_path}/masks/\\x1b[31mred.png: 100%" in capsys.readouterr().err

@@ -463,8 +463,23 @@ def test_names_that_write_an_accent_otherwise_are_the_same_source(tmp_path):
     assert prints[0] == prints[1]
 
 
-def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("utils.io.notes._told", set())
+@pytest.mark.parametrize("target", ["gone.png", "x.png"])
+def test_a_link_to_nothing_or_itself_is_counted_as_unreadable(tmp_path, target):
+    folder = put(tmp_path / "pictures", range(13))
+    (folder / "x.png").symlink_to(target)
+    prepare(open_source(folder), tmp_path / "out", SMALL, workers=1)
+    description = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert description["files"]["files"] == 14
+    assert description["skipped"][0].startswith("x.png: cannot be read")
+
+
+def test_a_data_set_may_have_a_name_as_long_as_the_system_allows(tmp_path):
+    out = tmp_path / ("d" * 255)
+    prepare(open_source(put(tmp_path / "pictures", range(11))), out, SMALL, workers=1)
+    assert (out / "dataset.json").is_file()
+
+
+def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, capsys):
     folder = put(tmp_path / "pictures", range(2))
     (folder / "more").symlink_to(put(tmp_path / "more", range(2)))
     assert open_source(folder).files == ["0.png", "1.png"]

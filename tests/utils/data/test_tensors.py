@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from config.errors import UserError
 from utils.data.tensors import load_images, normalise, to_uint8
@@ -62,10 +63,19 @@ def test_a_folder_holds_its_images_in_natural_order_as_bytes(tmp_path):
 
 @pytest.mark.parametrize("image_size", [None, 4])
 def test_an_image_of_another_size_says_what_to_do(tmp_path, image_size):
+    (tmp_path := tmp_path / "my cats").mkdir()
     put(tmp_path, {"0.png": picture(0), "1.png": picture(0, 3, 5)})
     with pytest.raises(UserError) as caught:
         load_images(tmp_path, image_size)
     assert str(caught.value) == (
         f"{tmp_path / '1.png'}: 5 x 3 pixels, not 4 x 4; resize the set with:"
-        f" prepare_data.py images {tmp_path} --image-size 4 --out DIR"
+        f" prepare_data.py images '{tmp_path}' --image-size 4 --out DIR"
     )
+
+
+def test_a_colour_profile_that_training_does_not_apply_is_told_of(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.io.notes._told", set())
+    profile = b"." * 16 + b"RGB " + b"." * 200
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", icc_profile=profile)
+    load_images(tmp_path)
+    assert "a.png has a colour profile; it is left out" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.errors import UserError
@@ -251,3 +252,12 @@ def test_timing_counts_every_image(weights, job, tmp_path):
     timing = inpaint_set(weights, InpaintingSet(job), tmp_path / "out")
     assert timing["images_per_second"] * timing["seconds"] == pytest.approx(COUNT)
     assert torch.is_grad_enabled()
+
+
+def test_a_picture_at_hand_keeps_its_colour_profile(weights):
+    image, mask = Image.new("RGB", (16, 16), (9, 8, 7)), np.full((16, 16), 255, np.uint8)
+    mask[4:8, 4:8] = 0
+    inpainter, profile = Inpainter(weights), b"." * 16 + b"RGB " + b"." * 200
+    assert inpainter(image, Image.fromarray(mask)).info == {}
+    image.info["icc_profile"] = profile
+    assert inpainter(image, Image.fromarray(mask)).info == {"icc_profile": profile}

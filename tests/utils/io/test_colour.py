@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import struct
+
 import numpy as np
 import pytest
 from fid.colour import PROFILE, is_srgb, profile_of, to_srgb
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from utils.io import notes
 from utils.io.images import load_rgb
@@ -75,3 +79,45 @@ def test_colour_of_more_than_8_bits_has_the_note_of_grey(tmp_path, capsys, maxim
     (tmp_path / "a.ppm").write_bytes(b"P6 2 2 %d\n" % maximum + content)
     assert load_rgb(tmp_path / "a.ppm").getpixel((0, 0)) == (255, 255, 255)
     assert ("has 16 bits a channel" in capsys.readouterr().err) == (maximum > 255)
+
+
+PRIMARIES = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)  # of Display P3
+
+
+def stating(name: bytes, *values: int) -> bytes:
+    """A PNG with a chunk of such numbers."""
+    note, buffer = PngInfo(), io.BytesIO()
+    note.add(name, struct.pack(f">{len(values)}I", *values))
+    Image.new("RGB", (2, 2)).save(buffer, "PNG", pnginfo=note)
+    return buffer.getvalue()
+
+
+def of_camera(space: str, orientation: int = 1) -> bytes:
+    """A JPEG whose EXIF names its colours as cameras do."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x112], exif[0x8769] = orientation, {0xA001: 65535, 0xA005: {1: space}}
+    Image.new("RGB", (2, 2)).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def large(profile: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "JPEG", icc_profile=profile + bytes(2 << 20))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "is_told"),
+    [
+        (stating(b"cHRM", *PRIMARIES), True),
+        (stating(b"cHRM", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), False),
+        (stating(b"gAMA", 45455), False),
+        (of_camera("R03"), True),
+        (of_camera("R03", orientation=6), True),
+        (of_camera("R98"), False),
+        (large(exchanged()), True),
+    ],
+)
+def test_colours_that_a_result_cannot_keep_are_told_of(content, is_told, capsys):
+    assert load_rgb(io.BytesIO(content), "a").info == {}
+    assert ("a states other colours than sRGB" in capsys.readouterr().err) == is_told

@@ -189,6 +189,13 @@ def test_images_are_listed_in_natural_order_without_hidden_and_other_files(tmp_p
     assert [path.name for path in list_images(tmp_path)] == wanted
 
 
+def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.png").symlink_to("gone.png")
+    (path,) = list_images(tmp_path)
+    with pytest.raises(UserError, match=r"a\.png: links to a file that is not there"):
+        load_rgb(path)
+
+
 def test_pictures_of_other_formats_are_told_of_once(tmp_path, capsys):
     for name in ("1.png", "10.avif", "2.HEIC", ".3.jxl", "notes.txt", "mask.npy"):
         (tmp_path / name).touch()
@@ -203,6 +210,11 @@ def test_a_folder_that_gives_no_image_says_why(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match=r"contains no image; looked for \.bmp"):
         list_images(tmp_path)
+    (tmp_path / "my cats/tabby").mkdir(parents=True)
+    (tmp_path / "my cats/tabby/1.png").touch()
+    advice = rf"my cats/tabby holds some; .* prepare_data\.py images '{tmp_path}/my cats' --out DIR"
+    with pytest.raises(UserError, match=advice):
+        list_images(tmp_path / "my cats")
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is not a folder"):

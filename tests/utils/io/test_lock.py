@@ -63,14 +63,17 @@ def test_a_folder_opens_again_after_an_error(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.ENOLCK, errno.EBADF, errno.ESTALE, errno.EIO, errno.ENOSYS, errno.EOPNOTSUPP]
+)
 def test_a_file_system_that_cannot_lock_is_used_with_a_note(tmp_path, monkeypatch, capsys, number):
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with alone_in(tmp_path):
-        assert "no locks here" in capsys.readouterr().err
+        text = f"note: {tmp_path}: no locks here; run one process at a time"
+        assert capsys.readouterr().err.splitlines() == [text]
 
 
 def test_locks_that_fail_only_when_they_are_released_are_no_error(tmp_path, monkeypatch):

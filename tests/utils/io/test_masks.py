@@ -10,7 +10,7 @@ from PIL import Image
 
 from config.errors import UserError
 from utils.io import notes
-from utils.io.masks import load_mask
+from utils.io.masks import as_hole, load_mask
 
 CORNERS = np.array([[0, 1], [1, 0]])
 
@@ -53,3 +53,31 @@ def test_a_mask_of_zeros_and_ones_is_told_in_every_type(tmp_path, capsys, monkey
         monkeypatch.setattr(notes, "_told", set())
         load_mask(saved(tmp_path / f"{number}.tif", CORNERS.astype(kind)))
         assert f"{number}.tif: a mask of 0 and 1, taken as" in capsys.readouterr().err
+
+
+IMAGE = np.zeros((2, 2, 3), np.uint8)
+
+
+@pytest.mark.parametrize("known", [1, 255, 65535])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.int32, np.uint16])
+def test_a_mask_at_hand_is_read_as_one_of_a_file(known, kind):
+    if known > np.iinfo(np.uint8).max and kind is np.uint8:
+        return
+    hole = as_hole(Image.fromarray((CORNERS * known).astype(kind)), IMAGE)
+    assert hole.tolist() == [[True, False], [False, True]]
+
+
+def test_an_array_of_zeros_and_ones_is_a_mask_and_booleans_are_holes():
+    assert as_hole(CORNERS.astype(np.uint8), IMAGE).tolist() == [[True, False], [False, True]]
+    assert as_hole(CORNERS.astype(bool), IMAGE).tolist() == [[False, True], [True, False]]
+
+
+def test_a_mask_at_hand_is_turned_by_its_exif_as_its_image_is():
+    mask = Image.fromarray(np.array([[0, 255], [0, 255]], np.uint8))
+    mask.getexif()[0x112] = 6  # stored lying on its side
+    assert as_hole(mask, IMAGE).tolist() == [[True, True], [False, False]]
+
+
+def test_a_mask_at_hand_in_colour_is_refused():
+    with pytest.raises(UserError, match="mask: a mask must be grey"):
+        as_hole(Image.new("RGB", (2, 2), (200, 0, 0)), IMAGE)

@@ -54,6 +54,10 @@ def test_a_password_is_never_shown_wherever_the_url_has_it(url, expected):
         "postgresql://u@c:SECRET@h/d",
         "u:SECRET@h/d",
         "oracle://u:SECRET@h/d",
+        "postgresql://u%3ASECRET@h/d",
+        "postgresql://h/d;user=u;password=SECRET",
+        "postgresql://h/d&password=SECRET",
+        "mysql://h;password=SECRET/d",
     ],
 )
 def test_a_url_that_cannot_be_read_is_refused_without_any_part_of_its_password(url):
@@ -89,6 +93,8 @@ MISTAKES = {  # URL: what the line must say
     "study.log": "no database URL; allowed are e.g. sqlite:///study.db (a file)",
     "sqlite://": "names no file",
     "sqlite:///:memory:": "names no file",
+    "sqlite:///file::memory:?cache=shared&uri=true": "names no file",
+    "sqlite:///file:studies/a.db?uri=true": "names no file",
     "mysql+pymysql://u:secret@h/d": "mysql+pymysql://u:***@h/d: no driver found; pip install "
     "pymysql",
     "mysql+nothing://u:secret@h/d": "mysql+nothing://u:***@h/d: Can't load plugin",
