@@ -214,6 +214,8 @@ def _parse_text(text: str) -> tuple[Key, Any]:
         value = _Loader(raw, lambda _: f"--set {shorten(text)}").get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {shorten(text)}: the value is not valid YAML") from None
+    if "#" in raw and "#" not in str(value):
+        raise UserError(f"--set {shorten(text)}: # begins a comment; put the value in quotes")
     return SYNONYMS.get(key, key), value
 
 

@@ -65,7 +65,7 @@ def build_report(config: Config) -> Path:
     return save_page(
         folder / "report.html",
         REPORT_TEMPLATE,
-        title=f"MaskGIT inpainting: {folder.absolute().name}",
+        title=f"MaskGIT inpainting: {folder.name}",
         lead=_lead(config, manifest),
         **_score_table(folder),
         comparison=[(name, embed(row)) for name, row in rows.items()],

@@ -38,6 +38,7 @@ DEFAULT_LIMITS = {
     "held_bytes": 64 * 2.0**30,  # of prepared pixels that are in memory at once; of the suite alone
 }
 CHUNK_BYTES = 1 << 20
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 KEPT = 20  # letters of a file's name in its temporary one, which must not be too long
 BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
@@ -132,11 +133,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with open(partial, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file)
             os.replace(partial, path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def sync(file: BinaryIO) -> None:
+    """Let a file's bytes reach the disk; some network drives cannot say that they have."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def check_place(path: Path) -> None:

@@ -15,8 +15,9 @@ EXTENSIONS = frozenset(  # what every Pillow reads
 )
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
 OTHER_EXTENSIONS = frozenset(  # pictures as well, which are left out with a note
-    {".apng", ".arw", ".avif", ".cr2", ".dng", ".eps", ".heic", ".heif", ".ico", ".jp2", ".jpe"}
-    | {".jxl", ".nef", ".pbm", ".pcx", ".pnm", ".psd", ".svg", ".tga", ".xcf"}
+    {".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".eps", ".exr", ".hdr", ".heic"}
+    | {".heif", ".hif", ".ico", ".j2k", ".jp2", ".jpe", ".jps", ".jxl", ".mpo", ".nef", ".orf"}
+    | {".pbm", ".pcx", ".pef", ".pnm", ".psd", ".qoi", ".raf", ".rw2", ".svg", ".tga", ".xcf"}
 )
 SYSTEM_FOLDERS = frozenset(  # of Macs, storage servers, Windows and Linux: copies, thumbnails, bins
     ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "lost+found")

@@ -314,6 +314,8 @@ def test_an_empty_section_keeps_its_defaults(write):
         ("training.epochs.x=3", "--set training.epochs.x=3: training.epochs"),
         ("training={epochs: 0}", "--set training={epochs: 0}: training.epochs is 0"),
         ("run=2024-99-99", "--set run=2024-99-99: the value is not valid YAML"),
+        ("run=lr #1", "--set run=lr #1: # begins a comment; put the value in quotes"),
+        ("run=#1", "--set run=#1: # begins a comment; put the value in quotes"),
         ("seed=" + "[" * 3000, "--set seed=["),
     ],
 )

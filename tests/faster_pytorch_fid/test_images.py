@@ -177,7 +177,7 @@ def test_scorer_and_suite_take_the_same_files_for_pictures_in_the_same_order(tmp
 
 
 def test_pictures_of_other_formats_are_left_out_with_a_note(tmp_path, capsys):
-    for name in ("a.png", "b.heic", "c.avif"):
+    for name in ("a.png", "b.heic", "c.MPO"):
         (tmp_path / name).write_bytes(b"")
     assert folder_names(tmp_path) == ["a.png"]
     assert f"note: {tmp_path}: b.heic and 1 more left out" in capsys.readouterr().err

@@ -6,10 +6,11 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fid.files import relative
+from fid.files import relative, replacing
 
 from config.errors import UserError
 from utils.io.files import atomic, content_hash, write_text
@@ -125,3 +126,28 @@ def test_a_path_seen_from_a_folder_behind_a_link_leads_to_the_same_place(tmp_pat
         for place in (Path("job/test"), tmp_path / "job/test", Path("runs/../../../job/test")):
             found = folder / relative(place, folder)
             assert found.resolve() == (tmp_path / "job/test").resolve(), (folder, place)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_drive_that_cannot_sync_is_written_to_all_the_same(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", failing(number))
+    write_text(tmp_path / "a.txt", "new")
+    with replacing(tmp_path / "b.json") as file:
+        file.write(b"{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.json"]
+
+
+def test_a_disk_that_fails_while_a_file_is_synced_is_no_success(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(UserError, match="a.txt: cannot be written"):
+        write_text(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def failing(number: int) -> Callable[[int], None]:
+    """A call of the system that fails with such a number."""
+
+    def call(_descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
