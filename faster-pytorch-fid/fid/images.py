@@ -150,6 +150,10 @@ class ImageSet(ABC):
         found = self.decoded(index)
         return resized(found, self.size) if self.size else found
 
+    def bytes_on_disk(self) -> int:
+        """Size of the file, or of a folder's images together."""
+        return self.path.stat().st_size
+
     def sha256(self) -> str:
         """Hash of the images in their order, whatever holds them and whatever they are called."""
         each = (hashlib.sha256(self.stored_bytes(i)).digest() for i in range(len(self)))
@@ -182,6 +186,9 @@ class FolderImages(ImageSet):
             return path.read_bytes()
         except OSError as error:
             raise ScoreError(f"{self.label(index)}: {error.strerror}") from None
+
+    def bytes_on_disk(self) -> int:
+        return sum((self.path / name).stat().st_size for name in set(self.names))
 
 
 class ZipImages(ImageSet):

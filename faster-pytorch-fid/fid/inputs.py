@@ -1,9 +1,4 @@
-"""What is scored against what: paths, the lab's csv, the manifest of inpainting, masks.
-
-`<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
-manifest), "masks": folder or null, "images": [{"image": name, "ground_truth": name (csv: row number
-from 0), "mask": name}, ...]}.
-"""
+"""What is scored against what: paths, the lab's csv, the manifest of inpainting, masks."""
 
 from __future__ import annotations
 
@@ -18,13 +13,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fid import Settings
-from fid.files import ScoreError, check_limit, most_bytes, note, read_json, user_path
+from fid.files import ScoreError, check_limit, most_bytes, note
 from fid.images import FolderImages, ImageSet, ZipImages
 from fid.listing import folder_names
+from fid.manifest import MANIFEST, beside, column_of, note_other_truth, read_manifest
 from fid.paired import belonging
 
 OF_PAIRS = {"ids", "hole", "paired"}  # metrics of an image and its own truth
-MANIFEST = "manifest.json"
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
 Source = ImageSet | Path  # images, or an .npz of statistics
@@ -180,15 +175,16 @@ def resolve_inputs(settings: Settings) -> Inputs:
     if settings.mask_path is not None:
         masks = belonging(predicted, open_images(Path(settings.mask_path)))
     elif manifest and manifest.get("masks"):
-        place = _beside(folder, manifest["masks"])
-        masks = open_images(place, _column(folder, manifest, "mask"))
+        place = beside(folder, manifest["masks"])
+        masks = open_images(place, column_of(folder, manifest, "mask"))
         masks.threshold = manifest.get("mask_threshold")
     is_stated = settings.gt_path is None and manifest is not None
     if is_stated:
         if not manifest.get("ground_truth"):
             raise ScoreError(f"{folder}/{MANIFEST}: names no ground truth; give --gt-path")
-        names = _column(folder, manifest, "ground_truth")
-        reference = open_source(_beside(folder, manifest["ground_truth"]), settings, names)
+        names = column_of(folder, manifest, "ground_truth")
+        reference = open_source(beside(folder, manifest["ground_truth"]), settings, names)
+        note_other_truth(reference, manifest)
     else:
         reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)
         if OF_PAIRS.intersection(settings.metrics) or settings.train_path:
@@ -200,8 +196,8 @@ def resolve_inputs(settings: Settings) -> Inputs:
 def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
     """The predicted images, those of the manifest where there is one, and that manifest."""
     folder = Path(settings.predicted_path)
-    manifest = _read_manifest(folder)
-    names = _column(folder, manifest, "image") if manifest else None
+    manifest = read_manifest(folder)
+    names = column_of(folder, manifest, "image") if manifest else None
     predicted = open_source(folder, settings, names or None)
     found = len(open_images(folder, None, settings.recursive)) if manifest else 0
     if manifest and found > len(predicted):
@@ -220,31 +216,3 @@ def _lab_truth(predicted: Path) -> Path:
         f"{predicted}: has no {MANIFEST} that names the ground truth; give --gt-path "
         f"(no {TRUTH_CSV} was found either)"
     )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, None where there is none."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    manifest = read_json(path)
-    entries = manifest.get("images") if isinstance(manifest, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ScoreError(f"{path}: expected an object with a list of objects under 'images'")
-    for key, kind in {"ground_truth": str, "masks": str, "mask_threshold": int}.items():
-        if not isinstance(manifest.get(key), kind | None):
-            raise ScoreError(f"{path}: {key!r} must be a path, for the threshold a number, or null")
-    return manifest
-
-
-def _column(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
-    """One value of every manifest entry."""
-    for number, entry in enumerate(manifest["images"]):
-        if entry.get(key) is None:
-            raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
-    return [entry[key] for entry in manifest["images"]]
-
-
-def _beside(folder: Path, place: str) -> Path:
-    """A path that a manifest names, which another system may have written."""
-    return Path(user_path(str(folder / place)))

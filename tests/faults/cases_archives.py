@@ -245,7 +245,7 @@ MANIFESTS: dict[str, tuple[Maker, str]] = {
     "without images": (put("results/manifest.json", "{}"), "expected an object with a list"),
     "that names no truth": (_manifest(lambda m: m.pop("ground_truth")), "names no ground truth"),
     "with a threshold in words": (
-        manifest_with(mask_threshold="low"), "'mask_threshold' must be a path, for the threshold"),
+        manifest_with(mask_threshold="low"), "'mask_threshold' must be a whole number or null"),
     "with a number for a path": (_manifest(lambda m: m.update(ground_truth=3)), "must be a path"),
     "that names a missing image": (
         _manifest(lambda m: m["images"][1].update(image="gone.png")), "no image 'gone.png'"),

@@ -20,6 +20,7 @@ from fault_case import (
     Case,
     Maker,
     both,
+    manifest_with,
     moved,
     put,
 )
@@ -133,6 +134,9 @@ CASES = [
            results=3)
       for form, other in (("NFC", "NFD"), ("NFD", "NFC"))
       for make, command in [_in(form, other)]),
+    Case("results that lie next to another truth than their own", f"{SCORE} --metrics fid,paired",
+         "truth: other files than those that the repairs hid (999 bytes); were they moved?",
+         manifest_with(ground_truth_bytes=999), REPAIRED, replaced="results/manifest.json"),
     Case("results behind a link for the scorer", f"{SCORE} --metrics fid,paired", "", _scratch,
          REPAIRED),
     Case("truth and masks behind links for the scorer", f"{SCORE} --metrics fid,paired", "", _loose,

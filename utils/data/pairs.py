@@ -112,6 +112,10 @@ class TruthFiles:
         """File name of an image's truth, within the location."""
         return self.files[index].name
 
+    def bytes_on_disk(self) -> int:
+        """Size of all files together, by which the scorer knows them again."""
+        return sum(path.stat().st_size for path in self.files)
+
     def pixels(self, index: int) -> np.ndarray:
         """Read the truth of an image, uint8 (H, W, 3)."""
         return np.asarray(load_rgb(self.files[index]))
@@ -133,6 +137,10 @@ class TruthTable:
     def name(self, index: int) -> int:
         """The row, counted from 0 after the header."""
         return index
+
+    def bytes_on_disk(self) -> int:
+        """Size of the table."""
+        return self.rows.bytes_on_disk()
 
     def pixels(self, index: int) -> np.ndarray:
         """Read the row of a square image, uint8 (H, W, 3)."""

@@ -41,6 +41,7 @@ def write_manifest(
     is_plain = not (dataset.invert_masks or dataset.from_alpha)  # as a scorer would read them
     content = {
         "ground_truth": relative(truth.location, folder) if truth else None,
+        "ground_truth_bytes": truth.bytes_on_disk() if truth else None,
         "masks": relative(dataset.masks[0].parent, folder) if is_plain else None,
         "inverted_masks": dataset.invert_masks,
         "mask_threshold": dataset.mask_threshold,

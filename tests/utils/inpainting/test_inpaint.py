@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +262,27 @@ def test_a_picture_at_hand_keeps_its_colour_profile(weights):
     assert inpainter(image, Image.fromarray(mask)).info == {}
     image.info["icc_profile"] = profile
     assert inpainter(image, Image.fromarray(mask)).info == {"icc_profile": profile}
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_results_next_to_another_truth_than_their_own_are_noted(
+    repair, job, tmp_path, capsys, kind
+):
+    from fid import Settings
+    from fid.inputs import resolve_inputs
+
+    if kind == "table":
+        rows = [",".join(map(str, pixels(path).ravel())) for path in sorted(job.glob("test/*"))]
+        (job / "test_gt.csv").write_text("\n".join([",".join(map(str, range(768))), *rows]))
+        shutil.rmtree(job / "test")
+    output = repair(output=job / "out")
+    shutil.copytree(job, tmp_path / "moved whole")
+    resolve_inputs(Settings(str(tmp_path / "moved whole/out/test_results")))
+    assert "moved" not in capsys.readouterr().err
+    shutil.copytree(job, other := tmp_path / "other")
+    for path in (*other.glob("test/*"), *other.glob("test_gt.csv")):
+        path.write_bytes(path.read_bytes() + b"\n")  # of another size
+    shutil.rmtree(other / "out")
+    shutil.move(output, other / "out")
+    resolve_inputs(Settings(str(other / "out/test_results")))
+    assert "other files than those that the repairs hid" in capsys.readouterr().err

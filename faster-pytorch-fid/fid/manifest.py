@@ -1,0 +1,60 @@
+"""The manifest that inpainting leaves next to its results.
+
+`<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
+manifest), "ground_truth_bytes": size of its files, "masks": folder or null, "mask_threshold":
+values below are a hole, "images": [{"image": name, "ground_truth": name (csv: row number from 0),
+"mask": name}, ...]}. Only the images must be there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fid.files import ScoreError, note, read_json, user_path
+from fid.images import ImageSet
+
+MANIFEST = "manifest.json"
+KEYS = {  # that may be missing: what they are
+    **dict.fromkeys(("ground_truth", "masks"), (str, "a path")),
+    **dict.fromkeys(("ground_truth_bytes", "mask_threshold"), (int, "a whole number")),
+}
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, None where there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    entries = manifest.get("images") if isinstance(manifest, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ScoreError(f"{path}: expected an object with a list of objects under 'images'")
+    for key, (kind, what) in KEYS.items():
+        if not isinstance(manifest.get(key), kind | None):
+            raise ScoreError(f"{path}: {key!r} must be {what} or null")
+    return manifest
+
+
+def column_of(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
+    """One value of every manifest entry."""
+    for number, entry in enumerate(manifest["images"]):
+        if entry.get(key) is None:
+            raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
+    return [entry[key] for entry in manifest["images"]]
+
+
+def beside(folder: Path, place: str) -> Path:
+    """A path that a manifest names, which another system may have written."""
+    return Path(user_path(str(folder / place)))
+
+
+def note_other_truth(truth: ImageSet | Path, manifest: dict[str, Any]) -> None:
+    """Say so where results were moved, and other pictures lie at the place of their truth."""
+    stated = manifest.get("ground_truth_bytes")
+    if stated is None or isinstance(truth, Path) or truth.bytes_on_disk() == stated:
+        return
+    note(
+        f"{truth.path}: other files than those that the repairs hid ({stated:,} bytes); were they "
+        "moved? else give --gt-path"
+    )
