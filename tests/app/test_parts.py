@@ -184,6 +184,12 @@ def test_a_checkpoint_has_a_name_wherever_it_is_named_from(tmp_path, monkeypatch
     assert find_checkpoint(Path(place)).name == ("link" if place == "link" else "lab")
 
 
+def test_a_name_that_is_no_utf8_can_be_shown(tiny, tmp_path):
+    place = tmp_path / os.fsdecode(b"r\xe9.yml")
+    place.write_bytes(tiny.read_bytes())
+    assert Checkpoints([place]).names == ["r\\udce9"]
+
+
 def test_checkpoints_of_one_name_are_told_apart(tiny):
     assert Checkpoints([tiny, tiny]).names == ["tiny", "tiny (2)"]
 

@@ -137,6 +137,11 @@ ODD = [
     _odd("in grey", encoded(PICTURE.convert("L"))),
     _odd("of one bit a pixel", encoded(PICTURE.convert("1"))),
     _odd("in 16-bit grey", encoded(np.full((SIDE, SIDE), 9000, np.uint16)), "has 16 bits"),
+    _odd(
+        "of 8 bits in 16",
+        encoded(np.full((SIDE, SIDE), 200, np.uint16)),
+        "holds no value above 255, though it has 16 bits or more",
+    ),
     _odd("that is an animation", animation(), "note: job/masked_image/image_1.png has several"),
     _odd("with a palette", encoded(PICTURE.convert("P"))),
     _odd("turned by its EXIF data", turned()),

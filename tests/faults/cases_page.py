@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from cases_checkpoints import VQGAN, WEIGHTS
-from fault_case import CANARY, PAGE, REPAIRED, Case, Maker, cut, put, removed, sparse
+from fault_case import CANARY, PAGE, REPAIRED, Case, Maker, cut, moved, put, removed, sparse
 from fault_files import MIB
 
 TAKEN = int(PAGE.rpartition(" ")[2]) + 1
@@ -46,6 +46,8 @@ CASES = [
           put("bad.yml", "run: [\n")),
     _page("of a run whose config is broken", "app.py run", "run/transformer/config.yml",
           put("run/transformer/config.yml", "- 1\n")),
+    Case("a page of a config whose name is no UTF-8", f"{PAGE} r\udce9.yml", "",
+         moved("tiny.yml", "r\udce9.yml"), REPAIRED, replaced="tiny.yml"),
     *(
         Case(f"a page of {what} weights, which opens and says so", f"{PAGE} tiny.yml", says, make,
              REPAIRED)

@@ -66,7 +66,7 @@ class Checkpoints:
 
     def __init__(self, places: Sequence[Path]) -> None:
         found = [find_checkpoint(place) for place in places or [RELEASED]]
-        self.checkpoints = {_unlike(found[:i], one): one for i, one in enumerate(found)}
+        self.checkpoints = {encodable(_unlike(found[:i], one)): one for i, one in enumerate(found)}
         self._loaded: dict[str, Inpainter] = {}
         for checkpoint in found:
             checkpoint.config()  # one that cannot be read is reported before anybody visits
@@ -94,6 +94,11 @@ class Checkpoints:
         except UserError as error:
             return str(error)
         return ""
+
+
+def encodable(text: str) -> str:
+    """A text as a page can show it: bytes of a file's name that are no UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _unlike(others: list[Checkpoint], one: Checkpoint) -> str:

@@ -21,7 +21,7 @@ import torch
 from config.decoding import RuleConfig
 from config.schema import Config
 from models.masking import gamma, token_mask_from_holes
-from utils.app.checkpoints import Checkpoint, Pair
+from utils.app.checkpoints import Checkpoint, Pair, encodable
 from utils.app.stream import DecodedStep
 from utils.data.datasets import InpaintingItem
 from utils.inpainting.outputs import ANIMATION, RESULTS, Outputs, Repair
@@ -122,7 +122,7 @@ class Record:
         ]
         for key, value in self.changed():
             words += ["--set", f"{key}={_as_text(value)}"]
-        return shlex.join(words)
+        return encodable(shlex.join(words))
 
     def _token_mask(self) -> np.ndarray:
         """Tokens hidden at the start, bool (N,)."""

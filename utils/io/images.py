@@ -39,6 +39,8 @@ LOSSES = {  # what a conversion leaves out: how a note says it
     "frames": "has several frames or pages; the first is used",
     "alpha": "is transparent in part; white is laid under it",
     "depth": "has 16 bits a channel; 8 are used",
+    "dark": "holds no value above 255, though it has 16 bits or more, and so becomes nearly black; "
+    "if its values are of 8 bits, save it with 8",
     "cmyk": "is in CMYK; it is converted without its colour profile",
     "colours": "states other colours than sRGB, by gamma, primaries, a camera's Adobe RGB or a "
     "profile that no PNG of RGB keeps; they are left out",
@@ -217,7 +219,7 @@ def _converted(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UserError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits")
-        _tell("depth", name)
+        _tell("depth" if values.max() > 255 else "dark", name)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
