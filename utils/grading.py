@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fid.colour import profile_of
 from fid.names import is_hidden, is_picture
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from utils.data.pairs import check_same_size
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.io.files import content_hash, write_text
-from utils.io.images import list_images, load_rgb
+from utils.io.images import list_images, load_rgb, tell_of_profile
 from utils.io.tables import csv_table, markdown_table
 from utils.pictures import comparison_strip, embed, save_page
 from utils.weights.description import described
@@ -194,9 +195,10 @@ def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
     results = list_images(Path(found.results))
     strips = []
     for index in sorted({int(i) for i in np.linspace(0, len(dataset) - 1, PICTURES_SHOWN)}):
-        item = dataset[index]
-        repaired = np.asarray(load_rgb(results[index]))
-        strips.append(embed(comparison_strip(item.image, repaired, dataset.ground_truth(index))))
+        item, repaired = dataset[index], load_rgb(results[index])
+        tell_of_profile(profile_of(repaired), str(results[index]))
+        shown = comparison_strip(item.image, np.asarray(repaired), dataset.ground_truth(index))
+        strips.append(embed(shown))
     return strips
 
 

@@ -19,7 +19,7 @@ from config.schema import Config
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.outputs import MANIFEST, MASKS, RESULTS, STEPS
-from utils.io.images import load_rgb, save_png
+from utils.io.images import load_rgb, save_png, tell_of_profile
 from utils.pictures import about_run, comparison, embed, embed_file, save_page
 from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, notes
 
@@ -115,6 +115,8 @@ def _score_table(folder: Path) -> dict:
 def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> dict[str, np.ndarray]:
     """The rows masked, inpainted and truth, each one picture, enlarged."""
     items = [dataset[index] for index in chosen]
+    for item in items:
+        tell_of_profile(item.profile, item.name)
     paths = [results / RESULTS / f"image_{index:03d}.png" for index in chosen]
     return comparison(
         [item.image for item in items],

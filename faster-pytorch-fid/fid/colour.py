@@ -48,8 +48,12 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
 
 
 def is_srgb(image: Image.Image) -> bool:
-    """Whether an image's RGB profile, if it has one, is that of sRGB by its own description."""
-    profile = profile_of(image)
+    """Whether an image's RGB profile, if it has one, is that of sRGB."""
+    return describes_srgb(profile_of(image))
+
+
+def describes_srgb(profile: bytes | None) -> bool:
+    """Whether a profile of RGB is that of sRGB by its own description; none is, too."""
     if profile is None:
         return True
     try:

@@ -23,7 +23,7 @@ from fault_case import (
     put,
     removed,
 )
-from fault_files import encoded, hostile_pickle, pixels, saved
+from fault_files import encoded, hostile_pickle, other_profile, pixels, saved
 
 NOTHING: Maker = lambda folder: None  # noqa: E731
 SCORES = {"scores": {"fid": 1.0}, "notes": []}
@@ -149,6 +149,10 @@ CASES = [
     *(Case(f"a search {what}", command, says, make)
       for what, (command, says, make) in SEARCHES.items()),
     Case("a storage and no search", f"{TRANSFORMER} --storage a.log", "give --lr-search too"),
+    Case("a report of pictures with a colour profile", REPORT, "image_1.png has a colour profile",
+         _report(put("job/masked_image/image_1.png",
+                     encoded(pixels(81), icc_profile=other_profile()))), REPAIRED,
+         replaced="job/masked_image/image_1.png"),
     *(Case(f"a report {what}", REPORT, says, _report(make)) for what, (make, says) in
       REPORTS.items()),
     *(Case(f"a release {what}", command, says, make)

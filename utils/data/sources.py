@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from fid.colour import profile_of
 from fid.files import BROKEN_ZIP
 from fid.listing import is_file, names_below
 from fid.listing import open_zip as open_archive
@@ -105,7 +106,7 @@ class ImageFiles:
         def decode(name: str) -> np.ndarray | str:
             try:
                 image = load_rgb(io.BytesIO(self.read(name)), name)
-                tell_of_profile(image, name)
+                tell_of_profile(profile_of(image), name)
                 return square_crop(image, image_size)
             except MachineError:
                 raise

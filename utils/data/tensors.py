@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from fid.colour import profile_of
 from torch import Tensor
 from tqdm import tqdm
 
@@ -64,7 +65,7 @@ def load_images(folder: Path, image_size: int | None = None) -> Tensor:
             raise UserError(
                 f"{paths[i]}: {found} pixels, not {wanted}; resize the set with: {resize}"
             )
-        tell_of_profile(image, str(paths[i]))
+        tell_of_profile(profile_of(image), str(paths[i]))
         images[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     done = read_ahead(load, range(len(paths)), LOADING_THREADS, LOADED_AHEAD)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from fid.colour import PROFILE, is_foreign, is_srgb, profile_of
+from fid.colour import PROFILE, describes_srgb, is_foreign, profile_of
 from fid.listing import inner_folder, is_file
 from fid.names import EXTENSIONS as IMAGE_SUFFIXES
 from fid.names import FORMATS, is_picture, left_out, natural_key
@@ -60,9 +60,9 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     return to_rgb(read_image(source, name), name)
 
 
-def tell_of_profile(image: Image.Image, name: str) -> None:
-    """Name the first image that loses its profile where no file keeps it."""
-    if not is_srgb(image):
+def tell_of_profile(profile: bytes | None, name: str) -> None:
+    """Name the first image whose profile of RGB is lost, as no file or page keeps it."""
+    if not describes_srgb(profile):
         _tell("profile", name)
 
 

@@ -26,6 +26,7 @@ from utils.data.datasets import InpaintingSet
 from utils.device import autocast
 from utils.inpainting.inpainter import BATCH_SIZES, Inpainter, Trace
 from utils.inpainting.stamps import input_digest
+from utils.io.images import tell_of_profile
 from utils.scoring import FeatureDistance, hole_psnr
 from utils.sweep.plan import Cell
 
@@ -67,6 +68,7 @@ def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
             raise UserError(
                 f"{item.name}: {width} x {height} pixels; a sweep needs {side} x {side}"
             )
+        tell_of_profile(item.profile, item.name)
     truths = [dataset.ground_truth(item.index, item.image) for item in items]
     if truths[0] is None:
         raise UserError(
