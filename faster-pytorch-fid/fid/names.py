@@ -22,7 +22,7 @@ OTHER_EXTENSIONS = frozenset(  # pictures as well, which are left out with a not
 SYSTEM_FOLDERS = frozenset(  # of Macs, storage servers, Windows and Linux: copies, thumbnails, bins
     ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
 )
-OF_MASK = re.compile(r"(masks?|holes?)\d*")  # words in names, such as photo_mask.png, a_mask001.png
+OF_MASK = re.compile(r"masks?\d*|holes?")  # words in names, such as photo_mask.png, a_mask001.png
 NUMBER = r"(\d{1,999})"  # Python reads at most 4,300 digits, a name in a zip may have more
 
 

@@ -184,6 +184,14 @@ def test_a_checkpoint_has_a_name_wherever_it_is_named_from(tmp_path, monkeypatch
     assert find_checkpoint(Path(place)).name == ("link" if place == "link" else "lab")
 
 
+def test_imported_files_are_found_where_their_folder_was_moved_to(tmp_path):
+    (tmp_path / "config.yml").write_text("tokenizer: {weights: before/vqgan.safetensors}\n")
+    (tmp_path / "vqgan.safetensors").touch()
+    config = find_checkpoint(tmp_path).config()
+    assert config.tokenizer_weights == tmp_path / "vqgan.safetensors"
+    assert config.transformer.weights is None, "only what lies there"
+
+
 def test_a_name_that_is_no_utf8_can_be_shown(tiny, tmp_path):
     place = tmp_path / os.fsdecode(b"r\xe9.yml")
     place.write_bytes(tiny.read_bytes())

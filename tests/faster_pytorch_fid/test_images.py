@@ -203,6 +203,11 @@ NAMES = {
         ["a1_mask002.png", "a2_mask001.png"],
     ),
     "with the suffix": (["a.jpg", "b.jpg"], ["b.jpg.png", "a.jpg.png"], ["a.jpg.png", "b.jpg.png"]),
+    "photographs of holes": (
+        ["hole1.png", "hole2.png"],
+        ["hole2_mask.png", "hole1_mask.png"],
+        ["hole1_mask.png", "hole2_mask.png"],
+    ),
     "of Windows": (
         ["a (1).png", "a (2).png"],
         ["b (2).png", "b (1).png"],

@@ -28,7 +28,7 @@ HEAD = """# Bad inputs and what becomes of them
 Written by `make faults` from the catalogue in tests/faults; each case runs in a fresh folder with
 the smallest networks. Code 2 is a refusal in one line that leaves every file as it was, code 0 a
 correct result, with a note where something of the input was left out. No case may show a traceback,
-hang, take 600 MiB more of memory, leave a part of a file, or run a program that the input holds.
+hang, take 600 MiB more of memory, leave a part of a file, or run a program from the input.
 
 {count} cases, {refused} refused, {repaired} done. Each is an entry of the file named here: what is
 wrong, the command, and a part of the expected line.

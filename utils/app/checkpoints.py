@@ -47,18 +47,22 @@ def find_checkpoint(place: Path) -> Checkpoint:
     if place.is_file():
         return Checkpoint(place.stem, place)
     title = Path(os.path.abspath(place)).name  # . and .. have none of their own
-    for name in CONFIGS:
+    files = {"tokenizer.weights": place / TOKENIZER, "transformer.weights": place / TRANSFORMER}
+    for name in CONFIGS:  # written before the folder was moved to its place
         if (place / name).is_file():
-            places = (("run", str(place)),) if "/" in name else ()  # a run may have moved
-            return Checkpoint(title, place / name, places)
+            found = {key: path for key, path in files.items() if path.is_file()}
+            places = {"run": place} if "/" in name else found
+            return Checkpoint(title, place / name, _as_pairs(places))
     if (preset := Path("config") / f"{title}.yml").is_file() and place.is_dir():
-        weights = {"tokenizer": TOKENIZER, "transformer": TRANSFORMER}
-        places = ((f"{part}.weights", str(place / name)) for part, name in weights.items())
-        return Checkpoint(title, preset, tuple(places))
+        return Checkpoint(title, preset, _as_pairs(files))
     raise UserError(
         f"{place}: no checkpoint; allowed are a run folder, a folder of imported lab files, "
         f"{RELEASED}, or a config file"
     )
+
+
+def _as_pairs(places: dict[str, Path]) -> tuple[Pair, ...]:
+    return tuple((key, str(path)) for key, path in places.items())
 
 
 class Checkpoints:
