@@ -59,11 +59,12 @@ class InpaintingSet:
         mask_threshold: int = MASK_THRESHOLD,
         pair_by_order: bool = False,
     ) -> None:
+        is_one = masks is not None and os.path.realpath(images) == os.path.realpath(masks)
         if masks is None:
             images, masks, found = prepared_parts(images)
             ground_truth = ground_truth or found
         self.from_alpha = masks == ALPHA and not masks.exists()
-        if images.is_dir() and os.path.realpath(images) == os.path.realpath(masks):
+        if is_one and images.is_dir():
             self.images, found = images_and_masks(images)
         else:
             self.images = image_files(images)

@@ -151,6 +151,8 @@ def _refusal(url: URL, error: BaseException) -> UserError:
     """The first line of an error, in which drivers may repeat what the URL says."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     values = [v for k, vs in url.normalized_query.items() if "pass" in k.lower() for v in vs]
+    if text.endswith("database is locked"):
+        text += f" by another process, or its file system has no locks; give --storage, {EXAMPLES}"
     secrets = filter(None, [url.password, *values])
     for secret in (form for word in secrets for form in (word, quote(word, safe=""))):
         text = text.replace(secret, "***")

@@ -81,6 +81,14 @@ def test_a_password_is_hidden_as_it_is_and_as_urls_write_it(shown):
     assert str(caught.value).endswith("cannot connect to u:***@h")
 
 
+def test_a_file_system_without_locks_is_named_as_a_reason(tmp_path):
+    with pytest.raises(UserError) as caught, storage_errors(storage_url(None, tmp_path)):
+        raise OperationalError("", {}, sqlite3.OperationalError("database is locked"))
+    assert "by another process, or its file system has no locks; give --storage" in str(
+        caught.value
+    )
+
+
 def test_a_database_may_lie_below_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert storage_url("sqlite:///~/study.db", Path()).database == str(tmp_path / "study.db")
