@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not with python -P
 
 import utils  # noqa: F401  first: from then on what ends an import is said in one line
 from config.errors import UserError

@@ -30,6 +30,7 @@ import torch
 
 from config.loading import Override, load_config
 from config.schema import Config
+from utils.cli import first_line
 from utils.device import pick_device, pick_dtype
 
 Result = TypeVar("Result")
@@ -50,8 +51,8 @@ MIB = 2**20
 WIDEST = 1.5  # highest over lowest of the rounds that a result may have to be appended
 
 
-def parser_of(documentation: str, *, has_presets: bool = False) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=documentation.partition("\n")[0])
+def parser_of(documentation: str | None, *, has_presets: bool = False) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=first_line(documentation))
     add_quick(parser)
     if has_presets:
         parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))

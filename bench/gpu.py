@@ -39,7 +39,7 @@ TEST_MINUTES = 2.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=8, help="begin nothing after so long")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the pages")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])

@@ -61,7 +61,7 @@ SHOWN = ("val_loss", "val_accuracy", "images_per_second")
 
 def main() -> None:
     """Train every recipe, report."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="prepared folder of cats")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the images")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))

@@ -10,19 +10,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-sys.path.insert(0, str(Path(__file__).parent))  # which python -P leaves out
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # not with python -P
 
 from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate, empty_argument
 from fid.extraction import Ranks
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
-from fid.process import MISTAKE, READER_GONE, handled, usable_streams
+from fid.process import MISTAKE, READER_GONE, handled, leave, usable_streams
 from fid.scoring import default_cache_dir, save_predicted_statistics, score
 
 DISAGREES, INTERRUPTED = 1, 130
@@ -189,7 +188,7 @@ def run(arguments: list[str] | None = None) -> int:
         ranks = Ranks()
         try:
             args = build_parser().parse_args(arguments)
-            with handled(signal.default_int_handler):  # clears up as Ctrl-C does
+            with handled(leave):
                 ranks = Ranks.start()
                 code = main(args, ranks)
                 sys.stdout.flush()

@@ -133,6 +133,9 @@ def test_inpainting_repairs_a_folder_and_says_so(weights, tmp_path):
 def test_every_script_explains_itself_without_docstrings():
     modules = ("utils.report", "utils.training.release", "utils.weights.import_lab")
     modules += ("utils.weights.export_lab",)
+    programs = [path for folder in ("bench", "docs") for path in ROOT.glob(f"{folder}/*.py")]
+    programs = [path for path in programs if "__doc__" in path.read_text(encoding="utf-8")]
+    modules += tuple(f"{path.parent.name}.{path.stem}" for path in programs)
     scripts = [path.name for path in ROOT.glob("*.py")]
     program = (
         "import importlib, runpy, sys; sys.argv = ['script', '--help']\n"
@@ -151,3 +154,18 @@ def test_every_script_explains_itself_without_docstrings():
     )
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("usage: script") == len(scripts) + len(modules)
+
+
+@pytest.mark.parametrize("flag", ["-B", "-I"])
+def test_a_script_behind_a_link_imports_nothing_that_lies_next_to_the_link(tmp_path, flag):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils/__init__.py").touch()  # of the user's own project, as is fid.py
+    (tmp_path / "fid.py").touch()
+    for place in (*ROOT.glob("*.py"), ROOT / "faster-pytorch-fid/fid_score_gpu.py"):
+        link = tmp_path / "script.py"
+        link.symlink_to(place)
+        said = subprocess.run(
+            [sys.executable, flag, link, "--help"], capture_output=True, text=True, check=False
+        )
+        assert (said.returncode, said.stderr) == (0, ""), place
+        link.unlink()

@@ -190,8 +190,7 @@ def ended_by_signals() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        for repeated in set(process.STOPS).difference(process.INSISTING):
-            signal.signal(repeated, signal.SIG_IGN)
+        process.ignore_repeats()
         is_ctrl_c = number == signal.SIGINT
         line = ASKED if is_ctrl_c else f"ended by {signal.Signals(number).name}"
         if process.is_importing(frame):

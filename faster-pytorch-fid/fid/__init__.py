@@ -7,6 +7,7 @@ them down.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import ArgumentTypeError
@@ -20,6 +21,8 @@ from fid.process import end_in_one_line, keep_warnings_harmless, leave_out_unrea
 leave_out_unreadable()  # before any module imports tqdm, as PyTorch does
 keep_warnings_harmless()
 sys.excepthook = end_in_one_line
+for _name in ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+    os.environ.pop(_name, None)  # readers here say which; where both are set, no file is read
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days

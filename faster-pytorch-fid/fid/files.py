@@ -68,6 +68,8 @@ def note(text: str, once: str = "") -> None:
 def of_the_machine(error: BaseException) -> str | None:
     """What to say of memory that ran out, or of a disk that failed; None for faults of ours."""
     texts = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
+    if isinstance(error, zipfile.BadZipFile) and error.__context__:
+        error = error.__context__  # zipfile takes a disk that does not answer for no zip
     if isinstance(error, OSError):
         if error.errno in (None, errno.EINVAL, errno.EBADF):
             return None

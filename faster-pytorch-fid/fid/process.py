@@ -1,6 +1,5 @@
 """This process and its surroundings: variables, broken libraries, signals, streams, torchrun.
-
-The suite uses it too (utils/__init__.py, utils/cli.py, utils/distributed.py).
+The suite uses it too.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ IMPORTING = "<frozen importlib"  # how the files of Python's own import are call
 INSTALLED = ("site-packages", "dist-packages")  # folders of libraries
 STOPS = [  # that ask a process to end: shells, terminals that close, batch systems
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     if hasattr(signal, name)  # Windows has two of them
 ]
-INSISTING = (signal.SIGINT, signal.SIGTERM)  # a second one is meant; others repeat by themselves
+INSISTING = [  # a second one is meant; others repeat by themselves, and torchrun repeats all
+    number for number in STOPS[:3] if "TORCHELASTIC_RUN_ID" not in os.environ
+]
 COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: its smallest value
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
-
-Handler = Callable[[int, "FrameType | None"], Any]
 
 
 def leave_out_unreadable() -> None:
@@ -63,10 +62,7 @@ def keep_warnings_harmless() -> None:
 def end_in_one_line(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """A `sys.excepthook`: Ctrl-C and libraries that cannot be imported are one line, code 2.
-
-    Errors of ours keep their traceback, and so does everything in an interactive session.
-    """
+    """A `sys.excepthook`: Ctrl-C and libraries that cannot be imported are one line, code 2."""
     if hasattr(sys, "ps1"):
         sys.__excepthook__(kind, error, trace)
     elif kind is KeyboardInterrupt:
@@ -79,10 +75,7 @@ def end_in_one_line(
 
 
 def failed_import(error: BaseException) -> str | None:
-    """Which library could not be imported and why, in a line; None for any other error.
-
-    It may be missing or broken, find too little memory, or dislike a variable of its own.
-    """
+    """Which library could not be imported and why, in a line; None for any other error."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         is_import = frame.f_code.co_name == "<module>"
         if is_import and any(folder in frame.f_code.co_filename for folder in INSTALLED):
@@ -102,7 +95,7 @@ def is_importing(frame: FrameType | None) -> bool:
 
 
 @contextlib.contextmanager
-def handled(handler: Handler) -> Iterator[None]:
+def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """Let a function handle the signals of `STOPS`; ignored ones, as under nohup, stay ignored."""
     free = [n for n in STOPS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, handler) for number in free}
@@ -113,12 +106,24 @@ def handled(handler: Handler) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
+def ignore_repeats() -> None:
+    """Let signals that come several times by themselves not disturb what is cleared up."""
+    for number in set(STOPS).difference(INSISTING):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def leave(_number: int, _frame: FrameType | None) -> None:
+    """A handler that ends as Ctrl-C does."""
+    ignore_repeats()
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def usable_streams() -> Iterator[None]:
     """Make stdin, stdout and stderr usable within the block.
 
-    Closed ones lead nowhere, so that no file gets their numbers. Characters that the locale does
-    not know are escaped. What cannot be written to stderr is dropped: notes must not end the work.
+    Closed ones lead nowhere, so that no file gets their numbers. Characters unknown to the locale
+    are escaped. What cannot be written to stderr is dropped: notes must not end the work.
     """
     for number in range(3):
         _open_and_wait(number)
@@ -148,7 +153,7 @@ def _open_and_wait(number: int) -> None:
 
 
 def _flush_or_drop(stream: TextIO) -> None:
-    """Write what a stream still holds; if that fails, send it and all that follows nowhere."""
+    """Write what a stream still holds; if that fails, drop it."""
     try:
         stream.flush()
     except (OSError, ValueError):  # a full disk, a reader or a terminal that is gone; closed
@@ -199,9 +204,9 @@ class Place(NamedTuple):
 
 
 def place() -> Place:
-    """The place that torchrun gave this process; alone where the set of variables is incomplete.
+    """The place that torchrun gave this process.
 
-    Parts of the set, which outer jobs and their shells leave behind, are ignored with a note.
+    Parts of its variables, which outer jobs and their shells leave behind, are ignored with a note.
     Raises `ScoreError` for values that no launcher sets.
     """
     return _place(tuple(os.environ.get(name) for name in (*COUNTS, *MEETING)))
@@ -213,10 +218,8 @@ def _place(values: tuple[str | None, ...]) -> Place:
     for name, smallest in COUNTS.items():
         text = found[name]
         if text is not None and not (text.isdecimal() and int(text) >= smallest):
-            raise ScoreError(
-                f"the environment has {name}={text!r}; allowed are whole numbers from {smallest}, "
-                "or unset it"
-            )
+            allowed = f"allowed are whole numbers from {smallest}, or unset it"
+            raise ScoreError(f"the environment has {name}={text!r}; {allowed}")
     asked = Place(*(int(found[name] or smallest) for name, smallest in COUNTS.items()))
     missing = [name for name, text in found.items() if not text]
     if missing:
@@ -234,10 +237,7 @@ def _place(values: tuple[str | None, ...]) -> Place:
 
 
 def meet(backend: str, patience: timedelta) -> None:
-    """Connect the processes of torchrun; each waits so long for the others, later too.
-
-    Raises `ScoreError` where they do not meet.
-    """
+    """Connect torchrun's processes, which wait so long; `ScoreError` where they do not meet."""
     import torch.distributed as dist  # here: a process alone has no use for it
 
     try:

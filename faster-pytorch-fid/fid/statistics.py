@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fid.files import BROKEN_ZIP, ScoreError, check_limit, replacing
+from fid.files import BROKEN_ZIP, ScoreError, check_limit, of_the_machine, replacing
 
 Moments = tuple[int, Tensor, Tensor]  # n, mean (d,), scatter (d, d): sum of centred outer products
 
@@ -207,6 +207,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (*BROKEN_ZIP, MemoryError) as error:
+        if isinstance(error, MemoryError):
+            bytearray(unpacked)  # raises again, unless only the arrays' headers claim more
+        elif of_the_machine(error):
+            raise
         raise ScoreError(f"{path}: not a readable npz ({error})") from None
 
 

@@ -1,5 +1,9 @@
 """Streaming statistics: exact merges, independence of batches, files that pytorch-fid shares."""
 
+import errno
+import os
+
+import fid.statistics
 import numpy as np
 import pytest
 import torch
@@ -124,3 +128,25 @@ def test_a_truncated_npz_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ScoreError, match="not a readable npz"):
         load_statistics(path, 3, {})
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, os.strerror(errno.EIO))])
+def test_memory_or_a_disk_that_fails_says_nothing_about_an_npz(tmp_path, monkeypatch, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    np.savez(tmp_path / "good.npz", mu=np.zeros(3), sigma=np.eye(3))
+    monkeypatch.setattr(np, "load", fail)
+    monkeypatch.setattr(fid.statistics, "bytearray", fail, raising=False)
+    with pytest.raises(type(error)):
+        load_statistics(tmp_path / "good.npz", 3, {})
+
+
+def test_an_npz_whose_header_claims_more_than_there_is_is_to_blame(tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    np.savez(tmp_path / "bad.npz", mu=np.zeros(3), sigma=np.eye(3))
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(ScoreError, match="not a readable npz"):
+        load_statistics(tmp_path / "bad.npz", 3, {})

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fid.process import STOPS, handled
+from fid.process import STOPS, handled, leave
 
 ROOT = Path(__file__).parents[2]
 SAYS = "open('done', 'w').write('all'); print('noted', file=sys.stderr); print('said')"
@@ -130,3 +130,32 @@ def test_a_signal_in_the_middle_of_an_import_ends_at_once(tmp_path, number, line
     ended = shell("import library; open('done', 'w')", "", tmp_path)
     assert (ended.returncode, ended.stderr.decode()) == (130, line)
     assert not (tmp_path / "done").exists()
+
+
+def test_what_torchrun_passes_on_a_second_time_does_not_keep_a_run_from_saving(tmp_path):
+    # its processes get Ctrl-C, or what scancel sends to all of a job, from the system already
+    body = (
+        "from utils.training.run import stop_signals\n    with stop_signals() as received:\n"
+        "        [os.kill(os.getpid(), n) for n in (15, 15, 2, 2)]; open('saved', 'w')\n"
+        "        received.clear()"
+    )
+    ended = shell(body, "", tmp_path, TORCHELASTIC_RUN_ID="none")
+    assert (ended.returncode, ended.stderr.decode()) == (0, "")
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.usefixtures("in_terminal")
+def test_signals_that_repeat_do_not_disturb_how_the_scorer_and_the_page_clear_up():
+    cleared = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            for number in (signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1):
+                signal.raise_signal(number)
+                cleared.append(number)
+
+    with handled(leave), pytest.raises(KeyboardInterrupt):
+        work()
+    assert len(cleared) == 3

@@ -8,11 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import gradio as gr
-from fid.process import handled
+from fid.process import handled, leave
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -97,10 +96,6 @@ def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -
 @contextmanager
 def own_folder() -> Iterator[Path]:
     """The one folder that anything temporary is written to; it goes when the server goes."""
-
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     with handled(leave), tempfile.TemporaryDirectory(prefix="maskgit-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
         yield Path(folder)

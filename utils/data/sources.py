@@ -197,6 +197,7 @@ def open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     try:
         archive = open_archive(path)
     except BROKEN_ZIP as error:
+        raise_if_machine(error, path)
         raise UserError(f"{path}: cannot be read as a zip file: {error}") from error
     members = archive.infolist()
     _check_members(path, members)
@@ -207,6 +208,7 @@ def open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
         try:
             return archive.read(name)
         except BROKEN_ZIP as error:
+            raise_if_machine(error, name)
             raise UserError(f"{name}: cannot be unpacked: {error}") from error
 
     return list(sizes), read

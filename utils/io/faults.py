@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 from config.errors import MachineError
@@ -40,9 +41,10 @@ def error_number(error: BaseException) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; Python, NumPy, PyTorch and the system say it in their own ways."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error_number(error) is not None:
         return error_number(error) == errno.ENOMEM
-    is_told = isinstance(error, RuntimeError) and any(t in str(error) for t in MEMORY_TEXTS)
+    can_tell = isinstance(error, RuntimeError | OSError)  # the latter from Pillow's decoders
+    is_told = can_tell and any(text in str(error) for text in MEMORY_TEXTS)
     return is_told or isinstance(error, MemoryError)
 
 
@@ -52,6 +54,8 @@ def raise_if_machine(error: BaseException, place: Path | str) -> None:
     An error number comes from the system, which does not know what a file should hold; EINVAL alone
     is also what a place beyond the end of a damaged archive gives.
     """
+    if isinstance(error, zipfile.BadZipFile) and error.__context__:
+        error = error.__context__  # zipfile takes a disk that does not answer for no zip
     if is_out_of_memory(error):
         raise MachineError(f"out of memory while reading {place}, which stays as it is") from error
     number = error_number(error)

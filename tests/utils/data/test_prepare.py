@@ -454,6 +454,20 @@ def test_a_disk_that_fails_while_files_are_hashed_is_no_other_data_set(tmp_path,
         source.fingerprint()
 
 
+def test_a_disk_that_fails_within_a_zip_ends_the_work_too(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for path in put(tmp_path / "pictures", range(11)).iterdir():
+            archive.write(path, path.name)
+    source = open_source(tmp_path / "pictures.zip")
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", fail)
+    with pytest.raises(MachineError, match="png: cannot be read: Input/output error"):
+        prepare(source, tmp_path / "out", SMALL)
+
+
 def test_names_that_write_an_accent_otherwise_are_the_same_source(tmp_path):
     prints = []
     for form in ("NFC", "NFD"):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import zipfile
 
 import pytest
 import torch
+from fid.files import of_the_machine
 
 from config.errors import MachineError
 from utils.io.faults import error_number, is_out_of_memory, raise_if_machine
@@ -25,6 +28,7 @@ def system(number: int) -> OSError:
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"),
         OSError("Cannot allocate memory (os error 12)"),
+        OSError("out of memory error when reading image file"),  # Pillow
     ],
 )
 def test_memory_that_ran_out_is_known_however_it_is_said(error):
@@ -56,3 +60,21 @@ def test_numbers_of_the_system_are_found_where_they_are_only_said():
     assert error_number(RuntimeError("can't start new thread")) == errno.EAGAIN
     assert error_number(OSError("image file is truncated")) is None
     assert error_number(ValueError("(os error 5)")) is None
+
+
+class Unreadable(io.BytesIO):
+    """A file on a disk that does not answer."""
+
+    def read(self, _size: int = -1) -> bytes:
+        raise system(errno.EIO)
+
+
+def test_a_disk_that_does_not_answer_is_no_damaged_zip():
+    with pytest.raises(zipfile.BadZipFile) as taken_for:
+        zipfile.ZipFile(Unreadable(bytes(100)))
+    with pytest.raises(MachineError, match="a.pt: cannot be read: Input/output error; it stays"):
+        raise_if_machine(taken_for.value, "a.pt")
+    assert of_the_machine(taken_for.value) == "file: Input/output error"
+    with pytest.raises(zipfile.BadZipFile) as damaged:
+        zipfile.ZipFile(io.BytesIO(bytes(100)))
+    raise_if_machine(damaged.value, "a.pt")
