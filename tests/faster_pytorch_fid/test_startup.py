@@ -118,3 +118,14 @@ def test_warnings_that_were_to_be_errors_are_shown_and_others_stay_ignored():
         with warnings.catch_warnings(record=True) as shown:
             warnings.warn("odd", UserWarning, stacklevel=1)
     assert [str(warning.message) for warning in shown] == ["odd"]
+
+
+def test_switches_of_pytorchs_reader_do_not_make_files_look_damaged(tmp_path):
+    program = (
+        "import fid, torch; torch.save({'a': torch.ones(1)}, 'a.pt')\n"
+        "print(torch.load('a.pt', weights_only=True)['a'].item())"
+    )
+    switches = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    path = str(ROOT / "faster-pytorch-fid")
+    ended = python("-c", program, folder=tmp_path, PYTHONPATH=path, **dict.fromkeys(switches, "1"))
+    assert (ended.returncode, ended.stdout) == (0, "1.0\n"), ended.stderr
