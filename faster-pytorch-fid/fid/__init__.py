@@ -7,7 +7,6 @@ them down.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from argparse import ArgumentTypeError
@@ -16,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fid.process import end_in_one_line, keep_warnings_harmless, leave_out_unreadable
+from fid.environment import leave_out_unreadable
+from fid.process import end_in_one_line, keep_warnings_harmless
 
-leave_out_unreadable()  # before any module imports tqdm, as PyTorch does
+leave_out_unreadable()  # before any module imports PyTorch and tqdm
 keep_warnings_harmless()
 sys.excepthook = end_in_one_line
-for _name in ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-    os.environ.pop(_name, None)  # readers here say which; where both are set, no file is read
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days

@@ -1,5 +1,6 @@
-"""This process and its surroundings: variables, broken libraries, signals, streams, torchrun.
-The suite uses it too.
+"""This process and its surroundings: broken libraries, signals, streams, torchrun.
+
+The suite uses it too (utils/cli.py, utils/distributed.py).
 """
 
 from __future__ import annotations
@@ -20,12 +21,6 @@ from typing import Any, NamedTuple, TextIO
 from fid.files import ScoreError
 
 MISTAKE, READER_GONE = 2, 141  # exit codes; the latter is what shells report of SIGPIPE
-TQDM = "TQDM_"
-BAR_SETTINGS = {  # what a user may set of all progress bars, and how tqdm reads it on import
-    **dict.fromkeys(("DISABLE", "LEAVE", "DYNAMIC_NCOLS", "COLOUR"), str),
-    **dict.fromkeys(("MININTERVAL", "MAXINTERVAL", "MINITERS", "DELAY", "SMOOTHING"), float),
-    **dict.fromkeys(("NCOLS", "NROWS"), int),
-}
 IMPORTING = "<frozen importlib"  # how the files of Python's own import are called
 INSTALLED = ("site-packages", "dist-packages")  # folders of libraries
 STOPS = [  # that ask a process to end: shells, terminals that close, batch systems
@@ -40,17 +35,6 @@ COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: its smallest
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
-def leave_out_unreadable() -> None:
-    """Forget variables of progress bars that end tqdm on import, or bars of ours later."""
-    for name in [name for name in os.environ if name.startswith(TQDM)]:
-        try:
-            BAR_SETTINGS[name.removeprefix(TQDM)](os.environ[name])
-        except (KeyError, ValueError):
-            text = f"note: {name}={os.environ.pop(name)!a} is ignored; no bar can have it\n"
-            with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or full
-                sys.stderr.write(text)
-
-
 def keep_warnings_harmless() -> None:
     """Show the warnings, mostly of libraries, that python -W error would end the work with."""
     filters = [("default" if a == "error" else a, *rest) for a, *rest in warnings.filters]
@@ -62,7 +46,10 @@ def keep_warnings_harmless() -> None:
 def end_in_one_line(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """A `sys.excepthook`: Ctrl-C and libraries that cannot be imported are one line, code 2."""
+    """A `sys.excepthook`: Ctrl-C and libraries that cannot be imported are one line, code 2.
+
+    Errors of ours keep their traceback, and so does everything in an interactive session.
+    """
     if hasattr(sys, "ps1"):
         sys.__excepthook__(kind, error, trace)
     elif kind is KeyboardInterrupt:
@@ -75,7 +62,10 @@ def end_in_one_line(
 
 
 def failed_import(error: BaseException) -> str | None:
-    """Which library could not be imported and why, in a line; None for any other error."""
+    """Which library could not be imported and why, in a line; None for any other error.
+
+    It may be missing or broken, find too little memory, or dislike a variable of its own.
+    """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         is_import = frame.f_code.co_name == "<module>"
         if is_import and any(folder in frame.f_code.co_filename for folder in INSTALLED):
@@ -204,9 +194,9 @@ class Place(NamedTuple):
 
 
 def place() -> Place:
-    """The place that torchrun gave this process.
+    """The place that torchrun gave this process; alone where the set of variables is incomplete.
 
-    Parts of its variables, which outer jobs and their shells leave behind, are ignored with a note.
+    Parts of the set, which outer jobs and their shells leave behind, are ignored with a note.
     Raises `ScoreError` for values that no launcher sets.
     """
     return _place(tuple(os.environ.get(name) for name in (*COUNTS, *MEETING)))
@@ -237,7 +227,10 @@ def _place(values: tuple[str | None, ...]) -> Place:
 
 
 def meet(backend: str, patience: timedelta) -> None:
-    """Connect torchrun's processes, which wait so long; `ScoreError` where they do not meet."""
+    """Connect the processes of torchrun; each waits so long for the others, later too.
+
+    Raises `ScoreError` where they do not meet.
+    """
     import torch.distributed as dist  # here: a process alone has no use for it
 
     try:

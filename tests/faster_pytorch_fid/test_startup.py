@@ -10,7 +10,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from fid.process import failed_import, keep_warnings_harmless, leave_out_unreadable
+from fid.environment import leave_out_unreadable
+from fid.process import failed_import, keep_warnings_harmless
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted(ROOT.glob("*.py")), ROOT / "faster-pytorch-fid" / "fid_score_gpu.py"]
@@ -129,3 +130,25 @@ def test_switches_of_pytorchs_reader_do_not_make_files_look_damaged(tmp_path):
     path = str(ROOT / "faster-pytorch-fid")
     ended = python("-c", program, folder=tmp_path, PYTHONPATH=path, **dict.fromkeys(switches, "1"))
     assert (ended.returncode, ended.stdout) == (0, "1.0\n"), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "stays"),
+    [
+        ("expandable_segments:True,max_split_size_mb:512", True),
+        ("roundup_power2_divisions:[256:1,512:2,>:4], backend:native", True),
+        ("", True),
+        ("max_split_size_mb=512", False),
+        ("'max_split_size_mb:512'", False),
+        ("max_split_size_mb", False),
+    ],
+)
+def test_options_that_end_pytorch_on_import_are_ignored_with_a_note(
+    monkeypatch, capsys, value, stays
+):
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    monkeypatch.setenv(name, value)
+    leave_out_unreadable()
+    assert (name in os.environ) == stays
+    note = f"note: {name}={value!a} is ignored; allowed are OPTION:VALUE, separated by commas\n"
+    assert capsys.readouterr().err == ("" if stays else note)

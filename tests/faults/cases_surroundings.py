@@ -119,6 +119,8 @@ APART = [  # what, command, flags of Python, variables, what is said, code
     ("progress bars switched off", INPAINT, "-B", {"TQDM_DISABLE": "1"}, "", REPAIRED),
     ("a variable that PyTorch refuses", INPAINT, "-B", {"TORCH_DISTRIBUTED_DEBUG": "x"},
      "torch cannot be imported: The value of TORCH_DISTRIBUTED_DEBUG must be OFF, INFO, or", 2),
+    ("options of PyTorch's allocator in another form", INPAINT, "-B", {"PYTORCH_CUDA_ALLOC_CONF":
+     "max_split_size_mb=512"}, "is ignored; allowed are OPTION:VALUE", REPAIRED),
     ("a screen that Matplotlib does not know", f"{OWN} --epochs 1", "-B", {"MPLBACKEND": "x"}, "",
      REPAIRED),
 ]  # fmt: skip
