@@ -1,1 +1,1 @@
-"""The networks, the masks and the decoding; pure PyTorch, no files but weights."""
+"""Networks, masking and decoding in pure PyTorch, without file I/O."""

@@ -15,8 +15,8 @@ from models.cpu_kernels import AttentionInParts, Dropout, scaled, split_heads
 class MultiHeadSelfAttention(nn.Module):
     """softmax(q k^T / sqrt(d)) v over all tokens, (B, N, D) -> (B, N, D).
 
-    One product gives q, k and v, without biases unless `qkv_bias`; dropout falls on the
-    probabilities. `fused` hands the same formula to PyTorch's kernel, which does not keep the
+    One linear layer gives q, k and v, without biases unless `qkv_bias`; dropout is applied to the
+    probabilities. `fused` computes the same with PyTorch's kernel, which never stores the
     (B, H, N, N) probabilities.
     """
 
@@ -49,7 +49,7 @@ class MultiHeadSelfAttention(nn.Module):
         return attended.transpose(1, 2).flatten(2)  # (B, N, D)
 
     def _plain(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # contiguous, or the product would first copy k^T number by number: 5 x its time on a CPU
+        # contiguous, or the matmul first copies k^T element by element: 5 x slower on a CPU
         q, k, v = (part.contiguous() for part in (q, k, v))
         scores = scaled(q) @ k.transpose(-2, -1)  # (B, H, N, N)
         probabilities = self.attn_drop(scores.softmax(dim=-1))  # (B, H, N, N)
@@ -60,10 +60,10 @@ class MultiHeadSelfAttention(nn.Module):
 
     @property
     def _dropout(self) -> float:
-        """Share of the probabilities that is dropped at present."""
+        """Dropout rate in the current mode; 0 in eval."""
         return self.attn_drop.p if self.training else 0.0
 
     def _kernel_is_slow(self, qkv: Tensor) -> bool:
-        """On a CPU, PyTorch's kernel is slow in bf16 and knows no dropout."""
+        """On a CPU, PyTorch's kernel is slow in bf16 and has no fast path for dropout."""
         slow = qkv.device.type == "cpu" and (self._dropout > 0 or qkv.dtype == torch.bfloat16)
         return slow and not torch.compiler.is_compiling()

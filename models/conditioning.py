@@ -1,4 +1,4 @@
-"""What is known of the image: pixels that a partly hidden token would throw away.
+"""Conditioning on the known pixels of partly hidden tokens, which masking would discard.
 
 Shapes: B batch, N tokens on a grid h x w, p pixels along a token's patch, C latent channels,
 F = 4 p^2 + C features, D decoder channels.
@@ -14,7 +14,7 @@ from config.schema import TransformerConfig
 
 
 def known_width(config: TransformerConfig) -> int:
-    """Features F of a place: 3 p^2 pixel values, p^2 hole bits, C latents."""
+    """Number of features F per position: 3 p^2 pixel values, p^2 hole bits, C latents."""
     return 4 * config.patch_size**2 + config.prior_dim
 
 
@@ -26,10 +26,10 @@ def known_pixels(images: Tensor, holes: Tensor) -> Tensor:
 def known_features(
     images: Tensor, holes: Tensor, latents: Tensor, codes: Tensor, config: TransformerConfig
 ) -> Tensor:
-    """The filled patch, its hole bits and its latents at every place, -> (B, N, F) float32.
+    """The filled patch, its hole bits and its latents at every position, -> (B, N, F) float32.
 
     images: (B, 3, H, W) normalised and filled. holes: (B, H, W) bool. latents: (B, h, w, C) before
-    quantisation. codes: (K, C), whose mean and spread bring the latents to about unit variance.
+    quantisation. codes: (K, C); their mean and std normalise the latents to about unit variance.
     """
     patches = F.pixel_unshuffle(known_pixels(images, holes), config.patch_size)  # (B, 4 p^2, h, w)
     parts = [patches.flatten(2).transpose(1, 2)]
@@ -39,9 +39,9 @@ def known_features(
 
 
 class KnownPixels(nn.Module):
-    """What a decoder learns of the image at one of its scales; nothing at the start.
+    """Injects the known pixels into a decoder at one of its scales; zero-initialised.
 
-    (B, 4, H, W) of `known_pixels` -> (B, D, H / factor, W / factor), to be added to its features.
+    (B, 4, H, W) of `known_pixels` -> (B, D, H / factor, W / factor), added to its features.
     """
 
     def __init__(self, factor: int, width: int) -> None:

@@ -1,7 +1,7 @@
-"""What only makes a processor faster, or keeps results equal in any batch; no formula is new here.
+"""Faster CPU kernels and batch-invariant results; no new formulas.
 
-Attention in parts and dropout compute what models/attention.py and `nn.Dropout` say. Padding gives
-matrix products few distinct shapes, since PyTorch prepares and rounds each shape by itself.
+Attention in parts and dropout compute the same as models/attention.py and `nn.Dropout`. Padding
+limits the shapes of matrix products, since PyTorch prepares and rounds each shape differently.
 
 Shapes: B batch, N tokens, D width, H heads, d = D / H.
 """
@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-SCORES_AT_ONCE = 2**20  # of attention in parts, that fit into a processor's cache
+SCORES_AT_ONCE = 2**20  # attention scores that fit into a processor's cache
 IN_ONE_DRAW = 8  # random numbers of 8 bits
 LEVELS = 2**8
-HEAD_SIZES = 8  # distinct numbers of places that a batch may give the head
+HEAD_SIZES = 8  # distinct row counts that a batch may give the head
 IMAGES_AT_ONCE = {"cpu": 1, "cuda": 64}  # in a forward pass; more are hardly faster
-aten = torch.ops.aten  # derivatives that autograd would call
+aten = torch.ops.aten  # the backward kernels that autograd would call
 
 
 class AttentionInParts(torch.autograd.Function):
     """Attention a few images at a time, so that scores stay in cache, (B, N, 3 D) -> (B, N, D).
 
-    Saves only the probabilities for backward, dropped ones with a minus sign.
+    Saves only the probabilities for backward; a minus sign marks the dropped ones.
     """
 
     @staticmethod
@@ -65,7 +65,7 @@ class AttentionInParts(torch.autograd.Function):
                 d_probabilities = aten.threshold_backward(d_probabilities, kept, 0)
             d_scores = aten._softmax_backward_data(d_probabilities, probabilities, -1, qkv.dtype)
             dq[part] = d_scores @ scaled(k[part])
-            # the narrow side first, so that no (N, N) matrix is turned around
+            # the narrow operand first, so that no (N, N) matrix is transposed
             dv[part] = (toward.transpose(-2, -1) @ kept).transpose(-2, -1)
             dk[part] = (scaled(q[part]).transpose(-2, -1) @ d_scores).transpose(-2, -1)
         return d_qkv, None, None
@@ -88,10 +88,10 @@ def scaled(x: Tensor) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """In training, each number becomes 0 with probability p and the others grow by 1 / (1 - p).
+    """In training, zero each element with probability p and scale the others by 1 / (1 - p).
 
-    On a CPU, PyTorch draws its random numbers one by one. Here a faster generator, seeded with one
-    number of PyTorch's, draws eight at once.
+    On a CPU, PyTorch draws random numbers one by one. Here a faster generator, seeded from
+    PyTorch's, draws eight at once.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,15 +103,15 @@ class Dropout(nn.Dropout):
 
 
 def growth(p: float) -> float:
-    """What keeps the mean, 1 / (1 - p); where nothing is kept, nothing grows."""
+    """The factor that preserves the mean, 1 / (1 - p); 1 where everything is dropped."""
     return 1 / (1 - p) if p < 1 else 1.0
 
 
 def draw_margins(shape: torch.Size, p: float) -> Tensor:
-    """int8 numbers that are negative with probability p, from 0 to 1.
+    """Random int8 numbers that are negative with probability p in [0, 1].
 
-    Each row, along the last dimension, takes p as one of the two next multiples of 1 / 256, at
-    random and such that the mean is p.
+    Each row, along the last dimension, rounds p up or down to a multiple of 1 / 256 at random,
+    such that the mean is p.
     """
     if p > 0.5:  # where the difference below could overflow
         return draw_margins(shape, 1 - p).bitwise_not_()
@@ -123,10 +123,10 @@ def draw_margins(shape: torch.Size, p: float) -> Tensor:
 
 
 def places_for_head(token_mask: Tensor) -> Tensor:
-    """Hidden places, padded so that only a few distinct row counts occur, (B, N) -> (P,), P >= M.
+    """Hidden positions, padded so that few distinct row counts occur, (B, N) -> (P,), P >= M.
 
-    On a CPU, PyTorch prepares its products for each number of rows and keeps what it prepared: with
-    all numbers that takes hundreds of MB, and an eighth of a training step.
+    On a CPU, PyTorch prepares and caches matrix products for each row count: without padding that
+    costs hundreds of MB and an eighth of a training step.
     """
     hidden, others = (mask.flatten().nonzero()[:, 0] for mask in (token_mask, ~token_mask))
     step = math.ceil(token_mask.numel() / HEAD_SIZES)
@@ -134,10 +134,10 @@ def places_for_head(token_mask: Tensor) -> Tensor:
 
 
 def same_size(rows: Tensor) -> list[Tensor]:
-    """Split a batch into equal ones of `IMAGES_AT_ONCE`, the last zero-padded.
+    """Split a batch into parts of `IMAGES_AT_ONCE` images, the last one zero-padded.
 
-    A matrix product rounds differently for other shapes. Where each one has the same shape in any
-    batch, no token depends on how many other images are repaired with its own.
+    Matrix products round differently for different shapes. With one shape for every batch, no
+    token depends on how many other images are repaired in the same batch.
     """
     size = IMAGES_AT_ONCE.get(rows.device.type, 1)
     missing = -len(rows) % size

@@ -1,8 +1,8 @@
 """Iterative masked decoding: the loop (spec section 6).
 
 Every decision is a pure function of its inputs. Each image keeps its own count of hidden tokens.
-A rule says which token a place gets, how far it is trusted and how many stay hidden
-(`models/rules.py`), an order which ones stay hidden (`models/orders.py`).
+A rule says which token a position gets, with what confidence, and how many stay hidden
+(`models/rules.py`); an order says which ones stay hidden (`models/orders.py`).
 
 Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch, in row-major order.
 """
@@ -28,9 +28,9 @@ class StepResult(NamedTuple):
     """The state of a batch after a decode step."""
 
     index: int  # t, from 0
-    token_ids: Tensor  # (B, N), hidden ones with their present best guess
+    token_ids: Tensor  # (B, N), the current best guess where hidden
     hidden: Tensor  # (B, N) bool, still hidden
-    confidence: Tensor  # (B, N) float64, trust in each token when last chosen; NaN where known
+    confidence: Tensor  # (B, N) float64, before noise, when last chosen; NaN where known
 
 
 OnStep = Callable[[StepResult], None]
@@ -52,12 +52,11 @@ def decode(
 ) -> Tensor:
     """Fill the hidden tokens of each image step by step, (B, N) -> (B, N).
 
-    logits_of gives the logits of the K codes at hidden places, never of the mask id; it is called
-    only with images whose input is new, so never with finished ones. image_ids (B,) int64 and
-    sample_ids (B,) int64, 0 unless given, key the noise, so an image decodes alike in any batch.
-    known (B, N, F) is what each place knows of the picture, handed to logits_of. on_step gets the
-    result of each step.
-    Stops after `settings.steps`.
+    logits_of returns logits over the K codes at hidden positions, never for the mask id; it is
+    called only with images whose input changed, so never with finished ones. image_ids (B,) int64
+    and sample_ids (B,) int64, default 0, key the noise, so an image decodes alike in any batch.
+    known (B, N, F), of `known_features`, is passed on to logits_of. on_step gets the result of
+    each step. Stops after `settings.steps`.
     """
     order, choose = ORDERS[settings.order], TOKEN_CHOICES[settings.token]
     sample_ids = torch.zeros_like(image_ids) if sample_ids is None else sample_ids
@@ -86,11 +85,11 @@ def new_or_same(
     shown: tuple[Tensor, ...],
     before: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Logits (M, K) float32 at the hidden places, computed only for images whose input changed.
+    """Logits (M, K) float32 at hidden positions, computed only for images whose input changed.
 
     shown: masked token ids (B, N), mask (B, N) and, where it is given, known (B, N, F).
-    before: the last step's mask (B, N) and its logits. An image that hides what it hid then shows
-    the transformer what it showed then, since only hidden tokens are ever decided.
+    before: the last step's mask (B, N) and its logits. An image with an unchanged mask has an
+    unchanged input, since only hidden tokens ever change.
     """
     masked_ids, hidden = shown[:2]
     if before is None:

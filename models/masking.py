@@ -1,7 +1,7 @@
-"""Masked modelling: schedules gamma(r), masks, True = hidden, and the loss of hidden tokens.
+"""Masked modelling: schedules gamma(r), masks (True = hidden) and the training loss.
 
 Shapes: B batch, N tokens, h x w token grid, p pixels along a token's patch, K codebook size,
-M hidden tokens of the whole batch, F features of a place.
+M hidden tokens of the whole batch, F features of a position.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def sqrt(r: Tensor) -> Tensor:
 
 
 def constant(r: Tensor) -> Tensor:
-    """1 until the end: everything is decided at once, by the last step."""
+    """1 until the end: the last step reveals everything at once."""
     return torch.where(r == 1, 0.0, torch.ones_like(r))
 
 
@@ -82,7 +82,7 @@ def draw_token_mask(
 ) -> Tensor:
     """Hide each token with probability p, drawn as `masking` says, -> (B, N) bool.
 
-    All is drawn on the generator's device, without a look at the numbers.
+    Everything is drawn on the generator's device, without a host sync.
     """
     p = draw_ratio(batch_size, masking, generator)
     device = generator.device
@@ -90,7 +90,7 @@ def draw_token_mask(
 
 
 def draw_ratio(batch_size: int, masking: MaskingConfig, generator: torch.Generator) -> Tensor:
-    """Shares p to hide, (B, 1), or (1, 1) where the batch has one in common."""
+    """Mask ratios p, (B, 1), or (1, 1) where the whole batch has the same one."""
     rows = batch_size if masking.ratio_per == "sample" else 1
     p = torch.rand(rows, 1, generator=generator, device=generator.device)
     if masking.ratio == "schedule":
@@ -106,11 +106,11 @@ def token_loss(
     seen: Tensor | None = None,
     known: Tensor | None = None,
 ) -> Tensor:
-    """Masked visual token modelling: mean cross-entropy in nats of the clean tokens, scalar.
+    """Masked visual token modelling: mean cross-entropy of the clean tokens in nats, scalar.
 
     token_ids: (B, N). token_mask: (B, N) bool. The loss covers all tokens (the report's code) or
-    the hidden ones (MaskGIT eq. 1), as `masking.loss_on` says; it is 0 where none counts.
-    seen: (B, N) tokens that stand at known places; without it, the targets `token_ids`.
+    the hidden ones (MaskGIT eq. 1), as `masking.loss_on` says; it is 0 where there are none.
+    seen: (B, N) input tokens at known positions, by default the targets `token_ids`.
     known: (B, N, F) of `known_features`, for a transformer with conditioning.
     """
     seen = token_ids if seen is None else seen
@@ -127,7 +127,7 @@ def token_loss(
 
 
 def _may_pick(device: torch.device) -> bool:
-    """Whether logits of hidden places alone are cheaper: a GPU would first have to count them."""
+    """Whether logits at hidden positions alone are cheaper; on a GPU counting them costs a sync."""
     return device.type == "cpu"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-STREAMS = 256  # uses that one step may have for random numbers
+STREAMS = 256  # independent streams of random numbers in one step
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # odd increment, as a signed 64-bit number
 _FACTOR_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _FACTOR_2 = 0x94D049BB133111EB - (1 << 64)
@@ -32,8 +32,8 @@ def uniform(
 ) -> Tensor:
     """Uniform numbers in the open interval (0, 1): (B,) int64 image ids -> (B, count) float64.
 
-    stream separates the uses of one step, below `STREAMS`; count runs over positions. samples: the
-    number of the repair of each image, (B,) int64 or one for all, from 0.
+    stream, below `STREAMS`, separates the uses within a step; count: the number of positions.
+    samples: index of each image's repair, (B,) int64 or one for all, from 0.
     """
     assert image_ids.dtype == torch.int64, f"image ids are int64, not {image_ids.dtype}"
     assert 0 <= stream < STREAMS, f"stream {stream} is none of {STREAMS}"

@@ -1,8 +1,8 @@
-"""In which order tokens are revealed: which ones a step may keep hidden, and which of them first.
+"""Orders in which tokens are revealed.
 
-An order gets the confidence that every token had when it was chosen and returns a ranking (B, N)
-and who may be hidden (B, N); the lowest ranks stay hidden, as many as the rule says. A new order is
-one function here, one line in `ORDERS` and one word in `DecodingConfig.order`.
+An order takes the confidence that every token had when it was chosen and returns a ranking (B, N)
+and the candidates (B, N) that may stay hidden; the lowest ranks do, as many as the rule says. A new
+order is one function here, one line in `ORDERS` and its name in `DecodingConfig.order`.
 
 Shapes: B batch, N tokens.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.step import Step
 
-# confidence (B, N) float64, noise's temperature, hidden (B, N) -> ranking (B, N), candidates (B, N)
+# confidence (B, N) float64, noise temperature, hidden (B, N) -> ranking (B, N), candidates (B, N)
 Order = Callable[[Tensor, float, Tensor, Step], tuple[Tensor, Tensor]]
 
 
@@ -32,7 +32,7 @@ def confidence(
 def random(
     confidence: Tensor, temperature: float, hidden: Tensor, step: Step
 ) -> tuple[Tensor, Tensor]:
-    """In an order drawn for each image, whatever the model thinks."""
+    """In a random order for each image, independent of the model."""
     return step.order_noise(), hidden
 
 
@@ -52,8 +52,8 @@ def revise(
 ) -> tuple[Tensor, Tensor]:
     """The most confident first, earlier choices included (Ghazvininejad et al. 2019).
 
-    All tokens hidden at the start are ranked, each by the confidence it was last chosen with, and
-    noise of this step. What later choices surpass is hidden and decided again.
+    Ranks all tokens hidden at the start, each by the confidence it was last chosen with plus this
+    step's noise. Tokens that fall below newer ones are hidden and predicted again.
     """
     return confidence + temperature * step.confidence_noise(), step.token_mask
 
@@ -80,12 +80,12 @@ def still_hidden(ranking: Tensor, candidates: Tensor, count: Tensor) -> Tensor:
 
 @cache
 def halton_places(side: int) -> tuple[int, ...]:
-    """Places of a side x side grid as the Halton sequence first visits them, N = side^2 of them.
+    """Positions of a side x side grid in the order the Halton sequence first visits them.
 
     Point i = 1, 2, ... lies in the row of its radical inverse to base 3 and the column of that to
-    base 2 (Halton 1960), in integers, so that no place depends on rounding.
+    base 2 (Halton 1960), in integers, so that no position depends on rounding.
     """
-    digits_2 = (2 * side - 1).bit_length()  # cells of half a place's width are all visited once
+    digits_2 = (2 * side - 1).bit_length()  # every cell of half a token's width is visited once
     digits_3 = next(n for n in range(side + 1) if 3**n >= 2 * side)
     points = 2**digits_2 * 3**digits_3
     visited = (
@@ -96,7 +96,7 @@ def halton_places(side: int) -> tuple[int, ...]:
 
 
 def _radical_inverse(number: int, base: int, side: int, limit: int) -> int:
-    """floor(side * v), v the number's digits mirrored at the point, for numbers up to limit."""
+    """floor(side * v), v the radical inverse of the number, for numbers up to limit."""
     mirrored, scale = 0, 1
     while scale <= limit:
         number, digit = divmod(number, base)

@@ -1,5 +1,5 @@
-"""Parallel over images on a CPU: networks this small lose more than they gain by threads within one
-operation, above all next to other busy processes.
+"""Parallelism over images on a CPU: in networks this small, threads within an operation cost more
+than they gain, above all next to other busy processes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Result = TypeVar("Result")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # e.g. "200000 100000": microseconds of each period
 
 
-@cache  # before `one_thread` changes PyTorch's number
+@cache  # before `one_thread` changes PyTorch's number of threads
 def workers() -> int:
-    """How many parts a CPU computes at once: PyTorch's number of threads, within the quota.
+    """How many parts a CPU computes at once: PyTorch's number of threads, within the CPU quota.
 
-    PyTorch takes that number from OMP_NUM_THREADS, or from the cores that the process may use.
+    PyTorch takes its number from OMP_NUM_THREADS, or the cores available to the process.
     """
     return min(torch.get_num_threads(), cpu_quota(QUOTA) or torch.get_num_threads())
 
@@ -40,10 +40,10 @@ def cpu_quota(file: Path) -> int | None:
 def each_part(
     work: Callable[[Part], Result], parts: Sequence[Part], device: torch.device
 ) -> list[Result]:
-    """Results of ``work`` for each part, in order; on a CPU computed by `workers`, a thread each.
+    """Map ``work`` over parts, results in order; on a CPU by `workers` single-threaded threads.
 
-    Every thread computes alone, as autocast and inference mode are where this is called, so a
-    result does not depend on how many there are.
+    Threads inherit the caller's autocast and inference mode. Since each part is computed by one
+    thread, results do not depend on the number of threads.
     """
     count = min(workers(), len(parts)) if device.type == "cpu" else 1
     if count <= 1:
@@ -63,7 +63,7 @@ def each_part(
 
 
 def one_thread() -> AbstractContextManager[None]:
-    """Keep each thread's operations, those of NumPy too, from waiting for other threads."""
+    """Run each operation of PyTorch and NumPy on a single thread within the block."""
     return threads(1)
 
 

@@ -1,8 +1,8 @@
-"""What the known neighbours suggest, built into the logits instead of learned from nothing.
+"""A spatial prior on the logits, interpolated from known neighbours instead of learned from scratch.
 
 The codes of known tokens are averaged with weights that fall with distance; every code is then
-scored by a Gaussian around that mean. The transformer moves the mean and sharpens or flattens the
-Gaussian, so that training starts from a smooth fill and not from single-token frequencies.
+scored by a Gaussian around that mean. The transformer shifts the mean and scales the precision,
+so training starts from a smooth fill rather than from single-token frequencies.
 
 Shapes: B batch, N tokens, D width, C code channels, K codebook size, M hidden tokens of the batch.
 """
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 START_REACH = 0.7  # tokens over which a neighbour's weight falls to 1/e
 START_VARIANCE = 0.2  # of the Gaussian, in mean squared lengths of the centred codes
-SAME = 1e-4  # how far rounding to 16 bits may move a code, the length of all codes together being 1
-EMPTY = 1e-4  # total weight at which the mean code of all is as likely as the neighbours'
+SAME = 1e-4  # tolerance for codes rounded to 16 bits, relative to the norm of all codes together
+EMPTY = 1e-4  # total weight at which neighbours count as much as the mean of all codes
 
 
 class InterpolationPrior(nn.Module):
-    """Distance-weighted interpolation of known codes, and the logits that follow from it."""
+    """Distance-weighted interpolation of known codes, and logits from it."""
 
     codes: Tensor  # (K + 1, C), centred, mean squared length 1; the mask id has the zero code
 
@@ -36,18 +36,18 @@ class InterpolationPrior(nn.Module):
 
     @torch.no_grad()
     def set_codes(self, codes: Tensor, frequency: Tensor) -> None:
-        """Take over the tokenizer's codes (K, C), centred and scaled under their frequency (K,)."""
+        """Copy the tokenizer's codes (K, C), centred and scaled with their frequency (K,)."""
         centred = codes - frequency @ codes
         length = (frequency @ centred.square().sum(1)).sqrt()
         self.codes[:-1] = centred / length
 
     def has_codes(self, codes: Tensor) -> bool:
-        """Whether these (K, C) are its codes, however they were centred and scaled."""
+        """Whether these codes (K, C) equal its own up to shift and scale."""
         own, others = (c - c.mean(0) for c in (self.codes[:-1], codes))
         return torch.allclose(own / own.norm(), others / others.norm(), atol=SAME)
 
     def neighbours(self, token_ids: Tensor, mask_token_id: int) -> Tensor:
-        """Mean code around each place and the log of its total weight: (B, N) -> (B, N, C + 1)."""
+        """Mean code around each position and its log total weight: (B, N) -> (B, N, C + 1)."""
         weights = (-self.distance * torch.exp(-self.log_reach)).exp()  # (N, N)
         known = (token_ids != mask_token_id).to(weights.dtype)[..., None]  # (B, N, 1)
         total = weights @ known
@@ -65,7 +65,7 @@ class InterpolationPrior(nn.Module):
 
 
 def _grid_distance(num_tokens: int) -> Tensor:
-    """Euclidean distance between the places of a square token grid, (N, N)."""
+    """Euclidean distance between the positions of a square token grid, (N, N)."""
     side = math.isqrt(num_tokens)
     axis = torch.arange(side, device="cpu")  # for `meta` PyTorch would import its compiler
     places = torch.cartesian_prod(axis, axis).float()

@@ -1,6 +1,6 @@
-"""Vector quantisation with a codebook that learns (van den Oord et al. 2017, Razavi et al. 2019).
+"""Vector quantisation with a learned codebook (van den Oord et al. 2017, Razavi et al. 2019).
 
-`Codebook` has the codes themselves; the rest only training needs.
+`Codebook` contains the codes; everything else is for training only.
 Shapes: B batch, h x w token grid, C latent channels, M = B h w latents of a batch, K codebook size.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Codebook(nn.Module):
-    """The K vectors a latent may become; `embedding.weight` is (K, C)."""
+    """The K codes; `embedding.weight` is (K, C)."""
 
     def __init__(self, codebook_size: int, latent_dim: int) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ class Codebook(nn.Module):
 
 
 class CodebookAverages(nn.Module):
-    """Moving averages that codes follow, and the restart of codes that are no longer used.
+    """Exponential moving averages of the codes, and the restart of dead codes.
 
-    All codes start unused, so the first restart lays the codebook onto latents of the first batch.
+    All codes start unused, so the first restart initialises the codebook from the first batch.
     """
 
     use: Tensor  # (K,) average number of latents of a batch that choose each code
@@ -53,9 +53,9 @@ class CodebookAverages(nn.Module):
 
     @torch.no_grad()
     def restart(self, codebook: Codebook, latents: Tensor, generator: torch.Generator) -> None:
-        """Move every code used far less than the mean onto a random one of the latents (M, C).
+        """Move every code used far less than the mean onto a random latent of (M, C).
 
-        It counts as used like the mean code, which gives it time to find latents of its own.
+        Its use is set to the mean, which gives it time to attract latents.
         """
         dead = self.use <= self.restart_below * self.use.mean()
         picks = torch.randint(len(latents), (len(dead),), generator=generator).to(latents.device)
@@ -66,16 +66,16 @@ class CodebookAverages(nn.Module):
 
     @torch.no_grad()
     def adopt(self, codebook: Codebook, latents: int) -> None:
-        """Take over trained codes as if each were used alike in batches of that many latents."""
+        """Start from trained codes, each equally used in batches of that many latents."""
         mean_use = latents / len(self.use)
         self.use.fill_(mean_use)
         self.total.copy_(codebook.embedding.weight * mean_use)
 
     @torch.no_grad()
     def update(self, latents: Tensor, token_ids: Tensor) -> None:
-        """Take in the latents (M, C) of a batch and the codes (M,) they chose.
+        """Update the averages with a batch's latents (M, C) and their codes (M,).
 
-        Counted by a sum, since `bincount` would wait for a GPU to learn the largest code.
+        Counts with `index_add_`, since `bincount` would sync with the GPU.
         """
         ones = torch.ones_like(token_ids, dtype=self.use.dtype)
         count = torch.zeros_like(self.use).index_add_(0, token_ids, ones)
@@ -91,17 +91,17 @@ class CodebookAverages(nn.Module):
 
 
 def _replace(rows: Tensor, where: Tensor, new: Tensor) -> None:
-    """Put new rows in place, (K, C), where (K,) bool says so; no wait for the device."""
+    """Replace rows of (K, C) where (K,) bool is True, without a device sync."""
     rows.copy_(torch.where(where[:, None], new, rows))
 
 
 def commitment_loss(latents: Tensor, codes: Tensor) -> Tensor:
-    """Squared distance that pulls the encoder to its codes, a mean over elements."""
+    """Squared distance that pulls latents to their codes, averaged over elements."""
     return F.mse_loss(latents, codes.detach())
 
 
 def codebook_loss(latents: Tensor, codes: Tensor) -> Tensor:
-    """Squared distance that pulls the codes to the encoder, where no averages move them."""
+    """Squared distance that pulls codes to the latents, used instead of moving averages."""
     return F.mse_loss(codes, latents.detach())
 
 

@@ -1,6 +1,6 @@
-"""Decode rules: five choices about a step, each with a table of answers (docs/decoding.md).
+"""Decode rules: five choices about a step, each from a table of options (docs/decoding.md).
 
-A rule is a `RuleConfig`, one answer to each. Progress is the step's own (models/step.py).
+A rule is a `RuleConfig`, one option from each table. `PROGRESS` is in models/step.py.
 
 Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch.
 """
@@ -34,7 +34,7 @@ def ceil(counts: Tensor) -> Tensor:
 
 
 def two_curves(hidden: Tensor, step: Step) -> Tensor:
-    """The report's code: the model's own gamma on top of the chosen schedule, (B, N) -> (B,)."""
+    """The report's code: the model's own gamma composed with the chosen one, (B, N) -> (B,)."""
     return ceil(gamma(step.model_schedule, 1 - g(step)) * step.hidden_at_start)
 
 
@@ -54,13 +54,13 @@ HIDDEN_COUNTS: dict[str, Callable[[Tensor, Step], Tensor]] = {
     "floor(gN)": lambda hidden, step: floor(g(step) * torch.ones_like(hidden).sum(1)),
 }
 
-# How far tokens are trusted: logits (M, K), tokens (M, 1) -> (M, 1)
+# Confidence in tokens before noise: logits (M, K), tokens (M, 1) -> (M, 1)
 TRUSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "p": lambda logits, tokens: logits.softmax(-1).gather(1, tokens),
     "log p": lambda logits, tokens: logits.log_softmax(-1).gather(1, tokens),
 }
 
-# What the noise on confidences is multiplied by, besides choice_temperature
+# Noise scale on confidences, multiplied by choice_temperature
 NOISES: dict[str, Callable[[Step], float]] = {
     "1-q": lambda step: 1 - step.progress,
     "g": lambda step: float(g(step)),
@@ -69,15 +69,15 @@ NOISES: dict[str, Callable[[Step], float]] = {
 
 
 def argmax(logits: Tensor, hidden: Tensor, step: Step) -> Tensor:
-    """The most probable token, the first of equals."""
+    """The most probable token; ties go to the first."""
     return logits.argmax(-1)
 
 
 def sample(logits: Tensor, hidden: Tensor, step: Step) -> Tensor:
-    """Draw from the softmax at a temperature, cut to the top k and the top p.
+    """Sample from the softmax at a temperature, restricted to the top k and the top p.
 
-    One uniform number of the position inverts the distribution, so a token depends on nothing but
-    its image's logits and noise.
+    By inverting the CDF at the position's uniform number, so a token depends only on its image's
+    logits and noise.
     """
     settings = step.settings
     logits = logits.double() / settings.temperature
@@ -101,7 +101,7 @@ def hidden_count(hidden: Tensor, step: Step) -> Tensor:
 
 
 def trust(logits: Tensor, tokens: Tensor, step: Step) -> Tensor:
-    """How far each chosen token is trusted before noise, (M, K) and (M,) -> (M,)."""
+    """Confidence in each chosen token before noise, (M, K) and (M,) -> (M,)."""
     return TRUSTS[step.settings.choices.trust](logits, tokens[:, None])[:, 0]
 
 
@@ -111,10 +111,10 @@ def noise_temperature(step: Step) -> float:
 
 
 def among_top(logits: Tensor, top_k: int | None, top_p: float) -> Tensor:
-    """Which tokens may be drawn, (M, K) -> (M, K) bool; of equals the first come first.
+    """Which tokens may be sampled, (M, K) -> (M, K) bool; ties go to the first.
 
-    Only the ``top_k`` most probable, and of those the fewest whose share of the probability reaches
-    ``top_p`` (Holtzman et al. 2020).
+    The ``top_k`` most probable, and of those the smallest set whose renormalised probability
+    reaches ``top_p`` (Holtzman et al. 2020).
     """
     ranked, order = logits.sort(dim=-1, descending=True, stable=True)
     if top_k is not None:

@@ -1,4 +1,4 @@
-"""One step of iterative decoding: what rules, orders and token choices know besides the logits.
+"""One step of iterative decoding: the inputs of rules, orders and token choices besides the logits.
 
 Shapes: B batch, N tokens.
 """
@@ -24,7 +24,7 @@ PROGRESS: dict[str, Callable[[int, int], float]] = {  # step t, iterations T -> 
 
 @dataclass(frozen=True)
 class Step:
-    """Step t of a batch of images, and the noise that belongs to it."""
+    """Step t of a batch of images, and its noise."""
 
     index: int  # t, from 0
     settings: DecodingConfig
@@ -41,12 +41,12 @@ class Step:
 
     @property
     def is_last(self) -> bool:
-        """Whether this is step T, which a sweet spot may never reach."""
+        """Whether this is the last of the T steps, which a sweet spot may cut off."""
         return self.index + 1 == self.settings.total_iter
 
     @property
     def hidden_at_start(self) -> Tensor:
-        """U in the spec, (B,)."""
+        """Number of tokens hidden at the start, U in the spec, (B,)."""
         return self.token_mask.sum(1)
 
     def confidence_noise(self) -> Tensor:
@@ -54,11 +54,11 @@ class Step:
         return gumbel(*self._key(CONFIDENCE_STREAM), self.sample_ids)
 
     def token_noise(self) -> Tensor:
-        """Uniform numbers that pick tokens, (B, N) float64 in (0, 1)."""
+        """Uniform numbers for sampling tokens, (B, N) float64 in (0, 1)."""
         return uniform(*self._key(TOKEN_STREAM), self.sample_ids)
 
     def order_noise(self) -> Tensor:
-        """Uniform numbers that shuffle positions, the same at every step, (B, N) float64."""
+        """Uniform numbers for a random order, the same at every step, (B, N) float64."""
         seed, image_ids, _, stream, count = self._key(ORDER_STREAM)
         return uniform(seed, image_ids, 0, stream, count, self.sample_ids)
 

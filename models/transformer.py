@@ -1,7 +1,7 @@
 """The bidirectional transformer over tokens (spec section 3).
 
-Attribute names are the keys of the lab's checkpoints, so that `load_state_dict(..., strict=True)`
-takes them as they are.
+Attribute names match the keys of the lab's checkpoints, so that they load with
+`load_state_dict(..., strict=True)`.
 
 Shapes: B batch, N tokens, D width, K codebook size, M hidden tokens of the whole batch.
 """
@@ -29,7 +29,7 @@ MASK_BIAS = -12.0  # the mask id is never a target
 class GridConvolution(nn.Module):
     """Depthwise 3 x 3 convolution over the token grid with a residual, (B, N, D) -> (B, N, D).
 
-    It tells a token where it stands by what stands around it (Chu et al. 2021, section 3.2).
+    It encodes a token's position by its neighbourhood (Chu et al. 2021, section 3.2).
     """
 
     def __init__(self, dim: int, grid: int, kernel: int) -> None:
@@ -79,10 +79,10 @@ class Block(nn.Module):
 
 
 class BidirectionalTransformer(nn.Module):
-    """Token ids with mask ids -> logits for every token, K codes and the mask id.
+    """Token ids with mask ids -> logits for every token, over K codes and the mask id.
 
-    `checkpoint_activations` makes training keep only what enters each block and compute the rest
-    again for backward: less memory for about a third more time.
+    `checkpoint_activations` saves only the inputs of each block and recomputes the rest in
+    backward: less memory for about a third more time.
     """
 
     checkpoint_activations = False
@@ -117,16 +117,16 @@ class BidirectionalTransformer(nn.Module):
 
     @property
     def mask_token_id(self) -> int:
-        """The id that stands for a hidden token: K, one beyond the last code."""
+        """The id of hidden tokens: K, one beyond the last code."""
         return self.config.codebook_size
 
     def forward(
         self, token_ids: Tensor, token_mask: Tensor | None = None, known: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, N, K + 1); with a token mask only at its True places, (M, K + 1).
+        """Logits (B, N, K + 1); with a token mask only at its True positions, (M, K + 1).
 
-        token_ids: (B, N) int, mask ids included. token_mask: (B, N) bool; picking its places makes
-        the host wait for a GPU and breaks a compiled graph, which all places do not. known:
+        token_ids: (B, N) int, mask ids included. token_mask: (B, N) bool; it costs a sync with a
+        GPU and breaks a compiled graph, unlike logits at all positions. known:
         (B, N, F) of `known_features`, for a network with conditioning.
         """
         assert (known is not None) == (self.config.conditioning == "pixels")
@@ -134,7 +134,7 @@ class BidirectionalTransformer(nn.Module):
         if self.config.prior_dim:
             neighbours = self.prior.neighbours(token_ids, self.mask_token_id)  # (B, N, C + 1)
             if known is not None:
-                neighbours = neighbours + self.known_mean(known)  # what is left of the code itself
+                neighbours = neighbours + self.known_mean(known)  # a partly known token's own code
         x, bias = self.body(token_ids, neighbours, known), self.bias  # (B, N, D), (N, K + 1)
         if token_mask is None:
             return self.head(x, bias, neighbours)  # (B, N, K + 1)
@@ -164,10 +164,10 @@ class BidirectionalTransformer(nn.Module):
         return self.final_norm(x)
 
     def compile_parts(self, device: torch.device) -> None:
-        """Compile blocks and head in place, so that names of weights stay; blocks share a graph.
+        """Compile blocks and head in place, which keeps the weights' names; blocks share a graph.
 
-        The whole network would take longer to compile than short trainings to run. On a CPU the
-        head gets another number of places each time (the hidden ones), so it stays as it is.
+        Compiling the whole network would take longer than a short training run. On a CPU the head
+        gets a varying number of rows (the hidden tokens), so it is not compiled.
         """
         for block in self.blocks:
             block.compile(dynamic=False, backend=COMPILER)
@@ -176,9 +176,9 @@ class BidirectionalTransformer(nn.Module):
 
     @torch.no_grad()
     def start_from_codebook(self, codes: Tensor, frequency: Tensor) -> None:
-        """Start where tokens that look alike are alike, and frequent ones likely.
+        """Initialise embeddings with a projection of the codes and biases with log frequencies.
 
-        codes: (K, C) of the tokenizer. frequency: (K,) shares of them in training images, above 0.
+        codes: (K, C) of the tokenizer. frequency: (K,), their shares in training images, above 0.
         """
         centred = codes - codes.mean(0)
         spread = nn.init.orthogonal_(torch.empty(codes.shape[1], self.config.dim))
@@ -192,7 +192,7 @@ class BidirectionalTransformer(nn.Module):
 
 
 def with_conditioning(network: BidirectionalTransformer) -> BidirectionalTransformer:
-    """The same network with maps of known pixels, which are zero and so change no logit."""
+    """The same network with zero-initialised maps of known pixels, which change no logit."""
     config = network.config.model_copy(update={"conditioning": "pixels"})
     grown = BidirectionalTransformer(config)
     grown.load_state_dict(grown.state_dict() | network.state_dict())
@@ -200,7 +200,7 @@ def with_conditioning(network: BidirectionalTransformer) -> BidirectionalTransfo
 
 
 def _zero_map(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map that starts without any effect."""
+    """A zero-initialised linear map."""
     linear = nn.Linear(inputs, outputs)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -208,7 +208,7 @@ def _zero_map(inputs: int, outputs: int) -> nn.Linear:
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Normal, std 0.02, cut at -2 and 2 as in the report, for matrices; biases 0."""
+    """Matrices: normal with std 0.02, truncated at -2 and 2 as in the report; biases: 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear) and module.bias is not None:
@@ -216,7 +216,7 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def _start_without_effect(module: nn.Module) -> None:
-    """Zeros for what is added to the report's block, so that training starts from that block."""
+    """Zero-initialise additions to the report's block, so that training starts from that block."""
     if isinstance(module, GridConvolution):
         nn.init.zeros_(module.conv.weight)
         nn.init.zeros_(module.conv.bias)

@@ -1,7 +1,7 @@
 """The VQGAN that turns images into tokens and back (Esser et al. 2021; spec section 2).
 
-One description, `TokenizerConfig`, builds the lab's network and the small ones. Attribute names
-are the keys of the lab's checkpoints, so that `load_state_dict(..., strict=True)` takes them as is.
+`TokenizerConfig` describes the lab's network as well as the small ones. Attribute names match the
+keys of the lab's checkpoints, so that they load with `load_state_dict(..., strict=True)`.
 
 Shapes: B batch, C latent channels, h x w token grid, N = h * w tokens, K codebook size.
 """
@@ -22,10 +22,10 @@ from models.quantizer import Codebook
 
 
 class Norm(nn.Module):
-    """Group normalisation over the image, or layer normalisation at each position by itself.
+    """Group normalisation over the image, or layer normalisation at each position.
 
-    Statistics over the image let a hole change every token of it; statistics per position do not.
-    Groups number 32, or one where the width is no multiple of 32.
+    Statistics over the image let a hole change every token; statistics per position do not.
+    There are 32 groups, or one where the width is not a multiple of 32.
     """
 
     def __init__(self, channels: int, kind: str) -> None:
@@ -43,7 +43,7 @@ class Norm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, swish, convolution, twice, plus the input. (B, c_in, h, w) -> (B, c_out, h, w)."""
+    """Two times norm, swish, convolution; plus the input. (B, c_in, h, w) -> (B, c_out, h, w)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, norm: str) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class UpSampleBlock(nn.Module):
 
 
 def _middle(channels: int, kernel: int, norm: str, attention: bool) -> list[nn.Module]:
-    """Residual, attention, residual: what stands at the token grid in both halves."""
+    """Residual, attention, residual: the middle block of encoder and decoder."""
     attend = [NonLocalBlock(channels, norm)] if attention else []
     first, last = (ResidualBlock(channels, channels, kernel, norm) for _ in range(2))
     return [first, *attend, last]
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (B, C, 16, 16) -> images (B, 3, 64, 64). No swish before the last convolution.
 
-    With conditioning it also sees known pixels, after the layers that open each of its scales.
+    With conditioning, known pixels are added to the features at the start of each scale.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -203,7 +203,7 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def decode(self, token_ids: Tensor, known: Tensor | None = None) -> Tensor:
-        """Token ids (B, N) -> images (B, 3, H, W).
+        """Decode token ids (B, N) -> images (B, 3, H, W).
 
         known: (B, 4, H, W) of `known_pixels`, for a decoder with conditioning.
         """
@@ -222,9 +222,9 @@ class VQGAN(nn.Module):
 
 @contextmanager
 def full_fp32(device: torch.device) -> Iterator[None]:
-    """Encode without autocast, TF32 (a convolution's default) or kernels that a timing picked.
+    """Encode without autocast, TF32 (cuDNN's default) or auto-tuned kernels.
 
-    A latent between two codes must not depend on rounding, on a GPU as little as on a CPU.
+    The nearest code of a latent must not depend on rounding, on a GPU as on a CPU.
     """
     exact = torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
