@@ -24,14 +24,14 @@ from utils.io.images import MASK_THRESHOLD
 
 
 def count_or_auto(text: str) -> int | str:
-    """What --batch-size takes."""
+    """The value of --batch-size, for argparse."""
     if text != "auto" and not (text.isdecimal() and int(text)):
         raise ArgumentTypeError(f"'{text}' is neither auto nor a whole number from 1")
     return text if text == "auto" else int(text)
 
 
 def grey_value(text: str) -> int:
-    """What --mask-threshold takes."""
+    """The value of --mask-threshold, for argparse."""
     if not text.isdecimal() or not 1 <= int(text) <= 255:
         raise ArgumentTypeError(f"'{text}' is no whole number from 1 to 255")
     return int(text)
@@ -47,15 +47,15 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--sweet-spot": (
         "decoding.sweet_spot",
         steps_or_all,
-        "stop after that many; -1: run all",
+        "stop after this many iterations; -1: run all",
     ),
     "--samples": ("decoding.samples", int, "different repairs of each image, image_000_s0.png ..."),
     "--composite": ("decoding.composite", str, "known pixels: none, hard or feather"),
-    "--animation": ("decoding.animation", str, "the decoding of each image, moving: gif or webp"),
+    "--animation": ("decoding.animation", str, "animate the decoding of each image: gif or webp"),
     "--batch-size": (
         "decoding.batch_size",
         count_or_auto,
-        "images at once, no pixel depends on it",
+        "images at once; results do not depend on it",
     ),
     "--seed": ("seed", int, "seed of the decoding noise"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
@@ -75,9 +75,9 @@ def build_parser() -> ArgumentParser:
         "--data", type=Path, help="folder with masked_image/ and mask64/ (default data.root)"
     )
     inputs = {
-        "--images": "instead: a folder of images, or one image, of any size",
-        "--masks": "with a folder of masks, or one mask; 255 is known, 0 a hole; or alpha",
-        "--ground-truth": "folder or csv the scorer compares with",
+        "--images": "instead of --data: a folder of images, or one image, of any size",
+        "--masks": "their masks, a folder or one file (255 known, 0 hole), or alpha",
+        "--ground-truth": "folder or csv that the scorer compares with",
     }
     for flag, text in inputs.items():
         parser.add_flag(flag, type=Path, help=text)
@@ -85,7 +85,7 @@ def build_parser() -> ArgumentParser:
         "--output",
         type=Path,
         default=Path(),
-        help="where the three folders go (default here)",
+        help="folder for test_results/ and the other outputs (default: current folder)",
     )
     add_ignored_flags(parser)
     parser.add_argument(
@@ -98,12 +98,12 @@ def build_parser() -> ArgumentParser:
         "--pair-by",
         choices=("name", "order"),
         default="name",
-        help="masks belong to images by number or name (default), or by sorted order",
+        help="pair masks with images by number or name (default), or by sorted order",
     )
     switches = {
         "--invert-masks": "255 is a hole and 0 is known",
-        "--restart": "repair images again that are done already",
-        "--verbose": "print how many tokens of each image are hidden after each step",
+        "--restart": "repair images again that are already done",
+        "--verbose": "print the number of hidden tokens of each image after each step",
     }
     for flag, text in switches.items():
         parser.add_argument(flag, action="store_true", help=text)

@@ -25,7 +25,7 @@ MAX_WORKERS = 256  # threads
 def parser() -> ArgumentParser:
     top = ArgumentParser(description=first_line(__doc__))
     sources = top.add_subparsers(dest="source_kind", required=True)
-    photos = sources.add_parser("photos", help="crops of photographs that scikit-image carries")
+    photos = sources.add_parser("photos", help="crops of photographs shipped with scikit-image")
     photos.set_defaults(split=[2000, 200, 200])
     images = sources.add_parser("images", help="your images, from a folder or a zip file")
     images.add_argument("source", type=Path, help="folder of any depth, or zip file")

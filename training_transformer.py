@@ -26,13 +26,13 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--val": ("data.val", str, "folder of validation images, likewise"),
     "--run": ("run", run_folder, "folder of the run"),
     "--epochs": ("training.epochs", int, "passes over the training images"),
-    "--batch-size": ("training.batch_size", int, "images a forward pass"),
+    "--batch-size": ("training.batch_size", int, "images per forward pass"),
     "--accumulate": ("training.accumulate", int, "batches averaged into one optimiser step"),
     "--learning-rate": ("training.learning_rate", float, "peak learning rate"),
     "--checkpoint-every": ("training.checkpoint_every", int, "epochs between checkpoints"),
     "--warmup-steps": ("training.warmup_steps", int, "steps until the peak learning rate"),
     "--weight-decay": ("training.weight_decay", float, "weight decay of the optimiser"),
-    "--mask-func": ("masking.mask_schedule", schedule_name, "schedule of training"),
+    "--mask-func": ("masking.mask_schedule", schedule_name, "mask schedule in training"),
     "--seed": ("seed", int, "seed of everything random"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
@@ -49,7 +49,7 @@ def argument_parser() -> ArgumentParser:
         "--start-from-epoch",
         type=int,
         metavar="N",
-        help="resume from the checkpoint after epoch N, the run's last one; 0: start again",
+        help="resume from the run's last checkpoint, which must be after epoch N; 0: start over",
     )
     parser.add_flag("--transformer", type=Path, help="start from these weights: ours, or a lab .pt")
     parser.add_argument(
@@ -58,23 +58,23 @@ def argument_parser() -> ArgumentParser:
         type=positive,
         const=TRIALS_OF_CONFIG,
         metavar="N",
-        help="first find training.learning_rate, and what else section search varies, with N "
-        "trials of Optuna (search.trials), then train with it",
+        help="first search training.learning_rate, and whatever else search.space varies, with N "
+        "Optuna trials (search.trials), then train with the best",
     )
     parser.add_argument(
-        "--lr-search-only", action="store_true", help="search as --lr-search, and stop there"
+        "--lr-search-only", action="store_true", help="like --lr-search, without the training"
     )
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help="database of --lr-search that many workers share: an sqlite, postgresql or mysql URL "
-        "(default: SQLite in the run's folder)",
+        help="database of --lr-search, shared by its workers: an sqlite, postgresql or mysql URL "
+        "(default: SQLite in the run folder)",
     )
     return parser
 
 
 def check_start(parser: ArgumentParser, args: Namespace) -> None:
-    """Refuse arguments that say different things about where to start."""
+    """Refuse contradictory arguments about where to start."""
     epoch = args.start_from_epoch
     if epoch is not None and epoch < 0:
         parser.error(f"--start-from-epoch {epoch}: allowed are 0 and more")
@@ -87,7 +87,7 @@ def check_start(parser: ArgumentParser, args: Namespace) -> None:
 
 
 def check_search(parser: ArgumentParser, args: Namespace) -> bool:
-    """Whether to search first. Refuses arguments that do not go with it."""
+    """Whether to search first. Refuses arguments that cannot be combined with a search."""
     from utils.distributed import world_size  # PyTorch takes seconds to import
 
     searching = args.lr_search is not None or args.lr_search_only

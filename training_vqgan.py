@@ -21,7 +21,7 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--data": ("data.root", str, "prepared folder with train/ and val/"),
     "--run": ("run", run_folder, "folder of the run"),
     "--epochs": ("tokenizer.training.epochs", int, "passes over the training images"),
-    "--batch-size": ("tokenizer.training.batch_size", int, "images a step"),
+    "--batch-size": ("tokenizer.training.batch_size", int, "images per step"),
     "--learning-rate": ("tokenizer.training.learning_rate", float, "peak learning rate"),
     "--seed": ("seed", int, "seed of everything random"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),

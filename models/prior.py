@@ -1,4 +1,4 @@
-"""A spatial prior on the logits, interpolated from known neighbours instead of learned from scratch.
+"""A prior on the logits, interpolated from known neighbours instead of learned from scratch.
 
 The codes of known tokens are averaged with weights that fall with distance; every code is then
 scored by a Gaussian around that mean. The transformer shifts the mean and scales the precision,

@@ -1,4 +1,4 @@
-"""What an optimiser step is made of: gradients, learning rates, parameter groups, averages."""
+"""Parts of an optimiser step: gradients, learning rate, parameter groups, averaged weights."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from utils.training.token_batches import TokenBatch
 
 FINAL_SHARE = 0.01  # of the peak learning rate, at the end of a cosine
-PARTS, PART = 4, 8  # a batch has a multiple of so many parts, none of more images than that
-LARGE = 512  # width from which on threads within an operation lose little, and gradients are large
+PARTS, PART = 4, 8  # a batch is cut into a multiple of 4 parts of at most 8 images each
+LARGE = 512  # width from which threads within an operation lose little, and gradients are large
 
 
 def may_share(config: Config, device: torch.device, world: int) -> bool:
-    """Whether threads can share a batch: small networks without dropout, which draws in turn."""
+    """Whether threads can share a batch: small networks without dropout, which draws in order."""
     training, network = config.training, config.transformer
     is_plain = not training.compile and not training.checkpoint_activations
     is_small = network.dim < LARGE and network.dropout == 0
@@ -38,9 +38,9 @@ def add_gradient(
 ) -> Tensor:
     """Add ``scale`` times the gradient of the batch's mean loss to `.grad`; returns that loss.
 
-    weight: of some rows in the mean of all. The threads of a CPU (models/parallel.py)
-    compute it in parts of a fixed size, which are summed in order, so a run repeats bit by bit with
-    any number of threads.
+    weight: of some rows in the mean over the batch. CPU threads (models/parallel.py) compute
+    parts of a fixed size that are summed in order, so a run is bitwise reproducible with any
+    number of threads.
     """
     parameters = [p for p in objective.parameters() if p.requires_grad]
 
@@ -60,9 +60,9 @@ def add_gradient(
 
 
 def equal_parts(images: int) -> list[slice]:
-    """Rows of the parts of a batch, as equal as can be, so that no thread waits long for another.
+    """Rows of the parts of a batch, as equal as possible, so that threads wait little.
 
-    Their number is a multiple of `PARTS`, or that of the images, whatever the number of threads.
+    Their number is a multiple of `PARTS`, or the number of images; it does not depend on threads.
     """
     count = min(images, PARTS * math.ceil(images / (PARTS * PART)))
     bounds = [images * part // count for part in range(count + 1)]
@@ -74,8 +74,8 @@ def learning_rate(
 ) -> float:
     """Rate of optimiser step ``step`` (from 0) of ``total``: linear warm-up, then the schedule.
 
-    time_share (0..1) is how much of a time limit is used up; the schedule stands where the larger
-    of it and the share of steps says.
+    time_share (0..1) is the share of the time limit used up; the larger of it and the share of
+    steps sets the position in the schedule.
     """
     peak, warmup = settings.learning_rate, settings.warmup_steps
     if step < warmup:
@@ -111,13 +111,12 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
 
 
 class Averaged(nn.Module):
-    """A moving average of a network's weights, in a copy of it that is never compiled.
+    """Exponential moving average (EMA) of a network's weights, in a copy that is never compiled.
 
-    It forgets half of the past every ``half_life`` images, of which a step has ``batch_size``: each
-    update moves each average by 1 - decay towards its weight; early on by more, so that the random
-    start is gone after a few steps. Buffers are copied. With a half-life of 0 the copy shares the
-    network's own weights, whatever state it is given, and costs no memory. The count of updates
-    stays on the CPU, so that an update never waits for a GPU.
+    decay = 0.5 ** (batch_size / half_life), with ``half_life`` in images and ``batch_size`` images
+    per step; lower in the first updates, which soon forgets the initialisation. Buffers are
+    copied. With a half-life of 0 the copy shares the network's own weights and costs no memory.
+    The update count stays on the CPU, so that an update never syncs with a GPU.
     """
 
     def __init__(self, network: nn.Module, half_life: float, batch_size: int) -> None:
@@ -129,7 +128,7 @@ class Averaged(nn.Module):
 
     @torch.no_grad()
     def update_parameters(self, network: nn.Module) -> None:
-        """Follow the weights after an optimiser step."""
+        """Update the average after an optimiser step."""
         done = int(self.n_averaged)
         self.n_averaged += 1
         if not self.decay:
@@ -144,7 +143,7 @@ class Averaged(nn.Module):
             own.copy_(other)
 
     def load_state_dict(self, state: dict[str, Any], *args: Any, **options: Any) -> Any:
-        """Take over a state; without a decay its weights give way to the network's own."""
+        """Load a state; without a decay the network's own weights are kept instead."""
         if not self.decay:
             state = {**state, **self.module.state_dict(prefix="module.")}
         return super().load_state_dict(state, *args, **options)

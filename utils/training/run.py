@@ -1,6 +1,6 @@
-"""One run for both stages: lock, open or start, epochs, clean stop, validate, log, save.
+"""The training run of both stages: lock, open or start, epochs, clean stop, validate, log, save.
 
-A stage gives it a trainer with `batches`, `step` and `validate` (utils/training/trainer.py).
+Each stage provides a trainer with `batches`, `step` and `validate` (utils/training/trainer.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from utils.training.throughput import Peak, Speed
 from utils.training.trainer import LOOK_EVERY, Trainer
 
 BEST, STATE = "best.safetensors", "state.pt"
-Watch = Callable[[Any], None]  # is given the trainer
+Watch = Callable[[Any], None]  # called with the trainer
 
 
 def ignore(_trainer: Trainer) -> None:
@@ -40,7 +40,7 @@ def ignore(_trainer: Trainer) -> None:
 
 @contextmanager
 def run_alone(folder: Path, device: torch.device) -> Iterator[None]:
-    """Let no other run into the folder; this run's processes exchange tensors meanwhile."""
+    """Lock the folder against other runs, and join this run's processes."""
     with alone_in(folder) if distributed.is_main() else nullcontext(), distributed.joined(device):
         yield
 
@@ -54,10 +54,10 @@ def train(
 ) -> Path:
     """Train to the end and return the weights file of the last epoch.
 
-    begin prepares a run that is new. watch is called with the trainer before the first step and
-    after each, and may raise to end the training. Raises `UserError` for a run that may be neither
-    resumed nor overwritten, for too little memory and for a loss that is no longer finite,
-    `StopRequested` after a clean stop.
+    begin initialises a new run. watch is called with the trainer before the first optimiser step
+    and after each, and may raise to end the training. Raises `UserError` for a run that can be
+    neither resumed nor overwritten, out of memory and a loss that is not finite, `StopRequested`
+    after a clean stop.
     """
     state = open_state(folder / STATE, trainer.settings_of_run, opening)
     if state is not None:
@@ -76,7 +76,7 @@ def train(
 
 
 class Run:
-    """The epochs of a training; the main process alone validates and writes."""
+    """The epochs of a training run; only the main process validates and writes."""
 
     def __init__(self, trainer: Trainer, folder: Path, watch: Watch) -> None:
         self.trainer, self.folder, self.watch = trainer, folder, watch
@@ -85,7 +85,7 @@ class Run:
         self.speed = Speed(trainer.flops_an_image, peak, trainer.world)
 
     def train(self) -> None:
-        """All epochs that are left."""
+        """Train the remaining epochs."""
         trainer, place = self.trainer, self.trainer.position
         with stop_signals() as stopping:
             self.watch(trainer)
@@ -105,7 +105,7 @@ class Run:
             self.name_weights()
 
     def train_epoch(self, stopping: list[int]) -> None:
-        """The rest of the present epoch, with a progress bar."""
+        """Train the rest of the current epoch, with a progress bar."""
         trainer, place = self.trainer, self.trainer.position
         title = f"epoch {place.epoch + 1}/{trainer.settings.epochs}"
         with tqdm(
@@ -131,19 +131,19 @@ class Run:
                     self.look(bar)
 
     def look(self, bar: tqdm) -> None:
-        """Show losses, rate and speed; stop when a loss is no longer finite."""
+        """Show losses, learning rate and speed; raise if a loss is not finite."""
         means = self.trainer.means()
         self.trainer.require_finite(means.values())
-        speed = self.speed.look()  # asking for the losses has waited for the device
+        speed = self.speed.look()  # reading the losses has synchronised with the device
         shown = [f"{name} {mean:.4f}" for name, mean in means.items()] + self.trainer.remarks()
         shown += [f"lr {self.trainer.rate:.1e}", f"{speed['images_per_second']:,.0f} images/s"]
         shown += [f"MFU {speed['mfu']:.0%}"] if "mfu" in speed else []
         bar.set_postfix_str(", ".join(shown))
 
     def validate_and_log(self, log: RunLog, numbers: dict[str, float]) -> None:
-        """Add a row to the log, and draw it where it is saved.
+        """Validate when due, keep the averaged weights if they are the best, and log the epoch.
 
-        Where figures of the averaged weights are due, these weights are kept if none were better.
+        Curves are drawn in epochs that save a checkpoint.
         """
         trainer, place = self.trainer, self.trainer.position
         if trainer.is_due(trainer.settings.validate_every):
@@ -160,14 +160,14 @@ class Run:
             trainer.draw_curves(self.folder, log.rows())
 
     def save(self) -> None:
-        """Write the averaged weights and the training state; all processes call it at once."""
+        """Write the averaged weights and the training state; a collective call."""
         state = self.trainer.state_dict()
         if self.log:
             self.trainer.save_weights(self.folder / self.trainer.weights_file)
             save_state(self.folder / STATE, state)
 
     def name_weights(self) -> None:
-        """Say where the weights are and how good the best ones are."""
+        """Print where the weights are and how good the best ones are."""
         trainer, place = self.trainer, self.trainer.position
         print(f"last weights: {self.folder / trainer.weights_file}, epoch {place.epoch}")
         if place.best_epoch:
@@ -176,10 +176,10 @@ class Run:
 
 
 class RunLog:
-    """The folder of a run: its config, environment, numbers by epoch and pictures."""
+    """The folder of a run: config, environment, metrics by epoch and pictures."""
 
     def __init__(self, folder: Path, trainer: Trainer) -> None:
-        """Continue the log; rows after the trainer's epoch, of a run cut short, are dropped."""
+        """Continue the log; rows after the trainer's epoch, of an interrupted run, are dropped."""
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         make_folder(folder)
@@ -193,7 +193,7 @@ class RunLog:
         self.board = SummaryWriter(folder / "tensorboard", purge_step=done + 1)
 
     def rows(self) -> list[dict]:
-        """All rows so far, one an epoch; a line cut off by a crash is left out."""
+        """All rows so far, one per epoch; a line truncated by a crash is skipped."""
         return [row for row in read_rows(self.path) if isinstance(row.get("epoch"), int)]
 
     def epoch(self, epoch: int, numbers: dict[str, float]) -> None:
@@ -205,7 +205,7 @@ class RunLog:
             self.board.add_scalar(name, value, epoch)
 
     def picture(self, name: str, image: Tensor, epoch: int) -> None:
-        """Keep an image (H, W, 3) uint8 in samples/ and show it in TensorBoard."""
+        """Write an image (H, W, 3) uint8 to samples/ and to TensorBoard."""
         save_png(self.folder / "samples" / f"{name}_{epoch:04d}.png", image.numpy())
         self.board.add_image(name, image, epoch, dataformats="HWC")
 
@@ -224,10 +224,10 @@ def memory_for(device: torch.device, advice: list[str]) -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect signals that ask to end instead of dying; a second Ctrl-C or SIGTERM ends at once.
+    """Collect signals that ask the process to stop; a second Ctrl-C or SIGTERM kills it at once.
 
-    Others come several times by themselves: SIGHUP from the terminal and its shell, SIGXCPU every
-    second. One that came too late for the block to look for it is raised again after its end.
+    Other signals repeat by themselves: SIGHUP from the terminal and its shell, SIGXCPU every
+    second. A signal that the block did not act on is raised again after it.
     """
     received: list[int] = []
 

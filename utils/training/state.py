@@ -1,7 +1,7 @@
-"""Training states: the place in a run, their parts and files, and what becomes of earlier ones.
+"""Training states: the position in a run, their files, and how an existing run is opened.
 
-A state is read with `weights_only=True`; the one before it is kept, so that a broken file loses one
-interval.
+States are read with `weights_only=True`. The previous one is kept, so that a broken file costs one
+checkpoint interval.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ LONGEST_REASON = 160  # characters of PyTorch's message that a line of ours repe
 
 @dataclass
 class Position:
-    """Where a run stands; together with the weights and averages, all that a resume needs.
+    """Position in a run; with the weights and averages, everything that a resume needs.
 
     Every random draw is a function of (seed, epoch, batch), so no generator has to be saved.
     """
 
     epoch: int = 0  # finished epochs
-    batch: int = 0  # finished batches of the present epoch
+    batch: int = 0  # finished batches of the current epoch
     step: int = 0  # optimiser steps so far
-    sums: dict[str, Tensor] = field(default_factory=dict)  # of the present epoch's losses
-    seconds: float = 0.0  # of a time limit that are used up
-    best_loss: float = math.inf  # lowest value of the figure that decides, so far
-    best_epoch: int = 0  # after which it was found
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the current epoch's losses
+    seconds: float = 0.0  # of the time limit used up
+    best_loss: float = math.inf  # lowest value so far of the metric that selects the best weights
+    best_epoch: int = 0  # number of epochs after which it was reached
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Count a batch; losses stay on their device."""
@@ -62,10 +62,10 @@ class Position:
 
 
 class TimeLimit:
-    """A limit on the wall-clock time of a run, over all the sessions that it is made in."""
+    """A limit on the wall-clock time of a run, summed over its sessions."""
 
     def __init__(self, minutes: float | None, spent: float = 0.0) -> None:
-        """minutes: the limit, None for none. spent: seconds of it used up in earlier sessions."""
+        """minutes: the limit, or None. spent: seconds used up in earlier sessions."""
         self.minutes, self.began = minutes, time.monotonic() - spent
 
     @property
@@ -80,12 +80,12 @@ class TimeLimit:
 
 
 def load_parts(parts: dict[str, Any], state: State) -> None:
-    """Give each part, such as a network or an optimiser, its state by name.
+    """Load the state of each part, such as a network or an optimiser, by name.
 
     Raises `UserError` for a state that does not fit.
     """
     for name, part in parts.items():
-        if not state[name]:  # of a gradient scaler that had nothing to do on its machine
+        if not state[name]:  # of a disabled gradient scaler
             continue
         if isinstance(part, torch.optim.Optimizer):
             _take_settings(state[name], part)
@@ -102,7 +102,7 @@ def load_parts(parts: dict[str, Any], state: State) -> None:
 
 
 def _take_settings(state: State, optimizer: torch.optim.Optimizer) -> None:
-    """Replace an optimiser's saved settings by this config's decay and this machine's kernels."""
+    """Override an optimiser's saved settings with this config's and this machine's."""
     groups = state["param_groups"], optimizer.param_groups
     for saved, group in zip(*groups, strict=False):  # another number of groups is refused later
         saved |= {**group, "params": saved["params"]}
@@ -114,7 +114,7 @@ def settings_that_count(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_state(path: Path, state: State) -> None:
-    """Write a training state, e.g. state.pt; what was the latest becomes state.previous.pt."""
+    """Write a training state, e.g. state.pt; the existing one becomes state.previous.pt."""
     with atomic(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -125,11 +125,11 @@ def save_state(path: Path, state: State) -> None:
 
 
 def load_state(path: Path) -> State | None:
-    """Read the latest whole training state, or None if there is none yet.
+    """Read the latest intact training state, or None if there is none yet.
 
-    One that was read and is damaged is passed over with a line that says so, and set aside as
-    state.damaged.pt, or it would become the previous one. Raises `UserError` if none is whole, and
-    `MachineError` if one cannot be read, which says nothing about it.
+    A damaged one is skipped with a message and renamed to state.damaged.pt, so that it does not
+    become the previous one. Raises `UserError` if none is intact, and `MachineError` if the
+    machine could not read one, which does not mean that it is damaged.
     """
     found = [candidate for candidate in (path, previous(path)) if candidate.exists()]
     for candidate in found:
@@ -156,22 +156,22 @@ def load_state(path: Path) -> State | None:
 
 @dataclass(frozen=True)
 class Opening:
-    """What becomes of an existing run, and of settings that differ from its own."""
+    """How to treat an existing run, and settings that differ from its own."""
 
     resume: Resume = False
     restart: bool = False
     allow_config_change: bool = False
-    from_epoch: int | None = None  # that a resumed checkpoint must stand after
+    from_epoch: int | None = None  # the number of epochs that the checkpoint must have finished
 
 
 def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State | None:
-    """The state to go on from, or None to begin; ``settings`` are those the result depends on.
+    """The state to resume from, or None for a new run; ``settings`` are those the result depends on.
 
-    Where there is nothing to resume, True says so and "auto" begins without a word. Settings that
-    the state does not know, since they are newer, are taken as they are.
+    With nothing to resume, True prints a line and "auto" starts silently. Settings that are newer
+    than the state are not compared.
 
-    Raises `UserError` when a run would be overwritten unasked, when the state is foreign or stands
-    after another epoch than the user believes, and when its settings differ without leave.
+    Raises `UserError` if a run would be overwritten without --restart, if the state is not ours or
+    not after the requested epoch, and if settings differ without --allow-config-change.
     """
     if not opening.resume:
         if (path.exists() or previous(path).exists()) and not opening.restart:
@@ -204,10 +204,10 @@ def _require_epoch(path: Path, done: int | None, opening: Opening) -> None:
 
 
 def clear_run(path: Path) -> None:
-    """Clear the way for a run that begins; the main process does it.
+    """Delete the state and samples of the run that a new one replaces, in the main process.
 
-    Else one that is killed before its first save would go on as the run that it replaces, and
-    pictures of both would lie side by side.
+    Otherwise a new run killed before its first save would resume as the old one, and their
+    pictures would be mixed.
     """
     if is_main():
         for state in (previous(path), path):

@@ -1,9 +1,9 @@
-"""What stage 2 learns from: tokens, chosen and masked for each batch where they lie.
+"""Training data of stage 2: masked batches of cached tokens.
 
-On a GPU nothing of this waits for the host: tokens stay in its memory, and every random number is
-drawn there; only holes are made on the host, some batches ahead. All random numbers follow from
+On a GPU this never syncs with the host: tokens stay in GPU memory and random numbers are drawn
+there; only holes are drawn on the host, some batches ahead. All random numbers depend only on
 (seed, epoch, batch), so a resumed run draws the same.
-Shapes: n images, V views, B batch, N tokens, F features of a place, K codes of C channels.
+Shapes: n images, V views, B batch, N tokens, F features of a position, K codes of C channels.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from utils.rng import generator_for
 if TYPE_CHECKING:
     from utils.training.holed import HoledImages, Seen
 
-MAX_RESIDENT_BYTES = 512 << 20  # of tokens in a GPU's memory; more stay in the file on the host
-AHEAD = 2  # batches whose holes are made while a GPU trains
-MASK_STREAM = 0  # tells these random numbers from others of the same batch
-ALL_BITS = 0xFFFF  # of a token, which is kept as a signed number
+MAX_RESIDENT_BYTES = 512 << 20  # of tokens in GPU memory; larger sets stay in the mapped file
+AHEAD = 2  # batches whose holes are prepared while a GPU trains
+MASK_STREAM = 0  # separates these random numbers from others of the same batch
+ALL_BITS = 0xFFFF  # recovers a uint16 token from its int16 view
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a data set and their codes; the tokenizer itself is not part of it."""
+    """The tokens of a data set and their codes, without the tokenizer itself."""
 
     train: np.ndarray  # (n, V, N) uint16: images, their mirror images and augmented views
     val: np.ndarray  # (m, 2, N)
@@ -50,15 +50,15 @@ class Tokens:
         return (counts / counts.sum()).to(self.codes.dtype)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what is trained on, by which a resumed run knows its images."""
+        """SHA-256 of the training tokens, by which a resumed run recognises its data."""
         return hashlib.sha256(np.ascontiguousarray(self.train)).hexdigest()
 
 
 class TokenBatch(NamedTuple):
-    """What a training step needs of a batch."""
+    """The tensors of a training step."""
 
     targets: Tensor  # (B, N) int64, the clean tokens
-    inputs: Tensor  # (B, N) int64, what stands at known places
+    inputs: Tensor  # (B, N) int64, the input tokens before masking
     token_mask: Tensor  # (B, N) bool, True = hidden
     known: Tensor | None = None  # (B, N, F), for a transformer with conditioning
 
@@ -68,20 +68,20 @@ class TokenBatch(NamedTuple):
 
 
 class TokenBatches:
-    """Gives a batch for image numbers and the place in the training."""
+    """Makes batches from image indices, epoch and batch number."""
 
     def __init__(self, tokens: Tokens, config: Config, device: torch.device) -> None:
         self.holed, self.masking, self.seed = tokens.holed, config.masking, config.seed
         self.mirror, self.device = config.training.mirror, device
         views = tokens.train  # (n, V, N)
-        fits = views.nbytes <= MAX_RESIDENT_BYTES and not self.holed  # holes are made on the host
+        fits = views.nbytes <= MAX_RESIDENT_BYTES and not self.holed  # holes are drawn on the host
         self.home = device if fits else torch.device("cpu")  # of tokens and random numbers
         self.views = torch.from_numpy(views.view(np.int16)).to(self.home)  # or the mapped file
         self.generator = torch.Generator(self.home)
         self.ahead = AHEAD if self.holed and device.type == "cuda" else 0
 
     def stream(self, image_ids: Iterable[Tensor], epoch: int, first: int) -> Iterator[TokenBatch]:
-        """The batches of an epoch from number ``first`` on, each of these images (B,) int64."""
+        """The batches of an epoch from number ``first`` on, with these image indices (B,) int64."""
         begun: deque[Callable[[], TokenBatch]] = deque()
         for number, ids in enumerate(image_ids, first):
             begun.append(self._begin(ids, epoch, number))
@@ -91,11 +91,11 @@ class TokenBatches:
             yield begun.popleft()()
 
     def __call__(self, image_ids: Tensor, epoch: int, batch: int) -> TokenBatch:
-        """The batch of these images (B,) int64, on the device."""
+        """The batch of image indices (B,) int64, on the device."""
         return self._begin(image_ids, epoch, batch)()
 
     def _begin(self, image_ids: Tensor, epoch: int, batch: int) -> Callable[[], TokenBatch]:
-        """Draw a batch; what it returns makes the rest of it."""
+        """Draw a batch; the returned function finishes it."""
         stream = generator_for(self.seed, epoch, batch, MASK_STREAM)
         self.generator.manual_seed(stream.initial_seed())
         image_ids = _moved(image_ids, self.home)
@@ -114,10 +114,10 @@ class TokenBatches:
     def _with_holes(
         self, holed: HoledImages, image_ids: Tensor, view: Tensor, token_mask: Tensor
     ) -> Callable[[], TokenBatch]:
-        """Draw a hole for each image; the rest of the images miss whole patches instead.
+        """Draw a hole for a share of the images; the others miss whole patches.
 
-        Known tokens are those of the filled image. Of a drawn hole's tokens some are already
-        revealed and show what they should be.
+        Known input tokens are those of the filled image. Some tokens of a drawn hole are already
+        revealed, as during decoding, and are the true ones.
         """
         batch, tokens = token_mask.shape
         drawn = torch.rand(batch, generator=self.generator) < self.masking.hole_share
@@ -137,7 +137,7 @@ class TokenBatches:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; the host does not wait for the copy."""
+    """The tensor on a device, copied without blocking the host."""
     if tensor.device.type == "cpu" and device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""What the trainers of both stages share: the place in a run, its rate, its time and its state."""
+"""Base class of both stages' trainers: position in a run, learning rate, time limit and state."""
 
 from __future__ import annotations
 
@@ -28,26 +28,25 @@ from utils.training.state import Position, State, TimeLimit, load_parts, setting
 from utils.weights.store import save_weights
 
 AGREE_EVERY = 10  # steps between exchanges of several GPUs about stopping
-LOOK_EVERY = 20  # batches between looks at the loss
+LOOK_EVERY = 20  # batches between reads of the loss, each a sync with the device
 
 
 class Trainer(ABC):
-    """A stage's networks and optimisers, and its place in a run (utils/training/run.py).
+    """A stage's networks and optimisers, and its position in a run (utils/training/run.py).
 
-    Several processes (utils/distributed.py) have equal trainers. Each is given whole batches and
-    computes on its own share of the rows, so that all of them together do what a single one does
-    with batches that are larger by their number.
+    Under torchrun every process has an equal trainer. Each draws the global batch and computes on
+    its own rows, so that N processes train like a single one with an N times larger batch.
     """
 
-    section: str  # of the config, where its settings are
+    section: str  # of the config with its settings
     weights_file: str
     description: TokenizerConfig | TransformerConfig  # of the network that is trained
-    judged_by: str  # the figure of `validate` whose lowest value marks the best weights
+    judged_by: str  # the metric of `validate` that selects the best weights; lower is better
     flops_an_image: float  # of a training step
-    shares_batches = False  # whether threads of a CPU take parts of each batch
+    shares_batches = False  # whether CPU threads split each batch
     averaged: Averaged
-    parts: dict[str, Any]  # by name: what trains, and so belongs to a checkpoint
-    settings_of_run: dict[str, Any]  # on which the result depends
+    parts: dict[str, Any]  # by name: everything with a state_dict in the checkpoint
+    settings_of_run: dict[str, Any]  # that the result depends on
 
     def __init__(
         self,
@@ -76,41 +75,41 @@ class Trainer(ABC):
             )
 
     def settings_in(self, *sections: str) -> dict[str, Any]:
-        """Settings of some sections and whatever else the weights of both stages depend on."""
+        """Settings of some sections, and everything else that the weights of any stage depend on."""
         settings = settings_that_count(flat(self.config, "seed", "data", *sections))
         settings[f"{self.section}.batch_size"] = self.batch_size  # of all processes together
         return settings | {"images": self.image_count, "precision": str(self.dtype)}
 
     @abstractmethod
     def batches(self) -> Iterator[Any]:
-        """Whole batches of the rest of the present epoch, each made when it is asked for."""
+        """Global batches of the rest of the current epoch, made lazily."""
 
     @abstractmethod
     def step(self, batch: Any) -> None:
-        """Train on a batch, and count it in the position."""
+        """Train on a batch and advance the position."""
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
-        """Figures of the averaged weights; asked of the main process alone."""
+        """Metrics of the averaged weights; only the main process calls it."""
 
     @abstractmethod
     def draw_curves(self, folder: Path, rows: list[dict]) -> None:
-        """Draw the numbers of all epochs into the run's folder."""
+        """Plot the log of all epochs into the run folder."""
 
     @abstractmethod
     def memory_advice(self) -> dict[str, bool]:
-        """Settings that need less memory, and whether they are still to be had."""
+        """Settings that need less memory, and whether each could still be applied."""
 
     def pictures(self) -> dict[str, Tensor]:
         """Pictures to show after this epoch, by name, (rows, columns, 3) uint8."""
         return {}
 
     def remarks(self) -> list[str]:
-        """What else the progress bar shows; asked of all processes at once."""
+        """Further text for the progress bar; a collective call."""
         return []
 
     def notes(self) -> dict[str, str]:
-        """What the header of a weights file says besides the network's description."""
+        """Metadata of a weights file besides the network's description."""
         return {"epoch": str(self.position.epoch), "seed": str(self.config.seed)}
 
     @property
@@ -120,7 +119,7 @@ class Trainer(ABC):
 
     @property
     def nothing_left(self) -> bool:
-        """Whether the run is finished; an epoch whose time ran out meanwhile still has its end."""
+        """Whether the run is finished and the last epoch, if cut short by time, was completed."""
         return self.finished and not self.position.batch
 
     @property
@@ -144,7 +143,7 @@ class Trainer(ABC):
         return self.is_due(self.settings.checkpoint_every)
 
     def is_due(self, every: int) -> bool:
-        """Whether what happens once in ``every`` epochs, and at the end, happens now."""
+        """Whether something done every ``every`` epochs, and at the end, is due now."""
         return self.position.epoch % every == 0 or self.finished
 
     def group_is_full(self) -> bool:
@@ -153,17 +152,17 @@ class Trainer(ABC):
         return done % self.batches_a_step == 0 or done == self.batches_per_epoch
 
     def image_ids(self, order: torch.Generator) -> Iterator[Tensor]:
-        """Numbers of the images of each batch of the present epoch that is left, (B,)."""
+        """Image indices (B,) of each remaining batch of the current epoch."""
         return shuffled_batches(self.image_count, self.batch_size, order, skip=self.position.batch)
 
     @property
     def rate(self) -> float:
         return learning_rate(self.settings, self.position.step, self.total_steps, self.time_share)
 
-    # What all processes know together; each of these is called by all of them at once
+    # Collective calls: all processes must make them together
 
     def means(self) -> dict[str, float]:
-        """Mean losses of the present epoch so far, over all processes."""
+        """Mean losses of the current epoch so far, over all processes."""
         batches = max(1, self.position.batch)
         return {name: float(total) / batches for name, total in self._sums_of_all().items()}
 
@@ -171,9 +170,9 @@ class Trainer(ABC):
         return {**self.means(), "learning_rate": self.rate}
 
     def agree(self, stopping: bool) -> bool:
-        """Whether any process was asked to stop; all learn how much of the time is used up.
+        """Whether any process was asked to stop; also synchronises the share of the time used up.
 
-        Several GPUs exchange this only once in some steps, since they wait for each other.
+        Several GPUs do so only every `AGREE_EVERY` steps, since they wait for each other.
         """
         waits = self.world > 1 and self.device.type != "cpu" and not self.epoch_ends
         if waits and self.position.step % AGREE_EVERY:
@@ -183,7 +182,7 @@ class Trainer(ABC):
         return stops > 0
 
     def require_finite(self, losses: Iterable[float]) -> None:
-        """Raise `DivergedError` for a loss that is not; it names the setting to lower."""
+        """Raise `DivergedError` for a loss that is not finite; it names the setting to lower."""
         if all(math.isfinite(loss) for loss in losses):
             return
         place = f"epoch {self.position.epoch + 1}, batch {self.position.batch}"
@@ -199,7 +198,7 @@ class Trainer(ABC):
         save_weights(path, self.averaged.module.state_dict(), self.description, self.notes())
 
     def state_dict(self) -> State:
-        """All that a resume needs; to be called by all processes at once."""
+        """Everything that a resume needs; a collective call."""
         self.position.seconds, sums = self.limit.spent, self._sums_of_all()
         place = {"position": {**vars(self.position), "sums": sums}, "epoch_size": self._epoch_size}
         parts = {name: part.state_dict() for name, part in self.parts.items()}
@@ -221,9 +220,9 @@ class Trainer(ABC):
         return self.batches_per_epoch, self.steps_per_epoch
 
     def _keep_share(self, batches: int, steps: int) -> None:
-        """Stand at the same share of the training as a run with these sizes of an epoch.
+        """Move to the same share of the training as in a run with these epoch sizes.
 
-        Within an epoch that is the last whole group of batches before it, so no image is left out.
+        Within an epoch, rounds down to a whole group of batches, so that no image is skipped.
         """
         if (batches, steps) == self._epoch_size:
             return

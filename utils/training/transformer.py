@@ -32,11 +32,10 @@ def train_transformer(
 ) -> Path:
     """Train stage 2 and return the weights file, <run>/transformer/transformer.safetensors.
 
-    It contains the averaged weights of the last epoch; best.safetensors next to it those of the
-    lowest validation loss. With a time limit, the epoch in which it runs out is cut short and the
-    run is finished.
-    resume, restart, ...: of `Opening`. start: the weights that a new run starts from. tokens: what
-    to learn from, by default the config's data. watch: of `train`. Errors: of `train`, and
+    It contains the averaged weights of the last epoch, best.safetensors next to it those of the
+    lowest validation loss. A time limit cuts the last epoch short.
+    resume, restart, ...: see `Opening`. start: initial weights of a new run. tokens: the training
+    data, by default the config's. watch: see `train`. Raises the errors of `train`, and
     `UserError` for unusable data.
     """
     section = config.transformer.model_copy(update={"weights": None})  # the run makes its own
@@ -56,7 +55,7 @@ def train_transformer(
 
 
 def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTransformer]:
-    """Weights to start from, and the config of a run that trains a network like theirs."""
+    """A network to start from, and the config with that network's architecture."""
     network = load_transformer(path, config.transformer)
     if config.transformer.conditioning == "pixels" and network.config.conditioning == "none":
         network = with_conditioning(network)
@@ -66,9 +65,9 @@ def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTra
 
 
 def load_tokens(config: Config, device: torch.device) -> Tokens:
-    """Cached tokens of both splits and the codes of the config's tokenizer, encoded on a device.
+    """Cached tokens of both splits, encoded on a device, and the codes of the config's tokenizer.
 
-    Raises `UserError` for codes of another width than the transformer's prior has.
+    Raises `UserError` if the codes' width differs from that of the transformer's prior.
     """
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer)
     found, wanted = vqgan.config.latent_dim, config.transformer.prior_dim

@@ -1,4 +1,4 @@
-"""What a step of stage 2 changes, and the step (MaskGIT section 3.1).
+"""The training step of stage 2 and its state (MaskGIT section 3.1).
 
 Shapes: B batch, N tokens, n images.
 """
@@ -33,8 +33,8 @@ from utils.training.token_batches import TokenBatch, TokenBatches, Tokens
 from utils.training.trainer import Trainer
 from utils.training.validate_transformer import val_repairs, validate
 
-FINGERPRINT = 12  # hexadecimal digits that stand for what a run was begun with
-DROPOUT_STREAM = 1  # random numbers that have nothing in common with those of token batches
+FINGERPRINT = 12  # hexadecimal digits of a run's fingerprints
+DROPOUT_STREAM = 1  # independent of the random numbers of token batches
 
 
 class Objective(nn.Module):
@@ -51,7 +51,7 @@ class Objective(nn.Module):
 
 
 class TransformerTrainer(Trainer):
-    """Everything that a step of stage 2 changes, and the step."""
+    """Transformer, optimiser, averaged weights and the training step of stage 2."""
 
     section, weights_file, judged_by = "training", "transformer.safetensors", "val_loss"
 
@@ -97,7 +97,7 @@ class TransformerTrainer(Trainer):
         return network.to(self.device)
 
     def _settings_of_run(self) -> dict[str, Any]:
-        """All that the weights depend on."""
+        """Everything that the weights depend on."""
         tokens, settings = self.tokens, self.settings_in("transformer", "masking", "training")
         settings |= {"codes of the tokenizer": tokens.codes_sha256[:FINGERPRINT]}
         settings |= {"tokens of the images": tokens.fingerprint()[:FINGERPRINT]}
@@ -106,9 +106,9 @@ class TransformerTrainer(Trainer):
         return settings
 
     def start_from(self, network: BidirectionalTransformer) -> None:
-        """Begin with the weights of another network instead of fresh ones.
+        """Start from another network's weights instead of a random initialisation.
 
-        If it belongs to another tokenizer, its prior is first given the codes of this one.
+        If it was trained for another tokenizer, its prior first gets the codes of this one.
         """
         codes = self.tokens.codes
         if self.config.transformer.prior_dim and not network.prior.has_codes(codes):
@@ -119,7 +119,7 @@ class TransformerTrainer(Trainer):
     # The step
 
     def batches(self) -> Iterator[TokenBatch]:
-        """Masked batches of the rest of the present epoch."""
+        """Masked batches of the rest of the current epoch."""
         self.transformer.train()
         place = self.position
         image_ids = self.image_ids(generator_for(self.config.seed, place.epoch))
@@ -132,7 +132,7 @@ class TransformerTrainer(Trainer):
             self.take_step()
 
     def accumulate(self, batch: TokenBatch) -> None:
-        """Add the gradient of one batch, divided by the number of batches of its group."""
+        """Add the gradient of one batch, divided by the number of batches in its group."""
         place, accumulate = self.position, self.settings.accumulate
         first = place.batch // accumulate * accumulate
         in_group = min(accumulate, self.batches_per_epoch - first)
@@ -148,17 +148,17 @@ class TransformerTrainer(Trainer):
         place.add({"loss": loss})
 
     def _backward(self, batch: TokenBatch, in_group: int, *, exchange: bool) -> Tensor:
-        """Add the gradient of this process's rows; the others' are exchanged at the group's end."""
+        """Add the gradient of this process's rows; processes exchange at the group's end."""
         own, weight = self._own_share(batch)
         with nullcontext() if exchange or self.world == 1 else self.objective.no_sync():
             with autocast(self.device, self.dtype):
                 loss = self.objective(*own) * weight
-            # DistributedDataParallel takes the mean over processes of what is a sum
+            # DistributedDataParallel averages over processes, but the losses are to be summed
             self.scaler.scale(loss * self.world / in_group).backward()
         return loss
 
     def take_step(self) -> None:
-        """Set the learning rate, clip, step, and let the averaged weights follow."""
+        """Set the learning rate, clip, step, and update the averaged weights."""
         set_learning_rate(self.optimizer, self.rate)
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -172,10 +172,10 @@ class TransformerTrainer(Trainer):
         self.position.step += 1
 
     def _own_share(self, batch: TokenBatch) -> tuple[TokenBatch, float | Tensor]:
-        """This process's rows of a batch, and what their mean loss weighs in the mean of all.
+        """This process's rows of a batch, and the weight of their mean loss in the batch's mean.
 
-        Weighed by scored tokens, the losses of all processes sum up to the whole batch's mean. A
-        process without a row takes one that weighs nothing.
+        Weighted by scored tokens, the losses of all processes sum to the global batch's mean. A
+        process without rows takes one with weight 0.
         """
         if self.world == 1:
             return batch, 1.0
@@ -185,24 +185,24 @@ class TransformerTrainer(Trainer):
         return own, self._weight(own, batch)
 
     def _weight(self, own: TokenBatch, whole: TokenBatch) -> float | Tensor:
-        """What the mean loss of some rows weighs in the mean of all."""
+        """Weight of the mean loss of some rows in the mean over the whole batch."""
         if self.config.masking.loss_on == "all":
             return len(own.token_mask) / len(whole.token_mask)
         return own.token_mask.sum() / whole.token_mask.sum().clamp(min=1)
 
-    # What its run shows and keeps
+    # Validation, logging and saving
 
     def validate(self) -> dict[str, float]:
         network, tokens = self.averaged.module, self.tokens
         return validate(network, tokens.val, self.device, self.dtype, tokens.val_seen)
 
     def numbers(self) -> dict[str, float]:
-        """The epoch's mean loss and the rate that it has come to."""
+        """The epoch's mean loss and its last learning rate."""
         return {"train_loss": self.means().get("loss", 0.0), "learning_rate": self.rate}
 
     @property
     def saves_now(self) -> bool:
-        """Pictures are made from saved weights."""
+        """Also when pictures are due, which are made from saved weights."""
         return super().saves_now or self._draws_now
 
     def pictures(self) -> dict[str, Tensor]:
@@ -218,7 +218,7 @@ class TransformerTrainer(Trainer):
         save_loss_curve(folder / "loss_curve.png", rows)
 
     def notes(self) -> dict[str, str]:
-        """The tokenizer that the weights belong to, too."""
+        """Adds the tokenizer that the weights belong to."""
         return {**super().notes(), "codes_sha256": self.tokens.codes_sha256}
 
     def memory_advice(self) -> dict[str, bool]:
