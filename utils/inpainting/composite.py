@@ -1,4 +1,4 @@
-"""How a decoded image meets the known pixels around its holes.
+"""Compositing of a decoded image with the known pixels around its holes.
 
 Images are (H, W, 3) uint8, holes (H, W) bool, True = hidden. `hard` and `feather` change nothing
 outside the hole: known pixels stay as they are, bit for bit.
@@ -13,12 +13,12 @@ from scipy.ndimage import distance_transform_edt
 
 from utils.data.fill import harmonic
 
-SMALL = 2**16  # pixels of a picture up to which the whole is computed with; its sizes come again
+SMALL = 2**16  # pixels; smaller pictures are not cropped to the hole, since their sizes recur
 Composite = Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 
 
 def none(decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, width: float) -> np.ndarray:
-    """The decoded image as it is."""
+    """The decoded image, unchanged."""
     return decoded
 
 
@@ -30,8 +30,8 @@ def hard(decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, width: float)
 def feather(decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, width: float) -> np.ndarray:
     """Known pixels pasted over, and the hole corrected so that no seam shows at its border.
 
-    What the decoder gets wrong around the hole goes on into it as a membrane (Pérez et al. 2003,
-    section 2), in full at the first pixel and faded out by a cosine over ``width`` pixels.
+    The decoder's error around the hole is extended into it as a membrane (Pérez et al. 2003,
+    section 2), in full at the first pixel and faded out with a cosine over ``width`` pixels.
     """
     if hole.all() or not hole.any():
         return hard(decoded, image, hole, width)
@@ -46,7 +46,7 @@ def feather(decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, width: flo
 
 
 def _around(hole: np.ndarray) -> tuple[slice, slice]:
-    """The smallest box with a hole and all pixels next to it."""
+    """The bounding box of a hole, one pixel wider on all sides."""
     rows, columns = (np.flatnonzero(hole.any(axis)) for axis in (1, 0))
     first = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
     return slice(first[0], rows[-1] + 2), slice(first[1], columns[-1] + 2)

@@ -34,16 +34,16 @@ from utils.io.masks import as_hole
 from utils.io.notes import note
 from utils.weights.store import load_tokenizer, load_transformer, require_tokens_of
 
-OF_TRAINING = {"dropout"}  # settings of a network that do nothing in a repair
-BATCH_SIZES = {"cpu": 16, "cuda": 256}  # what auto means
-STEP_IMAGES = 4096  # that a batch may hold at once
-WINDOW_ID = 1 << 32  # a window's noise is keyed apart from all images'
+OF_TRAINING = {"dropout"}  # network settings without effect at inference
+BATCH_SIZES = {"cpu": 16, "cuda": 256}  # for batch_size auto
+STEP_IMAGES = 4096  # most images of all steps and samples in a batch
+WINDOW_ID = 1 << 32  # keeps the noise keys of windows apart from those of images
 Picture = TypeVar("Picture", Image.Image, np.ndarray)
 
 
 @dataclass
 class Trace:
-    """What decoding went through: token ids (R, N) and masks (R, N) after every step."""
+    """The steps of a decoding: token ids (R, N) and masks (R, N) after every step."""
 
     known: Tensor | None = None  # (R, 4, H, W), for a decoder with conditioning
     token_ids: list[Tensor] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Inpainter:
     """A loaded MaskGIT that repairs images of the config's size."""
 
     def __init__(self, config: Config) -> None:
-        """Load both networks, which are as their files describe them, and the config states so."""
+        """Load both networks; their files' descriptions overrule the config."""
         compute = Compute.of(config)
         self.device, self.dtype = compute.device, compute.dtype
         tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer)
@@ -72,20 +72,20 @@ class Inpainter:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, device: str = "auto", seed: int = 0) -> Inpainter:
-        """Networks of a folder, or of a name on the Hub; `UserError` where there are none."""
+        """Load networks from a folder or the Hub; raises `UserError` if there are none."""
         return cls(pretrained_config(pretrained_folder(name), device, seed))
 
     def with_config(self, config: Config) -> Inpainter:
-        """The same networks under other settings."""
+        """An inpainter with the same networks and other settings."""
         other = copy.copy(self)
         other.config = config
         return other
 
     def __call__(self, image: Picture, mask: Picture) -> Picture:
-        """Repair one picture of any size; what comes back is of the kind of ``image``.
+        """Repair one picture of any size; returns the same type as ``image``.
 
-        image: a PIL image, or (H, W, 3) uint8. mask: a PIL image or (H, W) uint8, 255 known and 0 a
-        hole as in files, or (H, W) bool, True = hole. Raises `UserError` where sizes differ.
+        image: a PIL image, or (H, W, 3) uint8. mask: a PIL image or (H, W) uint8, 255 known and 0
+        hole, or (H, W) bool, True = hole. Raises `UserError` if their sizes differ.
         """
         if isinstance(image, Image.Image):
             upright = to_rgb(ImageOps.exif_transpose(image), "image")
@@ -105,8 +105,8 @@ class Inpainter:
     def repair_in_windows(
         self, image: np.ndarray, hole: np.ndarray, image_id: int = 0, sample: int = 0
     ) -> Iterator[np.ndarray]:
-        """Yield a picture of any other size after every round of windows, the last one whole."""
-        from utils.inpainting.windows import repair_in_windows  # here: the other size is the usual
+        """Yield a picture of any other size after every round of windows; the last is finished."""
+        from utils.inpainting.windows import repair_in_windows  # only odd sizes need it
 
         side, width = self.config.data.image_size, self.config.decoding.feather_width
         decode = partial(self._decode_windows, image_id, sample)
@@ -119,12 +119,12 @@ class Inpainter:
         image_ids: list[int],
         on_step: OnStep | None = None,
     ) -> Trace:
-        """Fill the holes and decode, (B, H, W, 3) uint8 and (B, H, W) bool; on_step listens."""
+        """Fill the holes and decode, (B, H, W, 3) uint8 and (B, H, W) bool."""
         filled, samples = self.fill_all(images, holes), self.config.decoding.samples
         return self.decode(filled, holes, image_ids, samples, on_step)
 
     def fill(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-        """What the tokenizer is shown of an image, (H, W, 3) uint8."""
+        """The input of the tokenizer: an image with its hole filled, (H, W, 3) uint8."""
         return fill_hole(image, hole, self.config.decoding.hole_fill)
 
     def fill_all(self, images: np.ndarray, holes: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ class Inpainter:
         return normalise(pixels.to(self.device), data.mean, data.std), where.to(self.device)
 
     def known(self, images: np.ndarray, holes: np.ndarray) -> Tensor | None:
-        """What a decoder with conditioning is shown of images (B, H, W, 3) with holes."""
+        """`known_pixels` of images (B, H, W, 3) with holes, for a decoder with conditioning."""
         if not self.config.tokenizer.conditioned:
             return None
         return known_pixels(*self.as_tensors(self.fill_all(images, holes), holes))
@@ -178,7 +178,7 @@ class Inpainter:
     def _decode_windows(
         self, image_id: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]
     ) -> np.ndarray:
-        """Decode windows (B, S, S, 3) of one picture, whose noise is keyed by their numbers."""
+        """Decode windows (B, S, S, 3) of one picture; their numbers key the noise."""
         decoded, size = [], self.batch_size
         ids = [image_id + number * WINDOW_ID for number in numbers]
         filled = self.fill_all(images, holes)
@@ -202,7 +202,7 @@ class Inpainter:
     def decoded_steps(self, steps: list[Tensor], known: Tensor | None) -> np.ndarray:
         """Decode the tokens after every step, T of (R, N) -> (T, R, H, W, 3) uint8.
 
-        An image whose tokens a step left alone is not decoded again.
+        Images whose tokens did not change in a step are not decoded again.
         """
         token_ids = torch.stack(steps)  # (T, R, N)
         is_new = torch.ones(token_ids.shape[:2], dtype=torch.bool, device=token_ids.device)
@@ -226,7 +226,7 @@ class Inpainter:
 
     @property
     def batch_size(self) -> int:
-        """Images in one go: as configured, or what suits the device and the pictures asked for."""
+        """Images per batch: as configured, or by device and the number of images per repair."""
         settings = self.config.decoding
         if settings.batch_size != "auto":
             return settings.batch_size
@@ -236,7 +236,7 @@ class Inpainter:
 
 
 def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerConfig]) -> Config:
-    """The config with the networks that run; a note tells what it says otherwise."""
+    """The config with the networks as loaded; a note lists the settings that differed."""
     sections = {}
     for name, network in networks.items():
         section, found = getattr(config, name), network.model_dump()

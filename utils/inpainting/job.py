@@ -1,4 +1,4 @@
-"""Repair a set of images: what is decoded, what is read and written meanwhile, what is skipped.
+"""Repair a set of images: read, decode and write at the same time, skipping finished ones.
 
 Images of the model's size are decoded in batches, any others in windows (windows.py).
 
@@ -48,8 +48,8 @@ from utils.io.images import opened
 from utils.io.overlap import WriteBehind, read_ahead
 
 THREADS = 2  # that read, and that write
-HELD_BYTES = 1 << 28  # of images read ahead, and of those that wait to be written
-TIMES = ("seconds", "images_per_second", "processes")  # that a manifest states
+HELD_BYTES = 1 << 28  # of images read ahead, and of those waiting to be written
+TIMES = ("seconds", "images_per_second", "processes")  # timing keys of a manifest
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Task:
     stamp: str
     done: bool
     filled: np.ndarray | None
-    """What the tokenizer is shown; None for what is done, or decoded in windows."""
-    truth: np.ndarray | None  # none where it is not known, or not shown
+    """Input of the tokenizer; None for finished images and those repaired in windows."""
+    truth: np.ndarray | None  # None where it is unknown, or not shown
 
 
 class Job:
-    """A set of images on its way through an inpainter; counts what is finished."""
+    """The repair of a set of images; counts written and skipped results."""
 
     def __init__(
         self, inpainter: Inpainter, dataset: InpaintingSet, output: Path, restart: bool
@@ -80,7 +80,7 @@ class Job:
         self.counting = threading.Lock()  # several threads write
 
     def read(self, index: int) -> Task:
-        """Read one image with its mask, look whether it is done, else prepare it."""
+        """Read one image with its mask and, unless it is already repaired, fill its hole."""
         item = self.dataset[index]
         stamp = f"{self.digest}{input_digest(item.image, item.hole, item.profile)}"
         done = not self.restart and self.outputs.is_done(item, stamp)
@@ -92,7 +92,7 @@ class Job:
         return Task(item, stamp, done, filled, truth)
 
     def results(self) -> dict[str, str]:
-        """File name of every result: that of the picture it repairs."""
+        """File name of every result -> file name of its input picture."""
         return {
             self.outputs.result_name(index, sample): composed(path.name)
             for index, path in enumerate(self.dataset.images)
@@ -143,7 +143,7 @@ class Job:
         images: list[np.ndarray],
         masks: np.ndarray | None = None,
     ) -> None:
-        """Join pixels with known ones, where no window did, and write all files of a repair."""
+        """Composite with the known pixels (windows already did) and write a repair's files."""
         if masks is not None:
             images = [self.inpainter.join(i, task.item.image, task.item.hole) for i in images]
         self.outputs.write(Repair(task.item, sample, task.stamp, images, masks, task.truth))
@@ -160,12 +160,12 @@ def inpaint_set(
     restart: bool = False,
     verbose: bool = False,
 ) -> dict[str, float]:
-    """Repair every image of a set that is not done yet, or with ``restart`` all of them.
+    """Repair every image of a set that is not repaired yet, or with ``restart`` all of them.
 
-    Under torchrun each process takes its share, and the last one to finish writes the manifest,
-    with the times of all. Returns this process's: seconds, images repaired, images a second, and
-    images skipped. Raises `UserError` for weights or images that do not fit, or an output that
-    cannot be written, or contains repairs of other pictures; finished images stay.
+    Under torchrun each process takes its share, and the last one to finish writes the manifest
+    with the times of all. Returns this process's seconds, images repaired, images per second and
+    images skipped. Raises `UserError` for weights or images that do not fit, and for an output
+    that cannot be written or contains repairs of other pictures; finished images are kept.
     """
     inpainter, began = Inpainter(config), time.perf_counter()
     job = Job(inpainter, dataset, output, restart)
@@ -178,7 +178,7 @@ def inpaint_set(
         refuse_to_replace(manifest.parent, before, job.results())
     if is_main() and not restart:
         say_what_changed(manifest.parent, before, job.settings, job.digest)
-    manifest.unlink(missing_ok=True)  # it speaks of the images it lies by
+    manifest.unlink(missing_ok=True)  # it would no longer describe the images next to it
     part_path(manifest, rank()).unlink(missing_ok=True)
     mine = range(rank(), len(dataset), world)
     try:
@@ -199,7 +199,7 @@ def inpaint_set(
 
 
 def _part(job: Job, before: dict[str, Any], images: int, seconds: float) -> dict[str, Any]:
-    """What this process did; before: an earlier manifest, whose times count if all was done."""
+    """This process's record; before: an earlier manifest, whose times stand if nothing was new."""
     is_same = before.get("settings") == job.settings and before.keys() >= set(TIMES)
     return {
         "digest": job.digest,
@@ -211,7 +211,7 @@ def _part(job: Job, before: dict[str, Any], images: int, seconds: float) -> dict
 
 
 def _repair_all(job: Job, indices: range, verbose: bool) -> None:
-    """Read, decode and write a share of the images, all three at the same time."""
+    """Read, decode and write a share of the images, all three concurrently."""
     size, batch = job.inpainter.batch_size, []
     tasks = read_ahead(job.read, indices, THREADS, _ahead(job.dataset, indices, size))
     how = job.inpainter.config.decoding

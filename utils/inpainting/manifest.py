@@ -1,7 +1,7 @@
-"""The manifest next to the results: what was done, with what, and where the truth lies.
+"""The manifest next to the results: inputs, settings, timing, and where the ground truth is.
 
-Each of several processes leaves its part of the times in a hidden file next to it, since they
-exchange nothing else; the one that finds all parts there is the last.
+With several processes, each writes its timing to a hidden file next to the manifest, since they
+do not communicate otherwise; the one that finds all of these files is the last.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write_manifest(
 ) -> None:
     """Write everything needed to trace a result, and to find its ground truth.
 
-    settings: of stamps.py; a rerun compares them. Paths are relative to the manifest.
+    settings: `settings_of` in stamps.py; a rerun compares them. Paths are relative to the manifest.
     """
     truth, folder = dataset.truth, path.parent
     is_plain = not (dataset.invert_masks or dataset.from_alpha)  # as a scorer would read them
@@ -68,18 +68,18 @@ def write_manifest(
 
 
 def part_path(manifest: Path, rank: int) -> Path:
-    """Where one of several processes leaves its part of the manifest (job.py)."""
+    """The hidden file with the timing of one of several processes (job.py)."""
     return manifest.with_name(f".process-{rank}.json")
 
 
 def read_parts(manifest: Path, digest: str, world: int) -> list[dict[str, Any]]:
-    """The parts of all processes with these settings; [] while one has not left its own."""
+    """The parts of all processes with these settings; [] while one is missing."""
     parts = [_read(part_path(manifest, rank)) for rank in range(world)]
     return parts if all(part.get("digest") == digest for part in parts) else []
 
 
 def timing_of(parts: list[dict[str, Any]], world: int) -> dict[str, float]:
-    """Times of processes that ran side by side, and the images of all."""
+    """Overall timing of processes that ran in parallel, and their total images."""
     seconds = max(part["seconds"] for part in parts)
     repaired = sum(part["repaired"] for part in parts)
     timing = {
@@ -94,13 +94,13 @@ def timing_of(parts: list[dict[str, Any]], world: int) -> dict[str, float]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What an earlier run left, with at least its settings; {} if there is none to be read."""
+    """The manifest of an earlier run, with at least its settings; {} if there is none."""
     content = _read(path)
     return content if isinstance(content.get("settings"), dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a JSON file contains; {} if that is no dictionary, or there is none to be read."""
+    """The dictionary in a JSON file; {} if it contains none, is invalid or does not exist."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -111,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
 def say_what_changed(
     folder: Path, before: dict[str, Any], settings: dict[str, Any], digest: str
 ) -> None:
-    """Tell why images of an earlier run are repaired again, if they are."""
+    """Print why images of an earlier run are repaired again, if they are."""
     if before:
         changes = differences(before["settings"], settings)
     else:  # a run cut short left no manifest, but stamps
@@ -124,7 +124,7 @@ def say_what_changed(
 
 
 def refuse_inputs(folders: Iterable[Path], dataset: InpaintingSet) -> None:
-    """Raise `UserError` where pictures that are read lie in a folder that is written to."""
+    """Raise `UserError` if an input lies in a folder that is written to."""
     written = {os.path.realpath(folder) for folder in folders}
     truth = [dataset.truth.location / "x"] if dataset.truth else []
     for path in (dataset.images[0], dataset.masks[0], *truth):
@@ -152,5 +152,5 @@ def refuse_to_replace(folder: Path, before: dict[str, Any], planned: dict[str, s
 
 
 def is_complete(folder: Path, names: Iterable[str], digest: str) -> bool:
-    """Whether results of these names are there, of all processes, with the same settings."""
+    """Whether the results of all processes exist and were made with these settings."""
     return all((read_stamp(folder / name) or "").startswith(digest) for name in names)

@@ -4,7 +4,7 @@
 <output>/mask_scheduling/final_test_{i}.png  the token mask after every step
 <output>/imga/final_test_{i}.png             the masked input, then the image after every step
 <output>/comparison/image_{i:03d}.png        masked, inpainted, truth
-<output>/animation/image_{i:03d}.gif         the image after every step, moving
+<output>/animation/image_{i:03d}.gif         the image after every step, animated
 
 With several repairs of an image each name ends in _s0, _s1, ... before its suffix. A picture of
 another size than the model's is repaired in windows, which have no common token grid: it gets no
@@ -34,11 +34,11 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Repair:
-    """One repair of one image, as decoding leaves it."""
+    """One decoded repair of one image."""
 
     item: InpaintingItem
     sample: int  # which repair of its image, from 0
-    stamp: str  # what it was made with (utils/inpainting/stamps.py)
+    stamp: str  # digest of settings and inputs (utils/inpainting/stamps.py)
     images: Sequence[np.ndarray]
     """The image after every step that is shown, the result last, uint8 (H, W, 3)."""
     token_masks: np.ndarray | None
@@ -69,7 +69,7 @@ class Outputs:
         return f"image_{index:03d}{self._suffix(sample)}.png"
 
     def is_done(self, item: InpaintingItem, stamp: str) -> bool:
-        """Whether every file of an image is there and was made with the same."""
+        """Whether every file of an image exists and has this stamp."""
         samples = range(self.settings.samples)
         paths = [path for sample in samples for path in self._paths(item, sample).values()]
         return all(read_stamp(path) == stamp for path in paths)
@@ -78,7 +78,7 @@ class Outputs:
         """Write all files of one repair, the result last: where it is, the others are."""
         paths = self._paths(repair.item, repair.sample)
         image, hole, steps = repair.item.image, repair.item.hole, self.settings.total_iter
-        masked = np.where(hole[..., None], np.uint8(HOLE_COLOUR), image)  # it may hold anything
+        masked = np.where(hole[..., None], np.uint8(HOLE_COLOUR), image)  # inputs may not be grey
         result, profile = repair.images[-1], repair.item.profile
         if MASKS in paths:
             grid = mask_grid(repair.token_masks, steps)
@@ -97,7 +97,7 @@ class Outputs:
         save_stamped_png(paths[RESULTS], result, repair.stamp, profile)
 
     def _paths(self, item: InpaintingItem, sample: int) -> dict[str, Path]:
-        """Folder name: path, of every file that one repair leaves."""
+        """Folder name -> path of every file of one repair."""
         settings, suffix = self.settings, self._suffix(sample)
         result, final = self.result_name(item.index, sample), f"final_test_{item.index}{suffix}.png"
         names = {RESULTS: result}

@@ -1,4 +1,4 @@
-"""Networks that are there already: released with the project, in a folder, or on the Hub."""
+"""Pretrained networks: released with the project, in a folder, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from utils.io.notes import tell_once
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
-DECODING = "decoding.yml"  # the settings that repair best with these networks
+DECODING = "decoding.yml"  # the best decoding settings for these networks
 
 
 def pretrained_folder(name: str | Path) -> Path:
-    """A folder with both networks: as named, below the project, or fetched from Hugging Face.
+    """A folder with both networks: a path, relative to here or the project, or a Hub name.
 
     Raises `UserError` for a name that is none of these.
     """
@@ -47,7 +47,7 @@ def pretrained_folder(name: str | Path) -> Path:
 
 
 def pretrained_config(folder: Path, device: str = "auto", seed: int = 0) -> Config:
-    """A config for the networks of a folder, with the decoding that belongs to them."""
+    """A config for the networks of a folder, with their decoding settings."""
     weights = {"tokenizer": TOKENIZER, "transformer": TRANSFORMER}
     places = [(f"{part}.weights", str(folder / name)) for part, name in weights.items()]
     overrides = [("device", device), ("seed", seed), *places]
@@ -55,9 +55,9 @@ def pretrained_config(folder: Path, device: str = "auto", seed: int = 0) -> Conf
 
 
 def or_pretrained(config: Config) -> Config:
-    """The config itself, or with the networks that it names where its run has none yet.
+    """The config, with the networks of `pretrained` if its run has no weights yet; a note says so.
 
-    A note says so. Weights that the config names are never replaced, nor is one network of two.
+    Explicitly configured weights are never replaced, nor is only one of the two networks.
     """
     own = (config.tokenizer_weights, config.transformer_weights)
     is_named = config.tokenizer.weights or config.transformer.weights

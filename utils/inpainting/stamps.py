@@ -1,7 +1,7 @@
-"""What a picture was made with, written into its file, so that a rerun knows what is done.
+"""Stamps: digests of settings and inputs in every output file, so that reruns skip finished images.
 
-A stamp is two SHA-256 digests: of the settings that decide over the pixels, and of the known pixels
-and the hole. It lies in a PNG as text, in a GIF as comment, in a WebP as XMP.
+A stamp is two SHA-256 digests: of all settings that affect the pixels, and of the known pixels and
+the hole. It is stored as PNG text, GIF comment or WebP XMP.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import torch  # takes seconds
 
 KEY = "maskgit"  # of the text in a PNG
-OUTPUT_ONLY = {  # of the section decoding: what does not change a result's pixels
+OUTPUT_ONLY = {  # keys of decoding that do not affect the result's pixels
     *("step_pictures", "comparison", "animation", "batch_size", "samples"),
 }
 DIGITS = 32  # of each digest, in hexadecimal; 128 bits
 
 
 def settings_of(config: Config, dtype: torch.dtype) -> dict[str, Any]:
-    """All that decides over the pixels of a repaired image besides the image, as plain data."""
+    """Everything besides the image that the pixels of its repair depend on, as plain data."""
     return {
         "seed": config.seed,
         "tokenizer_sha256": content_hash([config.tokenizer_weights]),
@@ -50,7 +50,7 @@ def settings_digest(settings: dict[str, Any]) -> str:
 
 
 def input_digest(image: np.ndarray, hole: np.ndarray, profile: bytes | None = None) -> str:
-    """The second half: of the size, the hole, known pixels and the colour profile, if any."""
+    """The second half of a stamp: size, hole, known pixels and the colour profile, if any."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.packbits(hole).tobytes())
     digest.update(np.where(hole[..., None], np.uint8(0), image).tobytes())

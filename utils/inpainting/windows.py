@@ -1,12 +1,12 @@
 """Pictures of any size: holes are repaired in overlapping square windows, from the border inward.
 
-Around each hole lie windows of the model's size, S x S pixels, that overlap by half. A window is
-repaired when it knows most; what it decided counts as known for those that follow, so neighbours
-agree with each other. Only its core is kept, where it saw what lies on all sides. Both a hole's
-border and the joins of windows are feathered (composite.py). No other pixel is written.
+Windows of the model's size, S x S pixels, cover each hole and overlap by half. Those with the most
+known pixels are repaired first, and their results count as known for the next, so that neighbours
+agree. Only a window's core is kept, which has context on all sides. The borders of holes and the
+seams between windows are feathered (composite.py). No other pixel is written.
 
-In the middle of a thick hole windows would know nothing of the picture. Such holes are repaired
-last, where the picture is shrunk until they are not thick, and the result is enlarged.
+In the middle of a thick hole, windows would see no known pixels. Such holes are repaired last, in a
+downscaled picture where they are not thick, and the result is enlarged.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from utils.inpainting.composite import feather
 # images (B, S, S, 3) uint8, holes (B, S, S) bool, window numbers from 1 -> decoded (B, S, S, 3)
 Decode = Callable[[np.ndarray, np.ndarray, list[int]], np.ndarray]
 
-READY = 0.5  # share of the best window's known pixels from which on a window need not wait
-THICK = 0.75  # of S: holes thicker than this are repaired in a shrunk picture
-SHRUNK = 0.4  # of S: how thick they are there
-CORNER = 1.5  # radii of a disc that reach into the corner of a box around it
-TOUCHING = np.ones((3, 3))  # pixels that belong together, diagonal ones too
+READY = 0.5  # a window is ready with this share of the known pixels of the best window
+THICK = 0.75  # of S: thicker holes are repaired in a downscaled picture
+SHRUNK = 0.4  # of S: their thickness in that picture
+CORNER = 1.5  # in radii: a disc grown by this factor covers the corners of its bounding box
+TOUCHING = np.ones((3, 3))  # 8-connectivity
 
 
 @dataclass(frozen=True)
 class Window:
-    """A square of S pixels a side within a picture, and the part of it that is kept."""
+    """A square of S x S pixels within a picture, and the core of it that is kept."""
 
     number: int  # from 1, in reading order; it keys the window's noise
     view: tuple[slice, slice]
@@ -55,10 +55,10 @@ class Window:
 def repair_in_windows(
     image: np.ndarray, hole: np.ndarray, side: int, decode: Decode, width: float
 ) -> Iterator[np.ndarray]:
-    """Yield the picture (H, W, 3) uint8 after every round of windows, the last one whole.
+    """Yield the picture (H, W, 3) uint8 after every round of windows; the last one is finished.
 
-    side: S. width: pixels over which borders are feathered. Pictures below S pixels are
-    reflected up to it and cut back. A picture without a hole is yielded as it is.
+    side: S. width: pixels over which borders are feathered. Pictures smaller than S are padded by
+    reflection and cropped back. A picture without a hole is yielded unchanged.
     """
     if not hole.any():
         yield image.copy()
@@ -76,9 +76,9 @@ def repair_in_windows(
 
 
 def thick_parts(hole: np.ndarray, side: int) -> np.ndarray:
-    """Where holes are thicker than windows can repair, and than half of the thickest, (H, W) bool.
+    """Where holes are too thick for windows and thicker than half of the thickest, (H, W) bool.
 
-    As thick as the largest disc around a place; corners around such discs belong to them.
+    Thickness is the diameter of the largest inscribed disc; corners next to it are included.
     """
     thick = np.zeros_like(hole)
     for box in ndimage.find_objects(hole.astype(np.uint8)):  # one, around all holes
@@ -92,14 +92,14 @@ def thick_parts(hole: np.ndarray, side: int) -> np.ndarray:
 
 
 def _depth(hole: np.ndarray) -> np.ndarray:
-    """Pixels from each pixel of a hole (h, w) to the nearest that is known or outside."""
+    """Distance of each hole pixel (h, w) to the nearest known or outside pixel."""
     return ndimage.distance_transform_edt(np.pad(hole, 1))[1:-1, 1:-1]
 
 
 def _repair_shrunk(
     image: np.ndarray, hole: np.ndarray, thick: np.ndarray, side: int, decode: Decode, width: float
 ) -> Iterator[np.ndarray]:
-    """Repair thick holes where the picture is small, and yield it in full size with each round."""
+    """Repair thick holes in a downscaled picture and yield the full-size one after each round."""
     factor = ceil(2 * _depth(thick).max() / (SHRUNK * side))
     size = [ceil(pixels / factor) for pixels in hole.shape]
     small_hole = _resized(255 * hole.astype(np.uint8), size, Image.Resampling.BOX) > 0
@@ -111,14 +111,14 @@ def _repair_shrunk(
 
 
 def _resized(pixels: np.ndarray, size: Sequence[int], how: Image.Resampling) -> np.ndarray:
-    """Pixels (H, W, ...) uint8 in another size (h, w)."""
+    """Resize pixels (H, W, ...) uint8 to (h, w)."""
     return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), how))
 
 
 def _repair_rounds(
     image: np.ndarray, hole: np.ndarray, thin: np.ndarray, side: int, decode: Decode, width: float
 ) -> Iterator[np.ndarray]:
-    """Repair thin holes in windows, nothing else of the hole, and yield the picture each round."""
+    """Repair only the thin holes, in windows, and yield the picture after each round."""
     height, width_of_image = hole.shape
     canvas, remaining, wanted = (reflect_up(part, side) for part in (image.copy(), hole, thin))
     waiting = plan_windows(wanted, side)
@@ -139,8 +139,8 @@ def _repair_rounds(
 def plan_windows(hole: np.ndarray, side: int) -> list[Window]:
     """Windows whose cores cover all holes (H, W), H and W at least ``side``, in reading order.
 
-    Holes that lie close together share windows. One that fits into a core gets a single window
-    with the hole in its middle, so that it sees as much around it as it can.
+    Holes close to each other share windows. One that fits into a core gets a single window centred
+    on it, for the most context.
     """
     margin = side // 8
     near = ndimage.binary_dilation(hole, TOUCHING, iterations=margin)
@@ -165,7 +165,7 @@ def plan_windows(hole: np.ndarray, side: int) -> list[Window]:
 
 
 def choose_round(waiting: list[Window], remaining: np.ndarray) -> list[Window]:
-    """Windows to repair at once: those that know nearly as much as the best, none overlapping."""
+    """Non-overlapping windows to repair at once, with nearly as many known pixels as the best."""
     known = {w.number: (~remaining[w.view]).mean() for w in waiting}
     best = max(known.values())
     chosen: list[Window] = []
@@ -173,19 +173,19 @@ def choose_round(waiting: list[Window], remaining: np.ndarray) -> list[Window]:
         ready = known[window.number] >= READY * best
         if ready and not any(window.overlaps(other) for other in chosen):
             chosen.append(window)
-            if best == 0:  # nothing is known anywhere: begin at one place
+            if best == 0:  # nothing is known anywhere: start with one window
                 break
     return chosen
 
 
 def reflect_up(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Reflect a picture (H, W, ...) to the right and below until it has ``side`` pixels a side."""
+    """Pad a picture (H, W, ...) by reflection, right and below, to at least ``side`` pixels."""
     missing = [(0, max(0, side - size)) for size in pixels.shape[:2]]
     return np.pad(pixels, missing + [(0, 0)] * (pixels.ndim - 2), mode="symmetric")
 
 
 def _starts(part: slice, size: int, side: int) -> list[int]:
-    """Where windows start along one axis so that their cores cover a stretch of hole pixels."""
+    """Start positions of windows along one axis whose cores cover a range of hole pixels."""
     first, last = part.start, part.stop
     if last - first <= side - 2 * (side // 8):
         starts = np.array([(first + last - side) // 2])

@@ -1,9 +1,9 @@
 """Images with holes, filled and encoded, for networks that see known pixels.
 
-Stage 2 learns from what each place of a filled image still knows (`HoledImages`). Stage 1 trains a
-decoder on filled images (`HoledBatches`): of some the hidden tokens are drawn by a transformer, as
-in a repair, so that the decoder learns to mend what it draws; the others have the true tokens.
-Holes are drawn for each image and epoch, so no two passes see the same ones.
+Stage 2 trains on the known pixels of filled images (`HoledImages`). Stage 1 trains a decoder on
+filled images (`HoledBatches`): in some a transformer samples the hidden tokens, as in a repair, so
+that the decoder learns to correct its errors; the others have the true tokens. Every epoch draws
+new holes for each image.
 Shapes: n images, B batch, N tokens, h x w token grid, F features, H x W pixels.
 """
 
@@ -27,13 +27,13 @@ from utils.data.holes import begin_filling
 from utils.data.tensors import normalise, split_images
 from utils.weights.store import load_transformer, require_tokens_of
 
-VAL_SEED = 2022  # of the validation holes, whatever the run's seed
-AT_ONCE = {"cpu": 16, "cuda": 512}  # images that are encoded together
-ITERATIONS = 3  # in which tokens are drawn: fewer than in a repair, since this is done at each step
+VAL_SEED = 2022  # of the validation holes, independent of the run's seed
+AT_ONCE = {"cpu": 16, "cuda": 512}  # images encoded at once
+ITERATIONS = 3  # of sampling tokens; fewer than in a repair, since it happens at every step
 
 
 class Seen(NamedTuple):
-    """What is left of images with holes."""
+    """Encoded images with holes."""
 
     token_ids: Tensor  # (B, N) int64, of the filled images
     known: Tensor  # (B, N, F) float32
@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 
 
 class HoledImages:
-    """Some images in all their views, with whatever holes they are given."""
+    """Images in all their views, to be given holes."""
 
     def __init__(
         self, images: Tensor, views: int, vqgan: VQGAN, config: Config, device: torch.device
@@ -69,9 +69,9 @@ class HoledImages:
     def see(
         self, image_ids: Tensor, views: Tensor, drawn: Tensor, seed: int, holes: Tensor
     ) -> Callable[[], Seen]:
-        """Begin to give views (B,) of images (B,) their holes; the result encodes what is left.
+        """Start filling holes in views (B,) of images (B,); the returned function encodes them.
 
-        Holes of the images in ``drawn`` (B,) bool are drawn, the others are ``holes`` (B, H, W).
+        Where ``drawn`` (B,) bool is True a hole is drawn, the others get ``holes`` (B, H, W).
         """
         filled = begin_filling(
             self.views.pick(image_ids, views).permute(0, 2, 3, 1).numpy(),
@@ -91,7 +91,7 @@ class HoledImages:
         return seen
 
     def _encode(self, filled: Tensor, holes: Tensor) -> Seen:
-        """What is seen of a few filled images, (B, H, W, 3) and (B, H, W)."""
+        """Encode filled images and their holes, (B, H, W, 3) and (B, H, W)."""
         data, network = self.config.data, self.config.transformer
         filled, holes = filled.to(self.device), holes.to(self.device)
         pixels, codebook = normalise(filled, data.mean, data.std), self.vqgan.codebook
@@ -103,7 +103,7 @@ class HoledImages:
 
 
 def holed_splits(config: Config, vqgan: VQGAN, device: torch.device) -> tuple[HoledImages, Seen]:
-    """Training images to draw holes on, and validation images that have theirs."""
+    """Training images to draw holes in, and validation images with fixed holes."""
     train, val = (split_images(config.data, split) for split in ("train", "val"))
     val = val[: config.training.validation_images]
     seen = validation_views(HoledImages(val, PLAIN_VIEWS, vqgan, config, device))
@@ -111,7 +111,7 @@ def holed_splits(config: Config, vqgan: VQGAN, device: torch.device) -> tuple[Ho
 
 
 def validation_views(images: HoledImages) -> Seen:
-    """All images as they are, each with a hole that is the same in every run."""
+    """All images in their plain view, each with a hole that is the same in every run."""
     image_ids = torch.arange(len(images.views))
     as_they_are, all_of_them = torch.zeros_like(image_ids), image_ids >= 0
     none_given = torch.zeros(len(image_ids), images.side, images.side, dtype=torch.bool)
@@ -119,7 +119,7 @@ def validation_views(images: HoledImages) -> Seen:
 
 
 class Holed(NamedTuple):
-    """What is left of images with holes, and the tokens to decode."""
+    """Images with holes, and the tokens to decode."""
 
     holes: Tensor  # (B, H, W) bool
     known: Tensor  # (B, 4, H, W) of `known_pixels`
@@ -127,16 +127,16 @@ class Holed(NamedTuple):
 
 
 class HoledBatches:
-    """Draws a hole for every image, fills it, and gives the tokens of some new values."""
+    """Draws and fills a hole in every image, and samples the hidden tokens of some."""
 
     def __init__(self, config: Config, device: torch.device, sampled_share: float) -> None:
-        """sampled_share: of the images, whose hidden tokens a transformer draws, if given."""
+        """sampled_share: of images whose hidden tokens the transformer, if any, samples."""
         self.config, self.device, self.sampled_share = config, device, sampled_share
         self.path = config.tokenizer.training.transformer
         self.transformer = None
         if self.path is not None:
             self.transformer = load_transformer(self.path, config.transformer).to(device)
-        self.maskgit: MaskGIT | None = None  # with the encoder that is trained by then
+        self.maskgit: MaskGIT | None = None  # made once the encoder has its weights
 
     @torch.no_grad()
     def __call__(
@@ -144,7 +144,7 @@ class HoledBatches:
     ) -> Holed:
         """Holes and tokens for images (B, 3, H, W) in 0..1.
 
-        All random numbers come from the generator's seed and an image's row (B) in the whole batch.
+        All random numbers depend on the generator's seed and an image's row in the global batch.
         """
         seed, data = generator.initial_seed(), self.config.data
         pixels = (255 * images).round().byte()

@@ -165,7 +165,7 @@ class Opening:
 
 
 def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State | None:
-    """The state to resume from, or None for a new run; ``settings`` are those the result depends on.
+    """The state to resume from, or None for a new run; ``settings``: all the result depends on.
 
     With nothing to resume, True prints a line and "auto" starts silently. Settings that are newer
     than the state are not compared.

@@ -1,8 +1,7 @@
 """How fast training is: images a second, and the share of the machine's matrix-product peak (MFU).
 
-FLOPs are those that the model's formula needs, not those that a program spends: two for each weight
-of a matrix product and place, three times that for a step with its backward pass (Chowdhery et al.
-2022, appendix B). docs/training.md writes the formula out.
+Model FLOPs, not hardware FLOPs: two per weight and position, three times that for a step with its
+backward pass (Chowdhery et al. 2022, appendix B). The formula is in docs/training.md.
 Shapes: N tokens, D width, K codebook size, C code channels.
 """
 
@@ -19,10 +18,10 @@ from models.parallel import threads, workers
 from models.vqgan import VQGAN
 from utils.io.files import write_text
 
-STEP = 3  # FLOPs of a step, in those of its forward pass
+STEP = 3  # FLOPs of a training step over those of its forward pass
 PEAK_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product is timed
-PEAK_ROUNDS, PEAK_SECONDS = 5, 0.1  # at a run's start, and the least that a round takes
-ROUND_EVERY = 30.0  # seconds between single rounds in a run
+PEAK_ROUNDS, PEAK_SECONDS = 5, 0.1  # rounds at a run's start, and their minimum duration
+ROUND_EVERY = 30.0  # seconds between single rounds during a run
 WARM_UP = 3  # products before the first round
 
 
@@ -41,14 +40,14 @@ def forward_flops(network: TransformerConfig) -> float:
 
 
 def training_flops(network: TransformerConfig) -> float:
-    """FLOPs of one image in a training step; all places count, however many the loss covers."""
+    """FLOPs of one image in a training step; all positions count, whatever the loss covers."""
     return STEP * forward_flops(network)
 
 
 def tokenizer_flops(network: TokenizerConfig, image_size: int, decoder_only: bool) -> float:
-    """FLOPs of one image in a step of stage 1, in products of the VQGAN; other networks add more.
+    """FLOPs of one image in a step of stage 1, in the VQGAN alone, without the losses' networks.
 
-    An encoder that does not train needs its forward pass alone.
+    A frozen encoder counts its forward pass only.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,7 +65,7 @@ def tokenizer_flops(network: TokenizerConfig, image_size: int, decoder_only: boo
 def matmul_peak(device: torch.device, dtype: torch.dtype, rounds: int = PEAK_ROUNDS) -> float:
     """FLOP/s of a square matrix product, the fastest of ``rounds``; five take about a second.
 
-    On a CPU as many threads share the product as would share images.
+    On a CPU the product uses as many threads as images are shared among.
     """
     side = PEAK_SIDE[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -84,7 +83,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, rounds: int = PEAK_ROU
 
 
 def _timed(a: torch.Tensor, b: torch.Tensor, products: int) -> float:
-    """Seconds that this many products take."""
+    """Seconds for this many products."""
     began = _now(a.device)
     for _ in range(products):
         a @ b
@@ -92,17 +91,17 @@ def _timed(a: torch.Tensor, b: torch.Tensor, products: int) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done all that it was asked for."""
+    """Seconds on a clock, after synchronising the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class Peak:
-    """The fastest matrix product of a run and its resumes, in FLOP/s, kept in the run's folder.
+    """The fastest matrix product of a run and its resumes, in FLOP/s, stored in the run folder.
 
-    A CPU may be busy whenever it is measured, so more rounds follow at intervals. A GPU is measured
-    at the start alone: its memory is the training's.
+    A CPU may be busy at any measurement, so more rounds follow at intervals. A GPU is measured
+    only at the start, to leave its memory to the training.
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -118,9 +117,9 @@ class Peak:
             self._measure(1)
 
     def share(self, flops: float) -> float | None:
-        """Share of the peak that a speed in FLOP/s is.
+        """A speed in FLOP/s as a share of the peak.
 
-        None while the run itself has been faster than the products: then the peak is not known.
+        None once the run itself has been faster than the products: then the peak is unknown.
         """
         self.reached = max(self.reached, flops)
         return flops / self.best if self.reached <= self.best else None
@@ -142,23 +141,23 @@ class Peak:
 
 
 class Speed:
-    """Images a second since the last look, and what share of the peak that is."""
+    """Images per second since the last look, and their share of the peak."""
 
     def __init__(self, flops_an_image: float, peak: Peak | None, devices: int = 1) -> None:
-        """peak: of each of the devices; without it no share is given."""
+        """peak: of one device; None leaves the share out."""
         self.flops, self.peak = flops_an_image / devices, peak
         self.images, self.began = 0, time.perf_counter()
         self.all_images, self.all_seconds = 0, 0.0
 
     def pause(self) -> None:
-        """Leave out the time from the last look until now."""
+        """Exclude the time since the last look."""
         self.images, self.began = 0, time.perf_counter()
 
     def count(self, images: int) -> None:
         self.images += images
 
     def look(self) -> dict[str, float]:
-        """Numbers since the last look or pause; the device must have caught up."""
+        """Numbers since the last look or pause; synchronise the device before."""
         seconds = time.perf_counter() - self.began
         self.all_images += self.images
         self.all_seconds += seconds
@@ -169,7 +168,7 @@ class Speed:
         return found
 
     def epoch(self) -> dict[str, float]:
-        """Numbers for the log, over all looks since the last call; none where nothing was seen."""
+        """Numbers for the log, over all looks since the last call; {} if there were none."""
         if not self.all_images:
             return {}
         rate = self.all_images / self.all_seconds
@@ -177,6 +176,6 @@ class Speed:
         return self._numbers(rate)
 
     def _numbers(self, rate: float) -> dict[str, float]:
-        """Images a second, and MFU where the peak is known."""
+        """Images per second, and MFU if the peak is known."""
         share = None if self.peak is None else self.peak.share(rate * self.flops)
         return {"images_per_second": rate} | ({} if share is None else {"mfu": share})

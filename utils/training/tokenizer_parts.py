@@ -1,4 +1,4 @@
-"""What stage 1 trains besides the VQGAN itself: its codebook, and the discriminator.
+"""Codebook updates and the discriminator of stage 1.
 
 Shapes: B batch, h x w token grid, C latent channels, M = B h w latents of a batch.
 """
@@ -15,34 +15,34 @@ from models.quantizer import Codebook, CodebookAverages
 from utils import distributed
 from utils.device import Compute, autocast
 
-COLLAPSED = 0.1  # share of codes in use below which a codebook counts as collapsed
-ADVERSARY_BETAS = (0.5, 0.9)  # of AdamW: it must follow faster than the other networks
+COLLAPSED = 0.1  # a codebook with a smaller share of codes in use counts as collapsed
+ADVERSARY_BETAS = (0.5, 0.9)  # of AdamW: the discriminator must adapt faster than the VQGAN
 
 
 class Codes:
-    """Quantises latents, restarts unused codes and counts those in use.
+    """Quantises latents, restarts unused codes and tracks codes in use.
 
-    All processes know the latents of the whole batch, so their codebooks stay equal.
+    All processes gather the latents of the global batch, so their codebooks stay equal.
     """
 
     def __init__(self, codebook: Codebook, settings: TokenizerTraining) -> None:
         self.codebook, self.settings, weight = codebook, settings, codebook.embedding.weight
         averages = CodebookAverages(codebook, settings.codebook_decay, settings.restart_below)
         self.averages = averages.to(weight.device)
-        self.placed = False  # until the first batch that is quantised puts them onto its latents
+        self.placed = False  # until the first quantised batch initialises the codes
         self.chosen = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
 
     def adopt(self, latents: int) -> None:
-        """Take over trained codes; latents: how many a batch has."""
+        """Keep trained codes; latents: number of latents per batch."""
         self.averages.adopt(self.codebook, latents)
         self.placed = True
 
     def quantise(
         self, latents: Tensor, count: int, restarting: bool, generator: torch.Generator
     ) -> Tensor:
-        """Codes of latents, (B, h, w, C) each; the averages follow all ``count`` images.
+        """Codes of latents, (B, h, w, C) each; updates the averages with all ``count`` images.
 
-        restarting: whether unused codes move onto latents, as all do at first.
+        restarting: whether unused codes are moved onto latents, as all are at first.
         """
         flat = distributed.all_rows(latents.detach(), count).flatten(0, 2)  # (M, C)
         if restarting or not self.placed:
@@ -55,18 +55,18 @@ class Codes:
         return self.codebook.lookup(token_ids)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Token ids of latents, (B, h, w, C) -> (B, h, w), noted as codes in use."""
+        """Token ids of latents, (B, h, w, C) -> (B, h, w); marks them as in use."""
         token_ids = self.codebook.nearest(latents.detach())
         self.chosen[token_ids.flatten()] = True
         return token_ids
 
     def lookup(self, token_ids: Tensor) -> Tensor:
-        """Codes of tokens, (B, h, w) -> (B, h, w, C), noted as codes in use."""
+        """Codes of tokens, (B, h, w) -> (B, h, w, C); marks them as in use."""
         self.chosen[token_ids.flatten()] = True
         return self.codebook.lookup(token_ids)
 
     def remark(self, may_warn: bool) -> str:
-        """What the progress bar says of them; the main process warns where their use collapses."""
+        """Share of codes in use, for the progress bar; the main process warns of a collapse."""
         used = self.in_use()
         if used < COLLAPSED and may_warn and distributed.is_main():
             tqdm.write(
@@ -76,14 +76,14 @@ class Codes:
         return f"codes {used:.0%}"
 
     def in_use(self) -> float:
-        """Share of the codes that were chosen since the last call, asked of all processes."""
+        """Share of the codes chosen since the last call, over all processes; a collective call."""
         share = (distributed.total(self.chosen.float()) > 0).float().mean().item()
         self.chosen.zero_()
         return share
 
 
 class Adversary:
-    """The discriminator learns to tell images from reconstructions (VQGAN eq. 7).
+    """The discriminator, its optimiser and losses (VQGAN eq. 7).
 
     Images are (B, 3, H, W) in 0..1.
     """
@@ -98,11 +98,11 @@ class Adversary:
         )
 
     def loss(self, outputs: Tensor) -> Tensor:
-        """What reconstructions lose where the discriminator recognises them."""
+        """Adversarial loss of reconstructions."""
         return losses.generator_loss(self.network(_signed(outputs)))
 
     def step(self, images: Tensor, outputs: Tensor, share: float) -> Tensor:
-        """Learn from a share of a batch; returns the loss, weighed by the share."""
+        """One optimiser step on a share of a batch; returns the loss, weighted by the share."""
         with autocast(self.compute.device, self.compute.dtype):
             real, fake = (self.network(_signed(x)) for x in (images, outputs))
             loss = share * losses.discriminator_loss(real, fake)
@@ -114,5 +114,5 @@ class Adversary:
 
 
 def _signed(images: Tensor) -> Tensor:
-    """0..1 -> -1..1, what the discriminator sees."""
+    """0..1 -> -1..1, the discriminator's input range."""
     return images * 2 - 1

@@ -1,4 +1,4 @@
-"""One step of stage 1, and all that it changes (Esser et al. 2021, section 3.1; spec eq. 2).
+"""The training step of stage 1 and its state (Esser et al. 2021, section 3.1; spec eq. 2).
 
 Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w latents of a batch.
 """
@@ -31,14 +31,14 @@ Terms: TypeAlias = dict[str, tuple[float | Tensor, Tensor]]  # weight and value 
 
 
 class TokenizerTrainer(Trainer):
-    """Everything that a step of stage 1 changes, and the step."""
+    """VQGAN, discriminator, optimisers, averaged weights and the training step of stage 1."""
 
     section, weights_file = "tokenizer.training", "vqgan.safetensors"
     judged_by = "frechet_efficientnet"
 
     def __init__(self, config: Config, images: Tensor, val: Tensor, compute: Compute) -> None:
         """images, val: (n, 3, H, W) uint8."""
-        if compute.dtype == torch.float16:  # its small gradients would need scaling; fp32 does not
+        if compute.dtype == torch.float16:  # would need gradient scaling; use fp32
             compute = Compute(compute.device, torch.float32)
         super().__init__(config, config.tokenizer.training, compute, images=len(images))
         self.images, self.val = images.to(self.device), val[: self.settings.validation_images]
@@ -66,7 +66,7 @@ class TokenizerTrainer(Trainer):
         self.std = torch.tensor(config.data.std, device=self.device)[:, None, None]
 
     def _make_networks(self) -> None:
-        """All networks with fresh weights, in an order that decides over their random numbers."""
+        """Initialise all networks; their order determines their random numbers."""
         settings = self.settings
         self.vqgan = self._place(VQGAN(self.config.tokenizer))
         self._freeze()
@@ -87,7 +87,7 @@ class TokenizerTrainer(Trainer):
         return network.to(self.device, memory_format=torch.channels_last)
 
     def _freeze(self) -> None:
-        """Leave out of the training what moves by averages, or all that tokens depend on."""
+        """Freeze a codebook that follows averages; for decoder_only, all that tokens depend on."""
         whole = not self.settings.decoder_only
         self.vqgan.encoder.requires_grad_(whole)
         self.vqgan.quant_conv.requires_grad_(whole)
@@ -110,13 +110,13 @@ class TokenizerTrainer(Trainer):
         self.codes.placed = bool(self.codes.averages.use.any())
 
     def start_from(self, network: VQGAN) -> None:
-        """Begin with the weights of another network instead of fresh ones."""
+        """Start from another network's weights instead of a random initialisation."""
         for own in (self.vqgan, self.averaged.module):
             own.load_state_dict(network.state_dict())
         self.codes.adopt(latents=self.batch_size * self.config.transformer.num_tokens)
 
     def batches(self) -> Iterator[Tensor]:
-        """Images of the rest of the present epoch as they are shown, (B, 3, H, W) in 0..1."""
+        """Batches of the rest of the current epoch, half mirrored, (B, 3, H, W) in 0..1."""
         order = generator_for(self.config.seed, self.position.epoch)
         share = 0.5 if self.settings.mirror else 0.0
         mirrored = (torch.rand(self.image_count, generator=order) < share).to(self.device)
@@ -126,7 +126,7 @@ class TokenizerTrainer(Trainer):
             yield torch.where(mirrored[ids, None, None, None], images.flip(3), images) / 255
 
     def step(self, images: Tensor) -> None:
-        """One optimiser step on images (B, 3, H, W), 0..1; the losses go into the position."""
+        """One optimiser step on images (B, 3, H, W) in 0..1; adds the losses to the position."""
         generator = generator_for(self.config.seed, self.position.epoch, self.position.batch)
         for optimizer in (self.optimizer, self.adversary.optimizer):
             set_learning_rate(optimizer, self.rate)
@@ -155,21 +155,21 @@ class TokenizerTrainer(Trainer):
         self.position.add({"loss": loss, **named})
 
     def _own_share(self, images: Tensor) -> tuple[Tensor, range]:
-        """This process's rows of a batch, or one that weighs nothing, and their numbers."""
+        """This process's rows of a batch, or one row of weight 0, and their indices."""
         own = range(len(images))[distributed.rank() :: self.world]
         self.share, own = len(own) / len(images), own or range(1)
         return images[own.start : own.stop : self.world], own
 
     @property
     def adversarial(self) -> bool:
-        """Whether the discriminator plays a part yet."""
+        """Whether the adversarial term is already in use."""
         started = self.progress >= self.settings.adversarial_start
         return self.settings.adversarial_weight > 0 and started
 
     def _quantise(self, latents: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Codes of latents, (B, h, w, C) each, of a batch of ``count`` images.
 
-        Before the warm-up ends, nothing is quantised and latents stand for their codes.
+        Until the warm-up ends, latents are returned unquantised.
         """
         settings = self.settings
         if settings.decoder_only:
@@ -212,7 +212,7 @@ class TokenizerTrainer(Trainer):
         return terms
 
     def _codebook_terms(self, latents: Tensor, codes: Tensor) -> Terms:
-        """What keeps encoder and codes together (van den Oord et al. 2017, eq. 3)."""
+        """Commitment loss and perhaps codebook loss (van den Oord et al. 2017, eq. 3)."""
         commitment = quantizer.commitment_loss(latents, codes)
         terms = {"commitment": (self.settings.commitment_weight, commitment)}
         if self.settings.codebook == "loss":

@@ -75,7 +75,7 @@ class Trainer(ABC):
             )
 
     def settings_in(self, *sections: str) -> dict[str, Any]:
-        """Settings of some sections, and everything else that the weights of any stage depend on."""
+        """Settings of some sections, and the others that the weights of both stages depend on."""
         settings = settings_that_count(flat(self.config, "seed", "data", *sections))
         settings[f"{self.section}.batch_size"] = self.batch_size  # of all processes together
         return settings | {"images": self.image_count, "precision": str(self.dtype)}
