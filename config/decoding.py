@@ -31,13 +31,13 @@ class RuleConfig(Section):
     hidden: Literal["two curves", "paced", "ceil(gU)", "floor(gU)", "floor(gM)", "floor(gN)"] = (
         "floor(gU)"
     )
-    """How many stay hidden; two curves: the report's; paced: floor(gU), one fewer at each step."""
+    """How many stay hidden; two curves: the report's; paced: floor(gU), but fewer at each step."""
     trust: Literal["p", "log p"] = "p"
     """Confidence in a token before noise."""
     noise: Literal["1-q", "g", "1-g"] = "1-g"
-    """What choice_temperature is multiplied by; 1-g grows from step to step."""
+    """Factor of choice_temperature; 1-g grows from step to step."""
     token: Literal["argmax", "sample"] = "argmax"
-    """The most probable token, or one drawn from the softmax."""
+    """The most probable token, or a sample from the softmax."""
 
     def __str__(self) -> str:
         return ", ".join(self.model_dump().values())
@@ -71,41 +71,42 @@ class DecodingConfig(Section):
     """listing: the report's code. maskgit: the paper's. lab: the commonest in the lab's public
     solutions, lab_*: variants of it. Or the five choices spelled out."""
     mask_schedule: MaskSchedule = "cosine"
-    """The schedule of --mask-func: how fast tokens are revealed."""
+    """How fast tokens are revealed (--mask-func)."""
     total_iter: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 10
-    """Iterations T that the schedule is stretched over."""
+    """Iterations T of the full schedule."""
     sweet_spot: PositiveInt | None = None
     """Stop after this many iterations, or after total_iter if those are fewer; null: run all."""
     stop: Annotated[Literal["at", "after"], Field(exclude_if=lambda stop: stop == "at")] = "at"
     """at: run sweet_spot iterations. after: one more, as some public solutions do."""
     choice_temperature: NonNegativeFloat = 4.5
-    """Scale of the Gumbel noise on confidences; by most rules it falls to 0."""
+    """Scale of the Gumbel noise on confidences; the rule's noise multiplies it."""
     order: Literal["confidence", "random", "halton", "revise"] = "confidence"
     """Which tokens are revealed first; revise may change its own choices, never known ones."""
     token_choice: Literal["rule", "argmax", "sample"] = "rule"
-    """The most probable token or one drawn; rule: as the rule says."""
+    """The most probable token or a sample; rule: as the rule says."""
     temperature: PositiveFloat = 1.0
-    """Divides the logits where tokens are drawn; confidences are the model's own."""
+    """Divides the logits when sampling tokens; confidences are unaffected."""
     top_k: PositiveInt | None = None
-    """Draw among this number of the most probable tokens; null draws among all."""
+    """Sample among this number of the most probable tokens; null: among all."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Draw among the fewest tokens of this total probability (Holtzman et al. 2020)."""
+    """Sample among the fewest tokens of this total probability (Holtzman et al. 2020)."""
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What fills holes before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard", "feather"] = "none"
-    """hard: known pixels pasted back; feather: and no seam, as always in other sizes' pictures."""
+    """hard: paste known pixels back; feather: without a seam (always so in images repaired in
+    windows)."""
     feather_width: PositiveFloat = 8.0
-    """Pixels into the hole over which feather fades out; two tokens."""
+    """Pixels into the hole over which feather fades out; the default is two tokens."""
     samples: Annotated[int, Field(ge=1, le=1_000, strict=True)] = 1
-    """Different repairs of each image, encoded once; beyond one, names end in _s0, _s1, ..."""
+    """Different repairs of each image; if more than one, file names end in _s0, _s1, ..."""
     step_pictures: bool = True
     """Write the token masks and the image after every step next to the result."""
     comparison: bool = True
-    """Write a strip for each image: masked, inpainted and, where it is known, the truth."""
+    """Write a strip for each image: masked, inpainted and, if known, the ground truth."""
     animation: Literal["none", "gif", "webp"] = "none"
     """Write the image after every step as an animation."""
     batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Images in one go; auto: by the device. No pixel depends on it."""
+    """Images at once; auto: depends on the device. Results do not depend on it."""
 
     @property
     def steps(self) -> int:

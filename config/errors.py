@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend; scripts show it as one line, exit code 2."""
+"""Exceptions for mistakes that a user can fix; scripts show them as one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class UserError(Exception):
 
 
 class DivergedError(UserError):
-    """A loss or weights that are no longer finite; a search takes it for a bad trial."""
+    """A loss or weights that are not finite; a search prunes such a trial."""
 
 
 class MachineError(UserError):
-    """Memory or a disk failed, which says nothing about the file that was being read."""
+    """Memory or a disk failed; the file being read may be intact."""
 
 
 class StopRequested(Exception):
-    """Somebody asked the process to stop, by Ctrl-C or another signal; what is done stays."""
+    """The process was asked to stop, by Ctrl-C or another signal; finished work is kept."""
 
 
 def shorten(text: str) -> str:
-    """A text cut to what fits an error line."""
+    """A text truncated to fit an error line."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like ``name``; empty where none is."""
+    """The known name most similar to ``name``; empty if none is similar."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), "")
 
 

@@ -29,8 +29,8 @@ Override = str | tuple[str, Any] | tuple[str, Any, str]
 
 
 def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
-    """Read a config file and apply overrides in their order: ``section.key=value``, or pairs of
-    a dotted key and a value that is taken as it is, with the flag that gave them if one did.
+    """Read a config file and apply overrides in order: ``section.key=value``, or tuples of a dotted
+    key, an unparsed value and, optionally, the flag that set it.
 
     Raises `UserError` with file, line, key, what was found, what is allowed and the nearest name.
     """
@@ -62,13 +62,13 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write a resolved config that `load_config` reads back to an equal one."""
+    """Write a resolved config that `load_config` reads back unchanged."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
 
 
 def flat(config: Config, *sections: str) -> dict[str, Any]:
-    """Dotted keys and plain values of some sections, without the places of files."""
+    """Dotted keys and plain values of some sections, without file paths."""
     values = dotted(config.model_dump(mode="json", include=set(sections)))
     return {key: value for key, value in values if key.rpartition(".")[2] not in PLACES}
 
@@ -96,10 +96,10 @@ def yaml_text(text: str) -> str:
 
 
 def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
-    """The contents of a YAML file, and the line of each key; kind is what it should be.
+    """The contents of a YAML file, and the line of each key; kind: its name in errors.
 
-    Raises `UserError` for a file that is missing, large, no YAML, bomb or program, or that gives a
-    key twice.
+    Raises `UserError` for a file that is missing, too large, invalid or unsafe YAML, or has
+    duplicate keys.
     """
     try:
         if path.exists() and not path.is_file():

@@ -44,9 +44,9 @@ class DataConfig(Section):
     root: Path = Path("data/cats64")
     """Folder with train/, val/, masked_image/ and mask64/."""
     train: Path | None = None
-    """Folder of the training images, where it is not <root>/train."""
+    """Folder of the training images, if not <root>/train."""
     val: Path | None = None
-    """Folder of the validation images, where it is not <root>/val."""
+    """Folder of the validation images, if not <root>/val."""
     image_size: Annotated[int, Field(ge=1, le=4_096, strict=True)] = 64
     """Side of the square images in pixels."""
     mean: tuple[Share, Share, Share] = (0.4868, 0.4341, 0.3844)
@@ -54,9 +54,9 @@ class DataConfig(Section):
     std: tuple[Rate, Rate, Rate] = (0.2620, 0.2527, 0.2543)
     """Channel standard deviations, 0 to 1."""
     views: Annotated[int, Field(ge=2, le=256, strict=True)] = 2
-    """Kept encodings of each training image: itself, its mirror image, then augmented ones."""
+    """Cached encodings of each training image: itself, its mirror image, then augmented ones."""
     hole_kind: Literal["lab", "brush", "box", "mix"] = "lab"
-    """Shape of holes in training, as in prepare_data.py --holes; of 5 to 60 % of the image."""
+    """Shape of holes in training, as in prepare_data.py --holes; 5 to 60 % of the image."""
 
     def folder(self, split: Literal["train", "val"]) -> Path:
         """The folder of a split's images."""
@@ -64,7 +64,7 @@ class DataConfig(Section):
 
     @property
     def token_cache(self) -> Path:
-        """Where encoded images are kept: next to the folder of training images."""
+        """Folder of cached tokens: next to the folder of training images."""
         return self.folder("train").parent / "token_cache"
 
 
@@ -76,16 +76,16 @@ class ScoringConfig(Section):
     )
     """inception gives FID and needs its weights; the others work offline and are not FID."""
     batch_size: PositiveInt = 32
-    """Images a feature batch."""
+    """Images per batch of features."""
 
 
 class Config(Section):
-    """One run: everything a script reads. A run is a folder that can be traced to this file."""
+    """One run: everything a script reads. Every result in a run's folder can be traced to it."""
 
     run: Path = Path("runs/maskgit")
     """Folder of the run: weights, logs, curves, samples."""
     pretrained: Path | None = None
-    """Folder of released networks that repair while the run has none; training never takes them."""
+    """Folder of released networks, used for repairs while the run has none, never for training."""
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     """Seed of everything random."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -149,10 +149,10 @@ class Config(Section):
 
     @property
     def tokenizer_weights(self) -> Path:
-        """The tokenizer's weights: as configured, or where stage 1 of this run leaves them."""
+        """The tokenizer's weights: as configured, or those of stage 1 of this run."""
         return self.tokenizer.weights or self.run / "tokenizer" / "vqgan.safetensors"
 
     @property
     def transformer_weights(self) -> Path:
-        """The transformer's weights: as configured, or where stage 2 of this run leaves them."""
+        """The transformer's weights: as configured, or those of stage 2 of this run."""
         return self.transformer.weights or self.run / "transformer" / "transformer.safetensors"

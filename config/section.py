@@ -1,4 +1,4 @@
-"""What all sections of a config are made of: their base class, and the kinds of their values."""
+"""Base class and value types of all config sections."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ LearningRateSchedule = Literal["constant", "cosine"]
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as a user writes it: ~ is the home folder, which no shell puts in after = or :, and an
-    accent is found in whichever form of Unicode the folder has it.
+    """Resolve a path as a user writes it: expands ~, which no shell does after = or :, and finds
+    accented names in either Unicode normalisation form.
 
-    Raises `UserError` for the home folder of a user who has none, as in some containers.
+    Raises `UserError` for ~ if the user has no home folder, as in some containers.
     """
     expanded = os.path.expanduser(text)
     if expanded.split(os.sep)[0] == "~":
@@ -57,7 +57,7 @@ def user_path(text: str | Path) -> Path:
 
 
 class Section(BaseModel):
-    """A group of settings: unknown keys are errors, values never change after loading."""
+    """A group of settings: unknown keys are errors, values are immutable after loading."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
@@ -72,7 +72,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _removed_keys_may_be_off(cls, values: object) -> object:
-        """A config of an earlier version names settings that are gone; off, they mean nothing."""
+        """Accept removed settings in configs of earlier versions if they are switched off."""
         if not isinstance(values, dict):
             return values
         return without_removed(values, set(cls.model_fields))
@@ -84,7 +84,7 @@ class Section(BaseModel):
 
 
 def reason_against(section: type[Section], name: str, value: object) -> str | None:
-    """Why a section does not allow a value of a key whatever its other keys are; None if it may."""
+    """Why a section rejects a value of a key, regardless of its other keys; None if it does not."""
     try:
         section.model_validate({name: value})
     except ValidationError as error:
@@ -94,7 +94,7 @@ def reason_against(section: type[Section], name: str, value: object) -> str | No
 
 
 def dotted(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of all that is no section."""
+    """Dotted keys and values of all leaves."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from dotted(value, f"{place}{name}.")

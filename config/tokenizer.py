@@ -23,18 +23,18 @@ from config.section import (
 
 
 class TokenizerConfig(Section):
-    """The VQGAN. The defaults are the lab's network; the token grid has `grid` x `grid` places."""
+    """The VQGAN. The defaults are the lab's network."""
 
     encoder_channels: list[Width] = [128, 128, 128, 256, 256, 512]
     """Width after the first convolution, then after each level of the encoder."""
     encoder_kernels: list[Literal[1, 3]] = [3, 3, 3, 3, 3]
-    """Convolution size at each level; 1 keeps a token from seeing beyond what lower levels saw."""
+    """Kernel size at each level; 1 does not widen a token's receptive field."""
     encoder_blocks: Depth = 2
     """Residual blocks at each encoder level."""
     downsample_after: list[int] = [2, 4]
     """Encoder levels, counted from 0, after which the grid is halved."""
     downsample_kernel: Literal[2, 3] = 3
-    """3 is the lab's padded convolution; 2 keeps the token's patch apart from its neighbours'."""
+    """3: the lab's padded convolution; 2: unpadded, patches do not overlap."""
     encoder_attention: bool = True
     """Attention at the token grid in the encoder."""
     decoder_channels: list[Width] = [128, 128, 256, 256, 512]
@@ -46,11 +46,11 @@ class TokenizerConfig(Section):
     decoder_attention: bool = True
     """Attention at the token grid in the decoder."""
     norm: Literal["group", "position"] = "group"
-    """Group normalisation over the image (the lab's), or at each position by itself."""
+    """Group normalisation over the image (the lab's), or layer normalisation at each position."""
     latent_dim: Width = 256
     """Channels C of a code."""
     codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
-    """Number of codes K; a token takes two bytes."""
+    """Number of codes K; must equal the transformer's."""
 
     decoder_conditioning: Literal["none", "pixels"] = "none"
     """pixels: show the decoder the filled image and which of its pixels are known."""
@@ -87,7 +87,7 @@ class TokenizerTraining(Section):
     epochs: PositiveInt = 50
     """Passes over the training images."""
     batch_size: PositiveInt = 32
-    """Images a step."""
+    """Images per step."""
     learning_rate: Rate = 1e-3
     """Peak learning rate of AdamW."""
     warmup_steps: NonNegativeInt = 200
@@ -95,16 +95,16 @@ class TokenizerTraining(Section):
     lr_schedule: LearningRateSchedule = "cosine"
     """Learning rate after the warm-up: constant, or a cosine down to a hundredth of the peak."""
     max_grad_norm: PositiveFloat = 1.0
-    """Gradients are scaled down to this norm."""
+    """Clip gradients to this norm."""
     mirror: bool = True
     """Show each image mirrored half of the time."""
     perceptual_size: Annotated[int, Field(ge=32, le=1024, strict=True)] = 128
-    """Pixels of a side to which images are enlarged for the perceptual term, whose network
+    """Side in pixels to which images are resized for the perceptual term, whose network
     (EfficientNet-Lite0) was trained on 224."""
     perceptual_weight: NonNegativeFloat = 0.2
     """Weight of the perceptual term relative to the L1 reconstruction."""
     codebook: Literal["ema", "loss"] = "ema"
-    """Codes follow moving averages of their latents, or a loss of their own."""
+    """Update codes by moving averages of their latents, or by a codebook loss."""
     codebook_decay: ProperShare = 0.99
     """Decay of the moving averages (van den Oord et al. 2017, appendix A.1)."""
     commitment_weight: NonNegativeFloat = 0.25
@@ -112,25 +112,25 @@ class TokenizerTraining(Section):
     restart_below: NonNegativeFloat = 0.1
     """A code used less than this share of the mean use is moved onto a latent of the batch."""
     restart_until: Share = 0.8
-    """Share of the training after which codes are left alone."""
+    """Share of the training after which codes are no longer restarted."""
     adversarial_weight: NonNegativeFloat = 0.0
     """Weight of the PatchGAN term, on top of the adaptive weight (VQGAN eq. 7); 0 leaves it out."""
     adversarial_start: Share = 0.5
     """Share of the training after which the discriminator joins."""
     decoder_only: bool = False
-    """Train the decoder of given weights alone: tokens stay, and so transformers stay valid."""
+    """Train only the decoder of given weights: tokens do not change, so transformers stay valid."""
     transformer: Path | None = None
-    """Transformer weights that draw hidden tokens, for decoder_conditioning pixels."""
+    """Transformer weights that sample hidden tokens, for decoder_conditioning pixels."""
     sampled_share: Share = 0.5
-    """Share of the images whose hidden tokens it draws; the others are decoded from true ones."""
+    """Share of the images whose hidden tokens it samples; the others are decoded from true ones."""
     ema_half_life: PositiveFloat = 10_000.0
-    """Images after which half of the averaged weights are new; the averages are what is used."""
+    """Half-life, in images, of the weights' moving average; the averaged weights are used."""
     compile: bool = False
     """Compile the networks (torch.compile): a minute at the start, then faster on a GPU."""
     max_minutes: PositiveFloat | None = None
-    """End after this much time, schedules included; such a run cannot be repeated bit by bit."""
+    """Time limit in minutes, which schedules follow; such a run is not reproducible."""
     validation_images: PositiveInt = 747
-    """Images of val/ that figures are computed on."""
+    """Images of val/ to validate on."""
     validate_every: PositiveInt = 1
     """Epochs between validations."""
     checkpoint_every: PositiveInt = 1
@@ -138,7 +138,7 @@ class TokenizerTraining(Section):
 
 
 class TokenizerSection(TokenizerConfig):
-    """The tokenizer, where its weights lie and how they are trained."""
+    """The tokenizer, its weights and how they are trained."""
 
     weights: Path | None = None
     """Weights to use: .safetensors, or a lab .pt. Without it, <run>/tokenizer/vqgan.safetensors."""

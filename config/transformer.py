@@ -30,7 +30,7 @@ class TransformerConfig(Section):
     dim: Width = 768
     """Width D."""
     num_heads: Width = 16
-    """Attention heads H; dim must be a multiple of it."""
+    """Attention heads H; must divide dim."""
     num_layers: Depth = 15
     """Blocks."""
     mlp_dim: Annotated[int, Field(ge=1, le=65_536, strict=True)] = 1536
@@ -38,23 +38,23 @@ class TransformerConfig(Section):
     dropout: Share = 0.1
     """Dropout after the embedding, on attention probabilities, and after attention and MLP."""
     num_tokens: Annotated[int, Field(ge=1, le=65_536, strict=True)] = 256
-    """Tokens N an image; the tokenizer's grid must have as many places."""
+    """Tokens N per image; must match the tokenizer's grid."""
     codebook_size: Annotated[int, Field(ge=1, le=65535, strict=True)] = 1024
     """Number of codes K; must equal the tokenizer's."""
     attention: Literal["plain", "fused"] = "plain"
-    """plain: written out, q k^T, softmax, v. fused: PyTorch's kernel, the same numbers."""
+    """plain: softmax(q k^T / √d) v, written out. fused: a faster kernel with the same results."""
     norm: Literal["post", "pre"] = "post"
     """Layer normalisation after each residual sum (the report's), or before each sublayer."""
     qkv_bias: bool = False
-    """Give q, k and v biases, which the report's attention does without."""
+    """Biases of q, k and v, which the report's attention does not have."""
     prior_dim: NonNegativeInt = 0
-    """The tokenizer's latent_dim adds an interpolation of known codes to the logits; 0: none."""
+    """Set to the tokenizer's latent_dim to add an interpolation of known codes to the logits."""
     conditioning: Literal["none", "pixels"] = "none"
-    """pixels: show every place its filled patch, which pixels of it are known, and its latents."""
+    """pixels: show every position its filled patch, its known-pixel mask, and its latents."""
     patch_size: Width = 4
-    """Pixels along a token's patch, which conditioning shows."""
+    """Pixels along a token's patch, for conditioning."""
     conv_kernel: Literal[0, 3] = 0
-    """3: a depthwise convolution over the token grid opens each block (Chu et al. 2021, PEG)."""
+    """3: a depthwise convolution over the token grid before each block (Chu et al. 2021, PEG)."""
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> TransformerConfig:
@@ -76,7 +76,7 @@ class TransformerConfig(Section):
 
 
 class TransformerSection(TransformerConfig):
-    """The transformer and where its weights lie."""
+    """The transformer and its weights."""
 
     weights: Path | None = None
     """Weights to use. Without it, <run>/transformer/transformer.safetensors."""
@@ -108,7 +108,7 @@ class TrainingConfig(Section):
     epochs: PositiveInt = 200
     """Passes over the training images."""
     batch_size: PositiveInt = 10
-    """Images a forward pass."""
+    """Images per forward pass."""
     accumulate: PositiveInt = 10
     """Batches whose gradients are averaged into one optimiser step."""
     learning_rate: Rate = 0.000149456302123
@@ -118,33 +118,33 @@ class TrainingConfig(Section):
     lr_schedule: LearningRateSchedule = "constant"
     """Learning rate after the warm-up: constant, or a cosine down to a hundredth of the peak."""
     betas: tuple[ProperShare, ProperShare] = (0.9, 0.96)
-    """AdamW's averages (MaskGIT appendix)."""
+    """AdamW's betas (MaskGIT appendix)."""
     weight_decay: NonNegativeFloat = 0.0
-    """AdamW's decay of matrices; biases, norms and embeddings never decay."""
+    """AdamW's weight decay of matrices; none for biases, norms and embeddings."""
     max_grad_norm: PositiveFloat | None = None
-    """Gradients are scaled down to this norm; null leaves them."""
+    """Clip gradients to this norm; null: no clipping."""
     ema_half_life: NonNegativeFloat = 0.0
-    """Images after which half of the averaged weights are new; 0 keeps the last weights."""
+    """Half-life, in images, of the weights' moving average; 0: no averaging."""
     mirror: bool = True
-    """Train on the mirror images too."""
+    """Train on mirror images too."""
     checkpoint_activations: bool = False
-    """Compute activations twice instead of keeping them (Chen et al. 2016): less memory, slower."""
+    """Recompute activations in backward (Chen et al. 2016): less memory, slower."""
     compile: bool = False
     """Compile the blocks (torch.compile): a minute at the start, then faster on a GPU."""
     max_minutes: PositiveFloat | None = None
-    """End after this time, the rate fully decayed; such a run cannot be repeated bit by bit."""
+    """Time limit in minutes; the rate is fully decayed then. Such a run is not reproducible."""
     validation_images: PositiveInt = 512
-    """Images of val/ that figures are computed on."""
+    """Images of val/ to validate on."""
     validate_every: PositiveInt = 1
     """Epochs between validations; the last epoch always has one."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints; the last epoch always has one."""
     pictures_every: NonNegativeInt = 10
-    """Epochs between pictures of repaired val images, each with a checkpoint; 0 makes none."""
+    """Epochs between pictures of repaired val images, each with a checkpoint; 0: none."""
 
     @property
     def images_a_step(self) -> int:
-        """Images an optimiser step."""
+        """Images per optimiser step."""
         return self.batch_size * self.accumulate
 
 

@@ -2,7 +2,7 @@
 
     python faster-pytorch-fid/fid_score_gpu.py --predicted-path test_results --device cuda:0
 
-Exit codes: 0 scored or verified, 1 a certificate does not agree, 2 a mistake in the call or files.
+Exit codes: 0 scored or verified, 1 a certificate disagrees, 2 a usage or file error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DISAGREES, INTERRUPTED = 1, 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse that answers a wrong argument with one line and finds paths as users write them."""
+    """argparse with one-line errors and paths resolved by `user_path`."""
 
     def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
         self.register("type", Path, lambda text: Path(user_path(text)))
@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    """A reader of whole numbers from low to high."""
+    """An argparse type for whole numbers from low to high."""
 
     def read(text: str) -> int:
         if not text.isdigit() or int(text) < low or int(text) > (high or int(text)):
@@ -54,7 +54,7 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def metric_names(text: str) -> tuple[str, ...]:
-    """A comma-separated choice of metrics, or all; the distance itself always comes along."""
+    """A comma-separated list of metrics, or all; the distance itself is always computed."""
     names = METRICS if text == "all" else tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in METRICS:
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--gt-path", "--gtcsv-path", type=user_path, help=truth)
     text = "hole masks (255 known, 0 hole); default: the manifest's"
     add("--mask-path", type=user_path, help=text)
-    text = "images that the network learned from: how near repairs are to them"
+    text = "training images of the network: how close repairs are to them"
     add("--train-path", type=user_path, help=text)
     add("--recursive", action="store_true", help="read the folders' sub-folders too")
     one = "bring all images to one size (bicubic): 64x64"
@@ -114,9 +114,9 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
 
 
 def sort_paths(args: argparse.Namespace) -> None:
-    """Give the paths without a flag their meaning, as pytorch-fid's two folders have it.
+    """Assign positional paths like pytorch-fid: predicted images, then ground truth.
 
-    After --save-stats the first is what to read, the second the file to write.
+    With --save-stats: the images to read, then the file to write.
     """
     named = [] if args.save_stats in (None, Path()) else [str(args.save_stats)]
     if args.save_stats is not None and not (args.predicted_path or args.paths):
@@ -175,15 +175,15 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
 
 
 def take_stated(args: argparse.Namespace, stated: dict[str, Any]) -> None:
-    """Take a certificate's settings, to be computed from scratch; paths and --weights that are
-    given on the command line replace the certificate's."""
+    """Use a certificate's settings, without the cache; paths and --weights from the command line
+    override the certificate's."""
     names = ("predicted_path", "gt_path", "mask_path", "train_path", "weights")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     vars(args).update(stated | given, no_cache=True)
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Parse, work, and turn a mistake into one line and code 2."""
+    """Parse and run; a user's mistake becomes one line and exit code 2."""
     with usable_streams():
         ranks = Ranks()
         try:

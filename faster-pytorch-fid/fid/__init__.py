@@ -1,8 +1,7 @@
 """Score generated or repaired images.
 
-`inputs` opens what is compared, `extraction` turns `images` into `statistics` of `features`,
-`scoring` makes the numbers of `frechet`, `metrics` and `paired` from them, `certificate` writes
-them down.
+`inputs` opens both image sets, `extraction` turns `images` into `statistics` of `features`,
+`scoring` computes the metrics of `frechet`, `metrics` and `paired`, `certificate` records them.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Size(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Size:
-        """What --resize takes: 64x64, or 64x64:lanczos where the filter is not bicubic."""
+        """Parse --resize: 64x64, or 64x64:lanczos for a filter other than bicubic."""
         found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})(?::(\w+))?", text)
         if not found or (found[3] or "bicubic") not in FILTERS:
             allowed = f"WIDTHxHEIGHT or WIDTHxHEIGHT:FILTER with one of {', '.join(FILTERS)}"
@@ -45,7 +44,7 @@ class Size(NamedTuple):
 
 
 def empty_argument(words: Sequence[str]) -> str | None:
-    """What to say of a command line with an empty argument, which would mean the current folder."""
+    """The error for an empty argument, which would mean the current folder; None without one."""
     for before, word in zip(["the name of the program", *words], words, strict=False):
         flag, equals, value = word.partition("=")
         if not word or (flag.startswith("--") and equals and not value):
@@ -56,7 +55,7 @@ def empty_argument(words: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a score depends on, and where it is computed; None leaves a choice open."""
+    """Everything that a score depends on, and where it is computed; None: choose automatically."""
 
     predicted_path: str
     gt_path: str | None = None  # ground truth; else the one that the manifest names
@@ -74,5 +73,5 @@ class Settings:
     seed: int = 2020
     cache_dir: Path | None = None  # of reference statistics; else they are not kept
     recursive: bool = False  # read the folders' sub-folders too
-    train_path: str | None = None  # images that the network learned from, to see copies
-    resize: Size | None = None  # to which images are brought; else they must have one size
+    train_path: str | None = None  # training images of the network, to detect memorisation
+    resize: Size | None = None  # resize images to this; else all must have the same size

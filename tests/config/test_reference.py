@@ -38,8 +38,7 @@ def test_every_setting_has_a_line_and_nothing_else_has():
 def test_a_line_says_what_is_allowed_the_default_and_the_meaning():
     found = rows(reference())
     assert found["decoding.total_iter"] == (
-        "| `total_iter` | integer ≥ 1, ≤ 10000 | `10` | Iterations T that the schedule is "
-        "stretched over. |"
+        "| `total_iter` | integer ≥ 1, ≤ 10000 | `10` | Iterations T of the full schedule. |"
     )
     assert "| `listing`, `maskgit`, `lab`, " in found["decoding.rule"]
     assert "| number > 0.0 or null | `null` |" in found["training.max_grad_norm"]
