@@ -52,7 +52,7 @@ IGNORED_FLAGS = {  # of the lab's scripts: why it does nothing here
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse that answers a wrong argument with one line instead of the whole usage.
+    """argparse with one-line errors instead of the whole usage.
 
     Arguments of type `Path` may begin with ~, the user's home folder.
     """
@@ -67,7 +67,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args([self._as_registered(word) for word in words], namespace)
 
     def _as_registered(self, word: str) -> str:
-        """A flag with underscores for hyphens, or the other way round, as it was added."""
+        """The registered spelling of a flag, whose hyphens may be underscores or vice versa."""
         flag, equals, value = word.partition("=")
         known = {name.replace("_", "-"): name for name in self._option_string_actions}
         is_flag = flag.startswith("--") and flag not in self._option_string_actions
@@ -95,12 +95,12 @@ def positive(text: str) -> int:
 
 
 def schedule_name(text: str) -> str:
-    """What --mask-func takes: a schedule in any case, or the lab's number 0 for cosine."""
+    """The value of --mask-func: a schedule in any case, or the lab's 0 for cosine."""
     return "cosine" if text == "0" else text.lower()
 
 
 def steps_or_all(text: str) -> int | None:
-    """What --sweet-spot takes: a number of steps, or the lab's -1 for all of them."""
+    """The value of --sweet-spot: a number of steps, or the lab's -1 for all."""
     try:
         return None if int(text) == -1 else int(text)
     except ValueError:
@@ -108,14 +108,14 @@ def steps_or_all(text: str) -> int | None:
 
 
 def run_folder(text: str) -> str:
-    """What --run takes: a folder, or as in the lab a checkpoint within it."""
+    """The value of --run: a folder, or, as in the lab, a checkpoint in it."""
     path = user_path(text)
     is_file = path.suffix in CHECKPOINT_SUFFIXES and not path.is_dir()
     return str(path.parent if is_file else path)
 
 
 def weights_or_run(text: str) -> str:
-    """What --transformer takes: a weights file, or as in the lab a checkpoint of a run."""
+    """The value of --transformer: a weights file, or, as in the lab, a checkpoint of a run."""
     trained = Path(run_folder(text), "transformer", "transformer.safetensors")
     return str(trained if trained.is_file() and not Path(text).is_file() else text)
 
@@ -136,7 +136,7 @@ def add_ignored_flags(parser: ArgumentParser) -> None:
 
 
 def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
-    """The arguments that give every script its config: a file, keys, and short flags."""
+    """Add the arguments of every script's config: a file, keys, and short flags."""
     text = f"YAML file (default {DEFAULT_CONFIG})"
     parser.add_flag("--config", type=Path, default=DEFAULT_CONFIG, help=text)
     parser.add_argument(
@@ -151,7 +151,7 @@ def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
 
 
 def add_start_arguments(parser: ArgumentParser) -> None:
-    """The arguments that say what becomes of a run that is there already."""
+    """Add the arguments for existing runs: resume, restart, changed settings."""
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--resume",
@@ -183,7 +183,7 @@ def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let signals that ask to end raise `StopRequested`, so that what is half made is cleared.
+    """Turn termination signals into `StopRequested`, so that unfinished files are cleaned up.
 
     Those that come several times by themselves, as SIGXCPU every second, do not disturb that. In
     the middle of an import, where C++ may pass no exception on, a signal ends the process at once.

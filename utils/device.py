@@ -1,4 +1,4 @@
-"""Where a program computes and in which dtype, picked once when it starts."""
+"""Device and dtype, picked once at start-up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Compute:
 
     @classmethod
     def of(cls, config: Config) -> Compute:
-        """What a config asks for; under torchrun the GPU is this process's own."""
+        """Device and dtype of a config; under torchrun, this process's own GPU."""
         device = own_device(pick_device(config.device))
         return cls(device, pick_dtype(config.precision, device))
 
@@ -54,7 +54,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Matrix products in ``dtype`` within this context; fp32 leaves them as they are."""
+    """Autocast to ``dtype`` within this context; disabled for fp32."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""Randomness by key: a draw depends on its key alone, e.g. (seed, epoch, batch)."""
+"""Keyed random numbers: a draw depends only on its key, e.g. (seed, epoch, batch)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def generator_for(*key: int) -> torch.Generator:
-    """A CPU generator that depends on nothing but the key, e.g. (seed, epoch, batch)."""
+    """A CPU generator seeded by a key, e.g. (seed, epoch, batch)."""
     seed = 0
     for part in key:
         seed = (seed * 1_000_003 + part + 1) % (2**63 - 1)
@@ -19,6 +19,6 @@ def generator_for(*key: int) -> torch.Generator:
 def shuffled_batches(
     count: int, batch_size: int, generator: torch.Generator, skip: int = 0
 ) -> Iterator[Tensor]:
-    """Indices of each batch of an epoch, the last one shorter; ``skip`` batches are passed over."""
+    """Indices of each batch of an epoch, the last one shorter, without the first ``skip``."""
     order = torch.randperm(count, generator=generator)
     yield from order.split(batch_size)[skip:]

@@ -1,4 +1,4 @@
-"""The bundled scorer, used from within: Frechet distance of image tensors already in memory."""
+"""The bundled scorer as a library: Frechet distance of image tensors in memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from config.schema import ScoringConfig
 from models.parallel import each_part
 from utils.io.limits import as_user_error
 
-DEFAULT = ScoringConfig()  # efficientnet-lite0, which needs no network
-HELD_OUT = ScoringConfig(features="efficientnet-lite2")  # nor this, and no training sees it
+DEFAULT = ScoringConfig()  # efficientnet-lite0, which works offline
+HELD_OUT = ScoringConfig(features="efficientnet-lite2")  # offline too, and never used in training
 
 
 class FeatureDistance:

@@ -1,7 +1,7 @@
-"""Augmented views of images: what else the same picture could have looked like.
+"""Augmented views of images.
 
-A view is mirrored half of the time, scaled, shifted and turned about its centre, with the picture
-continued as in a mirror beyond its border, and slightly changed in brightness, contrast and
+A view is mirrored half of the time, scaled, shifted and rotated about its centre, with reflected
+borders, and slightly changed in brightness, contrast and
 saturation. All views of a set are drawn with one fixed seed, so that caches of them can be shared.
 torchvision.transforms.v2 has neither bicubic nor reflected affine maps, nor one map an image.
 Shapes: n images, B batch, H x W pixels.
@@ -19,7 +19,7 @@ from torch import Tensor
 
 AS_IS, MIRRORED = 0, 1  # the views that every image has
 PLAIN_VIEWS = 2  # how many these are
-AUGMENT_VERSION = 1  # of what this module computes; another number makes other caches
+AUGMENT_VERSION = 1  # part of the cache key; increase when views change
 AUGMENT_SEED = 2022
 SCALE = (0.85, 1.15)  # of the picture; above 1 its border is cropped
 SHIFT = 4 / 64  # of a side, up or down and left or right

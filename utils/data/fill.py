@@ -1,4 +1,4 @@
-"""What fills a hole before encoding, since it leaks into the tokens around it.
+"""Fill holes before encoding, since their pixels leak into the tokens around them.
 
 Images are (H, W, 3) uint8, holes (H, W) bool, True = hidden.
 """

@@ -1,4 +1,4 @@
-"""Hole masks to train, test and teach with; True = hidden, one seed and index give one mask.
+"""Random hole masks, True = hidden; seed and index determine a mask.
 
 A hole kind is a plain function (rng, size, share) -> mask (size, size), where `share` in 0..1 is
 the part of the image to hide. `lab` and `brush` hide exactly round(share * size^2) pixels; `box`
@@ -94,8 +94,8 @@ def draw_hole(
 ) -> np.ndarray:
     """Return the hole mask (size, size) of one image, True = hidden.
 
-    The share is uniform in `share_range`; all chance comes from (seed, image_index), so a mask
-    does not depend on which others are drawn.
+    The share is uniform in `share_range`. A mask depends only on (seed, image_index), not on
+    other masks drawn before it.
     """
     check_holes(kind, share_range)
     rng = np.random.default_rng([seed, image_index])
@@ -146,7 +146,7 @@ def begin_filling(
     *,
     in_processes: bool,
 ) -> Callable[[], Filled]:
-    """Start on `filled` with these arguments; what this returns gives its result, when asked."""
+    """Start computing `filled` with these arguments; the returned function waits for its result."""
     if not in_processes:
         return lambda: filled(images, holes, image_ids, how)
     starts = range(0, len(images), IMAGES_A_PROCESS)
@@ -171,7 +171,7 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def _one_of_many() -> None:
-    """A worker computes in one thread; what Ctrl-C means is for its parent to say."""
+    """Run a worker on one thread; Ctrl-C is left to its parent."""
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

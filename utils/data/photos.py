@@ -1,8 +1,8 @@
-"""The embedded images: crops of public-domain photographs that scikit-image carries with it.
+"""The embedded images: crops of public-domain photographs shipped with scikit-image.
 
 Each photograph is cut into three vertical bands, 60 % of its width for train, then 20 % for test
 and 20 % for val (most subjects reach into the second band, few into the third). A crop lies within
-its band and is cut out before it is resized, so no pixel has a part in two splits. Crops are
+its band and is cut out before it is resized, so no pixel contributes to two splits. Crops are
 squares between the image size and the band's shorter side, their sides spread evenly on a
 logarithmic scale, resized with antialiasing.
 """

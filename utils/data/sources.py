@@ -1,4 +1,4 @@
-"""Images from a folder or a zip file, dealt into train, val and test.
+"""Images from a folder or a zip file, split into train, val and test.
 
 No image, compared by its prepared pixels, ever is in two splits; the same files and seed give the
 same splits. An image is prepared as its largest centred square, resized with antialiasing to

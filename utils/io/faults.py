@@ -1,4 +1,4 @@
-"""Tells what the machine lacks (memory, a disk that answers) from what is wrong with a file."""
+"""Tell faults of the machine (memory, disks) from faults of a file."""
 
 from __future__ import annotations
 

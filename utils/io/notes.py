@@ -1,4 +1,4 @@
-"""Notes on stderr: what a user may want to know and need not act on."""
+"""Notes on stderr: information that needs no action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind in threads, with bounds, so that memory stays flat."""
+"""Reading ahead and writing behind in threads, with bounded memory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Decode and score every cell of a sweep, sharing all that cells have in common.
 
 Hole fills, encoded tokens, the first step's logits and the scorer's reference statistics are
-computed once. What is finished lies in the output folder under a digest of everything it depends
-on, so an interrupted sweep goes on, and one that is complete only writes its report again:
+computed once. Finished cells are stored in the output folder under a digest of everything they
+depend on, so an interrupted sweep continues, and a complete one only rewrites its report:
 
 <output>/cells-0.jsonl   a line for each cell: score, error of each image, seconds (0: the process)
 <output>/traces/         token ids and masks after every step, of the first seed

@@ -1,7 +1,7 @@
-"""The tokenizer is frozen, so its work is done once: token ids of a folder, kept on disk.
+"""Token cache: the frozen tokenizer encodes a folder once, and the token ids are kept on disk.
 
-A cache is keyed by the tokenizer's weights, the images' contents and how views are made,
-so a stale one is never used.
+The key includes the tokenizer's weights, the images' contents and the augmentation, so a stale
+cache is never used.
 Shapes: n images, V views, N tokens.
 """
 
@@ -74,7 +74,7 @@ def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def _key(vqgan: VQGAN, data: DataConfig, split: Literal["train", "val"], extra: list) -> str:
-    """Sixteen hexadecimal digits that change with weights, pixels, their scaling and ``extra``."""
+    """Cache key of 16 hexadecimal digits: weights, pixels, their normalisation and ``extra``."""
     digest = hashlib.sha256(content_hash(list_images(data.folder(split))).encode())
     digest.update(repr((data.image_size, data.mean, data.std)).encode())
     architecture = set(TokenizerConfig.model_fields) - {"decoder_conditioning"}  # weights say so

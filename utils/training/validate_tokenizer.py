@@ -1,4 +1,4 @@
-"""How good a tokenizer is: figures of its reconstructions, and a picture of them.
+"""Validation metrics of a tokenizer's reconstructions, and a picture of them.
 
 A decoder with conditioning is judged by repairs instead: holes of training's kinds and shares, the
 same in every run, and tokens of the transformer that it is trained with, or else the true ones.

@@ -1,4 +1,4 @@
-"""Figures of a transformer in training that can be compared, and repairs to look at.
+"""Comparable validation metrics of a transformer in training, and sample repairs.
 
 The images, mask ratios, masks and holes are the same every time.
 Shapes: n images, B batch, N tokens, M hidden tokens of the batch.
@@ -80,7 +80,7 @@ def _hidden_sums(
     inputs: Tensor,
     known: Tensor | None,
 ) -> Tensor:
-    """Summed loss, number of right guesses, number of hidden tokens, (3,) float64."""
+    """Summed loss, number of correct predictions, number of hidden tokens, (3,) float64."""
     masked_ids = inputs.masked_fill(token_mask, transformer.mask_token_id)
     logits = transformer(masked_ids, token_mask, known).float()  # (M, K + 1)
     targets = token_ids[token_mask]

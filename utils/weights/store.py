@@ -74,12 +74,12 @@ def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTr
 
 
 def codes_fingerprint(codes: Tensor) -> str:
-    """SHA-256 in fp16 of a codebook's weight (K, C), by which a transformer knows its tokenizer."""
+    """SHA-256 of a codebook's weight (K, C) in fp16; identifies a transformer's tokenizer."""
     return hashlib.sha256(codes.detach().cpu().half().numpy().tobytes()).hexdigest()
 
 
 def require_tokens_of(transformer: Path, tokenizer: Path, vqgan: VQGAN) -> None:
-    """Raise `UserError` for a transformer that another tokenizer's tokens were shown to."""
+    """Raise `UserError` if a transformer was trained on another tokenizer's tokens."""
     wanted = read_header(transformer).get("codes_sha256")
     if wanted not in (None, codes_fingerprint(vqgan.codebook.embedding.weight)):
         raise UserError(
