@@ -143,7 +143,7 @@ class TrainingConfig(Section):
     """Epochs between pictures of repaired val images, each with a checkpoint; 0: none."""
 
     @property
-    def images_a_step(self) -> int:
+    def images_per_step(self) -> int:
         """Images per optimiser step."""
         return self.batch_size * self.accumulate
 

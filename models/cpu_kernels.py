@@ -46,7 +46,7 @@ class AttentionInParts(torch.autograd.Function):
             attended[part] = kept @ v[part]
         ctx.save_for_backward(qkv, signed)
         ctx.num_heads, ctx.dropout = num_heads, dropout
-        return out.mul_(growth(dropout)) if dropout else out
+        return out.mul_(dropout_scale(dropout)) if dropout else out
 
     @staticmethod
     @once_differentiable
@@ -55,7 +55,7 @@ class AttentionInParts(torch.autograd.Function):
         d_qkv = torch.empty_like(qkv)
         q, k, v = split_heads(qkv, 3, ctx.num_heads)
         dq, dk, dv = split_heads(d_qkv, 3, ctx.num_heads)
-        d_attended = split_heads(d_out * growth(ctx.dropout), 1, ctx.num_heads)[0]
+        d_attended = split_heads(d_out * dropout_scale(ctx.dropout), 1, ctx.num_heads)[0]
         for part in _parts(*signed.shape[:3]):
             toward = d_attended[part].contiguous()  # (b, H, N, d)
             probabilities = kept = signed[part]  # (b, H, N, N)
@@ -99,10 +99,10 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0 or native:
             return super().forward(x)
         kept = torch.ge(draw_margins(x.shape, self.p), 0, out=torch.empty_like(x))
-        return x * kept.mul_(growth(self.p))
+        return x * kept.mul_(dropout_scale(self.p))
 
 
-def growth(p: float) -> float:
+def dropout_scale(p: float) -> float:
     """The factor that preserves the mean, 1 / (1 - p); 1 where everything is dropped."""
     return 1 / (1 - p) if p < 1 else 1.0
 
@@ -122,7 +122,7 @@ def draw_margins(shape: torch.Size, p: float) -> Tensor:
     return torch.minimum(bits, lost).sub_(lost)
 
 
-def places_for_head(token_mask: Tensor) -> Tensor:
+def padded_hidden_positions(token_mask: Tensor) -> Tensor:
     """Hidden positions, padded so that few distinct row counts occur, (B, N) -> (P,), P >= M.
 
     On a CPU, PyTorch prepares and caches matrix products for each row count: without padding that
@@ -133,7 +133,7 @@ def places_for_head(token_mask: Tensor) -> Tensor:
     return torch.cat([hidden, others[: -len(hidden) % step]])
 
 
-def same_size(rows: Tensor) -> list[Tensor]:
+def padded_groups(rows: Tensor) -> list[Tensor]:
     """Split a batch into parts of `IMAGES_AT_ONCE` images, the last one zero-padded.
 
     Matrix products round differently for different shapes. With one shape for every batch, no

@@ -67,7 +67,7 @@ def decode(
             step = Step(index, settings, model_schedule, token_mask, seed, image_ids, sample_ids)
             masked_ids = token_ids.masked_fill(hidden, mask_token_id)
             shown = (masked_ids, hidden) if known is None else (masked_ids, hidden, known)
-            logits = new_or_same(logits_of, shown, before)
+            logits = cached_logits(logits_of, shown, before)
             before = hidden, logits
             tokens = choose(logits, hidden, step)
             token_ids = token_ids.masked_scatter(hidden, tokens)
@@ -80,7 +80,7 @@ def decode(
     return token_ids
 
 
-def new_or_same(
+def cached_logits(
     logits_of: LogitsOf,
     shown: tuple[Tensor, ...],
     before: tuple[Tensor, Tensor] | None,

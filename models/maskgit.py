@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from config.schema import DecodingConfig
 from models.conditioning import known_features, known_pixels
-from models.cpu_kernels import same_size
+from models.cpu_kernels import padded_groups
 from models.decode import LogitsOf, OnStep, decode
 from models.masking import token_mask_from_holes
-from models.parallel import each_part
+from models.parallel import parallel_map
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN, full_fp32
 
@@ -55,8 +55,8 @@ class MaskGIT(nn.Module):
         With several images in a forward pass, the head runs at all positions: the number of hidden
         ones would change the shape of its matrix products, and so their rounding.
         """
-        groups = [same_size(part) for part in (masked_ids, token_mask)]
-        groups.append([None] * len(groups[0]) if known is None else same_size(known))
+        groups = [padded_groups(part) for part in (masked_ids, token_mask)]
+        groups.append([None] * len(groups[0]) if known is None else padded_groups(known))
 
         def logits_of_group(group: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
             ids, mask, features = group
@@ -66,7 +66,7 @@ class MaskGIT(nn.Module):
             return picked[:, : self.transformer.mask_token_id]
 
         groups = list(zip(*groups, strict=True))
-        return torch.cat(each_part(logits_of_group, groups, masked_ids.device))
+        return torch.cat(parallel_map(logits_of_group, groups, masked_ids.device))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -76,13 +76,13 @@ class MaskGIT(nn.Module):
     def latents(self, images: Tensor) -> Tensor:
         """Latents before quantisation (B, h, w, C) of normalised images (B, 3, H, W)."""
         with full_fp32(images.device):
-            latents = each_part(self.tokenizer.latents, same_size(images), images.device)
+            latents = parallel_map(self.tokenizer.latents, padded_groups(images), images.device)
         return torch.cat(latents)[: len(images)]
 
     def token_ids(self, latents: Tensor) -> Tensor:
         """Nearest codes of latents, (B, h, w, C) -> (B, N)."""
         with full_fp32(latents.device):
-            rows = [self.tokenizer.codebook.nearest(batch) for batch in same_size(latents)]
+            rows = [self.tokenizer.codebook.nearest(batch) for batch in padded_groups(latents)]
         return torch.cat(rows)[: len(latents)].flatten(1)
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ def cpu_quota(file: Path) -> int | None:
     return None
 
 
-def each_part(
+def parallel_map(
     work: Callable[[Part], Result], parts: Sequence[Part], device: torch.device
 ) -> list[Result]:
     """Map ``work`` over parts, results in order; on a CPU by `workers` single-threaded threads.

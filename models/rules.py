@@ -82,7 +82,8 @@ def sample(logits: Tensor, hidden: Tensor, step: Step) -> Tensor:
     settings = step.settings
     logits = logits.double() / settings.temperature
     if settings.top_k is not None or settings.top_p < 1:
-        logits = logits.masked_fill(~among_top(logits, settings.top_k, settings.top_p), -torch.inf)
+        allowed = top_k_top_p_mask(logits, settings.top_k, settings.top_p)
+        logits = logits.masked_fill(~allowed, -torch.inf)
     cumulative = logits.softmax(-1).cumsum(-1)
     u = step.token_noise()[hidden][:, None]
     return torch.searchsorted(cumulative, u * cumulative[:, -1:])[:, 0]
@@ -110,7 +111,7 @@ def noise_temperature(step: Step) -> float:
     return step.settings.choice_temperature * NOISES[step.settings.choices.noise](step)
 
 
-def among_top(logits: Tensor, top_k: int | None, top_p: float) -> Tensor:
+def top_k_top_p_mask(logits: Tensor, top_k: int | None, top_p: float) -> Tensor:
     """Which tokens may be sampled, (M, K) -> (M, K) bool; ties go to the first.
 
     The ``top_k`` most probable, and of those the smallest set whose renormalised probability

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
 from models.conditioning import known_width
-from models.cpu_kernels import Dropout, places_for_head
+from models.cpu_kernels import Dropout, padded_hidden_positions
 from models.prior import InterpolationPrior
 
 LAYER_NORM_EPS = 1e-12
@@ -138,7 +138,7 @@ class BidirectionalTransformer(nn.Module):
         x, bias = self.body(token_ids, neighbours, known), self.bias  # (B, N, D), (N, K + 1)
         if token_mask is None:
             return self.head(x, bias, neighbours)  # (B, N, K + 1)
-        places = places_for_head(token_mask)  # (P,), P >= M, see cpu_kernels.py
+        places = padded_hidden_positions(token_mask)  # (P,), P >= M, see cpu_kernels.py
         x, bias = x.flatten(0, 1)[places], bias[places % len(bias)]  # (P, D), (P, K + 1)
         if neighbours is not None:
             neighbours = neighbours.flatten(0, 1)[places]  # (P, C + 1)

@@ -12,7 +12,7 @@ from fid.statistics import FeatureStatistics
 from torch import Tensor
 
 from config.schema import ScoringConfig
-from models.parallel import each_part
+from models.parallel import parallel_map
 from utils.io.limits import as_user_error
 
 DEFAULT = ScoringConfig()  # efficientnet-lite0, which works offline
@@ -47,7 +47,7 @@ class FeatureDistance:
         statistics = FeatureStatistics(self.backend.dims, keep_features=True)
         size = CPU_PART if self.device.type == "cpu" else self.batch_size
         with exact_products():
-            for features in each_part(self._features, images.split(size), self.device):
+            for features in parallel_map(self._features, images.split(size), self.device):
                 statistics.update(features)
         return statistics
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config.decoding import RULES, RuleConfig, RuleName
 from config.schema import DecodingConfig
-from models.decode import StepResult, decode, new_or_same
+from models.decode import StepResult, cached_logits, decode
 from models.masking import MASK_SCHEDULES
 from models.orders import ORDERS
 from models.rules import HIDDEN_COUNTS, NOISES, TOKEN_CHOICES, TRUSTS, noise_temperature
@@ -602,7 +602,7 @@ def test_an_image_that_has_just_finished_stays_out_of_the_forward_pass():
     model = CountingModel(2, 8, np.random.default_rng(0))
     before = torch.tensor([[True, True], [True, False]]), torch.zeros(3, 8)
     hidden = torch.tensor([[True, False], [False, False]])
-    logits = new_or_same(model.batch, (torch.tensor([[8, 1], [2, 1]]), hidden), before)
+    logits = cached_logits(model.batch, (torch.tensor([[8, 1], [2, 1]]), hidden), before)
     assert model.passes == [1]
     assert torch.equal(logits, torch.tensor([model.image([8, 1])[0]]))
 

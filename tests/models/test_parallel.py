@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import parallel
-from models.parallel import cpu_quota, each_part, one_thread, workers
+from models.parallel import cpu_quota, one_thread, parallel_map, workers
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def test_results_come_in_order_from_several_threads():
         barrier.wait()  # passes only when three threads are at work
         return 2 * part, threading.current_thread().name, torch.get_num_threads()
 
-    found = each_part(work, range(3), CPU)
+    found = parallel_map(work, range(3), CPU)
     assert [number for number, _, _ in found] == [0, 2, 4]
     assert len({name for _, name, _ in found}) == 3
     assert {threads for _, _, threads in found} == {1}
@@ -39,20 +39,22 @@ def test_threads_compute_as_their_caller_would():
         return torch.is_inference_mode_enabled(), torch.is_grad_enabled(), product.dtype
 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert set(each_part(work, range(3), CPU)) == {(True, False, torch.bfloat16)}
+        assert set(parallel_map(work, range(3), CPU)) == {(True, False, torch.bfloat16)}
     with torch.no_grad():
-        assert set(each_part(work, range(3), CPU)) == {(False, False, torch.float32)}
-    assert set(each_part(work, range(3), CPU)) == {(False, True, torch.float32)}
+        assert set(parallel_map(work, range(3), CPU)) == {(False, False, torch.float32)}
+    assert set(parallel_map(work, range(3), CPU)) == {(False, True, torch.float32)}
 
 
 @pytest.mark.usefixtures("three_workers")
 def test_an_error_of_a_part_is_the_callers():
     with pytest.raises(ZeroDivisionError):
-        each_part(lambda part: 1 / part, [1, 0, 1], CPU)
+        parallel_map(lambda part: 1 / part, [1, 0, 1], CPU)
 
 
 def test_a_gpu_computes_its_parts_in_the_callers_thread():
-    names = each_part(lambda _: threading.current_thread().name, range(3), torch.device("cuda", 0))
+    names = parallel_map(
+        lambda _: threading.current_thread().name, range(3), torch.device("cuda", 0)
+    )
     assert set(names) == {threading.current_thread().name}
 
 

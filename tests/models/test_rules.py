@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from config.schema import DecodingConfig
-from models.rules import TOKEN_CHOICES, among_top
+from models.rules import TOKEN_CHOICES, top_k_top_p_mask
 from models.step import Step
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3])
 
 
 def allowed(top_k: int | None, top_p: float, probabilities: Tensor = PROBABILITIES) -> list[int]:
-    return among_top(probabilities.double().log()[None], top_k, top_p)[0].nonzero()[:, 0].tolist()
+    mask = top_k_top_p_mask(probabilities.double().log()[None], top_k, top_p)  # (1, K)
+    return mask[0].nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize(

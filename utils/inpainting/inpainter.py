@@ -19,10 +19,10 @@ from torch import Tensor
 
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.conditioning import known_pixels
-from models.cpu_kernels import same_size
+from models.cpu_kernels import padded_groups
 from models.decode import OnStep, StepResult
 from models.maskgit import MaskGIT
-from models.parallel import each_part, one_thread
+from models.parallel import one_thread, parallel_map
 from utils.data.fill import fill_hole
 from utils.data.tensors import normalise, to_uint8
 from utils.device import Compute, autocast
@@ -192,10 +192,10 @@ class Inpainter:
     def decoded(self, token_ids: Tensor, known: Tensor | None) -> np.ndarray:
         """Decode token ids (n, N), with known pixels of the trace (n, 4, H, W) -> (n, H, W, 3)."""
         data, parts = self.config.data, (token_ids,) if known is None else (token_ids, known)
-        groups = zip(*(same_size(part) for part in parts), strict=True)
+        groups = zip(*(padded_groups(part) for part in parts), strict=True)
         with one_thread(), autocast(self.device, self.dtype):
             decode = self.maskgit.tokenizer.decode
-            images = each_part(lambda group: decode(*group), list(groups), self.device)
+            images = parallel_map(lambda group: decode(*group), list(groups), self.device)
         pixels = [to_uint8(part, data.mean, data.std) for part in images]
         return torch.cat(pixels)[: len(token_ids)].cpu().numpy()
 

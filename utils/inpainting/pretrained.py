@@ -9,7 +9,7 @@ from config.loading import load_config
 from config.schema import Config
 from config.section import user_path
 from utils.distributed import is_main
-from utils.io.notes import tell_once
+from utils.io.notes import note_once
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
@@ -66,7 +66,7 @@ def or_pretrained(config: Config) -> Config:
     folder = pretrained_folder(config.pretrained)
     if is_main():
         text = f"{config.run} has no weights yet; takes those of {folder}"
-        tell_once(text, text)
+        note_once(text, text)
     sections = {
         "tokenizer": config.tokenizer.model_copy(update={"weights": folder / TOKENIZER}),
         "transformer": config.transformer.model_copy(update={"weights": folder / TRANSFORMER}),

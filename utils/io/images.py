@@ -25,7 +25,7 @@ from config.errors import StopRequested, UserError
 from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
 from utils.io.limits import check_limit, limit
-from utils.io.notes import tell_once
+from utils.io.notes import note_once
 
 PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # these two, and by
 Image.preinit()  # those of the other formats; or Image.open imports all that Pillow has, 0.2 s
@@ -144,7 +144,7 @@ def list_images(folder: Path) -> list[Path]:
 def tell_left_out(place: Path, names: Iterable[str]) -> None:
     """Name the first of the files that hold a picture, as they are called, which is not read."""
     if text := left_out(names):
-        tell_once(str(place), f"{place}: {text}")
+        note_once(str(place), f"{place}: {text}")
 
 
 def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
@@ -194,7 +194,7 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 def _tell(loss: str, name: str) -> None:
     """Name the first file that loses something on the way to RGB; a set of them needs one line."""
-    tell_once(loss, f"{name} {LOSSES[loss]}")
+    note_once(loss, f"{name} {LOSSES[loss]}")
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from config.errors import UserError
 from utils.io.images import HOLE, KNOWN, MASK_THRESHOLD, read_image
 from utils.io.limits import as_user_error
-from utils.io.notes import tell_once
+from utils.io.notes import note_once
 
 
 def load_mask(
@@ -40,10 +40,10 @@ def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> 
     with as_user_error():
         values = mask_values(image, name)
     if values.max(initial=0) == 1:
-        tell_once("mask 0/1", f"{name}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
+        note_once("mask 0/1", f"{name}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
     elif not ((values == KNOWN) | (values == HOLE)).all():
         text = f"values other than 0 and 255 in masks; below {threshold} is a hole"
-        tell_once("mask values", f"{name}: {text} (--mask-threshold)")
+        note_once("mask values", f"{name}: {text} (--mask-threshold)")
     return holes(values, threshold)
 
 

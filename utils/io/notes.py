@@ -16,7 +16,7 @@ def note(text: str) -> None:
     tqdm.write(f"note: {printable(text)}", file=sys.stderr)
 
 
-def tell_once(what: str, text: str) -> None:
+def note_once(what: str, text: str) -> None:
     """One note, unless this process has given it before."""
     if what not in _told:
         _told.add(what)

@@ -46,12 +46,12 @@ class Budget:
     images: int  # an epoch
 
 
-def budget_of(search: SearchConfig, images: int, images_a_step: int) -> Budget:
+def budget_of(search: SearchConfig, images: int, images_per_step: int) -> Budget:
     """Epochs, and images an epoch, for a trial; steps become equal epochs, rounded down."""
     if search.steps is None:
         return Budget(search.epochs, images)
-    epochs = min(search.steps, ceil(search.steps * images_a_step / images))
-    return Budget(epochs, min(images, search.steps // epochs * images_a_step))
+    epochs = min(search.steps, ceil(search.steps * images_per_step / images))
+    return Budget(epochs, min(images, search.steps // epochs * images_per_step))
 
 
 class TrainingLoss:
@@ -59,7 +59,7 @@ class TrainingLoss:
 
     def __init__(self, config: Config, tokens: Tokens) -> None:
         self.config = config
-        self.budget = budget_of(config.search, len(tokens.train), config.training.images_a_step)
+        self.budget = budget_of(config.search, len(tokens.train), config.training.images_per_step)
         self.tokens = _subset(tokens, self.budget.images, config.seed)
         settings = flat(config, "seed", "data", "transformer", "masking", "training", "search")
         settings = {key: value for key, value in settings.items() if key not in NOT_ASKED}
@@ -73,8 +73,8 @@ class TrainingLoss:
         """Train with values that the sampler proposes; `TrialPruned`, its reason in the trial."""
         trial.study.sampler = _sampler(trial, self.config.seed)
         values = _suggest(trial, self.config.search)
-        watch = PruningCallback(trial)
-        return self._train(trial, values, self.config.seed, f"trial_{trial.number}", watch)
+        callback = PruningCallback(trial)
+        return self._train(trial, values, self.config.seed, f"trial_{trial.number}", callback)
 
     def repeat_of(self, best: dict[str, float]) -> Callable[[Trial], float]:
         """The objective of another study: the same values with the trial's seed."""
@@ -88,14 +88,16 @@ class TrainingLoss:
         return objective
 
     def _train(
-        self, trial: Trial, values: Values, seed: int, name: str, watch: PruningCallback
+        self, trial: Trial, values: Values, seed: int, name: str, callback: PruningCallback
     ) -> float:
         asked = ", ".join(f"{key.split('.')[1]} {value:.4g}" for key, value in values.items())
         print(f"{name}: {asked}", flush=True)
         began = time.monotonic()
         try:
             config = self._config_of(values, seed, name)
-            train_transformer(config, resume=False, restart=True, tokens=self.tokens, watch=watch)
+            train_transformer(
+                config, resume=False, restart=True, tokens=self.tokens, callback=callback
+            )
             raise AssertionError("the callback ends a trial at its last step")
         except Finished as end:
             print(f"{name}: loss {end.loss:.4f}", flush=True)
@@ -105,7 +107,7 @@ class TrainingLoss:
             raise TrialPruned from error
         finally:
             trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
-            trial.set_user_attr("share", watch.share)
+            trial.set_user_attr("share", callback.share)
 
     def _config_of(self, values: Values, seed: int, name: str) -> Config:
         """The config of a trial; a `ValidationError` if its values do not go together."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from config.schema import Config, TokenizerTraining, TrainingConfig
-from models.parallel import each_part, workers
+from models.parallel import parallel_map, workers
 
 if TYPE_CHECKING:
     from utils.training.token_batches import TokenBatch
@@ -51,7 +51,7 @@ def add_gradient(
     parts = [batch.rows(rows) for rows in equal_parts(len(batch.token_mask))]
     total, device = torch.zeros(()), batch.token_mask.device
     for start in range(0, len(parts), workers()):  # no more gradients in memory than threads
-        for loss, gradients in each_part(gradient, parts[start : start + workers()], device):
+        for loss, gradients in parallel_map(gradient, parts[start : start + workers()], device):
             total += loss
             for parameter, found in zip(parameters, gradients, strict=True):
                 if found is not None:  # as `backward` would add it
@@ -110,7 +110,7 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-class Averaged(nn.Module):
+class EMA(nn.Module):
     """Exponential moving average (EMA) of a network's weights, in a copy that is never compiled.
 
     decay = 0.5 ** (batch_size / half_life), with ``half_life`` in images and ``batch_size`` images

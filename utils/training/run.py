@@ -31,7 +31,7 @@ from utils.training.throughput import Peak, Speed
 from utils.training.trainer import LOOK_EVERY, Trainer
 
 BEST, STATE = "best.safetensors", "state.pt"
-Watch = Callable[[Any], None]  # called with the trainer
+Callback = Callable[[Any], None]  # called with the trainer
 
 
 def ignore(_trainer: Trainer) -> None:
@@ -50,11 +50,11 @@ def train(
     folder: Path,
     opening: Opening,
     begin: Callable[[], None],
-    watch: Watch = ignore,
+    callback: Callback = ignore,
 ) -> Path:
     """Train to the end and return the weights file of the last epoch.
 
-    begin initialises a new run. watch is called with the trainer before the first optimiser step
+    begin initialises a new run. The callback gets the trainer before the first optimiser step
     and after each, and may raise to end the training. Raises `UserError` for a run that can be
     neither resumed nor overwritten, out of memory and a loss that is not finite, `StopRequested`
     after a clean stop.
@@ -69,7 +69,7 @@ def train(
         threads = one_thread() if trainer.shares_batches else nullcontext()
         advice = [text for text, helps in trainer.memory_advice().items() if helps]
         with threads, memory_for(trainer.device, advice):
-            Run(trainer, folder, watch).train()
+            Run(trainer, folder, callback).train()
     elif distributed.is_main():
         print(f"{folder}: all {trainer.position.epoch} epochs are done")
     return folder / trainer.weights_file
@@ -78,17 +78,17 @@ def train(
 class Run:
     """The epochs of a training run; only the main process validates and writes."""
 
-    def __init__(self, trainer: Trainer, folder: Path, watch: Watch) -> None:
-        self.trainer, self.folder, self.watch = trainer, folder, watch
+    def __init__(self, trainer: Trainer, folder: Path, callback: Callback) -> None:
+        self.trainer, self.folder, self.callback = trainer, folder, callback
         self.log = RunLog(folder, trainer) if distributed.is_main() else None
         peak = Peak(folder, trainer.device, trainer.dtype) if self.log else None
-        self.speed = Speed(trainer.flops_an_image, peak, trainer.world)
+        self.speed = Speed(trainer.flops_per_image, peak, trainer.world)
 
     def train(self) -> None:
         """Train the remaining epochs."""
         trainer, place = self.trainer, self.trainer.position
         with stop_signals() as stopping:
-            self.watch(trainer)
+            self.callback(trainer)
             while not trainer.nothing_left:
                 self.train_epoch(stopping)
                 numbers = {**trainer.numbers(), **self.speed.epoch()}
@@ -123,8 +123,8 @@ class Run:
                 self.speed.count(trainer.images_in_batch)
                 bar.update()
                 if trainer.group_is_full():
-                    self.watch(trainer)
-                    if trainer.agree(bool(stopping)):
+                    self.callback(trainer)
+                    if trainer.any_process_stops(bool(stopping)):
                         self.save()
                         raise StopRequested(f"stopped in {title}, saved; go on with --resume")
                 if place.batch % LOOK_EVERY == 0 or trainer.epoch_ends:
@@ -135,7 +135,8 @@ class Run:
         means = self.trainer.means()
         self.trainer.require_finite(means.values())
         speed = self.speed.look()  # reading the losses has synchronised with the device
-        shown = [f"{name} {mean:.4f}" for name, mean in means.items()] + self.trainer.remarks()
+        shown = [f"{name} {mean:.4f}" for name, mean in means.items()]
+        shown += self.trainer.progress_text()
         shown += [f"lr {self.trainer.rate:.1e}", f"{speed['images_per_second']:,.0f} images/s"]
         shown += [f"MFU {speed['mfu']:.0%}"] if "mfu" in speed else []
         bar.set_postfix_str(", ".join(shown))

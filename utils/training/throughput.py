@@ -143,9 +143,9 @@ class Peak:
 class Speed:
     """Images per second since the last look, and their share of the peak."""
 
-    def __init__(self, flops_an_image: float, peak: Peak | None, devices: int = 1) -> None:
+    def __init__(self, flops_per_image: float, peak: Peak | None, devices: int = 1) -> None:
         """peak: of one device; None leaves the share out."""
-        self.flops, self.peak = flops_an_image / devices, peak
+        self.flops, self.peak = flops_per_image / devices, peak
         self.images, self.began = 0, time.perf_counter()
         self.all_images, self.all_seconds = 0, 0.0
 

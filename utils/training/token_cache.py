@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.schema import DataConfig, TokenizerConfig
-from models.parallel import each_part, one_thread, workers
+from models.parallel import one_thread, parallel_map, workers
 from models.vqgan import VQGAN, full_fp32
 from utils.data import augment
 from utils.data.augment import PLAIN_VIEWS, Views
@@ -114,4 +114,4 @@ def _token_ids(vqgan: VQGAN, images: Tensor, data: DataConfig) -> Tensor:
     size = len(images) if images.is_cuda else CPU_BATCH
     with full_fp32(images.device):
         parts = normalise(images, data.mean, data.std).split(size)
-        return torch.cat(each_part(vqgan.encode, parts, images.device))
+        return torch.cat(parallel_map(vqgan.encode, parts, images.device))

@@ -20,7 +20,7 @@ from utils import distributed
 from utils.device import Compute, autocast
 from utils.pictures import save_curves
 from utils.rng import generator_for
-from utils.training.optim import Averaged, parameter_groups, set_learning_rate
+from utils.training.optim import EMA, parameter_groups, set_learning_rate
 from utils.training.throughput import tokenizer_flops
 from utils.training.tokenizer_parts import Adversary, Codes
 from utils.training.trainer import LOOK_EVERY, Trainer
@@ -44,7 +44,7 @@ class TokenizerTrainer(Trainer):
         self.images, self.val = images.to(self.device), val[: self.settings.validation_images]
         require_two(self.val)
         self.description = config.tokenizer
-        self.flops_an_image = tokenizer_flops(
+        self.flops_per_image = tokenizer_flops(
             config.tokenizer, config.data.image_size, self.settings.decoder_only
         )
         torch.manual_seed(config.seed)
@@ -70,7 +70,7 @@ class TokenizerTrainer(Trainer):
         settings = self.settings
         self.vqgan = self._place(VQGAN(self.config.tokenizer))
         self._freeze()
-        self.averaged = Averaged(self.vqgan, settings.ema_half_life, self.batch_size)
+        self.averaged = EMA(self.vqgan, settings.ema_half_life, self.batch_size)
         self.codes = Codes(self.vqgan.codebook, settings)
         self.adversary = Adversary(self.compute)
         self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
@@ -230,7 +230,7 @@ class TokenizerTrainer(Trainer):
         is_due = self.is_due(self.settings.validate_every)
         return {"reconstructions": self.validation.picture} if is_due else {}
 
-    def remarks(self) -> list[str]:
+    def progress_text(self) -> list[str]:
         late = self.position.step > self.settings.warmup_steps + LOOK_EVERY
         return [self.codes.remark(may_warn=late)]
 

@@ -23,7 +23,7 @@ from config.schema import (
 from utils import distributed
 from utils.device import Compute
 from utils.rng import shuffled_batches
-from utils.training.optim import Averaged, learning_rate
+from utils.training.optim import EMA, learning_rate
 from utils.training.state import Position, State, TimeLimit, load_parts, settings_that_count
 from utils.weights.store import save_weights
 
@@ -42,9 +42,9 @@ class Trainer(ABC):
     weights_file: str
     description: TokenizerConfig | TransformerConfig  # of the network that is trained
     judged_by: str  # the metric of `validate` that selects the best weights; lower is better
-    flops_an_image: float  # of a training step
+    flops_per_image: float  # of a training step
     shares_batches = False  # whether CPU threads split each batch
-    averaged: Averaged
+    averaged: EMA
     parts: dict[str, Any]  # by name: everything with a state_dict in the checkpoint
     settings_of_run: dict[str, Any]  # that the result depends on
 
@@ -104,7 +104,7 @@ class Trainer(ABC):
         """Pictures to show after this epoch, by name, (rows, columns, 3) uint8."""
         return {}
 
-    def remarks(self) -> list[str]:
+    def progress_text(self) -> list[str]:
         """Further text for the progress bar; a collective call."""
         return []
 
@@ -169,7 +169,7 @@ class Trainer(ABC):
     def numbers(self) -> dict[str, float]:
         return {**self.means(), "learning_rate": self.rate}
 
-    def agree(self, stopping: bool) -> bool:
+    def any_process_stops(self, stopping: bool) -> bool:
         """Whether any process was asked to stop; also synchronises the share of the time used up.
 
         Several GPUs do so only every `AGREE_EVERY` steps, since they wait for each other.

@@ -11,7 +11,7 @@ from config.schema import Config
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils import distributed
 from utils.device import Compute
-from utils.training.run import Watch, ignore, run_alone, train
+from utils.training.run import Callback, ignore, run_alone, train
 from utils.training.state import Opening, Resume
 from utils.training.token_batches import Tokens
 from utils.training.token_cache import cached_tokens
@@ -28,14 +28,14 @@ def train_transformer(
     from_epoch: int | None = None,
     start: BidirectionalTransformer | None = None,
     tokens: Tokens | None = None,
-    watch: Watch = ignore,
+    callback: Callback = ignore,
 ) -> Path:
     """Train stage 2 and return the weights file, <run>/transformer/transformer.safetensors.
 
     It contains the averaged weights of the last epoch, best.safetensors next to it those of the
     lowest validation loss. A time limit cuts the last epoch short.
     resume, restart, ...: see `Opening`. start: initial weights of a new run. tokens: the training
-    data, by default the config's. watch: see `train`. Raises the errors of `train`, and
+    data, by default the config's. callback: see `train`. Raises the errors of `train`, and
     `UserError` for unusable data.
     """
     section = config.transformer.model_copy(update={"weights": None})  # the run makes its own
@@ -51,7 +51,7 @@ def train_transformer(
             if start is not None:
                 trainer.start_from(start)
 
-        return train(trainer, folder, opening, begin, watch)
+        return train(trainer, folder, opening, begin, callback)
 
 
 def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTransformer]:

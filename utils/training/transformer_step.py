@@ -22,7 +22,7 @@ from utils.device import Compute, autocast
 from utils.pictures import save_loss_curve
 from utils.rng import generator_for
 from utils.training.optim import (
-    Averaged,
+    EMA,
     add_gradient,
     may_share,
     parameter_groups,
@@ -59,12 +59,12 @@ class TransformerTrainer(Trainer):
         settings, images = config.training, len(tokens.train)
         super().__init__(config, settings, compute, images=images, accumulate=settings.accumulate)
         self.tokens, self.description = tokens, config.transformer
-        self.flops_an_image = training_flops(config.transformer)
+        self.flops_per_image = training_flops(config.transformer)
         self.shares_batches = may_share(config, self.device, self.world)
         torch.manual_seed(config.seed)
         self.transformer = self._network()
-        images_a_step = min(self.batch_size * settings.accumulate, images)
-        self.averaged = Averaged(self.transformer, settings.ema_half_life, images_a_step)
+        images_per_step = min(self.batch_size * settings.accumulate, images)
+        self.averaged = EMA(self.transformer, settings.ema_half_life, images_per_step)
         if settings.compile:
             self.transformer.compile_parts(self.device)
         self.objective = Objective(self.transformer, config.masking)

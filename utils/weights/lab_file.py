@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config.errors import UserError
 from utils.io.faults import first_line, raise_if_machine, refusal
-from utils.io.notes import tell_once
+from utils.io.notes import note_once
 from utils.weights.description import Description, described
 from utils.weights.lab_keys import UNSETTLED, LabFile, read_keys
 from utils.weights.lab_naming import Settled
@@ -77,5 +77,5 @@ def read_network(
     """
     part = read_lab_file(path).part(kind)
     for text in part.notes:
-        tell_once(f"{path} {text}", f"{path}: {text}")
+        note_once(f"{path} {text}", f"{path}: {text}")
     return part.weights, describe(part, expected, str(path))

@@ -41,7 +41,7 @@ class Training:
         self.tokens: list[Tokens] = []
         self.stop_at = math.inf
 
-    def __call__(self, config: Config, *, resume, restart, tokens, watch) -> None:
+    def __call__(self, config: Config, *, resume, restart, tokens, callback) -> None:
         assert not resume
         assert restart
         self.configs.append(config)
@@ -52,7 +52,7 @@ class Training:
             if config.training.learning_rate > TOO_HIGH and step == STEPS // 4:
                 raise DivergedError("the loss is no longer finite; lower it")
             position = SimpleNamespace(step=step)
-            watch(SimpleNamespace(position=position, total_steps=STEPS, config=config))
+            callback(SimpleNamespace(position=position, total_steps=STEPS, config=config))
 
     @staticmethod
     def loss(trainer, images: int | None = None) -> float:

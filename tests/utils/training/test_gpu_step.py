@@ -24,7 +24,7 @@ from utils import device as devices
 from utils.device import Compute
 from utils.training import token_batches
 from utils.training import transformer_step as transformer_trainer
-from utils.training.optim import Averaged
+from utils.training.optim import EMA
 from utils.training.token_batches import Tokens
 from utils.training.tokenizer_step import TokenizerTrainer
 from utils.training.transformer_step import TransformerTrainer
@@ -146,7 +146,7 @@ def epoch(trainer: TransformerTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.transformer.train()
     for number, images in enumerate(BATCHES):
         trainer.step(trainer.token_batches(images, 0, number))
-        assert not (trainer.group_is_full() and trainer.agree(False))
+        assert not (trainer.group_is_full() and trainer.any_process_stops(False))
 
 
 @pytest.mark.parametrize("values", OPTIONS.values(), ids=OPTIONS)
@@ -284,7 +284,7 @@ def test_what_waits_or_mixes_is_caught(gpu, wait):
 
 def test_the_averages_would_wait_if_their_count_lay_on_the_gpu(gpu):
     network = nn.Linear(2, 2).to(GPU)
-    average = Averaged(network, 1.0, 1)
+    average = EMA(network, 1.0, 1)
     average.n_averaged = torch.zeros((), device=GPU)
     with pytest.raises(RuntimeError):
         average.update_parameters(network)

@@ -14,7 +14,7 @@ from config.schema import Config, MaskingConfig, TrainingConfig
 from models import parallel
 from utils.training import optim
 from utils.training.optim import (
-    Averaged,
+    EMA,
     add_gradient,
     equal_parts,
     learning_rate,
@@ -115,7 +115,7 @@ def scalar(value: float) -> nn.Module:
 
 def test_after_a_half_life_of_images_half_of_the_average_is_new():
     network = scalar(0.0)
-    average = Averaged(network, half_life=40, batch_size=10)
+    average = EMA(network, half_life=40, batch_size=10)
     for _ in range(60):  # long enough for the early, faster forgetting to be over
         average.update_parameters(network)
     nn.init.ones_(network.weight)
@@ -128,7 +128,7 @@ def test_after_a_half_life_of_images_half_of_the_average_is_new():
 def test_the_average_starts_as_a_copy_and_then_follows_its_recurrence(half_life):
     # after n updates the decay is (1 + n) / (10 + n), until it would exceed the half-life's
     network = scalar(3.0)
-    average = Averaged(network, half_life, batch_size=10)
+    average = EMA(network, half_life, batch_size=10)
     average.update_parameters(network)
     expected = 3.0
     for count, value in enumerate((5.0, -1.0, 2.0, 8.0), start=1):
@@ -141,7 +141,7 @@ def test_the_average_starts_as_a_copy_and_then_follows_its_recurrence(half_life)
 
 def test_a_half_life_of_0_keeps_exactly_the_last_weights():
     network = nn.Linear(50, 50)
-    average = Averaged(network, half_life=0.0, batch_size=10)
+    average = EMA(network, half_life=0.0, batch_size=10)
     for _ in range(3):
         nn.init.normal_(network.weight, std=1e3)
         average.update_parameters(network)
@@ -150,7 +150,7 @@ def test_a_half_life_of_0_keeps_exactly_the_last_weights():
 
 def test_a_half_life_of_0_costs_no_memory_and_keeps_another_mode():
     network = nn.BatchNorm1d(3)
-    average = Averaged(network, half_life=0.0, batch_size=10)
+    average = EMA(network, half_life=0.0, batch_size=10)
     tensors = ([*m.parameters(), *m.buffers()] for m in (network, average.module))
     for own, other in zip(*tensors, strict=True):
         assert own.data_ptr() == other.data_ptr()
@@ -160,7 +160,7 @@ def test_a_half_life_of_0_costs_no_memory_and_keeps_another_mode():
 
 def test_the_count_of_updates_stays_on_the_cpu_and_buffers_are_copied():
     network = nn.BatchNorm1d(3)
-    average = Averaged(network, 10.0, 1)
+    average = EMA(network, 10.0, 1)
     network.running_mean.fill_(2.0)
     average.update_parameters(network)
     assert average.n_averaged.device.type == "cpu"
@@ -170,7 +170,7 @@ def test_the_count_of_updates_stays_on_the_cpu_and_buffers_are_copied():
 
 def test_an_average_goes_on_where_its_state_was_taken():
     networks = [scalar(0.0), scalar(0.0)]
-    first, second = (Averaged(network, 40, batch_size=10) for network in networks)
+    first, second = (EMA(network, 40, batch_size=10) for network in networks)
     for value in (1.0, 2.0, 4.0):
         nn.init.constant_(networks[0].weight, value)
         first.update_parameters(networks[0])
@@ -181,18 +181,18 @@ def test_an_average_goes_on_where_its_state_was_taken():
 
 
 def test_the_average_is_a_network_of_its_own(transformer):
-    average = Averaged(transformer, 10.0, 1)
+    average = EMA(transformer, 10.0, 1)
     own = {p.data_ptr() for p in transformer.parameters()}
     assert not own & {p.data_ptr() for p in average.parameters()}
 
 
 def test_an_average_without_a_decay_keeps_the_weights_of_its_network_whatever_state_it_is_given():
-    network, other = nn.Linear(2, 1), Averaged(nn.Linear(2, 1), 1.0, 1)
-    shared, before = Averaged(network, 0.0, 1), network.weight.clone()
+    network, other = nn.Linear(2, 1), EMA(nn.Linear(2, 1), 1.0, 1)
+    shared, before = EMA(network, 0.0, 1), network.weight.clone()
     shared.load_state_dict(other.state_dict())
     assert torch.equal(network.weight, before)
     assert shared.module.weight.data_ptr() == network.weight.data_ptr()
-    kept = Averaged(network, 1.0, 1)
+    kept = EMA(network, 1.0, 1)
     kept.load_state_dict(other.state_dict())
     assert torch.equal(kept.module.weight, other.module.weight)
 

@@ -351,7 +351,7 @@ def test_a_collapsing_codebook_is_warned_of_once_the_warm_up_is_over(config, cha
     trainer = trainer_with(config, changed)
     for step, warned in ((1, False), (1000, True)):
         trainer.position.step = step
-        assert trainer.remarks() == ["codes 0%"]
+        assert trainer.progress_text() == ["codes 0%"]
         assert ("codebook collapse: 0% of the codes" in capsys.readouterr().out) is warned
 
 

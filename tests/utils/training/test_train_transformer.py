@@ -125,7 +125,7 @@ def test_a_restart_killed_before_its_first_save_leaves_nothing_to_resume(config)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_transformer(config, resume=False, restart=True, watch=killed)
+        train_transformer(config, resume=False, restart=True, callback=killed)
     assert not state.exists()
     assert not previous(state).exists()
 
@@ -221,7 +221,7 @@ def test_with_smaller_batches_a_run_goes_on_at_the_same_rate_and_ends_fully_deca
         other,
         resume=True,
         allow_config_change=True,
-        watch=lambda trainer: seen.append((trainer.position.batch, trainer.rate)),
+        callback=lambda trainer: seen.append((trainer.position.batch, trainer.rate)),
     )
     rate = learning_rate(config.training, 15, total=3 * 11)
     assert seen[0] == (3, rate)  # two of six batches are 3.7 of eleven, 4 of 9 steps 14.7 of 33
@@ -390,7 +390,7 @@ def test_weights_that_the_last_step_broke_are_not_kept_or_logged(config):
             trainer.averaged.module.bias.data.fill_(float("nan"))
 
     with pytest.raises(UserError, match="epoch 2, batch 0: the loss is no longer finite at step 3"):
-        train_transformer(config, resume=False, watch=break_last)
+        train_transformer(config, resume=False, callback=break_last)
     assert not read_rows(folder(config) / "log.jsonl")
     assert not (folder(config) / "best.safetensors").exists()
 
