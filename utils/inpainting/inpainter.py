@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from config.schema import Config, TokenizerConfig, TransformerConfig
+from config.schema import Config
 from models.conditioning import known_pixels
 from models.cpu_kernels import padded_groups
 from models.decode import OnStep, StepResult
@@ -26,15 +26,12 @@ from models.parallel import one_thread, parallel_map
 from utils.data.fill import fill_hole
 from utils.data.tensors import normalise, to_uint8
 from utils.device import Compute, autocast
-from utils.distributed import is_main
 from utils.inpainting.composite import composite
-from utils.inpainting.pretrained import pretrained_config, pretrained_folder
+from utils.inpainting.pretrained import as_loaded, pretrained_config, pretrained_folder
 from utils.io.images import to_rgb
 from utils.io.masks import as_hole
-from utils.io.notes import note
 from utils.weights.store import load_tokenizer, load_transformer, require_tokens_of
 
-OF_TRAINING = {"dropout"}  # network settings without effect at inference
 BATCH_SIZES = {"cpu": 16, "cuda": 256}  # for batch_size auto
 STEP_IMAGES = 4096  # most images of all steps and samples in a batch
 WINDOW_ID = 1 << 32  # keeps the noise keys of windows apart from those of images
@@ -65,7 +62,7 @@ class Inpainter:
         transformer = load_transformer(config.transformer_weights, config.transformer)
         require_tokens_of(config.transformer_weights, config.tokenizer_weights, tokenizer)
         networks = {"tokenizer": tokenizer.config, "transformer": transformer.config}
-        self.config = _as_loaded(config, networks)
+        self.config = as_loaded(config, networks)
         self.maskgit = MaskGIT(tokenizer, transformer, config.masking.mask_schedule).eval()
         self.maskgit.to(self.device)
         tokenizer.to(memory_format=torch.channels_last)
@@ -233,17 +230,3 @@ class Inpainter:
         shows_steps = settings.step_pictures or settings.animation != "none"
         held = settings.samples * (settings.total_iter if shows_steps else 1)
         return max(1, min(BATCH_SIZES[self.device.type], STEP_IMAGES // held))
-
-
-def _as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerConfig]) -> Config:
-    """The config with the networks as loaded; a note lists the settings that differed."""
-    sections = {}
-    for name, network in networks.items():
-        section, found = getattr(config, name), network.model_dump()
-        said = section.model_dump(include=section.model_fields_set & found.keys())
-        differ = [k for k in said if said[k] != found[k] and k not in OF_TRAINING]
-        others = [f"{name}.{k} {found[k]}, not {said[k]}" for k in differ]
-        if others and is_main():
-            note(f"{getattr(config, f'{name}_weights')}: overrules the config: {'; '.join(others)}")
-        sections[name] = section.model_copy(update=found)
-    return config.model_copy(update=sections)

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from config.errors import UserError
 from config.loading import load_config
-from config.schema import Config
+from config.schema import Config, TokenizerConfig, TransformerConfig
 from config.section import user_path
 from utils.distributed import is_main
-from utils.io.notes import note_once
+from utils.io.notes import note, note_once
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
+OF_TRAINING = {"dropout"}  # network settings without effect at inference
+FLAT_FILLS = {"grey", "mean"}
 DECODING = "decoding.yml"  # the best decoding settings for these networks
 
 
@@ -72,3 +74,23 @@ def or_pretrained(config: Config) -> Config:
         "transformer": config.transformer.model_copy(update={"weights": folder / TRANSFORMER}),
     }
     return config.model_copy(update=sections)
+
+
+def as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerConfig]) -> Config:
+    """The config with the networks as loaded; notes list what differed and what does not fit."""
+    sections = {}
+    for name, network in networks.items():
+        section, found = getattr(config, name), network.model_dump()
+        said = section.model_dump(include=section.model_fields_set & found.keys())
+        differ = [k for k in said if said[k] != found[k] and k not in OF_TRAINING]
+        others = [f"{name}.{k} {found[k]}, not {said[k]}" for k in differ]
+        if others and is_main():
+            note(f"{getattr(config, f'{name}_weights')}: overrules the config: {'; '.join(others)}")
+        sections[name] = section.model_copy(update=found)
+    loaded, fill = config.model_copy(update=sections), config.decoding.hole_fill
+    if loaded.transformer.conditioning == "pixels" and fill in FLAT_FILLS and is_main():
+        note(
+            f"decoding.hole_fill is {fill}; networks that see known pixels need the fill that they "
+            "were trained with, for the released ones biharmonic"
+        )
+    return loaded

@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from utils.inpainting.pretrained import (
     ROOT,
     TOKENIZER,
     TRANSFORMER,
+    as_loaded,
     or_pretrained,
     pretrained_folder,
 )
@@ -50,6 +51,23 @@ def photo(side: int) -> tuple[np.ndarray, np.ndarray]:
     hole = np.zeros((side, side), bool)
     hole[side // 3 : side // 2, side // 3 : side // 2] = True
     return image, hole
+
+
+# A fill that the networks never saw
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "fill", "is_noted"),
+    [("pixels", "grey", True), ("pixels", "harmonic", False), ("none", "grey", False)],
+)
+def test_a_flat_fill_under_networks_that_see_known_pixels_gets_a_note(
+    weights, changed, capsys, conditioning, fill, is_noted
+):
+    seeing = weights.transformer.model_copy(update={"conditioning": conditioning})
+    config = changed(weights, {"decoding.hole_fill": fill})
+    loaded = as_loaded(config, {"transformer": seeing})
+    assert loaded.transformer.conditioning == conditioning
+    assert ("decoding.hole_fill is grey; " in capsys.readouterr().err) == is_noted
 
 
 # A run without weights
@@ -174,7 +192,7 @@ def test_a_name_of_the_hub_is_fetched(monkeypatch, folder):
     hub, errors = ModuleType("huggingface_hub"), ModuleType("huggingface_hub.errors")
     for name in ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError"):
         setattr(errors, name, Refused)
-    asked = []
+    asked, hub.constants = [], SimpleNamespace(HF_HUB_CACHE=str(folder))
     hub.snapshot_download = lambda name: asked.append(name) or str(folder)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
