@@ -10,6 +10,8 @@ from utils.io.files import read_rows
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, BENCHES = ROOT / "docs" / "results", ROOT / "bench" / "results"
 
+PARTS = ("result", "details")  # of a record, with an entry for each size
+
 Record = dict[str, Any]
 
 
@@ -30,6 +32,16 @@ def latest(name: str) -> list[Record]:
             found.pop(processor(record), None)
             found[machine(record)] = record
     return list(found.values())
+
+
+def latest_sizes(name: str) -> list[Record]:
+    """`latest`, with the sizes that a machine's last run left out taken from its earlier runs."""
+    found = []
+    for last in latest(name):
+        runs = [r for r in records(name) if machine(r) == machine(last)]
+        parts = {part: {k: v for r in runs for k, v in r[part].items()} for part in PARTS}
+        found.append(last | parts)
+    return found
 
 
 def machine(record: Record) -> str:

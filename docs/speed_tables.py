@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from bench.common import PRESETS
-from docs.results_files import Record, latest, machine, records
+from docs.results_files import Record, latest, latest_sizes, machine, records
 from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 
@@ -36,7 +36,7 @@ def all_speeds() -> list[TableRow]:
 
 
 def training_speed() -> Iterable[TableRow]:
-    for record in latest("train"):
+    for record in latest_sizes("train"):
         for size, result in record["result"].items():
             sides = (rounds(record["details"][size][side]) for side in ("plain", "ours"))
             speeds = [[one["images_per_second"] for one in side] for side in sides]
@@ -124,7 +124,7 @@ def mfu() -> str:
     """Share of the measured matrix-product peak, in training and in repairs."""
     rows = []
     for name, what in {"train": "training", "inpaint": "repairs"}.items():
-        for record in latest(name):
+        for record in latest_sizes(name):
             found = record["result"]
             shares = (f"{middle(found[s]['mfu']):.0%}" if s in found else "–" for s in PRESETS)
             rows.append([what, *shares, machine(record)])

@@ -179,29 +179,33 @@ def test_the_readme_promises_no_time_and_no_speed_in_its_prose():
 def test_the_newest_full_measurement_of_each_machine_counts(tmp_path, monkeypatch):
     cpu = {"gpus": [], "cpu": "A", "threads": 1}
     records = [
-        {"result": 1, "details": {}, "machine": cpu},
-        {"result": 2, "details": {"quick": False}, "machine": {**cpu, "gpus": ["G"]}},
-        {"result": 3, "details": {}, "machine": cpu},
-        {"result": 4, "details": {"quick": True}, "machine": cpu},
+        {"result": {"lab": 1, "cats64": 1}, "details": {}, "machine": cpu},
+        {"result": {"lab": 2}, "details": {"quick": False}, "machine": {**cpu, "gpus": ["G"]}},
+        {"result": {"lab": 3}, "details": {}, "machine": cpu},
+        {"result": {"lab": 4}, "details": {"quick": True}, "machine": cpu},
     ]
-    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records[:3]))
     monkeypatch.setattr(results_files, "BENCHES", tmp_path)
-    assert [(r["result"], results_files.machine(r)) for r in results_files.latest("bench")] == [
-        (2, "G"), (3, "A, 1 thread"),
-    ]  # fmt: skip
+    machines, results = ["G", "A, 1 thread"], [{"lab": 2}, {"lab": 3}]
+    assert [r["result"] for r in results_files.latest("bench")] == results
+    assert [results_files.machine(r) for r in results_files.latest("bench")] == machines
+    both = [r["result"] for r in results_files.latest_sizes("bench")]
+    assert both == [{"lab": 2}, {"lab": 3, "cats64": 1}]  # from the run before
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert [r["result"] for r in results_files.latest("bench")] == results  # a quick check is none
     assert results_files.latest("never-run") == []
 
 
 def test_a_measurement_without_its_dtype_gives_way_to_a_later_one_with_it(tmp_path, monkeypatch):
     cpu = {"gpus": [], "cpu": "A", "threads": 1}
     records = [
-        {"result": 1, "details": {}, "machine": cpu},
-        {"result": 2, "details": {"dtype": "torch.bfloat16"}, "machine": cpu},
-        {"result": 3, "details": {}, "machine": cpu | {"dtype": "float32"}},
+        {"result": {"n": 1}, "details": {}, "machine": cpu},
+        {"result": {"n": 2}, "details": {"dtype": "torch.bfloat16"}, "machine": cpu},
+        {"result": {"n": 3}, "details": {}, "machine": cpu | {"dtype": "float32"}},
     ]
     (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     monkeypatch.setattr(results_files, "BENCHES", tmp_path)
-    found = {results_files.machine(r): r["result"] for r in results_files.latest("bench")}
+    found = {results_files.machine(r): r["result"]["n"] for r in results_files.latest("bench")}
     assert found == {"A, 1 thread, bfloat16": 2, "A, 1 thread, float32": 3}
 
 
