@@ -9,9 +9,9 @@ import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # not with python -P
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
-import utils  # noqa: F401  first: from then on what ends an import is said in one line
+import utils  # noqa: F401  first: makes failed imports one-line errors
 from config.errors import UserError
 from utils.cli import ArgumentParser, run
 

@@ -1,20 +1,20 @@
 """Rank solutions: ``python grade.py FOLDER_OF_SOLUTIONS --data cat_face --tokenizer VQGAN.pt``.
 
 Each file or folder in FOLDER is one solution: a checkpoint, a folder with checkpoints (and a
-config), or a folder of repaired images. A solution that fails gets its line, and the others go on.
-Running the same command again does only what is missing.
+config), or a folder of repaired images. A failed solution is listed with its error. Running the
+same command again grades only what is new, changed or failed.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # not with python -P
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
-import utils  # noqa: F401  first: from then on what ends an import is said in one line
+import utils  # noqa: F401  first: makes failed imports one-line errors
 from config.loading import load_config
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
 
-OPTIONS = {  # flag: key that it overrides, type, help
+OPTIONS = {  # flag: overridden key, type, help
     "--tokenizer": ("tokenizer.weights", str, "tokenizer of solutions that bring none"),
     "--features": ("scoring.features", str, "of the score: efficientnet-lite0, inception for FID"),
     "--seed": ("seed", int, "seed of the decoding noise"),
@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     overrides = as_overrides(args, OPTIONS)
     config = load_config(args.config, overrides)
-    from utils.data.datasets import InpaintingSet  # PyTorch takes seconds to import
+    from utils.data.datasets import InpaintingSet  # imports PyTorch, which takes seconds
     from utils.grading import Grader, save_tables
 
     dataset = InpaintingSet(args.data or config.data.root)

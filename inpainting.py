@@ -5,9 +5,9 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import get_args
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # not with python -P
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
-import utils  # noqa: F401  first: from then on what ends an import is said in one line
+import utils  # noqa: F401  first: makes failed imports one-line errors
 from config.loading import load_config
 from config.section import MaskSchedule
 from utils.cli import (

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable
 
 MAX_SHOWN = 80  # characters of a wrong value
-PASSWORDS = (  # of URLs, in whatever flag or key a user writes them; what stays, what is hidden
+PASSWORDS = (  # in URLs, in any flag or key; the part that is kept, the part that is hidden
     re.compile(r"(://[^\s:/@]*:)\S+(?=@)"),
     re.compile(r"(\w*(?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
 )
 
 
 def printable(text: str) -> str:
-    """A text on one line, without control characters that a file's name may hold, or passwords."""
+    """Text for one line of output: control characters escaped, passwords hidden."""
     text = " ".join(text.splitlines())
     for secret in PASSWORDS:
         text = secret.sub(r"\1***", text)

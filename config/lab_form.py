@@ -1,4 +1,4 @@
-"""A config in the lab's own form, a section `model_param` with the lab's names, as one of ours."""
+"""Convert a config in the lab's form, a section `model_param` with the lab's names, to ours."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import yaml
 from config.errors import UserError
 from config.section import dotted
 
-REPORT = Path(__file__).with_name("MaskGit.yml")  # gives all that the lab's form does not say
-KEYS = {  # place in the lab's form below model_param: our keys
+REPORT = Path(__file__).with_name("MaskGit.yml")  # defaults for everything the lab's form lacks
+KEYS = {  # key below model_param in the lab's form: our keys
     "VQ_Configs.VQ_CKPT_path": ("tokenizer.weights",),
     "num_image_tokens": ("transformer.num_tokens",),
     "num_codebook_vectors": ("transformer.codebook_size", "tokenizer.codebook_size"),
@@ -24,14 +24,14 @@ KEYS = {  # place in the lab's form below model_param: our keys
     "Transformer_param.n_heads": ("transformer.num_heads",),
     "Transformer_param.hidden_dim": ("transformer.mlp_dim",),
     "Transformer_param.dropout": ("transformer.dropout",),
-    "VQ_Configs.VQ_config_path": (),  # the tokenizer's sizes are read off its weights
+    "VQ_Configs.VQ_config_path": (),  # the tokenizer's sizes are inferred from its weights
 }
 
 
 def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values of a section `model_param` under our keys.
+    """Values of the section `model_param` under our keys.
 
-    Raises `UserError` for a key of the lab's form that is not known.
+    Raises `UserError` for an unknown key.
     """
     out = yaml.safe_load(REPORT.read_text(encoding="utf-8"))
     for place, value in dotted(values):

@@ -21,7 +21,7 @@ SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
 LAB_FORM = "model_param"  # the one key of a config in the lab's own form
 MAX_CONFIG_BYTES = 1 << 16
 MAX_NESTING = 10
-PLACES = ("weights", "root", "train", "val")  # keys of paths, which may move
+PLACES = ("weights", "root", "train", "val")  # keys of paths, which may change
 TIGHT_COLON = re.compile(r"\s*(\w+:)[^\s:]")
 STRING_TAG = "tag:yaml.org,2002:str"
 
@@ -79,7 +79,7 @@ def json_schema() -> str:
 
 
 def yaml_word(value: object) -> str:
-    """A value as a config has it, on one line; the number beyond 64 bits as a power of two."""
+    """A value as written in a config, on one line; 2^63, beyond int64, as a power of two."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     if isinstance(value, list):
@@ -90,7 +90,7 @@ def yaml_word(value: object) -> str:
 
 
 def yaml_text(text: str) -> str:
-    """A text as --set reads it back, in quotes where it needs them: 'lr #1'."""
+    """Text that --set reads back unchanged, quoted if necessary: 'lr #1'."""
     dumped = yaml.safe_dump(text, allow_unicode=True, width=math.inf)
     return dumped.removesuffix("\n").removesuffix("\n...")
 
@@ -121,7 +121,7 @@ def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
 
 
 def _explain_yaml(error: Exception, path: Path, text: str) -> str:
-    """One line for what is no YAML; a colon without a space spoils lines further down."""
+    """One-line YAML error; points out a colon without a space, which breaks later lines."""
     mark = getattr(error, "problem_mark", None)
     number = mark.line + 1 if mark else 0
     above = enumerate(text.splitlines()[:number], 1)
@@ -135,12 +135,12 @@ def _explain_yaml(error: Exception, path: Path, text: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases and deep nesting, which let a few lines grow without
-    bound, and without zero bytes.
+    """PyYAML's safe loader without aliases and deep nesting, with which a few lines can expand
+    without bound, and without null bytes.
     """
 
     def __init__(self, text: str, place: Callable[[int], str]) -> None:
-        """place: what to call a line, counted from 1."""
+        """place: names a line, counted from 1, in errors."""
         super().__init__(text)
         self.place, self.depth = place, 0
 
@@ -183,7 +183,7 @@ def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) ->
 
 
 def _rename(values: dict[str, Any], sources: dict[Key, str]) -> None:
-    """Replace accepted synonyms by their key."""
+    """Replace accepted synonyms by the actual key."""
     for (section, old), (_, new) in SYNONYMS.items():
         inner = values.get(section)
         if not isinstance(inner, dict) or old not in inner:
@@ -230,6 +230,6 @@ def _assign(values: dict[str, Any], key: Key, value: Any, where: str) -> None:
     values[key[-1]] = value
 
 
-if __name__ == "__main__":  # python -m config.loading: regenerate the editors' schema
+if __name__ == "__main__":  # python -m config.loading: regenerate config/schema.json
     SCHEMA_FILE.write_text(json_schema())
     print(f"wrote {SCHEMA_FILE.relative_to(Path.cwd())}")

@@ -1,4 +1,4 @@
-"""docs/configuration.md, written from the schema: ``python -m config.reference``."""
+"""Generate docs/configuration.md from the schema: ``python -m config.reference``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reference() -> str:
 
 
 def _section(model: type[Section], path: str, schema: dict[str, Any]) -> list[str]:
-    """A table of a section's keys, then the sections below it."""
+    """A table of a section's keys, then its subsections."""
     own = schema if model is Config else schema["$defs"][model.__name__]
     fields, below = model.model_fields, []
     lines = [f"## {path or 'Top level'}", (model.__doc__ or "").split("\n\n")[0].strip(), ""]
@@ -45,7 +45,7 @@ def _section(model: type[Section], path: str, schema: dict[str, Any]) -> list[st
 
 
 def _values(schema: dict[str, Any], root: dict[str, Any]) -> str:
-    """What a JSON schema allows, in words."""
+    """The values a JSON schema allows, in words."""
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
     if options := schema.get("anyOf") or schema.get("oneOf"):

@@ -1,4 +1,4 @@
-"""Settings of the search for a learning rate, and which other settings it may vary."""
+"""Settings of the learning-rate search, and which other settings it may vary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from config.section import Finite, PositiveInt, Rate, Section, reason_against
 from config.transformer import MaskingConfig, TrainingConfig, TransformerConfig
 
 SEARCHED = {"transformer": TransformerConfig, "masking": MaskingConfig, "training": TrainingConfig}
-NOT_SEARCHED = {  # what the tokenizer fixes, and what a trial's budget and its measure are made of
+NOT_SEARCHED = {  # fixed by the tokenizer, or part of a trial's budget or objective
     *("transformer.num_tokens", "transformer.codebook_size", "transformer.prior_dim"),
     *("training.epochs", "training.max_minutes", "training.learning_rate"),
     *("training.validation_images", "training.validate_every", "training.checkpoint_every"),
@@ -85,12 +85,12 @@ class SearchConfig(Section):
 
 
 def is_whole(key: str) -> bool:
-    """Whether a key of search.space is a whole number by itself, e.g. training.warmup_steps."""
+    """Whether a key of search.space is an integer setting, e.g. training.warmup_steps."""
     return _searchable(key)[2]
 
 
 def _searchable(key: str) -> tuple[type[Section], str, bool]:
-    """Section, name and wholeness of a numeric setting; a `ValueError` for any other key."""
+    """Section, name and whether integer, of a numeric setting; `ValueError` for any other key."""
     kinds = {
         f"{section}.{name}": _number_kind(schema)
         for section, model in SEARCHED.items()
@@ -110,6 +110,6 @@ def _searchable(key: str) -> tuple[type[Section], str, bool]:
 
 
 def _number_kind(schema: dict) -> str | None:
-    """'integer' or 'number' if a JSON schema describes one, null allowed or not."""
+    """'integer' or 'number' if a JSON schema describes one, optional or not; else None."""
     kinds = [schema.get("type"), *(option.get("type") for option in schema.get("anyOf", ()))]
     return next((kind for kind in kinds if kind in ("integer", "number")), None)

@@ -31,7 +31,7 @@ ProperShare = Annotated[float, Field(ge=0.0, lt=1.0)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0), Finite]
 NonNegativeFloat = Annotated[float, Field(ge=0.0), Finite]
-Key = tuple[str | int, ...]  # where a value stands, e.g. ("training", "learning_rate")
+Key = tuple[str | int, ...]  # path of a value, e.g. ("training", "learning_rate")
 MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine", "sqrt", "constant"]
 LearningRateSchedule = Literal["constant", "cosine"]
 

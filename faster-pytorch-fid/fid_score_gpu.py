@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # not with python -P
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
 from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate, empty_argument
 from fid.extraction import Ranks

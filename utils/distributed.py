@@ -1,7 +1,7 @@
-"""One of the processes that torchrun started, or the only one there is.
+"""Distributed processes started by torchrun, or a single process without it.
 
-Who a process is comes from the variables that torchrun sets (the scorer's fid/process.py), so work
-without any exchange, such as repairing a folder, needs no more than `rank` and `world_size`.
+Rank and world size come from torchrun's environment variables (the scorer's fid/process.py), so
+work without communication, such as repairing a folder, needs no process group.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from torch import Tensor, nn
 from config.errors import UserError
 from utils.io.limits import as_user_error
 
-PATIENCE = timedelta(hours=2)  # with a process that encodes a large folder or validates
+PATIENCE = timedelta(hours=2)  # timeout while a process encodes a large folder or validates
 GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Rank of this process, from 0."""
     return _place().rank
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return _place().world_size
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Whether this is rank 0, which writes files and prints."""
     return rank() == 0
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process, one each on a machine; any other device stays as it is.
+    """This process's GPU, by local rank; any other device is returned unchanged.
 
-    Raises `UserError` for more processes on a machine than it has GPUs.
+    Raises `UserError` if a machine has more processes than GPUs.
     """
     if device.type != "cuda" or world_size() == 1:
         return device
@@ -53,9 +53,9 @@ def own_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Exchange tensors with the other processes within this block: NCCL on GPUs, else Gloo.
+    """Join the process group within this block, with NCCL on GPUs, else Gloo.
 
-    What asks for no GPU by its number, such as pinned memory, is given that of this process.
+    Also sets the current CUDA device, which pinned memory and the like use.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
@@ -75,12 +75,12 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def total(tensor: Tensor) -> Tensor:
-    """Sum of a tensor over all processes, the same on each."""
+    """Sum of a tensor over all processes, on each of them."""
     return _reduced(tensor, dist.ReduceOp.SUM)
 
 
 def all_rows(own: Tensor, count: int) -> Tensor:
-    """The ``count`` rows of a whole batch, where each process has every world_size-th of them."""
+    """Gather a batch of ``count`` rows of which each process has every world_size-th one."""
     if not dist.is_initialized():
         return own
     most = -(-count // world_size())
@@ -91,7 +91,7 @@ def all_rows(own: Tensor, count: int) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all processes, in one exchange."""
+    """Replace each gradient by its sum over all processes, in one all-reduce."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not dist.is_initialized() or not gradients:
         return
@@ -102,7 +102,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def furthest(values: Sequence[float], device: torch.device) -> list[float]:
-    """The largest value of any process for each entry, the same on each."""
+    """Elementwise maximum over all processes, on each of them."""
     if not dist.is_initialized():
         return list(values)
     return _reduced(torch.tensor(values, device=device), dist.ReduceOp.MAX).tolist()
@@ -110,7 +110,7 @@ def furthest(values: Sequence[float], device: torch.device) -> list[float]:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process goes through the block before the others do."""
+    """Rank 0 executes the block first, then the others."""
     if dist.is_initialized() and not is_main():
         dist.barrier()
     yield

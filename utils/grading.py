@@ -1,4 +1,4 @@
-"""Solutions of one task, repaired, scored with a certificate each, and ranked in one table."""
+"""Grade solutions of one task: repair, score with a certificate each, and rank in one table."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from utils.weights.import_lab import import_lab
 SCORE_PROGRAM = Path(__file__).resolve().parents[1] / "faster-pytorch-fid" / "fid_score_gpu.py"
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
-PICTURES_SHOWN = 3  # pictures of each solution
+PICTURES_SHOWN = 3  # images per solution
 COLUMNS = ("rank", "solution", "score", "what", "attention", "rule", "error")
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What became of one solution."""
+    """The result of grading one solution."""
 
     solution: str
-    fingerprint: str  # of its files, the data and the settings; another one is graded again
+    fingerprint: str  # of its files, the data and the settings; a change means grading again
     score: float | None = None
     what: str = ""  # name of the score
     attention: str = ""
@@ -53,9 +53,9 @@ class Grade:
 
 @dataclass(frozen=True)
 class Grader:
-    """Repairs the images of a set with each solution, and scores them.
+    """Repair a set's images with each solution, and score the results.
 
-    base: config of solutions that bring none; overrides hold for all.
+    base: config of solutions without their own; overrides apply to all.
     """
 
     dataset: InpaintingSet
@@ -64,15 +64,15 @@ class Grader:
     overrides: Sequence[Override]
 
     def grade_all(self, folder: Path) -> list[Grade]:
-        """Grade every solution in a folder, the best first; those that fail stand at the end.
+        """Grade every solution in a folder, best first, failed ones last.
 
-        Raises `UserError` for a folder without solutions and data without ground truth.
+        Raises `UserError` for a folder without solutions or data without ground truth.
         """
         if self.dataset.truth is None:
             raise UserError("the data has no ground truth; grading needs test_gt.csv or test/")
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of solutions")
-        own = os.path.realpath(self.output)  # it may lie among the solutions
+        own = os.path.realpath(self.output)  # the output folder may be among the solutions
         found = (path for path in folder.iterdir() if not is_hidden(path.name))
         solutions = sorted(path for path in found if os.path.realpath(path) != own)
         if not solutions:
@@ -86,7 +86,7 @@ class Grader:
         return sorted(grades, key=lambda found: (found.score is None, found.score, found.solution))
 
     def grade(self, solution: Path) -> Grade:
-        """The recorded grade if nothing has changed, else a new one."""
+        """The recorded grade if nothing has changed, otherwise a new one."""
         settings = self.base.model_dump_json() + str(self.dataset.images) + str(self.overrides)
         place, fingerprint = self.output / solution.name, ""
         try:
@@ -100,14 +100,14 @@ class Grader:
                 return recorded
             found = self._repaired(solution, files, place)
             found |= self._scored(Path(found["results"]), place)
-        except (UserError, RuntimeError, OSError) as error:  # one must not stop the others
+        except (UserError, RuntimeError, OSError) as error:  # grade the others anyway
             found = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
         grade = Grade(solution.name, fingerprint, **found)
         write_text(place / RECORD, json.dumps(asdict(grade)) + "\n")
         return grade
 
     def _repaired(self, solution: Path, files: list[Path], place: Path) -> dict[str, str]:
-        """Where a solution's repairs are, made if it brings networks, and how."""
+        """Repair with a solution's networks, or find its images; returns fields of `Grade`."""
         weights = [path for path in files if path.suffix.lower() in WEIGHTS_SUFFIXES]
         if weights:
             return self._repaired_by(weights, files, place) | {"results": str(place / RESULTS)}
@@ -118,12 +118,12 @@ class Grader:
         images, dataset = list_images(results), self.dataset
         if len(images) != len(dataset):
             raise UserError(f"{results}: {len(images)} images, not {len(dataset)}")
-        first = np.asarray(load_rgb(images[0]))  # the scorer wants all to be of its size
+        first = np.asarray(load_rgb(images[0]))  # the scorer checks that the others have its size
         check_same_size(dataset.images[0], dataset[0].image, images[0], first)
         return {"results": str(results)}
 
     def _repaired_by(self, weights: list[Path], files: list[Path], place: Path) -> dict[str, str]:
-        """Repair with a solution's networks: their attention and the rule."""
+        """Repair with a solution's networks; returns their attention variant and decode rule."""
         configs = [path for path in files if path.suffix in (".yml", ".yaml")]
         config = load_config(configs[0], self.overrides) if configs else self.base
         foreign, lines = [], []
@@ -145,7 +145,7 @@ class Grader:
         }
 
     def _scored(self, results: Path, place: Path) -> dict[str, Any]:
-        """Let the scorer write a certificate, and read the score from it."""
+        """Run the scorer, which writes a certificate; returns the score and its name."""
         config, certificate = self.base, place / CERTIFICATE
         place.mkdir(parents=True, exist_ok=True)
         given = {
@@ -156,7 +156,7 @@ class Grader:
             "device": config.device,
             "batch-size": config.scoring.batch_size,
         }
-        words = [f"--{flag}={value}" for flag, value in given.items()]  # a name may begin with -
+        words = [f"--{flag}={value}" for flag, value in given.items()]  # a name may start with -
         command = [sys.executable, str(SCORE_PROGRAM), *words]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
@@ -166,7 +166,7 @@ class Grader:
 
 
 def _files(solution: Path) -> list[Path]:
-    """The file that a solution is, or those of its folder; hidden ones are none of it."""
+    """The solution's file, or the files of its folder except hidden ones."""
     if solution.is_file():
         return [solution]
     found = sorted(path for path in solution.rglob("*") if path.is_file())
@@ -174,7 +174,7 @@ def _files(solution: Path) -> list[Path]:
 
 
 def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
-    """Write grades.csv, grades.md, and grades.html with pictures."""
+    """Write grades.csv, grades.md, and grades.html with images."""
     rows = []
     for rank, found in enumerate(grades, 1):
         values = asdict(found) | {"rank": None if found.score is None else rank}
@@ -189,7 +189,7 @@ def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> No
 
 
 def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
-    """A few repairs next to what they began with and the truth, as data URIs."""
+    """A few comparison strips (masked, inpainted, ground truth) as data URIs."""
     if found.error:
         return []
     results = list_images(Path(found.results))

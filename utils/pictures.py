@@ -1,4 +1,4 @@
-"""Pictures and pages: grids, comparison strips, loss curves (spec 5 and 6), HTML templates.
+"""Pictures and pages: image grids, comparison strips, loss curves, HTML templates.
 
 Images are (H, W, 3) uint8, token masks (T, N) bool, True = hidden.
 """
@@ -32,32 +32,32 @@ TEMPLATES = Path(__file__).with_name("templates")
 MASKS_PER_ROW = 10
 IMAGES_PER_ROW = 7
 GAP = 2  # pixels between tiles
-ENLARGED, MASK_ENLARGED = 2, 4  # factors of small pictures on a page
-FRAME_MS, LAST_FRAME_MS = 300, 1500  # of an animation
-ANIMATION_SIDE = 256  # pixels that small images are enlarged towards
+ENLARGED, MASK_ENLARGED = 2, 4  # scale factors of small images on a page
+FRAME_MS, LAST_FRAME_MS = 300, 1500  # durations in an animation
+ANIMATION_SIDE = 256  # pixels up to which small images are enlarged
 
 
 def mask_images(token_masks: np.ndarray) -> np.ndarray:
-    """Token masks (T, N) as pictures, white known, black hidden, (T, h, w, 3) uint8."""
+    """Token masks (T, N) as images (T, h, w, 3) uint8, white known, black hidden."""
     side = math.isqrt(token_masks.shape[1])
     grey = np.where(token_masks, 0, 255).astype(np.uint8)
     return grey.reshape(-1, side, side, 1).repeat(3, -1)
 
 
 def mask_grid(token_masks: np.ndarray, steps: int) -> np.ndarray:
-    """The masks (T, N) after each step, 10 a row; steps not run stay black."""
+    """The masks (T, N) after each step, 10 per row; steps not run are black."""
     return tile(mask_images(token_masks), steps, MASKS_PER_ROW)
 
 
 def image_grid(images: Sequence[np.ndarray], steps: int) -> np.ndarray:
-    """The masked input, then the image after every step, 7 a row; steps not run stay black."""
+    """The masked input, then the image after each step, 7 per row; steps not run are black."""
     return tile(images, 1 + steps, IMAGES_PER_ROW)
 
 
 def comparison_strip(
     masked: np.ndarray, inpainted: np.ndarray, truth: np.ndarray | None
 ) -> np.ndarray:
-    """Masked, inpainted and, where it is known, the truth, side by side."""
+    """Masked, inpainted and, if known, ground truth, side by side."""
     images = [masked, inpainted, *([] if truth is None else [truth])]
     return tile(images, len(images), len(images))
 
@@ -67,7 +67,7 @@ def comparison(
     inpainted: Sequence[np.ndarray],
     truth: Sequence[np.ndarray | None],
 ) -> dict[str, np.ndarray]:
-    """The rows masked, inpainted and, where it is known, truth: one enlarged picture each."""
+    """The rows masked, inpainted and, if known, truth, as one enlarged image each."""
     rows = {"masked": masked, "inpainted": inpainted, "truth": truth}
     return {
         name: enlarged(tile(images, len(images), len(images)))
@@ -77,17 +77,17 @@ def comparison(
 
 
 def enlarged(image: np.ndarray, factor: int = ENLARGED) -> np.ndarray:
-    """Each pixel of an image (H, W, 3) as a square."""
+    """Enlarge an image (H, W, 3) by an integer factor, nearest neighbour."""
     return image.repeat(factor, 0).repeat(factor, 1)
 
 
 def encode_animation(
     images: Sequence[np.ndarray], kind: str, stamp: str, profile: bytes | None = None
 ) -> bytes:
-    """An endless GIF or lossless WebP of the decoding; small images are enlarged, the last rests.
+    """A looping GIF or lossless WebP of the decoding, enlarged if small; the last frame is longer.
 
-    kind: "gif" or "webp". stamp: ASCII text that is kept in the file (utils/inpainting/stamps.py).
-    profile: of the colours; a WebP keeps it, a GIF shows them as sRGB.
+    kind: "gif" or "webp". stamp: ASCII text stored in the file (utils/inpainting/stamps.py).
+    profile: ICC profile; a WebP embeds it, for a GIF the colours are converted to sRGB.
     """
     factor = max(1, ANIMATION_SIDE // max(images[0].shape[:2]))
     frames = [Image.fromarray(enlarged(image, factor)) for image in images]
@@ -106,7 +106,7 @@ def encode_animation(
 
 
 def tile(images: Sequence[np.ndarray] | np.ndarray, places: int, per_row: int) -> np.ndarray:
-    """Images side by side on black, with black gaps around them, (rows, columns, 3) uint8."""
+    """Images in a grid with black gaps and black empty places, (height, width, 3) uint8."""
     height, width, _ = images[0].shape
     rows, columns = -(-places // per_row), min(places, per_row)
     cells = np.zeros((rows * columns, height + GAP, width + GAP, 3), np.uint8)
@@ -117,14 +117,14 @@ def tile(images: Sequence[np.ndarray] | np.ndarray, places: int, per_row: int) -
 
 
 def save_figure(path: Path, figure: Figure, dpi: int = 120, **options: str) -> None:
-    """Write a figure as PNG, wholly or not at all, and close it."""
+    """Write a figure as PNG atomically, and close it."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi, **options)
     pyplot().close(figure)
 
 
 def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Training and validation loss and the learning rate by epoch, from the rows of a log."""
+    """Plot training and validation loss and the learning rate by epoch, from a log's rows."""
     figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
     _plot(axes, rows, "train_loss", label="train", marker=".")
     _plot(axes, rows, "val_loss", label="val (mean over ratios)", marker=".")
@@ -138,7 +138,7 @@ def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
 
 
 def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Every number of a log by epoch, one small plot each."""
+    """Plot every number of a log by epoch, in one small plot each."""
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("epoch", "time")]
     columns, lines = 4, -(-len(names) // 4)
     size = (3 * columns, 2.2 * lines)
@@ -155,13 +155,13 @@ def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
 
 
 def _plot(axes: Axes, rows: Sequence[dict[str, float]], name: str, **style: Any) -> None:
-    """One number of a log against the epoch."""
+    """Plot one number of a log against the epoch."""
     points = [(row["epoch"], row[name]) for row in rows if name in row]
     axes.plot(*zip(*points, strict=True), **style)
 
 
 def pyplot() -> ModuleType:
-    """Matplotlib without a screen; loading it takes most of a second, so only curves do."""
+    """Matplotlib's pyplot without a display; imported on demand, as it takes most of a second."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -171,7 +171,7 @@ def pyplot() -> ModuleType:
 
 
 def save_page(path: Path, name: str, **values: Any) -> Path:
-    """Write a template with its values as a page that needs no other file; its path."""
+    """Render a template as a self-contained page; returns its path."""
     write_text(path, template(name).render(**values))
     return path
 
@@ -179,7 +179,7 @@ def save_page(path: Path, name: str, **values: Any) -> Path:
 def about_run(
     config: Config, environment: dict[str, str], weights: dict[str, Any]
 ) -> dict[str, Any]:
-    """What pages of a run have in common: where it comes from, and widths of its grids."""
+    """Template values shared by a run's pages: config, environment, weights, grid widths."""
     grid, side = math.isqrt(config.transformer.num_tokens), config.data.image_size
     return {
         "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
@@ -191,7 +191,7 @@ def about_run(
 
 
 def template(name: str) -> jinja2.Template:
-    """A template of utils/templates; a name that it uses and is not given is an error."""
+    """A template of utils/templates; undefined names raise an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -203,7 +203,7 @@ def template(name: str) -> jinja2.Template:
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:
-    """A file's bytes as an address, so that a page shows them without asking for a file."""
+    """A file's bytes as a data URI, to embed in a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 

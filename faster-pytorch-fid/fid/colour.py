@@ -1,4 +1,4 @@
-"""Colour profiles: whose values a picture's pixels are. The suite asks here too."""
+"""Colour profiles: the colour space of an image's pixels. Shared with the suite."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import struct
 
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-PROFILE = "icc_profile"  # Pillow's name of it among what an image comes with
-SPACE = slice(16, 20)  # bytes of a profile that name the colour space of the pixels
-SRGB_GAMMA = 1 / 2.2  # of a PNG that states a gamma and primaries instead of a profile
+PROFILE = "icc_profile"  # Pillow's key in `Image.info`
+SPACE = slice(16, 20)  # bytes of a profile that name the colour space
+SRGB_GAMMA = 1 / 2.2  # for a PNG with gamma and primaries instead of a profile
 SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue
-CLOSE = 0.01  # in which these may differ
-ADOBE_RGB = "R03"  # what cameras write into their EXIF instead of a profile
+CLOSE = 0.01  # tolerance for these values
+ADOBE_RGB = "R03"  # written by cameras to EXIF instead of a profile
 
 
 def profile_of(image: Image.Image) -> bytes | None:
-    """The ICC profile of RGB values that an image comes with, which a result may keep.
+    """An image's ICC profile for RGB values, for a result to keep, or None.
 
-    None for one larger than readers of a PNG unpack.
+    None also for a profile larger than PNG readers decompress.
     """
     profile = image.info.get(PROFILE)
     is_kept = profile and profile[SPACE] == b"RGB "
@@ -26,7 +26,7 @@ def profile_of(image: Image.Image) -> bytes | None:
 
 
 def is_foreign(image: Image.Image) -> bool:
-    """Whether an image states colours other than sRGB in a way that its RGB pixels cannot keep."""
+    """Whether an image declares a colour space other than sRGB that RGB pixels cannot preserve."""
     info = image.info
     if info.get(PROFILE):
         return image.mode != "CMYK" and profile_of(image) is None
@@ -38,22 +38,22 @@ def is_foreign(image: Image.Image) -> bool:
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Whether a camera took a picture in its mode Adobe RGB (DCF 2.0)."""
+    """Whether EXIF says Adobe RGB, as cameras write it (DCF 2.0)."""
     if "exif" not in image.info:
         return False
     try:
         return image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == ADOBE_RGB
-    except (KeyError, TypeError, ValueError, struct.error):  # none there, or broken
+    except (KeyError, TypeError, ValueError, struct.error):  # missing or broken
         return False
 
 
 def is_srgb(image: Image.Image) -> bool:
-    """Whether an image's RGB profile, if it has one, is that of sRGB."""
+    """Whether an image's RGB profile is sRGB, or absent."""
     return describes_srgb(profile_of(image))
 
 
 def describes_srgb(profile: bytes | None) -> bool:
-    """Whether a profile of RGB is that of sRGB by its own description; none is, too."""
+    """Whether an RGB profile describes itself as sRGB; True for None."""
     if profile is None:
         return True
     try:
@@ -63,7 +63,7 @@ def describes_srgb(profile: bytes | None) -> bool:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """An RGB image with its profile's colours as sRGB values; as it is if the profile is broken."""
+    """Convert an RGB image from its profile to sRGB; unchanged if the profile is broken."""
     if is_srgb(image):
         return image
     profile = io.BytesIO(image.info[PROFILE])

@@ -1,4 +1,4 @@
-"""Variables of libraries, left by other programs, that would end an import or refuse good files."""
+"""Leftover environment variables that would make library imports or valid files fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 BAR = "no bar can have it"
 ALLOCATOR = "allowed are OPTION:VALUE, separated by commas"
 TQDM = "TQDM_"
-BAR_SETTINGS = {  # what a user may set of all progress bars, and how tqdm reads it on import
+BAR_SETTINGS = {  # settings for all progress bars, and how tqdm parses them on import
     **dict.fromkeys(("DISABLE", "LEAVE", "DYNAMIC_NCOLS", "COLOUR"), str),
     **dict.fromkeys(("MININTERVAL", "MAXINTERVAL", "MINITERS", "DELAY", "SMOOTHING"), float),
     **dict.fromkeys(("NCOLS", "NROWS"), int),
@@ -23,9 +23,9 @@ READERS = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 
 def leave_out_unreadable() -> None:
-    """Forget variables that end tqdm or PyTorch on import, or bars and readers of ours later.
+    """Unset variables that make tqdm or PyTorch fail on import or in later use.
 
-    The readers say by themselves what they read; where both variables are set, PyTorch reads none.
+    `torch.load` always gets `weights_only` explicitly; with both READERS set it would fail.
     """
     for name in READERS:
         os.environ.pop(name, None)
@@ -37,12 +37,12 @@ def leave_out_unreadable() -> None:
 
 
 def _try(name: str, read: Callable[[str], Any], reason: str) -> None:
-    """Forget a variable that cannot be read, with a note."""
+    """Unset a variable that cannot be parsed, with a note."""
     try:
         read(os.environ[name])
     except ValueError:
         text = f"note: {name}={os.environ.pop(name)!a} is ignored; {reason}\n"
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or full
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or disk full
             sys.stderr.write(text)
 
 
@@ -51,6 +51,6 @@ def _none(_text: str) -> None:
 
 
 def _options(text: str) -> None:
-    """PyTorch ends the process, with a trace of C++, where its options have another form."""
+    """Raise `ValueError` for allocator options that would make PyTorch abort with a C++ trace."""
     if text.strip() and not re.fullmatch(f"{OPTION}(,{OPTION})*,?", text):
         raise ValueError

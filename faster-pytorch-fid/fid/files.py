@@ -1,7 +1,7 @@
-"""Files: errors of the user's, how much an input may claim, whole writes, names, hashes, JSON.
+"""Files: user errors, input size limits, atomic writes, paths, hashes, JSON.
 
-INPUT_LIMITS=pixels=200e6,members=5e6 sets some limits, INPUT_LIMITS=off lifts them all; the
-environment variable reaches worker processes too.
+INPUT_LIMITS=pixels=200e6,members=5e6 sets some limits, INPUT_LIMITS=off lifts them all; as an
+environment variable it also applies to worker processes.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ from fid.names import composed
 SWITCH = "INPUT_LIMITS"
 OFF = "off"
 DEFAULT_LIMITS = {
-    "pixels": 64e6,  # of one image, as its header declares it
-    "file_bytes": 256 * 2.0**20,  # of one image file, in an archive unpacked
+    "pixels": 64e6,  # of one image, as declared in its header
+    "file_bytes": 256 * 2.0**20,  # of one image file, unpacked if in an archive
     "members": 4e6,  # of an archive
-    "archive_bytes": 64 * 2.0**30,  # of all members unpacked
+    "archive_bytes": 64 * 2.0**30,  # of all members, unpacked
     "table_bytes": 8 * 2.0**30,  # of a csv
     "row_bytes": 64 * 2.0**20,  # of a row of a csv
     "statistics_bytes": 2 * 2.0**30,  # of an npz, unpacked
-    "held_bytes": 64 * 2.0**30,  # of prepared pixels that are in memory at once; of the suite alone
+    "held_bytes": 64 * 2.0**30,  # of prepared pixels in memory at once; used by the suite only
 }
 CHUNK_BYTES = 1 << 20
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-KEPT = 20  # letters of a file's name in its temporary one, which must not be too long
+KEPT = 20  # characters of the file name kept in its temporary name, which must not get too long
 BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
-PLACES = {errno.ENOENT: "the current folder"}  # of an error that names no file, unless the output
+PLACES = {errno.ENOENT: "the current folder"}  # errors without a file name; others: the output
 
 
 class ScoreError(Exception):
-    """A mistake of the user's (paths, files, flags). The command shows it as one line, code 2."""
+    """A user error (paths, files, flags), shown as one line with exit code 2."""
 
     def __str__(self) -> str:
-        text = " ".join(super().__str__().splitlines())  # a file's name may hold anything
+        text = " ".join(super().__str__().splitlines())  # a file name may contain line breaks
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-_noted: set[str] = set()  # what this process has noted once
+_noted: set[str] = set()  # kinds of notes that this process has printed
 
 
 def note(text: str, once: str = "") -> None:
-    """One line on stderr, which no file's name can break; the first of those of one kind."""
+    """Print a one-line note to stderr; with ``once``, only the first of that kind."""
     if not once or once not in _noted:
         _noted.add(once)
         print(f"note: {ScoreError(text)}", file=sys.stderr)
 
 
 def of_the_machine(error: BaseException) -> str | None:
-    """What to say of memory that ran out, or of a disk that failed; None for faults of ours."""
+    """Message for an error of memory or disk; None for any other error."""
     texts = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
     if isinstance(error, zipfile.BadZipFile) and error.__context__:
-        error = error.__context__  # zipfile takes a disk that does not answer for no zip
+        error = error.__context__  # zipfile hides a disk error behind BadZipFile
     if isinstance(error, OSError):
         if error.errno in (None, errno.EINVAL, errno.EBADF):
             return None
@@ -83,12 +83,12 @@ def of_the_machine(error: BaseException) -> str | None:
 
 
 def limit(name: str) -> float:
-    """The limit in force, `math.inf` where it is lifted. Raises `ScoreError` for a wrong switch."""
+    """The current limit, `math.inf` if lifted. Raises `ScoreError` for an invalid INPUT_LIMITS."""
     return _limits(os.environ.get(SWITCH, ""))[name]
 
 
 def check_limit(name: str, found: float, what: str) -> None:
-    """Refuse a size beyond its limit; ``what`` names the file or flag."""
+    """Raise `ScoreError` for a size beyond its limit; ``what`` names the file or flag."""
     allowed = limit(name)
     if found > allowed:
         raise ScoreError(
@@ -98,14 +98,14 @@ def check_limit(name: str, found: float, what: str) -> None:
 
 
 def most_bytes(name: str) -> int:
-    """How much to read of a file so that more than its limit shows; -1 for all of it."""
+    """Bytes to read so that a file beyond its limit is detected; -1 for all of it."""
     allowed = limit(name)
     return -1 if math.isinf(allowed) else int(allowed) + 1
 
 
 @cache
 def _limits(text: str) -> dict[str, float]:
-    """The defaults with what the switch says."""
+    """The default limits, overridden by the value of INPUT_LIMITS."""
     if text == OFF:
         return dict.fromkeys(DEFAULT_LIMITS, math.inf)
     limits = dict(DEFAULT_LIMITS)
@@ -124,9 +124,9 @@ def _limits(text: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name that takes `path`'s place once it is written and synced.
+    """Open a temporary file that replaces `path` once it is written and synced.
 
-    Raises `ScoreError` where the place cannot be written to; what was there stays.
+    Raises `ScoreError` if `path` cannot be written; an existing file is then kept.
     """
     partial = path.with_name(f"{path.name[:KEPT]}.{os.getpid()}.part")
     try:
@@ -143,7 +143,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync(file: BinaryIO) -> None:
-    """Let a file's bytes reach the disk; some network drives cannot say that they have."""
+    """Flush a file to disk; file systems that do not support fsync are accepted."""
     try:
         os.fsync(file.fileno())
     except OSError as error:
@@ -152,7 +152,7 @@ def sync(file: BinaryIO) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raise what `replacing` would raise, before the long part; makes no more than the folder."""
+    """Raise what `replacing` would, before a long computation; creates only the folder."""
     with _as_mistake(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
@@ -161,7 +161,7 @@ def check_place(path: Path) -> None:
 @contextlib.contextmanager
 def _as_mistake(path: Path) -> Iterator[None]:
     try:
-        if path.exists() and not path.is_file():  # a device would be replaced as a file is
+        if path.exists() and not path.is_file():  # a device would be replaced like a file
             is_folder = path.is_dir()
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR) if is_folder else "is no file")
         yield
@@ -170,25 +170,25 @@ def _as_mistake(path: Path) -> Iterator[None]:
 
 
 def relative(path: Path | str, folder: Path) -> str:
-    """A path as it is written into a file in a folder, so that both can move together.
+    """A path relative to the folder of the file that stores it, so that both can move together.
 
-    The system follows links before it goes up by .., so where a link on the way would make the
-    short form lead elsewhere, the true places of both are used.
+    The system resolves links before .., so if a link would make the relative path lead elsewhere,
+    it is computed from the resolved paths of both.
     """
     try:
         found = os.path.relpath(path, folder)
         if os.path.realpath(folder / found) == os.path.realpath(path):
             return found
         return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
-    except ValueError:  # another drive of Windows
+    except ValueError:  # another drive on Windows
         return os.path.abspath(path)
 
 
 def user_path(text: str) -> str:
-    """A path as a user writes it: ~ is the home folder, which no shell puts in after =, and an
-    accent is found in whichever form of Unicode the folder has it; as the suite finds paths.
+    """Resolve a path as a user writes it: expands ~, which no shell does after =, and finds
+    accented names in either Unicode normalisation form, like the suite.
 
-    Raises `ScoreError` for the home folder of a user who has none, as in some containers.
+    Raises `ScoreError` for ~ if the user has no home folder, as in some containers.
     """
     path = os.path.expanduser(text)
     if path.split(os.sep)[0] == "~":
@@ -214,7 +214,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises `ScoreError` where it cannot be read."""
+    """The contents of a JSON file. Raises `ScoreError` if it cannot be read."""
     try:
         if path.exists() and not path.is_file():
             raise ScoreError(f"{path}: is not a file")

@@ -1,16 +1,15 @@
-"""Frechet distance between Gaussian fits of features, in float64, by three routes.
+"""Frechet distance between Gaussian fits of features, in float64, computed in one of three ways.
 
 |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^1/2   (Dowson and Landau 1982; Heusel et al. 2017)
 
 tr (S1 S2)^1/2 sums the square roots of the eigenvalues of S1 S2, which are real and >= 0:
   * nuclear (n1, n2 <= d): with S_i = F_i^T F_i, F_i = centred features / sqrt(n_i - 1), (n_i, d),
-    those roots are the singular values of F1 F2^T. Their sum is a nuclear norm: an n1 x n2
-    problem, exact for singular covariances, with no eps.
+    those roots are the singular values of F1 F2^T, and their sum is its nuclear norm: an n1 x n2
+    problem, exact for singular covariances, without eps.
   * eigen (otherwise): S1 S2 has the eigenvalues of the symmetric A S2 A^T for any A^T A = S1. A is
-    the features' F1 where n1 <= d, else S1^1/2 in S1's own eigenbasis, without its null space.
-  * legacy: `scipy.linalg.sqrtm` of S1 S2 and, where that is not finite, of
-    (S1 + eps I)(S2 + eps I), as pytorch-fid and the TensorFlow original have it: to reproduce
-    published scores.
+    F1 if n1 <= d, else S1^1/2 in the eigenbasis of S1, without its null space.
+  * legacy: `scipy.linalg.sqrtm` of S1 S2 or, if that is not finite, of (S1 + eps I)(S2 + eps I),
+    as in pytorch-fid and the TensorFlow original, to reproduce published scores.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def trace_sqrt_eigen(factor1: Tensor, covariance2: Tensor) -> Tensor:
 
 
 def symmetric_factor(covariance: Tensor) -> Tensor:
-    """A with A^T A = S: sqrt of the eigenvalues times eigenvectors, null space left out, (r, d)."""
+    """A with A^T A = S: eigenvectors scaled by sqrt eigenvalues, without the null space, (r, d)."""
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     floor = eigenvalues[-1].clamp_min(0) * len(covariance) * torch.finfo(covariance.dtype).eps
     kept = eigenvalues > floor
@@ -56,9 +55,9 @@ def symmetric_factor(covariance: Tensor) -> Tensor:
 
 
 def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float:
-    """tr (S1 S2)^1/2 as pytorch-fid computes it, whatever the SciPy version.
+    """tr (S1 S2)^1/2 as pytorch-fid computes it, with any SciPy version.
 
-    Raises `ScoreError` where the root has an imaginary part, at which pytorch-fid gives up too.
+    Raises `ScoreError` if the root has an imaginary part, as pytorch-fid does.
     """
     root = _sqrtm(covariance1.dot(covariance2))
     if not np.isfinite(root).all():
@@ -76,7 +75,7 @@ def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float
 
 
 def _sqrtm(matrix: np.ndarray) -> np.ndarray:
-    """SciPy's matrix root, silent; its `disp` argument went away, so it is not passed."""
+    """SciPy's matrix square root without warnings; newer versions have no `disp` argument."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         return np.asarray(scipy.linalg.sqrtm(matrix))
@@ -85,7 +84,7 @@ def _sqrtm(matrix: np.ndarray) -> np.ndarray:
 def frechet_distance(
     first: FeatureStatistics, second: FeatureStatistics, legacy: bool = False
 ) -> tuple[float, Route]:
-    """Frechet distance of two sets of features, and the route taken.
+    """Frechet distance of two sets of features, and the method used.
 
     Raises `ScoreError` only with `legacy`, see `trace_sqrt_legacy`.
     """
@@ -94,7 +93,7 @@ def frechet_distance(
     if not legacy and factor1 is not None and factor2 is not None:
         traces = factor1.square().sum() + factor2.square().sum()
         root, route = trace_sqrt_nuclear(factor1, factor2), "nuclear"
-    elif not legacy and factor2 is not None:  # the side with features is the smaller one
+    elif not legacy and factor2 is not None:  # the side with features has fewer images
         return frechet_distance(second, first)
     else:
         covariance1, covariance2 = first.covariance(), second.covariance()
@@ -106,12 +105,12 @@ def frechet_distance(
             root = trace_sqrt_eigen(smaller, covariance2)
         route = "legacy" if legacy else "eigen"
     distance = float(shift.dot(shift) + traces - 2 * root)
-    # Rounding may leave a tiny negative; pytorch-fid's own numbers are left as they are.
+    # Rounding can give a tiny negative value; legacy keeps pytorch-fid's exact result.
     return (distance if legacy else max(distance, 0.0)), route
 
 
 class Interval(NamedTuple):
-    """Central 95 % of the bootstrap distances, moved so that their mean is the distance itself."""
+    """Central 95 % of the bootstrap distances, shifted so that their mean equals the distance."""
 
     low: float
     high: float
@@ -125,11 +124,11 @@ def bootstrap_interval(
     samples: int,
     seed: int,
 ) -> Interval:
-    """How much the Frechet distance would move with other images (percentile bootstrap).
+    """Sampling uncertainty of the Frechet distance (percentile bootstrap).
 
-    Images are drawn with replacement, as pairs where the sets are paired; a reference of bare
-    statistics stays as it is. Drawing repeats images, which alone raises the distance, the more
-    the smaller n is: that bias is reported and taken out of the interval.
+    Images are resampled with replacement, as pairs if the sets are paired; a reference of bare
+    statistics is kept fixed. Repeated images alone raise the distance, more so for small n; this
+    bias is reported and subtracted from the interval.
     """
     rng = np.random.default_rng(seed)
     features1, features2 = predicted.features(), reference.features()

@@ -2,13 +2,13 @@
 
 It computes what TensorFlow's `inception-2015-12-05` graph computes (Szegedy et al. 2015, as used by
 Heusel et al. 2017). Against torchvision's InceptionV3 the differences are:
-  * average pools of the A, C and first E block divide by the pixels inside the image only;
-  * the last E block takes a MAX pool where the paper has an average pool;
-  * the classifier has 1008 logits (not used for features, but the weight file has them).
+  * average pools of the A, C and first E blocks exclude the padding from the count;
+  * the last E block uses a max pool where the paper has an average pool;
+  * the classifier has 1008 logits (not used for features, but present in the weight file).
 
-Three rewrites make it fast and change nothing but rounding: a batch norm is an affine map, so it is
-folded into its convolution (in float64); sibling 1 x 1 convolutions of one input run as one; a
-1 x 1 convolution and an average pool commute, so the pool runs after it, on fewer channels.
+Three optimisations change nothing but rounding: batch norms, being affine, are folded into their
+convolutions (in float64); sibling 1 x 1 convolutions of one input run as one; a 1 x 1 convolution
+and an average pool commute, so the pool runs second, on fewer channels.
 
 Shapes: B batch, C channels, H height, W width. Images enter in the range -1..1 at 299 x 299.
 """
@@ -25,20 +25,20 @@ from fid.files import ScoreError
 
 BATCH_NORM_EPS = 1e-3
 LOGITS = 1008
-LAST_LAYER = {64: "pool_1", 192: "pool_2", 768: "Mixed_6e", 2048: "Mixed_7c"}  # of each size
+LAST_LAYER = {64: "pool_1", 192: "pool_2", 768: "Mixed_6e", 2048: "Mixed_7c"}  # by dims
 
 
 class Conv(nn.Conv2d):
     """Convolution + folded batch norm + ReLU, (B, C, H, W) -> (B, C', H', W')."""
 
-    sources: Mapping[str, int] = {}  # the weight file's layers it is made of, if several
+    sources: Mapping[str, int] = {}  # concatenated layers of the weight file: width
 
     def forward(self, images: Tensor) -> Tensor:
         return F.relu_(super().forward(images))
 
 
 class Siblings(Conv):
-    """Several 1 x 1 convolutions of one input as one: a tensor (B, C', H, W) for each."""
+    """Several 1 x 1 convolutions of one input run as one; returns one (B, C', H, W) each."""
 
     def __init__(self, in_channels: int, **sources: int) -> None:
         super().__init__(in_channels, sum(sources.values()), 1)
@@ -49,9 +49,9 @@ class Siblings(Conv):
 
 
 class PoolConv(Conv):
-    """The pool branch: average over the 3 x 3 pixels inside the image, 1 x 1 convolution, ReLU.
+    """The pool branch: 3 x 3 average pool (padding excluded), 1 x 1 convolution, ReLU.
 
-    Both are linear and the average's weights sum to 1, so the cheaper order is the reverse one.
+    Both are linear and the pool's weights sum to 1, so they commute; convolving first is cheaper.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class InceptionE(nn.Module):
         self.branch3x3dbl_2 = Conv(448, 384, 3, padding=1)
         self.branch3x3dbl_3a = Conv(384, 384, (1, 3), padding=(0, 1))
         self.branch3x3dbl_3b = Conv(384, 384, (3, 1), padding=(1, 0))
-        self.max_pool = max_pool  # in the pool branch, as the network's last block has it
+        self.max_pool = max_pool  # in the pool branch, as in the network's last block
         self.branch_pool = Conv(in_channels, 192, 1) if max_pool else PoolConv(in_channels, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class FIDInception(nn.Sequential):
 
 
 def _layers() -> dict[str, nn.Module]:
-    """All layers by the weight file's names, in order."""
+    """All layers in order, under the weight file's names."""
     return {
         "Conv2d_1a_3x3": Conv(3, 32, 3, stride=2),
         "Conv2d_2a_3x3": Conv(32, 32, 3),
@@ -197,10 +197,10 @@ def _layers() -> dict[str, nn.Module]:
 
 
 def build_inception(dims: int, weights: Mapping[str, Tensor], origin: str) -> FIDInception:
-    """Make the network with a weight file's tensors folded in; `origin` names the file in errors.
+    """Build the network from a weight file's tensors, folded; `origin` names the file in errors.
 
     Raises:
-        ScoreError: a layer is missing or has another shape than the FID InceptionV3's.
+        ScoreError: a layer is missing or has the wrong shape.
     """
     _expect(weights, "fc.weight", (LOGITS, 2048), origin)
     with torch.device("meta"):  # every tensor is replaced, so none is initialised
@@ -239,7 +239,7 @@ def _fold(
 
 
 def _expect(weights: Mapping[str, Tensor], key: str, shape: tuple[int, ...], origin: str) -> Tensor:
-    """The tensor of that name in float64, or an error when it is missing or misshapen."""
+    """The tensor of that name in float64; `ScoreError` if it is missing or misshapen."""
     tensor = weights.get(key)
     found = "missing" if tensor is None else " x ".join(map(str, tensor.shape))
     wanted = " x ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""What is scored against what: paths, the lab's csv, the manifest of inpainting, masks."""
+"""Resolve the inputs of a score: paths, the lab's csv, the inpainting manifest, masks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fid.listing import folder_names
 from fid.manifest import MANIFEST, beside, column_of, note_other_truth, read_manifest
 from fid.paired import belonging
 
-OF_PAIRS = {"ids", "hole", "paired"}  # metrics of an image and its own truth
+OF_PAIRS = {"ids", "hole", "paired"}  # metrics that compare each image with its own ground truth
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
 Source = ImageSet | Path  # images, or an .npz of statistics
 
 
 class CsvImages(ImageSet):
-    """One image a row: 3 side^2 values 0..255 in row-major height, width, channel order."""
+    """One image per row: 3 side^2 values 0..255 in row-major height, width, channel order."""
 
     has_names = False
 
@@ -35,7 +35,7 @@ class CsvImages(ImageSet):
         self.spans: list[tuple[int, int]] = []  # first byte and length of each row
         try:
             check_limit("table_bytes", path.stat().st_size, str(path))
-            if not path.is_file():  # a pipe would hang
+            if not path.is_file():  # reading a pipe would hang
                 raise ScoreError(f"{path}: is not a file")
             with open(path, "rb") as file:
                 header = _read_row(file, path)
@@ -51,7 +51,7 @@ class CsvImages(ImageSet):
             raise ScoreError(f"{path}: has no header; its first row would be lost")
         columns = header.count(b",") + 1
         self.side = math.isqrt(columns // 3)
-        self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index
+        self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index column
         if self.skip:
             note(f"{path}: its first column is taken for an index")
         if columns - self.skip != 3 * self.side**2:
@@ -95,14 +95,14 @@ class CsvImages(ImageSet):
 
 
 def _read_row(file: BinaryIO, path: Path) -> bytes:
-    """The next line of a table, which may be one without any end."""
+    """The next line of a table, with a length limit, as a line may never end."""
     row = file.readline(most_bytes("row_bytes"))
     check_limit("row_bytes", len(row), f"{path}: a row")
     return row
 
 
 def _is_header(row: bytes) -> bool:
-    """Whether a table's first row names its columns: words, or numbers that count up by one."""
+    """Whether a table's first row is a header: words, or consecutive numbers."""
     try:
         values = [float(field) for field in row.removeprefix(BOM_UTF8).split(b",")]
     except ValueError:
@@ -115,9 +115,9 @@ def open_images(
 ) -> ImageSet:
     """Open a folder, a zip or a csv.
 
-    selection: the images wanted and their order, file names or (csv) row numbers from 0; None: all
-    of them, in natural order. Raises `ScoreError` for nothing there, fewer than two images, or a
-    selected image that is missing.
+    selection: which images, in which order, as file names or (csv) row numbers from 0; None: all,
+    in natural order. Raises `ScoreError` if the path does not exist, has fewer than two images, or
+    lacks a selected image.
     """
     if not path.exists():
         raise ScoreError(f"{path}: no such file or folder")
@@ -140,7 +140,7 @@ def open_images(
 def open_source(
     path: Path, settings: Settings, selection: Sequence[str | int] | None = None
 ) -> Source:
-    """Images of a folder, zip or csv in the size asked for; the path itself of an .npz."""
+    """Images of a folder, zip or csv at the requested size; for an .npz, its path."""
     if path.suffix.lower() == ".npz" and not path.is_dir():
         if not path.is_file():
             raise ScoreError(f"{path}: no such file or folder")
@@ -152,9 +152,9 @@ def open_source(
 
 @dataclass(frozen=True)
 class Inputs:
-    """The predicted images, their reference, hole masks and what the network learned from.
+    """The predicted images, their reference, hole masks and the training images.
 
-    paired: image i of one set belongs to image i of the other by name, not just by count.
+    paired: image i of one set is known to match image i of the other by name, not just by position.
     """
 
     predicted: Source
@@ -165,9 +165,9 @@ class Inputs:
 
 
 def resolve_inputs(settings: Settings) -> Inputs:
-    """Open what the settings name, or the manifest; else a test_gt.csv at one of the lab's places.
+    """Open the inputs named in the settings or the manifest, else the lab's test_gt.csv.
 
-    Raises `ScoreError` for a path or an entry that does not fit.
+    Raises `ScoreError` for a path or manifest entry that is invalid.
     """
     folder = Path(settings.predicted_path)
     predicted, manifest = open_predicted(settings)
@@ -194,7 +194,7 @@ def resolve_inputs(settings: Settings) -> Inputs:
 
 
 def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
-    """The predicted images, those of the manifest where there is one, and that manifest."""
+    """The predicted images (as listed by the manifest, if there is one) and the manifest."""
     folder = Path(settings.predicted_path)
     manifest = read_manifest(folder)
     names = column_of(folder, manifest, "image") if manifest else None
@@ -206,7 +206,7 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
 
 
 def _lab_truth(predicted: Path) -> Path:
-    """The test_gt.csv at one of the places where the lab's files lie."""
+    """Find test_gt.csv in one of the folders where the lab keeps it."""
     places = [Path(), predicted, predicted.parent, SCORER, Path("cat_face"), Path("../cat_face")]
     for place in places:
         if (path := place / TRUTH_CSV).is_file():

@@ -1,6 +1,6 @@
-"""Which files of a folder or a zip are there to be read, and which of them are pictures.
+"""List the files of a folder or a zip, and which of them are images.
 
-The suite lists by these rules too (utils/io/images.py, utils/data/sources.py).
+Shared with the suite (utils/io/images.py, utils/data/sources.py).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 from fid.files import ScoreError, check_limit, note
 from fid.names import is_hidden, is_picture, left_out, natural_key
 
-UTF8_NAME = 0x800  # flag of a member whose name is UTF-8; without it, it is read as cp437
+UTF8_NAME = 0x800  # flag of a UTF-8 member name; without it, zipfile decodes as cp437
 
 
 def folder_names(path: Path, recursive: bool = False) -> list[str]:
-    """Names of a folder's images, below it too if asked, in natural order."""
+    """Names of a folder's images in natural order; recursive: with its subfolders."""
     try:
         names = names_below(path) if recursive else os.listdir(path)
     except OSError as error:
@@ -31,9 +31,9 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
 
 
 def names_below(path: Path) -> list[str]:
-    """Names of all files below a folder, relative to it; hidden ones are not looked for.
+    """Names of all files below a folder, relative to it; hidden ones are skipped.
 
-    What cannot be gone into, and links to folders, as one may be a circle, are noted.
+    Unreadable folders and links to folders, which could form a cycle, are skipped with a note.
     """
     names, links = [], []
     for place, folders, files in os.walk(path, onerror=_note_closed):
@@ -46,7 +46,7 @@ def names_below(path: Path) -> list[str]:
 
 
 def inner_folder(path: Path) -> Path | None:
-    """The first folder below one that holds pictures, for a hint; None where none does."""
+    """The first subfolder that contains images, for a hint; None if there is none."""
     for place, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         if any(is_picture(name) and is_file(Path(place, name)) for name in files):
@@ -55,14 +55,14 @@ def inner_folder(path: Path) -> Path | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file, or a link to nothing, which reading names; no pipe or folder."""
+    """Whether a path is a file, or a broken link, which reading reports; not a pipe or folder."""
     return path.is_file() or not path.exists()
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """A zip whose members are called as on the machine that packed it, with / below folders.
+    """Open a zip and restore its members' original names, with / as separator.
 
-    Macs write names in UTF-8 without saying so, some programs for Windows write \\ for /.
+    macOS writes UTF-8 names without the flag; some Windows programs write \\ instead of /.
     """
     archive = zipfile.ZipFile(path)
     for member in archive.infolist():
@@ -75,7 +75,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Names of the image members; a name that points outside the archive is refused."""
+    """Names of the image members; raises `ScoreError` for names that point outside the archive."""
     check_limit("members", len(members), str(path))
     check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
     names = [m.filename for m in members if not m.is_dir() and is_picture(m.filename)]

@@ -3,7 +3,7 @@
 `<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
 manifest), "ground_truth_bytes": size of its files, "masks": folder or null, "mask_threshold":
 values below are a hole, "images": [{"image": name, "ground_truth": name (csv: row number from 0),
-"mask": name}, ...]}. Only the images must be there.
+"mask": name}, ...]}. Only "images" is required.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from fid.files import ScoreError, note, read_json, user_path
 from fid.images import ImageSet
 
 MANIFEST = "manifest.json"
-KEYS = {  # that may be missing: what they are
+KEYS = {  # optional keys: what they must be
     **dict.fromkeys(("ground_truth", "masks"), (str, "a path")),
     **dict.fromkeys(("ground_truth_bytes", "mask_threshold"), (int, "a whole number")),
 }
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, None where there is none."""
+    """The manifest of a folder, or None if it has none."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -37,7 +37,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def column_of(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
-    """One value of every manifest entry."""
+    """The value of a key in every entry of the manifest."""
     for number, entry in enumerate(manifest["images"]):
         if entry.get(key) is None:
             raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
@@ -45,12 +45,12 @@ def column_of(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
 
 
 def beside(folder: Path, place: str) -> Path:
-    """A path that a manifest names, which another system may have written."""
+    """A path in a manifest, relative to its folder; may have been written on another system."""
     return Path(user_path(str(folder / place)))
 
 
 def note_other_truth(truth: ImageSet | Path, manifest: dict[str, Any]) -> None:
-    """Say so where results were moved, and other pictures lie at the place of their truth."""
+    """Note if the ground truth is not what inpainting saw, e.g. after results were moved."""
     stated = manifest.get("ground_truth_bytes")
     if stated is None or isinstance(truth, Path) or truth.bytes_on_disk() == stated:
         return

@@ -1,4 +1,4 @@
-"""Each image and its own truth: which belong together, their errors, and crops around holes.
+"""Metrics of images against their own ground truth: pairing, errors, and crops around holes.
 
 Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 """
@@ -18,18 +18,18 @@ from fid.files import ScoreError, note
 from fid.images import ImageSet, decode_image, holes, mask_values, resized
 from fid.names import natural_key, partners, stem
 
-IDENTICAL_PSNR = 100.0  # dB, stands for the infinity of equal images so that means stay finite
+IDENTICAL_PSNR = 100.0  # dB, instead of infinity for equal images, so that means stay finite
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 KNOWN, HOLE = 255, 0  # mask values
-SMALLEST_CROP = 0.5  # of the image's sides, so at least a quarter of its area
+SMALLEST_CROP = 0.5  # of the image's height and width, so at least a quarter of its area
 
 
 def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Path:
-    """Of `others` what belongs to each image, by their names (names.py).
+    """The partner in `others` of each image, matched by name (names.py).
 
-    Rows of a csv belong by their order; surplus ones are left out with a note. Sets of other
-    lengths and files of statistics come back as they are.
+    Rows of a csv match by position; unmatched ones are dropped with a note. Sets of different
+    length and files of statistics are returned unchanged.
     """
     if isinstance(images, Path) or isinstance(others, Path):
         return others
@@ -51,7 +51,7 @@ def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Pa
 
 
 def psnr(error: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of 0..255 errors in dB; 100 for no error at all."""
+    """Peak signal-to-noise ratio in dB of errors on the 0..255 scale; 100 for identical images."""
     mean_square = float(np.square(error, dtype=np.float64).mean())
     return 10 * math.log10(255**2 / mean_square) if mean_square > 0 else IDENTICAL_PSNR
 
@@ -59,7 +59,7 @@ def psnr(error: np.ndarray) -> float:
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004): 11 x 11 Gaussian window, sigma 1.5, channel mean.
 
-    Raises `ScoreError` for a side shorter than the window.
+    Raises `ScoreError` for images smaller than the window.
     """
     if min(first.shape[:2]) < SSIM_WINDOW:
         raise ScoreError(f"--metrics paired: SSIM needs images of at least {SSIM_WINDOW} pixels")
@@ -87,8 +87,8 @@ def paired_metrics(
 ) -> dict[str, float]:
     """Means over the pairs: psnr (dB), ssim and, with masks, hole_mae (0..255) and hole_psnr (dB).
 
-    A pair without a hole counts for neither hole error; where no pair has one, both are left out.
-    Raises `ScoreError` for a pair (or mask) of different sizes and for other values in a mask.
+    Pairs without a hole are excluded from the hole errors; if no pair has one, both are omitted.
+    Raises `ScoreError` for a pair (or mask) of different sizes and for invalid values in a mask.
     """
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "hole_mae": [], "hole_psnr": []}
     for index in range(len(predicted)):
@@ -108,9 +108,9 @@ def paired_metrics(
 
 
 def read_hole(masks: ImageSet, index: int) -> np.ndarray:
-    """Where a mask hides pixels, (H, W) bool; 1 may stand for 255.
+    """Hole pixels of a mask, (H, W) bool; masks may use 0 and 1 instead of 0 and 255.
 
-    Other values say neither, unless a manifest states the threshold that inpainting read them by.
+    Other values are an error unless the manifest states the threshold that inpainting used.
     """
     name = masks.label(index)
     mask = decode_image(masks.stored_bytes(index), name, mask_values)
@@ -124,7 +124,7 @@ def read_hole(masks: ImageSet, index: int) -> np.ndarray:
 def _check_size(
     images: ImageSet, index: int, image: np.ndarray, others: ImageSet, other: np.ndarray
 ) -> None:
-    """Refuse image `index` of two sets where one is higher or wider, (H, W, ...)."""
+    """Raise `ScoreError` if the images `index` of two sets differ in size, (H, W, ...)."""
     (height1, width1), (height2, width2) = image.shape[:2], other.shape[:2]
     if (height1, width1) != (height2, width2):
         raise ScoreError(
@@ -134,10 +134,10 @@ def _check_size(
 
 
 class HoleCrops(ImageSet):
-    """The largest hole of each image that has one, with its surroundings, at the image's size."""
+    """Crops around the largest hole of each image that has one, resized to the image's size."""
 
     def __init__(self, images: ImageSet, masks: ImageSet, numbers: list[int]) -> None:
-        """numbers: which of the images have a hole (`with_hole`)."""
+        """numbers: indices of the images that have a hole (`with_hole`)."""
         super().__init__(images.path, [images.names[number] for number in numbers])
         self.images, self.masks, self.numbers = images, masks, numbers
 
@@ -153,12 +153,12 @@ class HoleCrops(ImageSet):
 
 
 def with_hole(masks: ImageSet) -> list[int]:
-    """The numbers of the masks that have a hole."""
+    """Indices of the masks that have a hole."""
     return [index for index in range(len(masks)) if read_hole(masks, index).any()]
 
 
 def hole_box(hole: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the largest connected hole (H, W), each at least half of its side."""
+    """Rows and columns around the largest connected hole (H, W), each at least half the image."""
     numbers, count = label(hole, np.ones((3, 3)))
     largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
     box = find_objects(numbers, largest)[largest - 1]
@@ -166,7 +166,7 @@ def hole_box(hole: np.ndarray) -> tuple[slice, slice]:
 
 
 def _enlarged(side: slice, length: int) -> slice:
-    """A side of at least half of ``length``, about the same middle as far as the image goes."""
+    """Extend to at least half of ``length``, with the same centre where the border allows it."""
     wanted = max(side.stop - side.start, round(SMALLEST_CROP * length))
     start = (side.start + side.stop - wanted) // 2
     start = min(max(start, 0), length - wanted)

@@ -1,4 +1,4 @@
-"""This process and its surroundings: broken libraries, signals, streams, torchrun.
+"""Process environment: broken libraries, signals, standard streams, torchrun.
 
 The suite uses it too (utils/cli.py, utils/distributed.py).
 """
@@ -20,23 +20,23 @@ from typing import Any, NamedTuple, TextIO
 
 from fid.files import ScoreError
 
-MISTAKE, READER_GONE = 2, 141  # exit codes; the latter is what shells report of SIGPIPE
-IMPORTING = "<frozen importlib"  # how the files of Python's own import are called
-INSTALLED = ("site-packages", "dist-packages")  # folders of libraries
-STOPS = [  # that ask a process to end: shells, terminals that close, batch systems
+MISTAKE, READER_GONE = 2, 141  # exit codes; 141 is the shell's code for SIGPIPE
+IMPORTING = "<frozen importlib"  # file name prefix of Python's import machinery
+INSTALLED = ("site-packages", "dist-packages")  # folders of installed libraries
+STOPS = [  # signals that ask a process to end: from shells, closed terminals, batch systems
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-    if hasattr(signal, name)  # Windows has two of them
+    if hasattr(signal, name)  # Windows has only two of them
 ]
-INSISTING = [  # a second one is meant; others repeat by themselves, and torchrun repeats all
+INSISTING = [  # a second one is intended; others are resent automatically, all of them by torchrun
     number for number in STOPS[:3] if "TORCHELASTIC_RUN_ID" not in os.environ
 ]
-COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: its smallest value
+COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: smallest value
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 def keep_warnings_harmless() -> None:
-    """Show the warnings, mostly of libraries, that python -W error would end the work with."""
+    """Show warnings, mostly from libraries, instead of raising them under python -W error."""
     filters = [("default" if a == "error" else a, *rest) for a, *rest in warnings.filters]
     if filters != warnings.filters:
         warnings.resetwarnings()
@@ -46,14 +46,14 @@ def keep_warnings_harmless() -> None:
 def end_in_one_line(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """A `sys.excepthook`: Ctrl-C and libraries that cannot be imported are one line, code 2.
+    """A `sys.excepthook` that reports Ctrl-C and failed imports in one line, exit code 2.
 
-    Errors of ours keep their traceback, and so does everything in an interactive session.
+    Our own bugs keep their traceback, as does everything in an interactive session.
     """
     if hasattr(sys, "ps1"):
         sys.__excepthook__(kind, error, trace)
     elif kind is KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # then Python ends by the signal itself
+        print("interrupted", file=sys.stderr)  # Python then exits through the signal
     elif line := failed_import(error):
         print(f"error: {line}", file=sys.stderr, flush=True)
         os._exit(MISTAKE)
@@ -62,9 +62,9 @@ def end_in_one_line(
 
 
 def failed_import(error: BaseException) -> str | None:
-    """Which library could not be imported and why, in a line; None for any other error.
+    """Which library could not be imported and why, on one line; None for any other error.
 
-    It may be missing or broken, find too little memory, or dislike a variable of its own.
+    It may be missing, broken, out of memory, or misconfigured by an environment variable.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         is_import = frame.f_code.co_name == "<module>"
@@ -78,7 +78,7 @@ def failed_import(error: BaseException) -> str | None:
 
 
 def is_importing(frame: FrameType | None) -> bool:
-    """Whether a frame belongs to an import that has not ended."""
+    """Whether a frame belongs to an import in progress."""
     while frame and not frame.f_code.co_filename.startswith(IMPORTING):
         frame = frame.f_back
     return frame is not None
@@ -86,7 +86,7 @@ def is_importing(frame: FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Let a function handle the signals of `STOPS`; ignored ones, as under nohup, stay ignored."""
+    """Install a handler for `STOPS`; signals already ignored, as under nohup, stay ignored."""
     free = [n for n in STOPS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, handler) for number in free}
     try:
@@ -97,13 +97,13 @@ def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
 
 
 def ignore_repeats() -> None:
-    """Let signals that come several times by themselves not disturb what is cleared up."""
+    """Ignore automatically resent signals, so that they do not interrupt the clean-up."""
     for number in set(STOPS).difference(INSISTING):
         signal.signal(number, signal.SIG_IGN)
 
 
 def leave(_number: int, _frame: FrameType | None) -> None:
-    """A handler that ends as Ctrl-C does."""
+    """A handler that acts like Ctrl-C."""
     ignore_repeats()
     raise KeyboardInterrupt
 
@@ -112,8 +112,9 @@ def leave(_number: int, _frame: FrameType | None) -> None:
 def usable_streams() -> Iterator[None]:
     """Make stdin, stdout and stderr usable within the block.
 
-    Closed ones lead nowhere, so that no file gets their numbers. Characters unknown to the locale
-    are escaped. What cannot be written to stderr is dropped: notes must not end the work.
+    Closed ones are opened on /dev/null, so that no file gets their descriptors. Characters that the
+    locale cannot encode are escaped. Failed writes to stderr are dropped: a note must not stop the
+    program.
     """
     for number in range(3):
         _open_and_wait(number)
@@ -132,41 +133,41 @@ def usable_streams() -> Iterator[None]:
 
 
 def _open_and_wait(number: int) -> None:
-    """Open a standard stream that is closed; let writing to one that is full wait."""
+    """Open a closed standard stream on /dev/null; make writes to it blocking."""
     try:
         os.fstat(number)
     except OSError:
-        os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, this one
+        os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
         os.set_inheritable(number, True)
-    with contextlib.suppress(OSError, AttributeError):  # Windows has no such mode
+    with contextlib.suppress(OSError, AttributeError):  # not available on Windows
         os.set_blocking(number, True)
 
 
 def _flush_or_drop(stream: TextIO) -> None:
-    """Write what a stream still holds; if that fails, drop it."""
+    """Flush a stream; if that fails, discard its buffer."""
     try:
         stream.flush()
-    except (OSError, ValueError):  # a full disk, a reader or a terminal that is gone; closed
+    except (OSError, ValueError):  # full disk, reader or terminal gone, stream closed
         _drop(stream)
 
 
 def _drop(stream: TextIO) -> None:
-    """Send what a stream still holds, and all that follows, nowhere."""
-    with contextlib.suppress(OSError, ValueError):  # one that is no file has nowhere to go
+    """Redirect a stream's buffer and all later output to /dev/null."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
 class _Nowhere(io.TextIOBase):
-    """A stream in the place of a closed one."""
+    """Replaces a closed stream; discards all output."""
 
     def write(self, text: str) -> int:
         return len(text)
 
 
 class _Notes:
-    """A text stream that drops what it cannot write."""
+    """A text stream that ignores failed writes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -186,7 +187,7 @@ class _Notes:
 
 
 class Place(NamedTuple):
-    """The number of a process, how many there are, and its number on its machine."""
+    """Rank, world size, and rank on this machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -194,15 +195,15 @@ class Place(NamedTuple):
 
 
 def place() -> Place:
-    """The place that torchrun gave this process; alone where the set of variables is incomplete.
+    """This process's place under torchrun; a single process if torchrun's variables are incomplete.
 
-    Parts of the set, which outer jobs and their shells leave behind, are ignored with a note.
-    Raises `ScoreError` for values that no launcher sets.
+    Leftover variables of an outer job are ignored with a note. Raises `ScoreError` for invalid
+    values.
     """
     return _place(tuple(os.environ.get(name) for name in (*COUNTS, *MEETING)))
 
 
-@cache  # so that a note comes once
+@cache  # so that the note is printed once
 def _place(values: tuple[str | None, ...]) -> Place:
     found = dict(zip((*COUNTS, *MEETING), values, strict=True))
     for name, smallest in COUNTS.items():
@@ -227,11 +228,11 @@ def _place(values: tuple[str | None, ...]) -> Place:
 
 
 def meet(backend: str, patience: timedelta) -> None:
-    """Connect the processes of torchrun; each waits so long for the others, later too.
+    """Connect torchrun's processes; ``patience`` is the timeout of this and all later exchanges.
 
-    Raises `ScoreError` where they do not meet.
+    Raises `ScoreError` if they cannot connect.
     """
-    import torch.distributed as dist  # here: a process alone has no use for it
+    import torch.distributed as dist  # imported here: a single process does not need it
 
     try:
         dist.init_process_group(backend, timeout=patience)

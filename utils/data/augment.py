@@ -1,9 +1,9 @@
 """Augmented views of images.
 
-A view is mirrored half of the time, scaled, shifted and rotated about its centre, with reflected
-borders, and slightly changed in brightness, contrast and
-saturation. All views of a set are drawn with one fixed seed, so that caches of them can be shared.
-torchvision.transforms.v2 has neither bicubic nor reflected affine maps, nor one map an image.
+A view is mirrored half of the time, scaled, shifted and rotated about its centre with reflected
+borders, and slightly changed in brightness, contrast and saturation. All views of a set use one
+fixed seed, so that caches of them can be shared. torchvision.transforms.v2 has no bicubic or
+reflected affine maps and no separate map for each image.
 Shapes: n images, B batch, H x W pixels.
 """
 
@@ -17,25 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AS_IS, MIRRORED = 0, 1  # the views that every image has
+AS_IS, MIRRORED = 0, 1  # views that every image has
 PLAIN_VIEWS = 2  # how many these are
 AUGMENT_VERSION = 1  # part of the cache key; increase when views change
 AUGMENT_SEED = 2022
-SCALE = (0.85, 1.15)  # of the picture; above 1 its border is cropped
-SHIFT = 4 / 64  # of a side, up or down and left or right
+SCALE = (0.85, 1.15)  # zoom; above 1 crops the border
+SHIFT = 4 / 64  # of a side, in each direction
 ANGLE = 8.0  # degrees, either way
 BRIGHTNESS, CONTRAST, SATURATION = 0.08, 0.1, 0.15  # relative change, up or down
-NUMBERS_A_VIEW = 8  # random numbers a view
-MAX_KEPT_BYTES = 4 << 30  # of views in the host's memory, for training on a GPU
+NUMBERS_A_VIEW = 8  # random numbers per view
+MAX_KEPT_BYTES = 4 << 30  # of views cached in host memory, for training on a GPU
 KEEP_AT_ONCE = 512  # images whose views are made together
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Views:
-    """All views of some images: 0 as it is, 1 its mirror image, then augmented ones."""
+    """All views of a set of images: 0 unchanged, 1 mirrored, the rest augmented."""
 
     def __init__(self, images: Tensor, count: int) -> None:
-        """images: (n, 3, H, W) uint8. count: views of each, at least 2."""
+        """images: (n, 3, H, W) uint8. count: views per image, at least 2."""
         assert count >= PLAIN_VIEWS, f"{count} views leave no place for the mirror image"
         self.images, self.count = images, count
         generator = torch.Generator().manual_seed(AUGMENT_SEED)
@@ -44,14 +44,14 @@ class Views:
         self.kept: Tensor | None = None  # (n, V, 3, H, W) uint8
 
     def part(self, rows: np.ndarray) -> Views:
-        """Some of the images, in the same views."""
+        """A subset of the images with the same views."""
         few = copy.copy(self)
         few.images, few.numbers = self.images[rows], self.numbers[rows]
         few.kept = None if self.kept is None else self.kept[rows]
         return few
 
     def keep(self, device: torch.device) -> None:
-        """Make all views at once on a device, for `pick`; too many are made when picked."""
+        """Compute all views ahead on a device, for `pick`, unless they exceed MAX_KEPT_BYTES."""
         if len(self.images) and self.count * self.images.nbytes <= MAX_KEPT_BYTES:
             self.kept = self.images.new_empty(len(self.images), self.count, *self.images.shape[1:])
             for start in range(0, len(self.images), KEEP_AT_ONCE):
@@ -63,14 +63,14 @@ class Views:
         return len(self.images)
 
     def of(self, rows: slice, view: int, device: torch.device) -> Tensor:
-        """One view of some of the images, (B, 3, H, W) uint8, made on the device."""
+        """One view of some of the images, (B, 3, H, W) uint8, computed on the device."""
         images = self.images[rows].to(device)
         if view in (AS_IS, MIRRORED):
             return images.flip(3) if view == MIRRORED else images
         return augment(images, self.numbers[rows, view - 2])
 
     def pick(self, image_ids: Tensor, views: Tensor) -> Tensor:
-        """A view (B,) of each of some images (B,), (B, 3, H, W) uint8 on the CPU."""
+        """One view (B,) for each image (B,), (B, 3, H, W) uint8 on the CPU."""
         if self.kept is not None:
             return self.kept[image_ids, views]
         images = self.images[image_ids].clone()
@@ -83,7 +83,7 @@ class Views:
 
 
 def augment(images: Tensor, numbers: Tensor) -> Tensor:
-    """One view of each image: (B, 3, H, W) uint8, (B, 8) -> (B, 3, H, W) uint8 on its device."""
+    """One view of each image: (B, 3, H, W) uint8, (B, 8) -> (B, 3, H, W) uint8, same device."""
     numbers = numbers.to(images.device)
     places = F.affine_grid(_geometry(numbers), list(images.shape), align_corners=False)
     moved = F.grid_sample(
@@ -93,7 +93,7 @@ def augment(images: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _geometry(numbers: Tensor) -> Tensor:
-    """Where each pixel of a view comes from, as affine maps of [-1, 1]^2, (B, 8) -> (B, 2, 3)."""
+    """Affine maps from view to image coordinates in [-1, 1]^2, (B, 8) -> (B, 2, 3)."""
     side = torch.where(numbers[:, 0] < 0.5, -1.0, 1.0)
     zoom = 1 / (SCALE[0] + (SCALE[1] - SCALE[0]) * numbers[:, 1])
     angle = math.radians(ANGLE) * _either_way(numbers[:, 2])
@@ -104,12 +104,12 @@ def _geometry(numbers: Tensor) -> Tensor:
 
 
 def _recolour(images: Tensor, numbers: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation of images in 0..255, each by a factor."""
+    """Scale brightness, contrast and saturation of images in 0..255."""
     changes = zip((BRIGHTNESS, CONTRAST, SATURATION), (5, 6, 7), strict=True)
     brightness, contrast, saturation = (
         (1 + most * _either_way(numbers[:, i])).view(-1, 1, 1, 1) for most, i in changes
     )
-    images = images.clamp(0, 255) * brightness  # bicubic weights reach a little beyond
+    images = images.clamp(0, 255) * brightness  # bicubic interpolation overshoots
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + contrast * (images - mean)
     luma = images.new_tensor(LUMA).view(1, 3, 1, 1)

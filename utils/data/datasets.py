@@ -1,4 +1,4 @@
-"""The items of an inpainting job, read one by one. A hole mask is True where a pixel is hidden."""
+"""The items of an inpainting job, read on demand. A hole mask is True where a pixel is hidden."""
 
 from __future__ import annotations
 
@@ -25,29 +25,28 @@ from utils.io.images import MASK_THRESHOLD, load_rgb
 from utils.io.masks import load_mask
 
 ALPHA = Path("alpha")  # stands for the images' own transparency
-SUSPICIOUS_SHARE = 0.7  # of an image that a mask seldom hides
+SUSPICIOUS_SHARE = 0.7  # hidden share above which a mask may be inverted
 
 
 @dataclass(frozen=True)
 class InpaintingItem:
     """One image to repair."""
 
-    index: int  # place in the job, from 0, in the natural order of the images' names
+    index: int  # position in the job, from 0, in natural order of the file names
     name: str  # the image's file name
     image: np.ndarray  # uint8 (H, W, 3)
     hole: np.ndarray  # bool (H, W), True = to be filled
-    profile: bytes | None = None  # the image's colour profile (ICC), which its repair keeps
+    profile: bytes | None = None  # the image's ICC profile, kept in the result
 
 
 class InpaintingSet:
-    """The items of a job, read when asked for, so memory does not grow with the job.
+    """The items of a job, read on demand, so memory does not grow with the job.
 
     `images` and `masks` are two folders, two files, or a prepared folder and None.
-    `ground_truth` is a folder, a file or a CSV table of the lab's form; a prepared folder's own
-    is found by itself. With `invert_masks` the white pixels of masks are the holes; values below
-    `mask_threshold` are holes. Masks named `alpha` are the images' own transparency. With
-    `pair_by_order` the first mask belongs to the first image, whatever their names are. Raises
-    UserError for what does not fit together.
+    `ground_truth` is a folder, a file or a CSV table in the lab's form; by default that of a
+    prepared folder. Mask values below `mask_threshold` are holes; `invert_masks` makes white
+    pixels the holes. `masks` "alpha" uses the images' own transparency. `pair_by_order` pairs
+    images and masks by position instead of by name. Raises UserError for inconsistent inputs.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class InpaintingSet:
         return InpaintingItem(index, path.name, image, hole, profile_of(picture))
 
     def _warn_if_large(self, path: Path, hole: np.ndarray) -> None:
-        """Name the first mask that hides most of its image: it may be meant the other way."""
+        """Warn about the first mask that hides most of its image, as it may be inverted."""
         if hole.mean() > SUSPICIOUS_SHARE and not self.warned:
             self.warned = True
             mend = "leave out --invert-masks" if self.invert_masks else "give --invert-masks"
@@ -105,9 +104,9 @@ class InpaintingSet:
             tqdm.write(printable(text), file=sys.stderr)
 
     def ground_truth(self, index: int, image: np.ndarray | None = None) -> np.ndarray | None:
-        """What an image hid, uint8 (H, W, 3), or None where it is not known.
+        """The ground truth of an image, uint8 (H, W, 3), or None if the job has none.
 
-        image: its pixels, if they are at hand; else they are read, to compare the sizes.
+        image: its pixels, to check the size; read from the file if None.
         """
         if self.truth is None:
             return None

@@ -1,4 +1,4 @@
-"""Fill holes before encoding, since their pixels leak into the tokens around them.
+"""Fill holes before encoding, since hole pixels leak into the surrounding tokens.
 
 Images are (H, W, 3) uint8, holes (H, W) bool, True = hidden.
 """
@@ -18,9 +18,9 @@ from utils.io.images import HOLE_COLOUR
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]  # float image, hole -> values (n, 3)
 
-LARGEST_BAND = 2**25  # numbers of a banded factor, 256 MB
-REFINEMENTS = 30  # steps of conjugate gradients at each size
-SIZES_KEPT = 4  # image sizes whose operators stay in memory
+LARGEST_BAND = 2**25  # entries of a banded factor, 256 MB
+REFINEMENTS = 30  # conjugate gradient steps at each size
+SIZES_KEPT = 4  # image sizes whose operators are cached
 
 
 def grey(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -34,10 +34,10 @@ def mean(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def harmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The smoothest membrane through the border: Laplace's equation inside the hole.
+    """Solve Laplace's equation in the hole: the smoothest membrane through its border.
 
-    A large hole is filled from the picture at half its size and then refined (Bornemann and
-    Deuflhard 1996), since the memory of the exact solution grows with the cube of its width.
+    A large hole is solved at half the resolution and then refined (cascadic multigrid, Bornemann
+    and Deuflhard 1996), since the direct solution needs memory cubic in the hole's width.
     """
     matrix, right = _equations(_laplacian(*hole.shape), image, hole)
     if hole.sum() * hole.shape[1] <= LARGEST_BAND:
@@ -47,7 +47,7 @@ def harmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def biharmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The smoothest plate: the bilaplacian vanishes, so slopes go on into the hole."""
+    """Solve the biharmonic equation: the smoothest plate, which continues slopes into the hole."""
     return _solve(*_equations(_bilaplacian(*hole.shape), image, hole))
 
 
@@ -60,7 +60,7 @@ HOLE_FILLS: dict[str, Fill] = {
 
 
 def fill_hole(image: np.ndarray, hole: np.ndarray, fill: str) -> np.ndarray:
-    """Return a copy of the image with its hole filled; a hole without any border becomes grey."""
+    """Return a copy of the image with its hole filled; a hole that covers everything is grey."""
     filled = image.copy()
     if hole.any():
         values = HOLE_FILLS["grey" if hole.all() else fill](image.astype(float), hole)
@@ -70,7 +70,7 @@ def fill_hole(image: np.ndarray, hole: np.ndarray, fill: str) -> np.ndarray:
 
 @lru_cache(SIZES_KEPT)
 def _laplacian(height: int, width: int) -> sparse.csr_matrix:
-    """Sum of differences to the neighbours inside the image, over pixels in row-major order."""
+    """Graph Laplacian of the pixel grid, pixels in row-major order, (HW, HW)."""
     along = [
         sparse.diags([np.r_[1, np.full(n - 2, 2), 1], -np.ones(n - 1), -np.ones(n - 1)], [0, 1, -1])
         for n in (height, width)
@@ -87,7 +87,7 @@ def _bilaplacian(height: int, width: int) -> sparse.csr_matrix:
 def _equations(
     operator: sparse.csr_matrix, image: np.ndarray, hole: np.ndarray
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Where the operator vanishes in the hole, the known pixels held fixed: (n, n) and (n, 3)."""
+    """Linear system for a zero of the operator in the hole, known pixels fixed: (n, n), (n, 3)."""
     inside = np.flatnonzero(hole)
     rows = operator[inside]
     right = -(rows @ np.where(hole[..., None], 0, image).reshape(-1, 3))
@@ -95,27 +95,26 @@ def _equations(
 
 
 def _solve(matrix: sparse.csr_matrix, right: np.ndarray) -> np.ndarray:
-    """The values of the hole (n, 3).
+    """Solve for the hole's values, (n, 3).
 
-    The matrix is symmetric, and positive definite once a pixel is known. In row-major order its
-    entries lie within few rows of the diagonal, so a banded Cholesky factor is four times as fast
-    as a general sparse one.
+    The matrix is symmetric, and positive definite if any pixel is known. In row-major order it has
+    a small bandwidth, so a banded Cholesky factor is four times as fast as a general sparse one.
     """
     upper = sparse.triu(matrix).tocoo()
     above = upper.col - upper.row
     width = above.max()
-    band = np.zeros((width + 1, len(right)))  # LAPACK's form: a diagonal a row
+    band = np.zeros((width + 1, len(right)))  # LAPACK's layout: one diagonal per row
     band[width - above, upper.col] = upper.data
     return solveh_banded(band, right, overwrite_ab=True, overwrite_b=True, check_finite=False)
 
 
 def _from_half_size(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """`harmonic` of the picture at half its size, at the places of the hole: (n, 3)."""
+    """`harmonic` at half resolution, sampled at the hole's pixels, (n, 3)."""
     sides = [(0, size % 2) for size in hole.shape]
     hidden = np.pad(hole, sides, mode="edge")[..., None]
     image = np.pad(image, [*sides, (0, 0)], mode="edge")
     quarters = [(slice(i, None, 2), slice(j, None, 2)) for i in (0, 1) for j in (0, 1)]
-    known = sum(~hidden[quarter] for quarter in quarters)  # of the four pixels of each
+    known = sum(~hidden[quarter] for quarter in quarters)  # count in each 2 x 2 block
     small = sum(np.where(hidden[quarter], 0, image[quarter]) for quarter in quarters)
     small /= np.maximum(known, 1)
     gone = known[..., 0] == 0

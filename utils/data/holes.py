@@ -1,12 +1,12 @@
-"""Random hole masks, True = hidden; seed and index determine a mask.
+"""Random hole masks, True = hidden, determined by seed and index.
 
 A hole kind is a plain function (rng, size, share) -> mask (size, size), where `share` in 0..1 is
-the part of the image to hide. `lab` and `brush` hide exactly round(share * size^2) pixels; `box`
-stays within 1 % of the image.
+the fraction of the image to hide. `lab` and `brush` hide exactly round(share * size^2) pixels;
+`box` is within 1 % of the image.
 
-A batch of training has its holes drawn and filled here, too: in processes of their own while a GPU
-trains, since both take milliseconds an image; a CPU that trains does them in line. These processes
-import this module, which therefore does without torch. Shapes: B images, H x W pixels.
+Training batches are also drawn and filled here, which takes milliseconds per image: in worker
+processes when training on a GPU, inline on a CPU. The workers import this module, so it must not
+import torch. Shapes: B images, H x W pixels.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ HoleKind = Callable[[np.random.Generator, int, float], np.ndarray]
 HowFilled = tuple[str, str, int]  # kind of holes, their fill, seed
 Filled = tuple[np.ndarray, np.ndarray]  # filled images (B, H, W, 3) uint8, holes (B, H, W) bool
 
-SHARE_LIMITS = (0.01, 0.9)  # beyond these a walk or a box says nothing about inpainting
+SHARE_LIMITS = (0.01, 0.9)  # outside these a hole is no meaningful inpainting task
 DEFAULT_SHARE = (0.15, 0.35)  # the lab's holes cover about a quarter
 TRAINING_SHARE = (0.05, 0.6)  # of an image, in training and validation
-IMAGES_A_PROCESS = 16  # images that a process is given at once
+IMAGES_A_PROCESS = 16  # images per task of a worker process
 BOX_TOLERANCE = 0.01  # of the image
 MAX_WALKS, MAX_PINHOLES, MAX_BOXES = 3, 6, 3
 BRUSH_WIDTH = (3 / 64, 8 / 64)  # of the image's side
@@ -41,8 +41,8 @@ BRUSH_WIDTH = (3 / 64, 8 / 64)  # of the image's side
 def lab_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
     """Draw ragged random walks of one-pixel steps, with pinholes.
 
-    A walk leaves single known pixels inside its ragged area; up to MAX_PINHOLES single hidden
-    pixels lie elsewhere. Walks turn back at the border.
+    Walks reflect at the border and leave isolated known pixels inside their area; up to
+    MAX_PINHOLES isolated hidden pixels lie elsewhere.
     """
     wanted = _pixels(size, share)
     pinholes = min(int(rng.integers(MAX_PINHOLES + 1)), wanted - 1)
@@ -56,14 +56,14 @@ def lab_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
 
 
 def brush_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
-    """Draw round-brush strokes that bend as they go, each with a width of its own."""
+    """Draw curved strokes of a round brush, each with its own width."""
     mask = np.zeros(size * size, dtype=bool)
     _cover(mask, _pixels(size, share), lambda: _stroke(rng, size))
     return mask.reshape(size, size)
 
 
 def box_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
-    """Draw rectangles with sides in a ratio of 1:2 to 2:1; overlaps are made up by smaller ones."""
+    """Draw rectangles of aspect ratio 1:2 to 2:1; smaller ones make up for overlaps."""
     wanted = _pixels(size, share)
     mask = np.zeros((size, size), dtype=bool)
     area = wanted / rng.integers(1, MAX_BOXES + 1)
@@ -76,7 +76,7 @@ def box_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
 
 
 def mixed_holes(rng: np.random.Generator, size: int, share: float) -> np.ndarray:
-    """Draw one of the other kinds, each as likely."""
+    """Draw one of the other kinds with equal probability."""
     kinds = (lab_holes, brush_holes, box_holes)
     return kinds[rng.integers(len(kinds))](rng, size, share)
 
@@ -94,8 +94,8 @@ def draw_hole(
 ) -> np.ndarray:
     """Return the hole mask (size, size) of one image, True = hidden.
 
-    The share is uniform in `share_range`. A mask depends only on (seed, image_index), not on
-    other masks drawn before it.
+    The share is uniform in `share_range`. A mask depends only on (seed, image_index), not on masks
+    drawn before it.
     """
     check_holes(kind, share_range)
     rng = np.random.default_rng([seed, image_index])
@@ -103,7 +103,7 @@ def draw_hole(
 
 
 def draw_holes(kind: str, image_ids: Sequence[int], side: int, seed: int) -> np.ndarray:
-    """A hole for each image, B of them, of any share that training shows, (B, H, W) bool."""
+    """One training hole for each image, (B, H, W) bool, with a share from TRAINING_SHARE."""
     holes = np.zeros((len(image_ids), side, side), bool)
     for hole, image_id in zip(holes, image_ids, strict=True):
         hole[:] = draw_hole(kind, side, TRAINING_SHARE, seed, image_id)
@@ -125,8 +125,8 @@ def check_holes(kind: str, share_range: tuple[float, float]) -> None:
 def filled(images: np.ndarray, holes: np.ndarray, image_ids: np.ndarray, how: HowFilled) -> Filled:
     """Images (B, H, W, 3) uint8 with their holes filled, and the holes.
 
-    A hole is drawn for each image whose number in ``image_ids`` (B,) is not negative; the others
-    have theirs in ``holes`` (B, H, W).
+    A hole is drawn for each image with a non-negative ``image_ids`` (B,); the others use ``holes``
+    (B, H, W).
     """
     from utils.data.fill import fill_hole  # SciPy takes a second to import
 
@@ -146,7 +146,7 @@ def begin_filling(
     *,
     in_processes: bool,
 ) -> Callable[[], Filled]:
-    """Start computing `filled` with these arguments; the returned function waits for its result."""
+    """Start computing `filled`; returns a function that waits for the result."""
     if not in_processes:
         return lambda: filled(images, holes, image_ids, how)
     starts = range(0, len(images), IMAGES_A_PROCESS)
@@ -165,13 +165,13 @@ def begin_filling(
 
 @cache
 def _pool() -> ProcessPoolExecutor:
-    """A process for every core that this one may use."""
+    """One worker process for each available core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _one_of_many)
 
 
 def _one_of_many() -> None:
-    """Run a worker on one thread; Ctrl-C is left to its parent."""
+    """Limit a worker to one thread; its parent handles Ctrl-C."""
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -181,7 +181,7 @@ def _pixels(size: int, share: float) -> int:
 
 
 def _cover(mask: np.ndarray, count: int, draw: Callable[[], np.ndarray]) -> None:
-    """Hide `count` further pixels of the flat mask: the first new ones along the drawn paths."""
+    """Hide `count` more pixels of the flat mask: the first new ones along the drawn paths."""
     while count > 0:
         path = draw()
         path = path[~mask[path]]
@@ -192,7 +192,7 @@ def _cover(mask: np.ndarray, count: int, draw: Callable[[], np.ndarray]) -> None
 
 
 def _walk(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return the flat places of a walk of size^2 steps to one of the four neighbours."""
+    """Return the flat pixel indices of a random walk of size^2 steps to the four neighbours."""
     steps = rng.integers(4, size=size * size)
     sign = 1 - 2 * (steps & 1)
     rows = _reflect(rng.integers(size) + np.cumsum(np.where(steps < 2, sign, 0)), size)
@@ -201,7 +201,7 @@ def _walk(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _stroke(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return the flat places under a round brush along a bending line, in painting order."""
+    """Return the flat pixel indices under a round brush along a curve, in painting order."""
     radius = size * rng.uniform(*BRUSH_WIDTH) / 2
     steps = int(size * rng.uniform(0.5, 1.5))  # of one pixel each
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.15, size=steps))
@@ -215,6 +215,6 @@ def _stroke(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _reflect(places: np.ndarray, size: int) -> np.ndarray:
-    """Fold places on an endless line back into 0..size - 1, as at a mirror, as integers."""
+    """Reflect unbounded coordinates into 0..size - 1, as integers."""
     places = places.astype(np.int64) % (2 * size)
     return np.where(places < size, places, 2 * size - 1 - places)

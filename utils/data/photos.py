@@ -21,8 +21,8 @@ from config.errors import UserError
 from utils.data.sources import SPLIT_NAMES, Counts, Splits, square_crop
 from utils.io.images import load_rgb
 
-# Colour photographs only; the medical pictures in the package make poor teaching images, and the
-# stereo pair is not in the public domain. Terms as stated in the docstrings of `skimage.data`.
+# Colour photographs only, without the package's medical images and the stereo pair, which is not in
+# the public domain. Terms as stated in the docstrings of `skimage.data`.
 PHOTOS = {
     "astronaut.png": "Eileen Collins, NASA; public domain",
     "chelsea.png": "Chelsea the cat, Stefan van der Walt; CC0",
@@ -31,12 +31,12 @@ PHOTOS = {
     "rocket.jpg": "Launch of DSCOVR, SpaceX; public domain",
 }
 BANDS = {"train": (0.0, 0.6), "test": (0.6, 0.8), "val": (0.8, 1.0)}  # of the width
-MIN_CONTRAST = 6.0  # standard deviation of grey values 0..255; less is empty sky
+MIN_CONTRAST = 6.0  # standard deviation of grey values 0..255; below is empty sky
 MAX_TRIES = 1000  # draws for one crop
 
 
 class Photos:
-    """A source like `ImageFiles`, of crops instead of files."""
+    """A source like `ImageFiles`, with crops instead of files."""
 
     kind = "photos"
     name = label = "photographs of scikit-image"
@@ -53,8 +53,8 @@ class Photos:
         return digest.hexdigest()
 
     def splits(self, counts: Counts, image_size: int, seed: int, workers: int) -> Splits:
-        """Cut the crops, the photographs taking turns; a crop comes from (seed, split, index)."""
-        del workers  # a crop takes less time than to hand it to a thread
+        """Cut the crops, cycling through the photographs; (seed, split, index) determine a crop."""
+        del workers  # cropping is cheaper than handing it to a thread
         photos = [load_rgb(photo_path(file), file) for file in PHOTOS]
         limit = min(_largest_side(photo, split) for photo in photos for split in SPLIT_NAMES)
         if image_size > limit:
@@ -79,7 +79,7 @@ def photo_path(file: str) -> Path:
 
 
 def band(width: int, split: str) -> tuple[int, int]:
-    """First column and end of a split's band in a photograph `width` pixels wide."""
+    """Column range [start, stop) of a split's band in a photograph `width` pixels wide."""
     low, high = BANDS[split]
     return round(low * width), round(high * width)
 
@@ -108,7 +108,7 @@ def _new_crop(
     rng: np.random.Generator,
     seen: set[bytes],
 ) -> np.ndarray:
-    """Draw until a crop shows something and is unlike all before, uint8 (size, size, 3)."""
+    """Draw until a crop has enough contrast and is new, uint8 (size, size, 3)."""
     for _ in range(MAX_TRIES):
         crop = square_crop(photo.crop(draw_box(photo.size, split, image_size, rng)), image_size)
         if crop.mean(axis=2).std() >= MIN_CONTRAST and crop.tobytes() not in seen:

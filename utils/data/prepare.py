@@ -1,10 +1,10 @@
-"""Write a data set in the lab's layout, whole or not at all.
+"""Write a data set in the lab's layout, atomically.
 
-DIR/train/image_00000.png, DIR/val/image_00000.png   images to train and validate with
+DIR/train/image_00000.png, DIR/val/image_00000.png   training and validation images
 DIR/test/image_000.png                               ground truth of the masked images
 DIR/masked_image/image_000.png                       test images, holes painted (128, 128, 128)
 DIR/mask64/mask_000.png                              255 known, 0 hole
-DIR/dataset.json                                     where it came from, how it was made, statistics
+DIR/dataset.json                                     source, settings, statistics
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from utils.io.limits import check_limit
 from utils.io.overlap import read_ahead
 
 DESCRIPTION = "dataset.json"
-RECIPE = 1  # counted up whenever the same source and settings would give other pixels
+RECIPE = 1  # increase when the same source and settings would give other pixels
 SIZE_LIMITS = (16, 1024)  # pixels of an image's side
-WRITTEN_AHEAD = 64  # pictures being written
-SKIPPED_SHOWN = 5  # names of faulty files printed; all are in dataset.json
+WRITTEN_AHEAD = 64  # images queued for writing
+SKIPPED_SHOWN = 5  # skipped files printed; all are in dataset.json
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a data set's content, besides its source."""
+    """The settings that determine a data set's content, together with its source."""
 
     split: tuple[int, int, int]  # images in train, val and test
     image_size: int = 64
@@ -73,10 +73,10 @@ def prepare(
     workers: int = 4,
     force: bool = False,
 ) -> None:
-    """Write the data set of `source` to the folder `out`, or find it there already.
+    """Write the data set of `source` to the folder `out`, unless it is already there.
 
-    A different data set in `out` is replaced with `force` only; a folder that is no data set,
-    never. Until all is written nothing appears under the name `out`.
+    `force` replaces a different data set in `out`; any other folder is never replaced. `out`
+    appears only once everything is written.
     """
     settings.check()
     out = Path(os.path.realpath(out))
@@ -108,7 +108,7 @@ def prepare(
 def _write_images(
     folder: Path, splits: Splits, settings: Settings, workers: int
 ) -> dict[str, object]:
-    """Write all pictures; return the content hash and the channel statistics over train."""
+    """Write all images; return the content hash and the channel statistics over train."""
     files: list[tuple[str, np.ndarray]] = []
     for split, digits in zip(SPLIT_NAMES, (5, 5, 3), strict=True):
         images = enumerate(splits[split])
@@ -138,7 +138,7 @@ def _write_images(
 def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in 0..1, over all pixels of uint8 (H, W, 3).
 
-    The sums are whole numbers, so the result does not depend on the images' order.
+    The sums are integers, so the result does not depend on the images' order.
     """
     count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
     for image in images:
@@ -152,7 +152,7 @@ def channel_statistics(images: Iterable[np.ndarray]) -> tuple[list[float], list[
 
 
 def _check_out(out: Path, source: Path | None) -> None:
-    """Refuse a place that is something other than a data set; it could be the user's home."""
+    """Raise `UserError` if `out` exists and is not a data set; it could be the user's home."""
     if source and (source.is_relative_to(out) or out.is_relative_to(source)):
         raise UserError(f"{out}: overlaps the source {source}; name another folder for --out")
     if os.path.lexists(out) and not out.is_dir():
@@ -167,7 +167,7 @@ def _check_out(out: Path, source: Path | None) -> None:
 
 
 def _is_same(out: Path, origin: dict[str, object]) -> bool:
-    """Say whether `out` was made from the same source and settings and still has all its files."""
+    """Whether `out` was made from the same source and settings and still has all its files."""
     try:
         found = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -184,12 +184,12 @@ def _is_same(out: Path, origin: dict[str, object]) -> bool:
 
 @contextmanager
 def _published(out: Path) -> Iterator[Path]:
-    """Give a hidden folder next to `out`; when the block succeeds it becomes `out`.
+    """Yield a hidden folder next to `out` that becomes `out` if the block succeeds.
 
-    An older `out` is moved aside first and deleted last, so that at any time one of the two is
-    whole; when the block fails or is interrupted, the hidden folder is deleted.
+    An older `out` is moved aside first and deleted last, so that one of the two is always
+    complete; if the block fails or is interrupted, the hidden folder is deleted.
     """
-    short = f".{out.name[:KEPT]}.{os.getpid()}"  # a name may be as long as the system allows
+    short = f".{out.name[:KEPT]}.{os.getpid()}"  # stays within the system's name limit
     partial, aside = out.with_name(f"{short}.partial"), out.with_name(f"{short}.old")
     try:
         partial.mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Images from a folder or a zip file, split into train, val and test.
 
-No image, compared by its prepared pixels, ever is in two splits; the same files and seed give the
-same splits. An image is prepared as its largest centred square, resized with antialiasing to
-uint8 (H, W, 3), H = W = image size in pixels.
+No image, compared by its prepared pixels, is in two splits; the same files and seed give the same
+splits. An image is cropped to its largest centred square and resized with antialiasing to uint8
+(H, W, 3), H = W = image size in pixels.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from utils.io.overlap import read_ahead
 Counts = dict[str, int]  # images by split
 Splits = dict[str, list[np.ndarray]]
 SPLIT_NAMES = ("train", "val", "test")
-DECODED_AHEAD = 64  # images that wait to be taken
-OF_THE_FILE = (  # of an error that other files are without
+DECODED_AHEAD = 64  # decoded images waiting to be used
+OF_THE_FILE = (  # errors that concern one file only
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP),
 )
 
@@ -41,15 +41,15 @@ OF_THE_FILE = (  # of an error that other files are without
 class ImageFiles:
     """The image files of one folder or zip, in natural order of their names.
 
-    `read` returns a file's bytes. After `splits`, `skipped` has a line for each file that
-    could not be used and `report` the counts of files, readable, distinct and unreadable ones.
+    `read` returns a file's bytes. After `splits`, `skipped` has a line for each unusable file and
+    `report` the numbers of files and of readable, distinct and unreadable ones.
     """
 
     kind = "images"
 
     def __init__(self, path: Path, files: list[str], read: Callable[[str], bytes]) -> None:
         self.path, self.label = path.resolve(), str(path)
-        self.name = self.path.name  # without the folders above, which say nothing elsewhere
+        self.name = self.path.name  # without parent folders, which differ elsewhere
         self.files = sorted(files, key=natural_key)
         self.read = read
         self.skipped: list[str] = []
@@ -69,10 +69,10 @@ class ImageFiles:
         return digest.hexdigest()
 
     def splits(self, counts: Counts, image_size: int, seed: int, workers: int) -> Splits:
-        """Decode files in an order shuffled by `seed` until the splits are full; deal them out.
+        """Decode files in an order shuffled by `seed` until the splits are full.
 
-        Keeps the chosen images in memory, 12 kB each at 64 x 64. Raises UserError if the files
-        are too few.
+        Keeps the chosen images in memory, 12 kB each at 64 x 64. Raises UserError if there are too
+        few.
         """
         wanted, number = sum(counts.values()), len(self.files)
         if number < wanted:
@@ -101,7 +101,7 @@ class ImageFiles:
         return {split: [images[digest] for digest in dealt[split]] for split in SPLIT_NAMES}
 
     def _decoded(self, names: list[str], image_size: int, workers: int) -> Iterator[np.ndarray]:
-        """Decode with a few threads, in order; note a faulty file in `skipped`."""
+        """Decode with a few threads, in order; add faulty files to `skipped`."""
 
         def decode(name: str) -> np.ndarray | str:
             try:
@@ -121,15 +121,15 @@ class ImageFiles:
 
 
 def deal(copies: Counts, counts: Counts) -> dict[str, list[str]] | None:
-    """Deal images, given as {digest: files that contain it}, so that each stays within one split.
+    """Assign images, given as {digest: number of files}, to splits; each to one split only.
 
-    With enough distinct images each is used once. Otherwise test and val take, each once, the
-    images with the fewest copies, and train keeps the copies of its own as well. Returns the
-    digests of each split, or None if even that is too little.
+    If there are enough distinct images, each is used once. Otherwise test and val take the images
+    with the fewest copies, once each, and train includes the copies of its own. Returns the digests
+    of each split, or None if that is still too few.
     """
     digests = list(copies)
     if len(digests) < sum(counts.values()):
-        digests.sort(key=lambda digest: copies[digest])  # stable: shuffled among equals
+        digests.sort(key=lambda digest: copies[digest])  # stable: ties stay shuffled
     val_start, train_start = counts["test"], counts["test"] + counts["val"]
     train = digests[train_start:]
     further = [digest for digest in train for _ in range(copies[digest] - 1)]
@@ -142,7 +142,7 @@ def deal(copies: Counts, counts: Counts) -> dict[str, list[str]] | None:
 
 
 def too_few(found: str, counts: Counts, number: int) -> UserError:
-    """The error for a split of more images than there are; it names one that fits."""
+    """The error for a split larger than the number of images; suggests one that fits."""
     wanted = " + ".join(str(counts[split]) for split in SPLIT_NAMES)
     tenth = max(1, number // 10)
     advice = f"; try --split {number - 2 * tenth} {tenth} {tenth}" if number >= 3 else ""
@@ -150,11 +150,11 @@ def too_few(found: str, counts: Counts, number: int) -> UserError:
 
 
 def square_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Cut the largest centred square, resize with antialiasing to uint8 (size, size, 3)."""
+    """Crop the largest centred square and resize with antialiasing to uint8 (size, size, 3)."""
     if image.width != image.height:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))  # so nothing beyond bleeds in
+        image = image.crop((left, top, left + side, top + side))  # resize must not look beyond
     if image.width != size:
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(image)
@@ -166,7 +166,7 @@ def open_source(path: Path) -> ImageFiles:
         raise UserError(f"{path}: no such folder or zip file")
     if path.is_dir():
         names, read = open_folder(path)
-    elif path.is_file() and zipfile.is_zipfile(path):  # a pipe would hang
+    elif path.is_file() and zipfile.is_zipfile(path):  # reading a pipe would hang
         names, read = open_zip(path)
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file")
@@ -178,7 +178,7 @@ def open_source(path: Path) -> ImageFiles:
 
 
 def open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """Relative names of all files below a folder, and what reads one."""
+    """Relative names of all files below a folder, and a function that reads one."""
 
     def read(name: str) -> bytes:
         try:
@@ -193,7 +193,7 @@ def open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
 
 def open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """Names of a zip's files, and what reads one in memory: no path of it touches the disk."""
+    """Names of a zip's files, and a function that reads one in memory, never extracting it."""
     try:
         archive = open_archive(path)
     except BROKEN_ZIP as error:
@@ -215,7 +215,7 @@ def open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse a zip that claims too much or names what no packed folder of images has."""
+    """Raise `UserError` for a zip beyond the limits, with invalid names, or encrypted."""
     check_limit("members", len(members), str(path))
     check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
     seen = set()
@@ -228,6 +228,6 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
             raise UserError(f"{path}: member {name!r} points outside the archive; pack it again")
         if name in seen:
             raise UserError(f"{path}: two members are called {name!r}; pack it again")
-        if member.flag_bits & 1:  # what encrypted ones have
+        if member.flag_bits & 1:  # encrypted
             raise UserError(f"{path}: is encrypted; unpack it and name the folder instead")
         seen.add(name)

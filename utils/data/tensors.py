@@ -1,4 +1,4 @@
-"""Images as tensors: folders in memory, and pixels as networks take them.
+"""Images as tensors: load folders into memory, and normalise pixels for the networks.
 
 Letters: B batch, H height, W width.
 """
@@ -21,14 +21,14 @@ from config.schema import DataConfig
 from utils.io.images import list_images, load_rgb, tell_of_profile
 from utils.io.overlap import read_ahead
 
-Channels = Sequence[float]  # one number for each of red, green, blue, in 0..1
+Channels = Sequence[float]  # red, green, blue, in 0..1
 LOADING_THREADS, LOADED_AHEAD = 4, 64
 
 
 def normalise(images: np.ndarray | Tensor, mean: Channels, std: Channels) -> Tensor:
     """Turn uint8 images (B, H, W, 3) or (B, 3, H, W) into float32 (B, 3, H, W), mean 0, std 1.
 
-    A tensor stays on its device. Where both layouts fit, channels are taken to be last.
+    A tensor stays on its device. An ambiguous shape is read as channels-last.
     """
     images = torch.as_tensor(images)
     assert images.dtype == torch.uint8, f"images are uint8, not {images.dtype}"
@@ -40,16 +40,16 @@ def normalise(images: np.ndarray | Tensor, mean: Channels, std: Channels) -> Ten
 
 
 def to_uint8(images: Tensor, mean: Channels, std: Channels) -> Tensor:
-    """Undo `normalise`: float (B, 3, H, W) to uint8 (B, H, W, 3), rounded and cut to 0..255."""
+    """Undo `normalise`: float (B, 3, H, W) to uint8 (B, H, W, 3), rounded, clamped to 0..255."""
     mean, std = _columns(images, mean, std)
     values = (images.float() * std + mean) * 255
     return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def load_images(folder: Path, image_size: int | None = None) -> Tensor:
-    """All images of a folder in natural order, (n, 3, H, W) uint8; 12 kB an image at 64 x 64.
+    """All images of a folder in natural order, (n, 3, H, W) uint8; 12 kB per image at 64 x 64.
 
-    Raises `UserError` if they differ in size, or from ``image_size`` (pixels of a side).
+    Raises `UserError` if they differ in size, or from ``image_size`` (side in pixels).
     """
     paths = list_images(folder)
     first = load_rgb(paths[0]).size
@@ -80,7 +80,7 @@ def split_images(data: DataConfig, split: Literal["train", "val"]) -> Tensor:
 
 
 def _columns(images: Tensor, mean: Channels, std: Channels) -> tuple[Tensor, Tensor]:
-    """Shape channel values to (3, 1, 1) on the images' device."""
+    """Channel values as (3, 1, 1) tensors on the images' device."""
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
         for values in (mean, std)

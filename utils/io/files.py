@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and why one cannot be read: the file, or the machine."""
+"""Atomic writes, hashes, logs, and locks of run folders."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from filelock import FileLock, Timeout
 from config.errors import UserError
 from utils.io.notes import note
 
-LOCK = ".lock"  # of a run's folder
+LOCK = ".lock"  # in a run's folder
 NO_LOCKS = "no locks here; run one process at a time"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name in the same folder; when the block succeeds, it becomes ``path``.
+    """Yield a temporary path in the same folder that replaces ``path`` if the block succeeds.
 
-    What stood at ``path`` stays whole until then, whoever else writes it: machines that share a
-    folder may have processes of the same number. Raises `UserError` where it cannot be written.
+    An existing file stays intact until then. The temporary name is unique even if machines that
+    share the folder have equal process ids. Raises `UserError` if ``path`` cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -43,7 +43,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that can be written to, or say in a `UserError` why not."""
+    """Create a folder; raises `UserError` if it cannot be created or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,13 +53,13 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file, or leave what was there; names that are no UTF-8 are escaped."""
+    """Write a text file atomically; names that are not UTF-8 are escaped."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def content_hash(paths: Iterable[Path]) -> str:
-    """SHA-256 over the files' bytes, in the given order, as hexadecimal digits."""
+    """SHA-256 over the files' bytes in the given order, in hex."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -67,7 +67,7 @@ def content_hash(paths: Iterable[Path]) -> str:
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows of a log.jsonl; [] if there is none. What is no row, as a cut-off line, is left out."""
+    """Rows of a log.jsonl, [] if there is none; skips invalid rows, such as a cut-off line."""
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
@@ -79,11 +79,11 @@ def read_rows(path: Path) -> list[dict]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep every other process out of a folder; the kernel opens it again when this one dies.
+    """Lock a folder against other processes; the kernel releases the lock when this one dies.
 
-    A file system that cannot lock, whatever its reason, is used with a note. Raises `UserError` at
-    once where another process is in the folder, or where the lock's file cannot be opened. Under
-    torchrun only rank 0 asks.
+    If the file system cannot lock, prints a note and continues. Raises `UserError` immediately if
+    another process holds the lock or the lock file cannot be opened. Under torchrun only rank 0
+    locks.
     """
     make_folder(folder)
     lock = FileLock(folder / LOCK)
@@ -98,11 +98,11 @@ def alone_in(folder: Path) -> Iterator[None]:
             f"{folder}: another process is at work in this folder; wait for it, or name another"
         ) from None
     except (OSError, NotImplementedError) as error:
-        if getattr(error, "filename", None) is not None:  # of opening, not of locking
+        if getattr(error, "filename", None) is not None:  # from opening, not locking
             raise UserError(f"{folder / LOCK}: cannot be written: {error.strerror}") from None
         note(f"{folder}: {NO_LOCKS}")
     try:
         yield
     finally:
-        with suppress(OSError):  # the kernel unlocks when the process ends, at the latest
+        with suppress(OSError):  # the kernel unlocks at exit anyway
             lock.release()

@@ -1,4 +1,4 @@
-"""How much an input file may claim before it is opened: the scorer's limits (fid/files.py)."""
+"""Size limits for input files, checked before they are opened: the scorer's (fid/files.py)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from config.errors import UserError
 
 
 def limit(name: str) -> float:
-    """The limit in force, `math.inf` where it is lifted. Raises `UserError` for a wrong switch."""
+    """The current limit, `math.inf` if lifted. Raises `UserError` for an invalid INPUT_LIMITS."""
     with as_user_error():
         return files.limit(name)
 
 
 def check_limit(name: str, found: float, what: str) -> None:
-    """Refuse a size beyond its limit; ``what`` names the file or flag."""
+    """Raise `UserError` for a size beyond its limit; ``what`` names the file or flag."""
     with as_user_error():
         files.check_limit(name, found, what)
 
 
 @contextmanager
 def as_user_error() -> Iterator[None]:
-    """Let the scorer's refusals be the suite's."""
+    """Turn the scorer's `ScoreError` into a `UserError`."""
     try:
         yield
     except ScoreError as error:

@@ -1,4 +1,4 @@
-"""Hole masks as people save them: 8 bits, 0 and 1, 16 or 32 bits, fractions, blurred, alpha.
+"""Read hole masks in all common forms: 8, 16 or 32 bits, 0 and 1, fractions, blurred, alpha.
 
 A mask file has 255 where a pixel is known and 0 where it is a hole; in memory a hole is True.
 Letters: H height, W width, in pixels.
@@ -23,10 +23,10 @@ def load_mask(
 ) -> np.ndarray:
     """Read a mask file as a bool array (H, W), True = hole.
 
-    Values 0 and 1 count as 0 and 255, those of 16 and 32 bits by what they hold. Others are split:
-    below the threshold is a hole, as at edges that are blurred or stored as JPEG. from_alpha: the
-    hole is where the picture is transparent. What had to be decided so is noted once. Raises
-    UserError for a mask in colour and for values that are none of a mask.
+    0 and 1 are read as 0 and 255; 16 and 32 bits are scaled by their range. Other values, as from
+    blurred or JPEG edges, are a hole below the threshold. Such interpretations are noted once.
+    from_alpha: the hole is where the image is transparent. Raises UserError for a mask with colour
+    or with invalid values.
     """
     image = read_image(path, str(path))
     if from_alpha:
@@ -48,7 +48,10 @@ def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> 
 
 
 def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A mask as hole (H, W) bool of an image (H, W, 3) uint8; raises `UserError` if it is none."""
+    """Convert a mask to a hole (H, W) bool for an image (H, W, 3) uint8.
+
+    Raises `UserError` for an invalid mask or image, or different sizes.
+    """
     if isinstance(mask, Image.Image):
         mask = _hole_of(ImageOps.exif_transpose(mask), "mask")
     hole = mask if mask.dtype == bool else holes(mask, MASK_THRESHOLD)

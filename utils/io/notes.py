@@ -8,16 +8,16 @@ from tqdm import tqdm
 
 from config.errors import printable
 
-_told: set[str] = set()  # what this process has noted
+_told: set[str] = set()  # keys of notes that this process has printed
 
 
 def note(text: str) -> None:
-    """One line on stderr, which no file's name can break."""
+    """Print a one-line note to stderr."""
     tqdm.write(f"note: {printable(text)}", file=sys.stderr)
 
 
 def note_once(what: str, text: str) -> None:
-    """One note, unless this process has given it before."""
+    """Print a note unless this process has printed one with the same key ``what``."""
     if what not in _told:
         _told.add(what)
         note(text)

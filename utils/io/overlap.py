@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def read_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
 ) -> Iterator[Result]:
-    """Yield `function` of each item, in order; at most ``ahead`` results wait to be taken."""
+    """Yield `function` of each item, in order, computing at most ``ahead`` results in advance."""
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[Result]] = deque()
     try:
@@ -30,18 +30,18 @@ def read_ahead(
 
 
 class WriteBehind:
-    """Runs jobs in threads; at most ``pending`` wait, and the first error is raised again.
+    """Run jobs in threads with a bounded queue; re-raises the first error.
 
-    Those that wait keep at most ``most_bytes`` together; a larger job waits alone.
-    Leaving the block waits for what was begun; after an error, jobs that were not are dropped.
+    At most ``pending`` jobs wait, holding at most ``most_bytes`` together; a larger job waits
+    alone. Leaving the block waits for all jobs; after an error, those not yet started are dropped.
     """
 
     def __init__(self, threads: int, pending: int, most_bytes: int) -> None:
         self.pool, self.pending, self.most_bytes = ThreadPoolExecutor(threads), pending, most_bytes
-        self.waiting: deque[tuple[Future[None], int]] = deque()  # with the bytes that each keeps
+        self.waiting: deque[tuple[Future[None], int]] = deque()  # with the bytes each one holds
 
     def submit(self, job: Callable[[], None], size: int) -> None:
-        """Hand over a job that keeps ``size`` bytes, or wait; raises an earlier job's error."""
+        """Queue a job that holds ``size`` bytes, waiting if full; raises an earlier job's error."""
         while self.waiting and (self._is_full(size) or self.waiting[0][0].done()):
             self._wait_for_first()
         self.waiting.append((self.pool.submit(job), size))

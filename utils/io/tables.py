@@ -1,6 +1,6 @@
 """Tables as text: Markdown for pages and terminals, LaTeX for the report, CSV for programs.
 
-A cell may be ``**bold**``, in Markdown's own form.
+A cell may be ``**bold**``, as in Markdown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TableRow = Sequence[str]
 
 
 def markdown_table(heading: TableRow, rows: Sequence[TableRow], *, aligned: bool = False) -> str:
-    """A Markdown table without a last line break; aligned: padded, so that it reads as text."""
+    """A Markdown table without a trailing newline; aligned: with padded columns."""
     if not aligned:
         lines = [f"| {' | '.join(row)} |" for row in (heading, *rows)]
         return "\n".join([lines[0], "|" + "---|" * len(heading), *lines[1:]])
@@ -29,7 +29,7 @@ def markdown_table(heading: TableRow, rows: Sequence[TableRow], *, aligned: bool
 
 
 def latex_table(heading: TableRow, rows: Sequence[TableRow], caption: str) -> str:
-    """A LaTeX table environment that needs no package; all columns but the first are numbers."""
+    """A LaTeX table environment without extra packages; all columns but the first are numbers."""
     lines = [" & ".join(map(_latex_cell, row)) + r" \\" for row in (heading, *rows)]
     return "\n".join(
         [
@@ -59,7 +59,7 @@ def _escaped(text: str) -> str:
 
 
 def csv_table(rows: Sequence[dict[str, object]]) -> str:
-    """Rows of the same keys as CSV, with a heading."""
+    """Rows with equal keys as CSV, with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()

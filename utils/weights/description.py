@@ -1,4 +1,4 @@
-"""Which network a weights file of ours describes in its header, and what shapes it has."""
+"""The network that a weights file of ours describes in its header, and its shapes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from utils.io.faults import raise_if_machine
 HEADER = "maskgit"  # the one metadata key of our safetensors files
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
 KINDS = {TokenizerConfig: TOKENIZER, TransformerConfig: TRANSFORMER}
-DRAWS = {"uniform_", "normal_"}  # by which initial values are drawn
+DRAWS = {"uniform_", "normal_"}  # methods that draw initial values
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)
 Shapes = dict[str, tuple[int, ...]]
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Description and notes of a weights file of ours; {} for any other file.
+    """The header (config and notes) of a weights file of ours; {} for any other file.
 
-    Raises `MachineError` where a disk does not answer.
+    Raises `MachineError` for a disk error.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -44,7 +44,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def described(path: Path) -> str | None:
-    """Which network a file of ours describes; None for any other file."""
+    """The kind of network that a file of ours describes; None for any other file."""
     header = read_header(path)
     for section, kind in KINDS.items():
         with suppress(KeyError, ValidationError):
@@ -54,20 +54,20 @@ def described(path: Path) -> str | None:
 
 
 def network_shapes(description: TokenizerConfig | TransformerConfig) -> Shapes:
-    """Every key of a network with its shape; no memory is taken."""
+    """The shape of every key of a network, without allocating memory."""
     with torch.device("meta"):
         return shapes_of(without_values(description).state_dict())
 
 
 def without_values(description: TokenizerConfig | TransformerConfig) -> Any:
-    """The network that a description is of, whose values are yet to be loaded."""
+    """Build the described network with uninitialised values, ready for loading."""
     network = VQGAN if isinstance(description, TokenizerConfig) else BidirectionalTransformer
     with WithoutValues():
         return network(description)
 
 
 class WithoutValues(TorchFunctionMode):
-    """Draws no initial values, which loaded weights replace and `meta` does not have."""
+    """Skip weight initialisation, as loaded weights replace the values (or they are on `meta`)."""
 
     def __torch_function__(
         self, function: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None
@@ -76,7 +76,7 @@ class WithoutValues(TorchFunctionMode):
         if getattr(function, "__module__", None) == nn.init.__name__:
             return kwargs["tensor"]
         if function.__name__ in DRAWS:
-            return args[0].zero_()  # numbers out of bounds would be drawn again and again
+            return args[0].zero_()  # not left uninitialised: a rejection loop might never end
         return function(*args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""Write our weights under the key names of a lab solution.
+"""Export our weights under the key names of a lab solution.
 
 python -m utils.weights.export_lab --config runs/lab/config.yml --variant separate --out handed-in
 
@@ -30,7 +30,7 @@ OPTIONS = {  # flag: key that it overrides, type, help
 }
 NAMES = {TOKENIZER: "VQGAN.pt", TRANSFORMER: "transformer.pt"}
 WHOLE = "maskgit.pt"
-ONLY_HERE = {  # settings that change the function but not the shapes: a lab solution lacks them
+ONLY_HERE = {  # settings that change the function but not the shapes: what lab solutions compute
     "norm": {"group", "post"},
     "prior_dim": {0},
     "conv_kernel": {0},
@@ -40,9 +40,9 @@ ONLY_HERE = {  # settings that change the function but not the shapes: a lab sol
 
 
 def export_lab(config: Config, out: Path, naming: Naming, whole: bool) -> list[str]:
-    """Write both networks of a config for a lab solution; returns lines that tell what it needs.
+    """Write both networks of a config for a lab solution; returns lines to print.
 
-    Raises `UserError` for networks that no lab solution can compute.
+    Raises `UserError` for networks that lab solutions do not implement.
     """
     networks = {
         TOKENIZER: load_tokenizer(config.tokenizer_weights, config.tokenizer),
@@ -64,7 +64,7 @@ def export_lab(config: Config, out: Path, naming: Naming, whole: bool) -> list[s
 
 
 def _check_lab_can(kind: str, description: TokenizerConfig | TransformerConfig) -> None:
-    """Refuse what a lab solution would load and then compute differently."""
+    """Raise `UserError` for settings that a lab solution would load but compute differently."""
     for key, allowed in ONLY_HERE.items():
         found = getattr(description, key, None)
         if found is not None and found not in allowed:
@@ -75,7 +75,7 @@ def _check_lab_can(kind: str, description: TokenizerConfig | TransformerConfig) 
 
 
 def _needs(kind: str, description: TokenizerConfig | TransformerConfig) -> list[str]:
-    """Settings in which the network differs from the lab's, which the solution must take over."""
+    """Settings that differ from the lab's defaults, which the solution must adopt."""
     lab, ours = type(description)().model_dump(), description.model_dump()
     other = {k: v for k, v in ours.items() if v != lab[k] and k not in ("attention", "qkv_bias")}
     text = ", ".join(f"{key} {value}" for key, value in other.items())
@@ -86,14 +86,14 @@ def _save(path: Path, weights: Weights) -> None:
     with atomic(path) as temporary:
         try:
             torch.save({key: value.contiguous() for key, value in weights.items()}, temporary)
-        except RuntimeError as error:  # how PyTorch reports a write that failed
+        except RuntimeError as error:  # how PyTorch reports a failed write
             raise UserError(f"{path}: cannot be written: {faults.first_line(error)}") from None
 
 
 def _naming(
     config: Config, variant: str | None, like: Path | None, layout: str | None = None
 ) -> Naming:
-    """How the keys of attention are to be called; layout: that of ``like``, one of LAYOUTS."""
+    """The naming of attention keys to write; layout: that of ``like``, one of LAYOUTS."""
     if like is not None:
         settled = Settled(layout=layout, heads=config.transformer.num_heads)
         return read_lab_file(like, settled).part(TRANSFORMER).naming

@@ -1,4 +1,4 @@
-"""The keys of a lab file against those of the network that it should fill."""
+"""Compare the keys of a lab file with those of the network to be loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from utils.weights.lab_keys import NAMES_SHOWN, Part
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What became of every key of one network."""
+    """How every key of one network was matched."""
 
     matched: list[str]
     renamed: dict[str, str]
@@ -22,7 +22,7 @@ class KeyReport:
     """Keys of another shape, with the found and the needed one."""
 
     def problems(self) -> str:
-        """What keeps the file from being this network, on one line; empty if nothing does."""
+        """Why the file does not fit the network, on one line; empty if it does."""
         groups = {
             "missing": self.missing,
             "unexpected": self.unexpected,
@@ -36,7 +36,7 @@ class KeyReport:
         )
 
     def lines(self) -> list[str]:
-        """One line a key, in the order of the groups."""
+        """One line per key, by group."""
         return [
             *(f"matched     {key}" for key in self.matched),
             *(f"renamed     {old} -> {new}" for new, old in self.renamed.items()),
@@ -47,7 +47,7 @@ class KeyReport:
 
 
 def key_report(part: Part, description: TokenizerConfig | TransformerConfig) -> KeyReport:
-    """Hold the keys of a part against those of the network that it should fill."""
+    """Compare the keys of a part with those of the network to be loaded."""
     needed, found = network_shapes(description), shapes_of(part.weights)
     both = [key for key in needed if key in found]
     fits = [key for key in both if needed[key] == found[key]]

@@ -1,9 +1,9 @@
-"""Attention of a lab solution, recognised by what its tensors are, whatever they are called.
+"""Recognise a lab solution's attention layers by tensor shapes, independent of their names.
 
-Within a block, all but LayerNorm1, LayerNorm2 and MLP is attention: layers whose rows make up
-(4D, D), for example one (3D, D) or three (D, D), and one (D, D) for the output. Which rows are q,
-k or v only the names say, and how they lie only the user (lab_naming.py). Here the layers are
-`Attention.qkv` and `Attention.proj`; an output without bias gets a zero bias.
+Everything in a block except LayerNorm1, LayerNorm2 and MLP is attention: layers with (4D, D) rows
+in total, for example one (3D, D) or three (D, D), and one (D, D) for the output. Names tell which
+rows are q, k or v, and the user tells their layout (lab_naming.py). Our layers are `Attention.qkv`
+and `Attention.proj`; an output without bias gets a zero bias.
 
 Letters: D width of the transformer.
 """
@@ -32,18 +32,17 @@ from utils.weights.lab_naming import (
 )
 
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
-LINEAR = (".weight", "proj_weight")  # ends of matrices that PyTorch's layers own
+LINEAR = (".weight", "proj_weight")  # endings of matrices in PyTorch's own layers
 SHOWN = 4  # tensors in an error line
 
 
 def from_naming(
     weights: Weights, sources: dict[str, str], name: str, notes: list[str], settled: Settled
 ) -> tuple[Naming, Weights, dict[str, str]]:
-    """The naming that a transformer's blocks share, its weights under our names, and the sources.
+    """The common naming of a transformer's blocks, the weights under our names, and their sources.
 
-    A block that differs from the others keeps its keys, which the strict check then names.
-    Raises `UserError` where no block has attention's shapes, or names leave it open which layer
-    is which.
+    A block that differs from the others keeps its keys, for the strict check to report. Raises
+    `UserError` if no block has attention's shapes, or if layer names are ambiguous.
     """
     width = _width(weights)
     blocks = {
@@ -69,7 +68,7 @@ def from_naming(
 def _rename(
     block: str, keys: Weights, naming: Naming, weights: Weights, sources: dict[str, str]
 ) -> None:
-    """Put a block's attention under our names, unless another tensor has one of them."""
+    """Rename a block's attention to our names, unless another tensor already has one of them."""
     old = naming.weights.keys() | naming.biases.keys()
     joined = _joined(keys, naming)
     if any(key in keys.keys() - old for key, _, _ in joined):
@@ -85,7 +84,7 @@ def _rename(
 
 
 def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]]:
-    """Our keys of a block's attention, with their values and the keys that they come from."""
+    """Our keys of a block's attention, with their values and source keys."""
     found = []
     width = next(len(keys[key]) for key, rows in naming.weights.items() if rows == "o")
     for last, names in (("weight", naming.weights), ("bias", naming.biases)):
@@ -96,7 +95,7 @@ def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]
             pieces |= dict(zip(rows, value.chunk(len(rows)), strict=True))
         used = [key for key, rows in names.items() if rows != "o"]
         zeros = next(iter(keys.values())).new_zeros(width)
-        if used:  # the network has biases here only if one of the layers does
+        if used:  # no bias at all unless one of the layers has one
             fused = torch.cat([pieces.get(role, zeros) for role in "qkv"])
             found.append((f"Attention.qkv.{last}", fused, used))
         output = [key for key, rows in names.items() if rows == "o"]
@@ -105,7 +104,7 @@ def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]
 
 
 def _attention(weights: Weights) -> dict[str, Weights]:
-    """Prefix of each block, e.g. `blocks.0.` -> its keys that are neither norm nor MLP."""
+    """Prefix of each block, e.g. `blocks.0.` -> its keys outside norms and MLP."""
     blocks: dict[str, Weights] = defaultdict(dict)
     for key, value in weights.items():
         match = re.fullmatch(r"(blocks\.\d+\.)(.+)", key)
@@ -122,7 +121,7 @@ def _width(weights: Weights) -> int | None:
 def _recognise(
     block: str, keys: Weights, heads: int, width: int, name: str, settled: Settled
 ) -> Naming | None:
-    """The naming of one block, or None if its tensors are no attention of this width."""
+    """The naming of one block, or None if its tensors are not attention of this width."""
     matrices = {
         key: len(value) // width
         for key, value in keys.items()
@@ -147,7 +146,7 @@ def _recognise(
 
 
 def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
-    """Biases -> roles: of the layers, and those that stand apart, such as q_bias."""
+    """Biases -> roles: biases of the layers, and separate ones such as q_bias."""
     found: Roles = {}
     layers = {layer_of(key): rows for key, rows in weights.items()}
     for key, value in keys.items():
@@ -179,7 +178,7 @@ def _no_attention(block: str, keys: Weights, width: int, name: str) -> UserError
 
 
 def _note(naming: Naming, notes: list[str]) -> None:
-    """Name what is not as in the report."""
+    """Add notes on what differs from the report's attention."""
     output = next(key for key, rows in naming.weights.items() if rows == "o")
     if "o" not in naming.biases.values():
         layer = layer_of(output)

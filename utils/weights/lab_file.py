@@ -1,4 +1,4 @@
-"""Reads a lab solution's checkpoint: tensors and plain values, nothing that could run."""
+"""Read a lab solution's checkpoint safely: tensors and plain values, no code."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NUMPY_NUMBERS = [np.dtype(code) for code in ("?", *"bhilqBHILQ", *"efd")]
 
 
 def numpy_number(kind: np.dtype, value: bytes) -> np.generic:
-    """A NumPy number as a pickle spells it; any other kind of value is refused."""
+    """Unpickle a NumPy number; raises an error for any other dtype."""
     if kind not in NUMPY_NUMBERS:
         raise pickle.UnpicklingError(f"a NumPy value of type {kind}")
     return np.frombuffer(value, kind)[0]
 
 
-NUMBERS = [  # losses and such, which training loops save next to weights
+NUMBERS = [  # for losses and the like that training loops save next to weights
     np.dtype,
     *{type(kind) for kind in NUMPY_NUMBERS},
     (numpy_number, "numpy.core.multiarray.scalar"),
@@ -39,11 +39,10 @@ NUMBERS = [  # losses and such, which training loops save next to weights
 
 
 def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
-    """The networks of a checkpoint under their names here.
+    """The networks of a checkpoint, under our names.
 
-    Raises `UserError` for a file that is missing or damaged, that
-    asks for more, or that holds no known network; and for one of ours, whose description shapes
-    would not replace.
+    Raises `UserError` for a file that is missing, damaged, not only data or without a known
+    network, and for one of ours, as shapes would not replace its description.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a file")
@@ -71,9 +70,9 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
 def read_network(
     path: Path, kind: str, expected: Description
 ) -> tuple[dict[str, Tensor], Description]:
-    """One network of a checkpoint: its weights under our names, and what their shapes describe.
+    """One network of a checkpoint: its weights under our names, and its description from shapes.
 
-    What was taken for granted is noted once. Errors as `read_lab_file` and `describe`.
+    Assumptions are noted once. Errors as `read_lab_file` and `describe`.
     """
     part = read_lab_file(path).part(kind)
     for text in part.notes:

@@ -1,11 +1,11 @@
-"""Networks in a lab solution's checkpoint, and what the same tensors are called here.
+"""Find the networks in a lab solution's checkpoint and rename their tensors to ours.
 
-A file holds one or more dictionaries of tensors, under any key and behind any prefix. Each is a
-tokenizer, a transformer, or both. Attention is recognised by what its tensors are
+A file contains one or more dictionaries of tensors, under any key and with any prefix. Each is a
+tokenizer, a transformer, or both. Attention is recognised by its shapes
 (utils/weights/lab_attention.py); all other keys are the same in every solution.
 
-Nothing is dropped silently: a key that is not known keeps its name and fails the strict check
-against the network; what does not belong to a network is named in `LabFile.notes`.
+Nothing is dropped silently: an unknown key keeps its name and fails the strict check against the
+network; anything that does not belong to a network is listed in `LabFile.notes`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from utils.weights.description import TOKENIZER, TRANSFORMER
 from utils.weights.lab_attention import from_naming
 from utils.weights.lab_naming import VARIANTS, Naming, Settled, Weights, to_naming
 
-PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # of a whole model that is exported
+PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # in an exported whole model
 FIRST_WORDS = {
     TOKENIZER: {"encoder", "decoder", "codebook", "quant_conv", "post_quant_conv"},
     TRANSFORMER: {"pos_emb", "tok_emb", "bias", "blocks", "LN", "Token_Prediction"},
@@ -29,14 +29,14 @@ FIRST_WORDS = {
 KNOWN_WORDS = set().union(*FIRST_WORDS.values())
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 PARAMETRISED = re.compile(r"\.parametrizations\.|\.weight_(g|v|orig|u)$")
-MAX_DEPTH = 5  # of dictionaries within each other
+MAX_DEPTH = 5  # of nested dictionaries
 UNSETTLED = Settled()
 NAMES_SHOWN = 5  # offending keys in an error line
 
 
 @dataclass(frozen=True)
 class Part:
-    """One network of a lab file, under the names that it has here."""
+    """One network of a lab file, under our names."""
 
     kind: str
     """TOKENIZER or TRANSFORMER."""
@@ -50,13 +50,13 @@ class Part:
 
     @property
     def renamed(self) -> dict[str, str]:
-        """The keys whose name differs by more than the prefix of the part."""
+        """Keys whose names differ by more than the part's prefix."""
         return {own: name for own, name in self.sources.items() if not name.endswith(own)}
 
 
 @dataclass(frozen=True)
 class LabFile:
-    """What a checkpoint holds."""
+    """The networks in a checkpoint."""
 
     name: str
     parts: dict[str, Part]
@@ -64,7 +64,7 @@ class LabFile:
     """Wrappers that were taken off and entries that were left out."""
 
     def part(self, kind: str) -> Part:
-        """The tokenizer or the transformer; `UserError` if the file holds only the other one."""
+        """The tokenizer or the transformer; `UserError` if the file has only the other one."""
         if kind not in self.parts:
             raise UserError(f"{self.name}: holds a {', '.join(self.parts)}, but no {kind}")
         return self.parts[kind]
@@ -72,7 +72,7 @@ class LabFile:
 
 @dataclass(frozen=True)
 class _Network:
-    """Tensors of one network with the names that they have in the file."""
+    """Tensors of one network, under the file's names."""
 
     entry: str
     """Keys and prefixes around it, joined by dots; empty for the file itself."""
@@ -82,9 +82,9 @@ class _Network:
 
 
 def read_keys(content: object, name: str, settled: Settled = UNSETTLED) -> LabFile:
-    """Sort what a file named ``name`` holds into networks under their names here.
+    """Split the content of a file called ``name`` into networks, under our names.
 
-    Raises `UserError` where no network is found, or more than one of a kind.
+    Raises `UserError` if there is no network, or more than one of a kind.
     """
     notes: list[str] = []
     networks = [
@@ -105,14 +105,14 @@ def read_keys(content: object, name: str, settled: Settled = UNSETTLED) -> LabFi
 
 
 def to_lab(kind: str, weights: Weights, naming: Naming) -> Weights:
-    """Our weights of one network under the names of a lab solution; the opposite of `read_keys`."""
+    """Rename our weights of one network as a lab solution does; the inverse of `read_keys`."""
     return dict(weights) if kind == TOKENIZER else to_naming(weights, naming)
 
 
 def _dictionaries(
     content: object, path: str, notes: list[str], depth: int
 ) -> Iterator[tuple[str, Weights]]:
-    """Every dictionary with keys of a network, and its place; names whatever else there is."""
+    """Every dictionary with a network's keys, and its path; notes everything else."""
     if isinstance(content, list | tuple):
         content = dict(enumerate(content))
     if not isinstance(content, dict) or depth > MAX_DEPTH:
@@ -136,7 +136,7 @@ def _dictionaries(
 
 
 def _networks(weights: Weights, path: str, name: str, notes: list[str]) -> Iterator[_Network]:
-    """Take prefixes off until the keys are those of one network, or of several side by side."""
+    """Strip prefixes until the keys are those of one network, or of several side by side."""
     groups: dict[str, Weights] = {"": weights}
     while groups:
         prefix, keys = groups.popitem()
@@ -166,7 +166,7 @@ def _joined(path: str, prefix: str) -> str:
 
 
 def _without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
-    """Take the buffer with the mask's id out, if it is the last id, as it is here."""
+    """Drop the buffer with the mask token's id if it is the last id, as ours is."""
     single = (key for key, value in weights.items() if value.numel() == 1)
     key = next((key for key in single if "mask" in key.split(".")[-1]), None)
     if key is None:
@@ -182,7 +182,7 @@ def _without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
 def _choose(
     networks: list[_Network], entry: str | None, name: str, notes: list[str]
 ) -> _Network | None:
-    """The one network of a kind that is meant."""
+    """The one network of a kind to use, or None; raises `UserError` if ambiguous."""
     if len(networks) > 1 and entry is not None:
         networks = [n for n in networks if entry in (n.entry, *n.entry.split("."))]
     if len(networks) > 1:
@@ -200,7 +200,7 @@ def _entries(networks: list[_Network]) -> str:
 
 
 def _convert(network: _Network, name: str, notes: list[str], settled: Settled) -> Part:
-    """Rename and join the keys of attention."""
+    """Rename and concatenate the attention keys."""
     if found := next(filter(PARAMETRISED.search, network.weights), None):
         raise UserError(
             f"{name}: {found} is only a part of a weight; save again after "
@@ -222,12 +222,12 @@ def _convert(network: _Network, name: str, notes: list[str], settled: Settled) -
 
 
 def _unwrapped(key: str) -> str:
-    """A key without what torch.compile and its like put between its parts."""
+    """A key without the parts that wrappers such as torch.compile insert."""
     return ".".join(word for word in key.split(".") if word not in WRAPPERS)
 
 
 def _nothing_found(content: object, name: str) -> UserError:
-    """Say what the file holds instead of a network."""
+    """The error that says what the file contains instead of a network."""
     tensors = isinstance(content, dict) and [
         key for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
     ]

@@ -1,7 +1,7 @@
-"""Which layers of an attention are q, k, v and the output, as far as their names say it.
+"""Recognise q, k, v and the output among attention layers by their names.
 
-A layer may hold several of them, one below the other: `to_qkv` all three, `to_kv` two. What names
-leave open is refused with the candidates, and `--map` of import_lab settles it.
+A layer may stack several of them: `to_qkv` all three, `to_kv` two. Ambiguous names are an error
+that lists the candidates; --map of import_lab resolves it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LAYER = re.compile(r"(?P<layer>.+?)[._](?P<last>weight|bias)")
 
 
 def roles_of(block: str, matrices: dict[str, int], name: str, given: Roles) -> Roles:
-    """Key -> which of q, k, v and o its rows are. matrices: key -> how many of them it holds."""
+    """Key -> which of q, k, v and o its rows are. matrices: key -> number of stacked matrices."""
     layers = {layer_of(key): count for key, count in matrices.items()}
     if unknown := given.keys() - layers.keys():
         raise _undecided(block, layers, name, f"--map names {', '.join(sorted(unknown))}")
@@ -45,7 +45,7 @@ def roles_of(block: str, matrices: dict[str, int], name: str, given: Roles) -> R
 
 
 def order_of(layer: str, count: int) -> str:
-    """The order of a fused layer's rows, from the end of its name on; q, k, v if it says none."""
+    """Row order of a fused layer by its name, searched from the end; qkv if three are unnamed."""
     if count not in ORDERS:
         return ""
     parts = layer.lower().split(".")
@@ -59,7 +59,7 @@ def order_of(layer: str, count: int) -> str:
 
 
 def _common_parts(layers: list[str]) -> int:
-    """How many parts between dots all layers begin with, such as the name of the attention."""
+    """Number of leading dotted parts that all layers share, such as the attention's name."""
     columns = zip(*(layer.split(".")[:-1] for layer in layers), strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 

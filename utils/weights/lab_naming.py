@@ -1,7 +1,7 @@
-"""What the tensors of one attention are called in a lab file, and how they lie there.
+"""Names and memory layout of the attention tensors in a lab file.
 
 Matrices may be fused, whole or by head, with outputs or inputs first.
-Letters: D width, H heads, d = D / H. In a fused matrix, r counts q, k and v.
+Letters: D width, H heads, d = D / H, r role (q, k, v) in a fused matrix.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from utils.weights.lab_names import Roles, layer_of
 Weights = dict[str, Tensor]
 
 STANDARD = "rhd"
-LAYOUTS = {  # --attention: axes of a fused matrix's rows, the outermost first
+LAYOUTS = {  # --attention: axes of a fused matrix's rows, outermost first
     "standard": STANDARD,
     "rows-by-head": "hrd",
     "rows-interleaved": "hdr",
-    "inputs-first": STANDARD,  # matrices (inputs, outputs), as x @ W takes them
+    "inputs-first": STANDARD,  # matrices (inputs, outputs), for x @ W
 }
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What the user says about a file where it leaves a doubt."""
+    """The user's answers to ambiguities in a file."""
 
     entry: str | None = None
-    """Which of several networks of one kind is meant."""
+    """Which of several networks of one kind to use."""
     roles: Roles = field(default_factory=dict)
-    """Of attention layers whose names do not say them."""
+    """Roles of attention layers with ambiguous names."""
     layout: str | None = None
-    """One of LAYOUTS; None stands for standard, unless matrices are bare parameters."""
+    """One of LAYOUTS; None: standard, unless matrices are bare parameters."""
     heads: int = 0
 
 
@@ -49,29 +49,29 @@ class Naming:
     weights: Roles
     """E.g. {"Attention.qkv.weight": "qkv", "Attention.proj.weight": "o"}."""
     biases: Roles
-    """Likewise; what stands nowhere has no bias."""
+    """Likewise; roles not listed have no bias."""
     layout: str = "standard"
     """One of LAYOUTS."""
     heads: int = 0
-    """Their number, where the layout or a list of heads (`heads.*.query.weight`) asks for it."""
+    """Number of heads, if needed by the layout or a list of heads (`heads.*.query.weight`)."""
 
     @property
     def title(self) -> str:
-        """Name of the variant, or the layers."""
+        """Name of the variant, or of the layers."""
         known = (name for name, naming in VARIANTS.items() if naming == self)
         return next(known, ", ".join(map(layer_of, self.weights)))
 
     def as_text(self) -> str:
-        """JSON, as a header keeps it."""
+        """JSON, as stored in a header."""
         return json.dumps(vars(self))
 
     def axes(self, key: str) -> str:
-        """Axes of a tensor's rows; those of a list of heads lie by head."""
+        """Axes of a tensor's rows; a list of heads is ordered by head."""
         return LAYOUTS["rows-by-head" if "*" in key else self.layout]
 
     @classmethod
     def from_text(cls, text: str) -> Naming:
-        """The opposite of `as_text`."""
+        """The inverse of `as_text`."""
         return cls(**json.loads(text))
 
 
@@ -92,10 +92,10 @@ VARIANTS = {
 
 
 def to_naming(weights: Weights, naming: Naming) -> Weights:
-    """Our transformer's weights as another solution names them; the opposite of `from_naming`.
+    """Our transformer's weights under another solution's names; the inverse of `from_naming`.
 
-    A bias that the network lacks is written as zeros where the naming has one. Raises `UserError`
-    where the naming would lose a bias.
+    A bias that only the naming has is written as zeros. Raises `UserError` if a bias of the network
+    has no place in the naming.
     """
     out: Weights = {}
     for key, value in weights.items():
@@ -124,7 +124,7 @@ def to_naming(weights: Weights, naming: Naming) -> Weights:
 
 
 def reordered(value: Tensor, old: str, new: str, count: int, heads: int) -> Tensor:
-    """Rows of ``count`` fused matrices, (count * D, ...), in another order of their axes."""
+    """Permute the axes of the rows of ``count`` fused matrices, (count * D, ...)."""
     if old == new or count == 1:
         return value
     sizes = {"r": count, "h": heads, "d": -1}
@@ -134,19 +134,19 @@ def reordered(value: Tensor, old: str, new: str, count: int, heads: int) -> Tens
 
 
 def turned(value: Tensor, layout: str | None) -> Tensor:
-    """A matrix with its outputs first, or back."""
+    """Transpose an inputs-first matrix to outputs-first, or back."""
     return value.T if layout == "inputs-first" and value.ndim == 2 else value
 
 
 def starred(key: str) -> str:
-    """The key that stands for a list, such as `heads.*.query.weight`."""
+    """The key with list indices replaced by *, such as `heads.*.query.weight`."""
     return NUMBER.sub("*", key, count=1)
 
 
 def heads_joined(keys: Weights, width: int) -> tuple[Weights, int]:
-    """Tensors of single heads, `heads.0.query.weight` (d, D), joined as `heads.*.query.weight`.
+    """Concatenate tensors of heads, `heads.0.query.weight` (d, D), as `heads.*.query.weight`.
 
-    Returns the tensors and the number of heads, 0 where none are listed, or not alike.
+    Returns the tensors and the number of heads, 0 if there is no list of equal heads.
     """
     out: Weights = {}
     lists: dict[str, dict[int, Tensor]] = defaultdict(dict)

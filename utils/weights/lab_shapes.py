@@ -1,7 +1,7 @@
-"""The network that a lab file's tensors describe: widths, levels and layers read off their shapes.
+"""Infer a network's description (widths, levels, layers) from the shapes of a lab file's tensors.
 
-Shapes do not tell the number of attention heads, dropout or how norms count; those come from the
-config. Any reading with the same sequence of layers is the same function.
+Shapes do not determine the number of attention heads, dropout or the kind of norm; those come from
+the config. All descriptions with the same sequence of layers compute the same function.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ LAB_ONLY = {
 
 
 def describe(part: Part, expected: Description, name: str) -> Description:
-    """The network to build for a part: ``expected`` if it fits, else what the shapes tell.
+    """The network to build for a part: ``expected`` if it fits, else inferred from the shapes.
 
-    ``expected`` gives what shapes do not tell. A part that makes no sense is described by
-    ``expected`` too, so that the strict check can name what is wrong with it. Raises `UserError`
-    where heads do not divide the width.
+    ``expected`` also gives what shapes do not determine. It is returned for an invalid part too, so
+    that the strict check can report what is wrong. Raises `UserError` if the heads do not divide
+    the width.
     """
     kind = TokenizerConfig if isinstance(expected, TokenizerConfig) else TransformerConfig
     known = kind.model_validate(expected.model_dump(include=set(kind.model_fields)))
@@ -74,12 +74,12 @@ class Layer:
     letter: str
     """C convolution, R residual block, A attention, S change of resolution, N normalisation."""
     width: int
-    """Channels that come out."""
+    """Output channels."""
     kernel: int
-    """Size of its convolutions."""
+    """Kernel size of its convolutions."""
 
 
-LETTERS = {  # letter: how its tensors' names begin, which of them have its width first
+LETTERS = {  # letter: prefix of its tensors, tensors whose first axis is its width
     "R": ("block.", ("block.5.weight", "block.2.weight")),
     "A": ("norm.", ("proj_out.weight", "q.weight")),
     "S": ("conv.", ("conv.weight",)),
@@ -89,7 +89,7 @@ LETTERS = {  # letter: how its tensors' names begin, which of them have its widt
 
 
 def _layer(tensors: Weights) -> Layer:
-    """Tell a layer by the names of its tensors."""
+    """Recognise a layer by the names of its tensors."""
     starts = {letter: start for letter, (start, _) in LETTERS.items()}
     letter = next(k for k, start in starts.items() if any(t.startswith(start) for t in tensors))
     weight = next(tensors[key] for key in LETTERS[letter][1] if key in tensors)
@@ -97,7 +97,7 @@ def _layer(tensors: Weights) -> Layer:
 
 
 def _layers(weights: Weights, half: str, pattern: str) -> tuple[list[Layer], list[Layer]]:
-    """First layer and the levels' layers of one half, if its layers stand in the given order."""
+    """All layers of one half, and those of its levels; `ValueError` unless the pattern matches."""
     numbered: dict[int, Weights] = {}
     for key, value in weights.items():
         if match := re.fullmatch(rf"{half}\.model\.(\d+)\.(.+)", key):
@@ -110,7 +110,7 @@ def _layers(weights: Weights, half: str, pattern: str) -> tuple[list[Layer], lis
 
 
 def _levels(layers: list[Layer], blocks: int) -> list[list[Layer]] | None:
-    """Cut the layers into levels of so many equal residual blocks, or None if they do not fit."""
+    """Split layers into levels of ``blocks`` equal residual blocks, or None if impossible."""
     levels: list[list[Layer]] = [[]]
     for layer in layers:
         full = len(levels[-1]) == blocks

@@ -1,6 +1,6 @@
-"""Weights on disk: data, never programs.
+"""Load and save weights, as data only, never as code.
 
-Weights are safetensors with their network's description in the header. A file of any other suffix
+Weights are safetensors with their network's description in the header. A file with any other suffix
 is read as a lab solution's checkpoint (utils/weights/lab_file.py).
 """
 
@@ -40,7 +40,7 @@ from utils.weights.description import (
 def save_weights(
     path: Path, weights: dict[str, Tensor], description: Section, notes: dict[str, str]
 ) -> None:
-    """Write a safetensors file whose header holds the network's description and notes."""
+    """Write a safetensors file with the network's description and notes in its header."""
     fields = set(_base(type(description)).model_fields)
     header = {"config": description.model_dump(mode="json", include=fields), **notes}
     weights = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
@@ -53,7 +53,8 @@ def save_weights(
 def load_tokenizer(path: Path, expected: TokenizerConfig) -> VQGAN:
     """Build the VQGAN that a file describes, in eval mode and without gradients.
 
-    Raises `UserError` if the file is missing, foreign, damaged, or does not fit ``expected``.
+    Raises `UserError` if the file is missing, damaged, of another kind or does not fit
+    ``expected``.
     """
     weights, description = _read(path, expected)
     _agree(path, "tokenizer.codebook_size", description.codebook_size, expected.codebook_size)
@@ -74,12 +75,12 @@ def load_transformer(path: Path, expected: TransformerConfig) -> BidirectionalTr
 
 
 def codes_fingerprint(codes: Tensor) -> str:
-    """SHA-256 of a codebook's weight (K, C) in fp16; identifies a transformer's tokenizer."""
+    """SHA-256 of a codebook (K, C) in fp16; identifies the tokenizer of a transformer."""
     return hashlib.sha256(codes.detach().cpu().half().numpy().tobytes()).hexdigest()
 
 
 def require_tokens_of(transformer: Path, tokenizer: Path, vqgan: VQGAN) -> None:
-    """Raise `UserError` if a transformer was trained on another tokenizer's tokens."""
+    """Raise `UserError` if a transformer was trained with another tokenizer."""
     wanted = read_header(transformer).get("codes_sha256")
     if wanted not in (None, codes_fingerprint(vqgan.codebook.embedding.weight)):
         raise UserError(
@@ -88,12 +89,12 @@ def require_tokens_of(transformer: Path, tokenizer: Path, vqgan: VQGAN) -> None:
 
 
 def _base(kind: type[Section]) -> type[Section]:
-    """The class that describes a network, without the settings around it."""
+    """The config class of the network itself, without weights and training settings."""
     return TokenizerConfig if issubclass(kind, TokenizerConfig) else TransformerConfig
 
 
 def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Description]:
-    """Weights and the description to build from: the header's, or what a lab file's shapes tell."""
+    """Weights and their description, from the header or inferred from a lab file's shapes."""
     kind = _base(type(expected))
     if not path.is_file():
         raise UserError(
@@ -101,7 +102,7 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
             f"{KINDS[kind]}.weights; released ones lie in models/pretrained/cats64"
         )
     if path.suffix != ".safetensors":
-        from utils.weights.lab_file import read_network  # here: most files are of our own form
+        from utils.weights.lab_file import read_network  # imported here: rarely needed
 
         return read_network(path, KINDS[kind], expected)
     try:
@@ -124,13 +125,13 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
 
 
 def _built(description: Section, weights: dict[str, Tensor], path: Path) -> Any:
-    """The network that a description is of, with its weights."""
+    """Build the described network and load its weights."""
     _check_shapes(network_shapes(description), weights, path)  # before any memory is taken
     return fill(without_values(description), weights, path)
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:
-    """Load weights strictly and switch to eval mode; ``path`` names their file in errors."""
+    """Load weights strictly, convert to float32 and switch to eval mode; ``path`` for errors."""
     if bad := _not_finite(weights):
         raise UserError(f"{path}: {bad} holds values that are not finite")
     _check_shapes(shapes_of(network.state_dict()), weights, path)
@@ -139,7 +140,7 @@ def fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:
 
 
 def _check_shapes(own: Shapes, weights: dict[str, Tensor], path: Path) -> None:
-    """Refuse weights that are not those of a network with such shapes."""
+    """Raise `UserError` unless the weights have exactly the shapes ``own``."""
     found = shapes_of(weights)
     if own != found:
         wrong = sorted(key for key in own.keys() | found.keys() if own.get(key) != found.get(key))
