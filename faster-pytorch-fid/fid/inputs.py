@@ -16,7 +16,7 @@ from fid import Settings
 from fid.files import ScoreError, check_limit, most_bytes, note
 from fid.images import FolderImages, ImageSet, ZipImages
 from fid.listing import folder_names
-from fid.manifest import MANIFEST, beside, column_of, note_other_truth, read_manifest
+from fid.manifest import MANIFEST, column_of, note_other_truth, path_in, read_manifest
 from fid.paired import belonging
 
 OF_PAIRS = {"ids", "hole", "paired"}  # metrics that compare each image with its own ground truth
@@ -175,7 +175,7 @@ def resolve_inputs(settings: Settings) -> Inputs:
     if settings.mask_path is not None:
         masks = belonging(predicted, open_images(Path(settings.mask_path)))
     elif manifest and manifest.get("masks"):
-        place = beside(folder, manifest["masks"])
+        place = path_in(folder, manifest["masks"])
         masks = open_images(place, column_of(folder, manifest, "mask"))
         masks.threshold = manifest.get("mask_threshold")
     is_stated = settings.gt_path is None and manifest is not None
@@ -183,7 +183,7 @@ def resolve_inputs(settings: Settings) -> Inputs:
         if not manifest.get("ground_truth"):
             raise ScoreError(f"{folder}/{MANIFEST}: names no ground truth; give --gt-path")
         names = column_of(folder, manifest, "ground_truth")
-        reference = open_source(beside(folder, manifest["ground_truth"]), settings, names)
+        reference = open_source(path_in(folder, manifest["ground_truth"]), settings, names)
         note_other_truth(reference, manifest)
     else:
         reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)

@@ -44,7 +44,7 @@ def column_of(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
     return [entry[key] for entry in manifest["images"]]
 
 
-def beside(folder: Path, place: str) -> Path:
+def path_in(folder: Path, place: str) -> Path:
     """A path in a manifest, relative to its folder; may have been written on another system."""
     return Path(user_path(str(folder / place)))
 

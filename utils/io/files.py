@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fid.files import sync
+from fid.files import KEPT, sync
 from filelock import FileLock, Timeout
 
 from config.errors import UserError
@@ -28,7 +28,7 @@ def atomic(path: Path) -> Iterator[Path]:
     An existing file stays intact until then. The temporary name is unique even if machines that
     share the folder have equal process ids. Raises `UserError` if ``path`` cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name[:KEPT]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -28,6 +28,12 @@ def test_a_block_that_succeeds_puts_its_file_in_place(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_name_as_long_as_the_system_allows_is_written(tmp_path):
+    path = tmp_path / f"{'n' * 251}.txt"
+    write_text(path, "whole")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
 def test_two_that_write_one_file_do_not_meet_before_it_is_whole(tmp_path):
     path = tmp_path / "a.txt"  # as processes of the same number on two machines would
     with atomic(path) as first, atomic(path) as second:
