@@ -1,4 +1,4 @@
-"""What is wrong in a config, as one line: where, which key, what was found, what is allowed."""
+"""Explain a config error on one line: where, which key, what was found, what is allowed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from config.removed import REMOVED, REMOVED_VALUES
 from config.schema import Config
 from config.section import Key
 
-PLAIN_MESSAGES = {  # pydantic's own speak of Python
+PLAIN_MESSAGES = {  # instead of pydantic's, which use Python terms
     "model_type": "expected a section of keys",
     "path_type": "expected a path",
-    "string_pattern_mismatch": "allowed are auto, cpu, cuda and cuda:N",  # of device alone
+    "string_pattern_mismatch": "allowed are auto, cpu, cuda and cuda:N",  # only of device
 }
 
-Mistake = Any  # a dictionary that describes one, of pydantic's making
+Mistake = Any  # pydantic's dictionary that describes an error
 
 
 def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, str]) -> str:
@@ -30,13 +30,13 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
     dotted = ".".join(map(str, key))
     if first["type"] == "extra_forbidden":
         if dotted in REMOVED:
-            return f"{where}: {dotted} is gone; {REMOVED[dotted].advice}"
+            return f"{where}: {dotted} was removed; {REMOVED[dotted].advice}"
         known = _known_names(key[:-1])
         hint = _nearest_key(str(key[-1]), known)
         return f"{where}: unknown key {dotted}{hint}; known: {', '.join(known)}"
     if first["type"] == "literal_error" and (dotted, first["input"]) in REMOVED_VALUES:
         advice = REMOVED_VALUES[dotted, first["input"]]
-        return f"{where}: {dotted}: {first['input']} is gone; {advice}"
+        return f"{where}: {dotted}: {first['input']} was removed; {advice}"
     alternatives = [_message(mistake, key) for other, mistake in mistakes if other == key]
     message = ", or ".join(dict.fromkeys(alternatives))
     if not key or isinstance(first["input"], dict | BaseModel):
@@ -47,11 +47,11 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
 
 
 def _key(place: Key, values: Any) -> Key:
-    """The key of a mistake's place, which also names branches of unions, and what lists lack."""
+    """The key of an error's location, without names of union branches and missing list items."""
     branches: set[int] = set()
     for depth, part in enumerate(place):
         if isinstance(values, dict) and part not in values and depth + 1 < len(place):
-            branches.add(depth)  # the values below it are those of the union
+            branches.add(depth)  # a union branch has no level in the values
         elif isinstance(values, dict):
             values = values.get(part)
         elif isinstance(values, list) and part in range(len(values)):
@@ -74,16 +74,16 @@ def _message(mistake: Mistake, key: Key) -> str:
 
 
 def _hint(mistake: Mistake) -> str:
-    """The closest allowed word for a wrong one; the word for nothing."""
+    """Suggest the closest allowed word, or null for "none" and the like."""
     found = str(mistake["input"])
     if mistake["type"] == "literal_error":
         choices = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return nearest(found, choices)
-    return " (nothing is written null)" if found.lower() in ("none", "nil") else ""
+    return " (write null for nothing)" if found.lower() in ("none", "nil") else ""
 
 
 def _nearest_key(found: str, known: list[str]) -> str:
-    """The closest of the names in a section, and of the settings in all others."""
+    """Suggest the closest name in the section or among all other settings."""
     places: dict[str, list[str]] = {}
     for name, dotted in _settings(Config):
         places.setdefault(name, []).append(dotted)
@@ -93,7 +93,7 @@ def _nearest_key(found: str, known: list[str]) -> str:
 
 
 def _settings(section: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Name and dotted key of every setting in a section and those below."""
+    """Name and dotted key of every setting in a section and its subsections."""
     for name, field in section.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             yield from _settings(field.annotation, f"{place}{name}.")
@@ -102,10 +102,10 @@ def _settings(section: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _known_names(section: Key) -> list[str]:
-    """Keys of a section, by walking the schema's classes."""
+    """Keys of a section, found by walking the schema's classes."""
     model: Any = Config
     for name in section:
-        if name not in model.model_fields:  # a key of the user's own, in search.space
+        if name not in model.model_fields:  # a user-defined key, in search.space
             continue
         annotation = model.model_fields[name].annotation
         model = next((a for a in get_args(annotation) if hasattr(a, "model_fields")), annotation)

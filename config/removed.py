@@ -1,4 +1,4 @@
-"""Settings that are gone, and what a config that names one should do instead."""
+"""Removed settings, and what to use instead."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 
 class Removed(NamedTuple):
-    """A setting that is gone."""
+    """A removed setting."""
 
     off: Any
-    """Its value that changed nothing, which earlier versions wrote into every config."""
+    """The value without effect, which earlier versions wrote into every config."""
     advice: str
-    """What to do where it had another value."""
+    """What to do if it had another value."""
 
 
 REMOVED = {
@@ -22,7 +22,7 @@ REMOVED = {
         "efficientnet-lite0", "it is always efficientnet-lite0; leave the key out"
     ),
     "tokenizer.training.augment": Removed(
-        0.0, "augmented views brought stage 1 nothing (docs/tokenizer.md); leave the key out"
+        0.0, "augmented views did not improve stage 1 (docs/tokenizer.md); leave the key out"
     ),
     "tokenizer.training.adversarial_rate": Removed(
         1.0, "the discriminator learns at the rate of the other networks; leave the key out"
@@ -45,13 +45,13 @@ REMOVED = {
     "search.cost": Removed(0.3, "Optuna's median pruner saves time instead; leave the key out"),
 }
 
-REMOVED_VALUES = {  # of settings that have others left
+REMOVED_VALUES = {  # removed values of settings that still exist
     ("training.lr_schedule", "step"): "use cosine, which falls to a hundredth by itself",
 }
 
 
 def without_removed(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    """A section's values without keys that are gone and were off."""
+    """A section's values without removed keys that were switched off."""
     gone = {key.rpartition(".")[2]: removed.off for key, removed in REMOVED.items()}
     return {
         name: value

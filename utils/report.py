@@ -1,7 +1,7 @@
-"""One self-contained HTML page of a run: pictures, scores, curves, and where they come from.
+"""Write one self-contained HTML page about a run: images, scores, curves, and their provenance.
 
-``python -m utils.report --config config/demo.yml`` reads what the scripts left in the run's folder:
-tokenizer/, transformer/, and one folder of results with its score.json for each schedule.
+``python -m utils.report --config config/demo.yml`` reads the run's folder: tokenizer/,
+transformer/, and one folder of results with its score.json for each schedule.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SCORE_COLUMNS = {  # key in a certificate: heading
 def build_report(config: Config) -> Path:
     """Write <run>/report.html and return its path.
 
-    Raises `UserError` when a schedule's results or scores are missing.
+    Raises `UserError` if a schedule's results or scores are missing.
     """
     folder, dataset = config.run, InpaintingSet(config.data.root)
     manifests = {schedule: _read_manifest(folder / schedule) for schedule in SCHEDULES}
@@ -89,7 +89,7 @@ def _lead(config: Config, manifest: dict) -> str:
 
 
 def _score_table(folder: Path) -> dict:
-    """Rows and columns of the score table, the best schedule marked."""
+    """Rows and columns of the score table, with the best schedule marked."""
     paths = {name: folder / name.replace(" ", "_") / SCORE for name in (MASKED, *SCHEDULES)}
     certificates = {name: _read_json(path, "scores", "notes") for name, path in paths.items()}
     scores: dict[str, dict[str, float]] = {}
@@ -113,7 +113,7 @@ def _score_table(folder: Path) -> dict:
 
 
 def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """The rows masked, inpainted and truth, each one picture, enlarged."""
+    """The rows masked, inpainted and truth, one enlarged image each."""
     items = [dataset[index] for index in chosen]
     for item in items:
         tell_of_profile(item.profile, item.name)
@@ -126,7 +126,7 @@ def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> di
 
 
 def _training(folder: Path) -> list[tuple[str, str, str]]:
-    """Curves and samples that the two stages left, as far as they did."""
+    """Curves and samples of the two training stages, as far as present."""
     pictures = [("Transformer: loss by epoch", folder / "transformer" / "loss_curve.png", "plot")]
     pictures.append(("Tokenizer: all curves", folder / "tokenizer" / "curves.png", "plot"))
     samples = sorted((folder / "tokenizer" / "samples").glob("*.png"))[-1:]
@@ -135,7 +135,7 @@ def _training(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def _search(folder: Path) -> dict | None:
-    """What a learning-rate search left in the run, if there was one."""
+    """Results of the run's learning-rate search, or None."""
     if not (folder / SEARCH_JSON).exists():
         return None
     result = _read_json(folder / SEARCH_JSON)
@@ -154,13 +154,13 @@ def _read_manifest(folder: Path) -> dict:
 
 
 def _read_json(path: Path, *keys: str) -> dict:
-    """What a script left as JSON, with at least these keys."""
+    """Read a script's JSON output, which must have at least these keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run inpainting.py and the scorer first") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{path}: no readable JSON") from None
+        raise UserError(f"{path}: not readable JSON") from None
     with _meant_for(path):
         for key in keys:
             content[key]
@@ -169,7 +169,7 @@ def _read_json(path: Path, *keys: str) -> dict:
 
 @contextmanager
 def _meant_for(path: Path) -> Iterator[None]:
-    """Turn what a file of another meaning runs into, a missing key or a wrong type, into a line."""
+    """Turn errors from an unexpected structure (missing key, wrong type) into a `UserError`."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -1,6 +1,6 @@
-"""What a score says: its table and notes, and its certificate, a JSON file that can be verified.
+"""Report a score: its table, its notes, and its certificate, a JSON file that can be verified.
 
-Paths in a certificate are relative to its own folder, so images and certificate can move together.
+Paths in a certificate are relative to its folder, so images and certificate can move together.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from fid.metrics import KERNEL_SUBSET_SIZE, kind_of
 from fid.scoring import Outcome
 
 FORMAT = 1
-RELATIVE_TOLERANCE = 1e-4  # next to that of the number's kind
+RELATIVE_TOLERANCE = 1e-4  # in addition to the metric's absolute tolerance
 SOURCES = ("predicted", "reference", "masks", "train")
 COMPARED = ("weights_sha256", "dims", "resize", "route", "kernel_subset_size")
-LATER_SETTINGS = {"recursive": False, "train_path": None, "resize": None}  # once there were none
+LATER_SETTINGS = {"recursive": False, "train_path": None, "resize": None}  # added later
 PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")
 
 
@@ -46,7 +46,7 @@ def _is(kind: Any) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kind)
 
 
-SETTINGS: dict[str, Callable[[Any], bool]] = {  # of a certificate, and the values they can have
+SETTINGS: dict[str, Callable[[Any], bool]] = {  # in a certificate, and which values are valid
     "features": lambda value: value in tuple(BACKENDS),
     "dims": _is(int | None),
     "metrics": lambda value: isinstance(value, list) and all(name in METRICS for name in value),
@@ -62,7 +62,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {  # of a certificate, and the valu
 
 
 def table(outcome: Outcome) -> list[str]:
-    """Lines with each number, its better direction and its meaning; the distance has its name."""
+    """One line per score: value, better direction and meaning; the distance has its full name."""
     key, name = outcome.backend.key("fid"), outcome.backend.distance
     if len(outcome.scores) == 1:
         return [f"{name}: {outcome.scores[key]:.4f}"]
@@ -77,7 +77,7 @@ def table(outcome: Outcome) -> list[str]:
 
 
 def notes(outcome: Outcome) -> list[str]:
-    """What a reader must know to compare the scores with others."""
+    """Caveats for comparing these scores with others."""
     found, scores, dims = [], outcome.scores, outcome.backend.dims
     known = [count for count in outcome.counts if count is not None]
     if known and min(known) < dims:
@@ -87,13 +87,13 @@ def notes(outcome: Outcome) -> list[str]:
         )
     if outcome.backend.key("u_ids") in scores and sum(known) < 2 * dims:  # Cover 1965
         found.append(
-            f"a plane parts nearly any {sum(known)} images by {dims} features, so P-IDS and U-IDS "
-            "are low whatever the images are"
+            f"a hyperplane separates nearly any {sum(known)} images in {dims} features, so P-IDS "
+            "and U-IDS are low for any images"
         )
     if scores.get(outcome.backend.key("kid") + "_mean", 0) < 0:
         found.append(
             "the kernel distance may be negative near 0: it is unbiased for independent sets, and "
-            "repairs that resemble their own truths lower it"
+            "repairs that resemble their own ground truth lower it"
         )
     if outcome.subset_size not in (None, KERNEL_SUBSET_SIZE):
         found.append(f"the kernel distance is of subsets of {outcome.subset_size} images")
@@ -111,7 +111,7 @@ def notes(outcome: Outcome) -> list[str]:
 
 
 def build(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
-    """Everything that the score depends on; `folder` is where the certificate will lie."""
+    """Everything that the score depends on; `folder` is where the certificate will be written."""
     backend, counts = outcome.backend, (*outcome.counts, None, None)
     sources = [getattr(outcome.inputs, name) for name in SOURCES]
     stated = {name: getattr(settings, name) for name in SETTINGS}
@@ -144,15 +144,15 @@ def build(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
 
 
 def write(path: Path, certificate: dict[str, Any]) -> None:
-    """Write the JSON at once or not at all."""
+    """Write the JSON file atomically."""
     with replacing(path) as file:
         file.write(json.dumps(certificate, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a certificate; its settings are a scorer's, with paths usable from the current folder.
+    """Read a certificate; returns paths in its settings relative to the current folder.
 
-    Raises `ScoreError` for what no scorer can have written.
+    Raises `ScoreError` for contents that the scorer cannot have written.
     """
     certificate = read_json(path)
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
@@ -184,7 +184,7 @@ def _is_number(value: object) -> bool:
 
 
 def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """One line for everything in which two certificates disagree, beyond rounding."""
+    """One line for each difference between two certificates beyond rounding."""
     lines = []
     for part in SOURCES:
         for key in ("n", "sha256"):
@@ -202,7 +202,7 @@ def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def _tolerance(key: str, value: float) -> float:
-    """By how much a number of that key may differ where nothing but the machine does."""
+    """How much a value may differ between machines with the same inputs."""
     return kind_of(key).tolerance + RELATIVE_TOLERANCE * abs(value)
 
 

@@ -1,4 +1,4 @@
-"""Features of an image set: threads read while the network computes, over all processes.
+"""Feature extraction: threads decode images while the network computes, sharded over processes.
 
 Shapes: B batch, H height, W width, d feature size.
 """
@@ -27,22 +27,22 @@ from fid.statistics import FeatureStatistics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-CPU_PART = 2  # images that a thread computes at once on a CPU, in its cache
-PATIENCE = timedelta(days=1)  # with rank 0, which reads caches and compares sets alone
+CPU_PART = 2  # batch size per CPU thread, small enough for its cache
+PATIENCE = timedelta(days=1)  # timeout while rank 0 reads caches and compares sets alone
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number and how many there are; they exchange statistics, once."""
+    """This process's rank and the world size; ranks exchange statistics once."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
     def start(cls) -> Ranks:
-        """Join the processes torchrun started by gloo, CPUs and GPUs alike; alone without it.
+        """Join torchrun's processes over Gloo, on CPUs and GPUs alike; one rank without torchrun.
 
-        Raises `ScoreError` for variables that torchrun does not set so, and where none meet.
+        Raises `ScoreError` for invalid torchrun variables or if the processes cannot connect.
         """
         if place().world_size == 1:
             return cls()
@@ -50,18 +50,18 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def stop(self) -> None:
-        """Leave the group."""
+        """Leave the process group."""
         if self.world > 1:
             dist.destroy_process_group()
 
     def shard(self, count: int) -> range:
-        """This rank's part of `count` images: a run, so that parts in rank order keep the order."""
+        """This rank's contiguous share of `count` images; shares in rank order keep the order."""
         return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
     def together(self, work: Callable[[], Result]) -> list[Result]:
         """Do `work` on every rank; every rank gets all results, in rank order.
 
-        Raises the first rank's `ScoreError` on every rank, so that none waits for a dead one.
+        Raises the first `ScoreError` of any rank on every rank, so that none waits for a dead one.
         """
         outcome: Result | ScoreError
         try:
@@ -82,9 +82,9 @@ class Ranks:
 
 
 def choose_device(asked: str, ranks: Ranks) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device that exists; each torchrun process its own GPU.
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`; each torchrun process gets its own GPU.
 
-    Raises `ScoreError` for an unknown name or a GPU that is not there.
+    Raises `ScoreError` for an unknown name or a missing GPU.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "cpu" or (asked == "auto" and gpus == 0):
@@ -94,17 +94,15 @@ def choose_device(asked: str, ranks: Ranks) -> torch.device:
         raise ScoreError(f"--device {asked}: expected auto, cpu or cuda:N")
     index = int(named[1] or 0)
     if gpus == 0:
-        raise ScoreError(f"--device {asked}: {asked} was asked and none is there, use --device cpu")
+        raise ScoreError(f"--device {asked}: no GPU is available, use --device cpu")
     if index >= gpus:
-        raise ScoreError(
-            f"--device {asked}: {asked} was asked and only cuda:0 to cuda:{gpus - 1} are there"
-        )
+        raise ScoreError(f"--device {asked}: only cuda:0 to cuda:{gpus - 1} are available")
     return torch.device("cuda", index if ranks.world == 1 else place().local_rank % gpus)
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """float32 all through: TF32 would move a GPU's scores in the second decimal."""
+    """Full float32 precision: TF32 would change scores on a GPU in the second decimal."""
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, False
     try:
@@ -119,10 +117,10 @@ def exact_products() -> Iterator[None]:
 def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """Results of `work`, in the items' order, each by one of several threads, a few ahead.
+    """Yield `work` of each item, in order, computed a few items ahead by a pool of threads.
 
-    No thread waits for another within an operation, as on a busy CPU it would for long, and no
-    result depends on the number of threads.
+    Each item runs on one thread, so threads never wait for each other within an operation (slow on
+    a busy CPU), and results do not depend on their number.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -135,7 +133,7 @@ def in_threads(
 
 
 def read_images(images: ImageSet, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Decode images of that shape (H, W, 3): (B, 3, H, W) uint8 in channels-last memory order.
+    """Decode images of shape (H, W, 3) to (B, 3, H, W) uint8 in channels-last memory format.
 
     Raises `ScoreError` for the first image that cannot be read or has another size.
     """
@@ -161,7 +159,7 @@ def extract_statistics(
     workers: int,
     keep_features: bool,
 ) -> FeatureStatistics:
-    """Show the images to the network and gather their features' statistics (on the CPU or GPU)."""
+    """Statistics of the network's features over the images, on the CPU or GPU."""
     network = backend.network.to(device, memory_format=torch.channels_last)
     statistics = FeatureStatistics(backend.dims, keep_features)
     on_gpu = device.type == "cuda"

@@ -1,6 +1,6 @@
-"""Images of a folder, a zip or a table row, and their pixels; masks.
+"""Image sets (folder, zip or table), their decoded pixels, and masks.
 
-Every set hands out the stored bytes of image i and decodes them to (H, W, 3) uint8 RGB in 0..255.
+A set returns the stored bytes of image i, or decodes them to (H, W, 3) uint8 RGB in 0..255.
 Zip members are read in memory, never extracted. Errors name the image.
 """
 
@@ -25,12 +25,12 @@ from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes, note
 from fid.listing import open_zip, zip_names
 from fid.names import FORMATS, composed
 
-COLOURED = 48  # difference of a mask's channels that JPEG does not make
-LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # values that stand for known in masks of other types
+COLOURED = 48  # channel difference in a mask that JPEG artefacts cannot explain
+LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # possible values of "known" in a mask
 
 
 def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """Pixels of an image, (H, W, 3) uint8. Raises `ScoreError` for pixels that are read as none."""
+    """Pixels of an image, (H, W, 3) uint8. Raises `ScoreError` for unsupported pixel types."""
     try:
         return np.asarray(_rgb(image, name))
     except ValueError:
@@ -40,29 +40,29 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
 def decode_image(
     data: bytes, name: str, values: Callable[[Image.Image, str], np.ndarray] = rgb_pixels
 ) -> np.ndarray:
-    """Pixels of an encoded image, or other values, upright as its EXIF says.
+    """Decode an image, upright according to its EXIF, to RGB pixels or what ``values`` returns.
 
-    An animation gives its first frame, 16 bits become 8, white is laid under transparency. Raises
-    `ScoreError` for what is no image, broken, too large or of floating-point pixels.
+    Takes an animation's first frame, reduces 16 bits to 8, and composites transparency over white.
+    Raises `ScoreError` for a file that is not an image, broken or too large, or for float pixels.
     """
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, known before any pixel is decoded
+    Image.MAX_IMAGE_PIXELS = None  # check_limit below applies our own before decoding
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             size = f"{image.width} x {image.height}"
             check_limit("pixels", image.width * image.height, f"{name}: {size}")
             if values is rgb_pixels and (is_foreign(image) or not is_srgb(image)):
-                text = "states other colours than sRGB; its values are compared as they are"
+                text = "declares a colour space other than sRGB; its values are not converted"
                 note(f"{name} {text}", once="colours")
             return values(ImageOps.exif_transpose(image), name)
     except (ScoreError, MemoryError):
         raise
-    except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
+    except Exception as error:  # decoders raise almost any exception on broken bytes
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """8-bit RGB of any mode; 16 bits by value / 257, transparency over white."""
+    """Convert any mode to 8-bit RGB; 16 bits as value / 257, transparency over white."""
     if image.mode == "F":
         raise ScoreError(f"{name}: floating-point pixels; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
@@ -77,10 +77,10 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def mask_values(image: Image.Image, name: str) -> np.ndarray:
-    """Values of a mask, (H, W) in 0..255; those of 0 and 1 alone stay as they are.
+    """Values of a mask, (H, W) in 0..255; a mask of only 0 and 1 is returned unscaled.
 
     Raises:
-        ScoreError: a mask in colour, transparent in part, or with values that no mask has.
+        ScoreError: a mask with colour, transparency, or values outside the allowed ranges.
     """
     if image.mode.startswith(("F", "I")):  # floating point, 16 or 32 bits
         return _scaled(np.asarray(image).astype(np.float64), name)
@@ -96,13 +96,13 @@ def mask_values(image: Image.Image, name: str) -> np.ndarray:
 
 
 def holes(values: np.ndarray, threshold: int) -> np.ndarray:
-    """Where values of a mask say hole, bool: below the threshold; 0 in a mask of 0 and 1."""
+    """Hole pixels of a mask, bool: values below the threshold, or 0 in a mask of 0 and 1."""
     return values == 0 if values.max(initial=0) == 1 else values < threshold
 
 
 def _scaled(values: np.ndarray, name: str) -> np.ndarray:
     low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-    if not 0 <= low <= high <= LARGEST[-1]:  # neither is a NaN
+    if not 0 <= low <= high <= LARGEST[-1]:  # also rejects NaN
         raise ScoreError(
             f"{name}: a mask with values from {low:g} to {high:g}; allowed are 0 (hole) to 1, 255 "
             "or 65535 (known)"
@@ -113,18 +113,18 @@ def _scaled(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 in another size; as they are where that is theirs already."""
+    """Resize pixels (H, W, 3) uint8; returned unchanged if they already have that size."""
     if pixels.shape[:2] == (size.height, size.width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize(size[:2], FILTERS[size.filter]))
 
 
 class ImageSet(ABC):
-    """A list of images that threads can read by index, in their own or in one given size."""
+    """A list of images that threads can read by index, at their own size or resized."""
 
-    has_names = True  # of their own, by which they may be paired
-    size: Size | None = None  # to which Pillow brings them; their hash stays that of the files
-    threshold: int | None = None  # of masks: values below are a hole; None: only 0 is
+    has_names = True  # whether the images can be paired by name
+    size: Size | None = None  # resize to this; hashes are still those of the files
+    threshold: int | None = None  # for masks: values below are a hole; None: only 0 is
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
         self.path = path
@@ -135,40 +135,40 @@ class ImageSet(ABC):
 
     @abstractmethod
     def stored_bytes(self, index: int) -> bytes:
-        """The image as it is stored, for reading and for hashing."""
+        """The encoded image, for decoding and hashing."""
 
     def label(self, index: int) -> str:
-        """How messages name the image."""
+        """The image's name in messages."""
         return f"{self.path}/{self.names[index]}"
 
     def decoded(self, index: int) -> np.ndarray:
-        """Image `index` as it is stored, (H, W, 3) uint8."""
+        """Image `index` at its stored size, (H, W, 3) uint8."""
         return decode_image(self.stored_bytes(index), self.label(index))
 
     def pixels(self, index: int) -> np.ndarray:
-        """Image `index` in the set's size, (H, W, 3) uint8."""
+        """Image `index` at the set's size, (H, W, 3) uint8."""
         found = self.decoded(index)
         return resized(found, self.size) if self.size else found
 
     def bytes_on_disk(self) -> int:
-        """Size of the file, or of a folder's images together."""
+        """Size of the file, or total size of a folder's images."""
         return self.path.stat().st_size
 
     def sha256(self) -> str:
-        """Hash of the images in their order, whatever holds them and whatever they are called."""
+        """Hash of the images' bytes in order, independent of container and file names."""
         each = (hashlib.sha256(self.stored_bytes(i)).digest() for i in range(len(self)))
         return hashlib.sha256(b"".join(each)).hexdigest()
 
     def named(self, names: Iterable[str]) -> ImageSet:
-        """The same set with some of its names, in another order."""
+        """A copy of the set with these names, in this order."""
         chosen = copy.copy(self)
         chosen.names = list(names)
         return chosen
 
     def select(self, selection: Sequence[str | int]) -> ImageSet:
-        """The images of these names, in their order; accents may be written otherwise."""
+        """The images of these names, in this order; Unicode normalisation may differ."""
         known = {composed(name): name for name in self.names}
-        known |= {name: name for name in self.names}  # which may hold both forms of an accent
+        known |= {name: name for name in self.names}  # exact names win over another form
         found = [known.get(str(name)) or known.get(composed(str(name))) for name in selection]
         if None in found:
             name = selection[found.index(None)]
@@ -200,7 +200,7 @@ class ZipImages(ImageSet):
 
     @cached_property
     def archive(self) -> zipfile.ZipFile:
-        """The open zip, which threads share by a lock of its own."""
+        """The open zip; `ZipFile` has its own lock, so threads can share it."""
         try:
             return open_zip(self.path)
         except BROKEN_ZIP as error:

@@ -173,7 +173,7 @@ MISTAKES = {
         1,
         ["seed is -1: input should be greater than or equal to 0 (and 1 more)"],
     ),
-    "none for null": ("decoding: {sweet_spot: none}\n", 1, ["is 'none': ", "is written null"]),
+    "none for null": ("decoding: {sweet_spot: none}\n", 1, ["is 'none': ", "write null"]),
     "unknown device": ("device: gpu\n", 1, ["allowed are auto, cpu, cuda and cuda:N"]),
     "one end of a range": (
         "search: {space: {training.weight_decay: {low: 1}}}\n",
@@ -379,7 +379,7 @@ def test_a_key_that_is_gone_may_be_off_and_else_says_what_to_do(tmp_path, key, o
     with pytest.raises(UserError) as error:
         load_config(path)
     line = len(sections) + 1
-    assert str(error.value) == f"{path}:{line}: {key} is gone; {REMOVED[key].advice}"
+    assert str(error.value) == f"{path}:{line}: {key} was removed; {REMOVED[key].advice}"
 
 
 def test_a_value_that_is_gone_says_what_to_do(tmp_path):
@@ -387,7 +387,9 @@ def test_a_value_that_is_gone_says_what_to_do(tmp_path):
     path.write_text("training:\n  lr_schedule: step\n")
     with pytest.raises(UserError) as error:
         load_config(path)
-    said = "training.lr_schedule: step is gone; use cosine, which falls to a hundredth by itself"
+    said = (
+        "training.lr_schedule: step was removed; use cosine, which falls to a hundredth by itself"
+    )
     assert str(error.value) == f"{path}:2: {said}"
 
 

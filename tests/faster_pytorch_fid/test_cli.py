@@ -514,7 +514,7 @@ def test_metrics_that_statistics_cannot_give_are_refused_before_the_work(lab, co
 def test_a_missing_gpu_is_said(lab, command):
     code, _, error = command("--predicted-path", lab / "test_results", "--device", "cuda:0")
     assert code == 2
-    assert "cuda:0 was asked and none is there, use --device cpu" in error
+    assert "no GPU is available, use --device cpu" in error
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -611,7 +611,7 @@ def test_all_metrics_have_a_certificate_that_verifies(lab, command):
     assert lines[0].split() == ["score", "value", "better", "meaning"]
     assert len(lines[1:]) == len(scores)
     assert re.fullmatch(r"Inception-64 Frechet distance: +\S+  lower   whole images", lines[1])
-    assert "a plane parts nearly any 16 images by 64 features" in error
+    assert "a hyperplane separates nearly any 16 images in 64 features" in error
     assert re.search(r"(?m)^psnr: +\d+\.\d+  higher  dB, whole images$", output)
     code, output, _ = command("--verify", path, network=False)
     assert output.splitlines()[-1].endswith("verified"), output

@@ -443,7 +443,7 @@ def test_colours_other_than_srgb_are_told_of_once_but_not_of_masks(tmp_path, cap
     assert capsys.readouterr().err == ""
     for name in ("a.png", "b.png"):
         np.testing.assert_array_equal(decode_image(buffer.getvalue(), name), RGB)
-    text = "states other colours than sRGB; its values are compared as they are"
+    text = "declares a colour space other than sRGB; its values are not converted"
     assert capsys.readouterr().err == f"note: a.png {text}\n"
 
 

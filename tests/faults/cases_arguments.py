@@ -100,7 +100,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "weights that are not there": (f"{SCORE} --weights gone.pth", "gone.pth: no such weight file"),
     "weights for features that bring their own": (
         f"{SCORE} --features efficientnet-lite0", "brings its own weights"),
-    "a scored device beyond all": (f"{SCORE} --device cuda:99", "cuda:99 was asked and none is"),
+    "a scored device beyond all": (f"{SCORE} --device cuda:99", "no GPU is available"),
     "a scored device of no kind": (f"{SCORE} --device tpu", "expected auto, cpu or cuda:N"),
     "a billion redraws": (f"{SCORE} --bootstrap-samples 1000000000", "number from 1 to 100,000"),
     "a score seed of 33 bits": (f"{SCORE} --seed {2**32}", "is not a whole number from 0"),

@@ -87,7 +87,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {  # what is wrong: text, what is sa
     "a standard deviation of 0": ("data:\n  std: [0, 1, 1]\n", "data.std.0 is 0"),
     "two means of three": ("data:\n  mean: [0.5, 0.5]\n", "[0.5, 0.5]: expected 3 values"),
     "a list without brackets": ("training:\n  betas: 0.9, 0.9\n", "such as [0.9, 0.96]"),
-    "None for null": ("decoding:\n  sweet_spot: None\n", "(nothing is written null)"),
+    "None for null": ("decoding:\n  sweet_spot: None\n", "(write null for nothing)"),
     "neither a number nor a word": ("decoding:\n  batch_size: 0\n", "or input should be 'auto'"),
     "a search range upside down": ("search:\n  low: 0.1\n  high: 0.01\n", "must be below high"),
 }

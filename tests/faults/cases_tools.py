@@ -38,7 +38,7 @@ SEARCHES: dict[str, tuple[str, str, Maker]] = {  # what is wrong: command, what 
     "with weights of its own": (f"{ONLY} --transformer a", "--lr-search trains fresh", NOTHING),
     "of no epochs": (f"{SEARCH} --set search.epochs=0", "search.epochs=0", NOTHING),
     "of a subset, as earlier versions had": (
-        f"{SEARCH} --set search.subset=0.5", "search.subset is gone; shorten", NOTHING),
+        f"{SEARCH} --set search.subset=0.5", "search.subset was removed; shorten", NOTHING),
     "over an unknown setting": (
         f"{SEARCH} --set 'search.space={{training.rate: {{low: 1, high: 2}}}}'",
         "training.rate", NOTHING),

@@ -115,7 +115,7 @@ def test_a_name_in_another_encoding_is_one_line(capsys):
 
     with pytest.raises(SystemExit) as left:
         run(main)
-    line = "error: r\\udce9/log: its name is no UTF-8, as libraries need; name another\n"
+    line = "error: r\\udce9/log: its name is not UTF-8, which libraries need; rename it\n"
     assert (left.value.code, capsys.readouterr().err) == (2, line)
 
 

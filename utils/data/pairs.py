@@ -13,7 +13,7 @@ from utils.io.limits import as_user_error
 from utils.io.notes import note
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
-SCORER_FOLDER = "faster-pytorch-fid"  # the folder where the lab keeps its table
+SCORER_FOLDER = "faster-pytorch-fid"  # where the lab keeps its table
 NAMES_SHOWN = 3  # offending names in an error line
 
 
@@ -27,9 +27,8 @@ def pair(
 ) -> list[Path]:
     """Return the file of `others` that belongs to each image.
 
-    by_order: the first belongs to the first, in natural order of names. spare: files without an
-    image are left out with a note. Two single files belong together; else names decide, as for the
-    scorer (fid/names.py).
+    by_order: pair by position in natural order. spare: drop files without an image, with a note.
+    Two single files always pair; otherwise names decide, as in the scorer (fid/names.py).
     """
     if len(images) == len(others) == 1:
         return others
@@ -61,14 +60,14 @@ def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
         shown = ", ".join(alone[:NAMES_SHOWN]) + (", ..." if len(alone) > NAMES_SHOWN else "")
         reason = f"without a partner: {shown}"
     else:
-        reason = "several share a number or a name"
+        reason = "some numbers or names are not unique"
     sides = f"{_side(images, 'images')} and {_side(others, what)}"
     advice = " (--pair-by order pairs sorted names)" if what == "masks" else ""
     return UserError(f"{sides} do not pair by the number at the end or by name{advice}; {reason}")
 
 
 def _side(paths: list[Path], what: str) -> str:
-    """One of two sides that do not pair; a single file may have been named by itself."""
+    """Describe one of two sides that do not pair: a single file by its path, else the folder."""
     return f"{len(paths)} {what} in {paths[0].parent}" if len(paths) > 1 else str(paths[0])
 
 
@@ -78,7 +77,7 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
         raise UserError(f"{folder}: no such folder")
     if folder.is_file():
         raise UserError(f"{folder}: is one image; name its mask as well")
-    parent = folder.absolute().parent  # where some solutions keep the masks and the table
+    parent = folder.absolute().parent  # some solutions keep masks and table there
     masks = next((at / MASKS for at in (folder, parent) if (at / MASKS).is_dir()), None)
     for part, is_there in ((IMAGES, (folder / IMAGES).is_dir()), (MASKS, masks is not None)):
         if not is_there:
@@ -94,7 +93,7 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
 
 
 def image_files(path: Path) -> list[Path]:
-    """One file, or the images of a folder."""
+    """The file itself, or the images of a folder."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     return [path] if path.is_file() else list_images(path)
@@ -113,19 +112,19 @@ class TruthFiles:
         return self.files[index].name
 
     def bytes_on_disk(self) -> int:
-        """Size of all files together, by which the scorer knows them again."""
+        """Total size of the files, by which the scorer recognises them."""
         return sum(path.stat().st_size for path in self.files)
 
     def pixels(self, index: int) -> np.ndarray:
-        """Read the truth of an image, uint8 (H, W, 3)."""
+        """Read the ground truth of an image, uint8 (H, W, 3)."""
         return np.asarray(load_rgb(self.files[index]))
 
 
 class TruthTable:
-    """The lab's `test_gt.csv`, a row of H*W*3 values 0..255 an image, as the scorer reads it."""
+    """The lab's `test_gt.csv`: one row of H*W*3 values 0..255 per image."""
 
     def __init__(self, path: Path, images: list[Path]) -> None:
-        from fid.inputs import CsvImages  # here: few jobs have a table
+        from fid.inputs import CsvImages  # imported here: few jobs have a table
 
         self.location = path
         with as_user_error():
@@ -152,14 +151,14 @@ Truth = TruthFiles | TruthTable
 
 
 def open_truth(source: Path | None, images: list[Path]) -> Truth | None:
-    """The ground truth of a job by its place in the job, from a folder, a file or a CSV table."""
+    """The ground truth of a job, by position, from a folder, a file or a CSV table."""
     if source is None:
         return None
     return (TruthTable if source.suffix.lower() == ".csv" else TruthFiles)(source, images)
 
 
 def images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images of one folder and the masks among them, which their names call so."""
+    """Split one folder into images and masks, recognised by name."""
     files = list_images(folder)
     masks = [path for path in files if is_mask(path.name)]
     if len(masks) in (0, len(files)):
@@ -168,7 +167,7 @@ def images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.ndarray) -> None:
-    """Refuse a partner whose height or width differs from the image's."""
+    """Raise `UserError` if a partner differs from the image in height or width."""
     if image.shape[:2] != other.shape[:2]:
         (height, width), (other_height, other_width) = image.shape[:2], other.shape[:2]
         turned = " (turned as its EXIF says)" if path.is_file() and is_turned(path) else ""
@@ -179,7 +178,7 @@ def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.n
 
 
 def warn_if_inverted(path: Path, image: np.ndarray, mask_path: Path, hole: np.ndarray) -> None:
-    """Say so when just the pixels that a mask calls known have the colour that paints holes."""
+    """Warn if exactly the known pixels of a mask have the colour used for painted holes."""
     painted = (image == HOLE_COLOUR).all(-1)
     if hole.any() and painted.any() and (painted == ~hole).all():
         note(f"{mask_path}: inverted? All it calls known (255) is painted as a hole in {path}")

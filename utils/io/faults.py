@@ -1,4 +1,4 @@
-"""Tell faults of the machine (memory, disks) from faults of a file."""
+"""Distinguish errors of the machine (memory, disks) from errors in a file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from config.errors import MachineError
 
 MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
-SYSTEM = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, as safetensors, say a number
+SYSTEM = re.compile(r"\(os error (\d+)\)")  # how Rust libraries such as safetensors report errno
 NO_THREADS = "can't start new thread"
 NO_TEMPORARY = "No usable temporary directory"
-NO_TEXT = "surrogates not allowed"  # bytes of a file's name in another encoding
-OUT_OF_REACH = {  # of the user's files and disks; any other is a fault of ours
+NO_TEXT = "surrogates not allowed"  # a file name that is not UTF-8
+OUT_OF_REACH = {  # errors of the user's files and disks; any other is a bug of ours
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY),
     *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
 }
-PLACES = {  # what an error without a file's name is about, where that is not the output
+PLACES = {  # subject of an error without a file name, if not the output
     errno.EAGAIN: "threads and processes (ulimit -u)",
     errno.EMFILE: "open files (ulimit -n)",
     errno.ENOENT: "the current folder",
@@ -30,7 +30,7 @@ PLACES = {  # what an error without a file's name is about, where that is not th
 
 
 def error_number(error: BaseException) -> int | None:
-    """The system's number of an error, also of one that a library gives as text; None without."""
+    """The errno of an error, also if a library gives it only as text; None if it has none."""
     if isinstance(error, RuntimeError) and NO_THREADS in str(error):
         return errno.EAGAIN
     if not isinstance(error, OSError):
@@ -40,22 +40,22 @@ def error_number(error: BaseException) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; Python, NumPy, PyTorch and the system say it in their own ways."""
+    """Whether memory ran out, as reported by Python, NumPy, PyTorch or the system."""
     if isinstance(error, OSError) and error_number(error) is not None:
         return error_number(error) == errno.ENOMEM
-    can_tell = isinstance(error, RuntimeError | OSError)  # the latter from Pillow's decoders
+    can_tell = isinstance(error, RuntimeError | OSError)  # OSError: Pillow's decoders
     is_told = can_tell and any(text in str(error) for text in MEMORY_TEXTS)
     return is_told or isinstance(error, MemoryError)
 
 
 def raise_if_machine(error: BaseException, place: Path | str) -> None:
-    """Raise `MachineError` where reading a file failed for another reason than what it holds.
+    """Raise `MachineError` if reading a file failed for a reason other than its contents.
 
-    An error number comes from the system, which does not know what a file should hold; EINVAL alone
-    is also what a place beyond the end of a damaged archive gives.
+    An errno comes from the system, which knows nothing about contents, except EINVAL, which seeking
+    beyond the end of a damaged archive raises too.
     """
     if isinstance(error, zipfile.BadZipFile) and error.__context__:
-        error = error.__context__  # zipfile takes a disk that does not answer for no zip
+        error = error.__context__  # zipfile hides a disk error behind BadZipFile
     if is_out_of_memory(error):
         raise MachineError(f"out of memory while reading {place}, which stays as it is") from error
     number = error_number(error)
@@ -65,11 +65,11 @@ def raise_if_machine(error: BaseException, place: Path | str) -> None:
 
 
 def line_about(error: BaseException) -> str | None:
-    """What a user reads of an error of the machine, its files and disks; None for one of ours."""
+    """One-line message for an error of the machine, files or disks; None for a bug of ours."""
     if is_out_of_memory(error):
         return "out of memory; lower batch sizes, or sizes of the network"
     if isinstance(error, UnicodeEncodeError) and error.reason == NO_TEXT:
-        return f"{error.object}: its name is no UTF-8, as libraries need; name another"
+        return f"{error.object}: its name is not UTF-8, which libraries need; rename it"
     number = error_number(error)
     if number not in OUT_OF_REACH:
         return None
@@ -80,7 +80,7 @@ def line_about(error: BaseException) -> str | None:
 
 
 def refusal(error: pickle.UnpicklingError) -> str:
-    """Why a file is not opened, and what it would have run as far as that is known."""
+    """Why a pickle is refused, with the name of the global it asks for if known."""
     if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"holds more than tensors and is not opened (it asks for {wanted[1]})"
     if re.search(r"Unsupported operand|invalid load key", str(error)):

@@ -1,4 +1,4 @@
-"""Image files in and out: every mode becomes 8-bit RGB, every fault one line with the file's name.
+"""Read and write image files: all modes become 8-bit RGB, all errors one line with the file name.
 
 Letters: H height, W width, in pixels.
 """
@@ -27,23 +27,23 @@ from utils.io.files import atomic
 from utils.io.limits import check_limit, limit
 from utils.io.notes import note_once
 
-PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # these two, and by
-Image.preinit()  # those of the other formats; or Image.open imports all that Pillow has, 0.2 s
+PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # importing these two, and with preinit
+Image.preinit()  # the other formats, keeps Image.open from importing all of Pillow's, 0.2 s
 KNOWN, HOLE = 255, 0  # values of a mask file
-HOLE_COLOUR = 128  # grey that paints a hole in a masked image
+HOLE_COLOUR = 128  # grey of painted holes in masked images
 MASK_THRESHOLD = 128  # values below are a hole
-ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose further frames are worth a word
-ORIENTATION_ON_ITS_SIDE = 5  # of EXIF's eight orientations the first
-ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels show white paper
-LOSSES = {  # what a conversion leaves out: how a note says it
+ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats for which further frames are noted
+ORIENTATION_ON_ITS_SIDE = 5  # EXIF orientations 5 to 8 swap width and height
+ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels become white
+LOSSES = {  # what a conversion loses: text of its note
     "frames": "has several frames or pages; the first is used",
-    "alpha": "is transparent in part; white is laid under it",
-    "depth": "has 16 bits a channel; 8 are used",
-    "dark": "holds no value above 255, though it has 16 bits or more, and so becomes nearly black; "
+    "alpha": "is partly transparent; it is composited over white",
+    "depth": "has 16 bits per channel; 8 are used",
+    "dark": "has 16 bits or more but no value above 255, so it becomes nearly black; "
     "if its values are of 8 bits, save it with 8",
     "cmyk": "is in CMYK; it is converted without its colour profile",
-    "colours": "states other colours than sRGB, by gamma, primaries, a camera's Adobe RGB or a "
-    "profile that no PNG of RGB keeps; they are left out",
+    "colours": "declares a colour space other than sRGB, by gamma, primaries, a camera's Adobe RGB "
+    "or a profile that an RGB PNG cannot keep; it is left out",
     "profile": "has a colour profile; it is left out, so colours may look different",
 }
 
@@ -51,30 +51,30 @@ LOSSES = {  # what a conversion leaves out: how a note says it
 def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     """Read one image as 8-bit RGB, turned upright by its EXIF orientation.
 
-    Grey, palette, CMYK and 16-bit images are converted (16 bits by value / 257), transparency is
-    laid over white, an animation gives its first frame. A profile of RGB is not applied but goes
-    along (fid/colour.py). The first file that loses something is named on stderr. `name` stands
-    for the file in messages. Raises UserError for what cannot be read.
+    Grey, palette, CMYK and 16-bit images are converted (16 bits as value / 257), transparency is
+    composited over white, and only the first frame of an animation is used. An RGB profile is not
+    applied but kept (fid/colour.py). The first file of each kind of loss is noted on stderr. `name`
+    is used for the file in messages. Raises UserError if it cannot be read.
     """
     name = name or str(source)
     return to_rgb(read_image(source, name), name)
 
 
 def tell_of_profile(profile: bytes | None, name: str) -> None:
-    """Name the first image whose profile of RGB is lost, as no file or page keeps it."""
+    """Note the first image whose RGB profile is lost because the output has none."""
     if not describes_srgb(profile):
         _tell("profile", name)
 
 
 @contextmanager
 def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """An image of which no more than the header is read; `read_image` looks at its pixels' number.
+    """Open an image, reading only its header; `read_image` checks the number of pixels.
 
-    Raises UserError for what cannot be read, also within the block.
+    Raises UserError if it cannot be read, also for errors within the block.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oversized and odd files are judged here, once
+            warnings.simplefilter("ignore")  # we report these ourselves, once
             with _open(source, name) as image:
                 yield image
     except (UserError, StopRequested):
@@ -87,7 +87,7 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         raise UserError(f"{name}: is a folder, not an image") from None
     except PermissionError:
         raise UserError(f"{name}: no permission to read this file") from None
-    except Exception as error:  # decoders raise nearly every kind of exception on broken bytes
+    except Exception as error:  # decoders raise almost any exception on broken bytes
         raise_if_machine(error, name)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -96,7 +96,7 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
 
 
 def is_turned(path: Path) -> bool:
-    """Say whether reading an image exchanges its width and height, as its EXIF asks."""
+    """Whether an image's EXIF orientation swaps its width and height."""
     with opened(path, str(path)) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1) >= ORIENTATION_ON_ITS_SIDE
 
@@ -110,7 +110,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Write a PNG so that `path` is either the old file or the whole new one, never a part."""
+    """Write a PNG atomically."""
     with atomic(Path(path)) as temporary:
         temporary.write_bytes(encode_png(image))
 
@@ -118,8 +118,8 @@ def save_png(path: Path, image: np.ndarray) -> None:
 def list_images(folder: Path) -> list[Path]:
     """List the images directly in `folder` in natural order; hidden files are ignored.
 
-    Pictures of formats that are not read are noted on stderr, as what a conversion leaves out.
-    Raises UserError if the folder is missing or contains no image.
+    Images in unsupported formats are skipped with a note. Raises UserError if the folder is missing
+    or contains no image.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -142,13 +142,13 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def tell_left_out(place: Path, names: Iterable[str]) -> None:
-    """Name the first of the files that hold a picture, as they are called, which is not read."""
+    """Note skipped images in unsupported formats, once per place."""
     if text := left_out(names):
         note_once(str(place), f"{place}: {text}")
 
 
 def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Decode the first frame in its own mode, upright, unless it has more pixels than the limit."""
+    """Decode the first frame in its own mode, upright; raises UserError beyond the pixel limit."""
     with opened(source, name) as image:
         check_limit("pixels", image.width * image.height, f"{name}: {image.width} x {image.height}")
         if _has_deep_colours(image):
@@ -161,7 +161,7 @@ def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
 
 
 def _open(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Read an image's header; Pillow's own limit of pixels counts where ours is below it."""
+    """Read an image's header; lifts Pillow's pixel limit if ours is higher."""
     if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = None
     try:
@@ -173,8 +173,8 @@ def _open(source: Path | BinaryIO, name: str) -> Image.Image:
 
 
 def _has_deep_colours(image: Image.Image) -> bool:
-    """Say whether colours are stored with more than the 8 bits that Pillow reads of them."""
-    if not image.tile or image.mode.startswith("I"):  # grey is read with all of its bits
+    """Whether colours are stored with more than the 8 bits per channel that Pillow reads."""
+    if not image.tile or image.mode.startswith("I"):  # grey keeps all of its bits
         return False
     codec, _, _, arguments = image.tile[0]
     raw, *more = arguments if isinstance(arguments, tuple) else (arguments,)
@@ -182,7 +182,7 @@ def _has_deep_colours(image: Image.Image) -> bool:
 
 
 def _has_more_frames(image: Image.Image) -> bool:
-    """Say whether a decoded image is an animation or has further pages; moves to the next one."""
+    """Whether a decoded image has more frames or pages; seeks to the second one."""
     try:
         image.seek(1)
     except StopRequested:
@@ -193,14 +193,14 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 
 def _tell(loss: str, name: str) -> None:
-    """Name the first file that loses something on the way to RGB; a set of them needs one line."""
+    """Note the first file with this kind of loss in the conversion to RGB."""
     note_once(loss, f"{name} {LOSSES[loss]}")
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert any mode to RGB, a profile of RGB goes along.
+    """Convert any mode to RGB, keeping an RGB profile.
 
-    Raises UserError for pixels that are read as none.
+    Raises UserError for unsupported pixel types.
     """
     if is_foreign(image):
         _tell("colours", name)

@@ -1,9 +1,9 @@
-"""Read checkpoints of a lab solution and write them as ours, with a config that runs them.
+"""Import checkpoints of a lab solution: convert them to our form, with a config that runs them.
 
 python -m utils.weights.import_lab VQGAN.pt transformer.pt --out runs/lab
 
 writes <out>/vqgan.safetensors, <out>/transformer.safetensors, <out>/config.yml, and <out>/keys.txt,
-which names every key of the files and what became of it.
+which lists every key of the files and how it was converted.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from utils.weights.lab_shapes import describe
 from utils.weights.store import fill, save_weights
 
 WEIGHTS_FILES = {TOKENIZER: "vqgan.safetensors", TRANSFORMER: "transformer.safetensors"}
-NOT_READ = {  # what shapes do not tell
+NOT_READ = {  # settings that shapes do not determine
     TOKENIZER: ("norm",),
     TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),
 }
 
-UNSUPPORTED = {  # attention that public solutions compute, and that no file tells
+UNSUPPORTED = {  # attention variants of public solutions that no file reveals
     "query-softmax": "its softmax runs over the queries instead of the keys",
     "merged-heads": "its heads are merged without moving them next to their token",
 }
@@ -56,11 +56,11 @@ def import_lab(
     roles: Roles | None = None,
     attention: str | None = None,
 ) -> tuple[Config, list[str]]:
-    """Convert the networks of some files; returns the config that runs them and what to print.
+    """Convert the networks in some files; returns the config that runs them and lines to print.
 
-    ``base`` gives all that files do not tell; entry, roles and attention (one of LAYOUTS) settle
-    what a file leaves open. The config computes in fp32, so that logits are the lab's.
-    Nothing is written unless every key of every file has its place. Raises `UserError` otherwise.
+    ``base`` gives settings that the files do not contain; entry, roles and attention (one of
+    LAYOUTS) resolve ambiguities. The config computes in fp32, so that logits match the lab's.
+    Raises `UserError`, and writes nothing, unless every key of every file is accounted for.
     """
     settled = Settled(entry, roles or {}, attention, base.transformer.num_heads)
     files = [read_lab_file(path, settled) for path in paths]
@@ -94,7 +94,7 @@ def import_lab(
 
 
 def _one_of_each(files: list[LabFile]) -> dict[str, tuple[LabFile, Part]]:
-    """Each network with the file that holds it; two of a kind leave no choice but to ask."""
+    """Each network with the file that contains it; raises `UserError` for two of a kind."""
     parts: dict[str, tuple[LabFile, Part]] = {}
     for file in files:
         for kind, part in file.parts.items():
@@ -107,7 +107,7 @@ def _one_of_each(files: list[LabFile]) -> dict[str, tuple[LabFile, Part]]:
 
 
 def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
-    """What a reader wants to know about one network."""
+    """Lines that summarise the import of one network."""
     variant = f", attention variant {part.naming.title}" if part.kind == TRANSFORMER else ""
     count = sum(value.numel() for value in part.weights.values())
     read = description.model_dump(exclude=set(NOT_READ[part.kind]))
@@ -119,12 +119,12 @@ def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
         f"{len(report.shapes)} of another shape",
         *(f"  renamed: {text}" for text in _patterns(report.renamed)),
         f"  read off the shapes: {_as_text(read)}",
-        f"  not told by the file: {_as_text(taken)}",
+        f"  not in the file: {_as_text(taken)}",
     ]
 
 
 def _patterns(renamed: dict[str, str]) -> list[str]:
-    """Renamed keys with the block's number written as i, each pattern once."""
+    """Renamed keys with block numbers replaced by i, each pattern once."""
     patterns: dict[str, int] = {}
     for new, old in renamed.items():
         text = re.sub(r"\bblocks\.\d+\.", "blocks.i.", f"{old} -> {new}")
@@ -137,7 +137,7 @@ def _as_text(values: dict[str, Any]) -> str:
 
 
 def _config(base: Config, out: Path, descriptions: dict[str, Any]) -> Config:
-    """The base with the described networks and their files; both halves made to agree."""
+    """The base config with the described networks and their files, made consistent."""
     values: dict[str, Any] = base.model_dump() | {"run": out, "precision": "fp32"}
     for kind, description in descriptions.items():
         values[kind] |= description.model_dump() | {"weights": out / WEIGHTS_FILES[kind]}
@@ -157,7 +157,7 @@ def _config(base: Config, out: Path, descriptions: dict[str, Any]) -> Config:
 
 
 def _convert(file: LabFile, part: Part, description: Any, out: Path) -> None:
-    """Fill the network strictly and write it in float32 with where it came from."""
+    """Load the weights strictly and write them in float32 with their source."""
     network = (VQGAN if part.kind == TOKENIZER else BidirectionalTransformer)(description)
     fill(network, part.weights, Path(file.name))
     notes = {"source": Path(file.name).name, "source_sha256": content_hash([Path(file.name)])}
@@ -166,7 +166,7 @@ def _convert(file: LabFile, part: Part, description: Any, out: Path) -> None:
 
 
 def role_map(text: str) -> Roles:
-    """`blocks.0.attn.a=q,...` as layers of any block and their roles, for argparse."""
+    """Parse `blocks.0.attn.a=q,...` into layers of any block and their roles, for argparse."""
     roles: Roles = {}
     for item in text.split(","):
         layer, _, role = item.strip().partition("=")
@@ -178,7 +178,7 @@ def role_map(text: str) -> Roles:
 
 
 def _base(args: Namespace) -> Config:
-    """The config to import into, with the rule that was asked for."""
+    """The base config with the requested decode rule."""
     rule: list[Override] = [("decoding.rule", args.rule)] if args.rule else []
     base = load_config(args.config, [*rule, *args.set])
     is_labs = args.rule is not None and args.rule.startswith("lab")

@@ -125,7 +125,7 @@ def test_one_image_and_one_mask_pair_whatever_their_names(tmp_path):
         (["i_1.png", "i_2.png"], ["m_1.png", "m_3.png"], "without a partner: i_2.png, m_3.png"),
         (["a.png", "b.png"], ["a.png", "c.png"], "without a partner: b.png, c.png"),
         (["a.png", "b_1.png"], ["x.png", "b_1.png"], "without a partner: a.png, x.png"),
-        (["i_1.png", "j_1.png"], ["m_1.png", "n_1.png"], "several share a number or a name"),
+        (["i_1.png", "j_1.png"], ["m_1.png", "n_1.png"], "some numbers or names are not unique"),
     ],
 )
 def test_files_without_a_partner_are_counted_and_named(tmp_path, images, masks, end):

@@ -51,7 +51,7 @@ def test_a_profile_of_grey_is_left_out_with_a_note(tmp_path, capsys):
     profile = bytes(16) + b"GRAY" + bytes(112)
     Image.new("L", (2, 2), 7).save(tmp_path / "a.png", icc_profile=profile)
     assert profile_of(load_rgb(tmp_path / "a.png")) is None
-    assert "a.png states other colours than sRGB" in capsys.readouterr().err
+    assert "a.png declares a colour space other than sRGB" in capsys.readouterr().err
 
 
 def test_srgb_is_known_by_its_description():
@@ -78,7 +78,7 @@ def test_colour_of_more_than_8_bits_has_the_note_of_grey(tmp_path, capsys, maxim
     content = np.full((2, 2, 3), maximum, f">u{size}").tobytes()
     (tmp_path / "a.ppm").write_bytes(b"P6 2 2 %d\n" % maximum + content)
     assert load_rgb(tmp_path / "a.ppm").getpixel((0, 0)) == (255, 255, 255)
-    assert ("has 16 bits a channel" in capsys.readouterr().err) == (maximum > 255)
+    assert ("has 16 bits per channel" in capsys.readouterr().err) == (maximum > 255)
 
 
 PRIMARIES = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)  # of Display P3
@@ -120,4 +120,4 @@ def large(profile: bytes) -> bytes:
 )
 def test_colours_that_a_result_cannot_keep_are_told_of(content, is_told, capsys):
     assert load_rgb(io.BytesIO(content), "a").info == {}
-    assert ("a states other colours than sRGB" in capsys.readouterr().err) == is_told
+    assert ("a declares a colour space other than sRGB" in capsys.readouterr().err) == is_told
