@@ -51,7 +51,7 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
 
     storage: URL of a database, by default SQLite in <run>/search/study.db. Its study's
     name contains a digest of all settings that trials depend on, so workers with equal settings
-    share it and an interrupted search continues. Table, plots and numbers are written to <run>/search/.
+    share it and an interrupted search continues. Writes table, plots and numbers to <run>/search/.
     Raises `UserError` when no trial keeps its loss finite.
     """
     if world_size() > 1:

@@ -90,7 +90,7 @@ def open_storage(url: URL) -> RDBStorage:
         name = (error.__cause__ or error).name
         package = DRIVERS.get(name, name)
         raise UserError(f"{public_url(url)}: no driver found; pip install {package}") from None
-    except (RuntimeError, TypeError, ValueError) as error:  # tables of another Optuna version, or bad parameters
+    except (RuntimeError, TypeError, ValueError) as error:  # other Optuna's tables; parameters
         raise _refusal(url, error) from None
 
 
