@@ -30,8 +30,8 @@ tiny networks. Code 2 is a one-line refusal that leaves every file unchanged, co
 result, with a note if part of the input was ignored. No case may show a traceback, hang, need
 600 MiB more memory, leave a partial file, or run a program from the input.
 
-{count} cases, {refused} refused, {repaired} done. Each is an entry of the linked file: the fault, the
-command, and part of the expected line.
+{count} cases, {refused} refused, {repaired} done. Each is an entry of the linked file:
+the fault, the command, and part of the expected line.
 
 | part | cases | refused | done | for example |
 |---|---|---|---|---|
@@ -45,7 +45,8 @@ its results are byte-identical to those of an undisturbed run (except dates and 
 """
 LEGEND = """
 Code 2 is a one-line refusal, code 130 a clean stop. Half files are training states and token
-caches, studies, results, certificates and statistics. Any number of processes may share a search. {count} cells, {empty} of them cannot happen.
+caches, studies, results, certificates and statistics. Any number of processes may
+share a search. {count} cells, {empty} of them cannot happen.
 """
 ROW = re.compile(r"^\| \[(.*?)\]\(\.\./tests/faults/\w+\.py\) \| (\d+) \| ", re.MULTILINE)
 
