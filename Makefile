@@ -1,7 +1,7 @@
-# make setup  set up
+# make setup  create the environment
 # make demo   set up, fine-tune, inpaint, score, report
 # make test   set up, run the tests
-# An activated conda environment is used as it is; otherwise everything goes into .venv.
+# Uses the active conda environment, or else .venv.
 
 ifneq ($(filter-out base,$(CONDA_DEFAULT_ENV)),)
 ENV := $(CONDA_PREFIX)
@@ -16,7 +16,7 @@ RUN := runs/demo
 DATA := data/demo
 CONFIG := config/demo.yml
 WEIGHTS := models/pretrained/cats64
-START_TOKENIZER := --tokenizer $(WEIGHTS)/vqgan.safetensors  # or nothing, to train from scratch
+START_TOKENIZER := --tokenizer $(WEIGHTS)/vqgan.safetensors  # empty: train from scratch
 START_TRANSFORMER := --transformer $(WEIGHTS)/transformer.safetensors
 SPLIT := --split 400 100 100
 SCHEDULES := cosine linear square
@@ -66,7 +66,7 @@ results: demo
 	cp $(RUN)/comparison.png docs/results/demo/comparison.png
 	$(PYTHON) -m docs.tables
 
-# The search behind docs/results/search: make search-results SEARCH_DATA=folder [SEARCH_FLAGS=...]
+# Reproduces docs/results/search: make search-results SEARCH_DATA=folder [SEARCH_FLAGS=...]
 search-results: $(ENV)/.maskgit
 	$(PYTHON) training_transformer.py --config config/cats64.yml --lr-search 10 --lr-search-only \
 	  --tokenizer models/pretrained/cats64/vqgan.safetensors \
@@ -78,23 +78,23 @@ search-results: $(ENV)/.maskgit
 test: $(ENV)/.maskgit-dev
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not long and not app"
 
-test-lowest:  # with the lowest versions that pyproject.toml allows, PyTorch as it comes; Python up to 3.12
+test-lowest:  # lowest versions that pyproject.toml allows, except PyTorch; Python up to 3.12
 	$(FOUND_PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python tests/lowest_versions.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt ".[dev]"
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not long and not app"
 
-test-long: $(ENV)/.maskgit-dev  # what came out stays in docs/results/test-long.txt
+test-long: $(ENV)/.maskgit-dev  # writes docs/results/test-long.txt
 	$(PYTHON) -m pytest -m long -rA --show-capture=no > docs/results/test-long.txt; \
 	  status=$$?; cat docs/results/test-long.txt; exit $$status
 
-test-app: $(ENV)/.maskgit-app  # takes an installed Chromium, or fetches one
+test-app: $(ENV)/.maskgit-app  # uses an installed Chromium, or downloads one
 	$(PYTHON) -m pytest -m app -rs tests/app
 
-faults: $(ENV)/.maskgit-dev  # docs/faults.md, what becomes of every bad input; needs the extra app
+faults: $(ENV)/.maskgit-dev  # writes docs/faults.md, how bad inputs are handled; needs the extra app
 	FAULTS_TABLE=1 $(PYTHON) -m pytest tests/faults
 
-coverage: $(ENV)/.maskgit-dev  # scripts in processes of their own included; fails under 90 % of branches
+coverage: $(ENV)/.maskgit-dev  # including scripts run as subprocesses; fails below 90 % of branches
 	$(PYTHON) -m coverage erase
 	$(PYTHON) -m coverage run -m pytest -m "not long and not app"
 	$(PYTHON) -m coverage combine

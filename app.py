@@ -1,7 +1,7 @@
-"""Paint a hole and watch it fill: ``python app.py``, then open the address it prints.
+"""Web demo, paint a hole and watch it fill: ``python app.py``, then open the printed address.
 
-Without a folder it takes the released cats64; a run folder, imported lab files or a config file do
-as well, and several of them can be chosen from on the page.
+Uses the released cats64 weights by default. Name run folders, imported lab files or config files to
+use others; with several, the page offers a choice.
 """
 
 import os
@@ -16,7 +16,7 @@ from config.errors import UserError
 from utils.cli import ArgumentParser, run
 
 PORTS = 65535
-FOREIGN = ("GRADIO_",)  # beginnings of names: settings of another program's page
+FOREIGN = ("GRADIO_",)  # prefixes of variables that would configure Gradio
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")  # read even for plain HTTP
 
 
@@ -28,10 +28,10 @@ def port(text: str) -> int:
 
 
 def leave_out_foreign() -> None:
-    """Forget proxies, certificates and Gradio's settings; to be called before Gradio is imported.
+    """Remove proxy, certificate and Gradio variables; call before importing Gradio.
 
-    On its way up Gradio asks itself over HTTP whether it answers, which a proxy, or certificates
-    that are missing, would keep from it. The page calls nobody else.
+    At startup Gradio requests its own address over HTTP, which a proxy or missing certificates
+    would break. It makes no other requests.
     """
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(FOREIGN) or name in CERTIFICATES:

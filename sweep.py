@@ -2,7 +2,7 @@
 
 Studies: iterations (5, 8, 10, 15, 20 at sweet spot 8), sweet-spot (1, 4, 8, 10 of 10), schedules
 (cosine, linear, square), each for both decode rules; several may be named at once. Or: grid FILE,
-a YAML file of decoding keys, each with a list of values. An interrupted sweep goes on.
+a YAML file of decoding keys, each with a list of values. An interrupted sweep continues.
 """
 
 import sys
@@ -20,7 +20,7 @@ OPTIONS = {  # flag: key that it overrides, type, help
     "--run": ("run", str, "folder of the run"),
     "--transformer": ("transformer.weights", str, "transformer weights: ours, or a lab .pt"),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
-    "--features": ("scoring.features", str, "of the score: efficientnet-lite0, inception for FID"),
+    "--features": ("scoring.features", str, "efficientnet-lite0, or inception for FID"),
     "--seed": ("seed", int, "first seed of the decoding noise"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
 }
@@ -28,7 +28,7 @@ SEEDS, MAX_SEEDS = 3, 1000
 
 
 def few(text: str) -> int:
-    """How many seeds each setting may be repeated with, for argparse."""
+    """A number of seeds, for argparse."""
     if positive(text) > MAX_SEEDS:
         raise ArgumentTypeError(f"'{text}' is no whole number from 1 to {MAX_SEEDS}")
     return int(text)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="prepared folder with ground truth (default data.root)"
     )
-    parser.add_argument("--output", type=Path, help="where results go (default <run>/sweep)")
+    parser.add_argument("--output", type=Path, help="folder for results (default <run>/sweep)")
     parser.add_argument(
         "--seeds", type=few, default=SEEDS, help=f"repeat each setting (default {SEEDS})"
     )
@@ -75,7 +75,7 @@ def main() -> None:
             page = save_study_page(folder, sweep, table)
             print((folder / MARKDOWN).read_text(encoding="utf-8"))
             print(f"report: {page}")
-        print(f"{computed} cells computed, the rest were there: {output}")
+        print(f"{computed} cells computed, the rest reused: {output}")
 
 
 if __name__ == "__main__":

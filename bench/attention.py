@@ -1,12 +1,12 @@
-"""Attention three ways: PyTorch's kernel, the formula written out, and `fused` as a CPU runs it.
+"""Attention three ways: PyTorch's kernel, the formula written out, and `fused` on a CPU.
 
     python -m bench.attention [--quick] [--presets lab cats64]
 
-All get the same q, k and v at both sizes, with the dropout of the preset, and take turns; each time
-is the best of its turns. `repair` is a forward pass, `train` one and its backward; kept is what the
-forward pass leaves for backward. On a GPU, and in fp32 without dropout, `fused` is the kernel.
+All use the same q, k and v and the preset's dropout, and run in turns; each time is the best over
+the turns. `repair` is a forward pass, `train` forward and backward, kept the memory saved for
+backward. On a GPU, and in fp32 without dropout, `fused` is the kernel.
 Last line, JSON: {"lab": {"train_bf16": {"kernel_ms", "plain_ms", "here_ms", "times_as_fast"}, ...,
-"kept_mib": {...}}, "cats64": {...}}; milliseconds and MiB are of an image and layer, times_as_fast
+"kept_mib": {...}}, "cats64": {...}}; milliseconds and MiB are per image and layer, times_as_fast
 is the kernel's time over ours.
 """
 
@@ -66,7 +66,7 @@ def preset_result(preset: str, turns: int) -> dict[str, Figures]:
 
 
 def ways(network: TransformerConfig, trains: bool) -> dict[str, Attend]:
-    """Attention of all heads in each way, (B, N, 3 D) -> (B, N, D)."""
+    """Each implementation of multi-head attention, (B, N, 3 D) -> (B, N, D)."""
     sizes = (network.dim, network.num_heads, network.dropout)
     attention = MultiHeadSelfAttention(*sizes, fused=True).train(trains)
 
@@ -80,7 +80,7 @@ def ways(network: TransformerConfig, trains: bool) -> dict[str, Attend]:
 
 
 def once(attend: Attend, qkv: Tensor, trains: bool) -> None:
-    """A forward pass; in training with its backward."""
+    """A forward pass, in training followed by backward."""
     with torch.inference_mode(not trains):
         out = attend(qkv)
     if trains:
@@ -89,12 +89,12 @@ def once(attend: Attend, qkv: Tensor, trains: bool) -> None:
 
 
 def kept_mib(attend: Attend, qkv: Tensor) -> float:
-    """What the forward pass keeps of an image for backward, q, k and v included."""
+    """Memory per image saved for backward, q, k and v included."""
     kept = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = tensor, storage.nbytes()  # the tensor, so that none is reused
+        kept[storage.data_ptr()] = tensor, storage.nbytes()  # a freed address could be reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -1,17 +1,16 @@
-"""How much speed is left next to other processes: threads within operations against images shared.
+"""Speed next to busy processes: threads within operations against images shared by threads.
 
     python -m bench.busy [--works repair encode] [--others 0 1 2 8] [--quick]
 
-`old` is the way before: within each operation as many threads as the process may use, one group of
-images after another. `new` shares images, or parts of a batch, among threads that compute alone
-(models/parallel.py). Each side keeps its networks in a process of its own; the sides take turns in
-short rounds while the given number of other processes count as fast as they can. Works: repairing
-and encoding at cats64 size, scoring, training at both sizes. Weights are random, images crops of
-photographs.
+`old`, the previous method, uses all threads within each operation, one batch at a time. `new`
+distributes images, or parts of a batch, over single-threaded workers (models/parallel.py). Each
+side keeps its networks in its own process; the sides take turns in short rounds while the given
+number of other processes run busy loops. Works: repairing and encoding at cats64 size, scoring,
+training at both sizes. Weights are random, images are crops of photographs.
 
-Its last line is {WORK: {PROCESSES: {"old", "new", "ratio"}}, ...}: images a second and new over
-old, each the median of the rounds with the lowest and the highest. The result is not appended where
-rounds of the new side differ too much (bench/common.py).
+Its last line is {WORK: {PROCESSES: {"old", "new", "ratio"}}, ...}: images per second and new over
+old, each a median over rounds with minimum and maximum. The result is not appended if the rounds
+of the new side differ too much (bench/common.py).
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ from models import parallel
 CPU = torch.device("cpu")
 OTHERS = (0, 1, 2, 8)
 ROUNDS, QUICK_ROUNDS = 5, 1
-SECONDS, QUICK_SECONDS = 4.0, 0.2  # of a round of a side, at least one piece of work
-REPAIRED, ENCODED, SCORED = 8, 64, 64  # images of a piece of work
-TRAINED = {"cats64": 32, "lab": 2}  # images of a batch
+SECONDS, QUICK_SECONDS = 4.0, 0.2  # per side and round; at least one call of the work
+REPAIRED, ENCODED, SCORED = 8, 64, 64  # images per call
+TRAINED = {"cats64": 32, "lab": 2}  # batch size
 OLD, NEW = "old", "new"
-SETTLE = 0.5  # seconds that other processes get to start
-Work = Callable[[], int]  # does a piece of work; its number of images
+SETTLE = 0.5  # seconds for other processes to start
+Work = Callable[[], int]  # does one piece of work; returns its number of images
 
 
 def main() -> None:
-    """Start both sides, measure every work next to every number of other processes, report."""
+    """Start both sides, measure every work next to each number of busy processes, report."""
     parser = common.parser_of(__doc__)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--others", nargs="+", type=int, default=OTHERS, help="busy processes")
     args = parser.parse_args()
-    from bench.inpaint import prepare  # what computes is imported by each side for itself
+    from bench.inpaint import prepare  # each side imports what computes itself
 
     rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if args.quick else (ROUNDS, SECONDS)
     result: dict[str, dict] = {work: {} for work in args.works}
@@ -62,7 +61,7 @@ def main() -> None:
         side(NEW, folder) as new,
     ):
         prepare(Path(folder), ENCODED)
-        for work in args.works:  # weights are read, memory is taken
+        for work in args.works:  # reads weights, allocates memory
             compare(old, new, work, 0.0, 1)
         for count in args.others:
             before = common.load()
@@ -79,7 +78,7 @@ def main() -> None:
 def compare(
     old: ProcessPoolExecutor, new: ProcessPoolExecutor, work: str, seconds: float, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Images a second of both sides, in turns, and their ratio."""
+    """Images per second of both sides, in turns, and their ratio."""
     found = common.in_turns(
         {
             OLD: lambda: old.submit(rate, work, seconds).result(),
@@ -93,7 +92,7 @@ def compare(
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Other processes that take all the time they get."""
+    """Run processes with busy loops."""
     command = [sys.executable, "-S", "-c", "while True: pass"]
     others = [subprocess.Popen(command) for _ in range(count)]
     time.sleep(SETTLE if others else 0)
@@ -106,13 +105,13 @@ def busy(count: int) -> Iterator[None]:
 
 
 def side(name: str, folder: str) -> ProcessPoolExecutor:
-    """A process for one side, which keeps its networks."""
+    """A process for one side, which holds its networks."""
     return ProcessPoolExecutor(1, get_context("spawn"), start, (name, Path(folder)))
 
 
 def start(name: str, folder: Path) -> None:
-    """Set a side's process up: how it uses threads, and where its files are."""
-    sys.stdout = sys.stderr  # the last line is the result's
+    """Set up a side's process: its threading and its folder."""
+    sys.stdout = sys.stderr  # stdout ends with the result
     made_of.folder = folder
     if name == OLD:
         as_before()
@@ -120,12 +119,12 @@ def start(name: str, folder: Path) -> None:
 
 @cache
 def made_of(name: str) -> Work:
-    """A work with its networks, made once in a process."""
+    """A work with its networks, built once per process."""
     return WORKS[name](made_of.folder)
 
 
 def as_before() -> None:
-    """Threads within each operation, as many as would share images, and nothing shared."""
+    """Thread within operations, with as many threads as there are workers, and share nothing."""
     torch.set_num_threads(parallel.workers())
     parallel.workers = lambda: 1
     parallel.one_thread = as_they_are  # for what is imported from here on
@@ -136,12 +135,12 @@ def as_before() -> None:
 
 @contextmanager
 def as_they_are() -> Iterator[None]:
-    """Change no number of threads; a decorator too, as `one_thread` is."""
+    """Keep the number of threads; also a decorator, like `one_thread`."""
     yield
 
 
 def rate(work: str, seconds: float) -> float:
-    """Images a second over pieces of work that take at least this long."""
+    """Images per second over at least this many seconds."""
     do = made_of(work)
     began, images = time.perf_counter(), 0
     while True:
@@ -151,7 +150,7 @@ def rate(work: str, seconds: float) -> float:
 
 
 def repairing(folder: Path) -> Work:
-    """From files to files, weights in memory."""
+    """Repair from files to files, weights in memory."""
     from bench.inpaint import config_of, first
     from utils.inpainting import job
     from utils.inpainting.inpainter import Inpainter
@@ -169,7 +168,7 @@ def repairing(folder: Path) -> Work:
 
 
 def encoding(folder: Path) -> Work:
-    """Tokens of a split in both plain views."""
+    """Encode a split in both plain views."""
     from bench.inpaint import config_of
     from utils.training.token_cache import cached_tokens
     from utils.weights.store import load_tokenizer

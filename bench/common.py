@@ -1,8 +1,8 @@
-"""What every benchmark shares: arguments, sides in turns, ratios, memory, reporting.
+"""Shared by all benchmarks: arguments, sides in turns, ratios, memory, reporting.
 
 A benchmark prints its result as its last line and appends it to `bench/results/NAME.jsonl`. Sides
-take turns, each time in a process of their own, and ratios are medians over the rounds. A result
-of `--quick`, or one that varies too much between rounds, is printed but not appended.
+take turns, each run in its own process; ratios are medians over rounds. Results of `--quick`, and
+results that vary too much between rounds, are printed but not appended.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CONFIG_OPTIONS = {
 }
 ROUNDS = 3
 MIB = 2**20
-WIDEST = 1.5  # highest over lowest of the rounds that a result may have to be appended
+WIDEST = 1.5  # largest ratio of highest to lowest round that is appended
 
 
 def parser_of(documentation: str | None, *, has_presets: bool = False) -> argparse.ArgumentParser:
@@ -60,7 +60,7 @@ def parser_of(documentation: str | None, *, has_presets: bool = False) -> argpar
 
 
 def add_quick(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="a check: nothing is appended")
+    parser.add_argument("--quick", action="store_true", help="short check; appends nothing")
 
 
 def preset(name: str, overrides: Sequence[Override] = ()) -> Config:
@@ -75,7 +75,7 @@ def prepare_photographs(folder: Path, count: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The hardware and software that the numbers belong to."""
+    """Hardware and software of the measurement."""
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     own_cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # of Linux
     return {
@@ -95,7 +95,7 @@ def machine() -> dict[str, Any]:
 
 
 def load() -> float:
-    """Processes that wanted to run, the mean of the last minute."""
+    """Load average of the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
@@ -103,7 +103,7 @@ LOAD_BEFORE = load()
 
 
 def in_turns(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
-    """What each side gives in each round; every other round begins with the last side."""
+    """Results of each side in each round; every other round reverses the order of sides."""
     found: dict[str, list[Result]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: -1 if number % 2 else 1]:
@@ -114,14 +114,14 @@ def in_turns(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, l
 def side_by_side(
     task: Callable[..., Figures], sides: dict[str, dict[str, Any]], rounds: int
 ) -> dict[str, list[Figures]]:
-    """Figures of a task with each side's arguments, in each round."""
+    """Figures of a task with each side's arguments in each round."""
     calls = {side: partial(in_process, task, **arguments) for side, arguments in sides.items()}
     return in_turns(calls, rounds)
 
 
 def in_process(task: Callable[..., Figures], **arguments: Any) -> Figures:
-    """Figures of a task, and its peak memory, from a process of its own."""
-    begin = peak_memory  # imports what it needs before the task takes memory
+    """Run a task in its own process; its figures and peak memory."""
+    begin = peak_memory  # imports before the task allocates memory
     with ProcessPoolExecutor(1, get_context("spawn"), begin) as process:
         found = process.submit(task, **arguments).result()
         found |= process.submit(peak_memory).result()
@@ -130,7 +130,7 @@ def in_process(task: Callable[..., Figures], **arguments: Any) -> Figures:
 
 
 def column(found: dict[str, list[Figures]], key: str) -> dict[str, list[float]]:
-    """One figure of each side in each round."""
+    """One figure of each side by round."""
     return {side: [figures[key] for figures in each] for side, each in found.items()}
 
 
@@ -181,8 +181,8 @@ def report(
 
 
 def peak_memory() -> Figures:
-    """Peak memory of this process in MiB: resident, and what PyTorch took on a GPU."""
-    status = Path("/proc/self/status")  # getrusage would count the process that started this one
+    """Peak memory of this process in MiB: resident, and allocated by PyTorch on a GPU."""
+    status = Path("/proc/self/status")  # getrusage would include the parent process
     if status.is_file():
         peaks = {"peak_mib": int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024}
     else:
@@ -193,7 +193,7 @@ def peak_memory() -> Figures:
 
 
 def mean_seconds(work: Callable[[], object], times: int) -> float:
-    """Mean time of a call; a GPU is waited for before the first and after the last."""
+    """Mean time of a call; synchronises a GPU before the first and after the last."""
     _wait()
     start = time.perf_counter()
     for _ in range(times):

@@ -4,12 +4,12 @@
 
 Both scorers read the same files with the same weights: seeded random ones in the public file's
 format, since speed does not depend on their values and nothing needs to be downloaded. Every figure
-comes from a process of its own; the sides take turns. `cold` scores two folders, `warm` finds the
+comes from its own process; the sides take turns. `cold` scores two folders, `warm` finds the
 ground truth's statistics in the cache, which pytorch-fid does not have, and `legacy` computes
-pytorch-fid's own number, eps included.
+pytorch-fid's exact number, eps included.
 
 Its last line is {"distance_speedup", "cold_speedup", "warm_speedup", "memory_ratio",
-"abs_difference"}: medians of the rounds with the lowest and the highest; memory_ratio is ours over
+"abs_difference"}: medians over rounds with minimum and maximum; memory_ratio is ours over
 pytorch-fid's, abs_difference that of the legacy route's score.
 """
 
@@ -30,14 +30,14 @@ from utils.device import pick_device
 
 DIMS, QUICK_DIMS = 2048, 64
 IMAGES, QUICK_IMAGES = 747, 20
-BATCH = {"cpu": 16, "cuda": 50}  # images of ours; pytorch-fid has 50
+BATCH = {"cpu": 16, "cuda": 50}  # ours; pytorch-fid uses 50
 PREDICTED, TRUTH = "images/masked_image", "images/test"  # any two sets do
 WEIGHTS_NAME = "random-inception.pth"
 SIDES = ("theirs", "cold", "warm", "legacy")  # cold fills the cache that warm reads
 
 
 def random_inception(seed: int = 0) -> dict[str, Tensor]:
-    """Seeded weights under the public file's keys, scaled so that images stay apart at depth."""
+    """Seeded weights under the public file's keys, scaled to keep deep features distinct."""
     from torchvision.models import Inception3
 
     torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def random_inception(seed: int = 0) -> dict[str, Tensor]:
 
 
 def theirs(work: Path, dims: int) -> Figures:
-    """pytorch-fid's own path from two folders to a score."""
+    """pytorch-fid from two folders to a score."""
     import pytorch_fid.inception
     from pytorch_fid.fid_score import calculate_activation_statistics, calculate_frechet_distance
 

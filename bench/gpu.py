@@ -1,12 +1,12 @@
-"""Whether everything works on a GPU, and how fast: one command, ten minutes, no network.
+"""Tests and benchmarks on a GPU: one command, ten minutes, no network.
 
     python -m bench.gpu [--minutes 8] [--out runs/gpu] [--device cpu]
     python -m bench.gpu --report-run --tokens FILE [--epochs 200]
 
 The first runs the tests marked `cuda`, then the benchmarks of training, repairing, the tokenizer
-and the scorer, each as far as the time allows, and writes gpu.json and gpu.md. It needs no images.
-With `--device cpu` the same programs run in their short form, to see that they work; such figures
-say nothing of a GPU. The second trains the report's transformer (bench/report_run.py).
+and the scorer, as far as time allows, and writes gpu.json and gpu.md. It needs no images.
+`--device cpu` checks the same programs in their short form; its figures say nothing about a GPU.
+The second trains the report's transformer (bench/report_run.py).
 Last line: one JSON object, {"device", "tests", "train", "repair", "tokenizer", "scorer"}.
 """
 
@@ -40,12 +40,12 @@ TEST_MINUTES = 2.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=8, help="begin nothing after so long")
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the pages")
+    parser.add_argument("--minutes", type=float, default=8, help="start no part after this time")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="output folder")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--report-run", action="store_true", help="train the report's transformer")
     parser.add_argument("--tokens", type=Path, help="file of tokens for --report-run")
-    parser.add_argument("--write-tokens", type=Path, metavar="DATA", help="make that file of DATA")
+    parser.add_argument("--write-tokens", type=Path, metavar="DATA", help="write it from DATA")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of --report-run")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def examine(device: str, minutes: float, out: Path) -> None:
-    """Run all parts, write both pages, print the result."""
+    """Run all parts, write both files, print the result."""
     out.mkdir(parents=True, exist_ok=True)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     total = TEST_MINUTES + sum(minutes for _, minutes in PARTS.values())
@@ -81,7 +81,7 @@ def examine(device: str, minutes: float, out: Path) -> None:
 
 
 def tested(device: str) -> dict[str, int]:
-    """How many tests of the mark cuda passed, failed and were skipped; what failed is printed."""
+    """Run the tests marked cuda and print their output; how many passed, failed, were skipped."""
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "tests/utils/test_cuda.py"]
     environment = os.environ | {"CUDA_TESTS_DEVICE": device}
     pipe = {"stdout": subprocess.PIPE, "text": True}
@@ -94,7 +94,7 @@ def tested(device: str) -> dict[str, int]:
 
 
 def measured(module: str, device: str) -> Any:
-    """The last line of a benchmark, or how it ended."""
+    """The result of a benchmark, or its exit code as text."""
     flags = () if device == "cuda" else ("--quick",)
     command = [sys.executable, "-m", module, *flags]
     said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
@@ -104,7 +104,7 @@ def measured(module: str, device: str) -> Any:
 
 
 def driver() -> str | None:
-    """The version of NVIDIA's driver; None where there is none."""
+    """The version of NVIDIA's driver; None without one."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout

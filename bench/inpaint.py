@@ -1,17 +1,17 @@
-"""Side by side with a plain loop: seconds, memory and share of the peak of repairing an image.
+"""Repairs side by side with a plain loop: seconds, memory and share of the peak.
 
     python -m bench.inpaint [--presets lab cats64] [--quick]
 
-`plain` is the report's decoding as spec section 6 reads: one image at a time, fp32, logits of every
+`plain` is the report's decoding as in spec section 6: one image at a time, fp32, logits of every
 token at every step, a picture of every step. `ours` is `inpaint_set`, from files to files, with and
-without those pictures. Both have the same seeded random weights, since speed does not depend on
-their values, and the same crops of photographs with the lab's holes. Every figure comes from a
-process of its own, after a pass that warms up; the sides take turns. How cost grows with the batch,
-the iterations and the images is measured on a CPU, at cats64 size.
+without those pictures. Both use the same seeded random weights, since speed does not depend on
+their values, and the same crops of photographs with lab-like holes. Every figure comes from its own
+process, after a warm-up; the sides take turns. The growth of cost with the batch, the iterations
+and the number of images is measured on a CPU, at cats64 size.
 
-Its last line is {PRESET: {"speedup", "speedup_with_pictures", "mfu"}, ...}, each the median of the
-rounds with the lowest and the highest. Speed-ups are seconds an image, plain over ours; mfu is the
-share of the best matrix product of all rounds in the same dtype.
+Its last line is {PRESET: {"speedup", "speedup_with_pictures", "mfu"}, ...}, each a median over
+rounds with minimum and maximum. Speed-ups are seconds per image, plain over ours; mfu is the share
+of the best matrix product of all rounds in the same dtype.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def compare(
 
 
 def growth(work: Path) -> dict[str, dict[int, Figures]]:
-    """How cost grows with the batch, with T and with the number of images."""
+    """Cost by batch size, iterations and number of images."""
     shared = {"work": work, "preset": "cats64", "images": GROWTH_IMAGES}
     return {
         key.removesuffix("_size"): {
@@ -122,7 +122,7 @@ def growth(work: Path) -> dict[str, dict[int, Figures]]:
 
 
 def shares(found: dict[str, list[Figures]]) -> dict[str, Figures]:
-    """The result of a preset from what each side found in each round."""
+    """The result of a preset from the figures of each round."""
     seconds = common.column(found, "seconds_an_image")
     reached = [figures["gflop_s"] for figures in found["ours"]]
     peak = max(*reached, *(figures["peak_gflop_s"] for figures in found["ours"]))
@@ -136,7 +136,7 @@ def shares(found: dict[str, list[Figures]]) -> dict[str, Figures]:
 def run_task(
     work: Path, preset: str, images: int, side: str = "ours", flops: bool = False, **decoding: Any
 ) -> Figures:
-    """Repair images after one to warm up; seconds an image, and the share of the peak if asked."""
+    """Seconds per image after a warm-up, and the share of the peak on request."""
     keep_freed_memory()
     config = config_of(work, preset, **SETTINGS | decoding)
     repair = plain if side == "plain" else ours
@@ -150,10 +150,10 @@ def run_task(
 
 
 def share_of_peak(config: Config, dataset: InpaintingSet, work: Path, seconds: float) -> Figures:
-    """Matrix products and convolutions of a run against the best matrix product of the device."""
+    """FLOPs of a run's matrix products and convolutions, their rate, and the device's peak."""
     compute = Compute.of(config)
     peak = matmul_peak(compute.device, compute.dtype)
-    counter = FlopCounterMode(display=False)  # sees no other thread
+    counter = FlopCounterMode(display=False)  # counts this thread only
     alone = patch.object(parallel, "workers", lambda: 1)
     with tempfile.TemporaryDirectory(dir=work) as folder, alone, counter:
         ours(config, dataset, Path(folder))
@@ -174,7 +174,7 @@ def first(config: Config, count: int) -> InpaintingSet:
 
 
 def ours(config: Config, dataset: InpaintingSet, output: Path) -> float:
-    """This system from files to files, weights already read; seconds."""
+    """Seconds of `inpaint_set` from files to files, weights already loaded."""
     return inpaint_set(config, dataset, output)["seconds"]
 
 

@@ -1,4 +1,4 @@
-"""The report's decoding as spec section 6 reads: the plain loop that repairs are compared with."""
+"""The baseline of bench.inpaint: the report's decoding as a plain loop (spec section 6)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.weights.store import load_tokenizer, load_transformer
 
 @torch.no_grad()
 def plain(config: Config, dataset: InpaintingSet, output: Path) -> float:
-    """Repair a set, one image at a time; seconds, weights already read."""
+    """Repair a dataset one image at a time; seconds, weights already loaded."""
     device = pick_device("auto")
     tokenizer = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
     transformer = load_transformer(config.transformer_weights, config.transformer).to(device)

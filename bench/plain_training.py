@@ -1,4 +1,4 @@
-"""Stage 2 as a plain loop from the report's text, which training is compared with.
+"""The baseline of bench.train: stage 2 as a plain loop, written from the report.
 
 fp32, the tokenizer at every step, attention written out, logits of all tokens, batches of 10, an
 optimiser step every 10 batches.
@@ -18,7 +18,7 @@ from config.schema import Config, TransformerConfig
 from models.vqgan import VQGAN
 from utils.data.tensors import normalise
 
-IMAGES_A_STEP = 100  # the report's 10 batches of 10; larger batches of ours make a step by one
+IMAGES_A_STEP = 100  # the report's 10 batches of 10; for us one larger batch
 PLAIN_BATCH = 10
 
 
@@ -80,7 +80,7 @@ class PlainTransformer(nn.Module):
 
 @dataclass
 class Work:
-    """Something that trains: a batch, and an optimiser step after some batches."""
+    """A training loop to time: one batch, and one optimiser step per `accumulate` batches."""
 
     batch: Callable[[], None]
     step: Callable[[], None]
@@ -89,7 +89,7 @@ class Work:
 
 
 def plain_work(config: Config, device: torch.device) -> Work:
-    """The report's loop as its text tells it."""
+    """The report's training loop."""
     vqgan = VQGAN(config.tokenizer).eval().requires_grad_(False).to(device)
     network = PlainTransformer(config.transformer).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.96))

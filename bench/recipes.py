@@ -2,10 +2,10 @@
 
     python -m bench.recipes --data data/cats64 [--epochs 1] [--only NAME ...]
 
-Each recipe trains by itself from fresh weights, in a process of its own: the one of
-config/cats64.yml, the same with one choice undone, and the report's. Validation is the same too:
-mean cross-entropy of hidden tokens over five mask ratios, unsmoothed. Last line: one JSON
-object, {RECIPE: {"val_loss", "val_accuracy", "images_per_second", "minutes"}}.
+Each recipe trains from scratch in its own process: that of config/cats64.yml, the same with one
+choice reverted, and the report's. Validation is the mean cross-entropy of hidden tokens over five
+mask ratios, unsmoothed. Last line: one JSON object,
+{RECIPE: {"val_loss", "val_accuracy", "images_per_second", "minutes"}}.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def train(name: str, data: Path, epochs: int) -> dict[str, float]:
-    """Train one recipe in a folder that is thrown away; its last validation and its speed."""
+    """Train one recipe in a temporary folder; its last validation and its speed."""
     settings = FOR_ALL | RECIPES[name] | {"training.epochs": epochs}
     with tempfile.TemporaryDirectory() as run:
         command = [sys.executable, "training_transformer.py", "--config", "config/cats64.yml"]

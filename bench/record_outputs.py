@@ -1,11 +1,11 @@
-"""Record what a change of structure must not change, and compare: bytes that the scripts produce.
+"""Record and compare what a refactoring must not change: the bytes that scripts produce.
 
 python -m bench.record_outputs before.json                      # in the old checkout
 python -m bench.record_outputs after.json --compare before.json # in the new one
 
-Everything runs through the command line, at one thread, so that no module's place matters: 48
-repairs (both rules, all orders), two samples, a large picture, weights after 20 steps of either
-stage, token caches, a score, a sweep's table and all help texts. Takes about four minutes.
+Everything runs through the command line on one thread, so modules may move: 48 repairs
+(both rules, all orders), two samples, a large picture, weights after 20 steps of either stage,
+token caches, a score, a sweep's table and all help texts. Takes about four minutes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TWENTY_STEPS = [
     *("--set", "training.batch_size=2", "--set", "tokenizer.training.epochs=2"),
     *("--set", "tokenizer.training.batch_size=2", "--set", "tokenizer.training.warmup_steps=2"),
 ]
-TIMES = {"seconds", "images_per_second", "ms_per_image", "date"}  # of a study, which vary
+TIMES = {"seconds", "images_per_second", "ms_per_image", "date"}  # vary between runs
 
 
 def run(*command: str | Path) -> str:

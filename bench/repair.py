@@ -1,18 +1,18 @@
-"""How good repairs are: ours next to classical filling and a regressor, and where the rest is lost.
+"""Quality of repairs next to classical filling, a regressor and the tokenizer's limit.
 
     python -m bench.repair --config config/cats64.yml --data data/cats64
     python -m bench.repair --config config/cats64.yml --holes lab brush box --seeds 3 --unet FILE
 
-Every side fills the same holes of the same images. Grey leaves the hole as it is, biharmonic is
-what scikit-image does and what the networks are shown, telea what OpenCV does (left out where it is
-not installed), unet a regressor of 0.8 million parameters (bench/unet.py), ours the config's
-decoding; bf16 the same with the rounding of bfloat16 in transformer and decoder; true_tokens
-decodes the true tokens, as a perfect transformer would. Holes are those of the prepared folder
-(given), or drawn, each kind with three shares of the image.
-Figures: EfficientNet-Lite0 Frechet distance, the same with features of EfficientNet-Lite2 (a
-referee, since the tokenizer trained with Lite0's), perceptual distance (unit-length features of
-three depths), mean error in the hole in grey levels, PSNR there in dB. With several seeds, which
-draw holes and tokens, the figures are means, and spread is their standard deviation.
+Every side fills the same holes of the same images: grey leaves the hole grey; biharmonic is
+scikit-image's filling, which the networks also get as input; telea is OpenCV's (skipped if not
+installed); unet is a regressor of 0.8 million parameters (bench/unet.py); ours is the config's
+decoding, bf16 the same with transformer and decoder rounded to bfloat16; true_tokens decodes the
+true tokens, as a perfect transformer would. Holes are those of the prepared folder (given), or
+drawn, each kind with three shares of the image.
+Figures: EfficientNet-Lite0 Frechet distance, the same with EfficientNet-Lite2 (held out: the
+tokenizer was trained with Lite0), perceptual distance (unit-length features of three depths), mean
+error in the hole in grey levels, PSNR there in dB. With several seeds, which draw holes and tokens,
+figures are means and spread is the standard deviation.
 Last line: one JSON object, {SIDE: FIGURES}, for drawn holes {"KIND SHARE": {SIDE: FIGURES}}.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, OPTIONS)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="sides to measure")
-    parser.add_argument("--images", type=int, help="only the first ones, this many")
+    parser.add_argument("--images", type=int, help="number of images, from the first")
     parser.add_argument("--holes", nargs="+", choices=(GIVEN, *HOLE_KINDS), default=[GIVEN])
     parser.add_argument("--split", choices=("test", "val"), default="test", help="of drawn holes")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds to measure with")
@@ -128,7 +128,7 @@ def _cells(args, config: Config, seed: int) -> Iterator[Cell]:
 
 
 def _over(each: list[Figures], how) -> Figures:
-    """One number for each figure of each side, over the seeds."""
+    """Mean or spread over the seeds of each figure of each side."""
     return {
         name: {key: round(float(how([f[name][key] for f in each])), 4) for key in each[0][name]}
         for name in each[0]

@@ -1,8 +1,8 @@
 """The report's own training of the transformer, from a file of tokens: time and loss by epoch.
 
-Dim 768, 15 layers, 200 epochs of 7,668 images, in batches of 10 x 10 as in the report and then in
-one batch of 100, which makes the same optimiser steps. By arithmetic an H100 needs about ten
-minutes: 1.5 million images, 120 GFLOP each.
+Dim 768, 15 layers, 200 epochs of 7,668 images, in batches of 10 x 10 as in the report and then of
+100, with equally many optimiser steps. Estimate for an H100: ten minutes, for 1.5 million images of
+120 GFLOP each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from utils.training.transformer import train_transformer
 from utils.weights.store import codes_fingerprint, load_tokenizer
 
 EPOCHS = 200
-BATCHES = {"10 x 10": (10, 10), "100 x 1": (100, 1)}  # images of a batch, batches of a step
+BATCHES = {"10 x 10": (10, 10), "100 x 1": (100, 1)}  # batch size, batches per step
 
 
 def write_tokens(data: Path, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""What repairs are measured against: every side fills the same holes of the same images.
+"""The sides of bench.repair: each fills the same holes of the same images.
 
 Shapes: n images, B batch, N tokens, H x W pixels.
 """
@@ -30,7 +30,7 @@ PRODUCTS = {"linear", "conv2d", "matmul", "__matmul__", "scaled_dot_product_atte
 def side(
     name: str, inpainter: Inpainter, truth: np.ndarray, holes: np.ndarray, unet: UNet | None
 ) -> np.ndarray | None:
-    """Repairs of one side, (n, H, W, 3) uint8, or None where it is not there."""
+    """Repairs by one side, (n, H, W, 3) uint8, or None if it is unavailable."""
     masked = np.where(holes[..., None], np.uint8(HOLE_COLOUR), truth)
     if name == "grey":
         return masked
@@ -48,9 +48,9 @@ def side(
 
 
 class Rounded(TorchFunctionMode):
-    """Rounds what products get and give to bfloat16, as autocast does, and computes in fp32.
+    """Rounds inputs and outputs of products to bfloat16, as autocast does, computing in fp32.
 
-    A CPU without bfloat16 emulates autocast a hundred times as slowly.
+    On a CPU without bfloat16, autocast would be a hundred times slower.
     """
 
     def __torch_function__(
@@ -64,7 +64,7 @@ class Rounded(TorchFunctionMode):
 
 @contextmanager
 def _in_bf16(inpainter: Inpainter) -> Iterator[None]:
-    """Transformer and decoder round; the encoder never does."""
+    """Round in transformer and decoder, not in the encoder."""
     assert inpainter.dtype == torch.float32, "the config asks for bf16 already"
 
     def rounding(compute: Callable) -> Callable:
@@ -101,7 +101,7 @@ def _telea() -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
 def _decoded(
     inpainter: Inpainter, truth: np.ndarray, masked: np.ndarray, holes: np.ndarray, name: str
 ) -> Iterator[np.ndarray]:
-    """Repairs batch by batch; only true_tokens looks at what a hole hides."""
+    """Repairs batch by batch; only true_tokens sees the true pixels in holes."""
     data = inpainter.config.data
     for start in tqdm(range(0, len(truth), BATCH), name, dynamic_ncols=True):
         part = slice(start, start + BATCH)

@@ -1,4 +1,4 @@
-"""Speed of both tokenizers: images a second of encoding and decoding.
+"""Speed of both tokenizers: images encoded and decoded per second.
 
     python -m bench.tokenizer [--quick] [--presets lab cats64]
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def preset_speeds(preset: str, seconds: float, device: torch.device) -> dict[str, Figures]:
-    """All cells of one preset; its random weights cost the same time as trained ones."""
+    """All cells of one preset; random weights are as fast as trained ones."""
     config = common.preset(preset, ["tokenizer.decoder_conditioning=none"])  # no known pixels
     layout, side, cells = torch.channels_last, config.data.image_size, {}
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def preset_speeds(preset: str, seconds: float, device: torch.device) -> dict[str
 
 @torch.inference_mode()
 def best_seconds(work: partial, seconds: float) -> float:
-    """Shortest of the repetitions that fit into this time."""
+    """The shortest repetition within a time."""
     common.mean_seconds(work, 1)  # the first call chooses kernels and allocates
     best, end = common.mean_seconds(work, 1), time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -3,7 +3,7 @@
     python -m bench.tokenizer_quality --config config/cats64.yml --data data/cats64
 
 Reconstruction of the images of val/ (PSNR, SSIM, EfficientNet-Lite0 Frechet distance, the same
-with features of EfficientNet-Lite2, which no training here has seen, codes in use) and the share of
+with EfficientNet-Lite2, which no training here uses, codes in use) and the share of
 known tokens that the holes of mask64/ leave unchanged. Last line: one JSON object.
 
 A known token is one without any hidden pixel. Its index in the filled image is compared with its
@@ -37,7 +37,7 @@ from utils.weights.store import load_tokenizer
 OPTIONS = CONFIG_OPTIONS | {
     "--images": ("tokenizer.training.validation_images", int, "images of val/ to reconstruct"),
 }
-ENCODED_AT_ONCE = 16  # larger ones fall out of the processor's cache
+ENCODED_AT_ONCE = 16  # larger batches exceed the CPU cache
 FARTHEST = 4  # distances from here on are counted together
 
 
@@ -71,7 +71,7 @@ def kept_tokens(
 def token_distance(holes: np.ndarray, num_tokens: int) -> np.ndarray:
     """Chessboard distance of every token to the nearest hidden one, 0 if hidden: (n, N) int.
 
-    Distances beyond the largest one counted are cut to it, as are all of a hole-free image.
+    Clipped to `FARTHEST`, which is also the value for images without holes.
     """
     side = math.isqrt(num_tokens)
     masks = token_mask_from_holes(torch.from_numpy(holes), side).numpy().reshape(-1, side, side)

@@ -2,18 +2,18 @@
 
     python -m bench.train [--quick] [--presets lab cats64] [--seconds 8]
 
-The plain loop is that of bench/plain_training.py. Ours is `TransformerTrainer` over a
-token cache, with about as many images an optimiser step and what it has for speed: 16-bit products
-where the hardware has them, fused attention, logits of hidden tokens, batches that suit the device;
-on a GPU compiled blocks. Weights and images are random, since neither changes the speed. Lab size
-is the report's (dim 768, 15 blocks, the lab's VQGAN), cats64 that of config/cats64.yml. Each runs
-in a process of its own; memory is the peak that PyTorch allocates on a GPU, or the peak of
-the process on a CPU.
+The plain loop is that of bench/plain_training.py. Ours is `TransformerTrainer` over a token cache,
+with about as many images per optimiser step and its options for speed: 16-bit products where the
+hardware has them, fused attention, logits of hidden tokens only, a batch size to suit the device;
+on a GPU compiled blocks. Weights and images are random, since neither affects speed. Lab size is
+the report's (dim 768, 15 blocks, the lab's VQGAN), cats64 that of config/cats64.yml. Each side runs
+in its own process; memory is the peak that PyTorch allocates on a GPU, or the process's peak on a
+CPU.
 
-MFU is the share of the best square matrix product in the same dtype, taken right before and after
-our side in each round; FLOPs are those of utils/training/throughput.py. Last line, JSON:
-{"lab": {"speedup", "memory_ratio", "mfu"}, "cats64": {...}}, each the median of the rounds with the
-lowest and the highest; memory_ratio is ours over the plain loop's.
+MFU is the share of the best square matrix product in the same dtype, measured right before and
+after our side in each round; FLOPs are those of utils/training/throughput.py. Last line, JSON:
+{"lab": {"speedup", "memory_ratio", "mfu"}, "cats64": {...}}, each a median over rounds with minimum
+and maximum; memory_ratio is ours over the plain loop's.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LEAST_BATCHES = 2
 
 
 def our_work(config: Config, cache: Path) -> tuple[Work, TransformerTrainer]:
-    """A trainer over a token cache, as `train_transformer` drives it."""
+    """A trainer over a token cache, driven as by `train_transformer`."""
     rows = np.load(cache / "views.npy", mmap_mode="c")  # as `cached_tokens` gives them
     rows = rows[: len(rows) // config.training.batch_size * config.training.batch_size]
     codes = torch.randn(config.tokenizer.codebook_size, config.tokenizer.latent_dim)
@@ -67,7 +67,7 @@ def endless(trainer: TransformerTrainer) -> Iterator[TokenBatch]:
 
 
 def seconds_an_image(work: Work, seconds: float, device: torch.device) -> float:
-    """Time of an image, its part of an optimiser step included."""
+    """Seconds per image, including its share of an optimiser step."""
     once = seconds
     for _ in range(WARM_UP[device.type]):
         once = common.mean_seconds(work.batch, 1)
@@ -86,7 +86,7 @@ def write_cache(cache: Path, config: Config) -> None:
 
 
 def size_config(name: str, device: torch.device, batch_size: int | None = None) -> Config:
-    """A preset with what makes our training fast on this device."""
+    """A preset with our options for speed on this device."""
     size = batch_size or OUR_BATCH[device.type][name]
     fast = {
         "precision": "auto",  # the plain loop stays in fp32

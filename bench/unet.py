@@ -1,10 +1,10 @@
-"""Train the regressor that repairs are measured against: a small U-Net, nothing drawn.
+"""Train the regression baseline of bench.repair: a small U-Net, without sampling.
 
     python -m bench.unet --config config/cats64.yml --data data/cats64 --out unet.safetensors
 
-It is shown the filled image and its hole and corrects the fill, trained by the mean absolute error
-in the hole for some minutes of processor time. A blurred mean costs it nothing, so it is hard to
-beat in pixels and easy in distance.
+It corrects the filled image, given its hole, and is trained on the mean absolute error in the hole
+for some minutes of CPU time. That loss favours blur, so it is hard to beat in pixel error and easy
+in distance.
 Shapes: B batch, H x W pixels, multiples of 4.
 """
 
@@ -69,7 +69,7 @@ def _block(c_in: int, c_out: int) -> nn.Sequential:
 
 
 def train(config: Config, minutes: float) -> tuple[UNet, int]:
-    """The network after minutes of processor time, and the number of images that it was shown."""
+    """The network after `minutes` of CPU time, and the number of images seen."""
     images = load_images(config.data.folder("train"), config.data.image_size)
     torch.manual_seed(config.seed)
     network, data = UNet().to(memory_format=torch.channels_last), config.data
@@ -91,7 +91,7 @@ def train(config: Config, minutes: float) -> tuple[UNet, int]:
 
 
 def shown_to(images: np.ndarray, holes: np.ndarray, config: Config) -> Tensor:
-    """What a U-Net is shown of images (B, H, W, 3) uint8 with holes (B, H, W), (B, 4, H, W)."""
+    """U-Net input for images (B, H, W, 3) uint8 with holes (B, H, W), (B, 4, H, W)."""
     pairs = zip(images, holes, strict=True)
     filled = np.stack([fill_hole(*pair, "biharmonic") for pair in pairs])
     pixels = normalise(filled, config.data.mean, config.data.std)
@@ -100,14 +100,14 @@ def shown_to(images: np.ndarray, holes: np.ndarray, config: Config) -> Tensor:
 
 @torch.inference_mode()
 def repaired(network: UNet, images: np.ndarray, holes: np.ndarray, config: Config) -> np.ndarray:
-    """Repairs of images (B, H, W, 3) uint8 with holes (B, H, W), known pixels as they are."""
+    """Repairs of images (B, H, W, 3) uint8 with holes (B, H, W), known pixels unchanged."""
     outputs = network(shown_to(images, holes, config))
     pixels = to_uint8(outputs, config.data.mean, config.data.std).numpy()
     return np.where(holes[..., None], pixels, images)
 
 
 def load_unet(path: Path) -> UNet:
-    """A trained network. Raises `UserError` for a file that is no such network."""
+    """A trained network; raises `UserError` for any other file."""
     network = UNet()
     try:
         network.load_state_dict(load_file(path))
@@ -120,7 +120,7 @@ def load_unet(path: Path) -> UNet:
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     add_config_arguments(parser, CONFIG_OPTIONS)
-    parser.add_argument("--minutes", type=float, default=2.0, help="of processor time")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of CPU time")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, CONFIG_OPTIONS))

@@ -1,8 +1,7 @@
-"""The pictures of docs/decoding.md: ``python -m docs.draw_decoding``; no trained weights needed.
+"""Pictures of docs/decoding.md: ``python -m docs.draw_decoding``; no trained weights needed.
 
-A photograph's tokens stand for themselves: a stand-in for the transformer knows each token and is
-the surer of it the nearer the known ones are. What is drawn, which tokens are decided when, comes
-from models/decode.py as it is.
+A stand-in for the transformer predicts a photograph's own tokens, with more confidence the nearer
+known tokens are. Which tokens are decided when comes from models/decode.py itself.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ ROWS = {
 
 
 def curves() -> None:
-    """The schedules, and the share of tokens that each rule keeps hidden after each step."""
+    """The schedules, and the share of tokens hidden after each step with both rules."""
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     r = torch.linspace(0, 1, 200, dtype=torch.float64)
     for name in MASK_SCHEDULES:
@@ -65,7 +64,7 @@ def _shares(axes: Axes, name: str) -> None:
 
 
 def masks() -> None:
-    """A photograph as its tokens are decided, one row for each of `ROWS`."""
+    """A photograph as its tokens are decided, one row per entry of `ROWS`."""
     image = square_crop(load_rgb(photo_path("chelsea.png")).crop(FACE), SIDE)
     hole = draw_hole("lab", SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=HOLE_INDEX)
     token_mask = token_mask_from_holes(torch.from_numpy(hole)[None], GRID)
@@ -81,7 +80,7 @@ def masks() -> None:
 
 
 def walk(token_mask: Tensor, changes: dict[str, str]) -> list[Tensor]:
-    """Which tokens are hidden after every step, with the stand-in for a transformer."""
+    """Token masks after every step, with a stand-in for the transformer."""
     settings = DecodingConfig.model_validate(
         {"rule": "maskgit", "total_iter": STEPS, "choice_temperature": 0.5, **changes}
     )

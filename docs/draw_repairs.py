@@ -1,9 +1,9 @@
 """Pictures by the released cats64 weights: ``python -m docs.draw_repairs``.
 
 repairs.png: Chelsea, a cat by Stefan van der Walt (CC0), that comes with scikit-image and is in no
-training set; one row for each kind of hole, from the masked picture over the decoding steps to the
-true one. large.png: the whole photograph with scratches and a thick hole, and its repair.
-reconstructions.png: photographs over what the tokenizer keeps of them.
+training set; one row for each kind of hole, from the masked picture through the decode steps to the
+truth. large.png: the whole photograph with scratches and a large hole, and its repair.
+reconstructions.png: photographs above their reconstructions by the tokenizer.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def large(inpainter: Inpainter) -> list[np.ndarray]:
 
 
 def reconstructed(inpainter: Inpainter, images: np.ndarray) -> np.ndarray:
-    """Images (n, H, W, 3) uint8, encoded and decoded again; no pixel of them is known."""
+    """Images (n, H, W, 3) uint8, encoded and decoded without known pixels."""
     data = inpainter.config.data
     pixels = torch.from_numpy(images).to(inpainter.device)
     token_ids = inpainter.maskgit.encode(normalise(pixels, data.mean, data.std))
@@ -82,7 +82,7 @@ def reconstructed(inpainter: Inpainter, images: np.ndarray) -> np.ndarray:
 
 
 def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.ndarray]:
-    """Masked picture, the picture after some of the steps with hidden tokens grey, the truth."""
+    """Masked picture, the picture after some steps with hidden tokens grey, the truth."""
     grey, decoding = np.uint8(HOLE_COLOUR), inpainter.config.decoding
     masked = np.where(hole[..., None], grey, truth)
     trace = inpainter.trace(masked[None], hole[None], [0])

@@ -8,13 +8,13 @@ from bench.recipes import RECIPES
 from docs.results_files import RESULTS, latest, machine, records
 from utils.io.tables import markdown_table as table
 
-CLASSICAL = {"grey", "telea", "biharmonic"}  # which no weights change
+CLASSICAL = {"grey", "telea", "biharmonic"}  # sides without weights
 NETWORKS = ("tokenizer", "transformer")
 Figures = dict[str, float]
 
 
 def demo() -> str:
-    """What `make results` keeps: the scores of make demo."""
+    """Scores of `make demo`, as copied by `make results`."""
     rows, images = [], 0
     for name in ("masked_input", "cosine", "linear", "square"):
         certificate = json.loads((RESULTS / "demo" / f"{name}.json").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ def demo() -> str:
 
 
 def repair() -> str:
-    """Repairs next to classical filling, of the last measurement."""
+    """Repairs next to classical filling, latest measurement."""
     sides = {
         "grey": "grey hole",
         "telea": "Telea's filling (OpenCV)",
@@ -47,11 +47,11 @@ def repair() -> str:
         for side, title in sides.items()
         if side in found
     ]
-    return table([f"{images} cats that no training saw", *columns], rows)
+    return table([f"{images} test cats", *columns], rows)
 
 
 def bf16() -> str:
-    """What the rounding of bfloat16 changes of repairs (bench.repair --sides ours bf16)."""
+    """The effect of bfloat16 rounding on repairs (bench.repair --sides ours bf16)."""
     images, found = measured_repairs()
     figures = {"distance": "frechet", "perceptual distance": "perceptual", "error": "hole_mae"}
     compared = (
@@ -61,8 +61,9 @@ def bf16() -> str:
 
 
 def measured_repairs() -> tuple[int, dict[str, Figures]]:
-    """Number of images and figures by side of the last measurement of repairs, completed by
-    classical filling and by sides of the same weights; the newest measurement of each counts.
+    """Number of images and figures by side of the latest measurement of repairs.
+
+    Sides that it lacks are taken from earlier ones of the same images and, if used, weights.
     """
     last, found = latest("repair")[-1]["details"], {}
     for record in records("repair"):
@@ -70,14 +71,14 @@ def measured_repairs() -> tuple[int, dict[str, Figures]]:
         if of["images"] != last["images"]:
             continue
         same = [of.get(f"{net}_sha256") == last.get(f"{net}_sha256") for net in NETWORKS]
-        valid = CLASSICAL | ({"true_tokens"} if same[0] else set())  # which need no transformer
+        valid = CLASSICAL | ({"true_tokens"} if same[0] else set())  # needs no transformer
         sides = record["result"].items()
         found |= {side: figures for side, figures in sides if all(same) or side in valid}
     return last["images"], found
 
 
 def repair_holes() -> str:
-    """Biharmonic filling, the regressor and the released weights by kind and share of hole."""
+    """Biharmonic filling, regressor and released weights, by kind and share of the hole."""
     sides = ("biharmonic", "unet", "ours")
     record = latest("repair_holes")[-1]
     rows = [
@@ -94,7 +95,7 @@ def repair_holes() -> str:
 
 
 def tokenizer_quality() -> str:
-    """What the released tokenizer keeps of images, and of known tokens next to holes."""
+    """Reconstructions by the released tokenizer, and known tokens that holes leave unchanged."""
     record = latest("tokenizer_quality")[-1]
     found, details = record["result"], record["details"]
     kept = found["kept_tokens"]
@@ -113,15 +114,15 @@ def tokenizer_quality() -> str:
 
 
 def tours() -> str:
-    """Seconds that `python -m docs.tours` took for each part of the README's tours."""
+    """Seconds of each part of the README's tours, measured by `python -m docs.tours`."""
     record = json.loads((RESULTS / "tours.json").read_text(encoding="utf-8"))
     took = (f"{name} {sum(steps.values()):.0f} s" for name, steps in record["seconds"].items())
-    run = f"All but the set-up and the page, run in a fresh clone on {machine(record)}"
+    run = f"Times in a fresh clone on {machine(record)}, without set-up and web demo"
     return f"{run}: {', '.join(took)}."
 
 
 def recipes() -> str:
-    """Validation losses of recipes of stage 2 and how far they are behind the first one."""
+    """Validation losses of stage 2 recipes, also relative to the first."""
     record = latest("recipes")[-1]
     first = next(iter(record["result"].values()))["val_loss"]
     rows = [

@@ -23,7 +23,7 @@ def records(name: str) -> list[Record]:
 def latest(name: str) -> list[Record]:
     """The last full measurement of a benchmark on each machine, the newest last.
 
-    One that does not state its dtype gives way to any later one of the same processor.
+    One without a dtype is superseded by any later one of the same processor.
     """
     found: dict[str, Record] = {}
     for record in records(name):

@@ -15,7 +15,7 @@ DRAWN = ", every step drawn"  # rows of repairs that the README leaves out
 
 
 def speed() -> str:
-    """Images a second here, relative to the other side: a row a task, a column a machine."""
+    """Images per second and speedup over the other side: a row per task, a column per machine."""
     cells: dict[str, dict[str, str]] = {}
     for what, _, ours, ratio, _, on in all_speeds():
         if not what.endswith(DRAWN):
@@ -26,8 +26,8 @@ def speed() -> str:
 
 
 def speed_in_full() -> str:
-    """All side-by-side measurements: the other side, ours, how much faster, and memory."""
-    heading = ["images a second", "other side", "here", "times as fast", "memory", "machine"]
+    """All side-by-side measurements: the other side, ours, speedup and memory ratio."""
+    heading = ["images a second", "other side", "here", "speedup", "memory", "machine"]
     return table(heading, all_speeds())
 
 
@@ -57,19 +57,19 @@ def inpainting_speed() -> Iterable[TableRow]:
 
 
 def repair_cost() -> str:
-    """How an image's time and the memory grow with the batch, the iterations and the images."""
-    names = {"batch": "images a batch", "total_iter": "iterations", "images": "images in all"}
+    """Time per image and memory by batch size, iterations and number of images."""
+    names = {"batch": "images per batch", "total_iter": "iterations", "images": "images in total"}
     rows = []
     for record in latest("inpaint"):
         for key, name in names.items():
             for amount, cell in record["details"]["growth"].get(key, {}).items():
                 costs = f"{cell['seconds_an_image']:.3f}", f"{cell['peak_mib']:.0f}"
                 rows.append([f"{amount} {name}", *costs, machine(record)])
-    return table(["cats64", "seconds an image", "peak, MiB", "machine"], rows)
+    return table(["cats64", "seconds per image", "peak, MiB", "machine"], rows)
 
 
 def busy() -> str:
-    """Images a second next to other processes, of the last measurement of each work."""
+    """Images per second next to busy processes, latest measurement of each work."""
     found = {work: cell for of in records("busy") for work, cell in of["result"].items()}
     sides = ("old", "new", "ratio")
     rows = [
@@ -101,7 +101,7 @@ def scoring_speed() -> Iterable[TableRow]:
 def speed_row(
     what: str, speeds: Sequence[Sequence[float]], memory: float, record: Record
 ) -> TableRow:
-    """speeds: of the other side and ours, in each round."""
+    """A table row. speeds: of the other side and ours, by round. memory: their ratio."""
     quotients = [ours / other for other, ours in zip(*speeds, strict=True)]
     ratio = f"{median(quotients):.1f}"
     if len(quotients) > 1:
@@ -111,7 +111,7 @@ def speed_row(
 
 
 def rounds(side: Any) -> list[dict[str, float]]:
-    """What each round of a side found; earlier benchmarks had a single one."""
+    """The figures of each round of a side; earlier benchmarks had one round."""
     return side if isinstance(side, list) else [side]
 
 
@@ -132,7 +132,7 @@ def mfu() -> str:
 
 
 def attention() -> str:
-    """Time and memory of attention in each way, of an image and layer."""
+    """Time and memory of each attention implementation, per image and layer."""
     rows = []
     for record in latest("attention"):
         for size, cells in record["result"].items():
@@ -145,9 +145,9 @@ def attention() -> str:
                 what = f"{size} size, {way}, {dtype}"
                 rows.append([what, *times, f"{cell['times_as_fast']:.1f}", machine(record)])
             left = (f"{mib:.1f} MiB" for mib in kept.values())
-            rows.append([f"{size} size, kept in bf16", *left, "", machine(record)])
+            rows.append([f"{size} size, saved for backward, bf16", *left, "", machine(record)])
     names = ["PyTorch's kernel", "written out", "`fused` here"]
-    return table(["attention, ms", *names, "times as fast as the kernel", "machine"], rows)
+    return table(["attention, ms", *names, "speedup over the kernel", "machine"], rows)
 
 
 def tokenizer_speed() -> str:

@@ -38,11 +38,11 @@ def groups_of(folder: Path) -> dict[str, list[Summary]]:
 
 
 def conditions(folder: Path) -> str:
-    """Which score, of how many images and seeds."""
+    """The score and its numbers of images and seeds."""
     lines = read_csv(folder / "results.csv")
     name, images = lines[0]["score_name"], lines[0]["images"]
     seeds = len({line["seed"] for line in lines})
-    return f"{name} of {images} images, mean ± standard deviation over {seeds} seeds of decoding"
+    return f"{name} of {images} images, mean ± standard deviation over {seeds} decoding seeds"
 
 
 def study_table(folder: Path, more: Sequence[TableRow] = ()) -> str:
@@ -52,7 +52,7 @@ def study_table(folder: Path, more: Sequence[TableRow] = ()) -> str:
 
 
 def studies_in_full() -> str:
-    """Each study with its differences, its plots, and what the report measured."""
+    """Every study: table with the report's figures, significant differences, plots."""
     reported: dict[str, list[str]] = {}
     for line in read_csv(RESULTS / "report" / "fid.csv"):
         reported.setdefault(line["study"], ["*the report: FID, other weights*"]).append(line["fid"])

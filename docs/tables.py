@@ -1,6 +1,6 @@
-"""Tables of README, docs/ and the card, written from committed results: ``python -m docs.tables``.
+"""Write the tables of README, docs/ and the model card: ``python -m docs.tables``.
 
-The text between <!-- table NAME --> and <!-- end --> is written from docs/results/ and
+The text between <!-- table NAME --> and <!-- end --> is generated from docs/results/ and
 bench/results/; run this after either has changed. A test compares.
 """
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def rewritten(text: str) -> str:
-    """A page with all its tables written again; KeyError for a name that no table has."""
+    """A page with all tables regenerated; raises KeyError for an unknown name."""
     return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
 
 

@@ -1,7 +1,7 @@
 """Run every command of the README's tours in a fresh clone: ``python -m docs.tours``.
 
-It must leave with code 0, and how long it took goes to docs/results/tours.json. Setting up Python
-and the page, which serves until it is stopped, are left out.
+Each must exit with code 0; times are written to docs/results/tours.json. Setting up Python and the
+web demo, which runs until stopped, are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEFT_OUT = ("python -m venv", "pip install")
 
 
 def commands() -> dict[str, list[str]]:
-    """Part of the section on tours -> the commands of its blocks."""
+    """Part of the README's tours -> its commands."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("-minute tours\n")[1]
     parts = re.split(r"^### (.*)$", section.split("\n## ")[0], flags=re.MULTILINE)
     names = ["preparation", *(name.removeprefix("A ") for name in parts[1::2])]

@@ -1,4 +1,4 @@
-"""docs/faults.md: how many cases each part of the catalogue has, and faults in the middle."""
+"""docs/faults.md: number of cases in each part of the catalogue, and faults during a run."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ PARTS = {  # heading: module with its cases
     "Sweeps and grids": "cases_sweep",
     "Searches, reports, releases, imports": "cases_tools",
     "Environment, links and names": "cases_surroundings",
-    "The page": "cases_page",
+    "The web demo": "cases_page",
 }
-HEAD = """# Bad inputs and what becomes of them
+HEAD = """# How bad inputs are handled
 
 Written by `make faults` from the catalogue in tests/faults; each case runs in a fresh folder with
-the smallest networks. Code 2 is a refusal in one line that leaves every file as it was, code 0 a
-correct result, with a note where something of the input was left out. No case may show a traceback,
-hang, take 600 MiB more of memory, leave a part of a file, or run a program from the input.
+tiny networks. Code 2 is a one-line refusal that leaves every file unchanged, code 0 a correct
+result, with a note if part of the input was ignored. No case may show a traceback, hang, need
+600 MiB more memory, leave a partial file, or run a program from the input.
 
-{count} cases, {refused} refused, {repaired} done. Each is an entry of the file named here: what is
-wrong, the command, and a part of the expected line.
+{count} cases, {refused} refused, {repaired} done. Each is an entry of the linked file:
+the fault, the command, and part of the expected line.
 
 | part | cases | refused | done | for example |
 |---|---|---|---|---|
 """
 MIDDLE = """
-## Faults in the middle of the work
-Each script is stopped at the third visit of its inner loop, the fault happens, and the script goes
-on. Then the same command runs again, with `--resume` where the script has it; "the same" says that
-its results are, byte for byte, those of a run in which nothing happened (dates and seconds apart).
+## Faults during a run
+Each script is paused at the third iteration of its inner loop, the fault happens, and the script
+continues. Then the same command runs again, with `--resume` where it exists; "the same" means that
+its results are byte-identical to those of an undisturbed run (except dates and timings).
 
 """
 LEGEND = """
-Code 2 is a refusal in one line, code 130 a clean stop. Half a file is left of training states and
-token caches, of studies, of results, of certificates and statistics. Any number of processes may
+Code 2 is a one-line refusal, code 130 a clean stop. Half files are training states and token
+caches, studies, results, certificates and statistics. Any number of processes may
 share a search. {count} cells, {empty} of them cannot happen.
 """
 ROW = re.compile(r"^\| \[(.*?)\]\(\.\./tests/faults/\w+\.py\) \| (\d+) \| ", re.MULTILINE)
@@ -54,7 +54,7 @@ Cells = dict[tuple[str, str], str]  # fault, script: what happened
 
 
 class Outcome(NamedTuple):
-    """What a command left with."""
+    """Exit code and last line of a command."""
 
     code: int
     line: str
@@ -66,7 +66,7 @@ def catalogue() -> list[Case]:
 
 
 def write_table(path: Path, cases: list[Case], outcomes: dict[str, Outcome]) -> None:
-    """Write the catalogue's part anew; every case must have run, those of the page too."""
+    """Rewrite the catalogue's part; every case must have run, including the web demo's."""
     assert not (missing := [case.name for case in cases if case.name not in outcomes]), missing
     refused = sum(outcome.code == 2 for outcome in outcomes.values())
     text = HEAD.format(count=len(cases), refused=refused, repaired=len(cases) - refused)
@@ -76,7 +76,7 @@ def write_table(path: Path, cases: list[Case], outcomes: dict[str, Outcome]) -> 
 
 
 def _row(heading: str, module: str, outcomes: list[Outcome]) -> str:
-    """A part's line of the table: its counts, and what its first refusal says."""
+    """A part's row of the table: its counts and its first refusal."""
     lines = [outcome.line for outcome in outcomes if outcome.code == 2]
     part = f"[{heading}](../tests/faults/{module}.py)"
     counts = (len(outcomes), len(lines), len(outcomes) - len(lines))
@@ -84,7 +84,7 @@ def _row(heading: str, module: str, outcomes: list[Outcome]) -> str:
 
 
 def write_matrix(path: Path, faults: list[str], scripts: list[str], cells: Cells) -> None:
-    """Write the part about faults in the middle anew; every cell must have run."""
+    """Rewrite the part about faults during a run; every cell must have run."""
     rows = [["fault", *scripts], ["---"] * (1 + len(scripts))]
     rows += [[fault, *(cells[fault, script] for script in scripts)] for fault in faults]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -94,7 +94,7 @@ def write_matrix(path: Path, faults: list[str], scripts: list[str], cells: Cells
 
 
 def cells_in(path: Path) -> tuple[list[str], list[str]]:
-    """The faults and scripts that a matrix has."""
+    """The faults and scripts of the matrix."""
     rows = [line.split(" | ") for line in _halves(path)[1].splitlines() if line.startswith("| ")]
     heading, _, *rest = rows
     return [row[0][2:] for row in rest], [name.removesuffix(" |") for name in heading[1:]]
@@ -107,12 +107,12 @@ def _halves(path: Path) -> tuple[str, str]:
 
 
 def counts_in(path: Path) -> dict[str, int]:
-    """Part: number of its cases, as a page has them."""
+    """Number of cases by part, from a page."""
     return {heading: int(count) for heading, count in ROW.findall(_halves(path)[0])}
 
 
 def counts_of_catalogue() -> dict[str, int]:
-    """Part: number of its cases, as the catalogue has them."""
+    """Number of cases by part, from the catalogue."""
     return {heading: len(import_module(module).CASES) for heading, module in PARTS.items()}
 
 

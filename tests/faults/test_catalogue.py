@@ -1,4 +1,4 @@
-"""Every case of the catalogue, and how many there are in docs/faults.md."""
+"""Every case of the catalogue, and their numbers in docs/faults.md."""
 
 from __future__ import annotations
 

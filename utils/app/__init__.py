@@ -1,1 +1,1 @@
-"""The page on which a hole is painted and repaired before one's eyes (app.py)."""
+"""The web demo: paint a hole and watch it being repaired (app.py)."""

@@ -1,4 +1,4 @@
-"""The checkpoints a page offers: the released one, run folders, imported lab files, configs."""
+"""Checkpoints of the web demo: released weights, run folders, imported lab files, configs."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ Pair = tuple[str, Any]  # a dotted key and its value
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A config file with what must be overridden in it to find the weights."""
+    """A config file and the overrides that locate its weights."""
 
     name: str
     file: Path
     places: tuple[Pair, ...] = field(default=())
 
     def config(self, overrides: Sequence[Pair] = ()) -> Config:
-        """The config with overrides; raises `UserError` for values that it does not allow."""
+        """The config with overrides; raises `UserError` for invalid values."""
         return or_pretrained(load_config(self.file, [*self.places, *overrides]))
 
     def arguments(self) -> list[str]:
-        """The same as arguments of inpainting.py."""
+        """The equivalent arguments of inpainting.py."""
         places = [("--set", f"{key}={yaml_text(value)}") for key, value in self.places]
         return ["--config", str(self.file), *itertools.chain(*places)]
 
 
 def find_checkpoint(place: Path) -> Checkpoint:
-    """Understand a folder of weights, a run folder, a folder of imported lab files, or a config.
+    """The checkpoint in a folder of weights, a run folder, imported lab files or a config file.
 
-    Raises `UserError` for a place that is none of these.
+    Raises `UserError` for any other path.
     """
     if place.is_file():
         return Checkpoint(place.stem, place)
-    title = Path(os.path.abspath(place)).name  # . and .. have none of their own
+    title = Path(os.path.abspath(place)).name  # resolves . and ..
     files = {"tokenizer.weights": place / TOKENIZER, "transformer.weights": place / TRANSFORMER}
-    for name in CONFIGS:  # written before the folder was moved to its place
+    for name in CONFIGS:  # whose own paths predate any move of the folder
         if (place / name).is_file():
             found = {key: path for key, path in files.items() if path.is_file()}
             places = {"run": place} if "/" in name else found
@@ -66,14 +66,14 @@ def _as_pairs(places: dict[str, Path]) -> tuple[Pair, ...]:
 
 
 class Checkpoints:
-    """Checkpoints by name, each loaded when it is first asked for."""
+    """Checkpoints by name, each loaded on first use."""
 
     def __init__(self, places: Sequence[Path]) -> None:
         found = [find_checkpoint(place) for place in places or [RELEASED]]
         self.checkpoints = {encodable(_unlike(found[:i], one)): one for i, one in enumerate(found)}
         self._loaded: dict[str, Inpainter] = {}
         for checkpoint in found:
-            checkpoint.config()  # one that cannot be read is reported before anybody visits
+            checkpoint.config()  # reports a bad config at startup
 
     @property
     def names(self) -> list[str]:
@@ -101,11 +101,11 @@ class Checkpoints:
 
 
 def encodable(text: str) -> str:
-    """A text as a page can show it: bytes of a file's name that are no UTF-8 are escaped."""
+    """Text that a page can show: undecodable bytes of file names are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _unlike(others: list[Checkpoint], one: Checkpoint) -> str:
-    """The name of a checkpoint, counted on where another one has it already."""
+    """The name of a checkpoint, numbered if another has the same."""
     same = sum(other.name == one.name for other in others)
     return f"{one.name} ({same + 1})" if same else one.name

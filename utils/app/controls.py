@@ -1,4 +1,4 @@
-"""Controls made from the settings' own descriptions, so that a new setting appears by itself."""
+"""Controls generated from the settings' JSON schema, so new settings appear automatically."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from config.schema import Config, DecodingConfig
 from utils.app.checkpoints import Pair
 from utils.inpainting.stamps import OUTPUT_ONLY
 
-FIRST = (  # settings shown at once, in this order; all others lie under "More settings"
+FIRST = (  # always visible, in this order; all others are under "More settings"
     *("mask_schedule", "rule", "order", "total_iter", "sweet_spot"),
     *("choice_temperature", "composite"),
 )
 NUMBER_STEPS = {"integer": (1, 0), "number": (0.1, None)}  # type: step, digits
-MAX_ITERATIONS = 64  # for a visitor; scripts have no such limit
+MAX_ITERATIONS = 64  # in the web demo only
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Control:
 
     name: str
     kind: str
-    """Type in JSON's words: string, integer, number, boolean; other types are written as YAML."""
+    """JSON type: string, integer, number or boolean; other types are entered as YAML."""
     choices: list[str]
     limits: dict[str, float]
     may_be_empty: bool
-    takes_yaml: bool  # whether the choices may be replaced by a section of keys
+    takes_yaml: bool  # whether a YAML section may replace the choices
     help: str
 
     def control(self) -> gr.components.Component:
@@ -58,7 +58,7 @@ class Control:
         return value if self._is_plain() else yaml.safe_dump(value).strip("\n.")
 
     def read(self, value: Any) -> Pair:
-        """The config key with its control's value."""
+        """Config key and value of the control."""
         if not self._is_plain() or (self.takes_yaml and value not in self.choices):
             try:
                 value = yaml.safe_load(value)
@@ -71,7 +71,7 @@ class Control:
 
 
 def settings() -> list[Control]:
-    """All settings of decoding that change a picture, those of `FIRST` first."""
+    """All decoding settings that affect the picture, those of `FIRST` first."""
     described = DecodingConfig.model_json_schema()["properties"]
     order = [name for name in FIRST if name in described]
     order += [name for name in described if name not in (*order, *OUTPUT_ONLY)]
@@ -84,8 +84,8 @@ def control_values(config: Config, asked: Sequence[Control]) -> list[Any]:
 
 def _setting(name: str, described: dict[str, Any]) -> Control:
     options = described.get("anyOf") or described.get("oneOf") or [described]
-    real = [o for o in options if o.get("type") != "null" and "$ref" not in o]  # no sections
-    main = real[0] if len(real) == 1 else {}  # a choice of types is written as YAML
+    real = [o for o in options if o.get("type") != "null" and "$ref" not in o]  # without sections
+    main = real[0] if len(real) == 1 else {}  # a union of types is entered as YAML
     limits = {key: main[key] for key in ("minimum", "maximum") if key in main}
     if name == "total_iter":
         limits["maximum"] = MAX_ITERATIONS

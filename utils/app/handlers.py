@@ -1,4 +1,4 @@
-"""What happens when a visitor presses something; the page's layout is in utils/app/layout.py."""
+"""Event handlers of the web demo; its layout is in utils/app/layout.py."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from utils.app.records import PINNED, Record
 from utils.app.stream import repair
 from utils.data.holes import DEFAULT_SHARE, draw_hole
 
-MAX_SAMPLES = 4  # of one picture and setting
+MAX_SAMPLES = 4  # per picture and setting
 CONFIG_PLACE = re.compile(r"^\S+\.ya?ml(:\d+)?: ")
 SEND_SECONDS = 0.1  # between two messages to a browser
 
-Player = dict[str, Any]  # {"run": its name, "samples": count, "records": their news}
+Player = dict[str, Any]  # {"run": id, "samples": count, "records": updates}
 
 
 @dataclass(frozen=True)
 class RepairRequest:
-    """The settings of one press of Repair."""
+    """The picture and settings of one press of Repair."""
 
     checkpoint: str
     painted: Painted
     seed: int
     samples: int
-    settings: dict[str, list[Pair]]  # A, or A and B -> keys of the config with their values
+    settings: dict[str, list[Pair]]  # A, or A and B -> config keys and values
 
 
 class Handlers:
-    """What each button of the page does; nothing of a visitor's is kept."""
+    """Handlers of the page's events; they keep no user data."""
 
     def __init__(self, checkpoints: Checkpoints, settings: list[Control]) -> None:
         self.checkpoints, self.settings = checkpoints, settings
-        self._samples: dict[str, list[dict[str, Any]]] = {}  # of each checkpoint
+        self._samples: dict[str, list[dict[str, Any]]] = {}  # by checkpoint
 
     def open(self, name: str) -> tuple[Any, ...]:
-        """A fresh page for a checkpoint: painter, player, notice, settings A, settings B."""
+        """Initial values for a checkpoint: painter, player, notice, settings A, settings B."""
         config, problem = self._default(name), self.checkpoints.problem(name)
         hint = f"{problem}. Or start with another checkpoint: python app.py FOLDER"
         samples = self._samples_of(name)
@@ -58,7 +58,7 @@ class Handlers:
         return painter, None, error_html(hint) if problem else "", *own, *own
 
     def upload(self, file: str, name: str) -> tuple[Any, str]:
-        """A visitor's own picture, and a notice."""
+        """The uploaded picture and a notice."""
         try:
             image = read_upload(Path(file), self._default(name).data.image_size)
         except UserError as error:
@@ -66,7 +66,7 @@ class Handlers:
         return as_painted(image), info_html("Picture loaded. Paint a hole on it.")
 
     def random_hole(self, kind: str, painted: Painted | None, name: str) -> tuple[Any, str]:
-        """The same picture with a hole of some kind."""
+        """The picture with a random hole of a kind, and a notice."""
         side = self._default(name).data.image_size
         try:
             image, _ = read_painted(painted, side, needs_hole=False)
@@ -84,7 +84,7 @@ class Handlers:
         compare: bool,
         *controls: Any,
     ) -> Iterator[tuple[Any, str]]:
-        """Decode under every setting asked for; yields player and notice after each step."""
+        """Decode with each requested setting; yields player and notice after each step."""
         try:
             count = len(self.settings)
             asked = {"A": controls[:count]} | ({"B": controls[count:]} if compare else {})
@@ -117,7 +117,7 @@ class Handlers:
         yield news_of(*records), info_html(f"Repaired in {seconds:.1f} s. Step through it below.")
 
     def _plan(self, request: RepairRequest) -> list[Record]:
-        """Every decoding asked for, checked before the first begins, sample by sample."""
+        """One record per sample and setting, all validated before the first is decoded."""
         checkpoint = self.checkpoints.checkpoint(request.checkpoint)
         dtype = self.checkpoints.inpainter(request.checkpoint).dtype
         image, hole = read_painted(request.painted, checkpoint.config().data.image_size)
@@ -137,7 +137,7 @@ class Handlers:
         return self.checkpoints.checkpoint(name).config()
 
     def _samples_of(self, name: str) -> list[dict[str, Any]]:
-        """Pictures to begin with, the model's own among them as soon as it can be loaded."""
+        """Sample pictures, including generated ones once the model can be loaded."""
         if name not in self._samples:
             pictures = photographs(self._default(name).data.image_size)
             if loaded := not self.checkpoints.problem(name):
@@ -155,10 +155,10 @@ def _check_count(what: str, found: int, most: int) -> None:
 
 
 def info_html(text: str) -> str:
-    """A line for the visitor, as HTML."""
+    """A notice as HTML."""
     return f"<p>{html.escape(text)}</p>"
 
 
 def error_html(error: UserError | str) -> str:
-    """A mistake that the visitor can mend, as HTML, without the place in the server's config."""
+    """An error as HTML, without the location in the server's config."""
     return f'<p class="wrong">{html.escape(CONFIG_PLACE.sub("", str(error)))}</p>'

@@ -1,4 +1,4 @@
-"""The page: what stands where. What its parts do is in handlers.py and the two scripts."""
+"""Layout of the web demo; its behaviour is in handlers.py, painter.js and player.js."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ HERE = Path(__file__).parent
 TITLE = "MaskGIT inpainting"
 INTRODUCTION = (
     "Paint a hole on a picture and watch MaskGIT fill it in a few parallel steps, most certain "
-    "tokens first. Everything is computed on this machine; nothing is kept or sent elsewhere."
+    "tokens first. Everything runs on this machine; nothing is stored or sent elsewhere."
 )
 FONTS = {
     "font": ["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
     "font_mono": ["ui-monospace", "Consolas", "monospace"],
 }
 THEME = gr.themes.Default(primary_hue="teal", neutral_hue="stone", **FONTS).set(
-    body_text_color_subdued="*neutral_600",  # the theme's own greys are too light to read
+    body_text_color_subdued="*neutral_600",  # the theme's greys have too little contrast
     body_text_color_subdued_dark="*neutral_300",
     block_info_text_color="*neutral_600",
     block_info_text_color_dark="*neutral_300",
@@ -47,7 +47,7 @@ Controls = list[gr.components.Component]
 
 def build_page(checkpoints: Checkpoints) -> gr.Blocks:
     handlers = Handlers(checkpoints, settings())
-    handlers.open(checkpoints.names[0])  # so that the first visitor need not wait
+    handlers.open(checkpoints.names[0])  # loads the networks before the first visit
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FORGET_SECONDS)) as page:
         gr.HTML(f'<div class="page-head"><h1>{TITLE}</h1><p>{INTRODUCTION}</p></div>')
         name = _checkpoint_choice(checkpoints)
@@ -77,7 +77,7 @@ def build_page(checkpoints: Checkpoints) -> gr.Blocks:
 
 
 def _part(name: str, **props: Any) -> gr.HTML:
-    """A part of the page that is a script of its own."""
+    """A component with its own HTML template and script."""
     return gr.HTML(
         None,
         html_template=(HERE / f"{name}.html").read_text(encoding="utf-8"),
@@ -101,7 +101,7 @@ def _checkpoint_choice(checkpoints: Checkpoints) -> gr.Dropdown:
 
 
 def _picture_buttons() -> tuple[gr.UploadButton, dict[str, gr.Button]]:
-    """Upload, and a random hole of each kind."""
+    """The upload button and a random-hole button for each kind."""
     gr.HTML("<p>Random hole:</p>", apply_default_css=False)
     with gr.Row():
         kinds = {kind: gr.Button(kind, size="sm", min_width=60) for kind in HOLE_KINDS}
@@ -134,7 +134,7 @@ def _all_controls(handlers: Handlers) -> tuple[Controls, Controls, Controls]:
             1,
             step=1,
             label="samples",
-            info="As many repairs, with this seed and the next.",
+            info="Number of repairs, with this seed and the next ones.",
         )
     compare = gr.Checkbox(
         False,
@@ -152,7 +152,7 @@ def _all_controls(handlers: Handlers) -> tuple[Controls, Controls, Controls]:
 
 
 def _controls(asked: list[Control]) -> Controls:
-    """One control a setting, the less usual ones folded away."""
+    """One control per setting, those not in `FIRST` in an accordion."""
     usual = [setting for setting in asked if setting.name in FIRST]
     rest = [setting for setting in asked if setting.name not in FIRST]
     made = [setting.control() for setting in usual]

@@ -5,7 +5,7 @@ const canvas = element.querySelector("canvas");
 const pen = canvas.getContext("2d");
 const sizer = element.querySelector(".tools input");
 const share = element.querySelector(".share");
-const CELL = 8;            // canvas pixels along a picture's pixel
+const CELL = 8;            // canvas pixels per picture pixel
 const MAX_UNDO = 50;
 const picture = new Image();
 let side = 0, hole = new Uint8Array(0), past = [];

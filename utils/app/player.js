@@ -1,5 +1,5 @@
-// Shows decodings step by step. props.value = {run, samples, records}: news of records, as
-// utils/page/records.py makes them; they are gathered here. Step 0 is the masked picture.
+// Shows decodings step by step. props.value = {run, samples, records}: updates of records from
+// utils/app/records.py, merged here. Step 0 is the masked picture.
 const stepper = element.querySelector(".stepper"), slider = stepper.querySelector("input");
 const said = stepper.querySelector("output"), choices = element.querySelector(".choices");
 const place = element.querySelector(".records");
@@ -60,7 +60,7 @@ function scale() {
   return make("span", {class: "legend"}, "0 ", bar, " 1");
 }
 
-// The schedule: gamma as a line, the share really hidden after each step as dots.
+// The schedule: gamma as a line, the share actually hidden after each step as dots.
 const BOX = {left: 34, top: 10, width: 240, height: 110};
 const toX = progress => BOX.left + progress * BOX.width;
 const toY = share => BOX.top + (1 - share) * BOX.height;
@@ -150,7 +150,7 @@ function gatherOne(news) {
   if (!record) records.push(record = {steps: []});
   const steps = record.steps;
   news.steps.forEach((step, i) => { steps[news.first + i] = step; });
-  for (let i = steps.length - 1; i >= 0; i--) steps[i] ??= steps[i + 1];  // until all are told
+  for (let i = steps.length - 1; i >= 0; i--) steps[i] ??= steps[i + 1];  // until all have arrived
   Object.assign(record, news, {steps});
 }
 

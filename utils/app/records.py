@@ -1,6 +1,6 @@
-"""One decoding as the page shows it: steps as plain data, at the end files to take away.
+"""One decoding as the page shows it: steps as plain data, and files to download at the end.
 
-The files are those that inpainting.py would write, next to the command that makes them again.
+The files are those that inpainting.py would write, with the command that reproduces them.
 Shapes: N tokens, H x W pixels.
 """
 
@@ -30,10 +30,10 @@ from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
 from utils.pictures import data_uri, embed
 
 CURVE_POINTS = 41
-OVERLAP = 16  # steps that are sent again
+OVERLAP = 16  # earlier steps repeated in each update
 KNOWN_MARK, FILLED_MARK, HIDDEN_MARK = "k", "f", "h"  # a token in the page's data
-FOLDER = "repair"  # of the archive; the command names its files
-PINNED: list[Pair] = [  # what is written of a decoding on the page
+FOLDER = "repair"  # in the archive; the command refers to it
+PINNED: list[Pair] = [  # outputs of a decoding on the page
     ("decoding.samples", 1),
     ("decoding.animation", "gif"),
     ("decoding.step_pictures", True),
@@ -44,7 +44,7 @@ Files = dict[str, bytes]  # path below the folder -> content
 
 @dataclass
 class Record:
-    """One decoding under one setting and one seed."""
+    """One decoding with one setting and one seed."""
 
     name: str  # A or B
     sample: int  # which of several repairs, from 1
@@ -64,7 +64,7 @@ class Record:
         return np.where(self.hole[..., None], np.uint8(HOLE_COLOUR), self.image)
 
     def add(self, step: DecodedStep) -> None:
-        """Take in the next step; the last one brings the files."""
+        """Append a step; after the last one, make the files."""
         hidden = np.where(step.hidden, HIDDEN_MARK, FILLED_MARK)
         marks = np.where(self._token_mask(), hidden, KNOWN_MARK)
         percent = np.nan_to_num(step.confidence * 100, nan=-1).round().astype(int)
@@ -74,10 +74,9 @@ class Record:
             self._files = self._taken_away()
 
     def news(self) -> dict[str, Any]:
-        """What the page needs to hear now: the newest steps, at the end all of them.
+        """An update for the page: the newest steps, at the end all of them.
 
-        A browser may pass over a message when the next one is there already, so the steps of some
-        messages before come again.
+        A browser may skip an update when the next one has arrived, so each repeats earlier steps.
         """
         decoding = self.config.decoding
         marks = np.where(self._token_mask(), HIDDEN_MARK, KNOWN_MARK)
@@ -105,7 +104,7 @@ class Record:
         return ", ".join(words) or "the checkpoint's own settings"
 
     def changed(self) -> list[Pair]:
-        """Keys of the section decoding that differ from the checkpoint's own."""
+        """Decoding keys and values that differ from the checkpoint's."""
         default = self.checkpoint.config().decoding
         return [
             (f"decoding.{name}", value.model_dump() if isinstance(value, RuleConfig) else value)
@@ -114,7 +113,7 @@ class Record:
         ]
 
     def command(self) -> str:
-        """The command line that makes the same files from the archive's picture and hole."""
+        """The command line that reproduces the files from the archive's picture and hole."""
         words = [
             *("python", "inpainting.py", *self.checkpoint.arguments()),
             *("--seed", str(self.config.seed), "--images", f"{FOLDER}/input.png"),
@@ -130,7 +129,7 @@ class Record:
         return token_mask_from_holes(torch.from_numpy(self.hole[None]), grid)[0].numpy()
 
     def _taken_away(self) -> dict[str, str]:
-        """The result, the animation and an archive of everything as data URIs, and the command."""
+        """Result, animation and an archive of everything as data URIs, and the command."""
         files, command = self._written(), self.command()
         mask = np.where(self.hole, HOLE, KNOWN).astype(np.uint8)
         own = {"input.png": encode_png(self.masked), "hole.png": encode_png(mask)}
@@ -151,7 +150,7 @@ class Record:
         }
 
     def _written(self) -> Files:
-        """The very files that inpainting.py leaves for this picture and hole."""
+        """The files that inpainting.py writes for this picture and hole."""
         settings = settings_digest(settings_of(self.config, self.dtype))
         stamp = settings + input_digest(self.masked, self.hole)
         item = InpaintingItem(0, "input.png", self.masked, self.hole)
@@ -166,7 +165,7 @@ class Record:
 
 
 def _as_text(value: object) -> str:
-    """A setting's value as it is written in a config."""
+    """A setting's value as written in a config."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""Serve the page to nobody but this machine, and let it load nothing from elsewhere."""
+"""Serve the page, by default to this machine only; it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config.errors import UserError
 from utils.app.pictures import MAX_BODY_BYTES, MAX_FILE_BYTES
 
-QUEUE_LENGTH = 8  # visitors who may wait; one is served at a time
-FORGET_SECONDS = 600  # age at which temporary files go
-REMEMBERED = 64  # visitors whose page is kept, a fifth of a MiB each; the longest away goes first
+QUEUE_LENGTH = 8  # waiting repairs; one runs at a time
+FORGET_SECONDS = 600  # age at which temporary files are deleted
+REMEMBERED = 64  # sessions kept, 0.2 MiB each; the least recently used is dropped
 
 HEADERS = {
     b"content-security-policy": (
@@ -35,7 +35,7 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: refuses long bodies, and tells browsers to stay with this server."""
+    """ASGI middleware: limits request bodies and sets a content security policy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -59,7 +59,7 @@ class Guard:
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Raise a `UserError` unless something can listen there; before networks are loaded."""
+    """Raise `UserError` if the address cannot be bound; called before networks are loaded."""
     place = host if port is None else f"{host}:{port}"
     try:
         kind = socket.SOCK_STREAM
@@ -73,7 +73,7 @@ def check_address(host: str, port: int | None) -> None:
 
 
 def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -> None:
-    """Serve the page until Ctrl-C or another signal that asks to end."""
+    """Serve the page until Ctrl-C or a termination signal."""
     page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=1, api_open=False)
     page.launch(
         server_name=host,
@@ -85,7 +85,7 @@ def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -
         max_file_size=MAX_FILE_BYTES,
         state_session_capacity=REMEMBERED,
         app_kwargs={"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
-        quiet=True,  # it would advertise a tunnel
+        quiet=True,  # Gradio would advertise a tunnel
         prevent_thread_lock=True,
         **looks,
     )
@@ -95,7 +95,7 @@ def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """The one folder that anything temporary is written to; it goes when the server goes."""
+    """The folder of all temporary files, deleted when the server exits."""
     with handled(leave), tempfile.TemporaryDirectory(prefix="maskgit-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
         yield Path(folder)

@@ -1,4 +1,4 @@
-"""Repair one image and hand out every step as soon as it is there.
+"""Repair one image and yield every step as soon as it is decoded.
 
 Shapes: N tokens, H x W pixels.
 """
@@ -24,19 +24,19 @@ class DecodedStep:
     image: np.ndarray  # the decoded image, uint8 (H, W, 3)
     hidden: np.ndarray  # tokens that are still hidden, bool (N,)
     confidence: np.ndarray
-    """Probability of each token when it was last guessed, 0 to 1, (N,); NaN where known."""
+    """Probability of each token when last predicted, 0 to 1, (N,); NaN where known."""
 
 
 class GoneError(Exception):
-    """Nobody looks at this decoding any more."""
+    """The consumer of the steps has stopped."""
 
 
 def repair(
     inpainter: Inpainter, config: Config, image: np.ndarray, hole: np.ndarray
 ) -> Iterator[DecodedStep]:
-    """Decode image (H, W, 3) uint8 with hole (H, W) bool under the settings of ``config``.
+    """Decode image (H, W, 3) uint8 with hole (H, W) bool with the settings of ``config``.
 
-    The networks run in a thread of their own, which ends soon after nobody asks for more.
+    The networks run in their own thread, which stops within a step when the iterator is closed.
     """
     steps: Queue[DecodedStep | Exception | None] = Queue()
     gone, variant = Event(), inpainter.with_config(config)
@@ -56,7 +56,7 @@ def repair(
             steps.put(None)
         except GoneError:
             pass
-        except Exception as error:  # raised again where the steps are asked for
+        except Exception as error:  # raised again in the consumer
             steps.put(error)
 
     thread = Thread(target=work, daemon=True)

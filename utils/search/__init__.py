@@ -1,1 +1,1 @@
-"""Optuna's search for the learning rate and any other number of the training."""
+"""Optuna search for the learning rate and other numeric training settings."""

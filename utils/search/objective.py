@@ -1,6 +1,6 @@
-"""What a trial of the search trains, and for how long.
+"""The objective of the search: what a trial trains, and for how long.
 
-All trials see the same images, masks and first weights, so that they differ by their settings only.
+All trials use the same images, masks and initial weights, so they differ only in their settings.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from utils.search.pruning import Finished, PruningCallback
 from utils.training.token_batches import Tokens
 from utils.training.transformer import train_transformer
 
-RATE = "learning_rate"  # the parameter's name; the others are called by their keys
+RATE = "learning_rate"  # its parameter name; other parameters are named by their keys
 REPORT_RATE = TrainingConfig.model_fields[RATE].default
-RANDOM_TRIALS = 5  # before the sampler has losses to learn from
-SUBSET_STREAM = 77  # of random numbers, for the images that trials use
-NOT_ASKED = (  # settings that a trial does not depend on, or that may grow later
+RANDOM_TRIALS = 5  # before the sampler uses earlier losses
+SUBSET_STREAM = 77  # random stream that picks the images of trials
+NOT_ASKED = (  # settings that do not affect a trial, or may be raised later
     *("training.epochs", "training.max_minutes", "training.validate_every"),
     *("training.checkpoint_every", "search.trials", "search.seeds"),
 )
@@ -40,14 +40,14 @@ Values = dict[str, float | int]
 
 @dataclass(frozen=True)
 class Budget:
-    """What every trial may use."""
+    """The training budget of every trial."""
 
     epochs: int
-    images: int  # an epoch
+    images: int  # per epoch
 
 
 def budget_of(search: SearchConfig, images: int, images_per_step: int) -> Budget:
-    """Epochs, and images an epoch, for a trial; steps become equal epochs, rounded down."""
+    """Epochs and images per epoch of a trial; steps are split into equal epochs, rounded down."""
     if search.steps is None:
         return Budget(search.epochs, images)
     epochs = min(search.steps, ceil(search.steps * images_per_step / images))
@@ -70,14 +70,14 @@ class TrainingLoss:
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def __call__(self, trial: Trial) -> float:
-        """Train with values that the sampler proposes; `TrialPruned`, its reason in the trial."""
+        """Train with the sampler's values; raises `TrialPruned`, with the reason in the trial."""
         trial.study.sampler = _sampler(trial, self.config.seed)
         values = _suggest(trial, self.config.search)
         callback = PruningCallback(trial)
         return self._train(trial, values, self.config.seed, f"trial_{trial.number}", callback)
 
     def repeat_of(self, best: dict[str, float]) -> Callable[[Trial], float]:
-        """The objective of another study: the same values with the trial's seed."""
+        """The objective of the repeats: the best values with the trial's seed."""
         first, last = self.config.seed + 1, self.config.seed + self.config.search.seeds
         values = {key_of(name): value for name, value in best.items()}
 
@@ -110,7 +110,7 @@ class TrainingLoss:
             trial.set_user_attr("share", callback.share)
 
     def _config_of(self, values: Values, seed: int, name: str) -> Config:
-        """The config of a trial; a `ValidationError` if its values do not go together."""
+        """The config of a trial; raises `ValidationError` if its values conflict."""
         epochs, tree = self.budget.epochs, self.config.model_dump()
         for key, value in values.items():
             section, setting = key.split(".")
@@ -124,13 +124,13 @@ class TrainingLoss:
 
 
 def key_of(name: str) -> str:
-    """The setting that a parameter of the study stands for."""
+    """Config key of a parameter of the study."""
     return f"training.{RATE}" if name == RATE else name
 
 
 def starting_values(config: Config) -> list[Values]:
-    """What the first trials try, where it lies within the ranges: the config's own rate, then the
-    report's, each with the config's own values of the rest of the space."""
+    """Values of the first trials, if within the ranges: the config's learning rate, then the
+    report's, each with the config's values for the rest of the space."""
     search, own = config.search, flat(config, "transformer", "masking", "training")
     others = {key: own[key] for key in search.space}
     for key, ends in search.space.items():
@@ -150,17 +150,17 @@ def _subset(tokens: Tokens, count: int, seed: int) -> Tokens:
 
 
 def _sampler(trial: Trial, seed: int) -> TPESampler:
-    """Random values first, then values near low losses.
+    """A TPE sampler that starts with `RANDOM_TRIALS` random trials.
 
-    Seeded by the number of earlier trials that did not fail: workers draw different values, and a
-    search that was interrupted draws what it would have drawn.
+    Seeded by the number of earlier trials that did not fail, so workers draw different values, and
+    a resumed search draws the same values as an uninterrupted one.
     """
     earlier = trial.study.get_trials(deepcopy=False)[: trial.number]
     place = sum(other.state != TrialState.FAIL for other in earlier)
     return TPESampler(
         seed=(seed * 1_000_003 + place) % 2**32,
         n_startup_trials=RANDOM_TRIALS,
-        constant_liar=True,  # what other workers are training counts as tried
+        constant_liar=True,  # accounts for trials that are still running
     )
 
 

@@ -1,4 +1,4 @@
-"""Reports a trial's loss while it trains, and ends it at its end or where it falls behind."""
+"""Reports a trial's loss during training, and ends the trial when complete or falling behind."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from optuna import Trial, TrialPruned
 from utils.training.transformer_step import TransformerTrainer
 from utils.training.validate_transformer import validate
 
-PRUNING_POINTS = 4  # at a half of the training, a quarter, ...
-LOOK_IMAGES = 64  # validation images of a look; the end is judged on all
+PRUNING_POINTS = 4  # at 1/2, 1/4, ... of the training
+LOOK_IMAGES = 64  # validation images per report; the final loss uses all
 
 
 class Finished(Exception):
@@ -24,14 +24,14 @@ class Finished(Exception):
 class PruningCallback:
     """Called by `train_transformer` with the trainer before the first step and after each.
 
-    Raises `Finished` at the end, before any weights are written, and `TrialPruned` where the loss
-    is above its start or not finite, or where the study's pruner says so.
+    Raises `Finished` at the end, before any weights are written, and `TrialPruned` if the loss is
+    not finite or above its initial value, or if the study's pruner decides so.
     """
 
     def __init__(self, trial: Trial, looks: int = PRUNING_POINTS) -> None:
         self.trial, self.looks = trial, looks
         self.start = math.inf  # loss before the first step
-        self.share = 0.0  # of its training that the trial has done
+        self.share = 0.0  # fraction of the training done
 
     def __call__(self, trainer: TransformerTrainer) -> None:
         step, total = trainer.position.step, trainer.total_steps
@@ -56,13 +56,13 @@ class PruningCallback:
 
 
 def look_steps(total: int, looks: int) -> dict[int, int]:
-    """{optimiser step: number of the look, from 1}: total / 2^looks, ..., total / 4, total / 2."""
+    """{optimiser step: index of the report, from 1}: total / 2^looks, ..., total / 4, total / 2."""
     steps = {round(total / 2 ** (looks + 1 - look)): look for look in range(1, looks + 1)}
     return {step: look for step, look in steps.items() if 0 < step < total}
 
 
 def validation_loss(trainer: TransformerTrainer, images: int | None = None) -> float:
-    """Loss of the averaged weights on the first validation images, by default on all, in nats."""
+    """Loss of the averaged weights on the first `images` validation images (default all), nats."""
     val, seen = trainer.tokens.val[:images], trainer.tokens.val_seen
     network = trainer.averaged.module
     return validate(network, val, trainer.device, trainer.dtype, seen)["val_loss"]

@@ -1,6 +1,6 @@
-"""What a search found: numbers as JSON, a table, two plots, and whether the winner stands out.
+"""Results of a search: numbers as JSON, a table, two plots, and whether the winner stands out.
 
-Reading what a search left needs neither Optuna nor matplotlib, which are imported where used.
+Optuna and matplotlib are imported where used, so reading results needs neither.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEARCH_JSON, SEARCH_TABLE = "search.json", "search.md"
 SLICES, HISTORY = SEARCH_PLOTS = ("learning_rate.png", "history.png")
 STANDS_OUT = 2.0  # standard deviations between the winner and the runner-up
 LOSS = "validation loss in nats"
-TrialRow = dict[str, Any]  # a trial
+TrialRow = dict[str, Any]  # one trial
 SearchResult = dict[str, Any]  # what search.json contains
 
 
@@ -38,9 +38,9 @@ def describe_search(
     repeats: list[FrozenTrial],
     images: int,
 ) -> SearchResult:
-    """Everything worth keeping of a finished search.
+    """The content of search.json.
 
-    repeats: the best with other seeds. images: what a trial sees over its whole training.
+    repeats: the best values with other seeds. images: number seen over a trial's whole training.
     """
     rows = [_row(trial, config.seed) for trial in trials]
     seeds = [_row(trial, trial.params["seed"]) for trial in repeats]
@@ -76,7 +76,7 @@ def _row(trial: FrozenTrial, seed: int) -> TrialRow:
 
 
 def noise(loss: float, repeats: list[TrialRow]) -> dict[str, float] | None:
-    """Mean and standard deviation over the seeds of the best values; None without repeats."""
+    """Mean and standard deviation over seeds of the best values' loss; None without repeats."""
     losses = [loss, *(row["loss"] for row in repeats if row["loss"] is not None)]
     if len(losses) < 2:
         return None
@@ -85,7 +85,7 @@ def noise(loss: float, repeats: list[TrialRow]) -> dict[str, float] | None:
 
 
 def standing(rows: list[TrialRow], best: TrialRow, spread: dict[str, float] | None) -> str:
-    """Whether the winner stands out from the runners-up, in a sentence."""
+    """A sentence: is the winner better than the runners-up beyond the spread over seeds?"""
     rivals = [row for row in rows if row["loss"] is not None and row["trial"] != best["trial"]]
     rivals.sort(key=lambda row: row["loss"])
     if not rivals:
@@ -114,10 +114,10 @@ def _values(row: TrialRow) -> str:
 
 
 def cells(result: SearchResult) -> list[list[str]]:
-    """Heading and rows of the table, the best loss first and the pruned after the complete."""
+    """Heading and rows of the table: complete trials by loss, then pruned ones."""
     names = list(result["best"]["params"])
     heading = ["trial", *names, "val loss", "trained", "seconds", "how it ended"]
-    rows = [*result["trials"], *result.get("report", [])]  # earlier versions kept one more
+    rows = [*result["trials"], *result.get("report", [])]  # a key of earlier versions
     rows.sort(key=lambda row: (row["loss"] is None, row["loss"] or 0, -row["share"], row["trial"]))
     best = result["best"]["trial"]
     return [heading, *(_cells_of(row, names, is_best=row["trial"] == best) for row in rows)]
@@ -135,7 +135,7 @@ def _cells_of(row: TrialRow, names: list[str], *, is_best: bool) -> list[str]:
 
 
 def notes(result: SearchResult) -> list[str]:
-    """Sentences below the table: the seeds, whether the winner stands out, the time it took."""
+    """Sentences below the table: repeats, whether the winner stands out, time taken."""
     lines, spread = [], result["noise"]
     if result["repeats"]:
         losses = ", ".join(
@@ -178,7 +178,7 @@ def save_plots(folder: Path, study: Study) -> None:
 
 
 def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
-    """Crosses for pruned trials, at the loss of their last look, which Optuna leaves out."""
+    """Add pruned trials, which Optuna leaves out, as crosses at their last reported loss."""
     for axes in [slices] if hasattr(slices, "scatter") else slices:
         name = axes.get_xlabel()
         pruned = [t for t in study.trials if t.state.name == "PRUNED" and t.value is not None]

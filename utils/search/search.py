@@ -1,6 +1,6 @@
-"""Optuna's search for the learning rate and for any other number of the training (spec section 5).
+"""Optuna search for the learning rate and other numeric training settings (spec section 5).
 
-docs/search.md says how to use it and what it decides.
+docs/search.md explains usage and results.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from utils.search.storage import (
 )
 from utils.training.transformer import load_tokens
 
-NEVER_PRUNED = 2  # trials that end before the pruner compares: the config's rate, the report's
-POLL = 1.0  # seconds between looks at the trials of other workers
+NEVER_PRUNED = 2  # first trials, with the config's and the report's learning rate
+POLL = 1.0  # seconds between checks on other workers' trials
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 TrialLoss = Callable[[Trial], float]
 
@@ -49,9 +49,9 @@ TrialLoss = Callable[[Trial], float]
 def search_learning_rate(config: Config, storage: str | None = None) -> Values:
     """Find the values with the lowest validation loss: {"training.learning_rate": ..., ...}.
 
-    storage: URL of a database, by default SQLite in <run>/search/study.db. The study is named
-    after all settings that its trials depend on: workers that agree in them share it, and a search
-    that was interrupted continues. Table, plots and numbers are written to <run>/search/.
+    storage: URL of a database, by default SQLite in <run>/search/study.db. Its study's
+    name contains a digest of all settings that trials depend on, so workers with equal settings
+    share it and an interrupted search continues. Writes table, plots and numbers to <run>/search/.
     Raises `UserError` when no trial keeps its loss finite.
     """
     if world_size() > 1:
@@ -80,7 +80,7 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
 
 
 def open_study(backend: RDBStorage, name: str, first: list[Values], pruner: BasePruner) -> Study:
-    """A study that minimises; the worker that creates it queues the values of its first trials."""
+    """Create or load a study that minimises; its creator queues the values of the first trials."""
     kwargs = {"study_name": name, "storage": backend, "pruner": pruner}
     try:
         study = optuna.create_study(direction="minimize", **kwargs)
@@ -94,10 +94,10 @@ def open_study(backend: RDBStorage, name: str, first: list[Values], pruner: Base
 
 
 def run_trials(study: Study, wanted: int, objective: TrialLoss) -> list[FrozenTrial]:
-    """Work until `wanted` trials are complete or pruned, and return all that are, by number.
+    """Run trials until `wanted` are complete or pruned, and return all of those, by number.
 
-    Any number of workers may do so on one study. Each waits for the last trials of the others, so
-    that all return the same, and takes over the trials of those that died.
+    Any number of workers may share a study. Each waits for the others' last trials, so all return
+    the same, and takes over the trials of dead workers.
     """
     limit = MaxTrialsCallback(wanted, states=(*DONE, TrialState.RUNNING))
     waiting = 0
@@ -117,7 +117,7 @@ def run_trials(study: Study, wanted: int, objective: TrialLoss) -> list[FrozenTr
 
 
 def _optimize(study: Study, objective: TrialLoss, limit: MaxTrialsCallback) -> None:
-    """Train until there are enough trials; one that is interrupted is queued again."""
+    """Run trials until there are enough; an interrupted one is queued again."""
 
     def attempt(trial: Trial) -> float:
         try:

@@ -1,4 +1,4 @@
-"""Where a study is kept: an SQLite file or a database server, opened by its URL."""
+"""Storage of a study: an SQLite file or a database server, opened by URL."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from utils.io.files import make_folder
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 EXAMPLES = "sqlite:///study.db (a file) and postgresql://user@host/name"
-HEARTBEAT, GRACE = 10, 60  # seconds between signs of life; without one for GRACE, a worker is dead
-MAX_RETRIES = 3  # of one trial; what stops that many workers will stop the next
-OPENINGS = 5  # attempts to open a new database in which other workers make the tables
+HEARTBEAT, GRACE = 10, 60  # seconds; a worker without a heartbeat for GRACE counts as dead
+MAX_RETRIES = 3  # of a trial that stops its worker
+OPENINGS = 5  # attempts to open a database while other workers create its tables
 SQLITE_PATIENCE = 60  # seconds to wait for another worker's write
 DRIVERS = {  # module that SQLAlchemy asks for: package that contains it
     "psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"
@@ -30,16 +30,16 @@ DRIVERS = {  # module that SQLAlchemy asks for: package that contains it
 
 
 def storage_url(text: str | None, folder: Path) -> URL:
-    """The database that a user names, by default <folder>/study.db.
+    """Parse a database URL; None means <folder>/study.db.
 
-    Raises `UserError` for anything but the URL of a database that outlives this process. As a
-    mistyped URL may show parts of its password anywhere, messages repeat only its scheme.
+    Raises `UserError` for anything but a persistent database. Messages repeat only the scheme,
+    since a mistyped URL may contain its password anywhere.
     """
     if text is None:
         return URL.create("sqlite", database=str(folder / "study.db"))
     try:
         url = make_url(text)
-        text.encode()  # which the bytes of another encoding refuse
+        text.encode()  # fails on undecodable bytes
     except (ArgumentError, ValueError):
         raise UserError(f"--storage: no database URL; allowed are e.g. {EXAMPLES}") from None
     kind = url.get_backend_name()
@@ -64,7 +64,7 @@ def storage_url(text: str | None, folder: Path) -> URL:
 
 
 def public_url(url: URL) -> str:
-    """A URL as it may be printed: without its password, and without parameters that may hide one.
+    """A URL that is safe to print: without password and parameters, which may contain one.
 
     >>> public_url(make_url("postgresql://me:secret@host/db?sslpassword=secret"))
     'postgresql://me:***@host/db'
@@ -73,10 +73,10 @@ def public_url(url: URL) -> str:
 
 
 def open_storage(url: URL) -> RDBStorage:
-    """Open a database; a new one gets Optuna's tables.
+    """Open a database, creating Optuna's tables if needed.
 
-    Trials of workers that give no sign of life are queued again. Raises `UserError` for a missing
-    driver, a server that cannot be reached, a file or tables of another program.
+    Trials of dead workers are queued again. Raises `UserError` for a missing driver, an unreachable
+    server, or a file or tables of another program.
     """
     options: dict = {"pool_pre_ping": True}  # a connection may break while a trial trains
     if url.get_backend_name() == "sqlite":
@@ -90,7 +90,7 @@ def open_storage(url: URL) -> RDBStorage:
         name = (error.__cause__ or error).name
         package = DRIVERS.get(name, name)
         raise UserError(f"{public_url(url)}: no driver found; pip install {package}") from None
-    except (RuntimeError, TypeError, ValueError) as error:  # another Optuna's tables; parameters
+    except (RuntimeError, TypeError, ValueError) as error:  # other Optuna's tables; parameters
         raise _refusal(url, error) from None
 
 
@@ -111,7 +111,7 @@ def _require_own_tables(url: URL) -> None:
 
 
 def retry_callback() -> RetryHeartbeatStaleTrialCallback:
-    """Queues a trial that did not end again, with the same values."""
+    """Queues an unfinished trial again, with the same values."""
     return RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
 
 
@@ -119,7 +119,7 @@ def _connect(url: URL, options: dict) -> RDBStorage:
     for attempt in range(OPENINGS):
         try:
             return RDBStorage(
-                url.render_as_string(hide_password=False),  # quoted, so without Optuna's {}
+                url.render_as_string(hide_password=False),  # quoted, so Optuna expands no {}
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT,
                 grace_period=GRACE,
@@ -135,12 +135,12 @@ def _connect(url: URL, options: dict) -> RDBStorage:
 
 @contextmanager
 def storage_errors(url: URL) -> Iterator[None]:
-    """Turn what a database fails with, such as a full disk, into one line without passwords."""
+    """Turn database errors, such as a full disk, into a one-line `UserError` without passwords."""
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, AssertionError) as error:
         found: BaseException | None = error
-        while isinstance(found, AssertionError):  # Optuna's, when it cannot note a failed trial
+        while isinstance(found, AssertionError):  # from Optuna, if it cannot record a failed trial
             found = found.__context__
         if not isinstance(found, SQLAlchemyError | StorageInternalError):
             raise
@@ -148,7 +148,7 @@ def storage_errors(url: URL) -> Iterator[None]:
 
 
 def _refusal(url: URL, error: BaseException) -> UserError:
-    """The first line of an error, in which drivers may repeat what the URL says."""
+    """The first line of an error, with the URL's passwords masked."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     values = [v for k, vs in url.normalized_query.items() if "pass" in k.lower() for v in vs]
     if text.endswith("database is locked"):

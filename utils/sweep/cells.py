@@ -1,11 +1,11 @@
-"""Decode and score every cell of a sweep, sharing all that cells have in common.
+"""Decode and score every cell of a sweep.
 
-Hole fills, encoded tokens, the first step's logits and the scorer's reference statistics are
-computed once. Finished cells are stored in the output folder under a digest of everything they
+Hole fills, encoded tokens, first-step logits and the scorer's reference statistics are computed
+once and shared. Finished cells are stored in the output folder under a digest of everything they
 depend on, so an interrupted sweep continues, and a complete one only rewrites its report:
 
-<output>/cells-0.jsonl   a line for each cell: score, error of each image, seconds (0: the process)
-<output>/traces/         token ids and masks after every step, of the first seed
+<output>/cells-0.jsonl   one line per cell of process 0: score, error of each image, seconds
+<output>/traces/         token ids and masks after every step, first seed only
 <output>/<study>/        table, plots, report (utils/sweep/tables.py)
 
 Shapes: n images, N tokens, T steps.
@@ -36,11 +36,11 @@ from utils.io.files import alone_in, atomic, read_rows, write_text
 from utils.sweep.decode import CellDecoder, CellRow, Inputs, read_inputs
 from utils.sweep.plan import Cell, Study, walks
 
-ROW = {"key", "score", "score_name", "hole_psnr", "seconds", "images"}  # what a cell is known by
+ROW = {"key", "score", "score_name", "hole_psnr", "seconds", "images"}  # keys of a stored cell
 
 
 class Sweep:
-    """The cells of some studies, and where their results lie."""
+    """Computes the cells of studies and stores their results."""
 
     def __init__(self, config: Config, inputs: Inputs, output: Path, seeds: int) -> None:
         self.config, self.inputs, self.output = config, inputs, output
@@ -54,7 +54,7 @@ class Sweep:
             "inputs": inputs.digest,
             "features": config.scoring.features,
         }
-        del self.fixed["decoding"], self.fixed["seed"]  # a cell's own
+        del self.fixed["decoding"], self.fixed["seed"]  # set by each cell
         self.own_path = output / f"cells-{rank()}.jsonl"
         self.own_rows = _read_rows(self.own_path)
         self.rows: dict[str, CellRow] = {}
@@ -62,11 +62,11 @@ class Sweep:
         self.decoder = CellDecoder(config, inputs, self.device)
 
     def read_all(self) -> None:
-        """Read what all processes have finished."""
+        """Read the finished cells of all processes."""
         for path in sorted(self.output.glob("cells-*.jsonl")):
             self.rows |= {row["key"]: row for row in _read_rows(path)}
 
-    # What is there
+    # Stored results
 
     def cells(self, study: Study) -> list[Cell]:
         return [Cell(s.decoding, seed) for s in study.settings for seed in self.seeds]
@@ -78,7 +78,7 @@ class Sweep:
         return self.output / "traces" / f"{settings_digest({**self.fixed, 'w': cell.walk_key})}.npz"
 
     def trace(self, cell: Cell) -> tuple[np.ndarray, np.ndarray] | None:
-        """Token ids and masks (T, n, N) after every step of a cell; None if they are not there."""
+        """Token ids and masks after every step of a cell, (T, n, N) each; None if not stored."""
         path = self.trace_path(cell)
         try:
             with np.load(path) as file:
@@ -87,27 +87,27 @@ class Sweep:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise_if_machine(error, path)
-            return None  # a damaged one
+            return None  # damaged, so decoded again
         if len(token_ids) < cell.steps:
             return None
         hidden = np.unpackbits(packed, axis=-1, count=token_ids.shape[-1]).astype(bool)
         return token_ids[: cell.steps], hidden[: cell.steps]
 
     def missing(self, group: list[Cell]) -> tuple[list[Cell], bool]:
-        """Cells of a walk without a result, and whether its trace must be made."""
+        """Cells of a walk without a result, and whether its trace is missing."""
         longest = max(group, key=lambda cell: cell.steps)
         wants_trace = longest.seed == self.seeds[0] and self.trace(longest) is None
         return [cell for cell in group if cell.key(self.fixed) not in self.rows], wants_trace
 
-    # Work
+    # Computing
 
     @one_thread()
     def run(self, studies: list[Study]) -> int:
-        """Compute what is missing, under torchrun this process's share; how many cells were."""
+        """Compute missing cells, under torchrun this process's share; return how many."""
         groups = walks({cell: None for study in studies for cell in self.cells(study)})
         todo = [(group, *self.missing(group)) for group in groups]
         todo = [task for task in todo if task[1] or task[2]]
-        self._wait_for_all()  # nobody writes before everybody has seen what there is
+        self._wait_for_all()  # all read before any writes
         mine = todo[rank() :: world_size()]
         steps = sum(max(cell.steps for cell in group) for group, *_ in mine)
         title = f"{sum(len(cells) for _, cells, _ in mine)} cells"
@@ -135,14 +135,14 @@ class Sweep:
             write_text(self.own_path, "".join(json.dumps(row) + "\n" for row in self.own_rows))
 
     def _wait_for_all(self) -> None:
-        total(torch.zeros(1, device=self.device)).item()  # NCCL by itself would not block the host
+        total(torch.zeros(1, device=self.device)).item()  # NCCL alone would not block the host
 
 
 @contextmanager
 def open_sweep(
     config: Config, dataset: InpaintingSet, output: Path, *, seeds: int, images: int | None
 ) -> Iterator[Sweep]:
-    """A sweep with the other processes of torchrun; its folder is locked against other programs."""
+    """Open a sweep together with torchrun's other processes and lock its folder."""
     with alone_in(output) if is_main() else nullcontext(), joined(Compute.of(config).device):
         yield Sweep(config, read_inputs(dataset, images, config.data.image_size), output, seeds)
 

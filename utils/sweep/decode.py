@@ -1,4 +1,4 @@
-"""Decode the images of a sweep and score them, each part of the work done once.
+"""Decode and score the images of a sweep without repeating shared work.
 
 Shapes: n images, B batch, N tokens, T steps, H x W pixels.
 """
@@ -30,23 +30,23 @@ from utils.io.images import tell_of_profile
 from utils.scoring import FeatureDistance, hole_psnr
 from utils.sweep.plan import Cell
 
-FIRST_LOGITS_BYTES = 1 << 30  # that may be kept for all images and starts
+FIRST_LOGITS_BYTES = 1 << 30  # limit of cached first-step logits, all batches together
 
-CellRow = dict[str, Any]  # what is known of a finished cell
+CellRow = dict[str, Any]  # the result of a finished cell
 
 
 @dataclass(frozen=True)
 class Inputs:
     """The images of a sweep, all of the model's size."""
 
-    indices: list[int]  # places in the set, which key the noise
+    indices: list[int]  # positions in the dataset, which key the noise
     images: np.ndarray  # (n, H, W, 3) uint8
     holes: np.ndarray  # (n, H, W) bool
     truths: np.ndarray  # (n, H, W, 3) uint8
 
     @cached_property
     def digest(self) -> str:
-        """Of everything that decoding and scoring see."""
+        """Digest of everything that decoding and scoring see."""
         digest = hashlib.sha256(json.dumps(self.indices).encode())
         for image, hole, truth in zip(self.images, self.holes, self.truths, strict=True):
             digest.update(input_digest(image, hole).encode() + truth.tobytes())
@@ -54,13 +54,13 @@ class Inputs:
 
 
 def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
-    """Read `count` images spread evenly over a set, or all, with their ground truth."""
+    """Read `count` images spread evenly over a dataset, or all, with their ground truth."""
     if len(dataset) < 2:
         raise UserError(f"{dataset.images[0].parent}: one image; a score needs 2 or more")
     if count is not None and not 2 <= count <= len(dataset):
         raise UserError(f"--images {count}: allowed are 2 to {len(dataset)}")
     chosen = np.linspace(0, len(dataset) - 1, count or len(dataset)).astype(int).tolist()
-    with tqdm(chosen, "reading", unit="image") as bar:  # ends its line whatever is read
+    with tqdm(chosen, "reading", unit="image") as bar:  # closes the bar on errors too
         items = [dataset[index] for index in bar]
     for item in items:
         if item.hole.shape != (side, side):
@@ -85,12 +85,12 @@ def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
 
 @dataclass
 class Batch:
-    """Some images, ready to be decoded; shared by all cells with the same hole fill."""
+    """Encoded images, shared by all cells with the same hole fill."""
 
     start: Start
     image_ids: Tensor
     first: tuple[Tensor, float] | None = None
-    """Logits of the first step, which no seed, rule or schedule changes, and their seconds."""
+    """First-step logits, which depend on no seed, rule or schedule, and their seconds."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class DecodedCell:
 
     token_ids: Tensor  # (T, n, N)
     hidden: Tensor  # (T, n, N) bool
-    seconds: list[float]  # for all images, until each step is done
+    seconds: list[float]  # cumulative after each step, for all images
 
 
 class CellDecoder:
@@ -108,7 +108,7 @@ class CellDecoder:
     def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
         self.config, self.inputs, self.device = config, inputs, device
         self.started: dict[str, list[Batch]] = {}  # by hole fill
-        self.kept_bytes = 0  # of first logits, over all batches
+        self.kept_bytes = 0  # of cached first-step logits, all batches together
 
     @cached_property
     def inpainter(self) -> Inpainter:
@@ -125,7 +125,7 @@ class CellDecoder:
         return FeatureDistance(truths, self.device, self.config.scoring)
 
     def batches(self, decoding: DecodingConfig) -> list[Batch]:
-        """Filled, encoded and masked images, once for each fill."""
+        """Filled, encoded and masked images, cached by hole fill."""
         key, inputs = decoding.hole_fill, self.inputs
         if key not in self.started:
             filled = self.under(decoding).fill_all(inputs.images, inputs.holes)
@@ -140,14 +140,14 @@ class CellDecoder:
         return self.started[key]
 
     def known(self, decoding: DecodingConfig) -> Tensor | None:
-        """What the decoder is shown of all images, (n, 4, H, W); None without conditioning."""
+        """Known pixels and holes for the decoder, (n, 4, H, W); None without conditioning."""
         if not self.inpainter.config.tokenizer.conditioned:
             return None
         return torch.cat([batch.start.pixels for batch in self.batches(decoding)])
 
     @torch.inference_mode()
     def decode(self, cell: Cell, steps: int, bar: tqdm) -> DecodedCell:
-        """Decode all images with a cell's settings for a number of steps."""
+        """Decode all images with a cell's settings for `steps` steps."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
         traces, seconds = [], np.zeros(steps)
         for batch in self.batches(settings):
@@ -173,7 +173,7 @@ class CellDecoder:
         return DecodedCell(token_ids, hidden, seconds.tolist())
 
     def _logits_of(self, batch: Batch, clock: Clock) -> LogitsOf:
-        """The model's logits; those of a batch's first step are kept, as far as memory allows."""
+        """The model's logits; a batch's first-step logits are cached as far as the limit allows."""
         calls = itertools.count()
 
         def logits_of(*shown: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class CellDecoder:
         return logits_of
 
     def score(self, cell: Cell, decoded: DecodedCell) -> CellRow:
-        """The score of a cell's images, the error of each, and seconds an image."""
+        """Score of a cell's images, PSNR of each in its hole, and seconds per image."""
         clock, inputs = Clock(self.device), self.inputs
         images = self.pixels(cell.decoding, decoded.token_ids[cell.steps - 1])
         seconds = decoded.seconds[cell.steps - 1] + clock.seconds()
@@ -208,14 +208,14 @@ class CellDecoder:
         }
 
     def pixels(self, decoding: DecodingConfig, token_ids: Tensor) -> np.ndarray:
-        """Decode the tokens (n, N) of all images and join them with known pixels."""
+        """Decode all images' tokens (n, N) and composite with known pixels, (n, H, W, 3)."""
         decoded = self.inpainter.decoded(token_ids, self.known(decoding))
         parts = zip(decoded, self.inputs.images, self.inputs.holes, strict=True)
         return np.stack([self.under(decoding).join(*part) for part in parts])
 
 
 class Clock:
-    """Seconds since it was made, the device's work included."""
+    """Seconds since construction, after synchronising with the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -1,6 +1,6 @@
-"""One self-contained HTML page of a study: table, plots, figures, and a replay of the decoding.
+"""The self-contained HTML page of a study: table, plots, figures and a replay of the decoding.
 
-Pictures are decoded once and kept in <output>/pictures; the page asks for nothing outside itself.
+Pictures are decoded once and cached in <output>/pictures.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from utils.sweep.plots import STUDY_PLOTS
 from utils.sweep.tables import Table
 
 COMPARED, CASES = 10, 5  # images in the three-row comparison, and in each of best and worst
-REPLAYED = 12  # settings that are shown step by step, the best ones
+REPLAYED = 12  # best settings, shown step by step
 LOSS_CURVE = "loss_curve.png"
 
 
 class Pictures:
-    """The decoding of single images, step by step, from the traces of a sweep's first seed."""
+    """Single images after each decode step, from the traces of a sweep's first seed."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.inputs = sweep, sweep.inputs
@@ -49,13 +49,13 @@ class Pictures:
         return np.where(hole, np.uint8(HOLE_COLOUR), self.inputs.images[place])
 
     def frames(self, setting: Setting, place: int) -> list[np.ndarray]:
-        """The masked image, then the image after every step; decoded unless a file has them."""
+        """The masked image, then the image after every step; cached as one PNG strip."""
         cell = Cell(setting.decoding, self.sweep.seeds[0])
         key = settings_digest({"cell": cell.key(self.sweep.fixed), "place": place})
         path = self.folder / f"{key}.png"
         try:
             strip = np.asarray(load_rgb(path))
-        except UserError:  # there is none, or a damaged one
+        except UserError:  # missing or damaged
             strip = np.concatenate([self.masked(place), *self._decode(cell, place)], 1)
             save_png(path, strip)
         return np.split(strip, cell.steps + 1, 1)
@@ -65,7 +65,7 @@ class Pictures:
         return self.sweep.trace(Cell(setting.decoding, self.sweep.seeds[0]))[1][:, place]
 
     def compared(self, setting: Setting, places: Sequence[int]) -> list[tuple[str, str]]:
-        """Names and pictures of the rows masked, inpainted and truth."""
+        """Names and embedded pictures of the rows masked, inpainted and truth."""
         rows = comparison(
             [self.masked(place) for place in places],
             [self.frames(setting, place)[-1] for place in places],
@@ -114,27 +114,27 @@ def save_study_page(folder: Path, sweep: Sweep, table: Table) -> Path:
 
 
 def _by_error(sweep: Sweep, setting: Setting) -> list[int]:
-    """Places of the images with a hole, the best repaired first; of all where none has one."""
+    """Positions of images with a hole, highest PSNR first; all images if none has a hole."""
     psnr = sweep.rows_of(setting.decoding)[0]["hole_psnr"]
     with_hole = [place for place, value in enumerate(psnr) if value is not None]
     return sorted(with_hole, key=lambda place: -psnr[place]) or list(range(len(psnr)))
 
 
 def _spread(ranked: Sequence[int], count: int) -> list[int]:
-    """The first, last and middle ones of a ranking, each once."""
+    """The first, last and middle `count` of a ranking, without duplicates."""
     middle = (len(ranked) - count) // 2
     chosen = [*ranked[:count], *ranked[-count:], *ranked[max(0, middle) : middle + count]]
     return list(dict.fromkeys(chosen))
 
 
 def _best_settings(table: Table) -> list[Setting]:
-    """The best-scoring settings, as many as are replayed, in the table's order."""
+    """The `REPLAYED` best settings, in the table's order."""
     best = sorted(table.results, key=lambda result: result.score.mean)[:REPLAYED]
     return [result.setting for result in table.results if result in best]
 
 
 def _figure(pictures: Pictures, setting: Setting, place: int) -> tuple[str, str]:
-    """Mask evolution and images by step, in the report's form."""
+    """Token masks and images by step, laid out as in the report."""
     steps = setting.decoding.total_iter
     masks = mask_grid(pictures.masks(setting, place), steps)
     return embed(masks), embed(image_grid(pictures.frames(setting, place), steps))
@@ -143,7 +143,7 @@ def _figure(pictures: Pictures, setting: Setting, place: int) -> tuple[str, str]
 def _replay(
     pictures: Pictures, settings: Sequence[Setting], places: Sequence[int]
 ) -> dict[str, Any]:
-    """What the page's slider needs: for each setting and image a strip of frames and of masks."""
+    """Data of the replay: strips of frames and masks for each setting and image."""
     side = round(pictures.sweep.config.transformer.num_tokens**0.5)
     strips = []
     for setting in settings:

@@ -1,7 +1,7 @@
 """What a sweep varies: studies as rows and columns of decoding settings, and what they share.
 
-A *cell* is one decoding setting with one seed: one score. A *walk* is one decoding that passes
-through several cells, since a run of ten iterations has been through the sweet spots 1, 4 and 8.
+A *cell* is one decoding setting with one seed and has one score. A *walk* is one decoding that
+yields several cells: a run of ten iterations also passes the sweet spots 1, 4 and 8.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from config.schema import Config, DecodingConfig
 from config.section import reason_against, user_path
 from utils.inpainting.stamps import OUTPUT_ONLY, settings_digest
 
-AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # do not change the steps before
+AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # leave the steps unchanged
 MAX_SETTINGS = 1000  # of a grid
 
 Changes = dict[str, Any]  # keys of the section decoding and their values
@@ -28,7 +28,7 @@ Changes = dict[str, Any]  # keys of the section decoding and their values
 
 @dataclass(frozen=True)
 class Setting:
-    """One place of a table: the decoding that is repeated with every seed."""
+    """One entry of a table: a decoding that is repeated with every seed."""
 
     row: str
     column: str
@@ -36,7 +36,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Row and column, as a plot or a sentence calls it."""
+        """Row and column, as written in plots and sentences."""
         return f"{self.row}, {self.column}" if self.row else self.column
 
 
@@ -72,12 +72,12 @@ class Cell:
 
     @property
     def walk_key(self) -> str:
-        """The same for all cells that one decoding passes through."""
+        """Equal for all cells that one decoding yields."""
         varied = _plain(self.decoding, AFTER_DECODING)
         return json.dumps([varied, self.seed], sort_keys=True)
 
     def key(self, fixed: Changes) -> str:
-        """Digest of everything that decides over the score; `fixed` is common to all cells."""
+        """Digest of everything the score depends on; `fixed` is common to all cells."""
         return settings_digest({**fixed, "decoding": _plain(self.decoding), "seed": self.seed})
 
 
@@ -95,7 +95,7 @@ def walks(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 # The report's studies
 
-Axes = dict[str, dict[str, Changes]]  # name of a direction -> label -> what it changes
+Axes = dict[str, dict[str, Changes]]  # axis -> label -> changed keys
 RULES: dict[str, Changes] = {rule: {"rule": rule} for rule in ("listing", "maskgit")}
 
 
@@ -128,7 +128,7 @@ STUDIES: dict[str, tuple[str, Axes]] = {  # title and axes, with the numbers of 
 def plan(config: Config, words: Sequence[str]) -> list[Study]:
     """The studies that a command line names: some of `STUDIES`, or ``grid FILE``.
 
-    Raises `UserError` for an unknown study, or a grid that cannot be read or does not fit.
+    Raises `UserError` for an unknown study or an invalid grid file.
     """
     if words[0] == "grid":
         if len(words) != 2:
@@ -159,7 +159,7 @@ def build_study(config: Config, name: str, title: str, axes: Axes) -> Study:
 def read_grid(config: Config, path: Path) -> Study:
     """The study of a YAML file: keys of the section decoding, each with a list of values.
 
-    The last key gives the columns. Values are checked one by one; all of them go together.
+    The last key gives the columns. Values are checked one by one; any combination is valid.
     """
     known = sorted(DecodingConfig.model_fields.keys() - OUTPUT_ONLY)
     axes: Axes = {}

@@ -16,7 +16,7 @@ def save_study_plots(folder: Path, table: Table) -> None:
     for name, draw in STUDY_PLOTS.items():
         figure, axes = pyplot().subplots(figsize=(6.4, 4), layout="constrained")
         draw(axes, table)
-        title = table.study.title.replace("$", r"\$")  # no formula
+        title = table.study.title.replace("$", r"\$")  # not a formula
         axes.set(ylabel=f"{table.score_name} (lower is better)", title=title)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -24,7 +24,7 @@ def save_study_plots(folder: Path, table: Table) -> None:
 
 
 def score_by_step(axes: Axes, table: Table) -> None:
-    """Score against the steps that were run, a line for each row; bars are the seeds' spread."""
+    """Score against steps run, one line per row; error bars are one standard deviation."""
     varied = len({result.steps for result in table.results}) > 1
     for name in table.study.rows:
         found = table.row(name)
@@ -39,7 +39,7 @@ def score_by_step(axes: Axes, table: Table) -> None:
 
 
 def score_by_time(axes: Axes, table: Table) -> None:
-    """Score against time an image; a line joins the settings that nothing beats in both."""
+    """Score against time per image, with the Pareto front."""
     points = [(1000 * result.seconds, result.score.mean) for result in table.results]
     named = list(zip(points, [result.setting for result in table.results], strict=True))
     for name in table.study.rows:
@@ -49,7 +49,7 @@ def score_by_time(axes: Axes, table: Table) -> None:
         _name(axes, setting.column, point)
     front = [points[index] for index in pareto_front(points)]
     axes.plot(*zip(*front, strict=True), color="grey", ls="--", lw=1, label="Pareto front")
-    axes.set_xlabel("ms an image")
+    axes.set_xlabel("ms per image")
 
 
 def _name(axes: Axes, text: str, point: tuple[float, float]) -> None:

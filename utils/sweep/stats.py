@@ -1,9 +1,9 @@
-"""Statistics over seeds: means, spreads, and which differences are real.
+"""Statistics over seeds: means, standard deviations and significant differences.
 
-Two settings differ only where their means lie further apart than a change of seeds explains: beyond
-Tukey's honest significant difference at 95 % for all pairs of a group, with the spread over seeds
-pooled over its settings that vary (Tukey 1949, Kramer 1956). It says nothing about other images.
-`scipy.stats.tukey_hsd` pools settings that draw nothing, too, which makes the spread too small.
+Two settings differ significantly if their means differ by more than Tukey's HSD at 95 % for all
+pairs of a group (Tukey 1949, Kramer 1956). The standard deviation over seeds is pooled over the
+settings that vary: `scipy.stats.tukey_hsd` pools deterministic ones too, which makes it too small.
+It reflects decoding noise only, not other images.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from functools import cache
 
 from scipy.stats import studentized_range
 
-CONFIDENCE = 0.95  # that a group of equal settings has no difference called real
-RESOLUTION = 1e-9  # relative; scores of equal pictures differ by rounding alone
+CONFIDENCE = 0.95  # that no difference among equal settings is called significant
+RESOLUTION = 1e-9  # relative; smaller differences are rounding errors
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,9 @@ class Summary:
 
 
 def pooled_spread(group: Sequence[Summary]) -> tuple[float, int]:
-    """Standard deviation over seeds, common to a group's settings, and its degrees of freedom.
+    """Standard deviation over seeds, pooled over a group's settings, and its degrees of freedom.
 
-    Settings that draw nothing, such as sweet spot 1 of the listing rule, would make it too small
-    for the others: they are left out where any setting varies.
+    Deterministic settings, such as sweet spot 1 of the listing rule, are left out unless all are.
     """
     varying = [s for s in group if len(set(s.values)) > 1] or group
     freedom = sum(len(s.values) - 1 for s in varying)
@@ -53,7 +52,7 @@ def pooled_spread(group: Sequence[Summary]) -> tuple[float, int]:
 
 
 def real_difference(first: Summary, second: Summary, group: Sequence[Summary]) -> float:
-    """How far apart two means of a group must at least be; NaN where no seed was repeated."""
+    """Least significant difference of two means of a group; NaN if each has one seed."""
     spread, freedom = pooled_spread(group)
     if not freedom or len(group) < 2:
         return math.nan
@@ -64,41 +63,38 @@ def real_difference(first: Summary, second: Summary, group: Sequence[Summary]) -
 
 @cache
 def _quantile(settings: int, freedom: int) -> float:
-    """Of the studentised range; a numerical integral that takes a noticeable part of a second."""
+    """Quantile of the studentised range, a slow numerical integral."""
     return float(studentized_range.ppf(CONFIDENCE, settings, freedom))
 
 
 def differs(first: Summary, second: Summary, group: Sequence[Summary]) -> bool:
-    """Whether the seeds allow to call two settings of a group different."""
+    """Whether two settings of a group differ significantly."""
     return abs(first.mean - second.mean) > real_difference(first, second, group)
 
 
 def statements(group: Sequence[Summary], what: str) -> list[str]:
-    """Sentences on a group of settings whose lowest score is the best, e.g. one row of a table."""
+    """Sentences on the significant differences in a group, e.g. a table's row; lower is better."""
     best, *others = sorted(group, key=lambda s: s.mean)
     if not others:
         return []
     if not pooled_spread(group)[1]:
-        return [f"{what}: one seed each, so nothing can be said about differences."]
+        return [f"{what}: one seed each, so differences cannot be tested."]
     margin = max(real_difference(best, other, group) for other in others)
     counts = sorted({len(s.values) for s in group})
     number = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-    seeds = f"means of {number} seeds differ beyond chance from {margin:.3g} on"
+    test = f"Tukey HSD at {100 * CONFIDENCE:g} %: {margin:.3g}, {number} seeds"
     behind = [s for s in others if differs(best, s, group)]
     if not behind:
-        return [f"{what}: no setting is better than another beyond the seeds' spread ({seeds})."]
+        return [f"{what}: no significant difference ({test})."]
     losses = ", ".join(f"{s.name} (by {s.mean - best.mean:.3g})" for s in behind)
-    text = f"{what}: {best.name} is better than {losses}"
+    text = f"{what}: {best.name} is significantly better than {losses}"
     if near := ", ".join(s.name for s in others if s not in behind):
-        text += f"; between {best.name} and {near} the seeds' spread allows no choice"
-    return [f"{text} ({seeds})."]
+        text += f", but not than {near}"
+    return [f"{text}; {test}."]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of (cost, score) that no other point beats in one without losing in the other.
-
-    Both the lower the better; in the order of cost.
-    """
+    """Indices of the Pareto-optimal (cost, score), by increasing cost; lower is better in both."""
     front: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: points[i]):
         if not front or points[index][1] < points[front[-1]][1]:

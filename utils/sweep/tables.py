@@ -18,12 +18,12 @@ EMPTY_CELL = "–"
 
 @dataclass(frozen=True)
 class SettingResult:
-    """One setting, summed up over its seeds."""
+    """One setting, summarised over its seeds."""
 
     setting: Setting
     score: Summary
     hole_psnr: float | None  # mean over images and seeds, in dB
-    seconds: float  # an image, mean over seeds: all steps, and its pixels
+    seconds: float  # per image, mean over seeds: all steps and pixel decoding
 
     @property
     def steps(self) -> int:
@@ -32,7 +32,7 @@ class SettingResult:
 
 @dataclass(frozen=True)
 class Table:
-    """All results of a study, and which differences between them are real."""
+    """All results of a study and their significant differences."""
 
     study: Study
     score_name: str
@@ -58,7 +58,7 @@ class Table:
     @property
     def details(self) -> list[list[str]]:
         """Heading and a row for each setting: steps, score, error in the hole, time."""
-        heading = ["setting", "steps", self.score_name, "PSNR in the hole, dB", "ms an image"]
+        heading = ["setting", "steps", self.score_name, "PSNR in the hole, dB", "ms per image"]
         return [heading] + [
             [
                 result.setting.name,
@@ -72,7 +72,7 @@ class Table:
 
     @property
     def statements(self) -> list[str]:
-        """Which differences within each row are real."""
+        """Significant differences within each row."""
         return [
             sentence
             for name in self.study.rows
@@ -81,13 +81,13 @@ class Table:
 
     @property
     def caption(self) -> str:
-        """What the numbers are."""
-        spread = f"mean ± standard deviation over {len(self.seeds)} seeds of decoding noise"
+        """What the numbers mean."""
+        spread = f"mean ± standard deviation over {len(self.seeds)} decoding seeds"
         what = spread if len(self.seeds) > 1 else "one seed"
-        compares = "" if self.score_name == "FID" else " It is not FID: compare within the table."
+        compares = "" if self.score_name == "FID" else " Not FID: compare only within this table."
         return (
             f"{self.study.title}. {self.score_name} of {self.images} images to their ground truth, "
-            f"{what}; the lower the better, best of each row in bold.{compares}"
+            f"{what}; lower is better, best of each row in bold.{compares}"
         )
 
 
@@ -103,7 +103,7 @@ def score_grid(corner: str, rows: dict[str, list[Summary]]) -> list[list[str]]:
 
 
 def table_of(sweep: Sweep, study: Study) -> Table:
-    """Collect the results of a study that is complete."""
+    """Collect the results of a complete study."""
     results = []
     for setting in study.settings:
         rows = sweep.rows_of(setting.decoding)
@@ -116,14 +116,14 @@ def table_of(sweep: Sweep, study: Study) -> Table:
 
 
 def save_table(folder: Path, table: Table) -> None:
-    """Write results.csv, table.md (differences and settings one by one, too) and table.tex."""
+    """Write results.csv, table.md (with differences and every setting) and table.tex."""
     (heading, *rows), (titles, *settings) = table.grid, table.details
     blocks = [
         f"**{table.caption}**",
         markdown_table(heading, rows),
         *table.statements,
         markdown_table(titles, settings),
-        "Times cover the transformer's steps and the pixels, not the encoding, which all share.",
+        "Times include transformer steps and pixel decoding, not the shared encoding.",
     ]
     write_text(folder / MARKDOWN, "\n\n".join(blocks) + "\n")
     write_text(folder / LATEX, latex_table(heading, rows, table.caption))
@@ -131,7 +131,7 @@ def save_table(folder: Path, table: Table) -> None:
 
 
 def as_csv(table: Table) -> str:
-    """A line for each setting and seed."""
+    """One line per setting and seed."""
     lines = []
     for result in table.results:
         score, setting = result.score, result.setting
