@@ -33,7 +33,7 @@ class WriteBehind:
     """Run jobs in threads with a bounded queue; re-raises the first error.
 
     At most ``pending`` jobs wait, holding at most ``most_bytes`` together; a larger job waits
-    alone. Leaving the block waits for all jobs; after an error, those not yet started are dropped.
+    alone. Leaving the block waits for all jobs, also after an error.
     """
 
     def __init__(self, threads: int, pending: int, most_bytes: int) -> None:
@@ -66,4 +66,4 @@ class WriteBehind:
             while self.waiting and kind is None:
                 self._wait_for_first()
         finally:
-            self.pool.shutdown(cancel_futures=True)
+            self.pool.shutdown()

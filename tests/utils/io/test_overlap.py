@@ -66,7 +66,7 @@ def test_jobs_that_wait_hold_no_more_than_the_bound_and_a_larger_one_waits_alone
     assert any(now > size for now, size in most), "more than one may wait"
 
 
-def test_the_first_error_is_raised_and_jobs_not_begun_are_dropped():
+def test_the_first_error_is_raised_by_the_next_submission():
     done, gate = [], threading.Event()
 
     def fail() -> None:
@@ -84,6 +84,21 @@ def test_the_first_error_is_raised_and_jobs_not_begun_are_dropped():
     with pytest.raises(OSError, match="full"):
         write_all()
     assert len(done) < 50
+
+
+def test_jobs_submitted_before_an_error_within_the_block_are_done():
+    done, gate = [], threading.Event()
+
+    def write_some() -> None:
+        with WriteBehind(1, 9, 100) as writer:
+            writer.submit(gate.wait, 1)
+            writer.submit(lambda: done.append(1), 1)
+            threading.Timer(0.1, gate.set).start()
+            raise ValueError("the next input is damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        write_some()
+    assert done == [1]
 
 
 def test_an_error_within_the_block_is_not_hidden_by_one_of_a_job():
