@@ -29,12 +29,14 @@ from utils.app.pictures import (
     CROPS,
     MAX_BODY_BYTES,
     as_painted,
+    drawn,
     photographs,
     read_painted,
     read_upload,
 )
 from utils.app.server import HEADERS, Guard
 from utils.app.stream import repair
+from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.stamps import OUTPUT_ONLY
 
 SIDE = 8
@@ -50,6 +52,13 @@ def test_a_painted_picture_comes_back_as_it_was():
     image, hole = read_painted(as_painted(IMAGE, HOLE), SIDE)
     assert (image == IMAGE).all()
     assert (hole == HOLE).all()
+
+
+def test_a_drawn_picture_is_the_repair_of_one_that_is_all_hole():
+    released = Inpainter.from_pretrained("models/pretrained/cats64")
+    first = next(iter(drawn(released).values()))
+    anything = np.full((64, 64, 3), 40, np.uint8)
+    assert (first == released.repair(anything, np.ones((64, 64), bool))).all()
 
 
 GOOD = as_painted(IMAGE, HOLE)
@@ -137,7 +146,8 @@ def test_the_settings_with_a_control_are_those_that_a_stamp_counts():
 def test_controls_offer_what_the_schema_allows_in_its_own_words():
     by_name = {setting.name: setting for setting in controls.settings()}
     for setting in by_name.values():
-        assert setting.help == DecodingConfig.model_fields[setting.name].description
+        words = DecodingConfig.model_fields[setting.name].description.split()
+        assert setting.help == " ".join(words)  # without line breaks
         control = setting.control()
         assert control.info == setting.help
     schedules = [choice for choice, _ in by_name["mask_schedule"].control().choices]

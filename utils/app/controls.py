@@ -41,7 +41,10 @@ class Control:
         texts = {"label": self.name.replace("_", " "), "info": self.help}
         if self.choices:
             return gr.Dropdown(
-                self.choices, filterable=False, allow_custom_value=self.takes_yaml, **texts
+                self.choices,
+                filterable=self.takes_yaml,
+                allow_custom_value=self.takes_yaml,
+                **texts,
             )
         if self.kind == "boolean":
             return gr.Checkbox(**texts)
@@ -96,5 +99,5 @@ def _setting(name: str, described: dict[str, Any]) -> Control:
         limits=limits,
         may_be_empty=any(option.get("type") == "null" for option in options),
         takes_yaml=any("$ref" in option for option in options),
-        help=described.get("description", ""),
+        help=" ".join(described.get("description", "").split()),
     )

@@ -48,7 +48,9 @@ Controls = list[gr.components.Component]
 def build_page(checkpoints: Checkpoints) -> gr.Blocks:
     handlers = Handlers(checkpoints, settings())
     handlers.open(checkpoints.names[0])  # loads the networks before the first visit
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, FORGET_SECONDS)) as page:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(60, FORGET_SECONDS), fill_width=True
+    ) as page:
         gr.HTML(f'<div class="page-head"><h1>{TITLE}</h1><p>{INTRODUCTION}</p></div>')
         name = _checkpoint_choice(checkpoints)
         with gr.Row():

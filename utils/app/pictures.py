@@ -48,7 +48,8 @@ def drawn(inpainter: Inpainter) -> Samples:
     side = inpainter.config.data.image_size
     images = np.zeros((DRAWN, side, side, 3), dtype=np.uint8)
     holes = np.ones((DRAWN, side, side), dtype=bool)
-    trace = inpainter.decode(images, holes, list(range(DRAWN)), samples=1)
+    filled = inpainter.fill_all(images, holes)
+    trace = inpainter.decode(filled, holes, list(range(DRAWN)), samples=1)
     pixels = inpainter.pixels(trace.token_ids[-1], images, holes)
     return {f"drawn by the model ({i + 1})": one for i, one in enumerate(pixels)}
 
