@@ -55,7 +55,6 @@ def main() -> None:
     from utils.inpainting.pretrained import or_pretrained
     from utils.sweep.cells import open_sweep
     from utils.sweep.page import save_study_page
-    from utils.sweep.plots import save_study_plots
     from utils.sweep.tables import MARKDOWN, save_table, table_of
 
     config = or_pretrained(config)
@@ -71,7 +70,6 @@ def main() -> None:
         for study in studies:
             folder, table = output / study.name, table_of(sweep, study)
             save_table(folder, table)
-            save_study_plots(folder, table)
             page = save_study_page(folder, sweep, table)
             print((folder / MARKDOWN).read_text(encoding="utf-8"))
             print(f"report: {page}")

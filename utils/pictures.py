@@ -129,6 +129,7 @@ def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     _plot(axes, rows, "train_loss", label="train", marker=".")
     _plot(axes, rows, "val_loss", label="val (mean over ratios)", marker=".")
     axes.set(xlabel="epoch", ylabel="cross-entropy in nats", title="Transformer loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     rate = axes.twinx()
     _plot(rate, rows, "learning_rate", color="grey", ls=":", lw=1)
@@ -148,6 +149,7 @@ def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
     for axes, name in zip(grid.flat, names, strict=False):
         _plot(axes, rows, name, marker=".")
         axes.set_title(name, fontsize=9)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     for axes in grid.flat[len(names) :]:
         axes.axis("off")

@@ -19,6 +19,7 @@ from config.schema import Config
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.outputs import MANIFEST, MASKS, RESULTS, STEPS
+from utils.io.files import read_rows
 from utils.io.images import load_rgb, save_png, tell_of_profile
 from utils.pictures import about_run, comparison, embed, embed_file, save_page
 from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, notes
@@ -101,14 +102,14 @@ def _score_table(folder: Path) -> dict:
     if not known:
         raise UserError(f"{folder}: no score in common; score all results with the same metrics")
     best = min(SCHEDULES, key=lambda name: scores[name][known[0]])
-    notes = " ".join(certificates[best]["notes"])
+    in_bold = f"In bold: the schedule with the lowest {SCORE_COLUMNS[known[0]]}"
     return {
         "scores": [
             {"name": name, "best": name == best, "values": [f"{row[key]:.2f}" for key in known]}
             for name, row in scores.items()
         ],
         "columns": [SCORE_COLUMNS[key] for key in known],
-        "score_note": f"The best schedule is in bold. {notes}",
+        "score_note": ". ".join([in_bold, *certificates[best]["notes"]]) + ".",
     }
 
 
@@ -127,8 +128,15 @@ def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> di
 
 def _training(folder: Path) -> list[tuple[str, str, str]]:
     """Curves and samples of the two training stages, as far as present."""
-    pictures = [("Transformer: loss by epoch", folder / "transformer" / "loss_curve.png", "plot")]
-    pictures.append(("Tokenizer: all curves", folder / "tokenizer" / "curves.png", "plot"))
+    curves = {
+        "Transformer: loss by epoch": folder / "transformer" / "loss_curve.png",
+        "Tokenizer: all curves": folder / "tokenizer" / "curves.png",
+    }
+    pictures = [
+        (name, path, "plot")
+        for name, path in curves.items()
+        if len(read_rows(path.with_name("log.jsonl"))) > 1  # one epoch is no curve
+    ]
     samples = sorted((folder / "tokenizer" / "samples").glob("*.png"))[-1:]
     pictures += [("Tokenizer: originals over reconstructions", path, "pixels") for path in samples]
     return [(name, embed_file(path), kind) for name, path, kind in pictures if path.exists()]

@@ -4,9 +4,9 @@ Hole fills, encoded tokens, first-step logits and the scorer's reference statist
 once and shared. Finished cells are stored in the output folder under a digest of everything they
 depend on, so an interrupted sweep continues, and a complete one only rewrites its report:
 
-<output>/cells-0.jsonl   one line per cell of process 0: score, error of each image, seconds
+<output>/cells-0.jsonl   one line per cell of process 0: score, error of each image
 <output>/traces/         token ids and masks after every step, first seed only
-<output>/<study>/        table, plots, report (utils/sweep/tables.py)
+<output>/<study>/        table, plot, report (utils/sweep/tables.py)
 
 Shapes: n images, N tokens, T steps.
 """
@@ -36,7 +36,7 @@ from utils.io.files import alone_in, atomic, read_rows, write_text
 from utils.sweep.decode import CellDecoder, CellRow, Inputs, read_inputs
 from utils.sweep.plan import Cell, Study, walks
 
-ROW = {"key", "score", "score_name", "hole_psnr", "seconds", "images"}  # keys of a stored cell
+ROW = {"key", "score", "score_name", "hole_psnr", "images"}  # keys of a stored cell
 
 
 class Sweep:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,8 +88,7 @@ class Batch:
 
     start: Start
     image_ids: Tensor
-    first: tuple[Tensor, float] | None = None
-    """First-step logits, which depend on no seed, rule or schedule, and their seconds."""
+    first: Tensor | None = None  # first-step logits, which depend on no seed, rule or schedule
 
 
 @dataclass
@@ -99,7 +97,6 @@ class DecodedCell:
 
     token_ids: Tensor  # (T, n, N)
     hidden: Tensor  # (T, n, N) bool
-    seconds: list[float]  # cumulative after each step, for all images
 
 
 class CellDecoder:
@@ -149,13 +146,12 @@ class CellDecoder:
     def decode(self, cell: Cell, steps: int, bar: tqdm) -> DecodedCell:
         """Decode all images with a cell's settings for `steps` steps."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
-        traces, seconds = [], np.zeros(steps)
+        traces = []
         for batch in self.batches(settings):
-            trace, clock = Trace(), Clock(self.device)
+            trace = Trace()
 
-            def listen(step: StepResult, trace: Trace = trace, clock: Clock = clock) -> None:
+            def listen(step: StepResult, trace: Trace = trace) -> None:
                 trace(step)
-                seconds[step.index] += clock.seconds()
                 bar.update(len(step.token_ids))
 
             with autocast(self.device, self.inpainter.dtype):
@@ -165,43 +161,38 @@ class CellDecoder:
                     seed=cell.seed,
                     image_ids=batch.image_ids,
                     on_step=listen,
-                    logits_of=self._logits_of(batch, clock),
+                    logits_of=self._logits_of(batch),
                 )
             traces.append(trace)
         token_ids = torch.cat([torch.stack(trace.token_ids) for trace in traces], 1)
         hidden = torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
-        return DecodedCell(token_ids, hidden, seconds.tolist())
+        return DecodedCell(token_ids, hidden)
 
-    def _logits_of(self, batch: Batch, clock: Clock) -> LogitsOf:
+    def _logits_of(self, batch: Batch) -> LogitsOf:
         """The model's logits; a batch's first-step logits are cached as far as the limit allows."""
         calls = itertools.count()
 
         def logits_of(*shown: Tensor) -> Tensor:
             is_first = next(calls) == 0
-            if is_first and batch.first:
-                logits, took = batch.first
-                clock.began -= took
-                return logits
-            began = clock.seconds()
+            if is_first and batch.first is not None:
+                return batch.first
             logits = self.inpainter.maskgit.logits_of(*shown)
             if is_first and self.kept_bytes + logits.nbytes <= FIRST_LOGITS_BYTES:
-                batch.first = logits, clock.seconds() - began
+                batch.first = logits
                 self.kept_bytes += logits.nbytes
             return logits
 
         return logits_of
 
     def score(self, cell: Cell, decoded: DecodedCell) -> CellRow:
-        """Score of a cell's images, PSNR of each in its hole, and seconds per image."""
-        clock, inputs = Clock(self.device), self.inputs
+        """Score of a cell's images, and PSNR of each in its hole."""
+        inputs = self.inputs
         images = self.pixels(cell.decoding, decoded.token_ids[cell.steps - 1])
-        seconds = decoded.seconds[cell.steps - 1] + clock.seconds()
         errors = map(hole_psnr, images, inputs.truths, inputs.holes)
         return {
             "score": self.distance(torch.from_numpy(images)),
             "score_name": self.distance.name,
             "hole_psnr": [value if value is None else round(value, 3) for value in errors],
-            "seconds": seconds / len(images),
             "images": len(images),
             "seed": cell.seed,
             "decoding": cell.decoding.model_dump(mode="json"),
@@ -212,19 +203,3 @@ class CellDecoder:
         decoded = self.inpainter.decoded(token_ids, self.known(decoding))
         parts = zip(decoded, self.inputs.images, self.inputs.holes, strict=True)
         return np.stack([self.under(decoding).join(*part) for part in parts])
-
-
-class Clock:
-    """Seconds since construction, after synchronising with the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.began = self._now()
-
-    def seconds(self) -> float:
-        return self._now() - self.began
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

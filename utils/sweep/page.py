@@ -1,4 +1,4 @@
-"""The self-contained HTML page of a study: table, plots, figures and a replay of the decoding.
+"""The self-contained HTML page of a study: table, plot, figures and a replay of the decoding.
 
 Pictures are decoded once and cached in <output>/pictures.
 """
@@ -28,8 +28,7 @@ from utils.pictures import (
 )
 from utils.sweep.cells import Sweep
 from utils.sweep.plan import Cell, Setting
-from utils.sweep.plots import STUDY_PLOTS
-from utils.sweep.tables import Table
+from utils.sweep.tables import PLOT, Table
 
 COMPARED, CASES = 10, 5  # images in the three-row comparison, and in each of best and worst
 REPLAYED = 12  # best settings, shown step by step
@@ -101,7 +100,7 @@ def save_study_page(folder: Path, sweep: Sweep, table: Table) -> Path:
         table=table.grid,
         statements=table.statements,
         details=table.details,
-        plots=[(name, embed_file(folder / name)) for name in STUDY_PLOTS],
+        plot=embed_file(folder / PLOT),
         winner=winner.name,
         comparison=pictures.compared(winner, [sorted(ranked)[index] for index in evenly]),
         best=pictures.compared(winner, ranked[:CASES]),
@@ -128,9 +127,9 @@ def _spread(ranked: Sequence[int], count: int) -> list[int]:
 
 
 def _best_settings(table: Table) -> list[Setting]:
-    """The `REPLAYED` best settings, in the table's order."""
+    """The `REPLAYED` best settings, best first."""
     best = sorted(table.results, key=lambda result: result.score.mean)[:REPLAYED]
-    return [result.setting for result in table.results if result in best]
+    return [result.setting for result in best]
 
 
 def _figure(pictures: Pictures, setting: Setting, place: int) -> tuple[str, str]:

@@ -91,12 +91,3 @@ def statements(group: Sequence[Summary], what: str) -> list[str]:
     if near := ", ".join(s.name for s in others if s not in behind):
         text += f", but not than {near}"
     return [f"{text}; {test}."]
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the Pareto-optimal (cost, score), by increasing cost; lower is better in both."""
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: points[i]):
-        if not front or points[index][1] < points[front[-1]][1]:
-            front.append(index)
-    return front

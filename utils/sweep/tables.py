@@ -1,4 +1,4 @@
-"""The results of a study: results.csv and a table in Markdown and LaTeX."""
+"""The results of a study: results.csv, a table in Markdown and LaTeX, and a plot."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 from utils.io.files import write_text
 from utils.io.tables import csv_table, latex_table, markdown_table
+from utils.pictures import pyplot, save_figure
 from utils.sweep.cells import Sweep
 from utils.sweep.plan import Setting, Study
 from utils.sweep.stats import Summary, statements
 
-RESULTS, MARKDOWN, LATEX = "results.csv", "table.md", "table.tex"
+RESULTS, MARKDOWN, LATEX, PLOT = "results.csv", "table.md", "table.tex", "scores.png"
 EMPTY_CELL = "–"
 
 
@@ -23,7 +24,6 @@ class SettingResult:
     setting: Setting
     score: Summary
     hole_psnr: float | None  # mean over images and seeds, in dB
-    seconds: float  # per image, mean over seeds: all steps and pixel decoding
 
     @property
     def steps(self) -> int:
@@ -57,15 +57,14 @@ class Table:
 
     @property
     def details(self) -> list[list[str]]:
-        """Heading and a row for each setting: steps, score, error in the hole, time."""
-        heading = ["setting", "steps", self.score_name, "PSNR in the hole, dB", "ms per image"]
+        """Heading and a row for each setting: steps, score, PSNR in the hole."""
+        heading = ["setting", "steps", self.score_name, "PSNR in the hole, dB"]
         return [heading] + [
             [
                 result.setting.name,
                 str(result.steps),
                 str(result.score),
                 EMPTY_CELL if result.hole_psnr is None else f"{result.hole_psnr:.2f}",
-                f"{1000 * result.seconds:.1f}",
             ]
             for result in self.results
         ]
@@ -110,24 +109,23 @@ def table_of(sweep: Sweep, study: Study) -> Table:
         errors = [value for row in rows for value in row["hole_psnr"] if value is not None]
         score = Summary(setting.column, tuple(row["score"] for row in rows))
         psnr = statistics.fmean(errors) if errors else None
-        seconds = statistics.fmean(row["seconds"] for row in rows)
-        results.append(SettingResult(setting, score, psnr, seconds))
+        results.append(SettingResult(setting, score, psnr))
     return Table(study, rows[0]["score_name"], rows[0]["images"], list(sweep.seeds), results)
 
 
 def save_table(folder: Path, table: Table) -> None:
-    """Write results.csv, table.md (with differences and every setting) and table.tex."""
+    """Write results.csv, table.md (with differences and every setting), table.tex, scores.png."""
     (heading, *rows), (titles, *settings) = table.grid, table.details
     blocks = [
         f"**{table.caption}**",
         markdown_table(heading, rows),
         *table.statements,
         markdown_table(titles, settings),
-        "Times include transformer steps and pixel decoding, not the shared encoding.",
     ]
     write_text(folder / MARKDOWN, "\n\n".join(blocks) + "\n")
     write_text(folder / LATEX, latex_table(heading, rows, table.caption))
     write_text(folder / RESULTS, as_csv(table))
+    save_plot(folder / PLOT, table)
 
 
 def as_csv(table: Table) -> str:
@@ -137,7 +135,7 @@ def as_csv(table: Table) -> str:
         score, setting = result.score, result.setting
         for seed, value in zip(table.seeds, score.values, strict=True):
             numbers = {"score": value, "mean": score.mean, "spread": score.spread}
-            numbers |= {"hole_psnr": result.hole_psnr, "ms_per_image": 1000 * result.seconds}
+            numbers["hole_psnr"] = result.hole_psnr
             lines.append(
                 {"row": setting.row, "column": setting.column, "seed": seed}
                 | {name: None if n is None else f"{n:.6g}" for name, n in numbers.items()}
@@ -145,3 +143,20 @@ def as_csv(table: Table) -> str:
                 | setting.decoding.model_dump(mode="json")
             )
     return csv_table(lines)
+
+
+def save_plot(path: Path, table: Table) -> None:
+    """Plot the scores, one line for each row; error bars are one standard deviation."""
+    figure, axes = pyplot().subplots(figsize=(7.4, 4.4), layout="constrained")
+    for name in table.study.rows:
+        scores = [result.score for result in table.row(name)]
+        means, spreads = zip(*((score.mean, score.spread or 0) for score in scores), strict=True)
+        names = [score.name for score in scores]
+        axes.errorbar(names, means, spreads, marker="o", capsize=3, label=name or None)
+    title = table.study.title.replace("$", r"\$")  # not a formula
+    label = f"{table.score_name} (lower is better)"
+    axes.set(xlabel=table.study.column_name, ylabel=label, title=title)
+    axes.grid(alpha=0.3)
+    if len(table.study.rows) > 1:
+        figure.legend(loc="outside right upper")
+    save_figure(path, figure)

@@ -32,7 +32,6 @@ from utils.sweep.cells import Sweep, open_sweep
 from utils.sweep.decode import CellDecoder
 from utils.sweep.page import Pictures, save_study_page
 from utils.sweep.plan import Cell, Study, plan
-from utils.sweep.plots import save_study_plots
 from utils.sweep.tables import save_table, table_of
 
 SEEDS = 2
@@ -131,7 +130,7 @@ def test_first_logits_of_all_starts_together_stay_within_their_bound(run, tmp_pa
         shutil.rmtree(tmp_path / "sweep", ignore_errors=True)
         sweep = run("grid", str(tmp_path / "g.yml"), seeds=1)
         fills = sweep.decoder.started.values()
-        kept = [sum(one.first[0].nbytes for one in fill if one.first) for fill in fills]
+        kept = [sum(one.first.nbytes for one in fill if one.first is not None) for fill in fills]
         return kept, sorted(row["score"] for row in sweep.rows.values())
 
     (first, second), scores = kept_by_start(1 << 30)
@@ -246,7 +245,6 @@ def report(run, tmp_path) -> Path:
 def written(sweep: Sweep, study: Study, tmp_path: Path) -> Path:
     folder, table = tmp_path / "sweep" / study.name, table_of(sweep, study)
     save_table(folder, table)
-    save_study_plots(folder, table)
     save_study_page(folder, sweep, table)
     return folder
 
@@ -275,7 +273,7 @@ def test_the_tables_have_the_reports_form_and_one_best_in_each_row(report):
 def test_the_page_asks_for_nothing_outside_itself(report):
     page = (report / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) >= 2 + 3 * 3 + 2 * 6  # plots, comparisons, figures
+    assert len(sources) >= 1 + 3 * 3 + 2 * 6  # plot, comparisons, figures
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?:|@import|url\(|fetch\(", re.sub(r"<pre>.*?</pre>", "", page))
 
@@ -319,8 +317,7 @@ def test_the_command_writes_everything_and_says_where(weights, job, tmp_path, mo
         sweep_script.main()
         assert said in capsys.readouterr().out
     names = {path.name for path in (weights.run / "sweep" / "grid-g").iterdir()}
-    plots = {"score_by_step.png", "score_by_time.png"}
-    assert names == {"results.csv", "table.md", "table.tex", "report.html"} | plots
+    assert names == {"results.csv", "table.md", "table.tex", "scores.png", "report.html"}
 
 
 # Mistakes

@@ -1,4 +1,4 @@
-"""Which differences are significant, and which points are Pareto-optimal."""
+"""Which differences are significant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from scipy.stats import tukey_hsd
 from utils.sweep.stats import (
     Summary,
     differs,
-    pareto_front,
     pooled_spread,
     real_difference,
     statements,
@@ -78,16 +77,3 @@ def test_one_seed_allows_no_statement():
 
 def test_a_single_setting_is_compared_with_nothing():
     assert statements(summaries((1.0, 2.0)), "x") == []
-
-
-@pytest.mark.parametrize(
-    ("points", "front"),
-    [
-        ([(1, 5), (2, 4), (3, 3)], [0, 1, 2]),
-        ([(1, 5), (2, 6), (3, 3)], [0, 2]),  # slower and worse
-        ([(2, 5), (2, 4), (1, 9)], [2, 1]),  # as slow and worse
-        ([(1, 5), (2, 5)], [0]),  # slower and no better
-    ],
-)
-def test_the_pareto_front_holds_what_nothing_beats_in_both(points, front):
-    assert pareto_front(points) == front
