@@ -176,8 +176,11 @@ def resolve_inputs(settings: Settings) -> Inputs:
         masks = belonging(predicted, open_images(Path(settings.mask_path)))
     elif manifest and manifest.get("masks"):
         place = path_in(folder, manifest["masks"])
-        masks = open_images(place, column_of(folder, manifest, "mask"))
-        masks.threshold = manifest.get("mask_threshold")
+        if settings.gt_path is not None and not place.exists():  # another machine's manifest
+            note(f"{folder}/{MANIFEST}: its masks are not here; give --mask-path if needed")
+        else:
+            masks = open_images(place, column_of(folder, manifest, "mask"))
+            masks.threshold = manifest.get("mask_threshold")
     is_stated = settings.gt_path is None and manifest is not None
     if is_stated:
         if not manifest.get("ground_truth"):

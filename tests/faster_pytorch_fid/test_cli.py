@@ -175,6 +175,19 @@ def test_a_csv_named_by_the_manifest_is_read_by_row(lab, command):
     assert "hole_mae" in output
 
 
+def test_results_of_another_machine_are_scored_by_the_truth_that_is_given(lab, command):
+    flags = ("--predicted-path", lab / "test_results", "--gt-path", lab / "truth")
+    expected = command(*flags)
+    manifest = lab / "test_results" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"../masks"', '"../../home/masks"'))
+    found = command(*flags)
+    assert found[:2] == expected[:2]
+    assert "its masks are not here" in found[2]
+    code, _, error = command(*flags, "--metrics", "hole")
+    assert (code, error.splitlines()[-1]) == (
+        2, "error: --metrics hole: needs masks; give --mask-path")  # fmt: skip
+
+
 def test_images_outside_the_manifest_are_left_out_and_said(lab, command):
     before = command("--predicted-path", lab / "test_results")
     Image.fromarray(draw_images(1, 50)[0]).save(lab / "test_results" / "zz_stale.png")
