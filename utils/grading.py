@@ -182,10 +182,12 @@ def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> No
     write_text(output / "grades.csv", csv_table(rows))
     shown = [list(map(_cell, row.values())) for row in rows]
     write_text(output / "grades.md", markdown_table(COLUMNS, shown) + "\n")
-    pictures = [_pictures(found, dataset) for found in grades]
-    lines = list(zip(shown, pictures, strict=True))
+    used = [place for place, _ in enumerate(COLUMNS) if any(row[place] for row in shown)]
+    columns = [COLUMNS[place] for place in used]
+    cells = [[row[place] for place in used] for row in shown]
+    lines = list(zip(cells, [_pictures(found, dataset) for found in grades], strict=True))
     title = "Solutions, ranked"
-    save_page(output / "grades.html", "grades.html", title=title, columns=COLUMNS, rows=lines)
+    save_page(output / "grades.html", "grades.html", title=title, columns=columns, rows=lines)
 
 
 def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
