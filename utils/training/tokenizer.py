@@ -68,12 +68,11 @@ def _check_conditioning(section: TokenizerSection) -> None:
 
 
 def network_to_start_from(path: Path, config: Config) -> VQGAN:
-    """Weights of the network that the config describes, or of one that it grows out of.
+    """Weights for the network that the config describes, from a file of it or of a smaller one.
 
-    That one may lack the decoder's conditioning, which starts without effect. Or its kernels are
-    narrower.
-    A narrower kernel is zero-padded, which changes no output (function-preserving growth; Chen et
-    al. 2016, section 2), so a training may widen what a token sees.
+    The smaller one may lack the decoder's conditioning, which starts without effect, or have
+    narrower kernels, which are zero-padded. Neither changes an output (function-preserving growth;
+    Chen et al. 2016, section 2).
     """
     found, wanted = load_tokenizer(path, config.tokenizer), config.tokenizer
     for name in TokenizerConfig.model_fields:
