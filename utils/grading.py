@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from fid.colour import profile_of
-from fid.names import is_hidden, is_picture
+from fid.names import is_hidden, is_picture, partners
 from tqdm import tqdm
 
 from config.errors import UserError, printable
@@ -166,11 +166,17 @@ class Grader:
 
 
 def _files(solution: Path) -> list[Path]:
-    """The solution's file, or the files of its folder except hidden ones."""
+    """The solution's file, or the files of its folder and of linked ones, except hidden ones."""
     if solution.is_file():
         return [solution]
-    found = sorted(path for path in solution.rglob("*") if path.is_file())
-    return [path for path in found if not is_hidden(path.relative_to(solution).as_posix())]
+    found, seen = [], set()
+    for place, folders, names in os.walk(solution, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above, or to another
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [path for name in names if (path := Path(place, name)).is_file()]
+    return sorted(p for p in found if not is_hidden(p.relative_to(solution).as_posix()))
 
 
 def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
@@ -195,10 +201,13 @@ def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
     if found.error:
         return []
     results = list_images(Path(found.results))
+    names = ([path.name for path in side] for side in (dataset.images, results))
+    places = partners(*names) or range(len(results))
     strips = []
     for index in sorted({int(i) for i in np.linspace(0, len(dataset) - 1, PICTURES_SHOWN)}):
-        item, repaired = dataset[index], load_rgb(results[index])
-        tell_of_profile(profile_of(repaired), str(results[index]))
+        item, place = dataset[index], results[places[index]]
+        repaired = load_rgb(place)
+        tell_of_profile(profile_of(repaired), str(place))
         shown = comparison_strip(item.image, np.asarray(repaired), dataset.ground_truth(index))
         strips.append(embed(shown))
     return strips

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import struct
 
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+
+from fid.exif import BROKEN, exif_of
 
 PROFILE = "icc_profile"  # Pillow's key in `Image.info`
 SPACE = slice(16, 20)  # bytes of a profile that name the colour space
@@ -42,8 +43,8 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
     if "exif" not in image.info:
         return False
     try:
-        return image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == ADOBE_RGB
-    except (KeyError, TypeError, ValueError, struct.error):  # missing or broken
+        return exif_of(image).get_ifd(ExifTags.IFD.Interop).get(1) == ADOBE_RGB
+    except BROKEN:
         return False
 
 
