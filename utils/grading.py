@@ -23,7 +23,7 @@ from utils.data.datasets import InpaintingSet
 from utils.data.pairs import check_same_size
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
-from utils.io.files import content_hash, write_text
+from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import list_images, load_rgb, tell_of_profile
 from utils.io.tables import csv_table, markdown_table
 from utils.pictures import comparison_strip, embed, save_page
@@ -147,7 +147,7 @@ class Grader:
     def _scored(self, results: Path, place: Path) -> dict[str, Any]:
         """Run the scorer, which writes a certificate; returns the score and its name."""
         config, certificate = self.base, place / CERTIFICATE
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         given = {
             "predicted-path": results,
             "json": certificate,
