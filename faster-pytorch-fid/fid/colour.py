@@ -34,7 +34,7 @@ def is_foreign(image: Image.Image) -> bool:
     if "srgb" in info:
         return False
     stated = info.get("gamma", SRGB_GAMMA), *info.get("chromaticity", SRGB_PRIMARIES)
-    srgb = zip(stated, (SRGB_GAMMA, *SRGB_PRIMARIES), strict=True)
+    srgb = zip(stated, (SRGB_GAMMA, *SRGB_PRIMARIES), strict=False)  # damaged chunks have fewer
     return any(abs(found - wanted) > CLOSE for found, wanted in srgb) or _is_adobe_rgb(image)
 
 

@@ -10,7 +10,10 @@ import warnings
 
 from PIL import ExifTags, Image
 
-BROKEN = (SyntaxError, ValueError, TypeError, KeyError, OverflowError, OSError, struct.error)
+BROKEN = (  # what Pillow raises on damaged EXIF
+    *(SyntaxError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError),
+    struct.error,
+)
 TURNS = {  # EXIF orientation: how to turn the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -19,6 +19,7 @@ from fid.names import is_picture, natural_key
 from fid.paired import belonging
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from config.errors import UserError
 from utils.data.pairs import TruthTable, pair
@@ -98,6 +99,13 @@ def exif_bytes(*more: bytes) -> bytes:
     )
 
 
+def few_primaries() -> PngInfo:
+    """A chunk of primaries that holds two of eight values."""
+    chunks = PngInfo()
+    chunks.add(b"cHRM", bytes(8))
+    return chunks
+
+
 def turned(pixels: np.ndarray, kind: str = "PNG", exif: bytes = exif_bytes(), **how) -> bytes:
     """The picture stored lying on its side, with the EXIF orientation that sets it upright."""
     buffer = io.BytesIO()
@@ -127,6 +135,7 @@ SAME_TO_BOTH = {
     "turned, with EXIF that ends early": turned(RGB, exif=exif_bytes(b"")[:-4]),
     "JPEG with damaged EXIF": encoded(RGB, "JPEG", exif=DAMAGED),
     "PNG with damaged EXIF": encoded(RGB, exif=DAMAGED),
+    "PNG with too few primaries": encoded(RGB, pnginfo=few_primaries()),
 }
 
 
