@@ -23,7 +23,7 @@ TURNS = {  # EXIF orientation: how to turn the stored pixels upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-ON_ITS_SIDE = (5, 6, 7, 8)  # orientations that swap width and height
+ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
@@ -36,10 +36,9 @@ def exif_of(image: Image.Image) -> Image.Exif:
             return Image.Exif()
 
 
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) if none is stated."""
-    stated = exif_of(image).get(ExifTags.Base.Orientation)
-    return stated if stated in TURNS else 1
+def is_on_its_side(image: Image.Image) -> bool:
+    """Whether the EXIF orientation swaps width and height."""
+    return exif_of(image).get(ExifTags.Base.Orientation) in ON_ITS_SIDE
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -47,5 +46,5 @@ def upright(image: Image.Image) -> Image.Image:
     tags again, it does not fail on tags of a wrong type.
     """
     image.load()
-    turn = TURNS.get(orientation(image))
+    turn = TURNS.get(exif_of(image).get(ExifTags.Base.Orientation))
     return image.copy() if turn is None else image.transpose(turn)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 from fid.colour import PROFILE, describes_srgb, is_foreign, profile_of
-from fid.exif import ON_ITS_SIDE, orientation, upright
+from fid.exif import is_on_its_side, upright
 from fid.listing import inner_folder, is_file
 from fid.names import EXTENSIONS as IMAGE_SUFFIXES
 from fid.names import FORMATS, is_picture, left_out, natural_key
@@ -98,7 +98,7 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
 def is_turned(path: Path) -> bool:
     """Whether an image's EXIF orientation swaps its width and height."""
     with opened(path, str(path)) as image:
-        return orientation(image) in ON_ITS_SIDE
+        return is_on_its_side(image)
 
 
 def encode_png(image: np.ndarray) -> bytes:
