@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 MAX_SHOWN = 80  # characters of a wrong value
 PASSWORDS = (  # in URLs, in any flag or key; the part that is kept, the part that is hidden
-    re.compile(r"(://[^\s:/@]*:)\S+(?=@)"),
+    re.compile(r"(:/{1,2}[^\s:/@]*:)\S+(?=@)"),  # a Path has one slash
     re.compile(r"(\w*(?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from fid.colour import profile_of
-from fid.names import is_hidden, is_picture
+from fid.names import is_hidden, is_picture, partners
 from tqdm import tqdm
 
 from config.errors import UserError, printable
@@ -23,7 +23,7 @@ from utils.data.datasets import InpaintingSet
 from utils.data.pairs import check_same_size
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
-from utils.io.files import content_hash, write_text
+from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import list_images, load_rgb, tell_of_profile
 from utils.io.tables import csv_table, markdown_table
 from utils.pictures import comparison_strip, embed, save_page
@@ -147,7 +147,7 @@ class Grader:
     def _scored(self, results: Path, place: Path) -> dict[str, Any]:
         """Run the scorer, which writes a certificate; returns the score and its name."""
         config, certificate = self.base, place / CERTIFICATE
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         given = {
             "predicted-path": results,
             "json": certificate,
@@ -166,11 +166,17 @@ class Grader:
 
 
 def _files(solution: Path) -> list[Path]:
-    """The solution's file, or the files of its folder except hidden ones."""
+    """The solution's file, or the files of its folder and of linked ones, except hidden ones."""
     if solution.is_file():
         return [solution]
-    found = sorted(path for path in solution.rglob("*") if path.is_file())
-    return [path for path in found if not is_hidden(path.relative_to(solution).as_posix())]
+    found, seen = [], set()
+    for place, folders, names in os.walk(solution, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above, or to another
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [path for name in names if (path := Path(place, name)).is_file()]
+    return sorted(p for p in found if not is_hidden(p.relative_to(solution).as_posix()))
 
 
 def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
@@ -195,10 +201,13 @@ def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
     if found.error:
         return []
     results = list_images(Path(found.results))
+    names = ([path.name for path in side] for side in (dataset.images, results))
+    places = partners(*names) or range(len(results))
     strips = []
     for index in sorted({int(i) for i in np.linspace(0, len(dataset) - 1, PICTURES_SHOWN)}):
-        item, repaired = dataset[index], load_rgb(results[index])
-        tell_of_profile(profile_of(repaired), str(results[index]))
+        item, place = dataset[index], results[places[index]]
+        repaired = load_rgb(place)
+        tell_of_profile(profile_of(repaired), str(place))
         shown = comparison_strip(item.image, np.asarray(repaired), dataset.ground_truth(index))
         strips.append(embed(shown))
     return strips

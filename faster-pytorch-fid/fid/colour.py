@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import struct
 
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+
+from fid.exif import BROKEN, exif_of
 
 PROFILE = "icc_profile"  # Pillow's key in `Image.info`
 SPACE = slice(16, 20)  # bytes of a profile that name the colour space
@@ -33,7 +34,7 @@ def is_foreign(image: Image.Image) -> bool:
     if "srgb" in info:
         return False
     stated = info.get("gamma", SRGB_GAMMA), *info.get("chromaticity", SRGB_PRIMARIES)
-    srgb = zip(stated, (SRGB_GAMMA, *SRGB_PRIMARIES), strict=True)
+    srgb = zip(stated, (SRGB_GAMMA, *SRGB_PRIMARIES), strict=False)  # damaged chunks have fewer
     return any(abs(found - wanted) > CLOSE for found, wanted in srgb) or _is_adobe_rgb(image)
 
 
@@ -42,8 +43,8 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
     if "exif" not in image.info:
         return False
     try:
-        return image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == ADOBE_RGB
-    except (KeyError, TypeError, ValueError, struct.error):  # missing or broken
+        return exif_of(image).get_ifd(ExifTags.IFD.Interop).get(1) == ADOBE_RGB
+    except BROKEN:
         return False
 
 

@@ -131,7 +131,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     partial = path.with_name(f"{path.name[:KEPT]}.{os.getpid()}.part")
     try:
         with _as_mistake(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.realpath(path.parent), exist_ok=True)
             with open(partial, "wb") as file:
                 yield file
                 file.flush()
@@ -154,7 +154,7 @@ def sync(file: BinaryIO) -> None:
 def check_place(path: Path) -> None:
     """Raise what `replacing` would, before a long computation; creates only the folder."""
     with _as_mistake(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.realpath(path.parent), exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
 
 

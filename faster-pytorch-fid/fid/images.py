@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fid import FILTERS, Size
 from fid.colour import is_foreign, is_srgb
+from fid.exif import upright
 from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes, note
 from fid.listing import open_zip, zip_names
 from fid.names import FORMATS, composed
@@ -53,7 +54,7 @@ def decode_image(
             if values is rgb_pixels and (is_foreign(image) or not is_srgb(image)):
                 text = "declares a colour space other than sRGB; its values are not converted"
                 note(f"{name} {text}", once="colours")
-            return values(ImageOps.exif_transpose(image), name)
+            return values(upright(image), name)
     except (ScoreError, MemoryError):
         raise
     except Exception as error:  # decoders raise almost any exception on broken bytes

@@ -25,8 +25,12 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
         raise ScoreError(f"{path}: {error.strerror}") from None
     found = [name for name in names if is_picture(name) and is_file(path / name)]
     _note_left_out(path, names)
-    if not found and (inner := inner_folder(path)):
-        raise ScoreError(f"{path}: no images, but {inner} holds some; name it or use --recursive")
+    if not recursive and (inner := inner_folder(path)):
+        if not found:
+            raise ScoreError(
+                f"{path}: no images, but {inner} holds some; name it or use --recursive"
+            )
+        note(f"{path}: {inner} holds images too, left out without --recursive", once=str(inner))
     return sorted(found, key=natural_key)
 
 
@@ -49,7 +53,8 @@ def inner_folder(path: Path) -> Path | None:
     """The first subfolder that contains images, for a hint; None if there is none."""
     for place, folders, files in os.walk(path):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        if any(is_picture(name) and is_file(Path(place, name)) for name in files):
+        has_some = any(is_picture(name) and is_file(Path(place, name)) for name in files)
+        if has_some and Path(place) != path:
             return Path(place)
     return None
 

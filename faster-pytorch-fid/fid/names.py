@@ -14,15 +14,17 @@ EXTENSIONS = frozenset(  # read by every build of Pillow
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may run programs
-OTHER_EXTENSIONS = frozenset(  # images that are skipped with a note
+OTHER_EXTENSIONS = frozenset(  # images, and archives of them, that are skipped with a note
     {".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".eps", ".exr", ".hdr", ".heic"}
     | {".heif", ".hif", ".ico", ".j2k", ".jp2", ".jpe", ".jps", ".jxl", ".mpo", ".nef", ".orf"}
     | {".pbm", ".pcx", ".pef", ".pnm", ".psd", ".qoi", ".raf", ".rw2", ".svg", ".tga", ".xcf"}
+    | {".7z", ".rar", ".tar", ".zip"}
 )
 SYSTEM_FOLDERS = frozenset(  # copies, thumbnails and bins of macOS, NAS, Windows and Linux
     ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
 )
 OF_MASK = re.compile(r"masks?\d*|holes?")  # words in names such as photo_mask.png, a_mask001.png
+BETWEEN_WORDS = r"[\s!-/:-@[-`{-~\u2010-\u2015]+"  # not the marks of Indic scripts, nor emoji
 NUMBER = r"(\d{1,999})"  # int() accepts at most 4,300 digits; a zip member's name may have more
 
 
@@ -63,7 +65,7 @@ def partners(names: Sequence[str], others: Sequence[str], spare: bool = False) -
     without words such as mask (photo.png, photo_mask001.png), the trailing number of either, the
     name with its folders. spare: allow others without a partner.
     """
-    for key in (composed, stem, _subject, trailing_number, _number_of_subject, _place):
+    for key in (str, composed, stem, _subject, trailing_number, _number_of_subject, _place):
         wanted, by_key = [key(name) for name in names], {key(o): i for i, o in enumerate(others)}
         unique = len(by_key) == len(others) and len(set(wanted)) == len(wanted)
         fits = set(wanted) <= set(by_key) if spare else set(wanted) == set(by_key)
@@ -92,7 +94,7 @@ def is_mask(name: str) -> bool:
 
 def words(name: str) -> list[str]:
     """The words of the stem, in lower case."""
-    return re.split(r"[\W_]+", stem(name).casefold())
+    return re.split(BETWEEN_WORDS, stem(name).casefold())
 
 
 def _subject(name: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from fid import METRICS, Settings
 from fid.extraction import Ranks, choose_device, extract_statistics
 from fid.features import BACKENDS, Backend, BackendOptions
-from fid.files import ScoreError, note
+from fid.files import ScoreError, note, user_path
 from fid.frechet import Route, bootstrap_interval, frechet_distance
 from fid.images import ImageSet
 from fid.inputs import Inputs, Source, open_predicted, resolve_inputs
@@ -148,11 +148,10 @@ def save_predicted_statistics(
 def default_cache_dir() -> Path | None:
     """The user's cache folder (XDG_CACHE_HOME moves it); None for a user without a home."""
     try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
+        return Path(user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "faster-pytorch-fid")
+    except ScoreError:
         note("reference statistics are not cached: no home folder")
         return None
-    return Path(home) / "faster-pytorch-fid"
 
 
 class Scorer:

@@ -411,6 +411,7 @@ def test_a_home_that_a_user_does_not_have_is_one_line(monkeypatch):
     ("text", "shown"),
     [
         ("unknown: --storge postgresql://me:SEC/R@ET@h/d (see)", "postgresql://me:***@h/d (see)"),
+        ("https:/me:SEC/R@ET@h/d: no such folder", "https:/me:***@h/d: no such folder"),
         ("--set storage=mysql://h/d?password=SECRET&x=1: ", "mysql://h/d?password=***&x=1: "),
         ("postgresql://me@h:5432/d, allowed", "postgresql://me@h:5432/d, allowed"),
         ("write @ as %40; postgresql://...: x@y", "postgresql://...: x@y"),

@@ -94,10 +94,19 @@ def test_a_test_gt_csv_is_found_where_the_labs_files_lie(lab, command, monkeypat
 
 def test_a_user_without_a_home_gets_a_score_without_a_cache(lab, command, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
     code, _, error = command("--predicted-path", lab / "test_results")
     assert code == 0
     assert "note: reference statistics are not cached: no home folder" in error
+
+
+def test_a_home_in_the_variable_of_the_cache_is_found(lab, command, monkeypatch):
+    monkeypatch.chdir(lab)
+    monkeypatch.setenv("HOME", str(lab / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/of-docker")  # which does not expand ~
+    assert command("--predicted-path", lab / "test_results")[0] == 0
+    assert len(list((lab / "home/of-docker/faster-pytorch-fid").iterdir())) == 1
+    assert not (lab / "~").exists()
 
 
 def test_a_home_that_may_not_be_read_gives_a_score_without_a_cache(lab, command, monkeypatch):

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import pickle
+import struct
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from fid.names import is_picture, natural_key
 from fid.paired import belonging
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from config.errors import UserError
 from utils.data.pairs import TruthTable, pair
@@ -26,9 +28,9 @@ from utils.io.images import list_images, load_rgb
 from utils.io.masks import load_mask
 
 
-def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+def encoded(pixels: np.ndarray, kind: str = "PNG", **how) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
+    Image.fromarray(pixels).save(buffer, kind, **how)
     return buffer.getvalue()
 
 
@@ -89,17 +91,32 @@ def test_a_selection_keeps_its_order(tmp_path, pixels):
             open_images(table, [0, 1, bad])
 
 
-def turned(pixels: np.ndarray) -> bytes:
+def exif_bytes(*more: bytes) -> bytes:
+    """EXIF of orientation 6, with entries of a tag, type, count and value each."""
+    entries = [struct.pack("<HHIHH", 0x112, 3, 1, 6, 0), *more]
+    return (
+        b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    )
+
+
+def few_primaries() -> PngInfo:
+    """A chunk of primaries that holds two of eight values."""
+    chunks = PngInfo()
+    chunks.add(b"cHRM", bytes(8))
+    return chunks
+
+
+def turned(pixels: np.ndarray, kind: str = "PNG", exif: bytes = exif_bytes(), **how) -> bytes:
     """The picture stored lying on its side, with the EXIF orientation that sets it upright."""
-    buffer, exif = io.BytesIO(), Image.Exif()
-    exif[0x112] = 6
+    buffer = io.BytesIO()
     lying = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
-    lying.save(buffer, "PNG", exif=exif)
+    lying.save(buffer, kind, exif=exif, **how)
     return buffer.getvalue()
 
 
 GREY = draw_images(1, seed=5, side=8)[0][..., 0]
 RGB = draw_images(1, seed=6, side=8)[0]
+DAMAGED = b"Exif\0\0damaged"
 SAME_TO_BOTH = {
     "grey": encoded(GREY),
     "gif": encoded(GREY, "GIF"),
@@ -107,6 +124,18 @@ SAME_TO_BOTH = {
     "16 bits": encoded(GREY.astype(np.uint16) * 257),
     "transparent": encoded(np.dstack([RGB, GREY])),
     "turned": turned(RGB),
+    "turned WebP": turned(RGB, "WEBP", lossless=True),
+    "turned TIFF": turned(RGB, "TIFF"),
+    "turned, with a resolution in words": turned(
+        RGB, exif=exif_bytes(struct.pack("<HHI4s", 0x11A, 2, 4, b"high"))
+    ),
+    "turned, with a negative number of bits": turned(
+        RGB, exif=exif_bytes(struct.pack("<HHIi", 0x102, 8, 1, -1))
+    ),
+    "turned, with EXIF that ends early": turned(RGB, exif=exif_bytes(b"")[:-4]),
+    "JPEG with damaged EXIF": encoded(RGB, "JPEG", exif=DAMAGED),
+    "PNG with damaged EXIF": encoded(RGB, exif=DAMAGED),
+    "PNG with too few primaries": encoded(RGB, pnginfo=few_primaries()),
 }
 
 
@@ -116,6 +145,8 @@ def test_scorer_and_suite_read_a_picture_alike(tmp_path, kind):
     path.write_bytes(SAME_TO_BOTH[kind])
     found = decode_image(path.read_bytes(), "x")
     np.testing.assert_array_equal(found, np.asarray(load_rgb(path)))
+    if "turned" in kind or kind.startswith("PNG"):  # which lose nothing
+        np.testing.assert_array_equal(found, RGB)
 
 
 HOLE = np.array([[255, 255], [0, 255]], np.uint8)
@@ -219,6 +250,21 @@ NAMES = {
         ["1_mask.png", "2_mask.png"],
     ),
     "of a telephone": (["I_1.JPG", "I_1.PNG"], ["I_1.PNG", "I_1.JPG"], ["I_1.JPG", "I_1.PNG"]),
+    "marks of Thai": (
+        ["\u0e01\u0e35.png", "\u0e01\u0e36.png"],
+        ["\u0e01\u0e36_mask.png", "\u0e01\u0e35_mask.png"],
+        ["\u0e01\u0e35_mask.png", "\u0e01\u0e36_mask.png"],
+    ),
+    "emoji": (
+        ["\U0001f431.png", "\U0001f436.png"],
+        ["mask \U0001f436.png", "mask \U0001f431.png"],
+        ["mask \U0001f431.png", "mask \U0001f436.png"],
+    ),
+    "both ways to write an accent": (
+        ["\u00e9.png", "e\u0301.png"],
+        ["e\u0301.png", "\u00e9.png"],
+        ["\u00e9.png", "e\u0301.png"],
+    ),
     "by folder": (["a/1.png", "b/1.png"], ["b/1.jpg", "a/1.jpg"], ["a/1.jpg", "b/1.jpg"]),
 }
 

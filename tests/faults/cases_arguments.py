@@ -81,7 +81,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "a batch of -1": (f"{INPAINT} --batch-size -1", "'-1' is neither auto nor a whole number"),
     "a data set that is not there": (f"{INPAINT} --data gone", "gone: no such folder"),
     "a data set of nothing": (f"{INPAINT} --data run", "run: has no masked_image/"),
-    "a file as data set": (f"{INPAINT} --data tiny.yml", "tiny.yml: is one image"),
+    "a file as data set": (f"{INPAINT} --data tiny.yml", "tiny.yml: has no masked_image/; name"),
     "an output that is a file": (f"{INPAINT} --output tiny.yml", "tiny.yml"),
     "an empty path for the output": (f"{INPAINT} --output tiny.yml/a", "tiny.yml/a"),
     "truth of another number": (f"{INPAINT} --ground-truth data/val", "6 ground truths"),

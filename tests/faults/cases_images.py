@@ -133,6 +133,11 @@ def _like_lama(folder: Path) -> None:
 
 PARTS = (("masked_image", "image"), ("mask64", "mask"), ("test", "image"))
 
+OF_WRONG_TYPE = (  # orientation 6 and a resolution in words
+    b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    b"\x1a\x01\x02\0\x04\0\0\0high\0\0\0\0"
+)
+
 ODD = [
     _odd("in CMYK", encoded(PICTURE.convert("CMYK"), "JPEG"), "is in CMYK"),
     _odd("in grey", encoded(PICTURE.convert("L"))),
@@ -146,6 +151,8 @@ ODD = [
     _odd("that is an animation", animation(), "note: job/masked_image/image_1.png has several"),
     _odd("with a palette", encoded(PICTURE.convert("P"))),
     _odd("turned by its EXIF data", turned()),
+    _odd("whose EXIF data is damaged", encoded(PICTURE, "JPEG", exif=b"Exif\0\0damaged")),
+    _odd("turned by EXIF data with a tag of a wrong type", turned(exif=OF_WRONG_TYPE)),
     _odd("transparent in part", encoded(pixels(1)[..., [0, 1, 2, 0]]), "is partly transparent"),
     _odd("in CIE Lab", encoded(Image.new("LAB", (SIDE, SIDE)), "TIFF")),
     _odd("in 16-bit colour", deep_png(), "note: job/masked_image/image_1.png has 16 bits"),
@@ -202,6 +209,20 @@ LEFT_OUT = [
          "truth/image_3.png declares a colour space other than sRGB; its values are not converted",
          put("truth/image_3.png", encoded(pixels(63), icc_profile=other_profile())), REPAIRED,
          replaced="truth/image_3.png"),
+    *(Case(f"{script}: a picture whose EXIF data is damaged", command, "",
+           put(file, encoded(pixels(seed), "JPEG", exif=b"Exif\0\0damaged")), REPAIRED,
+           replaced=file)
+      for script, command, file, seed in (
+          ("training_transformer.py", f"{TRANSFORMER} --run own --epochs 1 --tokenizer "
+           "run/tokenizer/vqgan.safetensors", "data/train/image_2.png", 2),
+          ("prepare_data.py", PREPARE, "pictures/image_5.png", 45),
+          ("fid_score_gpu.py", SCORE, "truth/image_3.png", 63))),
+    Case("pictures to score in a folder and below", f"{SCORE} --gt-path truth",
+         "truth: truth/more holds images too, left out without --recursive",
+         put("truth/more/image_9.png", encoded(pixels())), REPAIRED),
+    Case("pictures to repair in a folder and below", INPAINT,
+         "job/masked_image: job/masked_image/more holds images too, which are left out",
+         put("job/masked_image/more/image_9.png", encoded(pixels())), REPAIRED, results=3),
     Case("a further picture of a format that is not read", INPAINT,
          "note: job/masked_image: image_4.avif left out; allowed are .bmp, .gif",
          put("job/masked_image/image_4.avif", b"picture"), REPAIRED, results=3),
@@ -216,6 +237,23 @@ NAMES = [
     _renamed("names with a line break", "two\nlines 1.png"),
     _renamed("names with a terminal's control characters", "\x1b[31mred 1.png"),
     _renamed("names that look like an option", "--output 1.png"),
+    Case(
+        "masks whose names differ in the vowel signs of Thai only",
+        INPAINT,
+        "",
+        both(
+            removed("job/masked_image/image_2.png"),
+            removed("job/mask64/mask_2.png"),
+            removed("job/test/image_2.png"),
+            *(
+                moved(f"job/{part}/{old}_{i}.png", f"job/{part}/\u0e01{sign}{end}.png")
+                for (part, old), end in zip(PARTS, ("", "_mask", ""), strict=True)
+                for i, sign in enumerate(("\u0e35", "\u0e36"))
+            ),
+        ),
+        REPAIRED,
+        results=2,
+    ),
     Case(
         "masks named as LaMa does, which are numbered otherwise",
         INPAINT,

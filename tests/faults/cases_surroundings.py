@@ -78,6 +78,12 @@ def _loose(folder: Path) -> None:
         (folder / name).symlink_to(f"far/off/{name}")
 
 
+def _behind(folder: Path) -> None:
+    """A solution whose results are a link."""
+    (folder / "solutions/a").mkdir(parents=True)
+    (folder / "solutions/a/test_results").symlink_to("../../job/test")
+
+
 def _accents(part: str, name: str, form: str) -> Maker:
     """Two names that end alike, in a form of Unicode."""
     new = [unicodedata.normalize(form, text) for text in ("caf\u00e9", "m\u00fcsli", "ni\u00f1o")]
@@ -141,6 +147,15 @@ CASES = [
          manifest_with(ground_truth_bytes=999), REPAIRED, replaced="results/manifest.json"),
     Case("results behind a link for the scorer", f"{SCORE} --metrics fid,paired", "", _scratch,
          REPAIRED),
+    *(Case(f"an output folder that links to nothing: {command.split()[0]}", command, "",
+           lambda folder: (folder / "link").symlink_to("scratch/runs"), REPAIRED)
+      for command in (INPAINT.replace("--output out", "--output link"),
+                      f"{SCORE} --json link/c.json", f"{OWN.replace('own', 'link')} --epochs 1")),
+    Case("repairs to grade behind a link",
+         "grade.py solutions --config tiny.yml --data job --output out", "",
+         _behind, REPAIRED),
+    Case("a cache below the home folder", SCORE.replace("--no-cache ", ""), "", code=REPAIRED,
+         environment={"HOME": ".", "XDG_CACHE_HOME": "~/cache"}),
     Case("truth and masks behind links for the scorer", f"{SCORE} --metrics fid,paired", "", _loose,
          REPAIRED),
     Case("pictures and masks whose accents are written otherwise", INPAINT, "",

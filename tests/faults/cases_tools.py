@@ -62,6 +62,8 @@ SEARCHES: dict[str, tuple[str, str, Maker]] = {  # what is wrong: command, what 
         f"{TRANSFORMER} --set storage=postgresql://me:SECRET@h/d",
         "--set storage=postgresql://me:***@h/d: unknown key storage", NOTHING),
     "in a journal file": (f"{SEARCH} --storage a.log", "--storage: no database URL", NOTHING),
+    "in a file with a question mark": (
+        f"{SEARCH} --storage 'sqlite:///lr?1.db'", "? begins parameters, which may be", NOTHING),
     "in memory": (f"{SEARCH} --storage sqlite://", "names no file", NOTHING),
     "in a database below a file": (
         f"{SEARCH} --storage sqlite:///tiny.yml/a.db", "tiny.yml: cannot be made", NOTHING),

@@ -123,10 +123,11 @@ def animation() -> bytes:
     return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
-def turned(image: np.ndarray | None = None) -> bytes:
+def turned(image: np.ndarray | None = None, exif: Image.Exif | bytes | None = None) -> bytes:
     """A JPEG that its EXIF orientation turns by a quarter."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    if exif is None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
     return encoded(pixels() if image is None else image, "JPEG", exif=exif)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import os
 import shutil
 from pathlib import Path
@@ -115,6 +117,25 @@ def test_odd_solutions_get_their_line_and_the_results_among_them_are_none(desk, 
     assert [row["solution"] for row in rows] == ["truth", "empty", "gone", "pipe", "small"]
     assert all("contains neither" in row["error"] for row in rows[1:4])
     assert "32 x 32 pixels, but" in rows[4]["error"]
+
+
+def test_a_solution_may_link_to_its_results_and_is_compared_by_name(desk, call):
+    for path in Path("solutions").iterdir():
+        shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()
+    Path("solutions/truth").rename("scratch")
+    for path in Path("scratch").iterdir():
+        number = int(path.stem.removeprefix("test_"))
+        path.rename(f"scratch/{'zyxwvutsrqponmlkjihgfedcba'[number]}_{number}.png")
+    Path("solutions/linked").mkdir()
+    Path("solutions/linked/test_results").symlink_to("../../scratch")
+    Path("solutions/linked/again").symlink_to("..")
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == 0, left.err
+    (row,) = csv.DictReader(Path("out/grades.csv").read_text().splitlines())
+    assert (row["solution"], row["error"]) == ("linked", "")
+    first = base64.b64decode(Path("out/grades.html").read_text().split("base64,")[1].split('"')[0])
+    _, repaired, truth = np.split(np.asarray(Image.open(io.BytesIO(first)))[2:-2, :-2], 3, axis=1)
+    np.testing.assert_array_equal(repaired, truth)
 
 
 def test_results_may_lie_in_a_folder_whose_name_looks_like_a_flag(desk, call):

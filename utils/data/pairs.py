@@ -75,8 +75,6 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
     """Find images, masks and ground truth in a prepared folder."""
     if not folder.exists():
         raise UserError(f"{folder}: no such folder")
-    if folder.is_file():
-        raise UserError(f"{folder}: is one image; name its mask as well")
     parent = folder.absolute().parent  # some solutions keep masks and table there
     masks = next((at / MASKS for at in (folder, parent) if (at / MASKS).is_dir()), None)
     for part, is_there in ((IMAGES, (folder / IMAGES).is_dir()), (MASKS, masks is not None)):

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from fid.exif import upright
+from PIL import Image
 from torch import Tensor
 
 from config.schema import Config
@@ -85,9 +86,9 @@ class Inpainter:
         hole, or (H, W) bool, True = hole. Raises `UserError` if their sizes differ.
         """
         if isinstance(image, Image.Image):
-            upright = to_rgb(ImageOps.exif_transpose(image), "image")
-            repaired = Image.fromarray(self(np.asarray(upright), mask))
-            repaired.info = upright.info  # the colour profile
+            rgb = to_rgb(upright(image), "image")
+            repaired = Image.fromarray(self(np.asarray(rgb), mask))
+            repaired.info = rgb.info  # the colour profile
             return repaired
         return self.repair(image, as_hole(mask, image))
 

@@ -23,10 +23,11 @@ def pretrained_folder(name: str | Path) -> Path:
 
     Raises `UserError` for a name that is none of these.
     """
-    for folder in (Path(name), ROOT / name):
+    given = user_path(name)
+    for folder in (given, ROOT / name):
         if (folder / TOKENIZER).is_file() and (folder / TRANSFORMER).is_file():
             return folder
-    if Path(name).exists():
+    if given.exists():
         raise UserError(f"{name}: has no {TOKENIZER} and {TRANSFORMER}")
     try:
         from huggingface_hub import constants, snapshot_download

@@ -30,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name[:KEPT]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.realpath(path.parent), exist_ok=True)
         yield temporary
         with temporary.open("rb") as written:
             sync(written)
@@ -45,7 +45,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def make_folder(folder: Path) -> None:
     """Create a folder; raises `UserError` if it cannot be created or written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.realpath(folder), exist_ok=True)  # also where a link leads
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
     if not os.access(folder, os.W_OK):

@@ -16,10 +16,11 @@ from typing import BinaryIO
 
 import numpy as np
 from fid.colour import PROFILE, describes_srgb, is_foreign, profile_of
+from fid.exif import is_on_its_side, upright
 from fid.listing import inner_folder, is_file
 from fid.names import EXTENSIONS as IMAGE_SUFFIXES
 from fid.names import FORMATS, is_picture, left_out, natural_key
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from config.errors import StopRequested, UserError
 from utils.io.faults import raise_if_machine
@@ -33,7 +34,6 @@ KNOWN, HOLE = 255, 0  # values of a mask file
 HOLE_COLOUR = 128  # grey of painted holes in masked images
 MASK_THRESHOLD = 128  # values below are a hole
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats for which further frames are noted
-ORIENTATION_ON_ITS_SIDE = 5  # EXIF orientations 5 to 8 swap width and height
 ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels become white
 LOSSES = {  # what a conversion loses: text of its note
     "frames": "has several frames or pages; the first is used",
@@ -98,7 +98,7 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
 def is_turned(path: Path) -> bool:
     """Whether an image's EXIF orientation swaps its width and height."""
     with opened(path, str(path)) as image:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) >= ORIENTATION_ON_ITS_SIDE
+        return is_on_its_side(image)
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -132,9 +132,12 @@ def list_images(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: no permission to read this folder") from None
     tell_left_out(folder, [path.name for path in files])
     paths = [path for path in files if is_picture(path.name)]
+    inner = inner_folder(folder)
+    if paths and inner:
+        note_once(str(inner), f"{folder}: {inner} holds images too, which are left out")
     if not paths:
         advice = f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-        if inner := inner_folder(folder):
+        if inner:
             folders = f"prepare_data.py images {shlex.quote(str(folder))} --out DIR"
             advice = f"{inner} holds some; name it, or make one folder of all with: {folders}"
         raise UserError(f"{folder}: contains no image; {advice}")
@@ -153,11 +156,10 @@ def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
         check_limit("pixels", image.width * image.height, f"{name}: {image.width} x {image.height}")
         if _has_deep_colours(image):
             _tell("depth", name)
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+        turned = upright(image)
         if image.format in ANIMATED and _has_more_frames(image):
             _tell("frames", name)
-        return upright
+        return turned
 
 
 def _open(source: Path | BinaryIO, name: str) -> Image.Image:

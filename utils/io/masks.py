@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from fid.exif import upright
 from fid.images import holes, mask_values
-from PIL import Image, ImageOps
+from PIL import Image
 
 from config.errors import UserError
 from utils.io.images import HOLE, KNOWN, MASK_THRESHOLD, read_image
@@ -53,7 +54,7 @@ def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     Raises `UserError` for an invalid mask or image, or different sizes.
     """
     if isinstance(mask, Image.Image):
-        mask = _hole_of(ImageOps.exif_transpose(mask), "mask")
+        mask = _hole_of(upright(mask), "mask")
     hole = mask if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")

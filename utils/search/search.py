@@ -63,6 +63,7 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
     objective = TrainingLoss(config, load_tokens(config, Compute.of(config).device))
     with warnings.catch_warnings(), storage_errors(url):
         warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", module="optuna")  # plots of a single trial
         backend = open_storage(url)
         print(f"search in {public_url(url)}; watch it with optuna-dashboard", flush=True)
         name, count = f"learning_rate-{objective.fingerprint}", config.search.seeds

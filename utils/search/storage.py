@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -24,6 +24,9 @@ HEARTBEAT, GRACE = 10, 60  # seconds; a worker without a heartbeat for GRACE cou
 MAX_RETRIES = 3  # of a trial that stops its worker
 OPENINGS = 5  # attempts to open a database while other workers create its tables
 SQLITE_PATIENCE = 60  # seconds to wait for another worker's write
+SQLITE_PARAMETERS = {  # SQLAlchemy drops others, so that x?1 and x?2 would be one file
+    *("timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"),
+}
 DRIVERS = {  # module that SQLAlchemy asks for: package that contains it
     "psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"
 }  # fmt: skip
@@ -51,6 +54,9 @@ def storage_url(text: str | None, folder: Path) -> URL:
     if kind == "sqlite":
         if (url.database or ":memory:").startswith((":memory:", "file:")):  # or a URI
             raise UserError(f"--storage {kind}://...: names no file; allowed are e.g. {EXAMPLES}")
+        if parse_qs(text.partition("?")[2], keep_blank_values=True).keys() - SQLITE_PARAMETERS:
+            known = ", ".join(sorted(SQLITE_PARAMETERS))
+            raise UserError(f"--storage {kind}://...: ? begins parameters, which may be {known}")
         return url.set(database=str(user_path(url.database)))
     user, _, rest = text.partition("@")
     misplaced = "@" in text and (url.username is None or "@" in rest or "?" in user)

@@ -53,6 +53,11 @@ def photo(side: int) -> tuple[np.ndarray, np.ndarray]:
     return image, hole
 
 
+def test_a_folder_is_found_as_users_write_it(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert pretrained_folder("~/networks") == folder
+
+
 # A fill that the networks never saw
 
 

@@ -206,6 +206,15 @@ def test_pictures_of_other_formats_are_told_of_once(tmp_path, capsys):
     assert said.startswith(f"note: {tmp_path}: 2.HEIC and 1 more left out; allowed are .bmp, .gif")
 
 
+def test_images_of_folders_below_are_left_out_with_a_note(tmp_path, capsys):
+    for name in ("1.png", "more/2.png", ".git/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in list_images(tmp_path)] == ["1.png"]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == f"note: {tmp_path}: {tmp_path}/more holds images too, which are left out"
+
+
 def test_a_folder_that_gives_no_image_says_why(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match=r"contains no image; looked for \.bmp"):

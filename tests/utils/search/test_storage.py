@@ -103,6 +103,8 @@ MISTAKES = {  # URL: what the line must say
     "sqlite:///:memory:": "names no file",
     "sqlite:///file::memory:?cache=shared&uri=true": "names no file",
     "sqlite:///file:studies/a.db?uri=true": "names no file",
+    "sqlite:///lr?1.db": "? begins parameters, which may be cached_statements",
+    "sqlite:///a.db?timeout=3&password=SECRET": "? begins parameters, which may be",
     "mysql+pymysql://u:secret@h/d": "mysql+pymysql://u:***@h/d: no driver found; pip install "
     "pymysql",
     "mysql+nothing://u:secret@h/d": "mysql+nothing://u:***@h/d: Can't load plugin",
