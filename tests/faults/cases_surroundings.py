@@ -145,15 +145,15 @@ FAILING = [  # what, command, file whose disk fails, what is said
 ]
 
 CASES = [
-    *(Case(f"{what} on a disk that fails", command, says,
-           linked(name, "/proc/self/mem"))  # whose first bytes cannot be read
-      for what, command, name, says in FAILING),
     *(Case(what, command, says, code=code, environment=environment,
            results=3 if command == INPAINT and not code else 0)
       for what, command, environment, says, code in LEFT),
     *(Case(what, command, says, code=code, environment=environment, flags=flags,
            results=3 if command == INPAINT and not code else 0)
       for what, command, flags, environment, says, code in APART),
+    *(Case(f"{what} on a disk that fails", command, says,
+           linked(name, "/proc/self/mem"))  # whose first bytes cannot be read
+      for what, command, name, says in FAILING),
     *(Case(f"a folder whose accent is {form}, named in {other}", command, "", make, REPAIRED,
            results=3)
       for form, other in (("NFC", "NFD"), ("NFD", "NFC"))
