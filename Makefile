@@ -81,7 +81,7 @@ test: $(ENV)/.maskgit-dev
 test-lowest:  # lowest versions that pyproject.toml allows, except PyTorch; Python up to 3.12
 	$(FOUND_PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python tests/lowest_versions.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt ".[dev]"
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt ".[dev,app]"
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not long and not app"
 
 test-long: $(ENV)/.maskgit-dev  # writes docs/results/test-long.txt
@@ -89,9 +89,10 @@ test-long: $(ENV)/.maskgit-dev  # writes docs/results/test-long.txt
 	  status=$$?; cat docs/results/test-long.txt; exit $$status
 
 test-app: $(ENV)/.maskgit-app  # uses an installed Chromium, or downloads one
-	$(PYTHON) -m pytest -m app -rs tests/app
+	$(PYTHON) -m pytest -rs tests/app
 
-faults: $(ENV)/.maskgit-dev  # writes docs/faults.md, how bad inputs are handled; needs the extra app
+faults: $(ENV)/.maskgit-dev  # writes docs/faults.md, how bad inputs are handled
+	$(PYTHON) -m pip install --quiet ".[app]"
 	FAULTS_TABLE=1 $(PYTHON) -m pytest tests/faults
 
 coverage: $(ENV)/.maskgit-dev  # including scripts run as subprocesses; fails below 90 % of branches

@@ -5,6 +5,7 @@ use others; with several, the page offers a choice.
 """
 
 import os
+import socket
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -25,6 +26,20 @@ def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= PORTS:
         raise ArgumentTypeError(f"'{text}' is no port from 1 to {PORTS}")
     return int(text)
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise `UserError` if the address cannot be bound."""
+    place = host if port is None else f"{host}:{port}"
+    try:
+        kind = socket.SOCK_STREAM
+        for family, _, number, _, address in socket.getaddrinfo(host, port or 0, type=kind):
+            with socket.socket(family, kind, number) as found:
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                found.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{place}: cannot listen here ({reason}); see --host, --port") from None
 
 
 def leave_out_foreign() -> None:
@@ -48,16 +63,17 @@ def main() -> None:
     )
     parser.add_argument("--port", type=port, help="port (default the first free one from 7860)")
     args = parser.parse_args()
+    check_address(args.host, args.port)
+    from utils.app.checkpoints import Checkpoints  # imports PyTorch, which takes seconds
+
+    checkpoints = Checkpoints(args.checkpoints)
     leave_out_foreign()
     try:
         from utils.app import layout, server
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install '.[app]'") from None
-    from utils.app.checkpoints import Checkpoints
 
-    server.check_address(args.host, args.port)
     with server.own_folder():
-        checkpoints = Checkpoints(args.checkpoints)
         if problem := checkpoints.problem(checkpoints.names[0]):
             print(f"note: {problem}", file=sys.stderr)
         server.serve(layout.build_page(checkpoints), args.host, args.port, layout.PAGE_STYLE)

@@ -7,24 +7,29 @@ Exit codes: 0 scored or verified, 1 a certificate disagrees, 2 a usage or file e
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import os
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
+
+import fid  # noqa: F401  first: Ctrl-C and failed imports end in one line
+
+# isort: split
+import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
 from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate, empty_argument
 from fid.extraction import Ranks
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
-from fid.process import MISTAKE, READER_GONE, handled, leave, usable_streams
+from fid.hooks import INTERRUPTED, MISTAKE
+from fid.process import READER_GONE, handled, leave, usable_streams
 from fid.scoring import default_cache_dir, save_predicted_statistics, score
 
-DISAGREES, INTERRUPTED = 1, 130
+DISAGREES = 1
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,7 +6,7 @@
 import re
 from pathlib import Path
 
-BOUND = re.compile(r'"([\w-]+)>=([\d.]+)"')
+BOUND = re.compile(r'"([\w-]+)>=([\d.]+)[",]')
 AS_IT_COMES = ("torch", "torchvision")
 
 

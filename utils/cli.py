@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from fid import empty_argument, process
+from fid.hooks import INTERRUPTED, MISTAKE, end_import
 
 from config.errors import StopRequested, UserError, printable
 from config.loading import Override
@@ -22,10 +23,9 @@ from utils.io.faults import line_about
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 
-USER_MISTAKE = 2  # exit code
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's numbers of the two settings (mallopt(3))
 LARGEST_KEPT, KEPT = 32 * 2**20, 2**30  # bytes: glibc's limit for the first, and of the second
-INTERRUPTED, ASKED = 130, "interrupted"  # what shells report after Ctrl-C, and what we say
+ASKED = "interrupted"
 DEFAULT_CONFIG = "config/MaskGit.yml"
 LAB_FLAGS = {  # flag: what the lab's scripts call it (docs/from-the-lab.md)
     "--config": ("--MaskGitConfig",),
@@ -79,7 +79,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_argument(flag, *sorted(theirs), **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USER_MISTAKE, f"{self.prog}: error: {printable(message)} (see --help)\n")
+        self.exit(MISTAKE, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
 
 def first_line(documentation: str | None) -> str | None:
@@ -185,17 +185,14 @@ def as_overrides(args: argparse.Namespace, options: Options) -> list[Override]:
 def ended_by_signals() -> Iterator[None]:
     """Turn termination signals into `StopRequested`, so that unfinished files are cleaned up.
 
-    Those that come several times by themselves, as SIGXCPU every second, do not disturb that. In
-    the middle of an import, where C++ may pass no exception on, a signal ends the process at once.
+    Those that come several times by themselves, as SIGXCPU every second, do not disturb that.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         process.ignore_repeats()
         is_ctrl_c = number == signal.SIGINT
         line = ASKED if is_ctrl_c else f"ended by {signal.Signals(number).name}"
-        if process.is_importing(frame):
-            print(line, file=sys.stderr, flush=True)
-            os._exit(INTERRUPTED)
+        end_import(frame, line)
         raise KeyboardInterrupt if is_ctrl_c else StopRequested(line)
 
     with process.handled(end):
@@ -233,7 +230,7 @@ def _outcome(main: Callable[[], None]) -> tuple[int, str]:
             main()
             sys.stdout.flush()
     except UserError as error:
-        return USER_MISTAKE, f"error: {error}"
+        return MISTAKE, f"error: {error}"
     except StopRequested as stopped:
         return INTERRUPTED, str(stopped)
     except KeyboardInterrupt:
@@ -243,5 +240,5 @@ def _outcome(main: Callable[[], None]) -> tuple[int, str]:
     except (MemoryError, RuntimeError, OSError, UnicodeEncodeError) as error:
         if (line := line_about(error)) is None:
             raise
-        return USER_MISTAKE, f"error: {UserError(line)}"
+        return MISTAKE, f"error: {UserError(line)}"
     return 0, ""

@@ -23,6 +23,7 @@ from utils.data.datasets import InpaintingSet
 from utils.data.pairs import check_same_size
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
+from utils.io.faults import raise_if_machine
 from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import list_images, load_rgb, tell_of_profile
 from utils.io.tables import csv_table, markdown_table
@@ -91,7 +92,9 @@ class Grader:
         place, fingerprint = self.output / solution.name, ""
         try:
             recorded = Grade(**json.loads((place / RECORD).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            if not isinstance(error, FileNotFoundError):
+                raise_if_machine(error, place / RECORD)
             recorded = None
         try:
             files = _files(solution)

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+from fid import hooks  # noqa: F401  first: Ctrl-C and failed imports end in one line
+
+# isort: split
 import re
-import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fid.environment import leave_out_unreadable
-from fid.process import end_in_one_line, keep_warnings_harmless
+from fid.process import keep_warnings_harmless
 
 leave_out_unreadable()  # before any module imports PyTorch and tqdm
 keep_warnings_harmless()
-sys.excepthook = end_in_one_line
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days

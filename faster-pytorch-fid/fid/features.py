@@ -121,8 +121,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        if of_the_machine(error):
-            raise
+        if line := of_the_machine(error, path):
+            raise ScoreError(line) from None
         weights = None
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
         raise ScoreError(

@@ -65,16 +65,15 @@ def note(text: str, once: str = "") -> None:
         print(f"note: {ScoreError(text)}", file=sys.stderr)
 
 
-def of_the_machine(error: BaseException) -> str | None:
-    """Message for an error of memory or disk; None for any other error."""
+def of_the_machine(error: BaseException, path: Path | str = "output") -> str | None:
+    """Message for an error of memory or disk; None for any other error. path: if it names none."""
     texts = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
     if isinstance(error, zipfile.BadZipFile) and error.__context__:
         error = error.__context__  # zipfile hides a disk error behind BadZipFile
     if isinstance(error, OSError):
         if error.errno in (None, errno.EINVAL, errno.EBADF):
             return None
-        place = error.filename or PLACES.get(error.errno, "output")
-        return f"{place}: {error.strerror}"
+        return f"{error.filename or PLACES.get(error.errno, path)}: {error.strerror}"
     if "can't start new thread" in str(error):
         return "no more threads or processes are allowed (ulimit -u); try --num-workers 0"
     if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
@@ -204,10 +203,20 @@ def user_path(text: str) -> str:
     return os.path.join(folder, name)
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within the block, errors of reading a file name it, as those of opening it do."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes in hex."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

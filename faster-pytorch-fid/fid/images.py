@@ -22,7 +22,7 @@ from PIL import Image
 from fid import FILTERS, Size
 from fid.colour import is_foreign, is_srgb
 from fid.exif import upright
-from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes, note
+from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes, note, of_the_machine
 from fid.listing import open_zip, zip_names
 from fid.names import FORMATS, composed
 
@@ -205,7 +205,8 @@ class ZipImages(ImageSet):
         try:
             return open_zip(self.path)
         except BROKEN_ZIP as error:
-            raise ScoreError(f"{self.path}: not a readable zip ({error})") from None
+            found = of_the_machine(error, self.path) or f"{self.path}: not a readable zip ({error})"
+            raise ScoreError(found) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "archive"}
@@ -215,6 +216,8 @@ class ZipImages(ImageSet):
             with self.archive.open(self.names[index]) as member:
                 data = member.read(most_bytes("file_bytes"))
         except BROKEN_ZIP as error:
-            raise ScoreError(f"{self.label(index)}: cannot be unpacked ({error})") from None
+            name = self.label(index)
+            found = of_the_machine(error, name) or f"{name}: cannot be unpacked ({error})"
+            raise ScoreError(found) from None
         check_limit("file_bytes", len(data), f"{self.label(index)}: unpacked")
         return data

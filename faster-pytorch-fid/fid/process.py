@@ -1,4 +1,4 @@
-"""Process environment: broken libraries, signals, standard streams, torchrun.
+"""Process environment: warnings, signals, standard streams, torchrun.
 
 The suite uses it too (utils/cli.py, utils/distributed.py).
 """
@@ -10,19 +10,17 @@ import io
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cache
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NamedTuple, TextIO
 
 from fid.files import ScoreError
+from fid.hooks import end_import
 
-MISTAKE, READER_GONE = 2, 141  # exit codes; 141 is the shell's code for SIGPIPE
-IMPORTING = "<frozen importlib"  # file name prefix of Python's import machinery
-INSTALLED = ("site-packages", "dist-packages")  # folders of installed libraries
+READER_GONE = 141  # the shell's code for SIGPIPE
 STOPS = [  # signals that ask a process to end: from shells, closed terminals, batch systems
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -43,47 +41,6 @@ def keep_warnings_harmless() -> None:
         warnings.filters.extend(filters)
 
 
-def end_in_one_line(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """A `sys.excepthook` that reports Ctrl-C and failed imports in one line, exit code 2.
-
-    Our own bugs keep their traceback, as does everything in an interactive session.
-    """
-    if hasattr(sys, "ps1"):
-        sys.__excepthook__(kind, error, trace)
-    elif kind is KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # Python then exits through the signal
-    elif line := failed_import(error):
-        print(f"error: {line}", file=sys.stderr, flush=True)
-        os._exit(MISTAKE)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-def failed_import(error: BaseException) -> str | None:
-    """Which library could not be imported and why, on one line; None for any other error.
-
-    It may be missing, broken, out of memory, or misconfigured by an environment variable.
-    """
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        is_import = frame.f_code.co_name == "<module>"
-        if is_import and any(folder in frame.f_code.co_filename for folder in INSTALLED):
-            library = frame.f_globals["__name__"].partition(".")[0]
-            reason = next(filter(None, map(str.strip, str(error).splitlines())), repr(error))
-            return f"{library} cannot be imported: {reason}"
-    if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
-        return f"{error.name} is not installed for {sys.executable}; activate its environment"
-    return None
-
-
-def is_importing(frame: FrameType | None) -> bool:
-    """Whether a frame belongs to an import in progress."""
-    while frame and not frame.f_code.co_filename.startswith(IMPORTING):
-        frame = frame.f_back
-    return frame is not None
-
-
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """Install a handler for `STOPS`; signals already ignored, as under nohup, stay ignored."""
@@ -102,9 +59,10 @@ def ignore_repeats() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def leave(_number: int, _frame: FrameType | None) -> None:
+def leave(_number: int, frame: FrameType | None) -> None:
     """A handler that acts like Ctrl-C."""
     ignore_repeats()
+    end_import(frame, "interrupted")
     raise KeyboardInterrupt
 
 

@@ -195,7 +195,7 @@ def has_features(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return "features.npy" in archive.namelist()
     except (OSError, zipfile.BadZipFile):
-        return False  # reading it says what is wrong
+        return True  # reading it says what is wrong
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -209,8 +209,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except (*BROKEN_ZIP, MemoryError) as error:
         if isinstance(error, MemoryError):
             bytearray(unpacked)  # raises again, unless only the arrays' headers claim more
-        elif of_the_machine(error):
-            raise
+        elif line := of_the_machine(error, path):
+            raise ScoreError(line) from None
         raise ScoreError(f"{path}: not a readable npz ({error})") from None
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from fid.environment import leave_out_unreadable
-from fid.process import failed_import, keep_warnings_harmless
+from fid.hooks import failed_import
+from fid.process import keep_warnings_harmless
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted(ROOT.glob("*.py")), ROOT / "faster-pytorch-fid" / "fid_score_gpu.py"]
@@ -108,6 +109,35 @@ def test_an_error_of_ours_keeps_its_traceback():
 def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path):
     ended = python("-c", "import utils, os; os.kill(os.getpid(), 2); [0 for _ in range(10**9)]")
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "interrupted\n")
+
+
+SLOW = (
+    "import os\ntry: os.kill(os.getpid(), 2); [0 for _ in range(10**6)]\nexcept BaseException: pass"
+)
+
+
+@pytest.mark.usefixtures("in_terminal")
+@pytest.mark.parametrize("until", ["", "; process.handled(process.leave).__enter__()"])
+def test_ctrl_c_in_the_middle_of_an_import_raises_nothing_that_could_get_lost(tmp_path, until):
+    (tmp_path / "slow.py").write_text(SLOW)
+    program = f"import utils; from fid import process{until}; import slow; print('goes on')"
+    ended = python("-c", program, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
+def test_handlers_of_ctrl_c_that_a_program_has_stay_as_they_are():
+    program = "from signal import *; signal(2, SIG_IGN); import utils; print(getsignal(2).name)"
+    assert python("-c", program).stdout == "SIG_IGN\n"
+    program = "import threading as t; a = t.Thread(target=__import__, args=['fid']); a.start()"
+    ended = python("-c", program, PYTHONPATH=str(ROOT / "faster-pytorch-fid"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_page_says_which_extra_it_lacks():
+    program = "import sys, runpy; sys.modules['gradio'] = None; sys.argv = ['']"
+    ended = python("-c", f"{program}; runpy.run_path('app.py', run_name='__main__')")
+    line = "error: gradio is missing: pip install '.[app]'\n"
+    assert (ended.returncode, ended.stderr) == (2, line)
 
 
 def test_warnings_that_were_to_be_errors_are_shown_and_others_stay_ignored():

@@ -1,22 +1,15 @@
-"""The page, asked for addresses and checkpoints that are none. It needs the extra `app`."""
+"""The page, asked for addresses and checkpoints that are none; it opens with the extra `app`."""
 
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 from cases_checkpoints import VQGAN, WEIGHTS
 from fault_case import CANARY, PAGE, REPAIRED, Case, Maker, cut, moved, put, removed, sparse
 from fault_files import MIB
 
-TAKEN = int(PAGE.rpartition(" ")[2]) + 1
-LISTENING: list[socket.socket] = []  # for as long as the tests run
-
-
-def _taken(_folder: Path) -> None:
-    """Listen on the port."""
-    if not LISTENING:
-        LISTENING.append(socket.create_server(("127.0.0.1", TAKEN)))
+LISTENING = socket.create_server(("127.0.0.1", 0))  # for as long as the tests run
+TAKEN = LISTENING.getsockname()[1]
 
 
 def _page(name: str, command: str, says: str, make: Maker = lambda folder: None) -> Case:
@@ -28,7 +21,7 @@ CASES = [
     _page("at port 0", "app.py tiny.yml --port 0", "'0' is no port from 1 to 65535"),
     _page("at a negative port", "app.py tiny.yml --port -1", "'-1' is no port"),
     _page("at port 65536", "app.py tiny.yml --port 65536", "'65536' is no port from 1 to 65535"),
-    _page("at a taken port", f"app.py tiny.yml --port {TAKEN}", f"127.0.0.1:{TAKEN}: ", _taken),
+    _page("at a taken port", f"app.py tiny.yml --port {TAKEN}", f"127.0.0.1:{TAKEN}: "),
     _page("at an address of another machine", "app.py tiny.yml --host 192.0.2.1", "192.0.2.1:"),
     _page("at an address that is none", "app.py tiny.yml --host a..b", "a..b:"),
     _page("with an unknown flag", "app.py tiny.yml --share", "unrecognized arguments: --share"),

@@ -7,6 +7,7 @@ import shutil
 import unicodedata
 from pathlib import Path
 
+from cases_checkpoints import WEIGHTS
 from fault_case import (
     INPAINT,
     PAGE,
@@ -20,11 +21,13 @@ from fault_case import (
     Case,
     Maker,
     both,
+    linked,
     manifest_with,
     moved,
     put,
 )
 
+EARLIER = "out/test_results/manifest.json"
 OWN = f"{TRANSFORMER} --run own --tokenizer run/tokenizer/vqgan.safetensors"
 SET = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 LEFT: list[tuple[str, str, dict[str, str], str, int]] = [  # what, command, variables, said, code
@@ -127,9 +130,19 @@ APART = [  # what, command, flags of Python, variables, what is said, code
      "torch cannot be imported: The value of TORCH_DISTRIBUTED_DEBUG must be OFF, INFO, or", 2),
     ("options of PyTorch's allocator in another form", INPAINT, "-B", {"PYTORCH_CUDA_ALLOC_CONF":
      "max_split_size_mb=512"}, "is ignored; allowed are OPTION:VALUE", REPAIRED),
+    ("a C++ compiler that is gone", f"{OWN} --set training.compile=true", "-B", {"CXX": "gone/g++",
+     "TORCHINDUCTOR_CACHE_DIR": "cache"}, "torch.compile failed: No working C++ compiler found", 2),
     ("a screen that Matplotlib does not know", f"{OWN} --epochs 1", "-B", {"MPLBACKEND": "x"}, "",
      REPAIRED),
 ]  # fmt: skip
+
+FAILING = [  # what, command, file whose disk fails, what is said
+    ("the scorer's weights", SCORE, "stem.pth", "stem.pth: Input/output error"),
+    ("weights", INPAINT, WEIGHTS, f"{WEIGHTS}: cannot be read: No such device"),
+    ("a picture to train on", OWN, "data/train/image_3.png", "image_3.png: Input/output error"),
+    ("a sweep's results", SWEEP, "out/cells-0.jsonl", "out/cells-0.jsonl: Input/output error"),
+    ("the manifest of earlier repairs", INPAINT, EARLIER, f"{EARLIER}: Input/output error"),
+]
 
 CASES = [
     *(Case(what, command, says, code=code, environment=environment,
@@ -138,6 +151,9 @@ CASES = [
     *(Case(what, command, says, code=code, environment=environment, flags=flags,
            results=3 if command == INPAINT and not code else 0)
       for what, command, flags, environment, says, code in APART),
+    *(Case(f"{what} on a disk that fails", command, says,
+           linked(name, "/proc/self/mem"))  # whose first bytes cannot be read
+      for what, command, name, says in FAILING),
     *(Case(f"a folder whose accent is {form}, named in {other}", command, "", make, REPAIRED,
            results=3)
       for form, other in (("NFC", "NFD"), ("NFD", "NFC"))

@@ -26,7 +26,7 @@ SCORE = (
     "--num-workers 0 --predicted-path results"
 )
 SWEEP = "sweep.py schedules --config tiny.yml --data job --output out --seeds 1"
-PAGE = "app.py --port 47861"  # one that nothing listens on by custom
+PAGE = "app.py"
 SEARCH = f"{TRANSFORMER} --lr-search"
 IMPORT = "-m utils.weights.import_lab bad.pt --config tiny.yml --out ours"
 EXPORT = "-m utils.weights.export_lab --config tiny.yml --out theirs"
@@ -110,6 +110,7 @@ def linked(name: str, target: str) -> Maker:
 
     def make(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(target)
 
     return make

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 from disturbed import Child, fill_up, mounted, read_only
 from fault_case import INPAINT, PREPARE, SCORE, SWEEP, TOKENIZER, TRANSFORMER
@@ -26,10 +27,9 @@ from fault_table import TABLE, WRITE, Cells, cells_in, write_matrix
 
 import utils.search.report
 import utils.search.storage
-import utils.sweep.page
-import utils.sweep.plots
+import utils.sweep.tables
 from utils.io.files import read_rows
-from utils.io.images import load_rgb
+from utils.io.images import load_rgb, save_png
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -413,14 +413,17 @@ def undisturbed() -> dict[str, Path]:
     return {}
 
 
+def _save_blank(path: Path, _table: object) -> None:
+    save_png(path, np.zeros((1, 1, 3), np.uint8))
+
+
 @pytest.fixture
 def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch) -> Bench:
     """A fresh workspace for a script."""
     monkeypatch.setattr(utils.search.report, "save_plots", lambda *_: None)
     monkeypatch.setattr(utils.search.storage, "HEARTBEAT", 1)
     monkeypatch.setattr(utils.search.storage, "GRACE", 3)
-    monkeypatch.setattr(utils.sweep.plots, "STUDY_PLOTS", {})
-    monkeypatch.setattr(utils.sweep.page, "STUDY_PLOTS", {})
+    monkeypatch.setattr(utils.sweep.tables, "save_plot", _save_blank)
     name = request.param
     if name not in undisturbed:
         folder = tmp_path_factory.mktemp("undisturbed") / "workspace"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -144,3 +145,27 @@ def test_results_may_lie_in_a_folder_whose_name_looks_like_a_flag(desk, call):
     left = call("python grade.py solutions --config tiny.yml --data cat_face --output=-out")
     assert left.code == 0, left.err
     assert ",truth," in Path("-out/grades.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [("{", 0), ("[" * 100_000, 0), ('{"solution": "truth"}', 0), (None, 2)]
+)
+def test_a_damaged_record_is_made_again_and_one_that_cannot_be_read_stays(
+    desk, call, content, code
+):
+    for path in Path("solutions").iterdir():
+        shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()
+    record = Path("out/truth/grade.json")
+    record.parent.mkdir(parents=True)
+    if content is None:
+        record.symlink_to("/proc/self/mem")  # whose beginning cannot be read
+    else:
+        record.write_text(content)
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == code, left.err
+    if code:
+        line = f"error: {record}: cannot be read: Input/output error; it stays as it is"
+        assert left.err.splitlines()[-1] == line
+        assert record.is_symlink()
+    else:
+        assert json.loads(record.read_text())["score"] == 0

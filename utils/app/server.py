@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config.errors import UserError
 from utils.app.pictures import MAX_BODY_BYTES, MAX_FILE_BYTES
 
 QUEUE_LENGTH = 8  # waiting repairs; one runs at a time
@@ -56,20 +54,6 @@ class Guard:
             await send(message)
 
         return await self.app(scope, receive, guarded)
-
-
-def check_address(host: str, port: int | None) -> None:
-    """Raise `UserError` if the address cannot be bound; called before networks are loaded."""
-    place = host if port is None else f"{host}:{port}"
-    try:
-        kind = socket.SOCK_STREAM
-        for family, _, number, _, address in socket.getaddrinfo(host, port or 0, type=kind):
-            with socket.socket(family, kind, number) as found:
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                found.bind(address)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{place}: cannot listen here ({reason}); see --host, --port") from None
 
 
 def serve(page: gr.Blocks, host: str, port: int | None, looks: dict[str, Any]) -> None:

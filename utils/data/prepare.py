@@ -170,7 +170,7 @@ def _is_same(out: Path, origin: dict[str, object]) -> bool:
     """Whether `out` was made from the same source and settings and still has all its files."""
     try:
         found = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
     except OSError as error:
         raise_if_machine(error, out / DESCRIPTION)

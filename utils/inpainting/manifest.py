@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fid.files import relative
+from fid.files import naming, relative
 from fid.names import composed
 
 from config.errors import UserError
@@ -102,8 +102,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The dictionary in a JSON file; {} if it contains none, is invalid or does not exist."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        with naming(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -13,6 +13,7 @@ from config.errors import MachineError
 
 MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
 SYSTEM = re.compile(r"\(os error (\d+)\)")  # how Rust libraries such as safetensors report errno
+NAMED = re.compile(r"^[\w.]*Error: |\berror: ")  # in the output of Python or a C++ compiler
 NO_THREADS = "can't start new thread"
 NO_TEMPORARY = "No usable temporary directory"
 NO_TEXT = "surrogates not allowed"  # a file name that is not UTF-8
@@ -70,6 +71,9 @@ def line_about(error: BaseException) -> str | None:
         return "out of memory; lower batch sizes, or sizes of the network"
     if isinstance(error, UnicodeEncodeError) and error.reason == NO_TEXT:
         return f"{error.object}: its name is not UTF-8, which libraries need; rename it"
+    if inner := getattr(error, "inner_exception", None):  # torch.compile's
+        needs = "it needs a C++ compiler and a writable TORCHINDUCTOR_CACHE_DIR"
+        return f"torch.compile failed: {_reason(inner)}; {needs}, or set compile=false"
     number = error_number(error)
     if number not in OUT_OF_REACH:
         return None
@@ -77,6 +81,13 @@ def line_about(error: BaseException) -> str | None:
         return f"TMPDIR: {error.strerror}"
     place = getattr(error, "filename", None) or PLACES.get(number, "output")
     return f"{place}: {os.strerror(number)}"
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error, such as a compiler's output, that names one; else the first."""
+    lines = str(error).strip().splitlines()
+    named = [line.strip() for line in lines if NAMED.search(line)]
+    return named[-1] if named else first_line(error)
 
 
 def refusal(error: pickle.UnpicklingError) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fid.files import KEPT, sync
+from fid.files import KEPT, naming, sync
 from filelock import FileLock, Timeout
 
 from config.errors import UserError
@@ -62,14 +62,17 @@ def content_hash(paths: Iterable[Path]) -> str:
     """SHA-256 over the files' bytes in the given order, in hex."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with naming(path):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def read_rows(path: Path) -> list[dict]:
     """Rows of a log.jsonl, [] if there is none; skips invalid rows, such as a cut-off line."""
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    with naming(path):
+        text = path.read_text(errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError):
@@ -86,23 +89,35 @@ def alone_in(folder: Path) -> Iterator[None]:
     locks.
     """
     make_folder(folder)
-    lock = FileLock(folder / LOCK)
+    with _locked(folder / LOCK) as is_locked:
+        if not is_locked:
+            # A file server's error may mean either; it locks a new file if it can lock at all.
+            new = folder / f"{LOCK}-{secrets.token_hex(4)}"
+            with _locked(new) as can_lock:
+                pass
+            new.unlink(missing_ok=True)
+            if can_lock:
+                advice = "wait for it, or name another"
+                raise UserError(f"{folder}: another process is at work in this folder; {advice}")
+            note(f"{folder}: {NO_LOCKS}")
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Try to lock a file within the block; False if another process has, or no process can."""
+    lock = FileLock(path)
     try:
         with warnings.catch_warnings(record=True) as said:  # filelock's, where flock is missing
             warnings.simplefilter("always")
             lock.acquire(blocking=False)
         if said:
-            note(f"{folder}: {NO_LOCKS}")
-    except Timeout:
-        raise UserError(
-            f"{folder}: another process is at work in this folder; wait for it, or name another"
-        ) from None
+            note(f"{path.parent}: {NO_LOCKS}")
     except (OSError, NotImplementedError) as error:
-        if getattr(error, "filename", None) is not None:  # from opening, not locking
-            raise UserError(f"{folder / LOCK}: cannot be written: {error.strerror}") from None
-        note(f"{folder}: {NO_LOCKS}")
+        if not isinstance(error, Timeout) and getattr(error, "filename", None) is not None:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None  # not opened
     try:
-        yield
+        yield lock.is_locked
     finally:
         with suppress(OSError):  # the kernel unlocks at exit anyway
             lock.release()

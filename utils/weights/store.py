@@ -23,6 +23,7 @@ from config.schema import TokenizerConfig, TransformerConfig
 from config.section import Section
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
+from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
 from utils.weights.description import (
     HEADER,
@@ -109,7 +110,8 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return weights, kind.model_validate(read_header(path)["config"])
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
+        raise_if_machine(error, path)
         raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
     except (KeyError, ValidationError):
         found, wanted = described(path), KINDS[kind]

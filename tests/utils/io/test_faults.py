@@ -12,7 +12,7 @@ import torch
 from fid.files import of_the_machine
 
 from config.errors import MachineError
-from utils.io.faults import error_number, is_out_of_memory, raise_if_machine
+from utils.io.faults import error_number, is_out_of_memory, line_about, raise_if_machine
 
 
 def system(number: int) -> OSError:
@@ -60,6 +60,35 @@ def test_numbers_of_the_system_are_found_where_they_are_only_said():
     assert error_number(RuntimeError("can't start new thread")) == errno.EAGAIN
     assert error_number(OSError("image file is truncated")) is None
     assert error_number(ValueError("(os error 5)")) is None
+
+
+class CompilerError(RuntimeError):
+    """torch.compile's, which holds what ended it."""
+
+    def __init__(self, text: str) -> None:
+        self.inner_exception = RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[Errno 28] No space left on device", "[Errno 28] No space left on device"),
+        ("No working C++ compiler found\n", "No working C++ compiler found"),
+        (
+            "C++ compile error\n\nOutput:\na.h:9:1: fatal error: Python.h: No file\n"
+            "compilation terminated.",
+            "a.h:9:1: fatal error: Python.h: No file",
+        ),
+        (
+            "An exception occurred in a subprocess:\n\nTraceback (most recent call last):\n"
+            "PermissionError: [Errno 13] Permission denied: '/a'\n",
+            "PermissionError: [Errno 13] Permission denied: '/a'",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_compiled_are_one_line_with_the_compilers_reason(text, reason):
+    needs = "it needs a C++ compiler and a writable TORCHINDUCTOR_CACHE_DIR, or set compile=false"
+    assert line_about(CompilerError(text)) == f"torch.compile failed: {reason}; {needs}"
 
 
 class Unreadable(io.BytesIO):

@@ -76,6 +76,27 @@ def test_a_file_system_that_cannot_lock_is_used_with_a_note(tmp_path, monkeypatc
         assert capsys.readouterr().err.splitlines() == [text]
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
+def test_an_error_that_may_mean_a_held_lock_means_that_where_a_new_file_can_be_locked(
+    tmp_path, monkeypatch, capsys, number
+):
+    can_lock = True
+
+    def flock(descriptor: int, operation: int) -> None:
+        is_held = os.readlink(f"/proc/self/fd/{descriptor}").endswith("/.lock")
+        if operation != fcntl.LOCK_UN and (is_held or not can_lock):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UserError, match="another process is at work"), alone_in(tmp_path):
+        pytest.fail("two processes in one folder")
+    can_lock = False
+    with alone_in(tmp_path):
+        text = f"note: {tmp_path}: no locks here; run one process at a time"
+        assert capsys.readouterr().err.splitlines() == [text]
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
 def test_locks_that_fail_only_when_they_are_released_are_no_error(tmp_path, monkeypatch):
     def unlock(descriptor: int, operation: int) -> None:
         if operation == fcntl.LOCK_UN:
