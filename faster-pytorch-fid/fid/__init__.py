@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fid.environment import leave_out_unreadable
-from fid.process import end_in_one_line, keep_warnings_harmless
+from fid.process import end_in_one_line, end_thread, keep_warnings_harmless
 
 leave_out_unreadable()  # before any module imports PyTorch and tqdm
 keep_warnings_harmless()
 sys.excepthook = end_in_one_line
+threading.excepthook = end_thread
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days

@@ -22,7 +22,14 @@ from PIL import Image
 from fid import FILTERS, Size
 from fid.colour import is_foreign, is_srgb
 from fid.exif import upright
-from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes, note
+from fid.files import (
+    BROKEN_ZIP,
+    ScoreError,
+    check_limit,
+    most_bytes,
+    note,
+    of_the_machine,
+)
 from fid.listing import open_zip, zip_names
 from fid.names import FORMATS, composed
 
@@ -58,6 +65,8 @@ def decode_image(
     except (ScoreError, MemoryError):
         raise
     except Exception as error:  # decoders raise almost any exception on broken bytes
+        if of_the_machine(error):
+            raise
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None
 

@@ -210,7 +210,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if isinstance(error, MemoryError):
             bytearray(unpacked)  # raises again, unless only the arrays' headers claim more
         elif of_the_machine(error):
-            raise
+            hidden = error.__context__ if isinstance(error, zipfile.BadZipFile) else None
+            raise (hidden or error) from None
         raise ScoreError(f"{path}: not a readable npz ({error})") from None
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import zipfile
 
 import fid.statistics
 import numpy as np
@@ -139,6 +140,18 @@ def test_memory_or_a_disk_that_fails_says_nothing_about_an_npz(tmp_path, monkeyp
     monkeypatch.setattr(np, "load", fail)
     monkeypatch.setattr(fid.statistics, "bytearray", fail, raising=False)
     with pytest.raises(type(error)):
+        load_statistics(tmp_path / "good.npz", 3, {})
+
+
+def test_a_disk_error_that_zipfile_hides_says_nothing_about_an_npz(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        try:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError:
+            raise zipfile.BadZipFile("File is not a zip file")  # noqa: B904
+
+    monkeypatch.setattr(zipfile, "ZipFile", fail)
+    with pytest.raises(OSError, match="Input/output error"):
         load_statistics(tmp_path / "good.npz", 3, {})
 
 

@@ -25,6 +25,7 @@ from fault_case import (
     put,
 )
 
+GRADE = "grade.py solutions --config tiny.yml --data job --output out"
 OWN = f"{TRANSFORMER} --run own --tokenizer run/tokenizer/vqgan.safetensors"
 SET = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 LEFT: list[tuple[str, str, dict[str, str], str, int]] = [  # what, command, variables, said, code
@@ -35,6 +36,10 @@ LEFT: list[tuple[str, str, dict[str, str], str, int]] = [  # what, command, vari
     ("WORLD_SIZE=2 beside a training", OWN, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
     ("RANK=1 beside a stage 1", f"{TOKENIZER} --run own", {"RANK": "1"}, "is ignored", REPAIRED),
     ("WORLD_SIZE=2 beside a sweep", SWEEP, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
+    ("WORLD_SIZE=2 beside a grading", GRADE, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
+    ("an empty WORLD_SIZE beside a grading", GRADE, {"WORLD_SIZE": ""}, "WORLD_SIZE=''; allow", 2),
+    ("torchrun's variables beside a grading", GRADE, {**SET, "MASTER_PORT": "1"},
+     "grading runs in one process; start it without torchrun, unset WORLD_SIZE", 2),
     ("WORLD_SIZE=2 beside the scorer", SCORE, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
     ("an empty WORLD_SIZE", INPAINT, {"WORLD_SIZE": ""},
      "the environment has WORLD_SIZE=''; allowed are whole numbers from 1, or unset it", 2),
