@@ -36,10 +36,6 @@ LEFT: list[tuple[str, str, dict[str, str], str, int]] = [  # what, command, vari
     ("WORLD_SIZE=2 beside a training", OWN, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
     ("RANK=1 beside a stage 1", f"{TOKENIZER} --run own", {"RANK": "1"}, "is ignored", REPAIRED),
     ("WORLD_SIZE=2 beside a sweep", SWEEP, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
-    ("WORLD_SIZE=2 beside a grading", GRADE, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
-    ("an empty WORLD_SIZE beside a grading", GRADE, {"WORLD_SIZE": ""}, "WORLD_SIZE=''; allow", 2),
-    ("torchrun's variables beside a grading", GRADE, {**SET, "MASTER_PORT": "1"},
-     "grading runs in one process; start it without torchrun, unset WORLD_SIZE", 2),
     ("WORLD_SIZE=2 beside the scorer", SCORE, {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
     ("an empty WORLD_SIZE", INPAINT, {"WORLD_SIZE": ""},
      "the environment has WORLD_SIZE=''; allowed are whole numbers from 1, or unset it", 2),
@@ -147,6 +143,13 @@ CASES = [
            results=3)
       for form, other in (("NFC", "NFD"), ("NFD", "NFC"))
       for make, command in [_in(form, other)]),
+    *(Case(f"{what} beside a grading", GRADE, says,
+           lambda folder: shutil.copytree("truth", "solutions/a"), code, environment=environment)
+      for what, environment, says, code in (
+          ("WORLD_SIZE=2", {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
+          ("an empty WORLD_SIZE", {"WORLD_SIZE": ""}, "WORLD_SIZE=''; allowed are whole", 2),
+          ("torchrun's variables", {**SET, "MASTER_PORT": "1"},
+           "grading runs in one process; start it without torchrun, unset WORLD_SIZE", 2))),
     Case("results that lie next to another truth than their own", f"{SCORE} --metrics fid,paired",
          "truth: other files than those that the repairs hid (999 bytes); were they moved?",
          manifest_with(ground_truth_bytes=999), REPAIRED, replaced="results/manifest.json"),
