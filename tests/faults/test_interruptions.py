@@ -26,8 +26,6 @@ from fault_table import TABLE, WRITE, Cells, cells_in, write_matrix
 
 import utils.search.report
 import utils.search.storage
-import utils.sweep.page
-import utils.sweep.plots
 from utils.io.files import read_rows
 from utils.io.images import load_rgb
 
@@ -419,8 +417,6 @@ def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch)
     monkeypatch.setattr(utils.search.report, "save_plots", lambda *_: None)
     monkeypatch.setattr(utils.search.storage, "HEARTBEAT", 1)
     monkeypatch.setattr(utils.search.storage, "GRACE", 3)
-    monkeypatch.setattr(utils.sweep.plots, "STUDY_PLOTS", {})
-    monkeypatch.setattr(utils.sweep.page, "STUDY_PLOTS", {})
     name = request.param
     if name not in undisturbed:
         folder = tmp_path_factory.mktemp("undisturbed") / "workspace"
