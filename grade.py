@@ -32,8 +32,11 @@ def main() -> None:
     overrides = as_overrides(args, OPTIONS)
     config = load_config(args.config, overrides)
     from utils.data.datasets import InpaintingSet  # imports PyTorch, which takes seconds
+    from utils.distributed import world_size
     from utils.grading import Grader, save_tables
 
+    if world_size() > 1:
+        parser.error("grading runs in one process; start it without torchrun, unset WORLD_SIZE")
     dataset = InpaintingSet(args.data or config.data.root)
     grades = Grader(dataset, args.output, config, overrides).grade_all(args.folder)
     save_tables(args.output, grades, dataset)

@@ -6,6 +6,6 @@ The scorer stands alone in `faster-pytorch-fid/`; its package `fid` is importabl
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "faster-pytorch-fid"))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "faster-pytorch-fid"))  # before others
 
 import fid  # noqa: F401  heeds variables and Ctrl-C before any library is imported

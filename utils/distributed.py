@@ -1,6 +1,6 @@
 """Distributed processes started by torchrun, or a single process without it.
 
-Rank and world size come from torchrun's environment variables (the scorer's fid/process.py), so
+Rank and world size come from torchrun's environment variables (the scorer's fid/torchrun.py), so
 work without communication, such as repairing a folder, needs no process group.
 """
 
@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fid.process import Place, meet, place
+from fid.torchrun import Place, meet, place
 from torch import Tensor, nn
 
 from config.errors import UserError

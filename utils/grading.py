@@ -23,7 +23,7 @@ from utils.data.datasets import InpaintingSet
 from utils.data.pairs import check_same_size
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
-from utils.io.faults import raise_if_machine
+from utils.io.faults import first_line, line_about, raise_if_machine
 from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import list_images, load_rgb, tell_of_profile
 from utils.io.tables import csv_table, markdown_table
@@ -103,8 +103,8 @@ class Grader:
                 return recorded
             found = self._repaired(solution, files, place)
             found |= self._scored(Path(found["results"]), place)
-        except (UserError, RuntimeError, OSError) as error:  # grade the others anyway
-            found = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
+        except (UserError, RuntimeError, OSError, MemoryError) as error:  # grade the others anyway
+            found = {"error": line_about(error) or first_line(error)}
         grade = Grade(solution.name, fingerprint, **found)
         write_text(place / RECORD, json.dumps(asdict(grade)) + "\n")
         return grade

@@ -10,6 +10,7 @@ from fid import hooks  # noqa: F401  first: Ctrl-C and failed imports end in one
 
 # isort: split
 import re
+import threading
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fid.environment import leave_out_unreadable
-from fid.process import keep_warnings_harmless
+from fid.process import end_thread, keep_warnings_harmless
 
 leave_out_unreadable()  # before any module imports PyTorch and tqdm
 keep_warnings_harmless()
+threading.excepthook = end_thread
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days

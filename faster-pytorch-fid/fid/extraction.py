@@ -22,8 +22,8 @@ from torch import distributed as dist
 from fid.features import Backend
 from fid.files import ScoreError
 from fid.images import ImageSet
-from fid.process import meet, place
 from fid.statistics import FeatureStatistics
+from fid.torchrun import meet, place
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

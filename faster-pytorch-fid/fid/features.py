@@ -36,6 +36,7 @@ FID_WEIGHTS_URL = (
     "pt_inception-2015-12-05-6726825d.pth"
 )
 FID_HASH_PREFIX = "6726825d"
+NOT_FETCHED = (OSError, HTTPException, RuntimeError)  # urllib's URLError is an OSError
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
@@ -97,7 +98,7 @@ def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_in_name and hash_in_name[1])
-    except (OSError, HTTPException, RuntimeError) as error:  # urllib's URLError is an OSError
+    except NOT_FETCHED as error:
         reason = getattr(error, "reason", None) or error
         raise ScoreError(
             f"cannot download the weights ({reason}): fetch {url} by hand and put it at {path}, "
@@ -218,7 +219,9 @@ def dinov2(options: BackendOptions) -> Backend:
     user_path(torch.hub.get_dir())  # without a home it would be made in the current folder
     try:
         network = torch.hub.load("facebookresearch/dinov2", "dinov2_vitl14", trust_repo=True)
-    except OSError as error:  # urllib's URLError is one
+    except NOT_FETCHED as error:
+        if isinstance(error, RuntimeError) and of_the_machine(error):
+            raise
         raise ScoreError(
             f"dinov2: torch.hub cannot fetch facebookresearch/dinov2 ({error}); it needs a "
             "network once, or a filled torch hub cache"

@@ -44,7 +44,10 @@ BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
-PLACES = {errno.ENOENT: "the current folder"}  # errors without a file name; others: the output
+PLACES = {  # subject of an error without a file name
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), "output"),
+    errno.ENOENT: "the current folder",
+}
 
 
 class ScoreError(Exception):
@@ -65,13 +68,13 @@ def note(text: str, once: str = "") -> None:
         print(f"note: {ScoreError(text)}", file=sys.stderr)
 
 
-def of_the_machine(error: BaseException, path: Path | str = "output") -> str | None:
+def of_the_machine(error: BaseException, path: Path | str = "input or output") -> str | None:
     """Message for an error of memory or disk; None for any other error. path: if it names none."""
     texts = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
     if isinstance(error, zipfile.BadZipFile) and error.__context__:
         error = error.__context__  # zipfile hides a disk error behind BadZipFile
-    if isinstance(error, OSError):
-        if error.errno in (None, errno.EINVAL, errno.EBADF):
+    if isinstance(error, OSError) and error.errno:
+        if error.errno in (errno.EINVAL, errno.EBADF):
             return None
         return f"{error.filename or PLACES.get(error.errno, path)}: {error.strerror}"
     if "can't start new thread" in str(error):

@@ -58,6 +58,8 @@ def decode_image(
     except (ScoreError, MemoryError):
         raise
     except Exception as error:  # decoders raise almost any exception on broken bytes
+        if of_the_machine(error):
+            raise
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None
 

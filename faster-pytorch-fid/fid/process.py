@@ -1,6 +1,6 @@
-"""Process environment: warnings, signals, standard streams, torchrun.
+"""Process environment: warnings, signals, standard streams.
 
-The suite uses it too (utils/cli.py, utils/distributed.py).
+The suite uses it too (utils/cli.py).
 """
 
 from __future__ import annotations
@@ -10,27 +10,25 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import timedelta
-from functools import cache
 from types import FrameType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
-from fid.files import ScoreError
+from fid.files import of_the_machine
 from fid.hooks import end_import
 
 READER_GONE = 141  # the shell's code for SIGPIPE
+ELASTIC = "TORCHELASTIC_RUN_ID"  # variable that only torchrun sets
 STOPS = [  # signals that ask a process to end: from shells, closed terminals, batch systems
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
     if hasattr(signal, name)  # Windows has only two of them
 ]
 INSISTING = [  # a second one is intended; others are resent automatically, all of them by torchrun
-    number for number in STOPS[:3] if "TORCHELASTIC_RUN_ID" not in os.environ
+    number for number in STOPS[:3] if ELASTIC not in os.environ
 ]
-COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: smallest value
-MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 def keep_warnings_harmless() -> None:
@@ -41,8 +39,14 @@ def keep_warnings_harmless() -> None:
         warnings.filters.extend(filters)
 
 
+def end_thread(failed: threading.ExceptHookArgs) -> None:
+    """A `threading.excepthook`; a library repeats memory and disk errors in the main thread."""
+    if not (failed.exc_value and of_the_machine(failed.exc_value)):
+        threading.__excepthook__(failed)
+
+
 @contextlib.contextmanager
-def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+def handled(handler: Callable[[int, FrameType | None], Any] | int) -> Iterator[None]:
     """Install a handler for `STOPS`; signals already ignored, as under nohup, stay ignored."""
     free = [n for n in STOPS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, handler) for number in free}
@@ -142,61 +146,3 @@ class _Notes:
 
     def flush(self) -> None:
         _flush_or_drop(self._stream)
-
-
-class Place(NamedTuple):
-    """Rank, world size, and rank on this machine."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-
-
-def place() -> Place:
-    """This process's place under torchrun; a single process if torchrun's variables are incomplete.
-
-    Leftover variables of an outer job are ignored with a note. Raises `ScoreError` for invalid
-    values.
-    """
-    return _place(tuple(os.environ.get(name) for name in (*COUNTS, *MEETING)))
-
-
-@cache  # so that the note is printed once
-def _place(values: tuple[str | None, ...]) -> Place:
-    found = dict(zip((*COUNTS, *MEETING), values, strict=True))
-    for name, smallest in COUNTS.items():
-        text = found[name]
-        if text is not None and not (text.isdecimal() and int(text) >= smallest):
-            allowed = f"allowed are whole numbers from {smallest}, or unset it"
-            raise ScoreError(f"the environment has {name}={text!r}; {allowed}")
-    asked = Place(*(int(found[name] or smallest) for name, smallest in COUNTS.items()))
-    missing = [name for name, text in found.items() if not text]
-    if missing:
-        if asked.rank or asked.world_size > 1:
-            has = ", ".join(f"{name}={found[name]}" for name in COUNTS if found[name] is not None)
-            lacks = ", ".join(missing)
-            print(f"note: {has} is ignored: torchrun would also set {lacks}", file=sys.stderr)
-        return Place()
-    if asked.rank >= asked.world_size:
-        raise ScoreError(
-            f"the environment has RANK={asked.rank} and WORLD_SIZE={asked.world_size}; ranks count "
-            "from 0 to below the size; unset both, or start with torchrun"
-        )
-    return asked
-
-
-def meet(backend: str, patience: timedelta) -> None:
-    """Connect torchrun's processes; ``patience`` is the timeout of this and all later exchanges.
-
-    Raises `ScoreError` if they cannot connect.
-    """
-    import torch.distributed as dist  # imported here: a single process does not need it
-
-    try:
-        dist.init_process_group(backend, timeout=patience)
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ScoreError(
-            f"the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT: {reason}; "
-            "without torchrun, unset WORLD_SIZE"
-        ) from error

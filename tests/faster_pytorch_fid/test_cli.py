@@ -11,8 +11,8 @@ import unicodedata
 import warnings
 import zipfile
 
-import fid.process
 import fid.scoring
+import fid.torchrun
 import fid_score_gpu
 import numpy as np
 import pytest
@@ -604,7 +604,7 @@ def test_memory_that_runs_out_is_one_line(lab, command, monkeypatch, error):
 
 
 def test_variables_that_an_outer_job_left_are_ignored_or_named(lab, command, monkeypatch):
-    fid.process._place.cache_clear()
+    fid.torchrun._place.cache_clear()
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, said = command("--predicted-path", lab / "test_results")
     assert (code, said.count("note: WORLD_SIZE=2 is ignored")) == (0, 1)

@@ -1,5 +1,6 @@
 """DINOv2 comes through torch.hub: a stand-in network, and the line when there is no network."""
 
+import http.client
 import urllib.error
 
 import pytest
@@ -30,9 +31,18 @@ def test_dinov2_is_asked_of_torch_hub_and_fed_imagenet_normalised_images(monkeyp
     assert backend.key("fid") == "frechet_distance_dinov2"
 
 
-def test_dinov2_without_a_network_is_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.URLError("no route"),
+        RuntimeError("It looks like there is no route to the internet"),  # of torch.hub
+        http.client.InvalidURL("no route: '//x'"),  # of a proxy
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_dinov2_without_a_network_is_one_line(monkeypatch, error):
     def load(*_, trust_repo):
-        raise urllib.error.URLError("no route")
+        raise error
 
     monkeypatch.setattr(torch.hub, "load", load)
     with pytest.raises(ScoreError, match=r"dinov2: torch.hub cannot fetch .*no route"):

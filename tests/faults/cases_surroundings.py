@@ -28,6 +28,9 @@ from fault_case import (
 )
 
 EARLIER = "out/test_results/manifest.json"
+HUB = f"{INPAINT} --set pretrained=somebody/cats --set run=none"
+DINOV2 = f"{SCORE.partition(' --dims')[0]} --features dinov2 --predicted-path results"
+GRADE = "grade.py solutions --config tiny.yml --data job --output out"
 OWN = f"{TRANSFORMER} --run own --tokenizer run/tokenizer/vqgan.safetensors"
 SET = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 LEFT: list[tuple[str, str, dict[str, str], str, int]] = [  # what, command, variables, said, code
@@ -132,6 +135,10 @@ APART = [  # what, command, flags of Python, variables, what is said, code
      "max_split_size_mb=512"}, "is ignored; allowed are OPTION:VALUE", REPAIRED),
     ("a C++ compiler that is gone", f"{OWN} --set training.compile=true", "-B", {"CXX": "gone/g++",
      "TORCHINDUCTOR_CACHE_DIR": "cache"}, "torch.compile failed: No working C++ compiler found", 2),
+    *((f"networks of the Hub behind a proxy {proxy}", HUB, "-B", {"https_proxy": proxy},
+       "somebody/cats: no such folder", 2) for proxy in ("socks5://127.0.0.1:9", "http://[::1")),
+    ("a network of torch.hub behind a proxy that is gone", DINOV2, "-B", {"TORCH_HOME": "hub",
+     "https_proxy": "http://127.0.0.1:9"}, "dinov2: torch.hub cannot fetch", 2),
     ("a screen that Matplotlib does not know", f"{OWN} --epochs 1", "-B", {"MPLBACKEND": "x"}, "",
      REPAIRED),
 ]  # fmt: skip
@@ -158,6 +165,16 @@ CASES = [
            results=3)
       for form, other in (("NFC", "NFD"), ("NFD", "NFC"))
       for make, command in [_in(form, other)]),
+    *(Case(f"{what} beside a grading", GRADE, says,
+           lambda folder: shutil.copytree("truth", "solutions/a"), code, environment=environment)
+      for what, environment, says, code in (
+          ("WORLD_SIZE=2", {"WORLD_SIZE": "2"}, "is ignored", REPAIRED),
+          ("an empty WORLD_SIZE", {"WORLD_SIZE": ""}, "WORLD_SIZE=''; allowed are whole", 2),
+          ("torchrun's variables", {**SET, "MASTER_PORT": "1"},
+           "grading runs in one process; start it without torchrun, unset WORLD_SIZE", 2))),
+    Case("a fid package of somebody else on PYTHONPATH", INPAINT, "",
+         put("theirs/fid/__init__.py", "raise SystemExit('theirs')"), REPAIRED, results=3,
+         environment={"PYTHONPATH": "theirs"}, flags="-B"),
     Case("results that lie next to another truth than their own", f"{SCORE} --metrics fid,paired",
          "truth: other files than those that the repairs hid (999 bytes); were they moved?",
          manifest_with(ground_truth_bytes=999), REPAIRED, replaced="results/manifest.json"),

@@ -96,7 +96,7 @@ def test_what_the_system_refuses_is_one_line_with_the_file(capsys, number):
     [
         (RuntimeError("can't start new thread"), "threads and processes (ulimit -u): Resource "),
         (FileNotFoundError(errno.ENOENT, "of os.getcwd()"), "the current folder: No such file"),
-        (OSError("Input/output error (os error 5)"), "output: Input/output error"),
+        (OSError("Input/output error (os error 5)"), "input or output: Input/output error"),
         (OSError(errno.EROFS, "x"), "output: Read-only file system"),
         (
             FileNotFoundError(errno.ENOENT, "No usable temporary directory found in []"),

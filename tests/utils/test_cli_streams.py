@@ -55,6 +55,19 @@ def test_output_that_finds_no_room_is_one_line_after_the_work(tmp_path):
     assert ended.stderr.decode() == "noted\nerror: output: No space left on device\n"
 
 
+@pytest.mark.parametrize(("number", "shown"), [("ENOSPC", 0), ("EINVAL", 1)])
+def test_a_full_disk_in_a_thread_of_a_library_is_left_to_the_main_thread(tmp_path, number, shown):
+    body = "os.fsencode(''); import errno, threading; from tensorboard.summary.writer import "
+    body += "event_file_writer as w; f = type('F', (), {'write': lambda *_: (_ for _ in ()).throw("
+    body += f"OSError(errno.{number}, os.strerror(errno.{number}), 'events'))" + ", 'flush': int})"
+    body += "; a = w._AsyncWriter(f()); a.write(b'x'); a._worker.join(); a.flush()"
+    ended = shell(body, "", tmp_path).stderr.decode()
+    assert (ended.count("Exception in thread"), "error: events: No space" in ended) == (
+        shown,
+        not shown,
+    )
+
+
 def test_a_reader_that_leaves_ends_a_script_quietly_as_sigpipe_would(tmp_path):
     body = "[print('line', n, flush=True) for n in range(100_000)]"
     ended = shell(body, "; echo $? > code) | (head -1", tmp_path)

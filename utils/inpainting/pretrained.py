@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from config.errors import UserError
+from config.errors import StopRequested, UserError
 from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from config.section import user_path
 from utils.distributed import is_main
+from utils.io.faults import first_line
 from utils.io.notes import note, note_once
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,11 +32,6 @@ def pretrained_folder(name: str | Path) -> Path:
         raise UserError(f"{name}: has no {TOKENIZER} and {TRANSFORMER}")
     try:
         from huggingface_hub import constants, snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
     except ImportError:
         raise UserError(
             f"{name}: no such folder; a name on the Hugging Face Hub needs pip install "
@@ -44,8 +40,10 @@ def pretrained_folder(name: str | Path) -> Path:
     user_path(constants.HF_HUB_CACHE)  # without a home it would be made in the current folder
     try:
         return Path(snapshot_download(str(name)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except StopRequested:
+        raise
+    except Exception as error:  # httpx has its own, and others for proxies that it cannot use
+        reason = first_line(error)
         raise UserError(f"{name}: no such folder, nor to be had from the Hub ({reason})") from None
 
 

@@ -23,7 +23,8 @@ OUT_OF_REACH = {  # errors of the user's files and disks; any other is a bug of 
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY),
     *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
 }
-PLACES = {  # subject of an error without a file name, if not the output
+PLACES = {  # subject of an error without a file name
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), "output"),
     errno.EAGAIN: "threads and processes (ulimit -u)",
     errno.EMFILE: "open files (ulimit -n)",
     errno.ENOENT: "the current folder",
@@ -79,7 +80,7 @@ def line_about(error: BaseException) -> str | None:
         return None
     if NO_TEMPORARY in str(error):
         return f"TMPDIR: {error.strerror}"
-    place = getattr(error, "filename", None) or PLACES.get(number, "output")
+    place = getattr(error, "filename", None) or PLACES.get(number, "input or output")
     return f"{place}: {os.strerror(number)}"
 
 

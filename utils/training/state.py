@@ -23,8 +23,9 @@ from torch import Tensor
 
 from config.errors import UserError
 from utils.distributed import is_main
-from utils.io.faults import first_line, is_out_of_memory, raise_if_machine, refusal
+from utils.io.faults import is_out_of_memory, raise_if_machine, refusal
 from utils.io.files import atomic
+from utils.weights.store import write_tensors
 
 State = dict[str, Any]
 Resume = bool | Literal["auto"]
@@ -116,10 +117,7 @@ def settings_that_count(settings: dict[str, Any]) -> dict[str, Any]:
 def save_state(path: Path, state: State) -> None:
     """Write a training state, e.g. state.pt; the existing one becomes state.previous.pt."""
     with atomic(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # how PyTorch reports a write that failed
-            raise UserError(f"{path}: cannot be written: {first_line(error)}") from None
+        write_tensors(temporary, state)
         if path.exists():
             path.replace(previous(path))
 

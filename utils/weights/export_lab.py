@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from config.errors import UserError
 from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_line, run
-from utils.io import faults
 from utils.io.files import atomic
 from utils.weights.description import TOKENIZER, TRANSFORMER, read_header
 from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import PREFIXES, to_lab
 from utils.weights.lab_naming import LAYOUTS, VARIANTS, Naming, Settled, Weights
-from utils.weights.store import load_tokenizer, load_transformer
+from utils.weights.store import load_tokenizer, load_transformer, write_tensors
 
 OPTIONS = {  # flag: key that it overrides, type, help
     "--transformer": ("transformer.weights", str, "transformer weights file"),
@@ -84,10 +81,7 @@ def _needs(kind: str, description: TokenizerConfig | TransformerConfig) -> list[
 
 def _save(path: Path, weights: Weights) -> None:
     with atomic(path) as temporary:
-        try:
-            torch.save({key: value.contiguous() for key, value in weights.items()}, temporary)
-        except RuntimeError as error:  # how PyTorch reports a failed write
-            raise UserError(f"{path}: cannot be written: {faults.first_line(error)}") from None
+        write_tensors(temporary, {key: value.contiguous() for key, value in weights.items()})
 
 
 def _naming(

@@ -50,6 +50,7 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
         raise UserError(f"{path}: is in our form already; give it as *.safetensors to --{kind}")
     content: object
     try:
+        path.open("rb").close()  # safetensors calls a file missing that it may not open
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:

@@ -51,6 +51,15 @@ def save_weights(
         temporary.write_bytes(save(weights, {HEADER: json.dumps(header, sort_keys=True)}))
 
 
+def write_tensors(path: Path, content: Any) -> None:
+    """`torch.save`, which reports any failed write alike, with the system's own error."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
 def load_tokenizer(path: Path, expected: TokenizerConfig) -> VQGAN:
     """Build the VQGAN that a file describes, in eval mode and without gradients.
 
@@ -107,12 +116,16 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
 
         return read_network(path, KINDS[kind], expected)
     try:
+        path.open("rb").close()  # safetensors calls a file missing that it may not open
         with safe_open(path, framework="pt") as file:
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return weights, kind.model_validate(read_header(path)["config"])
     except (SafetensorError, OSError) as error:
         raise_if_machine(error, path)
         raise UserError(f"{path}: damaged or no safetensors file ({error})") from None
+    except (RuntimeError, MemoryError) as error:
+        raise_if_machine(error, path)
+        raise
     except (KeyError, ValidationError):
         found, wanted = described(path), KINDS[kind]
         held = (

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from config.errors import UserError
+from config.errors import StopRequested, UserError
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.job import inpaint_set
@@ -190,26 +190,40 @@ def test_a_name_of_the_hub_needs_its_library(monkeypatch):
         pretrained_folder("somebody/cats")
 
 
-def test_a_name_of_the_hub_is_fetched(monkeypatch, folder):
-    class Refused(Exception):
-        pass
+@pytest.fixture
+def hub(monkeypatch, folder) -> ModuleType:
+    """The library of the Hub, which has every name."""
+    library = ModuleType("huggingface_hub")
+    library.constants = SimpleNamespace(HF_HUB_CACHE=str(folder))
+    library.snapshot_download = lambda name: str(folder)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+    return library
 
-    hub, errors = ModuleType("huggingface_hub"), ModuleType("huggingface_hub.errors")
-    for name in ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError"):
-        setattr(errors, name, Refused)
-    asked, hub.constants = [], SimpleNamespace(HF_HUB_CACHE=str(folder))
+
+def test_a_name_of_the_hub_is_fetched(hub, folder):
+    asked = []
     hub.snapshot_download = lambda name: asked.append(name) or str(folder)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
     assert pretrained_folder("somebody/cats") == folder
     assert asked == ["somebody/cats"]
 
+
+@pytest.mark.parametrize("kind", [OSError, ValueError, ImportError, Exception])
+def test_what_the_hub_or_a_proxy_before_it_refuses_is_one_line(hub, kind):
     def refuse(name: str) -> None:
-        raise Refused("404\nnot found")
+        raise kind("404\nnot found")
 
     hub.snapshot_download = refuse
     with pytest.raises(UserError, match=r"somebody/dogs: no such folder, .* Hub \(404\)$"):
         pretrained_folder("somebody/dogs")
+
+
+def test_a_signal_during_a_download_from_the_hub_stops_the_script(hub):
+    def stop(name: str) -> None:
+        raise StopRequested("ended by SIGTERM")
+
+    hub.snapshot_download = stop
+    with pytest.raises(StopRequested, match="ended by SIGTERM"):
+        pretrained_folder("somebody/cats")
 
 
 def test_the_container_is_set_up_by_the_makefile():

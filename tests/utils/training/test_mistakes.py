@@ -56,7 +56,7 @@ def small(tmp_path):
 
 
 def test_a_full_disk_while_saving_a_state_is_one_line(small):
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
         save_state(small / "state.pt", {"w": torch.zeros(100_000)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ from config.schema import TokenizerConfig
 from utils.training.state import Opening, clear_run, load_state, open_state, previous, save_state
 from utils.weights.description import HEADER, read_header
 from utils.weights.lab_file import read_lab_file
-from utils.weights.store import load_tokenizer, load_transformer, save_weights
+from utils.weights.store import load_tokenizer, load_transformer, save_weights, write_tensors
 
 
 @pytest.fixture
@@ -319,7 +320,7 @@ def test_a_crash_while_saving_leaves_both_states(tmp_path, monkeypatch):
         save_state(path, {"step": step})
 
     def half(_state, temporary):
-        temporary.write_bytes(b"half")
+        temporary.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half)
@@ -353,3 +354,21 @@ def test_memory_that_runs_out_while_a_labs_file_is_read_is_no_damage(tmp_path, m
 
     monkeypatch.setattr(torch, "load", fail)
     assert message(read_lab_file, path).startswith(f"out of memory while reading {path}")
+
+
+def test_weights_that_may_not_be_opened_are_not_called_missing(saved, tokenizer, monkeypatch):
+    foreign = saved.with_name("theirs.safetensors")
+    save_file({"pos_emb": torch.zeros(3)}, foreign)
+
+    def refuse(path: Path, *_: object) -> None:  # root may open every file
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    reason = "cannot be read: Permission denied; it stays as it is"
+    assert message(load_tokenizer, saved, tokenizer.config) == f"{saved}: {reason}"
+    assert message(read_lab_file, foreign) == f"{foreign}: {reason}"
+
+
+def test_a_failed_write_of_tensors_says_the_systems_reason():
+    with pytest.raises(OSError, match="No space left on device"):
+        write_tensors(Path("/dev/full"), {"w": torch.zeros(100_000)})

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from fid import process
+from fid import torchrun
 from fid.files import ScoreError
-from fid.process import COUNTS, MEETING, Place, place
+from fid.process import ELASTIC
+from fid.torchrun import COUNTS, MEETING, Place, place
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
@@ -21,7 +29,7 @@ def among(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setitem(os.environ, name, value)
-        process._place.cache_clear()
+        torchrun._place.cache_clear()
         return place()
 
     return found
@@ -69,3 +77,47 @@ def test_a_value_that_no_launcher_sets_is_named(among, name, value, others):
 def test_a_rank_beyond_the_size_is_named(among):
     with pytest.raises(ScoreError, match="RANK=3 and WORLD_SIZE=3; ranks count from 0"):
         among(**{**WHOLE, "RANK": "3"})
+
+
+ALONE = """
+import sys, datetime; sys.path.insert(0, sys.argv[1])
+from fid import torchrun
+from fid.files import ScoreError
+torchrun.MEETING_TIME = datetime.timedelta(seconds=float(sys.argv[2]))
+try: torchrun.meet("gloo", datetime.timedelta(hours=2))
+except ScoreError as error: print(error, file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def alone() -> Callable[[float], subprocess.Popen]:
+    """A process with the variables of a job of two whose other process never comes."""
+
+    def started(seconds: float) -> subprocess.Popen:
+        with socket.create_server(("127.0.0.1", 0)) as found_free:
+            port = str(found_free.getsockname()[1])
+        left = {**WHOLE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        left = {**os.environ, **left, "MASTER_PORT": port}
+        left.pop(ELASTIC, None)
+        command = [sys.executable, "-c", ALONE, str(Path(torchrun.__file__).parents[1])]
+        return subprocess.Popen(
+            [*command, str(seconds)], env=left, text=True, stderr=subprocess.PIPE
+        )
+
+    return started
+
+
+def test_a_process_whose_others_never_come_says_so_and_ends(alone):
+    said = alone(1).communicate(timeout=60)[1].splitlines()
+    assert said[0].startswith("note: process 1 of 2 waits at 127.0.0.1:")
+    assert said[0].endswith(" for the others; if there are none, unset WORLD_SIZE")
+    assert said[-1].startswith("the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_a_process_that_waits_for_the_others(alone, number):
+    process = alone(60)
+    assert process.stderr.readline().startswith("note: process 1 of 2 waits")
+    time.sleep(0.5)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == -number
