@@ -137,11 +137,12 @@ def main() -> None:
     timing = inpaint_set(config, dataset, output, restart=args.restart, verbose=args.verbose)
     results = output / RESULTS
     if not timing["repaired"]:
-        print(f"all {timing['skipped']} images were done (--restart repairs them again): {results}")
+        print(f"all results exist already (--restart repairs them again): {results}")
         return
-    skipped = f", {timing['skipped']} were done (--restart repairs them again)"
+    skipped = f", {timing['skipped']} existed already (--restart repairs them again)"
+    images = "1 image" if timing["repaired"] == 1 else f"{timing['repaired']} images"
     print(
-        f"{timing['repaired']} images repaired in {timing['seconds']:.1f} s "
+        f"{images} repaired in {timing['seconds']:.1f} s "
         f"({timing['images_per_second']:.2g} images/s, seed {config.seed}{share}): "
         f"{results}{skipped if timing['skipped'] else ''}"
     )

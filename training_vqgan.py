@@ -33,10 +33,10 @@ def main() -> None:
     add_config_arguments(parser, OPTIONS)
     add_start_arguments(parser)
     add_ignored_flags(parser)
-    parser.add_argument("--tokenizer", type=Path, help="start from these weights")
+    parser.add_argument("--tokenizer", type=Path, help="weights to start from: ours, or a lab .pt")
     args = parser.parse_args()
     if args.tokenizer and args.resume is True:
-        parser.error("--tokenizer gives a new run its weights; give one of them, not --resume")
+        parser.error("--tokenizer is for new runs; leave it out to continue this one")
     config = load_config(args.config, as_overrides(args, OPTIONS))
     from utils.training.tokenizer import train_tokenizer  # PyTorch takes seconds to import
 
