@@ -125,7 +125,7 @@ def token_loss(
 
 
 def _hidden_alone_is_cheaper(device: torch.device) -> bool:
-    """On a CPU logits at hidden positions alone are cheaper; on a GPU counting them costs a sync."""
+    """Whether to compute logits at hidden positions only; on a GPU counting them costs a sync."""
     return device.type == "cpu"
 
 

@@ -159,8 +159,7 @@ def add_start_arguments(parser: ArgumentParser) -> None:
         choices=("auto",),
         const=True,
         default=False,
-        help="continue from the last checkpoint; auto: or start, if there is none yet, for jobs that "
-        "are requeued",
+        help="continue from the last checkpoint; auto: start where there is none, for requeued jobs",
     )
     start.add_argument("--restart", action="store_true", help="start over and replace the run")
     parser.add_argument(

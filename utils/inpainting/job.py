@@ -129,7 +129,7 @@ class Job:
             rounds = self.inpainter.repair_in_windows(item.image, item.hole, item.index, sample)
             images: list[np.ndarray] = []
             for image in tqdm(
-                rounds, f"{printable(item.name)}, in windows", unit="step", leave=False
+                rounds, f"{printable(item.name)} in windows", unit="step", leave=False
             ):
                 images = [*images, image] if is_animated else [image]
             if verbose:
