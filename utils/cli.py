@@ -159,7 +159,7 @@ def add_start_arguments(parser: ArgumentParser) -> None:
         choices=("auto",),
         const=True,
         default=False,
-        help="continue from the last checkpoint; auto: start where there is none, for requeued jobs",
+        help="continue from the last checkpoint; auto: or start (for requeued jobs)",
     )
     start.add_argument("--restart", action="store_true", help="start over and replace the run")
     parser.add_argument(
