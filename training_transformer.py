@@ -120,7 +120,7 @@ def main() -> None:
         config = load_config(args.config, [*overrides, *best.items()])
     if args.lr_search_only:
         return
-    weights = train_transformer(
+    train_transformer(
         config,
         resume=args.resume or bool(args.start_from_epoch),
         restart=args.restart or args.start_from_epoch == 0,
@@ -128,7 +128,6 @@ def main() -> None:
         from_epoch=args.start_from_epoch,
         start=start,
     )
-    print(f"transformer weights: {weights}")
 
 
 if __name__ == "__main__":

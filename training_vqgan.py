@@ -40,14 +40,13 @@ def main() -> None:
     config = load_config(args.config, as_overrides(args, OPTIONS))
     from utils.training.tokenizer import train_tokenizer  # PyTorch takes seconds to import
 
-    weights = train_tokenizer(
+    train_tokenizer(
         config,
         resume=args.resume,
         restart=args.restart,
         allow_config_change=args.allow_config_change,
         start=args.tokenizer,
     )
-    print(f"tokenizer weights: {weights}")
 
 
 if __name__ == "__main__":
