@@ -16,7 +16,7 @@ from utils.cli import ArgumentParser, add_config_arguments, as_overrides, first_
 
 OPTIONS = {  # flag: overridden key, type, help
     "--tokenizer": ("tokenizer.weights", str, "tokenizer of solutions that bring none"),
-    "--features": ("scoring.features", str, "of the score: efficientnet-lite0, inception for FID"),
+    "--features": ("scoring.features", str, "efficientnet-lite0, or inception for FID"),
     "--seed": ("seed", int, "seed of the decoding noise"),
     "--device": ("device", str, "auto, cpu, cuda or cuda:N"),
 }
@@ -26,8 +26,12 @@ def main() -> None:
     parser = ArgumentParser(description=first_line(__doc__))
     parser.add_argument("folder", type=Path, help="folder of solutions")
     add_config_arguments(parser, OPTIONS)
-    parser.add_argument("--data", type=Path, help="data with ground truth (default data.root)")
-    parser.add_argument("--output", type=Path, default=Path("grades"), help="folder for results")
+    parser.add_argument(
+        "--data", type=Path, help="prepared folder with ground truth (default data.root)"
+    )
+    parser.add_flag(
+        "--output", type=Path, default=Path("grades"), help="folder for results (default grades)"
+    )
     args = parser.parse_args()
     overrides = as_overrides(args, OPTIONS)
     config = load_config(args.config, overrides)

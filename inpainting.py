@@ -16,6 +16,7 @@ from utils.cli import (
     add_ignored_flags,
     as_overrides,
     run,
+    run_folder,
     schedule_name,
     steps_or_all,
     weights_or_run,
@@ -65,11 +66,18 @@ OPTIONS = {  # flag: key that it overrides, type, help
         "transformer weights: ours, or a lab .pt",
     ),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
+    "--run": ("run", run_folder, "folder of the run, with its weights"),
 }
 
 
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
+    parser.add_flag(
+        "--output",
+        type=Path,
+        default=Path(),
+        help="folder for test_results/ and the other outputs (default: current folder)",
+    )
     add_config_arguments(parser, OPTIONS)
     parser.add_argument(
         "--data", type=Path, help="folder with masked_image/ and mask64/ (default data.root)"
@@ -81,12 +89,6 @@ def build_parser() -> ArgumentParser:
     }
     for flag, text in inputs.items():
         parser.add_flag(flag, type=Path, help=text)
-    parser.add_flag(
-        "--output",
-        type=Path,
-        default=Path(),
-        help="folder for test_results/ and the other outputs (default: current folder)",
-    )
     add_ignored_flags(parser)
     parser.add_argument(
         "--mask-threshold",
@@ -137,11 +139,12 @@ def main() -> None:
     timing = inpaint_set(config, dataset, output, restart=args.restart, verbose=args.verbose)
     results = output / RESULTS
     if not timing["repaired"]:
-        print(f"all {timing['skipped']} images were done (--restart repairs them again): {results}")
+        print(f"all results exist already (--restart repairs them again): {results}")
         return
-    skipped = f", {timing['skipped']} were done (--restart repairs them again)"
+    skipped = f", {timing['skipped']} existed already (--restart repairs them again)"
+    images = "1 image" if timing["repaired"] == 1 else f"{timing['repaired']} images"
     print(
-        f"{timing['repaired']} images repaired in {timing['seconds']:.1f} s "
+        f"{images} repaired in {timing['seconds']:.1f} s "
         f"({timing['images_per_second']:.2g} images/s, seed {config.seed}{share}): "
         f"{results}{skipped if timing['skipped'] else ''}"
     )

@@ -31,14 +31,18 @@ def parser() -> ArgumentParser:
     images.add_argument("source", type=Path, help="folder of any depth, or zip file")
     images.set_defaults(split=[12000, 2253, 747])
     for part in (photos, images):
-        part.add_argument("--out", type=Path, required=True, help="folder to write")
+        part.add_argument("--out", "--output", type=Path, required=True, help="folder to write")
         part.add_argument(
-            "--split", type=int, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="images in each"
+            "--split",
+            type=int,
+            nargs=3,
+            metavar=("TRAIN", "VAL", "TEST"),
+            help="images in each (default {} {} {})".format(*part.get_default("split")),
         )
-        part.add_argument("--image-size", type=int, default=64, help="pixels of a side (64)")
-        part.add_argument("--seed", type=int, default=0, help="of the shuffle and the holes (0)")
+        part.add_argument("--image-size", type=int, default=64, help="side in pixels (default 64)")
+        part.add_argument("--seed", type=int, default=0, help="of shuffle and holes (default 0)")
         part.add_argument(
-            "--holes", choices=HOLE_KINDS, default="lab", help="shape of the test holes (lab)"
+            "--holes", choices=HOLE_KINDS, default="lab", help="shape in test/ (default lab)"
         )
         part.add_argument(
             "--hole-share",
@@ -46,9 +50,9 @@ def parser() -> ArgumentParser:
             nargs=2,
             default=DEFAULT_SHARE,
             metavar=("LOW", "HIGH"),
-            help="hidden part of a test image, 0.01 to 0.9 ({:g} {:g})".format(*DEFAULT_SHARE),
+            help="hidden part of a test image (default {:g} {:g})".format(*DEFAULT_SHARE),
         )
-        part.add_argument("--workers", type=int, default=4, help="decoding threads (4)")
+        part.add_argument("--workers", type=int, default=4, help="reading threads (default 4)")
         part.add_argument("--force", action="store_true", help="replace another data set in --out")
     return top
 

@@ -17,8 +17,8 @@ from utils.cli import ArgumentParser, add_config_arguments, as_overrides, positi
 from utils.sweep.plan import STUDIES, plan
 
 OPTIONS = {  # flag: key that it overrides, type, help
-    "--run": ("run", str, "folder of the run"),
     "--transformer": ("transformer.weights", str, "transformer weights: ours, or a lab .pt"),
+    "--run": ("run", str, "folder of the run"),
     "--tokenizer": ("tokenizer.weights", str, "tokenizer weights: ours, or a lab .pt"),
     "--features": ("scoring.features", str, "efficientnet-lite0, or inception for FID"),
     "--seed": ("seed", int, "first seed of the decoding noise"),
@@ -39,11 +39,11 @@ def main() -> None:
     parser.add_argument(
         "study", nargs="+", help=f"{', '.join(STUDIES)}: one or several; or: grid FILE"
     )
+    parser.add_flag("--output", type=Path, help="folder for results (default <run>/sweep)")
     add_config_arguments(parser, OPTIONS)
     parser.add_argument(
         "--data", type=Path, help="prepared folder with ground truth (default data.root)"
     )
-    parser.add_argument("--output", type=Path, help="folder for results (default <run>/sweep)")
     parser.add_argument(
         "--seeds", type=few, default=SEEDS, help=f"repeat each setting (default {SEEDS})"
     )
@@ -73,7 +73,7 @@ def main() -> None:
             page = save_study_page(folder, sweep, table)
             print((folder / MARKDOWN).read_text(encoding="utf-8"))
             print(f"report: {page}")
-        print(f"{computed} cells computed, the rest reused: {output}")
+        print(f"{computed} cells computed now, any others reused: {output}")
 
 
 if __name__ == "__main__":

@@ -49,17 +49,17 @@ def argument_parser() -> ArgumentParser:
         "--start-from-epoch",
         type=int,
         metavar="N",
-        help="resume from the run's last checkpoint, which must be after epoch N; 0: start over",
+        help="resume from the run's last checkpoint, which must be after epoch N; 0: --restart",
     )
-    parser.add_flag("--transformer", type=Path, help="start from these weights: ours, or a lab .pt")
+    parser.add_flag("--transformer", type=Path, help="weights to start from: ours, or a lab .pt")
     parser.add_argument(
         "--lr-search",
         nargs="?",
         type=positive,
         const=TRIALS_OF_CONFIG,
         metavar="N",
-        help="first search training.learning_rate, and whatever else search.space varies, with N "
-        "Optuna trials (search.trials), then train with the best",
+        help="search the learning rate, and what search.space names, in N Optuna trials (default "
+        "search.trials), then train with the best",
     )
     parser.add_argument(
         "--lr-search-only", action="store_true", help="like --lr-search, without the training"
@@ -83,7 +83,7 @@ def check_start(parser: ArgumentParser, args: Namespace) -> None:
     if args.restart and epoch:
         parser.error(f"--start-from-epoch {epoch} resumes, --restart does not; give one of them")
     if args.transformer and (args.resume is True or epoch):
-        parser.error("--transformer gives a new run its weights; give one of them, not --resume")
+        parser.error("--transformer is for new runs; leave it out to continue this one")
 
 
 def check_search(parser: ArgumentParser, args: Namespace) -> bool:
@@ -120,7 +120,7 @@ def main() -> None:
         config = load_config(args.config, [*overrides, *best.items()])
     if args.lr_search_only:
         return
-    weights = train_transformer(
+    train_transformer(
         config,
         resume=args.resume or bool(args.start_from_epoch),
         restart=args.restart or args.start_from_epoch == 0,
@@ -128,7 +128,6 @@ def main() -> None:
         from_epoch=args.start_from_epoch,
         start=start,
     )
-    print(f"transformer weights: {weights}")
 
 
 if __name__ == "__main__":

@@ -33,21 +33,20 @@ def main() -> None:
     add_config_arguments(parser, OPTIONS)
     add_start_arguments(parser)
     add_ignored_flags(parser)
-    parser.add_argument("--tokenizer", type=Path, help="start from these weights")
+    parser.add_argument("--tokenizer", type=Path, help="weights to start from: ours, or a lab .pt")
     args = parser.parse_args()
     if args.tokenizer and args.resume is True:
-        parser.error("--tokenizer gives a new run its weights; give one of them, not --resume")
+        parser.error("--tokenizer is for new runs; leave it out to continue this one")
     config = load_config(args.config, as_overrides(args, OPTIONS))
     from utils.training.tokenizer import train_tokenizer  # PyTorch takes seconds to import
 
-    weights = train_tokenizer(
+    train_tokenizer(
         config,
         resume=args.resume,
         restart=args.restart,
         allow_config_change=args.allow_config_change,
         start=args.tokenizer,
     )
-    print(f"tokenizer weights: {weights}")
 
 
 if __name__ == "__main__":

@@ -60,15 +60,15 @@ def decode(
     """
     order, choose = ORDERS[settings.order], TOKEN_CHOICES[settings.token]
     sample_ids = torch.zeros_like(image_ids) if sample_ids is None else sample_ids
-    hidden, before = token_mask, None
+    hidden, previous = token_mask, None
     confidence = torch.full(hidden.shape, torch.nan, dtype=torch.float64, device=hidden.device)
     for index in range(settings.steps):
         if hidden.any():
             step = Step(index, settings, model_schedule, token_mask, seed, image_ids, sample_ids)
             masked_ids = token_ids.masked_fill(hidden, mask_token_id)
-            shown = (masked_ids, hidden) if known is None else (masked_ids, hidden, known)
-            logits = cached_logits(logits_of, shown, before)
-            before = hidden, logits
+            inputs = (masked_ids, hidden) if known is None else (masked_ids, hidden, known)
+            logits = cached_logits(logits_of, inputs, previous)
+            previous = hidden, logits
             tokens = choose(logits, hidden, step)
             token_ids = token_ids.masked_scatter(hidden, tokens)
             trusts = trust(logits, tokens, step).double()
@@ -82,22 +82,22 @@ def decode(
 
 def cached_logits(
     logits_of: LogitsOf,
-    shown: tuple[Tensor, ...],
-    before: tuple[Tensor, Tensor] | None,
+    inputs: tuple[Tensor, ...],
+    previous: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Logits (M, K) float32 at hidden positions, computed only for images whose input changed.
 
-    shown: masked token ids (B, N), mask (B, N) and, where it is given, known (B, N, F).
-    before: the last step's mask (B, N) and its logits. An image with an unchanged mask has an
+    inputs: masked token ids (B, N), mask (B, N) and, where it is given, known (B, N, F).
+    previous: the last step's mask (B, N) and its logits. An image with an unchanged mask has an
     unchanged input, since only hidden tokens ever change.
     """
-    masked_ids, hidden = shown[:2]
-    if before is None:
-        before = torch.zeros_like(hidden), masked_ids.new_empty(0, 1, dtype=torch.float32)
-    hidden_before, logits_before = before
+    masked_ids, hidden = inputs[:2]
+    if previous is None:
+        previous = torch.zeros_like(hidden), masked_ids.new_empty(0, 1, dtype=torch.float32)
+    hidden_before, logits_before = previous
     same = (hidden == hidden_before).all(1)  # (B,), finished images among them
     new = ~same & hidden.any(1)
-    logits = logits_of(*(part[new] for part in shown)).float() if new.any() else logits_before
+    logits = logits_of(*(part[new] for part in inputs)).float() if new.any() else logits_before
     kept = same[hidden_before.nonzero()[:, 0]]  # (M before,)
     if not kept.any():
         return logits

@@ -60,10 +60,10 @@ class MaskGIT(nn.Module):
 
         def logits_of_group(group: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
             ids, mask, features = group
-            one = len(ids) == 1
-            picked = self.transformer(ids, mask if one else None, features)
-            picked = picked if one else picked[mask]
-            return picked[:, : self.transformer.mask_token_id]
+            single = len(ids) == 1
+            logits = self.transformer(ids, mask if single else None, features)
+            logits = logits if single else logits[mask]  # padding hides nothing, so adds no row
+            return logits[:, : self.transformer.mask_token_id]  # (M of the group, K)
 
         groups = list(zip(*groups, strict=True))
         return torch.cat(parallel_map(logits_of_group, groups, masked_ids.device))

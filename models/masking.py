@@ -80,7 +80,7 @@ def token_mask_from_holes(holes: Tensor, grid: int) -> Tensor:
 def draw_token_mask(
     batch_size: int, num_tokens: int, masking: MaskingConfig, generator: torch.Generator
 ) -> Tensor:
-    """Hide each token with probability p, drawn as `masking` says, -> (B, N) bool.
+    """Hide each token with its image's probability p (`draw_ratio`), -> (B, N) bool.
 
     Everything is drawn on the generator's device, without a host sync.
     """
@@ -90,12 +90,10 @@ def draw_token_mask(
 
 
 def draw_ratio(batch_size: int, masking: MaskingConfig, generator: torch.Generator) -> Tensor:
-    """Mask ratios p, (B, 1), or (1, 1) where the whole batch has the same one."""
+    """Mask ratios p = r or gamma(r), r ~ U(0, 1): (B, 1), or (1, 1) for one of the whole batch."""
     rows = batch_size if masking.ratio_per == "sample" else 1
-    p = torch.rand(rows, 1, generator=generator, device=generator.device)
-    if masking.ratio == "schedule":
-        p = gamma(masking.mask_schedule, p)
-    return p
+    r = torch.rand(rows, 1, generator=generator, device=generator.device)
+    return gamma(masking.mask_schedule, r) if masking.ratio == "schedule" else r
 
 
 def token_loss(
@@ -116,7 +114,7 @@ def token_loss(
     seen = token_ids if seen is None else seen
     masked_ids = seen.masked_fill(token_mask, transformer.mask_token_id)
     smoothing = masking.label_smoothing
-    if masking.loss_on == "hidden" and _may_pick(token_ids.device):
+    if masking.loss_on == "hidden" and _hidden_alone_is_cheaper(token_ids.device):
         logits = transformer(masked_ids, token_mask, known)  # (M, K + 1)
         each = _cross_entropy(logits, token_ids[token_mask], smoothing)
         return each.sum() / max(1, len(each))
@@ -126,8 +124,8 @@ def token_loss(
     return (each * token_mask).sum() / token_mask.sum().clamp(min=1)
 
 
-def _may_pick(device: torch.device) -> bool:
-    """Whether logits at hidden positions alone are cheaper; on a GPU counting them costs a sync."""
+def _hidden_alone_is_cheaper(device: torch.device) -> bool:
+    """Whether to compute logits at hidden positions only; on a GPU counting them costs a sync."""
     return device.type == "cpu"
 
 

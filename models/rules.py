@@ -24,12 +24,12 @@ def g(step: Step) -> Tensor:
 
 
 def floor(counts: Tensor) -> Tensor:
-    """Whole numbers below, int64."""
+    """Rounded down, int64."""
     return (counts + ROUNDING).floor().long()
 
 
 def ceil(counts: Tensor) -> Tensor:
-    """Whole numbers above, int64."""
+    """Rounded up, int64."""
     return (counts - ROUNDING).ceil().long()
 
 

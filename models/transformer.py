@@ -144,12 +144,6 @@ class BidirectionalTransformer(nn.Module):
             neighbours = neighbours.flatten(0, 1)[places]  # (P, C + 1)
         return self.head(x, bias, neighbours)[: token_mask.sum()]  # (M, K + 1)
 
-    def head(self, x: Tensor, bias: Tensor, neighbours: Tensor | None) -> Tensor:
-        """Logits of features, (..., D), (..., K + 1) and (..., C + 1) -> (..., K + 1)."""
-        logits = self.Token_Prediction(x) @ self.tok_emb.weight.T  # tied to the embedding
-        logits = logits + bias
-        return logits if neighbours is None else logits + self.prior.logits(x, neighbours)
-
     def body(self, token_ids: Tensor, neighbours: Tensor | None, known: Tensor | None) -> Tensor:
         """Features before the head, (B, N), (B, N, C + 1) and (B, N, F) -> (B, N, D)."""
         x = self.tok_emb(token_ids) + self.pos_emb  # (B, N, D)
@@ -162,6 +156,12 @@ class BidirectionalTransformer(nn.Module):
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return self.final_norm(x)
+
+    def head(self, x: Tensor, bias: Tensor, neighbours: Tensor | None) -> Tensor:
+        """Logits of features, (..., D), (..., K + 1) and (..., C + 1) -> (..., K + 1)."""
+        logits = self.Token_Prediction(x) @ self.tok_emb.weight.T  # tied to the embedding
+        logits = logits + bias
+        return logits if neighbours is None else logits + self.prior.logits(x, neighbours)
 
     def compile_parts(self, device: torch.device) -> None:
         """Compile blocks and head in place, which keeps the weights' names; blocks share a graph.

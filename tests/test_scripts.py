@@ -89,7 +89,7 @@ def test_stage_1_stopped_and_resumed_is_the_run_that_was_never_stopped(
     code, said = signalled(process, folder / "state.pt", signal.SIGTERM)
     assert code == 130
     assert said.startswith("stopped in epoch ")
-    assert said.endswith("saved; go on with --resume")
+    assert said.endswith("saved; continue with --resume")
     finished = finish(
         train_tokenizer, config, "tokenizer", changed, load_state(folder / "state.pt")
     )

@@ -144,7 +144,7 @@ def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="override one key, e.g. training.lr=1e-4; may be repeated",
+        help="override one key, e.g. training.learning_rate=1e-4; may be repeated",
     )
     for flag, (key, kind, text) in options.items():
         parser.add_flag(flag, type=kind, default=argparse.SUPPRESS, help=f"{text} ({key})")
@@ -159,14 +159,13 @@ def add_start_arguments(parser: ArgumentParser) -> None:
         choices=("auto",),
         const=True,
         default=False,
-        help="go on from the last checkpoint; auto: begin quietly where there is none, for scripts "
-        "that are started again after every interruption",
+        help="continue from the last checkpoint; auto: or start (for requeued jobs)",
     )
-    start.add_argument("--restart", action="store_true", help="start again and overwrite the run")
+    start.add_argument("--restart", action="store_true", help="start over and replace the run")
     parser.add_argument(
         "--allow-config-change",
         action="store_true",
-        help="go on although settings differ from the checkpoint's",
+        help="continue although settings differ from the checkpoint's",
     )
 
 

@@ -99,7 +99,7 @@ OURS = [  # file, what is wrong, change, what is said
     (WEIGHTS, "of the other network", copied(VQGAN, WEIGHTS), "holds a tokenizer, but no"),
     (VQGAN, "described by a list", _rewritten(VQGAN, _nothing, [1]), "no description of"),
     (WEIGHTS, "described by a number", _rewritten(WEIGHTS, _nothing, 7), "no description of"),
-    (WEIGHTS, "not there", removed(WEIGHTS), "train first, or give --transformer FILE or"),
+    (WEIGHTS, "not there", removed(WEIGHTS), "train first, or give --transformer FILE; repairs"),
     (VQGAN, "that is a folder", both(removed(VQGAN), lambda f: (f / VQGAN).mkdir()), "--tokenizer"),
     (VQGAN, "that is a pipe", both(removed(VQGAN), lambda f: os.mkfifo(f / VQGAN)), "no such"),
 ]  # fmt: skip

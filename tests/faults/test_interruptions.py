@@ -196,7 +196,7 @@ def _is_told_to_stop(bench: Bench, number: int) -> str:
     assert code == 130, said
     assert "Traceback" not in said
     if bench.script.saves:
-        assert said.rstrip().endswith("saved; go on with --resume")
+        assert said.rstrip().endswith("saved; continue with --resume")
     only_whole_files()
     bench.ends_well(bench.script.again)
     return f"code 130; {SAME}"

@@ -233,7 +233,7 @@ def test_picking_hidden_places_and_weighting_all_of_them_is_the_same_loss(
     nothing = torch.zeros_like(token_mask)
     found = []
     for may_pick in (True, False):
-        monkeypatch.setattr(models.masking, "_may_pick", lambda _, yes=may_pick: yes)
+        monkeypatch.setattr(models.masking, "_hidden_alone_is_cheaper", lambda _, yes=may_pick: yes)
         found.append(
             [token_loss(transformer, token_ids, m, masking) for m in (token_mask, nothing)]
         )

@@ -150,7 +150,7 @@ def test_paths_may_begin_with_the_home_folder(monkeypatch, tmp_path):
 def test_stage_1_does_not_pass_over_weights_beside_a_run_that_goes_on(call):
     code, said = call("training_vqgan.py", "--resume", "--tokenizer", "a.safetensors")
     assert code == 2
-    assert "error: --tokenizer gives a new run its weights; give one of them, not --resume" in said
+    assert "error: --tokenizer is for new runs; leave it out to continue this one" in said
 
 
 @pytest.mark.usefixtures("quick")

@@ -66,7 +66,7 @@ def or_pretrained(config: Config) -> Config:
         return config
     folder = pretrained_folder(config.pretrained)
     if is_main():
-        text = f"{config.run} has no weights yet; takes those of {folder}"
+        text = f"{config.run} has no weights yet; using the released ones in {folder}"
         note_once(text, text)
     sections = {
         "tokenizer": config.tokenizer.model_copy(update={"weights": folder / TOKENIZER}),

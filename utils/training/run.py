@@ -126,7 +126,7 @@ class Run:
                     self.callback(trainer)
                     if trainer.any_process_stops(bool(stopping)):
                         self.save()
-                        raise StopRequested(f"stopped in {title}, saved; go on with --resume")
+                        raise StopRequested(f"stopped in {title}, saved; continue with --resume")
                 if place.batch % LOOK_EVERY == 0 or trainer.epoch_ends:
                     self.look(bar)
 

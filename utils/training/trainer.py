@@ -71,7 +71,7 @@ class Trainer(ABC):
         if settings.warmup_steps >= self.total_steps:
             raise UserError(
                 f"{self.section}.warmup_steps is {settings.warmup_steps}, but the whole training "
-                f"has {self.total_steps} steps; lower it or train for longer"
+                f"has {self.total_steps} steps; lower it or raise --epochs"
             )
 
     def settings_in(self, *sections: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, n images.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -68,7 +69,8 @@ class TransformerTrainer(Trainer):
         if settings.compile:
             self.transformer.compile_parts(self.device)
         self.objective = Objective(self.transformer, config.masking)
-        if self.world > 1:
+        if self.world > 1:  # PyTorch warns of the flag's new name and of strides that do no harm
+            warnings.filterwarnings("ignore", "`broadcast_buffers`|Grad strides")
             self.objective = DistributedDataParallel(self.objective, broadcast_buffers=False)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.transformer, settings.weight_decay),

@@ -100,7 +100,7 @@ def _naming(
 def main() -> None:
     parser = ArgumentParser(description=first_line(__doc__))
     add_config_arguments(parser, OPTIONS)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--variant",
         choices=VARIANTS,

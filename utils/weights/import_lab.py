@@ -118,8 +118,8 @@ def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
         f"{len(report.missing)} missing, {len(report.unexpected)} unexpected, "
         f"{len(report.shapes)} of another shape",
         *(f"  renamed: {text}" for text in _patterns(report.renamed)),
-        f"  read off the shapes: {_as_text(read)}",
-        f"  not in the file: {_as_text(taken)}",
+        f"  read from the shapes: {_as_text(read)}",
+        f"  assumed, as in no shape: {_as_text(taken)}",
     ]
 
 
@@ -191,7 +191,7 @@ def _base(args: Namespace) -> Config:
 def main() -> None:
     parser = ArgumentParser(description=first_line(__doc__))
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help=".pt file of the lab")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--entry", help="which of several networks in a file, e.g. ema")
     parser.add_argument(
         "--map",

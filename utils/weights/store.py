@@ -108,8 +108,8 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
     kind = _base(type(expected))
     if not path.is_file():
         raise UserError(
-            f"{path}: no such weights file; train first, or give --{KINDS[kind]} FILE or "
-            f"{KINDS[kind]}.weights; released ones lie in models/pretrained/cats64"
+            f"{path}: no such weights file; train first, or give --{KINDS[kind]} FILE; repairs "
+            "with the released weights (models/pretrained/cats64) need --config config/cats64.yml"
         )
     if path.suffix != ".safetensors":
         from utils.weights.lab_file import read_network  # imported here: rarely needed

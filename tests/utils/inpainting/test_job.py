@@ -267,7 +267,7 @@ def test_two_processes_leave_what_one_does(repair, weights, job, tmp_path):
     assert stated(output)["images"] == stated(alone)["images"]
     assert stated(output)["processes"] == 2
     ((_, said, _),) = run_script(tmp_path / "c.yml", "--data", job, "--output", output, processes=1)
-    assert said.startswith("all 5 images were done (--restart repairs them again): ")
+    assert said.startswith("all results exist already (--restart repairs them again): ")
 
 
 def test_a_process_that_is_not_the_last_writes_no_manifest(repair, become):

@@ -85,7 +85,7 @@ def test_a_run_without_weights_takes_the_networks_that_its_config_names(
     found = or_pretrained(config)
     assert found.tokenizer_weights == folder / TOKENIZER
     assert found.transformer_weights == folder / TRANSFORMER
-    assert f"new has no weights yet; takes those of {folder}" in capsys.readouterr().err
+    assert f"new has no weights yet; using the released ones in {folder}" in capsys.readouterr().err
 
 
 def test_the_note_about_them_comes_once(weights, folder, changed, tmp_path, capsys):

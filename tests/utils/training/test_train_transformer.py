@@ -91,7 +91,9 @@ def test_a_run_stopped_and_resumed_is_the_run_that_never_stopped(
     train_transformer(whole, resume=False)
     for steps in (1, 3, 5):
         stop_after(steps)
-        with pytest.raises(StopRequested, match=r"stopped in epoch .*, saved; go on with --resume"):
+        with pytest.raises(
+            StopRequested, match=r"stopped in epoch .*, saved; continue with --resume"
+        ):
             train_transformer(config, resume=False, restart=True)
         assert load_state(folder(config) / "state.pt")["position"]["step"] == steps
         stop_after(NEVER)
