@@ -25,9 +25,9 @@ from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate, emp
 from fid.extraction import Ranks
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
-from fid.hooks import INTERRUPTED, MISTAKE
 from fid.process import READER_GONE, handled, leave, usable_streams
 from fid.scoring import default_cache_dir, save_predicted_statistics, score
+from fid.startup import INTERRUPTED, MISTAKE
 
 DISAGREES = 1
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from fid import empty_argument, process
-from fid.hooks import INTERRUPTED, MISTAKE, end_import
+from fid.startup import INTERRUPTED, MISTAKE, end_import
 
 from config.errors import StopRequested, UserError, printable
 from config.loading import Override

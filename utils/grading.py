@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fid.colour import profile_of
+from fid.metadata import profile_of
 from fid.names import is_hidden, is_picture, partners
 from tqdm import tqdm
 

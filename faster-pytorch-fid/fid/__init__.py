@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from fid import hooks  # noqa: F401  first: Ctrl-C and failed imports end in one line
+from fid.startup import leave_out_unreadable  # first: failed imports end in one line from now on
 
 # isort: split
 import re
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fid.environment import leave_out_unreadable
 from fid.process import end_thread, keep_warnings_harmless
 
 leave_out_unreadable()  # before any module imports PyTorch and tqdm

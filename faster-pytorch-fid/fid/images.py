@@ -20,10 +20,9 @@ import numpy as np
 from PIL import Image
 
 from fid import FILTERS, Size
-from fid.colour import is_foreign, is_srgb
-from fid.exif import upright
 from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes, note, of_the_machine
 from fid.listing import open_zip, zip_names
+from fid.metadata import is_foreign, is_srgb, upright
 from fid.names import FORMATS, composed
 
 COLOURED = 48  # channel difference in a mask that JPEG artefacts cannot explain

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from fid.files import of_the_machine
-from fid.hooks import end_import
+from fid.startup import end_import
 
 READER_GONE = 141  # the shell's code for SIGPIPE
 ELASTIC = "TORCHELASTIC_RUN_ID"  # variable that only torchrun sets

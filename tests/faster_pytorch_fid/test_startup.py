@@ -10,9 +10,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from fid.environment import leave_out_unreadable
-from fid.hooks import failed_import
 from fid.process import keep_warnings_harmless
+from fid.startup import failed_import, leave_out_unreadable
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted(ROOT.glob("*.py")), ROOT / "faster-pytorch-fid" / "fid_score_gpu.py"]

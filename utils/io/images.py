@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from fid.colour import PROFILE, describes_srgb, is_foreign, profile_of
-from fid.exif import is_on_its_side, upright
 from fid.listing import inner_folder, is_file
+from fid.metadata import PROFILE, describes_srgb, is_foreign, is_on_its_side, profile_of, upright
 from fid.names import EXTENSIONS as IMAGE_SUFFIXES
 from fid.names import FORMATS, is_picture, left_out, natural_key
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
@@ -53,8 +52,8 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
 
     Grey, palette, CMYK and 16-bit images are converted (16 bits as value / 257), transparency is
     composited over white, and only the first frame of an animation is used. An RGB profile is not
-    applied but kept (fid/colour.py). The first file of each kind of loss is noted on stderr. `name`
-    is used for the file in messages. Raises UserError if it cannot be read.
+    applied but kept (fid/metadata.py). The first file of each kind of loss is noted on stderr.
+    `name` is used for the file in messages. Raises UserError if it cannot be read.
     """
     name = name or str(source)
     return to_rgb(read_image(source, name), name)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fid.exif import upright
 from fid.images import holes, mask_values
+from fid.metadata import upright
 from PIL import Image
 
 from config.errors import UserError

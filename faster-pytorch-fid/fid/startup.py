@@ -1,18 +1,34 @@
-"""Hooks that end a script in one line on Ctrl-C and failed imports.
+"""What must happen before the libraries are imported, which takes seconds and may fail.
 
-Importing this module installs them. It is imported first and imports almost nothing, so that they
-are in place before the imports that take seconds.
+Importing this module, which comes first and imports almost nothing, installs hooks that end a
+script in one line on Ctrl-C and failed imports.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
 IMPORTING = "<frozen importlib"  # file name prefix of Python's import machinery
 INSTALLED = ("site-packages", "dist-packages")  # folders of installed libraries
+BAR = "no bar can have it"
+ALLOCATOR = "allowed are OPTION:VALUE, separated by commas"
+TQDM = "TQDM_"
+BAR_SETTINGS = {  # settings for all progress bars, and how tqdm parses them on import
+    **dict.fromkeys(("DISABLE", "LEAVE", "DYNAMIC_NCOLS", "COLOUR"), str),
+    **dict.fromkeys(("MININTERVAL", "MAXINTERVAL", "MINITERS", "DELAY", "SMOOTHING"), float),
+    **dict.fromkeys(("NCOLS", "NROWS"), int),
+}
+ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+OPTION = r"\s*\w+\s*:\s*(\[[^\]]*\]|[^\s,:=\[\]'\"]+)\s*"
+READERS = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 
 def end_in_one_line(
@@ -72,12 +88,43 @@ def failed_import(error: BaseException) -> str | None:
 def _install() -> None:
     """Install both hooks; Ctrl-C that is ignored or handled otherwise stays so."""
     sys.excepthook = end_in_one_line
-    import contextlib
-    import signal
-
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, interrupt)
+
+
+def leave_out_unreadable() -> None:
+    """Unset variables that make tqdm or PyTorch fail on import or in later use.
+
+    `torch.load` always gets `weights_only` explicitly; with both READERS set it would fail.
+    """
+    for name in READERS:
+        os.environ.pop(name, None)
+    for name in list(os.environ):
+        if name.startswith(TQDM):
+            _try(name, BAR_SETTINGS.get(name.removeprefix(TQDM), _none), BAR)
+        elif name in ALLOCATORS:
+            _try(name, _options, ALLOCATOR)
+
+
+def _try(name: str, read: Callable[[str], Any], reason: str) -> None:
+    """Unset a variable that cannot be parsed, with a note."""
+    try:
+        read(os.environ[name])
+    except ValueError:
+        text = f"note: {name}={os.environ.pop(name)!a} is ignored; {reason}\n"
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or disk full
+            sys.stderr.write(text)
+
+
+def _none(_text: str) -> None:
+    raise ValueError
+
+
+def _options(text: str) -> None:
+    """Raise `ValueError` for allocator options that would make PyTorch abort with a C++ trace."""
+    if text.strip() and not re.fullmatch(f"{OPTION}(,{OPTION})*,?", text):
+        raise ValueError
 
 
 _install()

@@ -1,19 +1,60 @@
-"""Colour profiles: the colour space of an image's pixels. Shared with the suite."""
+"""What the metadata of an image say about its pixels: which way up, and in which colour space.
+
+Shared with the suite. Damaged EXIF counts as none, as in every viewer: it changes no pixel.
+"""
 
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from fid.exif import BROKEN, exif_of
-
+BROKEN = (  # what Pillow raises on damaged EXIF
+    *(SyntaxError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError),
+    struct.error,
+)
+TURNS = {  # EXIF orientation: how to turn the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ON_ITS_SIDE = (5, 6, 7, 8)
 PROFILE = "icc_profile"  # Pillow's key in `Image.info`
 SPACE = slice(16, 20)  # bytes of a profile that name the colour space
 SRGB_GAMMA = 1 / 2.2  # for a PNG with gamma and primaries instead of a profile
 SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue
 CLOSE = 0.01  # tolerance for these values
 ADOBE_RGB = "R03"  # written by cameras to EXIF instead of a profile
+
+
+def exif_of(image: Image.Image) -> Image.Exif:
+    """The EXIF of an image, or of its XMP; empty if there is none or it is damaged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about entries that it skips
+        try:
+            return image.getexif()
+        except BROKEN:
+            return Image.Exif()
+
+
+def is_on_its_side(image: Image.Image) -> bool:
+    """Whether the EXIF orientation swaps width and height."""
+    return exif_of(image).get(ExifTags.Base.Orientation) in ON_ITS_SIDE
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A copy turned as the EXIF says. Unlike Pillow's `exif_transpose`, which writes the other
+    tags again, it does not fail on tags of a wrong type.
+    """
+    image.load()
+    turn = TURNS.get(exif_of(image).get(ExifTags.Base.Orientation))
+    return image.copy() if turn is None else image.transpose(turn)
 
 
 def profile_of(image: Image.Image) -> bytes | None:
