@@ -67,7 +67,6 @@ def meet(backend: str, patience: timedelta) -> None:
     Raises `ScoreError` if they cannot connect.
     """
     import torch.distributed as dist  # imported here: a single process does not need it
-    from torch.distributed.rendezvous import rendezvous
 
     own, address = place(), ":".join(os.environ[name] for name in MEETING)
     if ELASTIC not in os.environ:  # perhaps left over from an outer job
@@ -75,7 +74,7 @@ def meet(backend: str, patience: timedelta) -> None:
         note(f"{text}; if there are none, unset WORLD_SIZE")
     try:
         with handled(signal.SIG_DFL):
-            store, rank, size = next(rendezvous("env://", timeout=MEETING_TIME))
+            store, rank, size = next(dist.rendezvous("env://", timeout=MEETING_TIME))
             store.set_timeout(patience)
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=size, timeout=patience

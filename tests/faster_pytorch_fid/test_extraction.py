@@ -1,6 +1,7 @@
 """Shards of a set: what each rank reads, and that together they are the set."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,8 +80,11 @@ def test_ranks_wait_a_day_for_one_that_works_alone(monkeypatch):
     told = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
     for name, value in {**told, "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
+    store = SimpleNamespace(set_timeout=lambda patience: asked.update(exchanges=patience))
+    found = lambda *_, **how: iter([(store, 1, 2)])  # noqa: E731
+    monkeypatch.setattr(distributed, "rendezvous", found)
     monkeypatch.setattr(distributed, "init_process_group", lambda _, **how: asked.update(how))
     monkeypatch.setattr(distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     assert Ranks.start() == Ranks(1, 2)
-    assert asked == {"timeout": timedelta(days=1)}
+    assert asked["timeout"] == asked["exchanges"] == timedelta(days=1)
