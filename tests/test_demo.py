@@ -68,7 +68,7 @@ def make(place: Path) -> str:
 def test_the_report_is_one_page_that_needs_no_other_file(demo):
     page = (demo / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) >= 3 + 3 + 6 + 3  # comparison, masks, steps, training
+    assert len(sources) == 3 + 3 + 6 + 1  # comparison, masks, steps, reconstructions; no curves
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
 

@@ -340,6 +340,7 @@ def run_ranks(fid_folder, *arguments: object) -> list[subprocess.CompletedProces
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"TORCHELASTIC_RUN_ID": "none"}
     line = [sys.executable, fid_folder / "fid_score_gpu.py", "--device", "cpu", *arguments]
     ranks = [
         subprocess.Popen(

@@ -80,7 +80,8 @@ def test_a_rank_beyond_the_size_is_named(among):
 
 
 ALONE = """
-import sys, datetime; sys.path.insert(0, sys.argv[1])
+import sys, datetime, signal; sys.path.insert(0, sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where nohup runs the tests
 from fid import torchrun
 from fid.files import ScoreError
 torchrun.MEETING_TIME = datetime.timedelta(seconds=float(sys.argv[2]))
