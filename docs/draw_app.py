@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PORT = 7899
 STROKES = (((0.52, 0.36), (0.95, 0.46)), ((0.58, 0.55), (0.92, 0.46)))  # over an eye, in shares
 WIDE, PHONE = {"width": 1000, "height": 900}, {"width": 390, "height": 1000}
+Point = tuple[float, float]
 GAP = 20  # grey pixels between the parts of narrow.png
 
 
@@ -75,25 +76,37 @@ def painted(browser: Browser, **options: object) -> Page:
     page = browser.new_context(**options).new_page()
     page.goto(f"http://127.0.0.1:{PORT}")
     page.wait_for_selector("#painter .has-picture canvas")
-    box = page.locator("#painter canvas").bounding_box()
-    for start, end in STROKES:
-        (x, y), (to_x, to_y) = (
-            (box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in (start, end)
-        )
-        page.mouse.move(x, y)
-        page.mouse.down()
-        page.mouse.move(to_x, to_y, steps=8)
-        page.mouse.up()
+    for stroke in STROKES:
+        paint(page, *stroke)
     return page
 
 
+def paint(page: Page, start: Point = (0.25, 0.4), end: Point = (0.6, 0.6)) -> None:
+    """Draw one stroke with the mouse, in shares of the picture."""
+    page.locator("#painter canvas").scroll_into_view_if_needed()
+    box = page.locator("#painter canvas").bounding_box()
+    (x, y), (to_x, to_y) = (
+        (box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in (start, end)
+    )
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(to_x, to_y, steps=4)
+    page.mouse.up()
+
+
 def repair(page: Page, records: int = 1) -> None:
-    """Press Repair and wait until every record's files are there."""
+    """Press Repair and wait for the files of every record."""
     page.locator("#repair").click()
+    finish(page, records)
+
+
+def finish(page: Page, records: int = 1) -> None:
+    """Wait for the files of every record."""
     page.wait_for_function(
         """count => {
           const files = [...document.querySelectorAll("#player .files")];
-          return files.length === count && files.every(one => one.childElementCount);
+          return files.length === count && files.every(one => one.childElementCount)
+            && document.querySelector("#notice").innerText.includes("Repaired");
         }""",
         arg=records,
     )

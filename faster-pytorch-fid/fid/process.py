@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from fid.files import of_the_machine
-from fid.startup import end_import
+from fid.startup import interrupt
 
 READER_GONE = 141  # the shell's code for SIGPIPE
 ELASTIC = "TORCHELASTIC_RUN_ID"  # variable that only torchrun sets
@@ -63,11 +63,10 @@ def ignore_repeats() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def leave(_number: int, frame: FrameType | None) -> None:
+def leave(number: int, frame: FrameType | None) -> None:
     """A handler that acts like Ctrl-C."""
     ignore_repeats()
-    end_import(frame, "interrupted")
-    raise KeyboardInterrupt
+    interrupt(number, frame)
 
 
 @contextlib.contextmanager

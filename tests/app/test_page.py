@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from docs.draw_app import finish, paint
+from docs.draw_app import repair as run
 from utils.io.images import encode_png
 
 pytestmark = pytest.mark.app
@@ -26,36 +28,6 @@ SIDE, STEPS = 32, 6
 QUEUE_LENGTH = 8
 SLIDER = "#player .stepper input"
 NARROW = {"width": 360, "height": 720}
-
-
-def paint(page, start=(0.25, 0.4), end=(0.6, 0.6)) -> None:
-    """Draw one stroke with the mouse, in shares of the picture."""
-    page.locator("#painter canvas").scroll_into_view_if_needed()
-    box = page.locator("#painter canvas").bounding_box()
-    (x, y), (to_x, to_y) = (
-        (box["x"] + a * box["width"], box["y"] + b * box["height"]) for a, b in (start, end)
-    )
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(to_x, to_y, steps=4)
-    page.mouse.up()
-
-
-def run(page, records: int = 1) -> None:
-    """Press Repair and wait for the files of every record."""
-    page.locator("#repair").click()
-    finish(page, records)
-
-
-def finish(page, records: int = 1) -> None:
-    page.wait_for_function(
-        """count => {
-          const files = [...document.querySelectorAll("#player .files")];
-          return files.length === count && files.every(one => one.childElementCount)
-            && document.querySelector("#notice").innerText.includes("Repaired");
-        }""",
-        arg=records,
-    )
 
 
 def upload(page, name: str, content: bytes) -> None:

@@ -128,9 +128,8 @@ class Job:
         for sample in range(settings.samples):
             rounds = self.inpainter.repair_in_windows(item.image, item.hole, item.index, sample)
             images: list[np.ndarray] = []
-            for image in tqdm(
-                rounds, f"{printable(item.name)} in windows", unit="step", leave=False
-            ):
+            title = f"{printable(item.name)} in windows"
+            for image in tqdm(rounds, title, unit="step", leave=False):
                 images = [*images, image] if is_animated else [image]
             if verbose:
                 name = self.outputs.result_name(item.index, sample)
