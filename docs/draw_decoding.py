@@ -22,7 +22,7 @@ from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
 from utils.data.sources import square_crop
 from utils.io.images import HOLE_COLOUR, load_rgb
-from utils.pictures import enlarged, pyplot, save_figure, tile
+from utils.pictures import enlarged, save_figure, subplots, tile
 
 FOLDER = Path(__file__).with_name("pictures")
 SIDE, GRID, STEPS = 64, 16, 10
@@ -41,7 +41,7 @@ ROWS = {
 
 def curves() -> None:
     """The schedules, and the share of tokens hidden after each step with both rules."""
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, (left, right) = subplots(1, 2, figsize=(9, 3.6))
     r = torch.linspace(0, 1, 200, dtype=torch.float64)
     for name in MASK_SCHEDULES:
         left.plot(r, gamma(name, r), label=name)
@@ -69,7 +69,7 @@ def masks() -> None:
     hole = draw_hole("lab", SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=HOLE_INDEX)
     token_mask = token_mask_from_holes(torch.from_numpy(hole)[None], GRID)
     size = (9, 1.05 * len(ROWS))
-    figure, axes = pyplot().subplots(len(ROWS), 1, figsize=size, layout="constrained")
+    figure, axes = subplots(len(ROWS), 1, figsize=size)
     for place, (name, changes) in zip(axes, ROWS.items(), strict=True):
         frames = [_shown(image, mask) for mask in [token_mask, *walk(token_mask, changes)]]
         place.imshow(tile(frames, len(frames), len(frames)), interpolation="nearest")

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,16 +115,28 @@ def tile(images: Sequence[np.ndarray] | np.ndarray, places: int, per_row: int) -
     return np.pad(grid, ((0, GAP), (0, GAP), (0, 0)))
 
 
+def subplots(
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], squeeze: bool = True
+) -> tuple[Figure, Any]:
+    """A figure and its axes, without pyplot, which would need a display and keep every figure.
+
+    ``figsize`` is (width, height) in inches. Imports matplotlib on demand, most of a second.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=squeeze)
+
+
 def save_figure(path: Path, figure: Figure, dpi: int = 120, **options: str) -> None:
-    """Write a figure as PNG atomically, and close it."""
+    """Write a figure as PNG atomically."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi, **options)
-    pyplot().close(figure)
 
 
 def save_loss_curve(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """Plot training and validation loss and the learning rate by epoch, from a log's rows."""
-    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = subplots(figsize=(7, 4))
     _plot(axes, rows, "train_loss", label="train", marker=".")
     _plot(axes, rows, "val_loss", label="val (mean over ratios)", marker=".")
     axes.set(xlabel="epoch", ylabel="cross-entropy in nats", title="Transformer loss")
@@ -143,9 +154,7 @@ def save_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
     names = [n for n in dict.fromkeys(n for row in rows for n in row) if n not in ("epoch", "time")]
     columns, lines = 4, -(-len(names) // 4)
     size = (3 * columns, 2.2 * lines)
-    figure, grid = pyplot().subplots(
-        lines, columns, figsize=size, squeeze=False, layout="constrained"
-    )
+    figure, grid = subplots(lines, columns, figsize=size, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
         _plot(axes, rows, name, marker=".")
         axes.set_title(name, fontsize=9)
@@ -160,16 +169,6 @@ def _plot(axes: Axes, rows: Sequence[dict[str, float]], name: str, **style: Any)
     """Plot one number of a log against the epoch."""
     points = [(row["epoch"], row[name]) for row in rows if name in row]
     axes.plot(*zip(*points, strict=True), **style)
-
-
-def pyplot() -> ModuleType:
-    """Matplotlib's pyplot without a display; imported on demand, as it takes most of a second."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
 
 
 def save_page(path: Path, name: str, **values: Any) -> Path:

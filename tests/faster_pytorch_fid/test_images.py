@@ -18,7 +18,7 @@ from fid.listing import folder_names
 from fid.names import is_picture, natural_key
 from fid.paired import belonging
 from fid_test_images import draw_images, write_csv, write_folder
-from PIL import Image
+from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from config.errors import UserError
@@ -135,7 +135,6 @@ SAME_TO_BOTH = {
     "turned, with EXIF that ends early": turned(RGB, exif=exif_bytes(b"")[:-4]),
     "JPEG with damaged EXIF": encoded(RGB, "JPEG", exif=DAMAGED),
     "PNG with damaged EXIF": encoded(RGB, exif=DAMAGED),
-    "PNG with too few primaries": encoded(RGB, pnginfo=few_primaries()),
 }
 
 
@@ -147,6 +146,20 @@ def test_scorer_and_suite_read_a_picture_alike(tmp_path, kind):
     np.testing.assert_array_equal(found, np.asarray(load_rgb(path)))
     if "turned" in kind or kind.startswith("PNG"):  # which lose nothing
         np.testing.assert_array_equal(found, RGB)
+
+
+def test_a_png_with_too_few_primaries_is_read_or_refused_by_both(tmp_path):
+    """Pillow 13 refuses it, earlier versions read it."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(RGB, pnginfo=few_primaries()))
+    if features.version("pil") >= "13":
+        with pytest.raises(ScoreError, match="not a readable image .*cHRM"):
+            decode_image(path.read_bytes(), "x")
+        with pytest.raises(UserError, match="picture.png.*cHRM"):
+            load_rgb(path)
+    else:
+        np.testing.assert_array_equal(decode_image(path.read_bytes(), "x"), RGB)
+        np.testing.assert_array_equal(load_rgb(path), RGB)
 
 
 HOLE = np.array([[255, 255], [0, 255]], np.uint8)

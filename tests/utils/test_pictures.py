@@ -85,6 +85,7 @@ def test_a_curve_shows_numbers_that_join_later(tmp_path):
 def test_curves_leave_no_figure_open(tmp_path):
     from matplotlib import pyplot
 
+    pyplot.close("all")  # those of other tests in this process
     save_loss_curve(tmp_path / "a.png", ROWS)
     save_curves(tmp_path / "b.png", ROWS)
     assert pyplot.get_fignums() == []

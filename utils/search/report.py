@@ -15,7 +15,7 @@ from config.schema import Config
 from utils.device import environment, pick_device
 from utils.io.files import write_text
 from utils.io.tables import markdown_table
-from utils.pictures import pyplot, save_figure
+from utils.pictures import save_figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,15 +166,21 @@ def save_search(folder: Path, result: SearchResult, study: Study) -> None:
 
 def save_plots(folder: Path, study: Study) -> None:
     """Optuna's plots: loss against each searched setting, and by trial."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # needs no display
+    from matplotlib import pyplot as plt
     from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 
-    plt = pyplot()
     with plt.style.context("default"):  # Optuna changes the style
         slices = plot_slice(study, target_name=LOSS)
         _mark_pruned(slices, study)
-        save_figure(folder / SLICES, plt.gcf(), bbox_inches="tight")
+        shown = {SLICES: plt.gcf()}
         plot_optimization_history(study, target_name=LOSS)
-        save_figure(folder / HISTORY, plt.gcf(), bbox_inches="tight")
+        shown[HISTORY] = plt.gcf()
+        for name, figure in shown.items():
+            plt.close(figure)  # which pyplot would keep
+            save_figure(folder / name, figure, bbox_inches="tight")
 
 
 def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.io.files import write_text
 from utils.io.tables import csv_table, latex_table, markdown_table
-from utils.pictures import pyplot, save_figure
+from utils.pictures import save_figure, subplots
 from utils.sweep.cells import Sweep
 from utils.sweep.plan import Setting, Study
 from utils.sweep.stats import Summary, statements
@@ -147,7 +147,7 @@ def as_csv(table: Table) -> str:
 
 def save_plot(path: Path, table: Table) -> None:
     """Plot the scores, one line for each row; error bars are one standard deviation."""
-    figure, axes = pyplot().subplots(figsize=(7.4, 4.4), layout="constrained")
+    figure, axes = subplots(figsize=(7.4, 4.4))
     for name in table.study.rows:
         scores = [result.score for result in table.row(name)]
         means, spreads = zip(*((score.mean, score.spread or 0) for score in scores), strict=True)

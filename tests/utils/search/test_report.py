@@ -117,16 +117,16 @@ def drawn(folder: Path, study: optuna.Study, monkeypatch) -> list:
     """The figures of both plots, before they are saved."""
     from matplotlib import pyplot
 
-    figures, close = [], pyplot.close
-    monkeypatch.setattr(pyplot.Figure, "savefig", lambda figure, path, **_: path.write_text(""))
+    figures: list[pyplot.Figure] = []
 
-    def note(which: object) -> None:  # matplotlib 3.8 closes "all" when it begins
-        if which != "all":
-            figures.append(which)
-        close(which)
+    def keep(figure: pyplot.Figure, path: Path, **_: object) -> None:
+        figures.append(figure)
+        path.write_text("")
 
-    monkeypatch.setattr(pyplot, "close", note)
+    monkeypatch.setattr(pyplot.Figure, "savefig", keep)
+    pyplot.close("all")
     save_plots(folder, study)
+    assert pyplot.get_fignums() == []
     return figures
 
 
