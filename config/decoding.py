@@ -86,10 +86,6 @@ class DecodingConfig(Section):
     """The most probable token or a sample; rule: as the rule says."""
     temperature: PositiveFloat = 1.0
     """Divides the logits when sampling tokens; confidences are unaffected."""
-    top_k: PositiveInt | None = None
-    """Sample among this number of the most probable tokens; null: among all."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Sample among the fewest tokens of this total probability (Holtzman et al. 2020)."""
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What fills holes before encoding: the lab's grey, the known mean, or a smooth fill."""
     composite: Literal["none", "hard", "feather"] = "none"

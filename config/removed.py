@@ -40,6 +40,8 @@ REMOVED = {
     "decoding.dilate": Removed(
         0, "what a hole spoils around it is the tokenizer's to mend (docs/tokenizer.md)"
     ),
+    "decoding.top_k": Removed(None, "lower decoding.temperature instead"),
+    "decoding.top_p": Removed(1.0, "lower decoding.temperature instead"),
     "search.subset": Removed(1.0, "shorten the trials with search.steps instead"),
     "search.rungs": Removed(4, "trials are always compared at four points; leave the key out"),
     "search.cost": Removed(0.3, "Optuna's median pruner saves time instead; leave the key out"),

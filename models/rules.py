@@ -74,17 +74,12 @@ def argmax(logits: Tensor, hidden: Tensor, step: Step) -> Tensor:
 
 
 def sample(logits: Tensor, hidden: Tensor, step: Step) -> Tensor:
-    """Sample from the softmax at a temperature, restricted to the top k and the top p.
+    """Sample from the softmax at a temperature.
 
     By inverting the CDF at the position's uniform number, so a token depends only on its image's
     logits and noise.
     """
-    settings = step.settings
-    logits = logits.double() / settings.temperature
-    if settings.top_k is not None or settings.top_p < 1:
-        allowed = top_k_top_p_mask(logits, settings.top_k, settings.top_p)
-        logits = logits.masked_fill(~allowed, -torch.inf)
-    cumulative = logits.softmax(-1).cumsum(-1)
+    cumulative = (logits.double() / step.settings.temperature).softmax(-1).cumsum(-1)
     u = step.token_noise()[hidden][:, None]
     return torch.searchsorted(cumulative, u * cumulative[:, -1:])[:, 0]
 
@@ -109,18 +104,3 @@ def trust(logits: Tensor, tokens: Tensor, step: Step) -> Tensor:
 def noise_temperature(step: Step) -> float:
     """Scale of the Gumbel noise on confidences at a step."""
     return step.settings.choice_temperature * NOISES[step.settings.choices.noise](step)
-
-
-def top_k_top_p_mask(logits: Tensor, top_k: int | None, top_p: float) -> Tensor:
-    """Which tokens may be sampled, (M, K) -> (M, K) bool; ties go to the first.
-
-    The ``top_k`` most probable, and of those the smallest set whose renormalised probability
-    reaches ``top_p`` (Holtzman et al. 2020).
-    """
-    ranked, order = logits.sort(dim=-1, descending=True, stable=True)
-    if top_k is not None:
-        ranked[:, top_k:] = -torch.inf
-    probability = ranked.softmax(-1)
-    before = probability.cumsum(-1) - probability
-    allowed = (before < top_p) & ranked.isfinite()
-    return torch.zeros_like(allowed).scatter_(-1, order, allowed)

@@ -62,7 +62,7 @@ GRIDS: dict[str, tuple[str | bytes | Maker, str]] = {  # content of bad.yml, wha
     "with an unknown schedule": ("mask_schedule: [cosin]\n", "mask_schedule 'cosin': "),
     "of a million settings": (
         "".join(f"{key}: [{', '.join(map(str, range(1, 101)))}]\n"
-                for key in ("total_iter", "sweet_spot", "top_k")),
+                for key in ("total_iter", "sweet_spot", "temperature")),
         "settings; allowed are up to 1000"),
 }  # fmt: skip
 

@@ -51,8 +51,6 @@ class Settings(NamedTuple):
     order: str = "confidence"
     token_choice: str = "rule"
     token_temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
 
 
 class Noise(NamedTuple):
@@ -114,20 +112,6 @@ def sampled(probabilities: Numbers, u: float) -> int:
     return max(range(len(probabilities)), key=lambda token: (probabilities[token] > 0, token))
 
 
-def cut(probabilities: Numbers, top_k: int | None, top_p: float) -> Numbers:
-    """What remains of a distribution: the top k, of those the top p, shares again summing to 1."""
-    best_first = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])
-    best_first = best_first[:top_k]
-    total = sum(probabilities[token] for token in best_first)
-    allowed, reached = set(), 0.0
-    for token in best_first:
-        if reached < top_p:
-            allowed.add(token)
-        reached += probabilities[token] / total
-    kept = [p if token in allowed else 0.0 for token, p in enumerate(probabilities)]
-    return [p / sum(kept) for p in kept]
-
-
 def chosen(row: Numbers, settings: Settings, u: float) -> int:
     """The token that a row of logits becomes."""
     name = settings.token_choice
@@ -136,7 +120,7 @@ def chosen(row: Numbers, settings: Settings, u: float) -> int:
     if name == "argmax":
         return row.index(max(row))
     probabilities = softmax([x / settings.token_temperature for x in row])
-    return sampled(cut(probabilities, settings.top_k, settings.top_p), u)
+    return sampled(probabilities, u)
 
 
 @cache

@@ -95,8 +95,6 @@ def random_settings(
         order=order,
         token_choice=rng.choice(CHOICES),
         temperature=float(rng.choice([0.5, 1.0, 1.7])),
-        top_k=rng.choice([None, 1, 3, 50]),
-        top_p=float(rng.choice([0.2, 0.8, 1.0])),
     )
 
 
@@ -132,8 +130,6 @@ def as_plain(settings: DecodingConfig, model_schedule: str, steps: int, codes: i
         settings.order,
         settings.token_choice,
         settings.temperature,
-        settings.top_k,
-        settings.top_p,
     )
 
 

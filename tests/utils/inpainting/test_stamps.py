@@ -102,8 +102,12 @@ def test_settings_that_change_no_pixel_do_not(weights, changed, key, value):
 
 
 def test_differences_name_dotted_keys_and_both_values():
-    before = {"seed": 0, "decoding": {"rule": "listing", "top_k": None}, "tokenizer_sha256": "a"}
-    now = {"seed": 0, "decoding": {"rule": "maskgit", "top_k": None}, "tokenizer_sha256": "b"}
+    before = {
+        "seed": 0,
+        "decoding": {"rule": "listing", "sweet_spot": None},
+        "tokenizer_sha256": "a",
+    }
+    now = {"seed": 0, "decoding": {"rule": "maskgit", "sweet_spot": None}, "tokenizer_sha256": "b"}
     told = ["decoding.rule listing, now maskgit", "other tokenizer_sha256"]
     assert differences(before, now) == told
     assert differences(now, now) == []

@@ -74,7 +74,7 @@ def test_what_happens_after_decoding_shares_it_and_what_comes_before_does_not(tm
 
 @pytest.mark.parametrize(
     "change",
-    ["total_iter: [3]", "mask_schedule: [square]", "composite: [hard]", "top_k: [5]"],
+    ["total_iter: [3]", "mask_schedule: [square]", "composite: [hard]", "temperature: [0.5]"],
 )
 def test_any_setting_gives_a_cell_a_key_of_its_own(tmp_path, change):
     (setting,) = grid(tmp_path, change).settings
@@ -98,9 +98,9 @@ def test_running_all_iterations_is_the_sweet_spot_at_their_end(tmp_path):
 
 
 def test_a_grid_is_every_combination_its_last_key_across(tmp_path):
-    study = grid(tmp_path, "rule: [maskgit]\ntotal_iter: [4, 6]\ntop_p: [0.5, 1.0]\n")
+    study = grid(tmp_path, "rule: [maskgit]\ntotal_iter: [4, 6]\ntemperature: [0.5, 1.0]\n")
     assert study.name == "grid-g"
-    assert (study.row_name, study.column_name) == ("rule, total_iter", "top_p")
+    assert (study.row_name, study.column_name) == ("rule, total_iter", "temperature")
     assert study.rows == ["maskgit, total_iter 4", "maskgit, total_iter 6"]
     assert study.columns == ["0.5", "1.0"]
     assert len(study.settings) == 4
@@ -123,7 +123,7 @@ def test_a_sweet_spot_beyond_the_last_iteration_is_the_last_one(tmp_path):
         ("rule: [paper]", "g.yml: rule 'paper': input should be 'listing', 'maskgit', 'lab', "),
         ("- 5", "allowed are keys of decoding"),
         ("a: [", "not valid YAML"),
-        ("top_k: [" + "1, " * 2000 + "1]", None),
+        ("temperature: [" + "1, " * 2000 + "1]", None),
     ],
 )
 def test_a_grid_that_does_not_fit_is_one_line(tmp_path, text, message):
@@ -138,7 +138,7 @@ def test_a_grid_that_does_not_fit_is_one_line(tmp_path, text, message):
 def test_a_grid_too_large_to_wait_for_is_refused(tmp_path):
     rows = ", ".join(map(str, range(1, 41)))
     with pytest.raises(UserError, match="1600 settings; allowed are up to 1000"):
-        grid(tmp_path, f"top_k: [{rows}]\ntotal_iter: [{rows}]\n")
+        grid(tmp_path, f"temperature: [{rows}]\ntotal_iter: [{rows}]\n")
 
 
 def test_unknown_studies_and_missing_files_are_named(tmp_path):
