@@ -20,7 +20,7 @@ SCORES_AT_ONCE = 2**20  # attention scores that fit into a processor's cache
 IN_ONE_DRAW = 8  # random numbers of 8 bits
 LEVELS = 2**8
 HEAD_SIZES = 8  # distinct row counts that a batch may give the head
-IMAGES_AT_ONCE = {"cpu": 1, "cuda": 64}  # in a forward pass; more are hardly faster
+IMAGES_AT_ONCE = {"cpu": 1, "cpu autocast": 4, "cuda": 64}  # in a forward pass
 aten = torch.ops.aten  # the backward kernels that autograd would call
 
 
@@ -136,10 +136,14 @@ def padded_hidden_positions(token_mask: Tensor) -> Tensor:
 def padded_groups(rows: Tensor) -> list[Tensor]:
     """Split a batch into parts of `IMAGES_AT_ONCE` images, the last one zero-padded.
 
+    More at once are hardly faster, and padding costs more for a single image.
     Matrix products round differently for different shapes. With one shape for every batch, no
     token depends on how many other images are repaired in the same batch.
     """
-    size = IMAGES_AT_ONCE.get(rows.device.type, 1)
+    kind = rows.device.type
+    if kind == "cpu" and torch.is_autocast_enabled(kind):
+        kind = "cpu autocast"
+    size = IMAGES_AT_ONCE.get(kind, 1)
     missing = -len(rows) % size
     if missing:
         rows = torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])

@@ -26,7 +26,7 @@ from models.maskgit import MaskGIT
 from models.parallel import one_thread, parallel_map
 from utils.data.fill import fill_hole
 from utils.data.tensors import normalise, to_uint8
-from utils.device import Compute, autocast
+from utils.device import Compute, autocast, cast_weights
 from utils.inpainting.composite import composite
 from utils.inpainting.pretrained import as_loaded, pretrained_config, pretrained_folder
 from utils.io.images import to_rgb
@@ -66,6 +66,8 @@ class Inpainter:
         self.config = as_loaded(config, networks)
         self.maskgit = MaskGIT(tokenizer, transformer, config.masking.mask_schedule).eval()
         self.maskgit.to(self.device)
+        for network in (transformer, tokenizer.post_quant_conv, tokenizer.decoder):
+            cast_weights(network, self.dtype)  # the encoder stays in fp32
         tokenizer.to(memory_format=torch.channels_last)
 
     @classmethod

@@ -169,13 +169,27 @@ def test_an_image_without_a_hole_is_unchanged_under_a_hard_composite(repair, job
 # What matters and what does not
 
 
-@pytest.mark.parametrize("rule", ["listing", "maskgit"])
-def test_the_batch_size_changes_no_byte_of_any_picture(repair, rule):
+@pytest.mark.parametrize(
+    ("rule", "precision"), [("listing", "fp32"), ("maskgit", "fp32"), ("maskgit", "bf16")]
+)
+def test_the_batch_size_changes_no_byte_of_any_picture(repair, rule, precision):
     settings = {"decoding.rule": rule, "decoding.samples": 2, "decoding.composite": "feather"}
+    settings["precision"] = precision
     sizes = (1, 7, 64, "auto", 2)
     outputs = [files(repair({**settings, "decoding.batch_size": size})) for size in sizes]
     assert len(outputs[0]) == 2 * 4 * COUNT
     assert all(output == outputs[0] for output in outputs[1:])
+
+
+def test_weights_are_rounded_once_as_autocast_would_in_every_forward_pass(
+    repair, weights, changed, monkeypatch
+):
+    maskgit = Inpainter(changed(weights, {"precision": "bf16"})).maskgit
+    assert maskgit.transformer.blocks[0].MLP[0].weight.dtype == torch.bfloat16
+    assert maskgit.tokenizer.quant_conv.weight.dtype == torch.float32, "tokens stay exact"
+    once = files(repair({"precision": "bf16"}))
+    monkeypatch.setattr("utils.inpainting.inpainter.cast_weights", lambda *_: None)
+    assert files(repair({"precision": "bf16"})) == once
 
 
 def test_groups_that_are_filled_up_change_no_pixel_beyond_rounding(repair, monkeypatch):
