@@ -79,11 +79,11 @@ def run_task(work: Path, side: str, dims: int) -> Figures:
     """A side from two folders to a score; ours takes the same steps as `fid.scoring.score`."""
     if side == "theirs":
         return theirs(work, dims)
-    from fid import Settings
-    from fid.extraction import Ranks
-    from fid.frechet import frechet_distance
-    from fid.inputs import open_images
-    from fid.scoring import Scorer
+    from fid.extraction import Scorer
+    from fid.images import open_images
+    from fid.inputs import Settings
+    from fid.metrics import frechet_distance
+    from fid.process import Ranks
 
     start, device = time.perf_counter(), pick_device("auto")
     legacy, cache = side == "legacy", work / "cache"

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fid import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size, certificate, empty_argument
-from fid.extraction import Ranks
+from fid import INTERRUPTED, MISTAKE, READER_GONE, certificate, empty_argument, usable_streams
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
-from fid.process import READER_GONE, handled, leave, usable_streams
-from fid.scoring import default_cache_dir, save_predicted_statistics, score
-from fid.startup import INTERRUPTED, MISTAKE
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
+from fid.pixels import Size
+from fid.process import Ranks, handled, leave
+from fid.scoring import save_predicted_statistics, score
 
 DISAGREES = 1
 
@@ -137,6 +137,15 @@ def sort_paths(args: argparse.Namespace) -> None:
         args.save_stats = Path(next(words, f"{folder}.npz"))
     if (extra := next(words, None)) is not None:
         raise ScoreError(f"{extra}: one path too many, expected at most 2")
+
+
+def default_cache_dir() -> Path | None:
+    """The user's cache folder (XDG_CACHE_HOME moves it); None for a user without a home."""
+    try:
+        return Path(user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "faster-pytorch-fid")
+    except ScoreError:
+        note("reference statistics are not cached: no home folder")
+        return None
 
 
 def settings_from(args: argparse.Namespace) -> Settings:

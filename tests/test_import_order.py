@@ -146,8 +146,8 @@ LAWFUL = {
     "models/net.py": "from config.schema import Config",
     "utils/data.py": "import models.net",
     f"{SCORER}/fid/__init__.py": "",
-    f"{SCORER}/fid/frechet.py": "import torch",
-    f"{SCORER}/score.py": "from fid.frechet import distance",
+    f"{SCORER}/fid/metrics.py": "import torch",
+    f"{SCORER}/score.py": "from fid.metrics import distance",
     "train.py": "from utils import data",
 }
 
@@ -166,7 +166,7 @@ def test_the_checker_passes_a_lawful_tree(tmp_path):
         ("models/bad.py", "def f():\n    from utils.data import x", "models.bad (models) imports"),
         ("models/bad.py", "from ..utils import data", "models.bad (models) imports utils.data"),
         ("utils/bad.py", "import train", "utils.bad (utils) imports train (scripts)"),
-        ("models/bad.py", "from fid.frechet import d", f"imports fid.frechet ({SCORER})"),
+        ("models/bad.py", "from fid.metrics import d", f"imports fid.metrics ({SCORER})"),
         (f"{SCORER}/fid/bad.py", "import config.schema", f"fid.bad ({SCORER}) imports config"),
     ],
 )

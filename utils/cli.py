@@ -13,8 +13,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from fid import empty_argument, process
-from fid.startup import INTERRUPTED, MISTAKE, end_import
+from fid import (
+    INTERRUPTED,
+    MISTAKE,
+    READER_GONE,
+    empty_argument,
+    end_import,
+    process,
+    usable_streams,
+)
 
 from config.errors import StopRequested, UserError, printable
 from config.loading import Override
@@ -215,7 +222,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's main function; show a `UserError` as one line and leave with code 2."""
     os.environ["MPLBACKEND"] = "agg"  # curves go into files; an unknown one would end its import
     keep_freed_memory()
-    with process.usable_streams():
+    with usable_streams():
         code, line = _outcome(main)
         if line:
             print(line, file=sys.stderr)
@@ -235,7 +242,7 @@ def _outcome(main: Callable[[], None]) -> tuple[int, str]:
     except KeyboardInterrupt:
         return INTERRUPTED, ASKED
     except BrokenPipeError:
-        return process.READER_GONE, ""
+        return READER_GONE, ""
     except (MemoryError, RuntimeError, OSError, UnicodeEncodeError) as error:
         if (line := line_about(error)) is None:
             raise

@@ -1,6 +1,6 @@
 """Distributed processes started by torchrun, or a single process without it.
 
-Rank and world size come from torchrun's environment variables (the scorer's fid/torchrun.py), so
+Rank and world size come from torchrun's environment variables (the scorer's fid/process.py), so
 work without communication, such as repairing a folder, needs no process group.
 """
 
@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fid.torchrun import Place, meet, place
+from fid.process import Ranks, meet, own_ranks
 from torch import Tensor, nn
 
 from config.errors import UserError
@@ -25,12 +25,12 @@ GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communica
 
 def rank() -> int:
     """Rank of this process, from 0."""
-    return _place().rank
+    return _ranks().rank
 
 
 def world_size() -> int:
     """Number of processes."""
-    return _place().world_size
+    return _ranks().world_size
 
 
 def is_main() -> bool:
@@ -45,7 +45,7 @@ def own_device(device: torch.device) -> torch.device:
     """
     if device.type != "cuda" or world_size() == 1:
         return device
-    local, gpus = _place().local_rank, torch.cuda.device_count()
+    local, gpus = _ranks().local_rank, torch.cuda.device_count()
     if local >= gpus:
         raise UserError(f"--nproc-per-node: {gpus} GPUs on this machine; allowed are 1 to {gpus}")
     return torch.device("cuda", local)
@@ -118,9 +118,9 @@ def main_first() -> Iterator[None]:
         dist.barrier()
 
 
-def _place() -> Place:
+def _ranks() -> Ranks:
     with as_user_error():
-        return place()
+        return own_ranks()
 
 
 def _reduced(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:

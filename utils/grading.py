@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fid.metadata import profile_of
 from fid.names import is_hidden, is_picture, partners
+from fid.pixels import profile_of
 from tqdm import tqdm
 
 from config.errors import UserError, printable

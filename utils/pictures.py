@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
-from fid.metadata import PROFILE, to_srgb
+from fid.pixels import PROFILE, to_srgb
 from PIL import Image
 
 from config.schema import Config

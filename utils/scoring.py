@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from fid.extraction import CPU_PART, exact_products
 from fid.features import BACKENDS, BackendOptions
-from fid.frechet import frechet_distance
+from fid.metrics import frechet_distance
 from fid.paired import psnr
 from fid.statistics import FeatureStatistics
 from torch import Tensor

@@ -1,48 +1,145 @@
 """Score generated or repaired images.
 
 `inputs` opens both image sets, `extraction` turns `images` into `statistics` of `features`,
-`scoring` computes the metrics of `frechet`, `metrics` and `paired`, `certificate` records them.
+`scoring` computes the numbers of `metrics` and `paired`, `certificate` records them.
+
+This file is the start of every script, before the libraries are imported, which takes seconds and
+may fail: hooks that end it in one line on Ctrl-C and failed imports, variables that libraries
+cannot read, empty arguments, standard streams. It imports almost nothing.
 """
 
 from __future__ import annotations
 
-from fid.startup import leave_out_unreadable  # first: failed imports end in one line from now on
-
-# isort: split
+import contextlib
+import os
 import re
+import signal
+import sys
 import threading
-from argparse import ArgumentTypeError
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType, TracebackType
+from typing import Any, TextIO
 
-from fid.process import end_thread, keep_warnings_harmless
+MISTAKE, INTERRUPTED = 2, 130  # exit codes
+READER_GONE = 141  # the shell's code for SIGPIPE
+IMPORTING = "<frozen importlib"  # file name prefix of Python's import machinery
+INSTALLED = ("site-packages", "dist-packages")  # folders of installed libraries
+BAR = "no bar can have it"
+ALLOCATOR = "allowed are OPTION:VALUE, separated by commas"
+TQDM = "TQDM_"
+BAR_SETTINGS = {  # settings for all progress bars, and how tqdm parses them on import
+    **dict.fromkeys(("DISABLE", "LEAVE", "DYNAMIC_NCOLS", "COLOUR"), str),
+    **dict.fromkeys(("MININTERVAL", "MAXINTERVAL", "MINITERS", "DELAY", "SMOOTHING"), float),
+    **dict.fromkeys(("NCOLS", "NROWS"), int),
+}
+ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+OPTION = r"\s*\w+\s*:\s*(\[[^\]]*\]|[^\s,:=\[\]'\"]+)\s*"
+READERS = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
-leave_out_unreadable()  # before any module imports PyTorch and tqdm
-keep_warnings_harmless()
-threading.excepthook = end_thread
 
-METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
-MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
-FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+def end_in_one_line(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """A `sys.excepthook` that reports Ctrl-C and failed imports in one line, exit code 2.
+
+    Our own bugs keep their traceback, as does everything in an interactive session.
+    """
+    if hasattr(sys, "ps1"):
+        sys.__excepthook__(kind, error, trace)
+    elif kind is KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # Python then exits through the signal
+    elif line := failed_import(error):
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        os._exit(MISTAKE)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
-class Size(NamedTuple):
-    """Width and height in pixels, and the name of Pillow's filter."""
+def interrupt(_number: int, frame: FrameType | None) -> None:
+    """What Python does on Ctrl-C, except in the middle of an import."""
+    end_import(frame, "interrupted")
+    raise KeyboardInterrupt
 
-    width: int
-    height: int
-    filter: str = "bicubic"
 
-    @classmethod
-    def read(cls, text: str) -> Size:
-        """Parse --resize: 64x64, or 64x64:lanczos for a filter other than bicubic."""
-        found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})(?::(\w+))?", text)
-        if not found or (found[3] or "bicubic") not in FILTERS:
-            allowed = f"WIDTHxHEIGHT or WIDTHxHEIGHT:FILTER with one of {', '.join(FILTERS)}"
-            raise ArgumentTypeError(f"{text!r} is no {allowed}")
-        return cls(int(found[1]), int(found[2]), found[3] or "bicubic")
+def end_import(frame: FrameType | None, line: str) -> None:
+    """End the process with a line if the frame belongs to an import in progress.
+
+    There Python may drop an exception, and C++ that cannot pass it on aborts.
+    """
+    while frame and not frame.f_code.co_filename.startswith(IMPORTING):
+        frame = frame.f_back
+    if frame and not hasattr(sys, "ps1"):
+        print(line, file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)
+
+
+def failed_import(error: BaseException) -> str | None:
+    """Which library could not be imported and why, on one line; None for any other error.
+
+    It may be missing, broken, out of memory, or misconfigured by an environment variable.
+    """
+    trace = error.__traceback__
+    while trace:
+        frame, trace = trace.tb_frame, trace.tb_next
+        is_import = frame.f_code.co_name == "<module>"
+        if is_import and any(folder in frame.f_code.co_filename for folder in INSTALLED):
+            library = frame.f_globals["__name__"].partition(".")[0]
+            reason = next(filter(None, map(str.strip, str(error).splitlines())), repr(error))
+            return f"{library} cannot be imported: {reason}"
+    if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+        return f"{error.name} is not installed for {sys.executable}; activate its environment"
+    return None
+
+
+def leave_out_unreadable() -> None:
+    """Unset variables that make tqdm or PyTorch fail on import or in later use.
+
+    `torch.load` always gets `weights_only` explicitly; with both READERS set it would fail.
+    """
+    for name in READERS:
+        os.environ.pop(name, None)
+    for name in list(os.environ):
+        if name.startswith(TQDM):
+            _try(name, BAR_SETTINGS.get(name.removeprefix(TQDM), _none), BAR)
+        elif name in ALLOCATORS:
+            _try(name, _options, ALLOCATOR)
+
+
+def _try(name: str, read: Callable[[str], Any], reason: str) -> None:
+    """Unset a variable that cannot be parsed, with a note."""
+    try:
+        read(os.environ[name])
+    except ValueError:
+        text = f"note: {name}={os.environ.pop(name)!a} is ignored; {reason}\n"
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or disk full
+            sys.stderr.write(text)
+
+
+def _none(_text: str) -> None:
+    raise ValueError
+
+
+def _options(text: str) -> None:
+    """Raise `ValueError` for allocator options that would make PyTorch abort with a C++ trace."""
+    if text.strip() and not re.fullmatch(f"{OPTION}(,{OPTION})*,?", text):
+        raise ValueError
+
+
+def keep_warnings_harmless() -> None:
+    """Show warnings, mostly from libraries, instead of raising them under python -W error."""
+    filters = [("default" if a == "error" else a, *rest) for a, *rest in warnings.filters]
+    if filters != warnings.filters:
+        warnings.resetwarnings()
+        warnings.filters.extend(filters)
+
+
+def end_thread(failed: threading.ExceptHookArgs) -> None:
+    """A `threading.excepthook`; a library repeats memory and disk errors in the main thread."""
+    from fid.files import of_the_machine  # imported here: the hooks come first
+
+    if not (failed.exc_value and of_the_machine(failed.exc_value)):
+        threading.__excepthook__(failed)
 
 
 def empty_argument(words: Sequence[str]) -> str | None:
@@ -55,25 +152,80 @@ def empty_argument(words: Sequence[str]) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a score depends on, and where it is computed; None: choose automatically."""
+@contextlib.contextmanager
+def usable_streams() -> Iterator[None]:
+    """Make stdin, stdout and stderr usable within the block.
 
-    predicted_path: str
-    gt_path: str | None = None  # ground truth; else the one that the manifest names
-    mask_path: str | None = None  # else the manifest's
-    features: str = "inception"
-    dims: int | None = None  # feature size; else the network's
-    weights: str | None = None  # a file; else that in weights_dir, downloaded when missing
-    weights_dir: Path | None = None  # else where torch.hub keeps checkpoints
-    device: str = "auto"
-    batch_size: int = 16
-    workers: int = 0  # threads that read images for a GPU; a CPU's threads read their own
-    metrics: tuple[str, ...] = ("fid",)
-    bootstrap_samples: int = 100
-    legacy: bool = False  # the matrix root of pytorch-fid with its eps, to reproduce its scores
-    seed: int = 2020
-    cache_dir: Path | None = None  # of reference statistics; else they are not kept
-    recursive: bool = False  # read the folders' sub-folders too
-    train_path: str | None = None  # training images of the network, to detect memorisation
-    resize: Size | None = None  # resize images to this; else all must have the same size
+    Closed ones are opened on /dev/null, so that no file gets their descriptors. Characters that the
+    locale cannot encode are escaped. Failed writes to stderr are dropped: a note must not stop the
+    program.
+    """
+    for number in range(3):
+        _open_and_wait(number)
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in before)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stderr = _Notes(sys.stderr)
+    try:
+        yield
+    finally:
+        _flush_or_drop(sys.stdout)
+        _flush_or_drop(sys.stderr)
+        sys.stdout, sys.stderr = before
+
+
+def _open_and_wait(number: int) -> None:
+    """Open a closed standard stream on /dev/null; make writes to it blocking."""
+    try:
+        os.fstat(number)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
+        os.set_inheritable(number, True)
+    with contextlib.suppress(OSError, AttributeError):  # not available on Windows
+        os.set_blocking(number, True)
+
+
+def _flush_or_drop(stream: TextIO) -> None:
+    """Flush a stream; if that fails, discard its buffer."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):  # full disk, reader or terminal gone, stream closed
+        _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    """Redirect a stream's buffer and all later output to /dev/null."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class _Notes:
+    """A text stream that ignores failed writes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):
+            _drop(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        _flush_or_drop(self._stream)
+
+
+sys.excepthook, threading.excepthook = end_in_one_line, end_thread
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # neither ignored nor handled
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, interrupt)
+leave_out_unreadable()  # before any module imports PyTorch and tqdm
+keep_warnings_harmless()

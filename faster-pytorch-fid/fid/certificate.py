@@ -17,13 +17,13 @@ import PIL
 import scipy
 import torch
 
-from fid import FILTERS, MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Size
 from fid.features import BACKENDS, FID_HASH_PREFIX
 from fid.files import ScoreError, read_json, relative, replacing, sha256_of_file, user_path
 from fid.images import ImageSet
-from fid.inputs import Source
-from fid.metrics import KERNEL_SUBSET_SIZE, kind_of
-from fid.scoring import Outcome
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Source
+from fid.metrics import KERNEL_SUBSET_SIZE
+from fid.pixels import FILTERS, Size
+from fid.scoring import Outcome, kind_of
 
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # in addition to the metric's absolute tolerance

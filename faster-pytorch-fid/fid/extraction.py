@@ -5,80 +5,31 @@ Shapes: B batch, H height, W width, d feature size.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
-from fid.features import Backend
-from fid.files import ScoreError
+from fid.features import BACKENDS, Backend, BackendOptions
+from fid.files import ScoreError, note
 from fid.images import ImageSet
-from fid.statistics import FeatureStatistics
-from fid.torchrun import meet, place
+from fid.inputs import Inputs, Settings, Source
+from fid.metrics import frechet_distance
+from fid.paired import HoleCrops, with_hole
+from fid.process import Ranks
+from fid.statistics import FeatureStatistics, load_statistics, save_statistics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CPU_PART = 2  # batch size per CPU thread, small enough for its cache
-PATIENCE = timedelta(days=1)  # timeout while rank 0 reads caches and compares sets alone
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process's rank and the world size; ranks exchange statistics once."""
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def start(cls) -> Ranks:
-        """Join torchrun's processes over Gloo, on CPUs and GPUs alike; one rank without torchrun.
-
-        Raises `ScoreError` for invalid torchrun variables or if the processes cannot connect.
-        """
-        if place().world_size == 1:
-            return cls()
-        meet("gloo", PATIENCE)
-        return cls(dist.get_rank(), dist.get_world_size())
-
-    def stop(self) -> None:
-        """Leave the process group."""
-        if self.world > 1:
-            dist.destroy_process_group()
-
-    def shard(self, count: int) -> range:
-        """This rank's contiguous share of `count` images; shares in rank order keep the order."""
-        return range(count * self.rank // self.world, count * (self.rank + 1) // self.world)
-
-    def together(self, work: Callable[[], Result]) -> list[Result]:
-        """Do `work` on every rank; every rank gets all results, in rank order.
-
-        Raises the first `ScoreError` of any rank on every rank, so that none waits for a dead one.
-        """
-        outcome: Result | ScoreError
-        try:
-            outcome = work()
-        except ScoreError as error:
-            outcome = error
-        outcomes = [outcome] * self.world
-        if self.world > 1:
-            dist.all_gather_object(outcomes, outcome)
-        for found in outcomes:
-            if isinstance(found, ScoreError):
-                raise found
-        return outcomes
-
-    def on_first(self, work: Callable[[], Result]) -> Result:
-        """Do `work` on rank 0 only; every rank gets its result or its error."""
-        return self.together(lambda: work() if self.rank == 0 else None)[0]
 
 
 def choose_device(asked: str, ranks: Ranks) -> torch.device:
@@ -97,7 +48,7 @@ def choose_device(asked: str, ranks: Ranks) -> torch.device:
         raise ScoreError(f"--device {asked}: no GPU is available, use --device cpu")
     if index >= gpus:
         raise ScoreError(f"--device {asked}: only cuda:0 to cuda:{gpus - 1} are available")
-    return torch.device("cuda", index if ranks.world == 1 else place().local_rank % gpus)
+    return torch.device("cuda", index if ranks.world_size == 1 else ranks.local_rank % gpus)
 
 
 @contextmanager
@@ -192,3 +143,84 @@ def extract_statistics(
     if statistics.count and not torch.isfinite(statistics.mean()).all():
         raise ScoreError(f"{backend.name}: features are not finite, the weights cannot be right")
     return statistics
+
+
+class Scorer:
+    """Computes feature statistics of image sets with one network, distributed over all ranks."""
+
+    def __init__(self, settings: Settings, ranks: Ranks) -> None:
+        self.settings = settings
+        self.ranks = ranks
+        self.device = ranks.together(lambda: choose_device(settings.device, ranks))[ranks.rank]
+        self.backend: Backend
+        ranks.on_first(self._build)  # rank 0 goes first: it may have to download the weights
+        ranks.together(self._build if ranks.rank > 0 else lambda: None)
+
+    def _build(self) -> None:
+        settings = self.settings
+        options = BackendOptions(settings.dims, settings.weights, settings.weights_dir)
+        self.backend = BACKENDS[settings.features](options)
+
+    def statistics(self, source: Source, keep_features: bool) -> FeatureStatistics:
+        """Statistics of all images (every rank reads its shard), or those of an npz."""
+        if isinstance(source, Path):
+            return self._load(source).to(self.device)
+        total, *parts = self.ranks.together(lambda: self._part(source, keep_features))
+        for part in parts:
+            total.merge(part)
+        return total.to(self.device)
+
+    def reference(self, source: Source, keep_features: bool) -> FeatureStatistics:
+        """Statistics of the reference, from the cache if its images were scored before."""
+        folder = self.settings.cache_dir
+        if folder is None or isinstance(source, Path):
+            return self.statistics(source, keep_features)
+        path = self.ranks.on_first(lambda: folder / self._cache_name(source, keep_features))
+        found = self.ranks.on_first(lambda: self._load_cached(path))
+        if found is None:
+            found = self.statistics(source, keep_features)
+            self.ranks.on_first(lambda: self._save_cached(path, found))
+        return found.to(self.device)
+
+    def hole_distance(self, inputs: Inputs) -> float:
+        """Frechet distance of crops around holes."""
+        numbers = self.ranks.on_first(lambda: with_hole(inputs.masks))
+        if len(numbers) < 2:
+            found = f"{len(numbers)} of the masks have a hole; needed are 2"
+            raise ScoreError(f"--metrics hole: {found}")
+        both = inputs.predicted, inputs.reference
+        crops = (HoleCrops(images, inputs.masks, numbers) for images in both)
+        return frechet_distance(*(self.statistics(c, keep_features=False) for c in crops))[0]
+
+    def _part(self, images: ImageSet, keep_features: bool) -> FeatureStatistics:
+        """Statistics of this rank's images."""
+        settings, indices = self.settings, self.ranks.shard(len(images))
+        size, workers = settings.batch_size, settings.workers
+        part = extract_statistics(
+            self.backend, images, indices, self.device, size, workers, keep_features
+        )
+        return part.to(torch.device("cpu")) if self.ranks.world_size > 1 else part
+
+    def _load(self, path: Path) -> FeatureStatistics:
+        return load_statistics(path, self.backend.dims, self.backend.provenance)
+
+    def _load_cached(self, path: Path) -> FeatureStatistics | None:
+        try:
+            return self._load(path) if path.is_file() else None
+        except (ScoreError, OSError):  # damaged, or in a home of somebody else's: made again
+            return None
+
+    def _save_cached(self, path: Path, statistics: FeatureStatistics) -> None:
+        try:
+            save_statistics(path, statistics, self.backend.provenance)
+        except ScoreError as error:  # a score does not fail for want of a cache
+            note(f"reference statistics are not cached: {error}")
+
+    def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
+        """Content hash of images and network; marked if it includes features that FID drops."""
+        backend, resize = self.backend, self.settings.resize
+        parts = [images.sha256(), str(backend.dims), *backend.provenance.values()]
+        parts += [repr(tuple(resize))] if resize else []
+        if keep_features and len(images) > backend.dims:
+            parts.append("features")
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32] + ".npz"

@@ -16,14 +16,13 @@ import os
 import struct
 import sys
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from fid.names import composed
 
 SWITCH = "INPUT_LIMITS"
 OFF = "off"
@@ -184,6 +183,11 @@ def relative(path: Path | str, folder: Path) -> str:
         return os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
     except ValueError:  # another drive on Windows
         return os.path.abspath(path)
+
+
+def composed(name: str) -> str:
+    """A name in Unicode form NFC; macOS may store accents decomposed."""
+    return unicodedata.normalize("NFC", name)
 
 
 def user_path(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Image sets (folder, zip or table), their decoded pixels, and masks.
+"""Image sets: a folder, a zip or a table.
 
 A set returns the stored bytes of image i, or decodes them to (H, W, 3) uint8 RGB in 0..255.
 Zip members are read in memory, never extracted. Errors name the image.
@@ -8,117 +8,29 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
+import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
-from fid import FILTERS, Size
-from fid.files import BROKEN_ZIP, ScoreError, check_limit, most_bytes, note, of_the_machine
-from fid.listing import open_zip, zip_names
-from fid.metadata import is_foreign, is_srgb, upright
-from fid.names import FORMATS, composed
-
-COLOURED = 48  # channel difference in a mask that JPEG artefacts cannot explain
-LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # possible values of "known" in a mask
-
-
-def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """Pixels of an image, (H, W, 3) uint8. Raises `ScoreError` for unsupported pixel types."""
-    try:
-        return np.asarray(_rgb(image, name))
-    except ValueError:
-        raise ScoreError(f"{name}: pixels of type {image.mode} are not read; save as RGB") from None
-
-
-def decode_image(
-    data: bytes, name: str, values: Callable[[Image.Image, str], np.ndarray] = rgb_pixels
-) -> np.ndarray:
-    """Decode an image, upright according to its EXIF, to RGB pixels or what ``values`` returns.
-
-    Takes an animation's first frame, reduces 16 bits to 8, and composites transparency over white.
-    Raises `ScoreError` for a file that is not an image, broken or too large, or for float pixels.
-    """
-    Image.MAX_IMAGE_PIXELS = None  # check_limit below applies our own before decoding
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            size = f"{image.width} x {image.height}"
-            check_limit("pixels", image.width * image.height, f"{name}: {size}")
-            if values is rgb_pixels and (is_foreign(image) or not is_srgb(image)):
-                text = "declares a colour space other than sRGB; its values are not converted"
-                note(f"{name} {text}", once="colours")
-            return values(upright(image), name)
-    except (ScoreError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise almost any exception on broken bytes
-        if of_the_machine(error):
-            raise
-        reason = str(error).partition("\n")[0].partition(" <_io")[0]
-        raise ScoreError(f"{name}: not a readable image ({reason})") from None
-
-
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert any mode to 8-bit RGB; 16 bits as value / 257, transparency over white."""
-    if image.mode == "F":
-        raise ScoreError(f"{name}: floating-point pixels; save it with 8 or 16 bits a channel")
-    if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ScoreError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits a channel")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
-def mask_values(image: Image.Image, name: str) -> np.ndarray:
-    """Values of a mask, (H, W) in 0..255; a mask of only 0 and 1 is returned unscaled.
-
-    Raises:
-        ScoreError: a mask with colour, transparency, or values outside the allowed ranges.
-    """
-    if image.mode.startswith(("F", "I")):  # floating point, 16 or 32 bits
-        return _scaled(np.asarray(image).astype(np.float64), name)
-    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
-        raise ScoreError(
-            f"{name}: a mask must not be transparent; save it as a grey PNG, or repair with "
-            "--masks alpha if the pictures' own transparency is the hole"
-        )
-    pixels = rgb_pixels(image, name)
-    if np.ptp(pixels, axis=-1).max(initial=0) > COLOURED:
-        raise ScoreError(f"{name}: a mask must be grey, this one has coloured pixels")
-    return pixels[..., 0]
-
-
-def holes(values: np.ndarray, threshold: int) -> np.ndarray:
-    """Hole pixels of a mask, bool: values below the threshold, or 0 in a mask of 0 and 1."""
-    return values == 0 if values.max(initial=0) == 1 else values < threshold
-
-
-def _scaled(values: np.ndarray, name: str) -> np.ndarray:
-    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-    if not 0 <= low <= high <= LARGEST[-1]:  # also rejects NaN
-        raise ScoreError(
-            f"{name}: a mask with values from {low:g} to {high:g}; allowed are 0 (hole) to 1, 255 "
-            "or 65535 (known)"
-        )
-    if ((values == 0) | (values == 1)).all():
-        return values
-    return values / min(top for top in LARGEST if high <= top) * 255
-
-
-def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Resize pixels (H, W, 3) uint8; returned unchanged if they already have that size."""
-    if pixels.shape[:2] == (size.height, size.width):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size[:2], FILTERS[size.filter]))
+from fid.files import (
+    BROKEN_ZIP,
+    ScoreError,
+    check_limit,
+    composed,
+    most_bytes,
+    note,
+    of_the_machine,
+)
+from fid.names import folder_names, open_zip, zip_names
+from fid.pixels import Size, decode_image, resized
 
 
 class ImageSet(ABC):
@@ -222,3 +134,115 @@ class ZipImages(ImageSet):
             raise ScoreError(found) from None
         check_limit("file_bytes", len(data), f"{self.label(index)}: unpacked")
         return data
+
+
+class CsvImages(ImageSet):
+    """One image per row: 3 side^2 values 0..255 in row-major height, width, channel order."""
+
+    has_names = False
+
+    def __init__(self, path: Path) -> None:
+        """Find the rows in one pass; the header's column count gives the images' side."""
+        self.spans: list[tuple[int, int]] = []  # first byte and length of each row
+        try:
+            check_limit("table_bytes", path.stat().st_size, str(path))
+            if not path.is_file():  # reading a pipe would hang
+                raise ScoreError(f"{path}: is not a file")
+            with open(path, "rb") as file:
+                header = _read_row(file, path)
+                start = len(header)
+                while line := _read_row(file, path):
+                    if row := line.strip():
+                        self.spans.append((start, len(row)))
+                    start += len(line)
+        except OSError as error:
+            raise ScoreError(f"{path}: {error.strerror}") from None
+        super().__init__(path, map(str, range(len(self.spans))))
+        if not _is_header(header):
+            raise ScoreError(f"{path}: has no header; its first row would be lost")
+        columns = header.count(b",") + 1
+        self.side = math.isqrt(columns // 3)
+        self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index column
+        if self.skip:
+            note(f"{path}: its first column is taken for an index")
+        if columns - self.skip != 3 * self.side**2:
+            expected = "3 x side x side, as 12,288 for 64 x 64 images"
+            raise ScoreError(f"{path}: {columns:,} columns, expected {expected}")
+
+    def label(self, index: int) -> str:
+        return f"{self.path}, row {self.names[index]}"
+
+    def stored_bytes(self, index: int) -> bytes:
+        start, length = self.spans[int(self.names[index])]
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise ScoreError(f"{self.path}: {error.strerror}") from None
+
+    def decoded(self, index: int) -> np.ndarray:
+        fields, label = self.stored_bytes(index).split(b",")[self.skip :], self.label(index)
+        values = np.empty(3 * self.side**2)
+        if len(fields) != len(values):
+            raise ScoreError(f"{label}: {len(fields):,} columns, the first row has {len(values):,}")
+        for column, field in enumerate(fields):
+            try:
+                values[column] = float(field)
+            except ValueError:
+                text = field.decode("utf-8", "replace")[:20]
+                found = f"column {column} is {text!r}, expected a number"
+                raise ScoreError(f"{label}: {found}") from None
+        if not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
+            raise ScoreError(f"{label}: values must be whole numbers from 0 to 255")
+        return values.astype(np.uint8).reshape(self.side, self.side, 3)
+
+    def select(self, selection: Sequence[str | int]) -> ImageSet:
+        rows = range(len(self))
+        for row in selection:
+            if type(row) is not int or row not in rows:  # True is an int too
+                raise ScoreError(f"{self.path}: no row {row!r}, it has rows 0 to {rows[-1]}")
+        return self.named(map(str, selection))
+
+
+def _read_row(file: BinaryIO, path: Path) -> bytes:
+    """The next line of a table, with a length limit, as a line may never end."""
+    row = file.readline(most_bytes("row_bytes"))
+    check_limit("row_bytes", len(row), f"{path}: a row")
+    return row
+
+
+def _is_header(row: bytes) -> bool:
+    """Whether a table's first row is a header: words, or consecutive numbers."""
+    try:
+        values = [float(field) for field in row.removeprefix(BOM_UTF8).split(b",")]
+    except ValueError:
+        return True
+    return len(values) > 1 and all(after - before == 1 for before, after in pairwise(values))
+
+
+def open_images(
+    path: Path, selection: Sequence[str | int] | None = None, recursive: bool = False
+) -> ImageSet:
+    """Open a folder, a zip or a csv.
+
+    selection: which images, in which order, as file names or (csv) row numbers from 0; None: all,
+    in natural order. Raises `ScoreError` if the path does not exist, has fewer than two images, or
+    lacks a selected image.
+    """
+    if not path.exists():
+        raise ScoreError(f"{path}: no such file or folder")
+    if path.is_dir():
+        images: ImageSet = FolderImages(path, folder_names(path, recursive))
+    elif not path.is_file():
+        raise ScoreError(f"{path}: is neither a file nor a folder")
+    elif path.suffix.lower() not in (".csv", ".zip"):
+        raise ScoreError(f"{path}: expected a folder, a .zip, a .csv or an .npz of statistics")
+    else:
+        images = (CsvImages if path.suffix.lower() == ".csv" else ZipImages)(path)
+    if selection is not None and len(images) > 0:
+        images = images.select(selection)
+    if len(images) < 2:
+        found = "no images" if len(images) == 0 else "only one image"
+        raise ScoreError(f"{path}: {found}; at least two are needed")
+    return images

@@ -1,153 +1,59 @@
-"""Resolve the inputs of a score: paths, the lab's csv, the inpainting manifest, masks."""
+"""What a score depends on: its settings, and the images, masks and manifest that they name.
+
+The manifest is what inpainting leaves next to its results:
+`<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
+manifest), "ground_truth_bytes": size of its files, "masks": folder or null, "mask_threshold":
+values below are a hole, "images": [{"image": name, "ground_truth": name (csv: row number from 0),
+"mask": name}, ...]}. Only "images" is required.
+"""
 
 from __future__ import annotations
 
-import math
-from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
+from fid.files import ScoreError, note, read_json, user_path
+from fid.images import ImageSet, open_images
+from fid.names import natural_key, partners, stem
+from fid.pixels import Size
 
-from fid import Settings
-from fid.files import ScoreError, check_limit, most_bytes, note
-from fid.images import FolderImages, ImageSet, ZipImages
-from fid.listing import folder_names
-from fid.manifest import MANIFEST, column_of, note_other_truth, path_in, read_manifest
-from fid.paired import belonging
-
+METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
+MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
 OF_PAIRS = {"ids", "hole", "paired"}  # metrics that compare each image with its own ground truth
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
+MANIFEST = "manifest.json"
+KEYS = {  # optional keys: what they must be
+    **dict.fromkeys(("ground_truth", "masks"), (str, "a path")),
+    **dict.fromkeys(("ground_truth_bytes", "mask_threshold"), (int, "a whole number")),
+}
 Source = ImageSet | Path  # images, or an .npz of statistics
 
 
-class CsvImages(ImageSet):
-    """One image per row: 3 side^2 values 0..255 in row-major height, width, channel order."""
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a score depends on, and where it is computed; None: choose automatically."""
 
-    has_names = False
-
-    def __init__(self, path: Path) -> None:
-        """Find the rows in one pass; the header's column count gives the images' side."""
-        self.spans: list[tuple[int, int]] = []  # first byte and length of each row
-        try:
-            check_limit("table_bytes", path.stat().st_size, str(path))
-            if not path.is_file():  # reading a pipe would hang
-                raise ScoreError(f"{path}: is not a file")
-            with open(path, "rb") as file:
-                header = _read_row(file, path)
-                start = len(header)
-                while line := _read_row(file, path):
-                    if row := line.strip():
-                        self.spans.append((start, len(row)))
-                    start += len(line)
-        except OSError as error:
-            raise ScoreError(f"{path}: {error.strerror}") from None
-        super().__init__(path, map(str, range(len(self.spans))))
-        if not _is_header(header):
-            raise ScoreError(f"{path}: has no header; its first row would be lost")
-        columns = header.count(b",") + 1
-        self.side = math.isqrt(columns // 3)
-        self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index column
-        if self.skip:
-            note(f"{path}: its first column is taken for an index")
-        if columns - self.skip != 3 * self.side**2:
-            expected = "3 x side x side, as 12,288 for 64 x 64 images"
-            raise ScoreError(f"{path}: {columns:,} columns, expected {expected}")
-
-    def label(self, index: int) -> str:
-        return f"{self.path}, row {self.names[index]}"
-
-    def stored_bytes(self, index: int) -> bytes:
-        start, length = self.spans[int(self.names[index])]
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(start)
-                return file.read(length)
-        except OSError as error:
-            raise ScoreError(f"{self.path}: {error.strerror}") from None
-
-    def decoded(self, index: int) -> np.ndarray:
-        fields, label = self.stored_bytes(index).split(b",")[self.skip :], self.label(index)
-        values = np.empty(3 * self.side**2)
-        if len(fields) != len(values):
-            raise ScoreError(f"{label}: {len(fields):,} columns, the first row has {len(values):,}")
-        for column, field in enumerate(fields):
-            try:
-                values[column] = float(field)
-            except ValueError:
-                text = field.decode("utf-8", "replace")[:20]
-                found = f"column {column} is {text!r}, expected a number"
-                raise ScoreError(f"{label}: {found}") from None
-        if not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
-            raise ScoreError(f"{label}: values must be whole numbers from 0 to 255")
-        return values.astype(np.uint8).reshape(self.side, self.side, 3)
-
-    def select(self, selection: Sequence[str | int]) -> ImageSet:
-        rows = range(len(self))
-        for row in selection:
-            if type(row) is not int or row not in rows:  # True is an int too
-                raise ScoreError(f"{self.path}: no row {row!r}, it has rows 0 to {rows[-1]}")
-        return self.named(map(str, selection))
-
-
-def _read_row(file: BinaryIO, path: Path) -> bytes:
-    """The next line of a table, with a length limit, as a line may never end."""
-    row = file.readline(most_bytes("row_bytes"))
-    check_limit("row_bytes", len(row), f"{path}: a row")
-    return row
-
-
-def _is_header(row: bytes) -> bool:
-    """Whether a table's first row is a header: words, or consecutive numbers."""
-    try:
-        values = [float(field) for field in row.removeprefix(BOM_UTF8).split(b",")]
-    except ValueError:
-        return True
-    return len(values) > 1 and all(after - before == 1 for before, after in pairwise(values))
-
-
-def open_images(
-    path: Path, selection: Sequence[str | int] | None = None, recursive: bool = False
-) -> ImageSet:
-    """Open a folder, a zip or a csv.
-
-    selection: which images, in which order, as file names or (csv) row numbers from 0; None: all,
-    in natural order. Raises `ScoreError` if the path does not exist, has fewer than two images, or
-    lacks a selected image.
-    """
-    if not path.exists():
-        raise ScoreError(f"{path}: no such file or folder")
-    if path.is_dir():
-        images: ImageSet = FolderImages(path, folder_names(path, recursive))
-    elif not path.is_file():
-        raise ScoreError(f"{path}: is neither a file nor a folder")
-    elif path.suffix.lower() not in (".csv", ".zip"):
-        raise ScoreError(f"{path}: expected a folder, a .zip, a .csv or an .npz of statistics")
-    else:
-        images = (CsvImages if path.suffix.lower() == ".csv" else ZipImages)(path)
-    if selection is not None and len(images) > 0:
-        images = images.select(selection)
-    if len(images) < 2:
-        found = "no images" if len(images) == 0 else "only one image"
-        raise ScoreError(f"{path}: {found}; at least two are needed")
-    return images
-
-
-def open_source(
-    path: Path, settings: Settings, selection: Sequence[str | int] | None = None
-) -> Source:
-    """Images of a folder, zip or csv at the requested size; for an .npz, its path."""
-    if path.suffix.lower() == ".npz" and not path.is_dir():
-        if not path.is_file():
-            raise ScoreError(f"{path}: no such file or folder")
-        return path
-    images = open_images(path, selection, settings.recursive)
-    images.size = settings.resize
-    return images
+    predicted_path: str
+    gt_path: str | None = None  # ground truth; else the one that the manifest names
+    mask_path: str | None = None  # else the manifest's
+    features: str = "inception"
+    dims: int | None = None  # feature size; else the network's
+    weights: str | None = None  # a file; else that in weights_dir, downloaded when missing
+    weights_dir: Path | None = None  # else where torch.hub keeps checkpoints
+    device: str = "auto"
+    batch_size: int = 16
+    workers: int = 0  # threads that read images for a GPU; a CPU's threads read their own
+    metrics: tuple[str, ...] = ("fid",)
+    bootstrap_samples: int = 100
+    legacy: bool = False  # the matrix root of pytorch-fid with its eps, to reproduce its scores
+    seed: int = 2020
+    cache_dir: Path | None = None  # of reference statistics; else they are not kept
+    recursive: bool = False  # read the folders' sub-folders too
+    train_path: str | None = None  # training images of the network, to detect memorisation
+    resize: Size | None = None  # resize images to this; else all must have the same size
 
 
 @dataclass(frozen=True)
@@ -206,6 +112,83 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
     if manifest and found > len(predicted):
         note(f"{found - len(predicted)} images are not in {MANIFEST} and left out")
     return predicted, manifest
+
+
+def open_source(
+    path: Path, settings: Settings, selection: Sequence[str | int] | None = None
+) -> Source:
+    """Images of a folder, zip or csv at the requested size; for an .npz, its path."""
+    if path.suffix.lower() == ".npz" and not path.is_dir():
+        if not path.is_file():
+            raise ScoreError(f"{path}: no such file or folder")
+        return path
+    images = open_images(path, selection, settings.recursive)
+    images.size = settings.resize
+    return images
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, or None if it has none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    entries = manifest.get("images") if isinstance(manifest, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ScoreError(f"{path}: expected an object with a list of objects under 'images'")
+    for key, (kind, what) in KEYS.items():
+        if not isinstance(manifest.get(key), kind | None):
+            raise ScoreError(f"{path}: {key!r} must be {what} or null")
+    return manifest
+
+
+def column_of(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
+    """The value of a key in every entry of the manifest."""
+    for number, entry in enumerate(manifest["images"]):
+        if entry.get(key) is None:
+            raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
+    return [entry[key] for entry in manifest["images"]]
+
+
+def path_in(folder: Path, place: str) -> Path:
+    """A path in a manifest, relative to its folder; may have been written on another system."""
+    return Path(user_path(str(folder / place)))
+
+
+def note_other_truth(truth: ImageSet | Path, manifest: dict[str, Any]) -> None:
+    """Note if the ground truth is not what inpainting saw, e.g. after results were moved."""
+    stated = manifest.get("ground_truth_bytes")
+    if stated is None or isinstance(truth, Path) or truth.bytes_on_disk() == stated:
+        return
+    note(
+        f"{truth.path}: other files than those that the repairs hid ({stated:,} bytes); were they "
+        "moved? else give --gt-path"
+    )
+
+
+def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Path:
+    """The partner in `others` of each image, matched by name (names.py).
+
+    Rows of a csv match by position; unmatched ones are dropped with a note. Sets of different
+    length and files of statistics are returned unchanged.
+    """
+    if isinstance(images, Path) or isinstance(others, Path):
+        return others
+    if not (images.has_names and others.has_names):
+        if len(others) > len(images):
+            note(f"{others.path}: the first {len(images)} images are used")
+        return others.named(others.names[: len(images)])
+    if len(images) != len(others):
+        return others
+    found = partners(images.names, others.names)
+    if found is not None:
+        return others.named(others.names[place] for place in found)
+    alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
+    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
+    raise ScoreError(
+        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
+        f"without a partner: {shown}"
+    )
 
 
 def _lab_truth(predicted: Path) -> Path:

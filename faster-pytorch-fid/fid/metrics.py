@@ -1,64 +1,119 @@
-"""Metrics of two feature sets besides the Frechet distance, and the meaning of every number.
+"""Metrics of two sets of features: the Frechet distance and others.
 
-n images, d feature size; features are (n, d) float64 on any device.
+n images, d feature size; features are (n, d) float64 on any device. The Frechet distance between
+Gaussian fits of the features is computed in one of three ways:
+
+|mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^1/2   (Dowson and Landau 1982; Heusel et al. 2017)
+
+tr (S1 S2)^1/2 sums the square roots of the eigenvalues of S1 S2, which are real and >= 0:
+  * nuclear (n1, n2 <= d): with S_i = F_i^T F_i, F_i = centred features / sqrt(n_i - 1), (n_i, d),
+    those roots are the singular values of F1 F2^T, and their sum is its nuclear norm: an n1 x n2
+    problem, exact for singular covariances, without eps.
+  * eigen (otherwise): S1 S2 has the eigenvalues of the symmetric A S2 A^T for any A^T A = S1. A is
+    F1 if n1 <= d, else S1^1/2 in the eigenbasis of S1, without its null space.
+  * legacy: `scipy.linalg.sqrtm` of S1 S2 or, if that is not finite, of (S1 + eps I)(S2 + eps I),
+    as in pytorch-fid and the TensorFlow original, to reproduce published scores.
 """
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple
+import contextlib
+import io
+import warnings
+from typing import Literal
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
 from fid.files import ScoreError
+from fid.statistics import FeatureStatistics
 
+LEGACY_EPS = 1e-6
+IMAGINARY_TOLERANCE = 1e-3
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 NEIGHBOURS = 3  # of precision and recall
 COVERAGE_NEIGHBOURS = 5  # as Naeem et al. advise
 CHUNK_ROWS = 4096  # of a distance matrix at once
-OF_DISTANCES, OF_SHARES, OF_OTHERS = 1e-3, 5e-3, 1e-5  # tolerances; a share moves by an image
+
+Route = Literal["nuclear", "eigen", "legacy"]
 
 
-class Kind(NamedTuple):
-    """A kind of number: the better direction, its meaning, and its tolerance between machines."""
-
-    key: str  # a regular expression
-    better: str
-    meaning: str
-    tolerance: float  # absolute, on top of a ten-thousandth of the number
+def trace_sqrt_nuclear(factor1: Tensor, factor2: Tensor) -> Tensor:
+    """tr (S1 S2)^1/2 from factors S_i = F_i^T F_i, (n1, d), (n2, d) -> scalar."""
+    return torch.linalg.svdvals(factor1 @ factor2.T).sum()
 
 
-KINDS = (  # the first that fits; what each tells and does not: docs/scorer.md
-    Kind(r".*_low", "", "start of its 95 % interval over other images", OF_DISTANCES),
-    Kind(r".*_high", "", "end of that interval", OF_DISTANCES),
-    Kind(r".*_bootstrap_bias", "", "what redrawing adds; taken out of it", OF_DISTANCES),
-    Kind(r"hole_(fid|frechet.*)", "lower", "around the largest hole of each image", OF_DISTANCES),
-    Kind(r"fid|frechet.*", "lower", "whole images", OF_DISTANCES),
-    Kind(r"k.*_mean", "lower", "mean of 100 subsets; may be negative near 0", OF_OTHERS),
-    Kind(r"k.*_deviation", "", "deviation of these subsets", OF_OTHERS),
-    Kind(r"precision", "higher", "share of images like true ones, 0 to 1", OF_SHARES),
-    Kind(r"recall", "higher", "share of true images like these, 0 to 1", OF_SHARES),
-    Kind(r"density", "higher", "precision by counts; near 1 for equal sets", OF_SHARES),
-    Kind(r"coverage", "higher", "share of true images with one nearby, 0 to 1", OF_SHARES),
-    Kind(r"p_ids.*", "higher", "share of pairs that a linear SVM confuses; at best 0.5", OF_SHARES),
-    Kind(r"u_ids.*", "higher", "share that it takes for the other kind; at best 0.5", OF_SHARES),
-    Kind(r"psnr", "higher", "dB, whole images", OF_OTHERS),
-    Kind(r"ssim", "higher", "whole images, 1 where equal", OF_OTHERS),
-    Kind(r"hole_mae", "lower", "mean error in the hole, of 255", OF_OTHERS),
-    Kind(r"hole_psnr", "higher", "dB, in the hole", OF_OTHERS),
-    Kind(r"nearest_train", "", "feature distance to the nearest training image", OF_OTHERS),
-    Kind(r"nearest_train_of_truth", "", "the same of the true images", OF_OTHERS),
-    Kind(r"nearer.*", "", "share nearer than their truths; near 1: copies", OF_SHARES),
-    Kind(r".*", "", "", OF_OTHERS),
-)
+def trace_sqrt_eigen(factor1: Tensor, covariance2: Tensor) -> Tensor:
+    """tr (S1 S2)^1/2 from S1 = A^T A and S2, (r, d), (d, d) -> scalar."""
+    product = factor1 @ covariance2 @ factor1.T
+    eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
+    return eigenvalues.clamp_min(0).sqrt().sum()
 
 
-def kind_of(key: str) -> Kind:
-    """What the number of that key is."""
-    return next(kind for kind in KINDS if re.fullmatch(kind.key, key))
+def symmetric_factor(covariance: Tensor) -> Tensor:
+    """A with A^T A = S: eigenvectors scaled by sqrt eigenvalues, without the null space, (r, d)."""
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    floor = eigenvalues[-1].clamp_min(0) * len(covariance) * torch.finfo(covariance.dtype).eps
+    kept = eigenvalues > floor
+    return eigenvalues[kept].sqrt()[:, None] * eigenvectors[:, kept].T
+
+
+def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float:
+    """tr (S1 S2)^1/2 as pytorch-fid computes it, with any SciPy version.
+
+    Raises `ScoreError` if the root has an imaginary part, as pytorch-fid does.
+    """
+    root = _sqrtm(covariance1.dot(covariance2))
+    if not np.isfinite(root).all():
+        offset = np.eye(len(covariance1)) * LEGACY_EPS
+        root = _sqrtm((covariance1 + offset).dot(covariance2 + offset))
+    if np.iscomplexobj(root):
+        imaginary = np.diagonal(root).imag
+        if not np.allclose(imaginary, 0, atol=IMAGINARY_TOLERANCE):
+            raise ScoreError(
+                f"--legacy: the matrix root has imaginary parts up to {np.abs(imaginary).max():.3g}"
+                ", where pytorch-fid fails too; score without --legacy"
+            )
+        root = root.real
+    return float(np.trace(root))
+
+
+def _sqrtm(matrix: np.ndarray) -> np.ndarray:
+    """SciPy's matrix square root without warnings; newer versions have no `disp` argument."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return np.asarray(scipy.linalg.sqrtm(matrix))
+
+
+def frechet_distance(
+    first: FeatureStatistics, second: FeatureStatistics, legacy: bool = False
+) -> tuple[float, Route]:
+    """Frechet distance of two sets of features, and the method used.
+
+    Raises `ScoreError` only with `legacy`, see `trace_sqrt_legacy`.
+    """
+    shift = first.mean() - second.mean()
+    factor1, factor2 = first.factor(), second.factor()
+    if not legacy and factor1 is not None and factor2 is not None:
+        traces = factor1.square().sum() + factor2.square().sum()
+        root, route = trace_sqrt_nuclear(factor1, factor2), "nuclear"
+    elif not legacy and factor2 is not None:  # the side with features has fewer images
+        return frechet_distance(second, first)
+    else:
+        covariance1, covariance2 = first.covariance(), second.covariance()
+        traces = covariance1.trace() + covariance2.trace()
+        if legacy:
+            root = trace_sqrt_legacy(covariance1.cpu().numpy(), covariance2.cpu().numpy())
+        else:
+            smaller = symmetric_factor(covariance1) if factor1 is None else factor1
+            root = trace_sqrt_eigen(smaller, covariance2)
+        route = "legacy" if legacy else "eigen"
+    distance = float(shift.dot(shift) + traces - 2 * root)
+    # Rounding can give a tiny negative value; legacy keeps pytorch-fid's exact result.
+    return (distance if legacy else max(distance, 0.0)), route
 
 
 def default_subset_size(count1: int, count2: int) -> int:

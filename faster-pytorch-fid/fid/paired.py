@@ -1,4 +1,4 @@
-"""Metrics of images against their own ground truth: pairing, errors, and crops around holes.
+"""Metrics of images against their own ground truth: errors, and crops around holes.
 
 Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 """
@@ -6,48 +6,21 @@ Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import find_objects, label
 
-from fid import Size
-from fid.files import ScoreError, note
-from fid.images import ImageSet, decode_image, holes, mask_values, resized
-from fid.names import natural_key, partners, stem
+from fid.files import ScoreError
+from fid.images import ImageSet
+from fid.pixels import Size, decode_image, holes, mask_values, resized
 
 IDENTICAL_PSNR = 100.0  # dB, instead of infinity for equal images, so that means stay finite
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 KNOWN, HOLE = 255, 0  # mask values
 SMALLEST_CROP = 0.5  # of the image's height and width, so at least a quarter of its area
-
-
-def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Path:
-    """The partner in `others` of each image, matched by name (names.py).
-
-    Rows of a csv match by position; unmatched ones are dropped with a note. Sets of different
-    length and files of statistics are returned unchanged.
-    """
-    if isinstance(images, Path) or isinstance(others, Path):
-        return others
-    if not (images.has_names and others.has_names):
-        if len(others) > len(images):
-            note(f"{others.path}: the first {len(images)} images are used")
-        return others.named(others.names[: len(images)])
-    if len(images) != len(others):
-        return others
-    found = partners(images.names, others.names)
-    if found is not None:
-        return others.named(others.names[place] for place in found)
-    alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
-    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
-    raise ScoreError(
-        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
-        f"without a partner: {shown}"
-    )
 
 
 def psnr(error: np.ndarray) -> float:

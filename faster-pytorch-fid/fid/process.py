@@ -1,26 +1,27 @@
-"""Process environment: warnings, signals, standard streams.
+"""Signals, and the processes that torchrun started: their ranks, how they connect and share work.
 
-The suite uses it too (utils/cli.py).
+The suite uses it too (utils/distributed.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
-import sys
-import threading
-import warnings
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TypeVar
 
-from fid.files import of_the_machine
-from fid.startup import interrupt
+from fid import interrupt
+from fid.files import ScoreError, note
 
-READER_GONE = 141  # the shell's code for SIGPIPE
+Result = TypeVar("Result")
 ELASTIC = "TORCHELASTIC_RUN_ID"  # variable that only torchrun sets
+COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: smallest value
+MEETING = ("MASTER_ADDR", "MASTER_PORT")
+PATIENCE = timedelta(days=1)  # timeout while rank 0 reads caches and compares sets alone
+MEETING_TIME = timedelta(minutes=10)  # from the first process's start to the last one's
 STOPS = [  # signals that ask a process to end: from shells, closed terminals, batch systems
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -29,20 +30,6 @@ STOPS = [  # signals that ask a process to end: from shells, closed terminals, b
 INSISTING = [  # a second one is intended; others are resent automatically, all of them by torchrun
     number for number in STOPS[:3] if ELASTIC not in os.environ
 ]
-
-
-def keep_warnings_harmless() -> None:
-    """Show warnings, mostly from libraries, instead of raising them under python -W error."""
-    filters = [("default" if a == "error" else a, *rest) for a, *rest in warnings.filters]
-    if filters != warnings.filters:
-        warnings.resetwarnings()
-        warnings.filters.extend(filters)
-
-
-def end_thread(failed: threading.ExceptHookArgs) -> None:
-    """A `threading.excepthook`; a library repeats memory and disk errors in the main thread."""
-    if not (failed.exc_value and of_the_machine(failed.exc_value)):
-        threading.__excepthook__(failed)
 
 
 @contextlib.contextmanager
@@ -69,79 +56,111 @@ def leave(number: int, frame: FrameType | None) -> None:
     interrupt(number, frame)
 
 
-@contextlib.contextmanager
-def usable_streams() -> Iterator[None]:
-    """Make stdin, stdout and stderr usable within the block.
+class Ranks(NamedTuple):
+    """This process's place among torchrun's: rank, world size, and rank on this machine."""
 
-    Closed ones are opened on /dev/null, so that no file gets their descriptors. Characters that the
-    locale cannot encode are escaped. Failed writes to stderr are dropped: a note must not stop the
-    program.
-    """
-    for number in range(3):
-        _open_and_wait(number)
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream or _Nowhere() for stream in before)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    sys.stderr = _Notes(sys.stderr)
-    try:
-        yield
-    finally:
-        _flush_or_drop(sys.stdout)
-        _flush_or_drop(sys.stderr)
-        sys.stdout, sys.stderr = before
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
 
+    @classmethod
+    def start(cls) -> Ranks:
+        """Join torchrun's processes over Gloo, on CPUs and GPUs alike; one rank without torchrun.
 
-def _open_and_wait(number: int) -> None:
-    """Open a closed standard stream on /dev/null; make writes to it blocking."""
-    try:
-        os.fstat(number)
-    except OSError:
-        os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
-        os.set_inheritable(number, True)
-    with contextlib.suppress(OSError, AttributeError):  # not available on Windows
-        os.set_blocking(number, True)
+        Raises `ScoreError` for invalid torchrun variables or if the processes cannot connect.
+        """
+        ranks = own_ranks()
+        if ranks.world_size > 1:
+            meet("gloo", PATIENCE)
+        return ranks
 
+    def stop(self) -> None:
+        """Leave the process group."""
+        if self.world_size > 1:
+            import torch.distributed as dist
 
-def _flush_or_drop(stream: TextIO) -> None:
-    """Flush a stream; if that fails, discard its buffer."""
-    try:
-        stream.flush()
-    except (OSError, ValueError):  # full disk, reader or terminal gone, stream closed
-        _drop(stream)
+            dist.destroy_process_group()
 
+    def shard(self, count: int) -> range:
+        """This rank's contiguous share of `count` images; shares in rank order keep the order."""
+        start, size = count * self.rank, self.world_size
+        return range(start // size, (start + count) // size)
 
-def _drop(stream: TextIO) -> None:
-    """Redirect a stream's buffer and all later output to /dev/null."""
-    with contextlib.suppress(OSError, ValueError):  # a stream without a file descriptor
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+    def together(self, work: Callable[[], Result]) -> list[Result]:
+        """Do `work` on every rank; every rank gets all results, in rank order.
 
-
-class _Nowhere(io.TextIOBase):
-    """Replaces a closed stream; discards all output."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-
-class _Notes:
-    """A text stream that ignores failed writes."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
+        Raises the first `ScoreError` of any rank on every rank, so that none waits for a dead one.
+        """
+        outcome: Result | ScoreError
         try:
-            self._stream.write(text)
-        except (OSError, ValueError):
-            _drop(self._stream)
-        return len(text)
+            outcome = work()
+        except ScoreError as error:
+            outcome = error
+        outcomes = [outcome] * self.world_size
+        if self.world_size > 1:
+            import torch.distributed as dist
 
-    def flush(self) -> None:
-        _flush_or_drop(self._stream)
+            dist.all_gather_object(outcomes, outcome)
+        for found in outcomes:
+            if isinstance(found, ScoreError):
+                raise found
+        return outcomes
+
+    def on_first(self, work: Callable[[], Result]) -> Result:
+        """Do `work` on rank 0 only; every rank gets its result or its error."""
+        return self.together(lambda: work() if self.rank == 0 else None)[0]
+
+
+def own_ranks() -> Ranks:
+    """This process's ranks under torchrun; a single process if its variables are incomplete.
+
+    Leftover variables of an outer job are ignored with a note. Raises `ScoreError` for invalid
+    values.
+    """
+    found = {name: os.environ.get(name) for name in (*COUNTS, *MEETING)}
+    for name, smallest in COUNTS.items():
+        text = found[name]
+        if text is not None and not (text.isdecimal() and int(text) >= smallest):
+            allowed = f"allowed are whole numbers from {smallest}, or unset it"
+            raise ScoreError(f"the environment has {name}={text!r}; {allowed}")
+    asked = Ranks(*(int(found[name] or smallest) for name, smallest in COUNTS.items()))
+    missing = [name for name, text in found.items() if not text]
+    if missing:
+        if asked.rank or asked.world_size > 1:
+            has = ", ".join(f"{name}={found[name]}" for name in COUNTS if found[name] is not None)
+            text = f"{has} is ignored: torchrun would also set {', '.join(missing)}"
+            note(text, once=text)
+        return Ranks()
+    if asked.rank >= asked.world_size:
+        raise ScoreError(
+            f"the environment has RANK={asked.rank} and WORLD_SIZE={asked.world_size}; ranks count "
+            "from 0 to below the size; unset both, or start with torchrun"
+        )
+    return asked
+
+
+def meet(backend: str, patience: timedelta) -> None:
+    """Connect torchrun's processes; ``patience`` is the timeout of all later exchanges.
+
+    While it waits, every signal ends the process at once, since PyTorch does not return to Python.
+    Raises `ScoreError` if they cannot connect.
+    """
+    import torch.distributed as dist  # imported here: a single process does not need it
+
+    own, address = own_ranks(), ":".join(os.environ[name] for name in MEETING)
+    if ELASTIC not in os.environ:  # perhaps left over from an outer job
+        text = f"process {own.rank + 1} of {own.world_size} waits at {address} for the others"
+        note(f"{text}; if there are none, unset WORLD_SIZE")
+    try:
+        with handled(signal.SIG_DFL):
+            store, rank, size = next(dist.rendezvous("env://", timeout=MEETING_TIME))
+            store.set_timeout(patience)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=patience
+            )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ScoreError(
+            f"the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT: {reason}; "
+            "without torchrun, unset WORLD_SIZE"
+        ) from error

@@ -1,36 +1,39 @@
-"""From settings to scores: feature statistics of both sets, then the requested metrics."""
+"""From settings to scores: the requested metrics of both sets, and what each number means."""
 
 from __future__ import annotations
 
-import hashlib
-import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from fid import METRICS, Settings
-from fid.extraction import Ranks, choose_device, extract_statistics
-from fid.features import BACKENDS, Backend, BackendOptions
-from fid.files import ScoreError, note, user_path
-from fid.frechet import Route, bootstrap_interval, frechet_distance
-from fid.images import ImageSet
-from fid.inputs import Inputs, Source, open_predicted, resolve_inputs
+from fid.extraction import Scorer
+from fid.features import Backend
+from fid.files import ScoreError, note
+from fid.inputs import METRICS, Inputs, Settings, open_predicted, resolve_inputs
 from fid.metrics import (
+    Route,
     default_subset_size,
     density_coverage,
     discriminative_scores,
+    frechet_distance,
     kernel_distance,
     nearness,
     precision_recall,
 )
-from fid.paired import HoleCrops, paired_metrics, with_hole
-from fid.statistics import FeatureStatistics, has_features, load_statistics, save_statistics
+from fid.paired import paired_metrics
+from fid.process import Ranks
+from fid.statistics import FeatureStatistics, has_features, save_statistics
 
 NEED_FEATURES = {"kid", "prc", "density", "ids", "bootstrap"}
 NEED_PAIRS = {"paired", "hole", "train"}  # of images; the last is asked for by --train-path
+INTERVAL = 0.95  # share of the bootstrap distances in their interval
+OF_DISTANCES, OF_SHARES, OF_OTHERS = 1e-3, 5e-3, 1e-5  # tolerances; a share moves by an image
 
 
 @dataclass(frozen=True)
@@ -145,91 +148,78 @@ def save_predicted_statistics(
     ranks.on_first(lambda: save_statistics(path, statistics, scorer.backend.provenance))
 
 
-def default_cache_dir() -> Path | None:
-    """The user's cache folder (XDG_CACHE_HOME moves it); None for a user without a home."""
-    try:
-        return Path(user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache"), "faster-pytorch-fid")
-    except ScoreError:
-        note("reference statistics are not cached: no home folder")
-        return None
+class Interval(NamedTuple):
+    """Central 95 % of the bootstrap distances, shifted so that their mean equals the distance."""
+
+    low: float
+    high: float
+    bias: float  # mean of the bootstrap distances minus the distance
 
 
-class Scorer:
-    """Computes feature statistics of image sets with one network, distributed over all ranks."""
+def bootstrap_interval(
+    predicted: FeatureStatistics,
+    reference: FeatureStatistics,
+    paired: bool,
+    samples: int,
+    seed: int,
+) -> Interval:
+    """Sampling uncertainty of the Frechet distance (percentile bootstrap).
 
-    def __init__(self, settings: Settings, ranks: Ranks) -> None:
-        self.settings = settings
-        self.ranks = ranks
-        self.device = ranks.together(lambda: choose_device(settings.device, ranks))[ranks.rank]
-        self.backend: Backend
-        ranks.on_first(self._build)  # rank 0 goes first: it may have to download the weights
-        ranks.together(self._build if ranks.rank > 0 else lambda: None)
+    Images are resampled with replacement, as pairs if the sets are paired; a reference of bare
+    statistics is kept fixed. Repeated images alone raise the distance, more so for small n; this
+    bias is reported and subtracted from the interval.
+    """
+    rng = np.random.default_rng(seed)
+    features1, features2 = predicted.features(), reference.features()
+    assert features1 is not None
+    distances = []
+    for _ in range(samples):
+        pick1 = rng.integers(len(features1), size=len(features1))
+        sample2 = reference
+        if features2 is not None:
+            pick2 = pick1 if paired else rng.integers(len(features2), size=len(features2))
+            sample2 = FeatureStatistics.of(features2[pick2])
+        distances.append(frechet_distance(FeatureStatistics.of(features1[pick1]), sample2)[0])
+    distance = frechet_distance(predicted, reference)[0]
+    bias = float(np.mean(distances)) - distance
+    low, high = np.quantile(distances, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]) - bias
+    return Interval(float(low), float(high), bias)
 
-    def _build(self) -> None:
-        settings = self.settings
-        options = BackendOptions(settings.dims, settings.weights, settings.weights_dir)
-        self.backend = BACKENDS[settings.features](options)
 
-    def statistics(self, source: Source, keep_features: bool) -> FeatureStatistics:
-        """Statistics of all images (every rank reads its shard), or those of an npz."""
-        if isinstance(source, Path):
-            return self._load(source).to(self.device)
-        total, *parts = self.ranks.together(lambda: self._part(source, keep_features))
-        for part in parts:
-            total.merge(part)
-        return total.to(self.device)
+class Kind(NamedTuple):
+    """A kind of number: the better direction, its meaning, and its tolerance between machines."""
 
-    def reference(self, source: Source, keep_features: bool) -> FeatureStatistics:
-        """Statistics of the reference, from the cache if its images were scored before."""
-        folder = self.settings.cache_dir
-        if folder is None or isinstance(source, Path):
-            return self.statistics(source, keep_features)
-        path = self.ranks.on_first(lambda: folder / self._cache_name(source, keep_features))
-        found = self.ranks.on_first(lambda: self._load_cached(path))
-        if found is None:
-            found = self.statistics(source, keep_features)
-            self.ranks.on_first(lambda: self._save_cached(path, found))
-        return found.to(self.device)
+    key: str  # a regular expression
+    better: str
+    meaning: str
+    tolerance: float  # absolute, on top of a ten-thousandth of the number
 
-    def hole_distance(self, inputs: Inputs) -> float:
-        """Frechet distance of crops around holes."""
-        numbers = self.ranks.on_first(lambda: with_hole(inputs.masks))
-        if len(numbers) < 2:
-            found = f"{len(numbers)} of the masks have a hole; needed are 2"
-            raise ScoreError(f"--metrics hole: {found}")
-        both = inputs.predicted, inputs.reference
-        crops = (HoleCrops(images, inputs.masks, numbers) for images in both)
-        return frechet_distance(*(self.statistics(c, keep_features=False) for c in crops))[0]
 
-    def _part(self, images: ImageSet, keep_features: bool) -> FeatureStatistics:
-        """Statistics of this rank's images."""
-        settings, indices = self.settings, self.ranks.shard(len(images))
-        size, workers = settings.batch_size, settings.workers
-        part = extract_statistics(
-            self.backend, images, indices, self.device, size, workers, keep_features
-        )
-        return part.to(torch.device("cpu")) if self.ranks.world > 1 else part
+KINDS = (  # the first that fits; what each tells and does not: docs/scorer.md
+    Kind(r".*_low", "", "start of its 95 % interval over other images", OF_DISTANCES),
+    Kind(r".*_high", "", "end of that interval", OF_DISTANCES),
+    Kind(r".*_bootstrap_bias", "", "what redrawing adds; taken out of it", OF_DISTANCES),
+    Kind(r"hole_(fid|frechet.*)", "lower", "around the largest hole of each image", OF_DISTANCES),
+    Kind(r"fid|frechet.*", "lower", "whole images", OF_DISTANCES),
+    Kind(r"k.*_mean", "lower", "mean of 100 subsets; may be negative near 0", OF_OTHERS),
+    Kind(r"k.*_deviation", "", "deviation of these subsets", OF_OTHERS),
+    Kind(r"precision", "higher", "share of images like true ones, 0 to 1", OF_SHARES),
+    Kind(r"recall", "higher", "share of true images like these, 0 to 1", OF_SHARES),
+    Kind(r"density", "higher", "precision by counts; near 1 for equal sets", OF_SHARES),
+    Kind(r"coverage", "higher", "share of true images with one nearby, 0 to 1", OF_SHARES),
+    Kind(r"p_ids.*", "higher", "share of pairs that a linear SVM confuses; at best 0.5", OF_SHARES),
+    Kind(r"u_ids.*", "higher", "share that it takes for the other kind; at best 0.5", OF_SHARES),
+    Kind(r"psnr", "higher", "dB, whole images", OF_OTHERS),
+    Kind(r"ssim", "higher", "whole images, 1 where equal", OF_OTHERS),
+    Kind(r"hole_mae", "lower", "mean error in the hole, of 255", OF_OTHERS),
+    Kind(r"hole_psnr", "higher", "dB, in the hole", OF_OTHERS),
+    Kind(r"nearest_train", "", "feature distance to the nearest training image", OF_OTHERS),
+    Kind(r"nearest_train_of_truth", "", "the same of the true images", OF_OTHERS),
+    Kind(r"nearer.*", "", "share nearer than their truths; near 1: copies", OF_SHARES),
+    Kind(r".*", "", "", OF_OTHERS),
+)
 
-    def _load(self, path: Path) -> FeatureStatistics:
-        return load_statistics(path, self.backend.dims, self.backend.provenance)
 
-    def _load_cached(self, path: Path) -> FeatureStatistics | None:
-        try:
-            return self._load(path) if path.is_file() else None
-        except (ScoreError, OSError):  # damaged, or in a home of somebody else's: made again
-            return None
-
-    def _save_cached(self, path: Path, statistics: FeatureStatistics) -> None:
-        try:
-            save_statistics(path, statistics, self.backend.provenance)
-        except ScoreError as error:  # a score does not fail for want of a cache
-            note(f"reference statistics are not cached: {error}")
-
-    def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
-        """Content hash of images and network; marked if it includes features that FID drops."""
-        backend, resize = self.backend, self.settings.resize
-        parts = [images.sha256(), str(backend.dims), *backend.provenance.values()]
-        parts += [repr(tuple(resize))] if resize else []
-        if keep_features and len(images) > backend.dims:
-            parts.append("features")
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32] + ".npz"
+def kind_of(key: str) -> Kind:
+    """What the number of that key is."""
+    return next(kind for kind in KINDS if re.fullmatch(kind.key, key))

@@ -11,13 +11,12 @@ import unicodedata
 import warnings
 import zipfile
 
-import fid.scoring
-import fid.torchrun
+import fid.extraction
 import fid_score_gpu
 import numpy as np
 import pytest
 import torch
-from fid.metrics import kind_of
+from fid.scoring import kind_of
 from fid_test_images import SIDE, draw_images, write_csv, write_folder
 from PIL import Image
 
@@ -227,13 +226,13 @@ def test_the_score_does_not_depend_on_batch_size_or_workers(lab, command, worker
 
 def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command, monkeypatch):
     extracted = []
-    extract = fid.scoring.extract_statistics
+    extract = fid.extraction.extract_statistics
 
     def counted(backend, images, *rest):
         extracted.append(images.path.name)
         return extract(backend, images, *rest)
 
-    monkeypatch.setattr(fid.scoring, "extract_statistics", counted)
+    monkeypatch.setattr(fid.extraction, "extract_statistics", counted)
     arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
     first, second = command(*arguments), command(*arguments)
     assert first == second
@@ -605,7 +604,7 @@ def test_memory_that_runs_out_is_one_line(lab, command, monkeypatch, error):
 
 
 def test_variables_that_an_outer_job_left_are_ignored_or_named(lab, command, monkeypatch):
-    fid.torchrun._place.cache_clear()
+    monkeypatch.setattr("fid.files._noted", set())
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, said = command("--predicted-path", lab / "test_results")
     assert (code, said.count("note: WORLD_SIZE=2 is ignored")) == (0, 1)

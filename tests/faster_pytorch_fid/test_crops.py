@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from fid import Size
 from fid.files import ScoreError
-from fid.images import resized
-from fid.inputs import open_images
+from fid.images import open_images
 from fid.paired import HoleCrops, hole_box, with_hole
+from fid.pixels import Size, resized
 from fid_test_images import draw_images, write_folder
 from PIL import Image
 

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fid.extraction import Ranks, extract_statistics, in_threads
+from fid.extraction import extract_statistics, in_threads
 from fid.features import Backend
-from fid.inputs import open_images
+from fid.images import open_images
+from fid.process import Ranks
 from fid_test_images import draw_images, write_folder
 from torch import distributed, nn
 
@@ -84,7 +85,5 @@ def test_ranks_wait_a_day_for_one_that_works_alone(monkeypatch):
     found = lambda *_, **how: iter([(store, 1, 2)])  # noqa: E731
     monkeypatch.setattr(distributed, "rendezvous", found)
     monkeypatch.setattr(distributed, "init_process_group", lambda _, **how: asked.update(how))
-    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
-    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    assert Ranks.start() == Ranks(1, 2)
+    assert Ranks.start() == Ranks(rank=1, world_size=2, local_rank=1)
     assert asked["timeout"] == asked["exchanges"] == timedelta(days=1)

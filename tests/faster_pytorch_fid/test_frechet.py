@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 from fid.files import ScoreError
-from fid.frechet import (
+from fid.metrics import (
     frechet_distance,
     symmetric_factor,
     trace_sqrt_eigen,
@@ -156,7 +156,7 @@ def test_distance_is_symmetric_and_shifts_by_the_squared_mean():
 
 def test_rounding_below_zero_is_cut_off_except_where_old_scores_are_reproduced(monkeypatch):
     both = moments(torch.zeros(2), torch.eye(2)), moments(torch.zeros(2), torch.eye(2))
-    monkeypatch.setattr("fid.frechet.trace_sqrt_eigen", lambda *_: torch.tensor(2.25))
-    monkeypatch.setattr("fid.frechet.trace_sqrt_legacy", lambda *_: 2.25)
+    monkeypatch.setattr("fid.metrics.trace_sqrt_eigen", lambda *_: torch.tensor(2.25))
+    monkeypatch.setattr("fid.metrics.trace_sqrt_legacy", lambda *_: 2.25)
     assert frechet_distance(*both) == (0.0, "eigen")  # 2 + 2 - 2 x 2.25 = -0.5
     assert frechet_distance(*both, legacy=True) == (-0.5, "legacy")

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fid.files import ScoreError, note
-from fid.images import FolderImages, decode_image, mask_values
-from fid.inputs import open_images
-from fid.listing import folder_names
-from fid.names import is_picture, natural_key
-from fid.paired import belonging
+from fid.images import FolderImages, open_images
+from fid.inputs import belonging
+from fid.names import folder_names, is_picture, natural_key
+from fid.pixels import decode_image, mask_values
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo

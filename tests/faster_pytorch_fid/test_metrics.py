@@ -5,19 +5,19 @@ import pytest
 import skimage.metrics
 import torch
 from fid.files import ScoreError
-from fid.frechet import bootstrap_interval, frechet_distance
-from fid.inputs import open_images
+from fid.images import open_images
 from fid.metrics import (
     default_subset_size,
     density_coverage,
     discriminative_scores,
+    frechet_distance,
     kernel_distance,
-    kind_of,
     nearness,
     precision_recall,
     squared_mmd,
 )
 from fid.paired import paired_metrics, psnr, ssim
+from fid.scoring import bootstrap_interval, kind_of
 from fid.statistics import FeatureStatistics
 from fid_test_images import draw_images, write_folder
 from sklearn.svm import LinearSVC

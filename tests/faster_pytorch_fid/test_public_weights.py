@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from fid.features import FID_WEIGHTS_URL, BackendOptions, inception
-from fid.frechet import frechet_distance
 from fid.inception import build_inception
-from fid.metrics import kernel_distance
+from fid.metrics import frechet_distance, kernel_distance
 from fid.statistics import FeatureStatistics
 from fid_test_images import draw_images
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

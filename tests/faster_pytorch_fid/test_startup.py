@@ -10,8 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from fid.process import keep_warnings_harmless
-from fid.startup import failed_import, leave_out_unreadable
+from fid import failed_import, keep_warnings_harmless, leave_out_unreadable
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted(ROOT.glob("*.py")), ROOT / "faster-pytorch-fid" / "fid_score_gpu.py"]

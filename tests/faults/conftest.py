@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fid.files
-import fid.torchrun
 import pytest
 import torch
 from torchvision.models import Inception3
@@ -192,7 +191,6 @@ def shell(monkeypatch, capsys) -> Callable[..., Said]:
     """
     utils.io.notes._told.clear()
     fid.files._noted.clear()
-    fid.torchrun._place.cache_clear()
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")
     monkeypatch.setattr(utils.sweep.decode, "FeatureDistance", MeanDifference)

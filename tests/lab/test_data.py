@@ -36,8 +36,7 @@ def test_the_labs_layout_is_read_as_it_is(lab_data, suffix, truth):
 
 
 def test_results_lead_to_the_rows_of_the_csv(lab_data, weights, changed, tmp_path):
-    from fid import Settings
-    from fid.inputs import resolve_inputs
+    from fid.inputs import Settings, resolve_inputs
 
     folder = lab_data(2)
     shown = {"data.image_size": 64, "transformer.num_tokens": 256}

@@ -17,7 +17,7 @@ import pytest
 import torch
 from fid.extraction import exact_products
 from fid.features import BACKENDS, BackendOptions
-from fid.frechet import frechet_distance
+from fid.metrics import frechet_distance
 from fid.statistics import FeatureStatistics
 from safetensors.torch import load_file
 from torch import Tensor

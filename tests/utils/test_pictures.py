@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from fid.metadata import PROFILE, to_srgb
+from fid.pixels import PROFILE, to_srgb
 from PIL import Image, ImageCms
 
 from utils.pictures import (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fid.metadata import to_srgb
+from fid.pixels import to_srgb
 
 from config.errors import UserError
 from utils.data.photos import photo_path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fid.metadata import profile_of
+from fid.pixels import profile_of
 from tqdm import tqdm
 
 from config.errors import printable

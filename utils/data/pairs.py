@@ -122,7 +122,7 @@ class TruthTable:
     """The lab's `test_gt.csv`: one row of H*W*3 values 0..255 per image."""
 
     def __init__(self, path: Path, images: list[Path]) -> None:
-        from fid.inputs import CsvImages  # imported here: few jobs have a table
+        from fid.images import CsvImages  # imported here: few jobs have a table
 
         self.location = path
         with as_user_error():

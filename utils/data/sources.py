@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from fid.files import BROKEN_ZIP
-from fid.listing import is_file, names_below
-from fid.listing import open_zip as open_archive
-from fid.metadata import profile_of
-from fid.names import composed, is_picture, natural_key
+from fid.files import BROKEN_ZIP, composed
+from fid.names import is_file, is_picture, names_below, natural_key
+from fid.names import open_zip as open_archive
+from fid.pixels import profile_of
 from PIL import Image
 from tqdm import tqdm
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from fid.metadata import profile_of
+from fid.pixels import profile_of
 from torch import Tensor
 from tqdm import tqdm
 

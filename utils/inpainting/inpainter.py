@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from fid.metadata import upright
+from fid.pixels import upright
 from PIL import Image
 from torch import Tensor
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fid.names import composed
+from fid.files import composed
 from tqdm import tqdm
 
 from config.errors import UserError, printable

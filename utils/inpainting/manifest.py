@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fid.files import naming, relative
-from fid.names import composed
+from fid.files import composed, naming, relative
 
 from config.errors import UserError
 from config.schema import Config

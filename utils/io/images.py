@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from fid.listing import inner_folder, is_file
-from fid.metadata import PROFILE, describes_srgb, is_foreign, is_on_its_side, profile_of, upright
 from fid.names import EXTENSIONS as IMAGE_SUFFIXES
-from fid.names import FORMATS, is_picture, left_out, natural_key
+from fid.names import FORMATS, inner_folder, is_file, is_picture, left_out, natural_key
+from fid.pixels import PROFILE, describes_srgb, is_foreign, is_on_its_side, profile_of, upright
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from config.errors import StopRequested, UserError
@@ -52,7 +51,7 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
 
     Grey, palette, CMYK and 16-bit images are converted (16 bits as value / 257), transparency is
     composited over white, and only the first frame of an animation is used. An RGB profile is not
-    applied but kept (fid/metadata.py). The first file of each kind of loss is noted on stderr.
+    applied but kept (fid/pixels.py). The first file of each kind of loss is noted on stderr.
     `name` is used for the file in messages. Raises UserError if it cannot be read.
     """
     name = name or str(source)

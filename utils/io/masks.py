@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from fid.images import holes, mask_values
-from fid.metadata import upright
+from fid.pixels import holes, mask_values, upright
 from PIL import Image
 
 from config.errors import UserError

@@ -95,8 +95,7 @@ def test_step_pictures_can_be_left_out(repair):
 
 
 def test_the_manifest_leads_the_scorer_to_the_truth_and_the_masks(repair, job):
-    from fid import Settings
-    from fid.inputs import resolve_inputs
+    from fid.inputs import Settings, resolve_inputs
 
     found = resolve_inputs(Settings(str(repair() / "test_results")))
     assert found.paired
@@ -109,8 +108,7 @@ def test_the_manifest_leads_the_scorer_to_the_truth_and_the_masks(repair, job):
 
 
 def test_the_manifest_leads_the_scorer_to_the_rows_of_a_table(repair, job):
-    from fid import Settings
-    from fid.inputs import resolve_inputs
+    from fid.inputs import Settings, resolve_inputs
 
     rows = [pixels(path).ravel() for path in sorted((job / "test").iterdir())]
     lines = [",".join(map(str, range(768))), *(",".join(map(str, row)) for row in rows)]
@@ -282,8 +280,7 @@ def test_a_picture_at_hand_keeps_its_colour_profile(weights):
 def test_results_next_to_another_truth_than_their_own_are_noted(
     repair, job, tmp_path, capsys, kind
 ):
-    from fid import Settings
-    from fid.inputs import resolve_inputs
+    from fid.inputs import Settings, resolve_inputs
 
     if kind == "table":
         rows = [",".join(map(str, pixels(path).ravel())) for path in sorted(job.glob("test/*"))]

@@ -378,8 +378,7 @@ def test_samples_are_different_repairs_and_the_first_is_the_only_one(repair):
 
 
 def test_samples_are_in_the_manifest_with_their_truth(repair):
-    from fid import Settings
-    from fid.inputs import resolve_inputs
+    from fid.inputs import Settings, resolve_inputs
 
     output = repair({"decoding.samples": 2})
     entry = stated(output)["images"][5]

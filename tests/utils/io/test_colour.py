@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from fid.metadata import PROFILE, is_srgb, profile_of, to_srgb
+from fid.pixels import PROFILE, is_srgb, profile_of, to_srgb
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 

@@ -12,36 +12,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fid import torchrun
+from fid import process
 from fid.files import ScoreError
-from fid.process import ELASTIC
-from fid.torchrun import COUNTS, MEETING, Place, place
+from fid.process import COUNTS, ELASTIC, MEETING, Ranks, own_ranks
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
 
 @pytest.fixture
 def among(monkeypatch):
-    """The place of a process with these variables."""
+    """The ranks of a process with these variables."""
 
-    def found(**variables: str) -> Place:
+    def found(**variables: str) -> Ranks:
         for name in (*COUNTS, *MEETING):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setitem(os.environ, name, value)
-        torchrun._place.cache_clear()
-        return place()
+        monkeypatch.setattr("fid.files._noted", set())
+        return own_ranks()
 
     return found
 
 
 def test_without_any_variable_a_process_is_alone(among, capsys):
-    assert among() == Place(rank=0, world_size=1, local_rank=0)
+    assert among() == Ranks(rank=0, world_size=1, local_rank=0)
     assert capsys.readouterr().err == ""
 
 
-def test_the_whole_set_names_a_place(among, capsys):
-    assert among(**WHOLE) == Place(rank=1, world_size=3, local_rank=0)
+def test_the_whole_set_names_the_ranks(among, capsys):
+    assert among(**WHOLE) == Ranks(rank=1, world_size=3, local_rank=0)
     assert capsys.readouterr().err == ""
 
 
@@ -51,7 +50,7 @@ def test_a_part_of_the_set_is_ignored_with_one_note(among, capsys, missing, is_e
     part = {name: value for name, value in WHOLE.items() if name != missing}
     if is_empty and missing in MEETING:
         part[missing] = ""
-    assert among(**part) == place() == Place()
+    assert among(**part) == own_ranks() == Ranks()
     said = capsys.readouterr().err
     assert said.startswith("note: ")
     assert said.endswith(f" is ignored: torchrun would also set {missing}\n")
@@ -60,7 +59,7 @@ def test_a_part_of_the_set_is_ignored_with_one_note(among, capsys, missing, is_e
 
 @pytest.mark.parametrize("left", [{"MASTER_ADDR": "a"}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "3"}])
 def test_what_would_change_nothing_is_ignored_without_a_word(among, capsys, left):
-    assert among(**left) == Place()
+    assert among(**left) == Ranks()
     assert capsys.readouterr().err == ""
 
 
@@ -82,10 +81,10 @@ def test_a_rank_beyond_the_size_is_named(among):
 ALONE = """
 import sys, datetime, signal; sys.path.insert(0, sys.argv[1])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where nohup runs the tests
-from fid import torchrun
+from fid import process
 from fid.files import ScoreError
-torchrun.MEETING_TIME = datetime.timedelta(seconds=float(sys.argv[2]))
-try: torchrun.meet("gloo", datetime.timedelta(hours=2))
+process.MEETING_TIME = datetime.timedelta(seconds=float(sys.argv[2]))
+try: process.meet("gloo", datetime.timedelta(hours=2))
 except ScoreError as error: print(error, file=sys.stderr)
 """
 
@@ -100,7 +99,7 @@ def alone() -> Callable[[float], subprocess.Popen]:
         left = {**WHOLE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
         left = {**os.environ, **left, "MASTER_PORT": port}
         left.pop(ELASTIC, None)
-        command = [sys.executable, "-c", ALONE, str(Path(torchrun.__file__).parents[1])]
+        command = [sys.executable, "-c", ALONE, str(Path(process.__file__).parents[1])]
         return subprocess.Popen(
             [*command, str(seconds)], env=left, text=True, stderr=subprocess.PIPE
         )
@@ -117,8 +116,8 @@ def test_a_process_whose_others_never_come_says_so_and_ends(alone):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_a_process_that_waits_for_the_others(alone, number):
-    process = alone(60)
-    assert process.stderr.readline().startswith("note: process 1 of 2 waits")
+    waiting = alone(60)
+    assert waiting.stderr.readline().startswith("note: process 1 of 2 waits")
     time.sleep(0.5)
-    process.send_signal(number)
-    assert process.wait(timeout=30) == -number
+    waiting.send_signal(number)
+    assert waiting.wait(timeout=30) == -number
