@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
@@ -25,8 +25,6 @@ MISTAKE, INTERRUPTED = 2, 130  # exit codes
 READER_GONE = 141  # the shell's code for SIGPIPE
 IMPORTING = "<frozen importlib"  # file name prefix of Python's import machinery
 INSTALLED = ("site-packages", "dist-packages")  # folders of installed libraries
-BAR = "no bar can have it"
-ALLOCATOR = "allowed are OPTION:VALUE, separated by commas"
 TQDM = "TQDM_"
 BAR_SETTINGS = {  # settings for all progress bars, and how tqdm parses them on import
     **dict.fromkeys(("DISABLE", "LEAVE", "DYNAMIC_NCOLS", "COLOUR"), str),
@@ -35,6 +33,7 @@ BAR_SETTINGS = {  # settings for all progress bars, and how tqdm parses them on 
 }
 ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 OPTION = r"\s*\w+\s*:\s*(\[[^\]]*\]|[^\s,:=\[\]'\"]+)\s*"
+OPTIONS = rf"\s*|{OPTION}(,{OPTION})*,?"  # others make PyTorch abort with a C++ trace
 READERS = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 
@@ -99,31 +98,24 @@ def leave_out_unreadable() -> None:
     """
     for name in READERS:
         os.environ.pop(name, None)
-    for name in list(os.environ):
-        if name.startswith(TQDM):
-            _try(name, BAR_SETTINGS.get(name.removeprefix(TQDM), _none), BAR)
-        elif name in ALLOCATORS:
-            _try(name, _options, ALLOCATOR)
-
-
-def _try(name: str, read: Callable[[str], Any], reason: str) -> None:
-    """Unset a variable that cannot be parsed, with a note."""
-    try:
-        read(os.environ[name])
-    except ValueError:
-        text = f"note: {name}={os.environ.pop(name)!a} is ignored; {reason}\n"
+    for name, text in list(os.environ.items()):
+        if name.startswith(TQDM) and not _is_bar_setting(name.removeprefix(TQDM), text):
+            reason = "no bar can have it"
+        elif name in ALLOCATORS and not re.fullmatch(OPTIONS, text):
+            reason = "allowed are OPTION:VALUE, separated by commas"
+        else:
+            continue
+        del os.environ[name]
         with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or disk full
-            sys.stderr.write(text)
+            sys.stderr.write(f"note: {name}={text!a} is ignored; {reason}\n")
 
 
-def _none(_text: str) -> None:
-    raise ValueError
-
-
-def _options(text: str) -> None:
-    """Raise `ValueError` for allocator options that would make PyTorch abort with a C++ trace."""
-    if text.strip() and not re.fullmatch(f"{OPTION}(,{OPTION})*,?", text):
-        raise ValueError
+def _is_bar_setting(name: str, text: str) -> bool:
+    try:
+        BAR_SETTINGS[name](text)
+    except (KeyError, ValueError):
+        return False
+    return True
 
 
 def keep_warnings_harmless() -> None:

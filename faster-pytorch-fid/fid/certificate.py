@@ -35,7 +35,7 @@ PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")
 
 def _is_size(value: Any) -> bool:
     is_list = isinstance(value, list) and len(value) == 3
-    return is_list and all(map(_whole(1), value[:2])) and value[2] in tuple(FILTERS)
+    return is_list and all(map(_whole(1), value[:2])) and value[2] in FILTERS
 
 
 def _whole(low: int, high: int = 2**32) -> Callable[[Any], bool]:
@@ -165,7 +165,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ScoreError(f"{path}: {min(missing)!r} is missing")
     scores, parts = certificate["scores"], [certificate.get(name) for name in SOURCES]
     fits = {
-        "scores": isinstance(scores, dict) and all(map(_is_number, scores.values())),
+        "scores": isinstance(scores, dict) and {*map(type, scores.values())} <= {int, float},
         **{name: isinstance(p, dict | None) for name, p in zip(SOURCES, parts, strict=True)},
         **{name: can_be(settings[name]) for name, can_be in SETTINGS.items()},
     }
@@ -177,10 +177,6 @@ def read(path: Path) -> dict[str, Any]:
     given["metrics"] = tuple(settings["metrics"])
     given["resize"] = settings["resize"] and Size(*settings["resize"])
     return certificate | {"settings": {name: settings[name] for name in SETTINGS} | given}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -196,14 +192,10 @@ def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:
             lines.append(f"{key}: certificate {stated.get(key)}, found {found.get(key)}")
     for key in sorted({*stated["scores"], *found["scores"]}):
         old, new = stated["scores"].get(key), found["scores"].get(key)
-        if old is None or new is None or abs(old - new) > _tolerance(key, old):
+        rounding = kind_of(key).tolerance + RELATIVE_TOLERANCE * abs(old or 0)
+        if old is None or new is None or abs(old - new) > rounding:
             lines.append(f"{key}: certificate {old}, recomputed {new}")
     return lines
-
-
-def _tolerance(key: str, value: float) -> float:
-    """How much a value may differ between machines with the same inputs."""
-    return kind_of(key).tolerance + RELATIVE_TOLERANCE * abs(value)
 
 
 def _described(source: Source | None, count: int | None, folder: Path) -> dict[str, Any] | None:

@@ -106,11 +106,12 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
     """The predicted images (as listed by the manifest, if there is one) and the manifest."""
     folder = Path(settings.predicted_path)
     manifest = read_manifest(folder)
-    names = column_of(folder, manifest, "image") if manifest else None
-    predicted = open_source(folder, settings, names or None)
-    found = len(open_images(folder, None, settings.recursive)) if manifest else 0
-    if manifest and found > len(predicted):
-        note(f"{found - len(predicted)} images are not in {MANIFEST} and left out")
+    if manifest is None:
+        return open_source(folder, settings), None
+    predicted = open_source(folder, settings, column_of(folder, manifest, "image") or None)
+    others = len(open_images(folder, None, settings.recursive)) - len(predicted)
+    if others > 0:
+        note(f"{others} images are not in {MANIFEST} and left out")
     return predicted, manifest
 
 

@@ -42,7 +42,7 @@ CLOSE = 0.01  # tolerance for these values
 ADOBE_RGB = "R03"  # written by cameras to EXIF instead of a profile
 COLOURED = 48  # channel difference in a mask that JPEG artefacts cannot explain
 LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # possible values of "known" in a mask
-FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
@@ -233,4 +233,6 @@ def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
     """Resize pixels (H, W, 3) uint8; returned unchanged if they already have that size."""
     if pixels.shape[:2] == (size.height, size.width):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size[:2], FILTERS[size.filter]))
+    return np.asarray(
+        Image.fromarray(pixels).resize(size[:2], Image.Resampling[size.filter.upper()])
+    )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,10 +63,9 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
     hole = scorer.hole_distance(inputs) if "hole" in metrics else None
     sides, legacy, key = (predicted, reference), settings.legacy, scorer.backend.key
     distance, route = ranks.on_first(lambda: frechet_distance(*sides, legacy))
-    further = _further_numbers(settings, inputs, key, sides, train, hole)
-    wanted = [numbers for name, numbers in further.items() if name in metrics]
-    found = ranks.on_first(lambda: [pair for numbers in wanted for pair in numbers()])
-    scores = {key("fid"): distance} | {name: value for name, value in found if value is not None}
+    scores = {key("fid"): distance} | ranks.on_first(
+        lambda: _further_scores(settings, metrics, inputs, key, sides, train, hole)
+    )
     counts = predicted.count, reference.count
     subset_size = default_subset_size(*counts) if "kid" in metrics else None
     return Outcome(scores, route, subset_size, inputs, counts, scorer.backend, scorer.device)
@@ -102,40 +100,43 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
     return metrics
 
 
-def _further_numbers(
+def _further_scores(
     settings: Settings,
+    metrics: tuple[str, ...],
     inputs: Inputs,
     key: Callable[[str], str],
     sides: tuple[FeatureStatistics, FeatureStatistics],
     train: FeatureStatistics | None,
     hole: float | None,
-) -> dict[str, Callable[[], Iterable[tuple[str, float | None]]]]:
-    """A function for the numbers of each metric, in table order; a None value is left out."""
-    features, count1, count2 = [side.features() for side in sides], sides[0].count, sides[1].count
-    samples, seed, fid, kid = settings.bootstrap_samples, settings.seed, key("fid"), key("kid")
-    named = partial(zip, strict=True)
-    return {
-        "bootstrap": lambda: named(
-            (f"{fid}_low", f"{fid}_high", f"{fid}_bootstrap_bias"),
-            bootstrap_interval(*sides, inputs.paired, samples, seed),
-        ),
-        "hole": lambda: [(f"hole_{fid}", hole)],
-        "kid": lambda: named(
-            (f"{kid}_mean", f"{kid}_deviation"),
-            kernel_distance(*features, default_subset_size(count1, count2), seed),
-        ),
-        "prc": lambda: named(("precision", "recall"), precision_recall(*features)),
-        "density": lambda: named(("density", "coverage"), density_coverage(*features)),
-        "ids": lambda: named(
-            (key("p_ids"), key("u_ids")),
-            discriminative_scores(*features, is_paired=count1 == count2),
-        ),
-        "paired": lambda: paired_metrics(inputs.predicted, inputs.reference, inputs.masks).items(),
-        "train": lambda: named(
-            ("nearest_train", "nearest_train_of_truth", "nearer_to_train_than_truth"),
-            nearness(*features, train.features()),
-        ),
-    }
+) -> dict[str, float]:
+    """The scores besides the distance of whole images, in table order."""
+    features, counts = [side.features() for side in sides], [side.count for side in sides]
+    fid, kid, seed = key("fid"), key("kid"), settings.seed
+    scores: dict[str, float] = {}
+    if "bootstrap" in metrics:
+        interval = bootstrap_interval(*sides, inputs.paired, settings.bootstrap_samples, seed)
+        scores |= {f"{fid}_low": interval.low, f"{fid}_high": interval.high}
+        scores[f"{fid}_bootstrap_bias"] = interval.bias
+    if hole is not None:
+        scores[f"hole_{fid}"] = hole
+    if "kid" in metrics:
+        mean, deviation = kernel_distance(*features, default_subset_size(*counts), seed)
+        scores |= {f"{kid}_mean": mean, f"{kid}_deviation": deviation}
+    if "prc" in metrics:
+        scores["precision"], scores["recall"] = precision_recall(*features)
+    if "density" in metrics:
+        scores["density"], scores["coverage"] = density_coverage(*features)
+    if "ids" in metrics:
+        paired, unpaired = discriminative_scores(*features, is_paired=counts[0] == counts[1])
+        if paired is not None:
+            scores[key("p_ids")] = paired
+        scores[key("u_ids")] = unpaired
+    if "paired" in metrics:
+        scores |= paired_metrics(inputs.predicted, inputs.reference, inputs.masks)
+    if train is not None:
+        names = "nearest_train", "nearest_train_of_truth", "nearer_to_train_than_truth"
+        scores |= zip(names, nearness(*features, train.features()), strict=True)
+    return scores
 
 
 def save_predicted_statistics(
