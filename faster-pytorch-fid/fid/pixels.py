@@ -233,6 +233,5 @@ def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
     """Resize pixels (H, W, 3) uint8; returned unchanged if they already have that size."""
     if pixels.shape[:2] == (size.height, size.width):
         return pixels
-    return np.asarray(
-        Image.fromarray(pixels).resize(size[:2], Image.Resampling[size.filter.upper()])
-    )
+    chosen = Image.Resampling[size.filter.upper()]
+    return np.asarray(Image.fromarray(pixels).resize(size[:2], chosen))

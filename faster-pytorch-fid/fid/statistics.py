@@ -148,10 +148,11 @@ def save_statistics(
     features = statistics.features()
     if features is not None:
         arrays["features"] = features
-    extra = {} if statistics.count is None else {"n": np.array(statistics.count)}
-    extra |= {name: np.array(value) for name, value in provenance.items()}
+    count = {} if statistics.count is None else {"n": statistics.count}
     with replacing(path) as file:
-        np.savez(file, **{name: t.cpu().numpy() for name, t in arrays.items()}, **extra)
+        np.savez(
+            file, **{name: t.cpu().numpy() for name, t in arrays.items()}, **count, **provenance
+        )
 
 
 def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> FeatureStatistics:
