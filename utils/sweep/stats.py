@@ -1,9 +1,9 @@
 """Statistics over seeds: means, standard deviations and significant differences.
 
 Two settings differ significantly if their means differ by more than Tukey's HSD at 95 % for all
-pairs of a group (Tukey 1949, Kramer 1956). The standard deviation over seeds is pooled over the
-settings that vary: `scipy.stats.tukey_hsd` pools deterministic ones too, which makes it too small.
-It reflects decoding noise only, not other images.
+pairs of a group (Tukey 1949), whose settings all have the same seeds. The standard deviation over
+seeds is pooled over the settings that vary: `scipy.stats.tukey_hsd` pools deterministic ones too,
+which makes it too small. It reflects decoding noise only, not other images.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def pooled_spread(group: Sequence[Summary]) -> tuple[float, int]:
     return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
 
 
-def real_difference(first: Summary, second: Summary, group: Sequence[Summary]) -> float:
-    """Least significant difference of two means of a group; NaN if each has one seed."""
+def real_difference(group: Sequence[Summary]) -> float:
+    """Least significant difference of two means of a group; NaN for one seed or one setting."""
     spread, freedom = pooled_spread(group)
     if not freedom or len(group) < 2:
         return math.nan
-    share = (1 / len(first.values) + 1 / len(second.values)) / 2
-    floor = RESOLUTION * max(abs(first.mean), abs(second.mean))
-    return max(_quantile(len(group), freedom) * spread * math.sqrt(share), floor)
+    quantile = _quantile(len(group), freedom)
+    floor = RESOLUTION * max(abs(s.mean) for s in group)
+    return max(quantile * spread / math.sqrt(len(group[0].values)), floor)
 
 
 @cache
@@ -67,23 +67,15 @@ def _quantile(settings: int, freedom: int) -> float:
     return float(studentized_range.ppf(CONFIDENCE, settings, freedom))
 
 
-def differs(first: Summary, second: Summary, group: Sequence[Summary]) -> bool:
-    """Whether two settings of a group differ significantly."""
-    return abs(first.mean - second.mean) > real_difference(first, second, group)
-
-
 def statements(group: Sequence[Summary], what: str) -> list[str]:
     """Sentences on the significant differences in a group, e.g. a table's row; lower is better."""
     best, *others = sorted(group, key=lambda s: s.mean)
     if not others:
         return []
-    if not pooled_spread(group)[1]:
+    if math.isnan(margin := real_difference(group)):
         return [f"{what}: one seed each, so differences cannot be tested."]
-    margin = max(real_difference(best, other, group) for other in others)
-    counts = sorted({len(s.values) for s in group})
-    number = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-    test = f"Tukey HSD at {100 * CONFIDENCE:g} %: {margin:.3g}, {number} seeds"
-    behind = [s for s in others if differs(best, s, group)]
+    test = f"Tukey HSD at {100 * CONFIDENCE:g} %: {margin:.3g}, {len(best.values)} seeds"
+    behind = [s for s in others if s.mean - best.mean > margin]
     if not behind:
         return [f"{what}: no significant difference ({test})."]
     losses = ", ".join(f"{s.name} (by {s.mean - best.mean:.3g})" for s in behind)

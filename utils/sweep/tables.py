@@ -25,10 +25,6 @@ class SettingResult:
     score: Summary
     hole_psnr: float | None  # mean over images and seeds, in dB
 
-    @property
-    def steps(self) -> int:
-        return self.setting.decoding.steps
-
 
 @dataclass(frozen=True)
 class Table:
@@ -45,10 +41,6 @@ class Table:
         return [result for result in self.results if result.setting.row == name]
 
     @property
-    def winner(self) -> SettingResult:
-        return min(self.results, key=lambda result: result.score.mean)
-
-    @property
     def grid(self) -> list[list[str]]:
         """Heading and rows, as in the report: one column for each value."""
         corner = f"{self.study.row_name} / {self.study.column_name}".removeprefix(" / ")
@@ -62,7 +54,7 @@ class Table:
         return [heading] + [
             [
                 result.setting.name,
-                str(result.steps),
+                str(result.setting.decoding.steps),
                 str(result.score),
                 EMPTY_CELL if result.hole_psnr is None else f"{result.hole_psnr:.2f}",
             ]
@@ -139,7 +131,8 @@ def as_csv(table: Table) -> str:
             lines.append(
                 {"row": setting.row, "column": setting.column, "seed": seed}
                 | {name: None if n is None else f"{n:.6g}" for name, n in numbers.items()}
-                | {"steps": result.steps, "images": table.images, "score_name": table.score_name}
+                | {"steps": setting.decoding.steps, "images": table.images}
+                | {"score_name": table.score_name}
                 | setting.decoding.model_dump(mode="json")
             )
     return csv_table(lines)
