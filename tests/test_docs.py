@@ -225,7 +225,8 @@ def test_the_readme_compares_speeds_in_a_row_a_task_and_a_column_a_machine(monke
 
 def test_a_speed_has_three_digits():
     record = {"details": {}, "machine": {"gpus": [], "cpu": "A", "threads": 1}}
-    row = speed_tables.speed_row("train", [[0.12345], [6842.3]], 1.0, record)
+    pair = [{"speed": 0.12345, "peak_mib": 1}], [{"speed": 6842.3, "peak_mib": 1}]
+    row = speed_tables.speed_row("train", pair, lambda figures: figures["speed"], record)
     assert row[1:3] == ["0.123", "6,840"]
 
 
