@@ -148,8 +148,8 @@ def main() -> None:
     seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS[device.type])
     result, details = {}, {"dtype": str(pick_dtype("auto", device))}
     for preset in args.presets:
-        found = compare(preset, seconds, 1 if args.quick else common.ROUNDS)
-        result[preset], details[preset] = found
+        rounds = 1 if args.quick else common.ROUNDS
+        result[preset], details[preset] = compare(preset, seconds, rounds)
     common.report("train", result, details, args.quick)
 
 
