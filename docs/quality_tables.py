@@ -10,8 +10,7 @@ from bench.recipes import RECIPES
 from docs.results_files import RESULTS, latest, machine, records
 from utils.io.tables import markdown_table as table
 from utils.sweep.plan import STUDIES
-from utils.sweep.stats import Summary, statements
-from utils.sweep.tables import score_grid
+from utils.sweep.tables import Summary, score_grid, statements
 
 STUDY_TITLES = {name: title for name, (title, _) in STUDIES.items()} | {
     "grid-borders": "Hole fills and composites",

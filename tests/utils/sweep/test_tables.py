@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import tukey_hsd
 
-from utils.sweep.stats import Summary, pooled_spread, real_difference, statements
+from utils.sweep.tables import Summary, pooled_spread, real_difference, statements
 
 
 def summaries(*values: tuple[float, ...]) -> list[Summary]:
