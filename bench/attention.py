@@ -62,7 +62,7 @@ def preset_result(preset: str, turns: int) -> dict[str, Figures]:
         cells[f"{kind}_{name}"] = cell | {"times_as_fast": round(best["kernel"] / best["here"], 2)}
     qkv = random.to(torch.bfloat16).requires_grad_()
     kept = {way: kept_mib(attend, qkv) for way, attend in ways(network, trains=True).items()}
-    return cells | {"kept_mib": {way: round(mib, 2) for way, mib in kept.items()}}
+    return cells | {"kept_mib": kept}
 
 
 def ways(network: TransformerConfig, trains: bool) -> dict[str, Attend]:
@@ -73,10 +73,8 @@ def ways(network: TransformerConfig, trains: bool) -> dict[str, Attend]:
     def whole(attend: Callable[..., Tensor], qkv: Tensor) -> Tensor:
         return attend(*split_heads(qkv, 3, network.num_heads)).transpose(1, 2).flatten(2)
 
-    written_out = {"kernel": attention._fused, "plain": attention._plain}
-    return {way: partial(whole, how) for way, how in written_out.items()} | {
-        "here": attention._attend
-    }
+    kernel, plain = (partial(whole, how) for how in (attention._fused, attention._plain))
+    return {"kernel": kernel, "plain": plain, "here": attention._attend}
 
 
 def once(attend: Attend, qkv: Tensor, trains: bool) -> None:
@@ -99,7 +97,7 @@ def kept_mib(attend: Attend, qkv: Tensor) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         attend(qkv)
-    return sum(size for _, size in kept.values()) / len(qkv) / MIB
+    return round(sum(size for _, size in kept.values()) / len(qkv) / MIB, 2)
 
 
 if __name__ == "__main__":

@@ -55,19 +55,16 @@ def main() -> None:
     rounds, seconds = (QUICK_ROUNDS, QUICK_SECONDS) if args.quick else (ROUNDS, SECONDS)
     result: dict[str, dict] = {work: {} for work in args.works}
     loads = {}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        side(OLD, folder) as old,
-        side(NEW, folder) as new,
-    ):
-        prepare(Path(folder), ENCODED)
+    with tempfile.TemporaryDirectory() as name, side(OLD) as old, side(NEW) as new:
+        sides, folder = {OLD: old, NEW: new}, Path(name)
+        prepare(folder, ENCODED)
         for work in args.works:  # reads weights, allocates memory
-            compare(old, new, work, 0.0, 1)
+            compare(sides, work, folder, 0.0, 1)
         for count in args.others:
             before = common.load()
             with busy(count):
                 for work in args.works:
-                    result[work][count] = compare(old, new, work, seconds, rounds)
+                    result[work][count] = compare(sides, work, folder, seconds, rounds)
                     print(f"{work} next to {count}: {json.dumps(result[work][count])}", flush=True)
             loads[count] = {"before": before, "after": common.load()}
     details = {"loads": loads, "workers": parallel.workers(), "rounds": rounds, "seconds": seconds}
@@ -76,16 +73,15 @@ def main() -> None:
 
 
 def compare(
-    old: ProcessPoolExecutor, new: ProcessPoolExecutor, work: str, seconds: float, rounds: int
+    sides: dict[str, ProcessPoolExecutor], work: str, folder: Path, seconds: float, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Images per second of both sides, in turns, and their ratio."""
-    found = common.in_turns(
-        {
-            OLD: lambda: old.submit(rate, work, seconds).result(),
-            NEW: lambda: new.submit(rate, work, seconds).result(),
-        },
-        rounds,
-    )
+
+    def ask(process: ProcessPoolExecutor) -> float:
+        return process.submit(rate, work, folder, seconds).result()
+
+    calls = {name: partial(ask, process) for name, process in sides.items()}
+    found = common.in_turns(calls, rounds)
     spreads = {name: common.spread(rates) for name, rates in found.items()}
     return spreads | {"ratio": common.ratios(found[NEW], found[OLD])}
 
@@ -104,23 +100,16 @@ def busy(count: int) -> Iterator[None]:
             other.wait()
 
 
-def side(name: str, folder: str) -> ProcessPoolExecutor:
+def side(name: str) -> ProcessPoolExecutor:
     """A process for one side, which holds its networks."""
-    return ProcessPoolExecutor(1, get_context("spawn"), start, (name, Path(folder)))
+    return ProcessPoolExecutor(1, get_context("spawn"), start, (name,))
 
 
-def start(name: str, folder: Path) -> None:
-    """Set up a side's process: its threading and its folder."""
+def start(name: str) -> None:
+    """Set up the threading of a side's process."""
     sys.stdout = sys.stderr  # stdout ends with the result
-    made_of.folder = folder
     if name == OLD:
         as_before()
-
-
-@cache
-def made_of(name: str) -> Work:
-    """A work with its networks, built once per process."""
-    return WORKS[name](made_of.folder)
 
 
 def as_before() -> None:
@@ -139,9 +128,15 @@ def as_they_are() -> Iterator[None]:
     yield
 
 
-def rate(work: str, seconds: float) -> float:
+@cache
+def made(work: str, folder: Path) -> Work:
+    """A work with its networks, built once per process."""
+    return WORKS[work](folder)
+
+
+def rate(work: str, folder: Path, seconds: float) -> float:
     """Images per second over at least this many seconds."""
-    do = made_of(work)
+    do = made(work, folder)
     began, images = time.perf_counter(), 0
     while True:
         images += do()

@@ -172,7 +172,6 @@ def report(
         reason = f"rounds differ by more than {WIDEST} times in {', '.join(wide)}"
         print(f"not appended: {reason}", file=sys.stderr)
     if not quick and not wide:
-        RESULTS.mkdir(exist_ok=True)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         record = {"date": now, "result": result, "details": details or {}, "machine": machine()}
         with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:

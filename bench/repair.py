@@ -142,12 +142,11 @@ def _figures(sides: Sides, cell: Cell, device: torch.device) -> Figures:
     distance, referee = (FeatureDistance(targets, device, how) for how in (DEFAULT, HELD_OUT))
     perceptual, result = EfficientNetDistance().to(device), {}
     for name, images in sides.items():
-        parts = range(0, len(images), BATCH)
-        scaled = (
-            [torch.from_numpy(x[i : i + BATCH]).permute(0, 3, 1, 2).to(device) / 255 for i in parts]
-            for x in (images, truth)
+        batches = (
+            [x.permute(0, 3, 1, 2).to(device) / 255 for x in side.split(BATCH)]
+            for side in (torch.from_numpy(images), targets)
         )
-        each = [perceptual(a, b).item() * len(a) for a, b in zip(*scaled, strict=True)]
+        each = [perceptual(a, b).item() * len(a) for a, b in zip(*batches, strict=True)]
         decibels = [hole_psnr(*of) for of in zip(images, truth, cell.holes, strict=True)]
         result[name] = {
             "frechet": round(distance(torch.from_numpy(images)), 2),

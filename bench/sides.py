@@ -35,10 +35,10 @@ def side(
     if name == "grey":
         return masked
     if name == "biharmonic":
-        return _classical(masked, holes, lambda image, hole: fill_hole(image, hole, "biharmonic"))
+        pairs = zip(masked, holes, strict=True)
+        return np.stack([fill_hole(*pair, "biharmonic") for pair in pairs])
     if name == "telea":
-        telea = _telea()
-        return telea and _classical(masked, holes, telea)
+        return _telea(masked, holes)
     if name == "unet":
         return None if unet is None else repaired(unet, masked, holes, inpainter.config)
     if name == "bf16":
@@ -82,20 +82,14 @@ def _in_bf16(inpainter: Inpainter) -> Iterator[None]:
         yield
 
 
-def _classical(
-    masked: np.ndarray, holes: np.ndarray, fill: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Fill each hole from its surroundings, (n, H, W, 3) uint8."""
-    return np.stack([fill(image, hole) for image, hole in zip(masked, holes, strict=True)])
-
-
-def _telea() -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+def _telea(masked: np.ndarray, holes: np.ndarray) -> np.ndarray | None:
     """OpenCV's filling by fast marching (Telea 2004), or None where OpenCV is missing."""
     try:
         import cv2
     except ImportError:
         return None
-    return lambda image, hole: cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    pairs = zip(masked, holes.astype(np.uint8), strict=True)
+    return np.stack([cv2.inpaint(*pair, 3, cv2.INPAINT_TELEA) for pair in pairs])
 
 
 def _decoded(

@@ -62,9 +62,8 @@ def kept_tokens(
             here = distance == far
             kept[far] += (before == after)[here].sum()
             known[far] += here.sum()
-    shares = {str(far): kept[far] / known[far] for far in range(1, FARTHEST) if known[far]}
-    if known[FARTHEST]:
-        shares[f"{FARTHEST}+"] = kept[FARTHEST] / known[FARTHEST]
+    names = [*map(str, range(FARTHEST)), f"{FARTHEST}+"]
+    shares = {names[far]: kept[far] / known[far] for far in range(1, FARTHEST + 1) if known[far]}
     return {"all": kept.sum() / known.sum(), **shares, "2+": kept[2:].sum() / known[2:].sum()}
 
 

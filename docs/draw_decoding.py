@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -45,8 +44,12 @@ def curves() -> None:
     r = torch.linspace(0, 1, 200, dtype=torch.float64)
     for name in MASK_SCHEDULES:
         left.plot(r, gamma(name, r), label=name)
+    steps = torch.arange(STEPS + 1)
     for name in ("cosine", "linear", "square"):
-        _shares(right, name)
+        maskgit = gamma(name, steps.double() / STEPS)
+        listing = gamma("cosine", 1 - maskgit)  # the model's own gamma on top
+        (line,) = right.plot(steps, maskgit, marker=".", label=name)
+        right.plot(steps, listing, marker=".", ls="--", color=line.get_color())
     left.set(title="mask schedules", xlabel="progress r", ylabel="share that stays hidden")
     right.set(title=f"{STEPS} steps: listing (dashed) and maskgit", xlabel="step")
     for axes in (left, right):
@@ -55,21 +58,12 @@ def curves() -> None:
     save_figure(FOLDER / "schedules.png", figure, dpi=100)
 
 
-def _shares(axes: Axes, name: str) -> None:
-    steps = torch.arange(STEPS + 1)
-    q = steps.double() / STEPS
-    (line,) = axes.plot(steps, gamma(name, q), marker=".", label=name)
-    listing = gamma("cosine", 1 - gamma(name, q))  # the model's own gamma on top
-    axes.plot(steps, listing, marker=".", ls="--", color=line.get_color())
-
-
 def masks() -> None:
     """A photograph as its tokens are decided, one row per entry of `ROWS`."""
     image = square_crop(load_rgb(photo_path("chelsea.png")).crop(FACE), SIDE)
     hole = draw_hole("lab", SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=HOLE_INDEX)
     token_mask = token_mask_from_holes(torch.from_numpy(hole)[None], GRID)
-    size = (9, 1.05 * len(ROWS))
-    figure, axes = subplots(len(ROWS), 1, figsize=size)
+    figure, axes = subplots(len(ROWS), 1, figsize=(9, 1.05 * len(ROWS)))
     for place, (name, changes) in zip(axes, ROWS.items(), strict=True):
         frames = [_shown(image, mask) for mask in [token_mask, *walk(token_mask, changes)]]
         place.imshow(tile(frames, len(frames), len(frames)), interpolation="nearest")

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from docs.draw_decoding import FACE, FOLDER, HOLE_SHARE, SIDE
+from docs.draw_decoding import FACE, FOLDER, GRID, HOLE_SHARE, SIDE
 from utils.app.pictures import photographs
 from utils.cli import ArgumentParser, first_line, run
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
 from utils.data.sources import square_crop
 from utils.data.tensors import normalise
-from utils.inpainting.composite import composite
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.windows import repair_in_windows
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png
@@ -83,16 +82,15 @@ def reconstructed(inpainter: Inpainter, images: np.ndarray) -> np.ndarray:
 
 def row(inpainter: Inpainter, truth: np.ndarray, hole: np.ndarray) -> list[np.ndarray]:
     """Masked picture, the picture after some steps with hidden tokens grey, the truth."""
-    grey, decoding = np.uint8(HOLE_COLOUR), inpainter.config.decoding
+    grey = np.uint8(HOLE_COLOUR)
     masked = np.where(hole[..., None], grey, truth)
     trace = inpainter.trace(masked[None], hole[None], [0])
     steps = inpainter.decoded_steps(trace.token_ids, trace.known)[:, 0]  # (T, H, W, 3)
     shown = []
     for step in SHOWN:
-        joined = composite(steps[step], masked, hole, decoding.composite, decoding.feather_width)
-        grid = int(trace.hidden[step].shape[1] ** 0.5)
-        left = trace.hidden[step][0].view(grid, grid).cpu().numpy()
-        left = enlarged(left, SIDE // grid) & hole
+        joined = inpainter.join(steps[step], masked, hole)
+        left = trace.hidden[step][0].view(GRID, GRID).cpu().numpy()
+        left = enlarged(left, SIDE // GRID) & hole
         shown.append(np.where(left[..., None], grey, joined))
     return [masked, *shown, truth]
 

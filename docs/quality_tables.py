@@ -1,13 +1,22 @@
-"""Tables of repairs, of the tokenizer and of recipes, from docs/results/ and bench/results/."""
+"""Tables of quality: repairs, the tokenizer, recipes and studies, from committed results."""
 
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 
 from bench.recipes import RECIPES
 from docs.results_files import RESULTS, latest, machine, records
 from utils.io.tables import markdown_table as table
+from utils.sweep.plan import STUDIES
+from utils.sweep.tables import Summary, score_grid, statements
 
+STUDY_TITLES = {name: title for name, (title, _) in STUDIES.items()} | {
+    "grid-borders": "Hole fills and composites",
+    "grid-orders": "Orders",
+    "grid-settings": "Iterations and temperatures",
+}
 CLASSICAL = {"grey", "telea", "biharmonic"}  # sides without weights
 NETWORKS = ("tokenizer", "transformer")
 Figures = dict[str, float]
@@ -131,3 +140,45 @@ def recipes() -> str:
         if name in RECIPES
     ]
     return table(["recipe", "validation loss, nats", "relative to the first"], rows)
+
+
+def studies_in_full() -> str:
+    """Every study: table with the report's figures, significant differences, plots."""
+    reported: dict[str, list[str]] = {}
+    for line in read_csv(RESULTS / "report" / "fid.csv"):
+        reported.setdefault(line["study"], ["*the report: FID, other weights*"]).append(line["fid"])
+    blocks = []
+    for name, title in STUDY_TITLES.items():
+        lines = read_csv(RESULTS / "sweep" / name / "results.csv")
+        groups, seeds = groups_of(lines), len({line["seed"] for line in lines})
+        heading, *rows = score_grid(title, groups)
+        if name in reported:
+            rows.append(reported[name])
+        sentences = [f"- {s}" for row, group in groups.items() for s in statements(group, row)]
+        files = sorted((RESULTS / "sweep" / name).glob("*.png"))
+        blocks += [
+            f"## {title}",
+            f"{lines[0]['score_name']} of {lines[0]['images']} images, "
+            f"mean ± standard deviation over {seeds} decoding seeds.",
+            table(heading, rows),
+            "\n".join(sentences),
+            *(f"![{file.stem}](results/sweep/{name}/{file.name})" for file in files),
+        ]
+    return "\n\n".join(blocks)
+
+
+def groups_of(lines: list[dict[str, str]]) -> dict[str, list[Summary]]:
+    """Row of a study's table -> its settings in the order of the columns."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for line in lines:
+        row = scores.setdefault(line["row"] or "score", {})
+        row.setdefault(line["column"], []).append(float(line["score"]))
+    return {
+        name: [Summary(column, tuple(values)) for column, values in columns.items()]
+        for name, columns in scores.items()
+    }
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

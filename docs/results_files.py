@@ -10,8 +10,6 @@ from utils.io.files import read_rows
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, BENCHES = ROOT / "docs" / "results", ROOT / "bench" / "results"
 
-PARTS = ("result", "details")  # of a record, with an entry for each size
-
 Record = dict[str, Any]
 
 
@@ -21,27 +19,26 @@ def records(name: str) -> list[Record]:
 
 
 def latest(name: str) -> list[Record]:
-    """The last full measurement of a benchmark on each machine, the newest last.
+    """The last measurement of a benchmark on each machine, the newest last.
 
     One without a dtype is superseded by any later one of the same processor.
     """
     found: dict[str, Record] = {}
     for record in records(name):
-        if not record["details"].get("quick"):
-            found.pop(machine(record), None)
-            found.pop(processor(record), None)
-            found[machine(record)] = record
+        found.pop(machine(record), None)
+        found.pop(processor(record), None)
+        found[machine(record)] = record
     return list(found.values())
 
 
 def latest_sizes(name: str) -> list[Record]:
     """`latest`, with the sizes that a machine's last run left out taken from its earlier runs."""
-    found = []
-    for last in latest(name):
-        runs = [r for r in records(name) if machine(r) == machine(last)]
-        parts = {part: {k: v for r in runs for k, v in r[part].items()} for part in PARTS}
-        found.append(last | parts)
-    return found
+    found: dict[str, Record] = {}
+    for record in records(name):
+        sizes = found.setdefault(machine(record), {"result": {}, "details": {}})
+        for part, by_size in sizes.items():
+            by_size |= record[part]
+    return [last | found[machine(last)] for last in latest(name)]
 
 
 def machine(record: Record) -> str:

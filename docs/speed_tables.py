@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
@@ -11,6 +11,7 @@ from docs.results_files import Record, latest, latest_sizes, machine, records
 from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 
+Figures = dict[str, float]
 DRAWN = ", every step drawn"  # rows of repairs that the README leaves out
 
 
@@ -37,23 +38,42 @@ def all_speeds() -> list[TableRow]:
 
 def training_speed() -> Iterable[TableRow]:
     for record in latest_sizes("train"):
-        for size, result in record["result"].items():
-            sides = (rounds(record["details"][size][side]) for side in ("plain", "ours"))
-            speeds = [[one["images_per_second"] for one in side] for side in sides]
-            memory = middle(result["memory_ratio"])
-            yield speed_row(f"train, {size} size", speeds, memory, record)
+        for size in record["result"]:
+            sides = record["details"][size]
+            pair = sides["plain"], sides["ours"]
+            yield speed_row(f"train, {size} size", pair, lambda f: f["images_per_second"], record)
 
 
 def inpainting_speed() -> Iterable[TableRow]:
     for record in latest("inpaint"):
-        for size, cells in record["details"]["tasks"].items():
+        for size, sides in record["details"]["tasks"].items():
             for side, how in {"ours": "", "ours_with_pictures": DRAWN}.items():
-                pair = (rounds(cells["plain"]), rounds(cells[side]))
-                kind = "gpu_peak_mib" if "gpu_peak_mib" in pair[0][0] else "peak_mib"
-                speeds = [[1 / cell["seconds_an_image"] for cell in each] for each in pair]
-                plain, ours = (median(cell[kind] for cell in each) for each in pair)
-                memory = ours / plain
-                yield speed_row(f"repair, {size} size{how}", speeds, memory, record)
+                pair, what = (sides["plain"], sides[side]), f"repair, {size} size{how}"
+                yield speed_row(what, pair, lambda f: 1 / f["seconds_an_image"], record)
+
+
+def scoring_speed() -> Iterable[TableRow]:
+    for record in latest("fid"):
+        images, sides = record["details"]["images"], record["details"]["tasks"]
+        for side, how in {"cold": "", "warm": ", reference cached"}.items():
+            pair, what = (sides["theirs"], sides[side]), f"score {images} images{how}"
+            yield speed_row(what, pair, lambda f, n=images: n / f["total_s"], record)
+
+
+def speed_row(
+    what: str, pair: tuple[Any, Any], images_per_second: Callable[[Figures], float], record: Record
+) -> TableRow:
+    """A table row. pair: figures of the other side and ours, by round; ratios are ours to it."""
+    sides = [side if isinstance(side, list) else [side] for side in pair]  # earlier: one round
+    speeds = [[images_per_second(figures) for figures in side] for side in sides]
+    quotients = [ours / other for other, ours in zip(*speeds, strict=True)]
+    ratio = f"{median(quotients):.1f}"
+    if len(quotients) > 1:
+        ratio += f", {min(quotients):.1f} to {max(quotients):.1f}"
+    kind = "gpu_peak_mib" if "gpu_peak_mib" in sides[0][0] else "peak_mib"
+    other, ours = (median(figures[kind] for figures in side) for side in sides)
+    medians = (f"{float(f'{median(speed):.3g}'):,g}" for speed in speeds)  # three digits
+    return [what, *medians, ratio, f"x {ours / other:.2f}", machine(record)]
 
 
 def repair_cost() -> str:
@@ -83,36 +103,6 @@ def busy() -> str:
 def spread_cell(figure: dict[str, float]) -> str:
     """A median with its range."""
     return f"{figure['median']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})"
-
-
-def scoring_speed() -> Iterable[TableRow]:
-    for record in latest("fid"):
-        details = record["details"]
-        tasks = {
-            n.removeprefix("ours-").removesuffix("-2048"): t for n, t in details["tasks"].items()
-        }
-        for side, how in {"cold": "", "warm": ", reference cached"}.items():
-            pair = [rounds(tasks["theirs"]), rounds(tasks[side])]
-            speeds = [[details["images"] / cell["total_s"] for cell in each] for each in pair]
-            theirs, ours = (median(cell["peak_mib"] for cell in each) for each in pair)
-            yield speed_row(f"score {details['images']} images{how}", speeds, ours / theirs, record)
-
-
-def speed_row(
-    what: str, speeds: Sequence[Sequence[float]], memory: float, record: Record
-) -> TableRow:
-    """A table row. speeds: of the other side and ours, by round. memory: their ratio."""
-    quotients = [ours / other for other, ours in zip(*speeds, strict=True)]
-    ratio = f"{median(quotients):.1f}"
-    if len(quotients) > 1:
-        ratio += f", {min(quotients):.1f} to {max(quotients):.1f}"
-    medians = (f"{float(f'{median(speed):.3g}'):,g}" for speed in speeds)  # three digits
-    return [what, *medians, ratio, f"x {memory:.2f}", machine(record)]
-
-
-def rounds(side: Any) -> list[dict[str, float]]:
-    """The figures of each round of a side; earlier benchmarks had one round."""
-    return side if isinstance(side, list) else [side]
 
 
 def middle(figure: Any) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from docs import quality_tables, speed_tables, study_tables
+from docs import quality_tables, speed_tables
 from docs.results_files import ROOT
 
 CARD = ROOT / "models" / "pretrained" / "cats64" / "README.md"
@@ -45,7 +45,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tokenizer-quality": quality_tables.tokenizer_quality,
     "recipes": quality_tables.recipes,
     "tours": quality_tables.tours,
-    "studies-in-full": study_tables.studies_in_full,
+    "studies-in-full": quality_tables.studies_in_full,
 }
 
 

@@ -26,7 +26,10 @@ def commands() -> dict[str, list[str]]:
     parts = re.split(r"^### (.*)$", section.split("\n## ")[0], flags=re.MULTILINE)
     names = ["preparation", *(name.removeprefix("A ") for name in parts[1::2])]
     named = dict(zip(names, parts[::2], strict=True))
-    return {name: [c for c in commands_of(text) if ran(c)] for name, text in named.items()}
+    return {
+        name: [command for command in commands_of(text) if not command.startswith(LEFT_OUT)]
+        for name, text in named.items()
+    }
 
 
 def commands_of(text: str) -> list[str]:
@@ -35,26 +38,20 @@ def commands_of(text: str) -> list[str]:
     return [line for block in blocks for line in block.strip().splitlines()]
 
 
-def ran(command: str) -> bool:
-    return not command.startswith(LEFT_OUT)
-
-
 def main() -> None:
     seconds: dict[str, dict[str, float]] = {}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path}
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
         for name, lines in commands().items():
             for command in lines:
                 print(f"+ {command}", flush=True)
                 start = time.perf_counter()
-                subprocess.run(
-                    command, shell=True, cwd=folder, env={**os.environ, "PATH": path}, check=True
-                )
+                subprocess.run(command, shell=True, cwd=folder, env=environment, check=True)
                 seconds.setdefault(name, {})[command] = round(time.perf_counter() - start, 1)
-    found = {"seconds": seconds, "machine": machine()}
-    place = ROOT / "docs" / "results" / "tours.json"
-    place.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    found = json.dumps({"seconds": seconds, "machine": machine()}, indent=2)
+    (ROOT / "docs" / "results" / "tours.json").write_text(found + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What repairs are compared with: the regressor, the sides, the worst third."""
+"""What repairs are compared with: the regressor and the other sides."""
 
 from __future__ import annotations
 

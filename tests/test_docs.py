@@ -18,9 +18,10 @@ import config.loading
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.loading import load_config
 from config.schema import Config
-from docs import results_files, speed_tables, study_tables, tables, tours
+from docs import quality_tables, results_files, speed_tables, tables, tours
 from docs.draw_decoding import GRID, ROWS, STEPS, walk
 from utils.sweep.plan import STUDIES, read_grid
+from utils.sweep.tables import score_grid
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -176,23 +177,20 @@ def test_the_readme_promises_no_time_and_no_speed_in_its_prose():
     assert "about " not in text
 
 
-def test_the_newest_full_measurement_of_each_machine_counts(tmp_path, monkeypatch):
+def test_the_newest_measurement_of_each_machine_counts(tmp_path, monkeypatch):
     cpu = {"gpus": [], "cpu": "A", "threads": 1}
     records = [
         {"result": {"lab": 1, "cats64": 1}, "details": {}, "machine": cpu},
-        {"result": {"lab": 2}, "details": {"quick": False}, "machine": {**cpu, "gpus": ["G"]}},
+        {"result": {"lab": 2}, "details": {}, "machine": {**cpu, "gpus": ["G"]}},
         {"result": {"lab": 3}, "details": {}, "machine": cpu},
-        {"result": {"lab": 4}, "details": {"quick": True}, "machine": cpu},
     ]
-    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records[:3]))
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     monkeypatch.setattr(results_files, "BENCHES", tmp_path)
     machines, results = ["G", "A, 1 thread"], [{"lab": 2}, {"lab": 3}]
     assert [r["result"] for r in results_files.latest("bench")] == results
     assert [results_files.machine(r) for r in results_files.latest("bench")] == machines
     both = [r["result"] for r in results_files.latest_sizes("bench")]
     assert both == [{"lab": 2}, {"lab": 3, "cats64": 1}]  # from the run before
-    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert [r["result"] for r in results_files.latest("bench")] == results  # a quick check is none
     assert results_files.latest("never-run") == []
 
 
@@ -227,7 +225,8 @@ def test_the_readme_compares_speeds_in_a_row_a_task_and_a_column_a_machine(monke
 
 def test_a_speed_has_three_digits():
     record = {"details": {}, "machine": {"gpus": [], "cpu": "A", "threads": 1}}
-    row = speed_tables.speed_row("train", [[0.12345], [6842.3]], 1.0, record)
+    pair = [{"speed": 0.12345, "peak_mib": 1}], [{"speed": 6842.3, "peak_mib": 1}]
+    row = speed_tables.speed_row("train", pair, lambda figures: figures["speed"], record)
     assert row[1:3] == ["0.123", "6,840"]
 
 
@@ -250,10 +249,17 @@ def test_a_study_s_best_setting_is_bold_and_a_missing_one_a_dash(tmp_path):
     (tmp_path / "results.csv").write_text(
         "row,column,seed,score\na,x,0,2\na,x,1,4\na,y,0,1\na,y,1,2\nb,x,0,5\nb,x,1,5\n"
     )
-    assert study_tables.study_table(tmp_path).splitlines()[2:] == [
-        "| a | 3.00 ± 1.41 | **1.50 ± 0.71** |",
-        "| b | **5.00 ± 0.00** | – |",
+    groups = quality_tables.groups_of(quality_tables.read_csv(tmp_path / "results.csv"))
+    assert score_grid("study", groups) == [
+        ["study", "x", "y"],
+        ["a", "3.00 ± 1.41", "**1.50 ± 0.71**"],
+        ["b", "**5.00 ± 0.00**", "–"],
     ]
+
+
+def test_every_committed_study_is_in_a_table():
+    committed = (results_files.RESULTS / "sweep").glob("*/results.csv")
+    assert {path.parent.name for path in committed} == set(quality_tables.STUDY_TITLES)
 
 
 def test_only_what_stands_between_the_marks_is_rewritten(monkeypatch):
@@ -296,7 +302,7 @@ def test_the_grid_on_decoding_is_one_that_sweep_reads(tmp_path):
     _, text = blocks("decoding.md", "yaml")
     (tmp_path / "grid.yml").write_text(text)
     study = read_grid(Config(), tmp_path / "grid.yml")
-    assert (len(study.rows), len(study.columns)) == (2, 3)
+    assert (len(study.rows), len({setting.column for setting in study.settings})) == (2, 3)
 
 
 def test_the_studies_on_decoding_exist():

@@ -189,12 +189,14 @@ def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> No
         values = asdict(found) | {"rank": None if found.score is None else rank}
         rows.append({column: values[column] for column in COLUMNS})
     write_text(output / "grades.csv", csv_table(rows))
-    shown = [list(map(_cell, row.values())) for row in rows]
-    write_text(output / "grades.md", markdown_table(COLUMNS, shown) + "\n")
-    used = [place for place, _ in enumerate(COLUMNS) if any(row[place] for row in shown)]
-    columns = [COLUMNS[place] for place in used]
-    cells = [[row[place] for place in used] for row in shown]
-    lines = list(zip(cells, [_pictures(found, dataset) for found in grades], strict=True))
+    shown = [{column: _cell(value) for column, value in row.items()} for row in rows]
+    cells = [list(row.values()) for row in shown]
+    write_text(output / "grades.md", markdown_table(COLUMNS, cells) + "\n")
+    columns = [column for column in COLUMNS if any(row[column] for row in shown)]
+    lines = [
+        ([row[column] for column in columns], _pictures(found, dataset))
+        for row, found in zip(shown, grades, strict=True)
+    ]
     title = "Solutions, ranked"
     save_page(output / "grades.html", "grades.html", title=title, columns=columns, rows=lines)
 

@@ -67,25 +67,16 @@ def build_report(config: Config) -> Path:
         folder / "report.html",
         REPORT_TEMPLATE,
         title=f"MaskGIT inpainting: {folder.name}",
-        lead=_lead(config, manifest),
+        manifest=manifest,
+        seed=config.seed,
+        decoding=config.decoding,
         **_score_table(folder),
         comparison=[(name, embed(row)) for name, row in rows.items()],
         masks=masks,
         steps=steps,
-        total_iter=config.decoding.total_iter,
         training=_training(folder),
         search=_search(folder / "search"),
         **about_run(config, manifest["environment"], weights),
-    )
-
-
-def _lead(config: Config, manifest: dict) -> str:
-    decoding = config.decoding
-    return (
-        f"{len(manifest['images'])} held-out images, seed {config.seed}, rule {decoding.rule}, "
-        f"{decoding.steps} of {decoding.total_iter} iterations, "
-        f"choice temperature {decoding.choice_temperature}, hole fill {decoding.hole_fill}, "
-        f"composite {decoding.composite}; {manifest['images_per_second']:.1f} images a second."
     )
 
 

@@ -34,8 +34,8 @@ from utils.app.pictures import (
     read_painted,
     read_upload,
 )
+from utils.app.records import repair
 from utils.app.server import HEADERS, Guard
-from utils.app.stream import repair
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.stamps import OUTPUT_ONLY
 

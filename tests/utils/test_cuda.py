@@ -27,7 +27,7 @@ from config.loading import load_config, save_config
 from config.schema import Config
 from models.conditioning import known_pixels
 from models.noise import gumbel
-from utils.app.stream import repair as repair_in_steps
+from utils.app.records import repair as repair_in_steps
 from utils.data.datasets import InpaintingSet
 from utils.data.tensors import to_uint8
 from utils.device import Compute

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ class Checkpoint:
 
     name: str
     file: Path
-    places: tuple[Pair, ...] = field(default=())
+    places: tuple[Pair, ...] = ()
 
     def config(self, overrides: Sequence[Pair] = ()) -> Config:
         """The config with overrides; raises `UserError` for invalid values."""
@@ -35,8 +34,10 @@ class Checkpoint:
 
     def arguments(self) -> list[str]:
         """The equivalent arguments of inpainting.py."""
-        places = [("--set", f"{key}={yaml_text(value)}") for key, value in self.places]
-        return ["--config", str(self.file), *itertools.chain(*places)]
+        words = ["--config", str(self.file)]
+        for key, value in self.places:
+            words += ["--set", f"{key}={yaml_text(value)}"]
+        return words
 
 
 def find_checkpoint(place: Path) -> Checkpoint:
@@ -47,22 +48,19 @@ def find_checkpoint(place: Path) -> Checkpoint:
     if place.is_file():
         return Checkpoint(place.stem, place)
     title = Path(os.path.abspath(place)).name  # resolves . and ..
-    files = {"tokenizer.weights": place / TOKENIZER, "transformer.weights": place / TRANSFORMER}
+    tokenizer, transformer = str(place / TOKENIZER), str(place / TRANSFORMER)
+    files = (("tokenizer.weights", tokenizer), ("transformer.weights", transformer))
     for name in CONFIGS:  # whose own paths predate any move of the folder
         if (place / name).is_file():
-            found = {key: path for key, path in files.items() if path.is_file()}
-            places = {"run": place} if "/" in name else found
-            return Checkpoint(title, place / name, _as_pairs(places))
+            found = tuple((key, path) for key, path in files if os.path.isfile(path))
+            places = (("run", str(place)),) if "/" in name else found
+            return Checkpoint(title, place / name, places)
     if (preset := Path("config") / f"{title}.yml").is_file() and place.is_dir():
-        return Checkpoint(title, preset, _as_pairs(files))
+        return Checkpoint(title, preset, files)
     raise UserError(
         f"{place}: no checkpoint; allowed are a run folder, a folder of imported lab files, "
         f"{RELEASED}, or a config file"
     )
-
-
-def _as_pairs(places: dict[str, Path]) -> tuple[Pair, ...]:
-    return tuple((key, str(path)) for key, path in places.items())
 
 
 class Checkpoints:

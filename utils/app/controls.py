@@ -76,9 +76,8 @@ class Control:
 def settings() -> list[Control]:
     """All decoding settings that affect the picture, those of `FIRST` first."""
     described = DecodingConfig.model_json_schema()["properties"]
-    order = [name for name in FIRST if name in described]
-    order += [name for name in described if name not in (*order, *OUTPUT_ONLY)]
-    return [_setting(name, described[name]) for name in order]
+    rest = (name for name in described if name not in (*FIRST, *OUTPUT_ONLY))
+    return [_setting(name, described[name]) for name in (*FIRST, *rest)]
 
 
 def control_values(config: Config, asked: Sequence[Control]) -> list[Any]:

@@ -7,20 +7,20 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from config.errors import UserError
 from config.schema import Config
 from utils.app.checkpoints import Checkpoints, Pair
 from utils.app.controls import MAX_ITERATIONS, Control, control_values
 from utils.app.pictures import Painted, as_painted, drawn, photographs, read_painted, read_upload
-from utils.app.records import PINNED, Record
-from utils.app.stream import repair
+from utils.app.records import PINNED, Record, repair
 from utils.data.holes import DEFAULT_SHARE, draw_hole
+from utils.inpainting.inpainter import Inpainter
 
 MAX_SAMPLES = 4  # per picture and setting
 CONFIG_PLACE = re.compile(r"^\S+\.ya?ml(:\d+)?: ")
@@ -29,23 +29,12 @@ SEND_SECONDS = 0.1  # between two messages to a browser
 Player = dict[str, Any]  # {"run": id, "samples": count, "records": updates}
 
 
-@dataclass(frozen=True)
-class RepairRequest:
-    """The picture and settings of one press of Repair."""
-
-    checkpoint: str
-    painted: Painted
-    seed: int
-    samples: int
-    settings: dict[str, list[Pair]]  # A, or A and B -> config keys and values
-
-
 class Handlers:
     """Handlers of the page's events; they keep no user data."""
 
     def __init__(self, checkpoints: Checkpoints, settings: list[Control]) -> None:
         self.checkpoints, self.settings = checkpoints, settings
-        self._samples: dict[str, list[dict[str, Any]]] = {}  # by checkpoint
+        self._drawn: dict[str, dict[str, np.ndarray]] = {}  # by checkpoint
 
     def open(self, name: str) -> tuple[Any, ...]:
         """Initial values for a checkpoint: painter, player, notice, settings A, settings B."""
@@ -87,19 +76,16 @@ class Handlers:
         """Decode with each requested setting; yields player and notice after each step."""
         try:
             count = len(self.settings)
-            asked = {"A": controls[:count]} | ({"B": controls[count:]} if compare else {})
-            pairs = {key: self._pairs(values) for key, values in asked.items()}
-            yield from self._decode(RepairRequest(name, painted, seed or 0, samples, pairs))
+            held = {"A": controls[:count]} | ({"B": controls[count:]} if compare else {})
+            settings = {key: self._pairs(values) for key, values in held.items()}
+            records = self._plan(name, painted, seed or 0, samples, settings)
+            yield from self._decode(self.checkpoints.inpainter(name), records)
         except UserError as error:
             yield gr.skip(), error_html(error)
 
-    def stopped(self) -> str:
-        return info_html("Stopped.")
-
-    def _decode(self, request: RepairRequest) -> Iterator[tuple[Player, str]]:
-        began, run = time.perf_counter(), secrets.token_hex(8)
-        inpainter, records = self.checkpoints.inpainter(request.checkpoint), self._plan(request)
-        shared = {"run": run, "samples": request.samples}
+    def _decode(self, inpainter: Inpainter, records: list[Record]) -> Iterator[tuple[Player, str]]:
+        began = time.perf_counter()
+        shared = {"run": secrets.token_hex(8), "samples": records[-1].sample}
 
         def news_of(*some: Record) -> Player:
             return {**shared, "records": [record.news() for record in some]}
@@ -116,37 +102,35 @@ class Handlers:
         seconds = time.perf_counter() - began
         yield news_of(*records), info_html(f"Repaired in {seconds:.1f} s. Step through it below.")
 
-    def _plan(self, request: RepairRequest) -> list[Record]:
+    def _pairs(self, values: Sequence[Any]) -> list[Pair]:
+        return [one.read(value) for one, value in zip(self.settings, values, strict=True)]
+
+    def _plan(
+        self, name: str, painted: object, seed: int, samples: int, settings: dict[str, list[Pair]]
+    ) -> list[Record]:
         """One record per sample and setting, all validated before the first is decoded."""
-        checkpoint = self.checkpoints.checkpoint(request.checkpoint)
-        dtype = self.checkpoints.inpainter(request.checkpoint).dtype
-        image, hole = read_painted(request.painted, checkpoint.config().data.image_size)
-        _check_count("samples", request.samples, MAX_SAMPLES)
+        checkpoint = self.checkpoints.checkpoint(name)
+        dtype = self.checkpoints.inpainter(name).dtype
+        image, hole = read_painted(painted, checkpoint.config().data.image_size)
+        _check_count("samples", samples, MAX_SAMPLES)
         records = []
-        for sample in range(1, request.samples + 1):
-            for key, pairs in request.settings.items():
-                config = checkpoint.config([*pairs, *PINNED, ("seed", request.seed + sample - 1)])
+        for sample in range(1, samples + 1):
+            for key, pairs in settings.items():
+                config = checkpoint.config([*pairs, *PINNED, ("seed", seed + sample - 1)])
                 _check_count("total_iter", config.decoding.total_iter, MAX_ITERATIONS)
                 records.append(Record(key, sample, checkpoint, config, dtype, image, hole))
         return records
-
-    def _pairs(self, values: Sequence[Any]) -> list[Pair]:
-        return [one.read(value) for one, value in zip(self.settings, values, strict=True)]
 
     def _default(self, name: str) -> Config:
         return self.checkpoints.checkpoint(name).config()
 
     def _samples_of(self, name: str) -> list[dict[str, Any]]:
         """Sample pictures, including generated ones once the model can be loaded."""
-        if name not in self._samples:
-            pictures = photographs(self._default(name).data.image_size)
-            if loaded := not self.checkpoints.problem(name):
-                pictures |= drawn(self.checkpoints.inpainter(name))
-            made = [{"name": key, "value": as_painted(one)} for key, one in pictures.items()]
-            if not loaded:
-                return made
-            self._samples[name] = made
-        return self._samples[name]
+        if name not in self._drawn and not self.checkpoints.problem(name):
+            self._drawn[name] = drawn(self.checkpoints.inpainter(name))
+        side = self._default(name).data.image_size
+        pictures = photographs(side) | self._drawn.get(name, {})
+        return [{"name": key, "value": as_painted(one)} for key, one in pictures.items()]
 
 
 def _check_count(what: str, found: int, most: int) -> None:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from utils.app.checkpoints import Checkpoints
 from utils.app.controls import FIRST, Control, settings
-from utils.app.handlers import MAX_SAMPLES, Handlers
+from utils.app.handlers import MAX_SAMPLES, Handlers, info_html
 from utils.app.pictures import MAX_FILE_BYTES
 from utils.app.server import FORGET_SECONDS
 from utils.data.holes import HOLE_KINDS
@@ -74,7 +74,7 @@ def build_page(checkpoints: Checkpoints) -> gr.Blocks:
         asked = [name, painter, *extras, *first, *second]
         run = start.click(handlers.repair, asked, [player, notice], show_progress="hidden")
         ended = stop.click(None, cancels=run, queue=False)
-        ended.then(handlers.stopped, None, notice, queue=False)
+        ended.then(lambda: info_html("Stopped."), None, notice, queue=False)
     return page
 
 
@@ -107,10 +107,9 @@ def _picture_buttons() -> tuple[gr.UploadButton, dict[str, gr.Button]]:
     gr.HTML("<p>Random hole:</p>", apply_default_css=False)
     with gr.Row():
         kinds = {kind: gr.Button(kind, size="sm", min_width=60) for kind in HOLE_KINDS}
-    suffixes = sorted(IMAGE_SUFFIXES)
     upload = gr.UploadButton(
         f"Upload a picture (up to {MAX_FILE_BYTES // 1_000_000} MB)",
-        file_types=suffixes,
+        file_types=sorted(IMAGE_SUFFIXES),
         size="sm",
         elem_id="upload",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ Painted = dict[str, Any]  # {"side": pixels, "image": PNG as a data URL, "hole":
 Samples = dict[str, np.ndarray]  # name -> uint8 (side, side, 3)
 
 
+@cache
 def photographs(side: int) -> Samples:
     return {
         name: square_crop(load_rgb(photo_path(file), file).crop(box), side)

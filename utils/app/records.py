@@ -1,4 +1,4 @@
-"""One decoding as the page shows it: steps as plain data, and files to download at the end.
+"""One decoding as the page shows it: step by step as plain data, then files to download.
 
 The files are those that inpainting.py would write, with the command that reproduces them.
 Shapes: N tokens, H x W pixels.
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shlex
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -20,10 +24,11 @@ import torch
 
 from config.decoding import RuleConfig
 from config.schema import Config
+from models.decode import StepResult
 from models.masking import gamma, token_mask_from_holes
 from utils.app.checkpoints import Checkpoint, Pair, encodable
-from utils.app.stream import DecodedStep
 from utils.data.datasets import InpaintingItem
+from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.outputs import ANIMATION, RESULTS, Outputs, Repair
 from utils.inpainting.stamps import OUTPUT_ONLY, input_digest, settings_digest, settings_of
 from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
@@ -39,7 +44,57 @@ PINNED: list[Pair] = [  # outputs of a decoding on the page
     ("decoding.step_pictures", True),
 ]
 
-Files = dict[str, bytes]  # path below the folder -> content
+
+@dataclass(frozen=True)
+class DecodedStep:
+    """Pixels and tokens after one decode step."""
+
+    image: np.ndarray  # the decoded image, uint8 (H, W, 3)
+    hidden: np.ndarray  # tokens that are still hidden, bool (N,)
+    confidence: np.ndarray
+    """Probability of each token when last predicted, 0 to 1, (N,); NaN where known."""
+
+
+class GoneError(Exception):
+    """The consumer of the steps has stopped."""
+
+
+def repair(
+    inpainter: Inpainter, config: Config, image: np.ndarray, hole: np.ndarray
+) -> Iterator[DecodedStep]:
+    """Yield every step of decoding image (H, W, 3) uint8 with hole (H, W) bool once it is done.
+
+    The networks run in their own thread, which stops within a step when the iterator is closed.
+    """
+    steps: Queue[DecodedStep | Exception | None] = Queue()
+    gone, variant = Event(), inpainter.with_config(config)
+    is_log = config.decoding.choices.trust == "log p"
+
+    def send(step: StepResult) -> None:
+        if gone.is_set():
+            raise GoneError
+        pixels = variant.pixels(step.token_ids, image[None], hole[None])[0]
+        probability = step.confidence.exp() if is_log else step.confidence
+        hidden, confidence = (part[0].cpu().numpy() for part in (step.hidden, probability))
+        steps.put(DecodedStep(pixels, hidden, confidence))
+
+    def work() -> None:
+        try:
+            variant.trace(image[None], hole[None], [0], send)
+            steps.put(None)
+        except Exception as error:  # raised again in the consumer, if there is one still
+            steps.put(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (step := steps.get()) is not None:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+    finally:
+        gone.set()
+        thread.join()
 
 
 @dataclass
@@ -65,11 +120,9 @@ class Record:
 
     def add(self, step: DecodedStep) -> None:
         """Append a step; after the last one, make the files."""
-        hidden = np.where(step.hidden, HIDDEN_MARK, FILLED_MARK)
-        marks = np.where(self._token_mask(), hidden, KNOWN_MARK)
         percent = np.nan_to_num(step.confidence * 100, nan=-1).round().astype(int)
         self.steps.append(step)
-        self._shown_steps.append(_shown(step.image, marks, percent.tolist()))
+        self._shown_steps.append(self._shown(step.image, step.hidden, percent.tolist()))
         if len(self.steps) == self.config.decoding.steps:
             self._files = self._taken_away()
 
@@ -79,8 +132,7 @@ class Record:
         A browser may skip an update when the next one has arrived, so each repeats earlier steps.
         """
         decoding = self.config.decoding
-        marks = np.where(self._token_mask(), HIDDEN_MARK, KNOWN_MARK)
-        steps = [_shown(self.masked, marks, None), *self._shown_steps]
+        steps = [self._shown(self.masked, True, None), *self._shown_steps]
         first = 0 if self._files else max(0, self._told - OVERLAP)
         self._told = len(steps)
         return {
@@ -123,10 +175,19 @@ class Record:
             words += ["--set", f"{key}={_as_text(value)}"]
         return encodable(shlex.join(words))
 
-    def _token_mask(self) -> np.ndarray:
-        """Tokens hidden at the start, bool (N,)."""
-        grid = round(self.config.transformer.num_tokens**0.5)
-        return token_mask_from_holes(torch.from_numpy(self.hole[None]), grid)[0].numpy()
+    def _shown(
+        self, image: np.ndarray, hidden: np.ndarray | bool, percent: list[int] | None
+    ) -> dict[str, Any]:
+        """One step: the picture, a mark for each token, confidences in percent, -1 where known."""
+        grid = math.isqrt(self.config.transformer.num_tokens)
+        asked = token_mask_from_holes(torch.from_numpy(self.hole[None]), grid)[0].numpy()
+        marks = np.where(asked, np.where(hidden, HIDDEN_MARK, FILLED_MARK), KNOWN_MARK)
+        return {
+            "image": embed(image),
+            "tokens": "".join(marks),
+            "confidence": percent,
+            "hidden": int((marks == HIDDEN_MARK).sum()),
+        }
 
     def _taken_away(self) -> dict[str, str]:
         """Result, animation and an archive of everything as data URIs, and the command."""
@@ -149,8 +210,8 @@ class Record:
             "command": command,
         }
 
-    def _written(self) -> Files:
-        """The files that inpainting.py writes for this picture and hole."""
+    def _written(self) -> dict[str, bytes]:
+        """The files that inpainting.py writes for this picture and hole, by path."""
         settings = settings_digest(settings_of(self.config, self.dtype))
         stamp = settings + input_digest(self.masked, self.hole)
         item = InpaintingItem(0, "input.png", self.masked, self.hole)
@@ -167,16 +228,6 @@ class Record:
 def _as_text(value: object) -> str:
     """A setting's value as written in a config."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _shown(image: np.ndarray, marks: np.ndarray, percent: list[int] | None) -> dict[str, Any]:
-    """One step: the picture, a mark for each token, confidences in percent, -1 where known."""
-    return {
-        "image": embed(image),
-        "tokens": "".join(marks),
-        "confidence": percent,
-        "hidden": int((marks == HIDDEN_MARK).sum()),
-    }
 
 
 def _curve(mask_schedule: str) -> list[float]:

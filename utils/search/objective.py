@@ -1,4 +1,4 @@
-"""The objective of the search: what a trial trains, and for how long.
+"""The objective of the search: what a trial trains, for how long, and when it is pruned.
 
 All trials use the same images, masks and initial weights, so they differ only in their settings.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil
 
 import torch
 from optuna import Trial, TrialPruned
@@ -23,13 +23,16 @@ from config.loading import flat
 from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
 from utils.rng import generator_for
-from utils.search.pruning import Finished, PruningCallback
 from utils.training.token_batches import Tokens
 from utils.training.transformer import train_transformer
+from utils.training.transformer_step import TransformerTrainer
+from utils.training.validate_transformer import validate
 
 RATE = "learning_rate"  # its parameter name; other parameters are named by their keys
 REPORT_RATE = TrainingConfig.model_fields[RATE].default
 RANDOM_TRIALS = 5  # before the sampler uses earlier losses
+PRUNING_POINTS = 4  # at 1/2, 1/4, ... of the training
+LOOK_IMAGES = 64  # validation images per report; the final loss uses all
 SUBSET_STREAM = 77  # random stream that picks the images of trials
 NOT_ASKED = (  # settings that do not affect a trial, or may be raised later
     *("training.epochs", "training.max_minutes", "training.validate_every"),
@@ -50,8 +53,56 @@ def budget_of(search: SearchConfig, images: int, images_per_step: int) -> Budget
     """Epochs and images per epoch of a trial; steps are split into equal epochs, rounded down."""
     if search.steps is None:
         return Budget(search.epochs, images)
-    epochs = min(search.steps, ceil(search.steps * images_per_step / images))
+    epochs = min(search.steps, math.ceil(search.steps * images_per_step / images))
     return Budget(epochs, min(images, search.steps // epochs * images_per_step))
+
+
+class Finished(Exception):
+    """A trial has reached the end of its training."""
+
+
+class PruningCallback:
+    """Called by `train_transformer` with the trainer before the first step and after each.
+
+    Raises `Finished` at the end, before any weights are written, and `TrialPruned` if the loss is
+    not finite or above its initial value, or if the study's pruner decides so.
+    """
+
+    def __init__(self, trial: Trial, looks: int = PRUNING_POINTS) -> None:
+        self.trial, self.looks = trial, looks
+        self.start = math.inf  # loss before the first step
+        self.loss = math.nan  # after the last step, on all validation images
+        self.share = 0.0  # fraction of the training done
+
+    def __call__(self, trainer: TransformerTrainer) -> None:
+        step, total = trainer.position.step, trainer.total_steps
+        self.share = step / total
+        looks = {round(total / 2 ** (self.looks - look)): look + 1 for look in range(self.looks)}
+        if step == 0:
+            self.start = validation_loss(trainer, LOOK_IMAGES)
+        elif step == total:
+            self._require_progress(validation_loss(trainer, LOOK_IMAGES))
+            self.loss = validation_loss(trainer)
+            raise Finished
+        elif step in looks:
+            loss = validation_loss(trainer, LOOK_IMAGES)
+            self.trial.report(loss, looks[step])
+            self._require_progress(loss)
+            if self.trial.should_prune():
+                raise TrialPruned(f"loss {loss:.4f} behind the median at {self.share:.0%}")
+
+    def _require_progress(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrialPruned("NaN: the validation loss is not finite")
+        if loss > self.start:
+            raise TrialPruned(f"loss {loss:.4f} above its start {self.start:.4f}")
+
+
+def validation_loss(trainer: TransformerTrainer, images: int | None = None) -> float:
+    """Loss of the averaged weights on the first `images` validation images (default all), nats."""
+    val, seen = trainer.tokens.val[:images], trainer.tokens.val_seen
+    network = trainer.averaged.module
+    return validate(network, val, trainer.device, trainer.dtype, seen)["val_loss"]
 
 
 class TrainingLoss:
@@ -73,8 +124,8 @@ class TrainingLoss:
         """Train with the sampler's values; raises `TrialPruned`, with the reason in the trial."""
         trial.study.sampler = _sampler(trial, self.config.seed)
         values = _suggest(trial, self.config.search)
-        callback = PruningCallback(trial)
-        return self._train(trial, values, self.config.seed, f"trial_{trial.number}", callback)
+        name, callback = f"trial_{trial.number}", PruningCallback(trial)
+        return self._train(values, self.config.seed, name, callback)
 
     def repeat_of(self, best: dict[str, float]) -> Callable[[Trial], float]:
         """The objective of the repeats: the best values with the trial's seed."""
@@ -83,13 +134,12 @@ class TrainingLoss:
 
         def objective(trial: Trial) -> float:
             seed = trial.suggest_int("seed", first, last)
-            return self._train(trial, values, seed, f"seed_{seed}", PruningCallback(trial, looks=0))
+            return self._train(values, seed, f"seed_{seed}", PruningCallback(trial, looks=0))
 
         return objective
 
-    def _train(
-        self, trial: Trial, values: Values, seed: int, name: str, callback: PruningCallback
-    ) -> float:
+    def _train(self, values: Values, seed: int, name: str, callback: PruningCallback) -> float:
+        trial = callback.trial
         asked = ", ".join(f"{key.split('.')[1]} {value:.4g}" for key, value in values.items())
         print(f"{name}: {asked}", flush=True)
         began = time.monotonic()
@@ -99,9 +149,9 @@ class TrainingLoss:
                 config, resume=False, restart=True, tokens=self.tokens, callback=callback
             )
             raise AssertionError("the callback ends a trial at its last step")
-        except Finished as end:
-            print(f"{name}: loss {end.loss:.4f}", flush=True)
-            return end.loss
+        except Finished:
+            print(f"{name}: loss {callback.loss:.4f}", flush=True)
+            return callback.loss
         except (TrialPruned, DivergedError, ValidationError) as error:
             trial.set_user_attr("reason", _reason(error))
             raise TrialPruned from error

@@ -11,6 +11,8 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from config.schema import Config
 from utils.device import environment, pick_device
 from utils.io.files import write_text
@@ -18,7 +20,6 @@ from utils.io.tables import markdown_table
 from utils.pictures import save_figure
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from optuna import Study
     from optuna.trial import FrozenTrial
@@ -185,9 +186,9 @@ def save_plots(folder: Path, study: Study) -> None:
 
 def _mark_pruned(slices: Axes | np.ndarray, study: Study) -> None:
     """Add pruned trials, which Optuna leaves out, as crosses at their last reported loss."""
-    for axes in [slices] if hasattr(slices, "scatter") else slices:
+    pruned = [t for t in study.trials if t.state.name == "PRUNED" and t.value is not None]
+    for axes in np.atleast_1d(slices):
         name = axes.get_xlabel()
-        pruned = [t for t in study.trials if t.state.name == "PRUNED" and t.value is not None]
         points = [(trial.params[name], trial.value) for trial in pruned if name in trial.params]
         if points:
             axes.scatter(*zip(*points, strict=True), marker="x", color="C0", label="pruned")

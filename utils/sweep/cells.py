@@ -104,7 +104,7 @@ class Sweep:
     @one_thread()
     def run(self, studies: list[Study]) -> int:
         """Compute missing cells, under torchrun this process's share; return how many."""
-        groups = walks({cell: None for study in studies for cell in self.cells(study)})
+        groups = walks(dict.fromkeys(cell for study in studies for cell in self.cells(study)))
         todo = [(group, *self.missing(group)) for group in groups]
         todo = [task for task in todo if task[1] or task[2]]
         self._wait_for_all()  # all read before any writes
@@ -120,16 +120,17 @@ class Sweep:
 
     def _finish(self, group: list[Cell], cells: list[Cell], wants_trace: bool, bar: tqdm) -> None:
         steps = max(cell.steps for cell in group)
-        decoded = self.decoder.decode(group[0], steps, bar)
+        token_ids, hidden = self.decoder.decode(group[0], steps, bar)
         if wants_trace:
             with atomic(self.trace_path(group[0])) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(
                     file,
-                    token_ids=decoded.token_ids.cpu().numpy().astype(np.uint16),
-                    hidden=np.packbits(decoded.hidden.cpu().numpy(), axis=-1),
+                    token_ids=token_ids.cpu().numpy().astype(np.uint16),
+                    hidden=np.packbits(hidden.cpu().numpy(), axis=-1),
                 )
         for cell in cells:
-            row = {"key": cell.key(self.fixed), **self.decoder.score(cell, decoded)}
+            scored = self.decoder.score(cell, token_ids[cell.steps - 1])
+            row = {"key": cell.key(self.fixed), **scored}
             self.rows[row["key"]] = row
             self.own_rows.append(row)
             write_text(self.own_path, "".join(json.dumps(row) + "\n" for row in self.own_rows))

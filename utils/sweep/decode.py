@@ -91,14 +91,6 @@ class Batch:
     first: Tensor | None = None  # first-step logits, which depend on no seed, rule or schedule
 
 
-@dataclass
-class DecodedCell:
-    """One decoding of all images."""
-
-    token_ids: Tensor  # (T, n, N)
-    hidden: Tensor  # (T, n, N) bool
-
-
 class CellDecoder:
     """Decodes and scores the images of a sweep; networks and statistics load when first needed."""
 
@@ -129,9 +121,8 @@ class CellDecoder:
             ids = torch.tensor(inputs.indices, device=self.device)
             tensors = (*self.inpainter.as_tensors(filled, inputs.holes), ids)
             parts = (part.split(BATCH_SIZES[self.device.type]) for part in tensors)
-            start = self.inpainter.maskgit.start
             self.started[key] = [
-                Batch(start(images, holes), image_ids)
+                Batch(self.inpainter.maskgit.start(images, holes), image_ids)
                 for images, holes, image_ids in zip(*parts, strict=True)
             ]
         return self.started[key]
@@ -143,8 +134,8 @@ class CellDecoder:
         return torch.cat([batch.start.pixels for batch in self.batches(decoding)])
 
     @torch.inference_mode()
-    def decode(self, cell: Cell, steps: int, bar: tqdm) -> DecodedCell:
-        """Decode all images with a cell's settings for `steps` steps."""
+    def decode(self, cell: Cell, steps: int, bar: tqdm) -> tuple[Tensor, Tensor]:
+        """Token ids and masks of all images after each of `steps` steps, (T, n, N) each."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
         traces = []
         for batch in self.batches(settings):
@@ -165,8 +156,7 @@ class CellDecoder:
                 )
             traces.append(trace)
         token_ids = torch.cat([torch.stack(trace.token_ids) for trace in traces], 1)
-        hidden = torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
-        return DecodedCell(token_ids, hidden)
+        return token_ids, torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
 
     def _logits_of(self, batch: Batch) -> LogitsOf:
         """The model's logits; a batch's first-step logits are cached as far as the limit allows."""
@@ -184,10 +174,11 @@ class CellDecoder:
 
         return logits_of
 
-    def score(self, cell: Cell, decoded: DecodedCell) -> CellRow:
-        """Score of a cell's images, and PSNR of each in its hole."""
-        inputs = self.inputs
-        images = self.pixels(cell.decoding, decoded.token_ids[cell.steps - 1])
+    def score(self, cell: Cell, token_ids: Tensor) -> CellRow:
+        """Score of a cell's images, and PSNR of each in its hole, from their tokens (n, N)."""
+        inputs, under = self.inputs, self.under(cell.decoding)
+        decoded = self.inpainter.decoded(token_ids, self.known(cell.decoding))
+        images = np.stack(list(map(under.join, decoded, inputs.images, inputs.holes)))
         errors = map(hole_psnr, images, inputs.truths, inputs.holes)
         return {
             "score": self.distance(torch.from_numpy(images)),
@@ -197,9 +188,3 @@ class CellDecoder:
             "seed": cell.seed,
             "decoding": cell.decoding.model_dump(mode="json"),
         }
-
-    def pixels(self, decoding: DecodingConfig, token_ids: Tensor) -> np.ndarray:
-        """Decode all images' tokens (n, N) and composite with known pixels, (n, H, W, 3)."""
-        decoded = self.inpainter.decoded(token_ids, self.known(decoding))
-        parts = zip(decoded, self.inputs.images, self.inputs.holes, strict=True)
-        return np.stack([self.under(decoding).join(*part) for part in parts])

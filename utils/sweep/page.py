@@ -85,10 +85,11 @@ class Pictures:
 
 def save_study_page(folder: Path, sweep: Sweep, table: Table) -> Path:
     """Write <folder>/report.html and return its path."""
-    pictures, winner = Pictures(sweep), table.winner.setting
+    best_first = sorted(table.results, key=lambda result: result.score.mean)
+    replayed = [result.setting for result in best_first[:REPLAYED]]
+    pictures, winner = Pictures(sweep), replayed[0]
     ranked = _by_error(sweep, winner)
     shown = _spread(ranked, 2)
-    replayed = _best_settings(table)
     evenly = np.linspace(0, len(ranked) - 1, min(COMPARED, len(ranked))).astype(int)
     curve = sweep.config.transformer_weights.parent / LOSS_CURVE
     weights = {key: value for key, value in sweep.fixed.items() if key != "data"}
@@ -124,12 +125,6 @@ def _spread(ranked: Sequence[int], count: int) -> list[int]:
     middle = (len(ranked) - count) // 2
     chosen = [*ranked[:count], *ranked[-count:], *ranked[max(0, middle) : middle + count]]
     return list(dict.fromkeys(chosen))
-
-
-def _best_settings(table: Table) -> list[Setting]:
-    """The `REPLAYED` best settings, best first."""
-    best = sorted(table.results, key=lambda result: result.score.mean)[:REPLAYED]
-    return [result.setting for result in best]
 
 
 def _figure(pictures: Pictures, setting: Setting, place: int) -> tuple[str, str]:

@@ -54,10 +54,6 @@ class Study:
     def rows(self) -> list[str]:
         return list(dict.fromkeys(setting.row for setting in self.settings))
 
-    @property
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys(setting.column for setting in self.settings))
-
 
 @dataclass(frozen=True)
 class Cell:

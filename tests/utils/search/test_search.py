@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine
 from config.errors import DivergedError, StopRequested, UserError
 from config.schema import Config, SearchConfig
 from utils.io.files import read_rows
-from utils.search import objective, pruning, report, search
+from utils.search import objective, report, search
 from utils.search.objective import REPORT_RATE, Budget, TrainingLoss, budget_of
 from utils.search.search import search_learning_rate
 from utils.training.token_batches import Tokens
@@ -80,7 +80,7 @@ def training(monkeypatch) -> Training:
     )
     monkeypatch.setattr(objective, "train_transformer", pretended)
     monkeypatch.setattr(search, "load_tokens", lambda config, device: tokens)
-    monkeypatch.setattr(pruning, "validation_loss", Training.loss)
+    monkeypatch.setattr(objective, "validation_loss", Training.loss)
     monkeypatch.setattr(report, "save_plots", lambda folder, study: None)
     return pretended
 
@@ -198,9 +198,10 @@ def test_a_rate_that_diverges_is_pruned_with_its_reason(config, training, change
 
 
 def test_a_loss_above_its_start_is_pruned_with_its_reason(config, training, monkeypatch):
-    monkeypatch.setattr(
-        pruning, "validation_loss", lambda trainer, _=None: START + (trainer.position.step > 0)
-    )
+    def loss(trainer, images=None):
+        return START + (trainer.position.step > 0)
+
+    monkeypatch.setattr(objective, "validation_loss", loss)
     with pytest.raises(UserError, match="no trial kept its loss finite and below its start"):
         search_learning_rate(config)
     first = study_of(config).trials[0]
@@ -250,7 +251,7 @@ def test_a_seed_that_diverges_is_named_with_its_reason(config, training, changed
     def loss(trainer, images=None):
         return math.nan if trainer.config.seed == 1 else Training.loss(trainer)
 
-    monkeypatch.setattr(pruning, "validation_loss", loss)
+    monkeypatch.setattr(objective, "validation_loss", loss)
     search_learning_rate(changed(config, {"search.seeds": 2}))
     text = (config.run / "search" / "search.md").read_text()
     assert "seeds: NaN: the validation loss is not finite (seed 1)" in text

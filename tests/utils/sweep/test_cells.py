@@ -162,11 +162,11 @@ def test_an_interrupted_sweep_goes_on_to_the_same_results(run, tmp_path, monkeyp
             path.unlink()
     score, done = CellDecoder.score, []
 
-    def interrupted(self, cell, decoded):
+    def interrupted(self, cell, token_ids):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(cell)
-        return score(self, cell, decoded)
+        return score(self, cell, token_ids)
 
     monkeypatch.setattr(CellDecoder, "score", interrupted)
     with pytest.raises(KeyboardInterrupt):

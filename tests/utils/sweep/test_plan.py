@@ -102,7 +102,7 @@ def test_a_grid_is_every_combination_its_last_key_across(tmp_path):
     assert study.name == "grid-g"
     assert (study.row_name, study.column_name) == ("rule, total_iter", "temperature")
     assert study.rows == ["maskgit, total_iter 4", "maskgit, total_iter 6"]
-    assert study.columns == ["0.5", "1.0"]
+    assert [setting.column for setting in study.settings] == ["0.5", "1.0"] * 2
     assert len(study.settings) == 4
 
 

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import tukey_hsd
 
-from utils.sweep.stats import (
-    Summary,
-    differs,
-    pooled_spread,
-    real_difference,
-    statements,
-)
+from utils.sweep.tables import Summary, pooled_spread, real_difference, statements
 
 
 def summaries(*values: tuple[float, ...]) -> list[Summary]:
     return [Summary("abc"[place], v) for place, v in enumerate(values)]
+
+
+def differs(first: Summary, second: Summary, group: list[Summary]) -> bool:
+    return abs(first.mean - second.mean) > real_difference(group)
 
 
 def test_a_difference_is_real_where_tukeys_test_of_scipy_says_so():
@@ -71,7 +69,7 @@ def test_a_setting_that_draws_nothing_does_not_lower_the_spread_of_the_others():
 def test_one_seed_allows_no_statement():
     group = summaries((1.0,), (50.0,))
     assert not differs(*group, group)
-    assert np.isnan(real_difference(*group, group))
+    assert np.isnan(real_difference(group))
     assert statements(group, "x") == ["x: one seed each, so differences cannot be tested."]
 
 
