@@ -12,8 +12,7 @@ from torch import Tensor
 
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
-from utils.data.datasets import InpaintingSet
-from utils.data.tensors import normalise, to_uint8
+from utils.data.datasets import InpaintingSet, normalise, to_uint8
 from utils.device import pick_device
 from utils.io.images import save_png
 from utils.weights.store import load_tokenizer, load_transformer

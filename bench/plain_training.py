@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from config.schema import Config, TransformerConfig
 from models.vqgan import VQGAN
-from utils.data.tensors import normalise
+from utils.data.datasets import normalise
 
 IMAGES_A_STEP = 100  # the report's 10 batches of 10; for us one larger batch
 PLAIN_BATCH = 10

@@ -17,7 +17,7 @@ from fid.torchrun import Place, meet, place
 from torch import Tensor, nn
 
 from config.errors import UserError
-from utils.io.limits import as_user_error
+from utils.io.messages import as_user_error
 
 PATIENCE = timedelta(hours=2)  # timeout while a process encodes a large folder or validates
 GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")

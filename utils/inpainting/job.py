@@ -43,9 +43,8 @@ from utils.inpainting.stamps import (
     settings_digest,
     settings_of,
 )
-from utils.io.files import write_text
+from utils.io.files import WriteBehind, read_ahead, write_text
 from utils.io.images import opened
-from utils.io.overlap import WriteBehind, read_ahead
 
 THREADS = 2  # that read, and that write
 HELD_BYTES = 1 << 28  # of images read ahead, and of those waiting to be written

@@ -22,7 +22,7 @@ from utils.device import Compute, environment
 from utils.inpainting.outputs import Outputs
 from utils.inpainting.stamps import differences, read_stamp
 from utils.io.files import write_text
-from utils.io.notes import note
+from utils.io.messages import note
 
 
 def write_manifest(
