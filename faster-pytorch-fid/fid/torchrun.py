@@ -1,6 +1,6 @@
 """A process's place among those that torchrun started, and how they connect.
 
-The suite uses it too (utils/distributed.py).
+The suite uses it too (utils/device.py).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from config.errors import UserError, printable
 from config.schema import Config
 from models.parallel import one_thread
 from utils.data.datasets import InpaintingItem, InpaintingSet
-from utils.distributed import is_main, rank, world_size
+from utils.device import is_main, rank, world_size
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.manifest import (
     is_complete,
