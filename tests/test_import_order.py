@@ -28,6 +28,7 @@ ROOMS = (  # of utils/; each imports only rooms of lines above its own
     {"rng", "io"},
     {"device"},
     {"distributed", "cli", "scoring", "pictures"},
+    {"pages"},
     {"data", "weights"},
     {"inpainting"},
     {"training", "sweep", "app"},

@@ -27,7 +27,8 @@ from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import load_rgb, tell_of_profile
 from utils.io.messages import first_line, line_about, raise_if_machine
 from utils.io.tables import csv_table, markdown_table
-from utils.pictures import comparison_strip, embed, save_page
+from utils.pages import embed, save_page
+from utils.pictures import comparison_strip
 from utils.weights.description import described
 from utils.weights.import_lab import import_lab
 

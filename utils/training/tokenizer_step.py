@@ -18,7 +18,7 @@ from models import losses, quantizer
 from models.vqgan import VQGAN
 from utils import distributed
 from utils.device import Compute, autocast, rank
-from utils.pictures import save_curves
+from utils.pages import save_curves
 from utils.rng import generator_for
 from utils.training.optim import EMA, parameter_groups, set_learning_rate
 from utils.training.throughput import tokenizer_flops

@@ -19,7 +19,7 @@ from config.schema import Config, MaskingConfig
 from models.masking import token_loss
 from models.transformer import BidirectionalTransformer
 from utils.device import Compute, autocast, rank
-from utils.pictures import save_loss_curve
+from utils.pages import save_loss_curve
 from utils.rng import generator_for
 from utils.training.optim import (
     EMA,
