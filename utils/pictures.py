@@ -71,7 +71,7 @@ def encode_animation(
 ) -> bytes:
     """A looping GIF or lossless WebP of the decoding, enlarged if small; the last frame is longer.
 
-    kind: "gif" or "webp". stamp: ASCII text stored in the file (utils/inpainting/stamps.py).
+    kind: "gif" or "webp". stamp: ASCII text stored in the file (utils/inpainting/outputs.py).
     profile: ICC profile; a WebP embeds it, for a GIF the colours are converted to sRGB.
     """
     factor = max(1, ANIMATION_SIDE // max(images[0].shape[:2]))

@@ -24,8 +24,16 @@ from models.masking import gamma, token_mask_from_holes
 from utils.app.checkpoints import Checkpoint, Pair, encodable
 from utils.app.stream import DecodedStep
 from utils.data.datasets import InpaintingItem
-from utils.inpainting.outputs import ANIMATION, RESULTS, Outputs, Repair
-from utils.inpainting.stamps import OUTPUT_ONLY, input_digest, settings_digest, settings_of
+from utils.inpainting.outputs import (
+    ANIMATION,
+    OUTPUT_ONLY,
+    RESULTS,
+    Outputs,
+    Repair,
+    input_digest,
+    settings_digest,
+    settings_of,
+)
 from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
 from utils.pages import data_uri, embed
 

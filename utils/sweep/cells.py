@@ -30,7 +30,7 @@ from models.parallel import one_thread
 from utils.data.datasets import InpaintingSet
 from utils.device import Compute, is_main, rank, world_size
 from utils.distributed import joined, total
-from utils.inpainting.stamps import settings_digest, settings_of
+from utils.inpainting.outputs import settings_digest, settings_of
 from utils.io.files import atomic, read_rows, write_text
 from utils.io.lock import alone_in
 from utils.io.messages import raise_if_machine
