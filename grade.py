@@ -36,7 +36,7 @@ def main() -> None:
     overrides = as_overrides(args, OPTIONS)
     config = load_config(args.config, overrides)
     from utils.data.datasets import InpaintingSet  # imports PyTorch, which takes seconds
-    from utils.distributed import world_size
+    from utils.device import world_size
     from utils.grading import Grader, save_tables
 
     if world_size() > 1:

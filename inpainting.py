@@ -119,7 +119,7 @@ def main() -> None:
         parser.error("give either --data, or --images together with --masks")
     config = load_config(args.config, as_overrides(args, OPTIONS))
     from utils.data.datasets import InpaintingSet  # PyTorch takes seconds to import
-    from utils.distributed import rank, world_size
+    from utils.device import rank, world_size
     from utils.inpainting.job import inpaint_set
     from utils.inpainting.outputs import RESULTS
     from utils.inpainting.pretrained import or_pretrained

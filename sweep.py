@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
     from utils.data.datasets import InpaintingSet  # PyTorch takes seconds to import
-    from utils.distributed import is_main
+    from utils.device import is_main
     from utils.inpainting.pretrained import or_pretrained
     from utils.sweep.cells import open_sweep
     from utils.sweep.page import save_study_page

@@ -88,7 +88,7 @@ def check_start(parser: ArgumentParser, args: Namespace) -> None:
 
 def check_search(parser: ArgumentParser, args: Namespace) -> bool:
     """Whether to search first. Refuses arguments that cannot be combined with a search."""
-    from utils.distributed import world_size  # PyTorch takes seconds to import
+    from utils.device import world_size  # PyTorch takes seconds to import
 
     searching = args.lr_search is not None or args.lr_search_only
     if searching and world_size() > 1:

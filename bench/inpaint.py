@@ -35,8 +35,7 @@ from models import parallel
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import keep_freed_memory
-from utils.data.datasets import InpaintingSet
-from utils.data.tensors import normalise, to_uint8
+from utils.data.datasets import InpaintingSet, normalise, to_uint8
 from utils.device import Compute, pick_device
 from utils.inpainting.job import inpaint_set
 from utils.io.images import save_png

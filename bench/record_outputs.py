@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from bench.common import RELEASED, ROOT
-from utils.inpainting.stamps import differences
+from utils.inpainting.manifest import differences
 
 WEIGHTS = [
     *("--tokenizer", RELEASED / "vqgan.safetensors"),

@@ -33,9 +33,8 @@ from config.loading import load_config
 from config.schema import Config
 from models.losses import EfficientNetDistance
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
-from utils.data.datasets import InpaintingSet
+from utils.data.datasets import InpaintingSet, load_images
 from utils.data.holes import HOLE_KINDS, draw_hole
-from utils.data.tensors import load_images
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import content_hash
 from utils.scoring import DEFAULT, HELD_OUT, FeatureDistance, hole_psnr

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from bench.unet import UNet, repaired
+from utils.data.datasets import normalise
 from utils.data.fill import fill_hole
-from utils.data.tensors import normalise
 from utils.inpainting.inpainter import Inpainter
 from utils.io.images import HOLE_COLOUR
 

@@ -35,7 +35,7 @@ from config.schema import Config, TransformerConfig
 from models.parallel import one_thread
 from models.vqgan import VQGAN
 from utils.cli import keep_freed_memory
-from utils.data.tensors import normalise
+from utils.data.datasets import normalise
 from utils.device import Compute, pick_device, pick_dtype
 from utils.training.throughput import matmul_peak, training_flops
 from utils.training.token_batches import TokenBatch, Tokens

@@ -26,9 +26,9 @@ from config.loading import load_config
 from config.schema import Config
 from models.conditioning import known_pixels
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
+from utils.data.datasets import load_images, normalise, to_uint8
 from utils.data.fill import fill_hole
 from utils.data.holes import draw_holes
-from utils.data.tensors import load_images, normalise, to_uint8
 from utils.rng import generator_for
 
 WIDTHS = (32, 64, 128)  # at the image's size, half and a quarter of it

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 from docs.draw_decoding import FACE, FOLDER, GRID, HOLE_SHARE, SIDE
 from utils.app.pictures import photographs
 from utils.cli import ArgumentParser, first_line, run
+from utils.data.datasets import normalise
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
 from utils.data.sources import square_crop
-from utils.data.tensors import normalise
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.windows import repair_in_windows
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png

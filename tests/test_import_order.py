@@ -26,8 +26,9 @@ MAY_IMPORT = {
 
 ROOMS = (  # of utils/; each imports only rooms of lines above its own
     {"rng", "io"},
-    {"distributed"},
-    {"device", "cli", "scoring", "pictures"},
+    {"device"},
+    {"distributed", "cli", "scoring", "pictures"},
+    {"pages"},
     {"data", "weights"},
     {"inpainting"},
     {"training", "sweep", "app"},

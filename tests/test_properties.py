@@ -24,11 +24,10 @@ from config.section import MaskSchedule
 from models.decode import StepResult, decode
 from models.masking import MASK_SCHEDULES, gamma, token_mask_from_holes
 from models.orders import ORDERS
+from utils.data.fill import COMPOSITES, composite
 from utils.data.sources import deal
-from utils.inpainting.composite import COMPOSITES, composite
 from utils.inpainting.windows import repair_in_windows
-from utils.io.images import load_rgb, save_png
-from utils.io.masks import load_mask
+from utils.io.images import load_mask, load_rgb, save_png
 
 quickly = settings(
     max_examples=50,

@@ -26,7 +26,7 @@ from fid import (
 from config.errors import StopRequested, UserError, printable
 from config.loading import Override
 from config.section import user_path
-from utils.io.faults import line_about
+from utils.io.messages import line_about
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
 

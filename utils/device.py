@@ -1,4 +1,8 @@
-"""Device and dtype, picked once at start-up."""
+"""Where to compute: the place of this process among torchrun's, its device and dtype.
+
+Rank and world size come from torchrun's environment variables (the scorer's fid/process.py), so
+work without communication, such as repairing a folder, needs no process group.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,48 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from fid.process import Ranks, own_ranks
 from torch import nn
 
 from config.errors import UserError
 from config.schema import Config
 from models.parallel import workers
-from utils.distributed import own_device
+from utils.io.messages import as_user_error
 
 AMPERE = (8, 0)  # compute capability from which on bf16 is not emulated
+
+
+def rank() -> int:
+    """Rank of this process, from 0."""
+    return _ranks().rank
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return _ranks().world_size
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, which writes files and prints."""
+    return rank() == 0
+
+
+def own_device(device: torch.device) -> torch.device:
+    """This process's GPU, by local rank; any other device is returned unchanged.
+
+    Raises `UserError` if a machine has more processes than GPUs.
+    """
+    if device.type != "cuda" or world_size() == 1:
+        return device
+    local, gpus = _ranks().local_rank, torch.cuda.device_count()
+    if local >= gpus:
+        raise UserError(f"--nproc-per-node: {gpus} GPUs on this machine; allowed are 1 to {gpus}")
+    return torch.device("cuda", local)
+
+
+def _ranks() -> Ranks:
+    with as_user_error():
+        return own_ranks()
 
 
 @dataclass(frozen=True)

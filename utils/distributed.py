@@ -1,8 +1,4 @@
-"""Distributed processes started by torchrun, or a single process without it.
-
-Rank and world size come from torchrun's environment variables (the scorer's fid/process.py), so
-work without communication, such as repairing a folder, needs no process group.
-"""
+"""What the processes of torchrun exchange; a single process exchanges nothing."""
 
 from __future__ import annotations
 
@@ -13,42 +9,15 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fid.process import Ranks, meet, own_ranks
+from fid.process import meet
 from torch import Tensor, nn
 
 from config.errors import UserError
-from utils.io.limits import as_user_error
+from utils.device import is_main, world_size
+from utils.io.messages import as_user_error
 
 PATIENCE = timedelta(hours=2)  # timeout while a process encodes a large folder or validates
 GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
-
-
-def rank() -> int:
-    """Rank of this process, from 0."""
-    return _ranks().rank
-
-
-def world_size() -> int:
-    """Number of processes."""
-    return _ranks().world_size
-
-
-def is_main() -> bool:
-    """Whether this is rank 0, which writes files and prints."""
-    return rank() == 0
-
-
-def own_device(device: torch.device) -> torch.device:
-    """This process's GPU, by local rank; any other device is returned unchanged.
-
-    Raises `UserError` if a machine has more processes than GPUs.
-    """
-    if device.type != "cuda" or world_size() == 1:
-        return device
-    local, gpus = _ranks().local_rank, torch.cuda.device_count()
-    if local >= gpus:
-        raise UserError(f"--nproc-per-node: {gpus} GPUs on this machine; allowed are 1 to {gpus}")
-    return torch.device("cuda", local)
 
 
 @contextmanager
@@ -116,11 +85,6 @@ def main_first() -> Iterator[None]:
     yield
     if dist.is_initialized() and is_main():
         dist.barrier()
-
-
-def _ranks() -> Ranks:
-    with as_user_error():
-        return own_ranks()
 
 
 def _reduced(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:

@@ -20,14 +20,15 @@ from config.errors import UserError, printable
 from config.loading import Override, load_config
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
-from utils.data.pairs import check_same_size
+from utils.data.pairs import check_same_size, list_images
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
-from utils.io.faults import first_line, line_about, raise_if_machine
 from utils.io.files import content_hash, make_folder, write_text
-from utils.io.images import list_images, load_rgb, tell_of_profile
+from utils.io.images import load_rgb, tell_of_profile
+from utils.io.messages import first_line, line_about, raise_if_machine
 from utils.io.tables import csv_table, markdown_table
-from utils.pictures import comparison_strip, embed, save_page
+from utils.pages import embed, save_page
+from utils.pictures import comparison_strip
 from utils.weights.description import described
 from utils.weights.import_lab import import_lab
 

@@ -21,7 +21,8 @@ from utils.data.datasets import InpaintingSet
 from utils.inpainting.outputs import MANIFEST, MASKS, RESULTS, STEPS
 from utils.io.files import read_rows
 from utils.io.images import load_rgb, save_png, tell_of_profile
-from utils.pictures import about_run, comparison, embed, embed_file, save_page
+from utils.pages import about_run, embed, embed_file, save_page
+from utils.pictures import comparison
 from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, notes
 
 REPORT_TEMPLATE = "report.html"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config.schema import ScoringConfig
 from models.parallel import parallel_map
-from utils.io.limits import as_user_error
+from utils.io.messages import as_user_error
 
 DEFAULT = ScoringConfig()  # efficientnet-lite0, which works offline
 HELD_OUT = ScoringConfig(features="efficientnet-lite2")  # offline too, and never used in training

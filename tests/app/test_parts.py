@@ -37,7 +37,7 @@ from utils.app.pictures import (
 from utils.app.records import repair
 from utils.app.server import HEADERS, Guard
 from utils.inpainting.inpainter import Inpainter
-from utils.inpainting.stamps import OUTPUT_ONLY
+from utils.inpainting.outputs import OUTPUT_ONLY
 
 SIDE = 8
 IMAGE = np.arange(SIDE * SIDE * 3, dtype=np.uint8).reshape(SIDE, SIDE, 3)

@@ -21,10 +21,9 @@ from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from config.errors import UserError
-from utils.data.pairs import TruthTable, pair
+from utils.data.pairs import TruthTable, list_images, pair
 from utils.data.sources import open_source
-from utils.io.images import list_images, load_rgb
-from utils.io.masks import load_mask
+from utils.io.images import load_mask, load_rgb
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG", **how) -> bytes:

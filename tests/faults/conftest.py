@@ -33,7 +33,7 @@ import pytest
 import torch
 from torchvision.models import Inception3
 
-import utils.io.notes
+import utils.io.messages
 import utils.scoring
 import utils.sweep.decode
 from config.loading import save_config
@@ -189,7 +189,7 @@ def shell(monkeypatch, capsys) -> Callable[..., Said]:
 
     An exception that would end a script with a traceback comes out as it is.
     """
-    utils.io.notes._told.clear()
+    utils.io.messages._told.clear()
     fid.files._noted.clear()
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")

@@ -281,7 +281,7 @@ def square() -> np.ndarray:
 
 
 def test_a_jpeg_mask_is_split_in_the_middle_and_says_so_once(tmp_path, square, capsys, monkeypatch):
-    monkeypatch.setattr("utils.io.notes._told", set())
+    monkeypatch.setattr("utils.io.messages._told", set())
     job = InpaintingSet(one_job(tmp_path, square, "jpg", quality=40))
     assert (job[0].hole == (square == 0)).all()
     assert (job[0].hole == (square == 0)).all()
@@ -298,7 +298,7 @@ def test_a_threshold_of_255_reads_as_the_lab_does(tmp_path, square):
 
 
 def test_a_mask_of_0_and_1_is_recognised(tmp_path, square, capsys, monkeypatch):
-    monkeypatch.setattr("utils.io.notes._told", set())
+    monkeypatch.setattr("utils.io.messages._told", set())
     job = InpaintingSet(one_job(tmp_path, square // 255))
     assert (job[0].hole == (square == 0)).all()
     assert "a mask of 0 and 1" in capsys.readouterr().err

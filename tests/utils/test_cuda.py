@@ -28,8 +28,7 @@ from config.schema import Config
 from models.conditioning import known_pixels
 from models.noise import gumbel
 from utils.app.records import repair as repair_in_steps
-from utils.data.datasets import InpaintingSet
-from utils.data.tensors import to_uint8
+from utils.data.datasets import InpaintingSet, to_uint8
 from utils.device import Compute
 from utils.inpainting.inpainter import Inpainter
 from utils.io.files import read_rows

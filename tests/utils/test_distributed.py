@@ -19,7 +19,7 @@ from config.loading import save_config
 from config.schema import Config
 from utils import device as device_module
 from utils import distributed
-from utils.device import Compute
+from utils.device import Compute, is_main, own_device, world_size
 from utils.io.files import read_rows
 from utils.training import transformer as stage_2
 from utils.training.state import load_state
@@ -54,8 +54,8 @@ def config(weights, changed) -> Config:
 def test_without_torchrun_a_process_is_alone(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
-    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda")
+    assert (device_module.rank(), world_size(), is_main()) == (0, 1, True)
+    assert own_device(torch.device("cuda")) == torch.device("cuda")
     with distributed.joined(CPU), distributed.main_first():
         assert not torch.distributed.is_initialized()
         assert distributed.total(torch.tensor(3.0)) == 3
@@ -65,11 +65,11 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(become, monkeypatch):
     become(1, 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda:1")
-    assert distributed.own_device(CPU) == CPU
+    assert own_device(torch.device("cuda")) == torch.device("cuda:1")
+    assert own_device(CPU) == CPU
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="1 GPUs on this machine; allowed are 1 to 1"):
-        distributed.own_device(torch.device("cuda"))
+        own_device(torch.device("cuda"))
 
 
 def test_a_gpu_named_by_its_number_is_the_one_that_pinned_memory_belongs_to(monkeypatch):

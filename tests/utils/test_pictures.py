@@ -1,4 +1,4 @@
-"""Where each tile lies in the report's pictures, and that curves are pictures."""
+"""Where each tile lies in the report's pictures, and what an animation shows."""
 
 from __future__ import annotations
 
@@ -9,20 +9,7 @@ import pytest
 from fid.pixels import PROFILE, to_srgb
 from PIL import Image, ImageCms
 
-from utils.pictures import (
-    GAP,
-    encode_animation,
-    image_grid,
-    mask_grid,
-    save_curves,
-    save_loss_curve,
-    tile,
-)
-
-ROWS = [
-    {"epoch": e, "time": 1.0, "train_loss": 5 - e, "val_loss": 6 - e, "learning_rate": 1e-4}
-    for e in (1, 2, 3)
-]
+from utils.pictures import GAP, encode_animation, image_grid, mask_grid, tile
 
 
 def flat(value: int, side: int = 4) -> np.ndarray:
@@ -67,28 +54,6 @@ def test_images_are_7_a_row_and_the_input_takes_the_first_place():
     grid = image_grid([flat(50), flat(60), flat(70)], steps=7)
     assert grid.shape == (2 * 6 + 2, 7 * 6 + 2, 3), "seven steps and the input need two rows"
     assert [cell(grid, place, 7)[0, 0, 0] for place in range(4)] == [50, 60, 70, 0]
-
-
-@pytest.mark.parametrize("save", [save_loss_curve, save_curves])
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_curve_is_a_picture_from_the_first_epoch_on(tmp_path, save, count):
-    save(tmp_path / "curve.png", ROWS[:count])
-    assert Image.open(tmp_path / "curve.png").format == "PNG"
-    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
-
-
-def test_a_curve_shows_numbers_that_join_later(tmp_path):
-    save_curves(tmp_path / "curve.png", [ROWS[0], {**ROWS[1], "adversarial": 0.3}])
-    assert (tmp_path / "curve.png").exists()
-
-
-def test_curves_leave_no_figure_open(tmp_path):
-    from matplotlib import pyplot
-
-    pyplot.close("all")  # those of other tests in this process
-    save_loss_curve(tmp_path / "a.png", ROWS)
-    save_curves(tmp_path / "b.png", ROWS)
-    assert pyplot.get_fignums() == []
 
 
 def exchanged() -> bytes:

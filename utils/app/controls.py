@@ -14,7 +14,7 @@ from config.errors import UserError
 from config.loading import yaml_word
 from config.schema import Config, DecodingConfig
 from utils.app.checkpoints import Pair
-from utils.inpainting.stamps import OUTPUT_ONLY
+from utils.inpainting.outputs import OUTPUT_ONLY
 
 FIRST = (  # always visible, in this order; all others are under "More settings"
     *("mask_schedule", "rule", "order", "total_iter", "sweet_spot"),

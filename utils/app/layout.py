@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fid.names import EXTENSIONS
 
 from utils.app.checkpoints import Checkpoints
 from utils.app.controls import FIRST, Control, settings
@@ -14,7 +15,6 @@ from utils.app.handlers import MAX_SAMPLES, Handlers, info_html
 from utils.app.pictures import MAX_FILE_BYTES
 from utils.app.server import FORGET_SECONDS
 from utils.data.holes import HOLE_KINDS
-from utils.io.images import IMAGE_SUFFIXES
 
 HERE = Path(__file__).parent
 TITLE = "MaskGIT inpainting"
@@ -109,7 +109,7 @@ def _picture_buttons() -> tuple[gr.UploadButton, dict[str, gr.Button]]:
         kinds = {kind: gr.Button(kind, size="sm", min_width=60) for kind in HOLE_KINDS}
     upload = gr.UploadButton(
         f"Upload a picture (up to {MAX_FILE_BYTES // 1_000_000} MB)",
-        file_types=sorted(IMAGE_SUFFIXES),
+        file_types=sorted(EXTENSIONS),
         size="sm",
         elem_id="upload",
     )

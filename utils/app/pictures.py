@@ -20,7 +20,7 @@ from utils.data.photos import photo_path
 from utils.data.sources import square_crop
 from utils.inpainting.inpainter import Inpainter
 from utils.io.images import load_rgb
-from utils.pictures import embed
+from utils.pages import embed
 
 MAX_FILE_BYTES = 8_000_000  # of an uploaded picture
 MAX_BODY_BYTES = 9_000_000  # of any request

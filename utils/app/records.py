@@ -29,10 +29,18 @@ from models.masking import gamma, token_mask_from_holes
 from utils.app.checkpoints import Checkpoint, Pair, encodable
 from utils.data.datasets import InpaintingItem
 from utils.inpainting.inpainter import Inpainter
-from utils.inpainting.outputs import ANIMATION, RESULTS, Outputs, Repair
-from utils.inpainting.stamps import OUTPUT_ONLY, input_digest, settings_digest, settings_of
+from utils.inpainting.outputs import (
+    ANIMATION,
+    OUTPUT_ONLY,
+    RESULTS,
+    Outputs,
+    Repair,
+    input_digest,
+    settings_digest,
+    settings_of,
+)
 from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
-from utils.pictures import data_uri, embed
+from utils.pages import data_uri, embed
 
 CURVE_POINTS = 41
 OVERLAP = 16  # earlier steps repeated in each update

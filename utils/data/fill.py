@@ -1,6 +1,8 @@
-"""Fill holes before encoding, since hole pixels leak into the surrounding tokens.
+"""Fill holes before encoding, since hole pixels leak into the surrounding tokens, and join the
+decoded image with the known pixels afterwards.
 
-Images are (H, W, 3) uint8, holes (H, W) bool, True = hidden.
+Images are (H, W, 3) uint8, holes (H, W) bool, True = hidden. The composites `hard` and `feather`
+change nothing outside the hole: known pixels stay as they are, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ from functools import lru_cache
 import numpy as np
 from scipy import sparse
 from scipy.linalg import solveh_banded
-from scipy.ndimage import zoom
+from scipy.ndimage import distance_transform_edt, zoom
 from scipy.sparse.linalg import cg
 
 from utils.io.images import HOLE_COLOUR
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]  # float image, hole -> values (n, 3)
+Composite = Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 
 LARGEST_BAND = 2**25  # entries of a banded factor, 256 MB
 REFINEMENTS = 30  # conjugate gradient steps at each size
 SIZES_KEPT = 4  # image sizes whose operators are cached
+SMALL = 2**16  # pixels; smaller pictures are not cropped to the hole, since their sizes recur
 
 
 def grey(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -121,3 +125,48 @@ def _from_half_size(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     small[gone] = harmonic(small, gone)
     large = zoom(small, (2, 2, 1), order=1, mode="nearest", grid_mode=True)
     return large[: hole.shape[0], : hole.shape[1]][hole]
+
+
+def none(decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, width: float) -> np.ndarray:
+    """The decoded image, unchanged."""
+    return decoded
+
+
+def hard(decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, width: float) -> np.ndarray:
+    """Known pixels pasted over the decoded image."""
+    return np.where(hole[..., None], decoded, image)
+
+
+def feather(decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, width: float) -> np.ndarray:
+    """Known pixels pasted over, and the hole corrected so that no seam shows at its border.
+
+    The decoder's error around the hole is extended into it as a membrane (Pérez et al. 2003,
+    section 2), in full at the first pixel and faded out with a cosine over ``width`` pixels.
+    """
+    if hole.all() or not hole.any():
+        return hard(decoded, image, hole, width)
+    box = _around(hole) if hole.size > SMALL else np.s_[:, :]
+    error = image[box].astype(float) - decoded[box]
+    depth = distance_transform_edt(hole[box])[hole[box]]  # pixels from the nearest known one
+    fade = (1 + np.cos(np.pi * np.minimum((depth - 1) / width, 1))) / 2
+    correction = fade[:, None] * harmonic(error, hole[box])
+    blended = image.copy()
+    blended[hole] = (decoded[hole] + correction).round().clip(0, 255)
+    return blended
+
+
+def _around(hole: np.ndarray) -> tuple[slice, slice]:
+    """The bounding box of a hole, one pixel wider on all sides."""
+    rows, columns = (np.flatnonzero(hole.any(axis)) for axis in (1, 0))
+    first = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+    return slice(first[0], rows[-1] + 2), slice(first[1], columns[-1] + 2)
+
+
+COMPOSITES: dict[str, Composite] = {"none": none, "hard": hard, "feather": feather}
+
+
+def composite(
+    decoded: np.ndarray, image: np.ndarray, hole: np.ndarray, kind: str, width: float
+) -> np.ndarray:
+    """Join a decoded image with the known pixels of the given one, (H, W, 3) uint8."""
+    return COMPOSITES[kind](decoded, image, hole, width)

@@ -1,20 +1,68 @@
-"""Which files of an inpainting job belong together: images, masks and ground truth."""
+"""The image files of a folder, and which of them belong together: images, masks, ground truth."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from fid.names import is_mask, partners, stem, trailing_number
+from fid.names import (
+    EXTENSIONS,
+    inner_folder,
+    is_file,
+    is_mask,
+    is_picture,
+    left_out,
+    natural_key,
+    partners,
+    stem,
+    trailing_number,
+)
+from fid.pixels import is_on_its_side
 
 from config.errors import UserError
-from utils.io.images import HOLE_COLOUR, is_turned, list_images, load_rgb
-from utils.io.limits import as_user_error
-from utils.io.notes import note
+from utils.io.images import HOLE_COLOUR, load_rgb, opened
+from utils.io.messages import as_user_error, note, note_once
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
 SCORER_FOLDER = "faster-pytorch-fid"  # where the lab keeps its table
 NAMES_SHOWN = 3  # offending names in an error line
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the images directly in `folder` in natural order; hidden files are ignored.
+
+    Images in unsupported formats are skipped with a note. Raises UserError if the folder is missing
+    or contains no image.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder")
+    try:
+        files = [path for path in folder.iterdir() if is_file(path)]
+    except PermissionError:
+        raise UserError(f"{folder}: no permission to read this folder") from None
+    tell_left_out(folder, [path.name for path in files])
+    paths = [path for path in files if is_picture(path.name)]
+    inner = inner_folder(folder)
+    if paths and inner:
+        note_once(str(inner), f"{folder}: {inner} holds images too, which are left out")
+    if not paths:
+        advice = f"looked for {', '.join(sorted(EXTENSIONS))}"
+        if inner:
+            folders = f"prepare_data.py images {shlex.quote(str(folder))} --out DIR"
+            advice = f"{inner} holds some; name it, or make one folder of all with: {folders}"
+        raise UserError(f"{folder}: contains no image; {advice}")
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def tell_left_out(place: Path, names: Iterable[str]) -> None:
+    """Note skipped images in unsupported formats, once per place."""
+    if text := left_out(names):
+        note_once(str(place), f"{place}: {text}")
 
 
 def pair(
@@ -168,11 +216,17 @@ def check_same_size(path: Path, image: np.ndarray, other_path: Path, other: np.n
     """Raise `UserError` if a partner differs from the image in height or width."""
     if image.shape[:2] != other.shape[:2]:
         (height, width), (other_height, other_width) = image.shape[:2], other.shape[:2]
-        turned = " (turned as its EXIF says)" if path.is_file() and is_turned(path) else ""
+        turned = " (turned as its EXIF says)" if path.is_file() and _is_turned(path) else ""
         raise UserError(
             f"{other_path}: {other_width} x {other_height} pixels,"
             f" but {path} has {width} x {height}{turned}"
         )
+
+
+def _is_turned(path: Path) -> bool:
+    """Whether an image's EXIF orientation swaps its width and height."""
+    with opened(path, str(path)) as image:
+        return is_on_its_side(image)
 
 
 def warn_if_inverted(path: Path, image: np.ndarray, mask_path: Path, hole: np.ndarray) -> None:

@@ -26,10 +26,9 @@ from config.errors import UserError
 from utils.data.holes import DEFAULT_SHARE, check_holes, draw_hole
 from utils.data.photos import Photos
 from utils.data.sources import SPLIT_NAMES, Counts, ImageFiles, Splits
-from utils.io.faults import raise_if_machine
+from utils.io.files import read_ahead
 from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
-from utils.io.limits import check_limit
-from utils.io.overlap import read_ahead
+from utils.io.messages import check_limit, raise_if_machine
 
 DESCRIPTION = "dataset.json"
 RECIPE = 1  # increase when the same source and settings would give other pixels

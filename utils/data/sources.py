@@ -23,10 +23,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from config.errors import MachineError, UserError
-from utils.io.faults import raise_if_machine
-from utils.io.images import load_rgb, tell_left_out, tell_of_profile
-from utils.io.limits import check_limit
-from utils.io.overlap import read_ahead
+from utils.data.pairs import tell_left_out
+from utils.io.files import read_ahead
+from utils.io.images import load_rgb, tell_of_profile
+from utils.io.messages import check_limit, raise_if_machine
 
 Counts = dict[str, int]  # images by split
 Splits = dict[str, list[np.ndarray]]

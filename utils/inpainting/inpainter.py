@@ -24,13 +24,11 @@ from models.cpu_kernels import padded_groups
 from models.decode import OnStep, StepResult
 from models.maskgit import MaskGIT
 from models.parallel import one_thread, parallel_map
-from utils.data.fill import fill_hole
-from utils.data.tensors import normalise, to_uint8
+from utils.data.datasets import normalise, to_uint8
+from utils.data.fill import composite, fill_hole
 from utils.device import Compute, autocast, cast_weights
-from utils.inpainting.composite import composite
 from utils.inpainting.pretrained import as_loaded, pretrained_config, pretrained_folder
-from utils.io.images import to_rgb
-from utils.io.masks import as_hole
+from utils.io.images import as_hole, to_rgb
 from utils.weights.store import load_tokenizer, load_transformer, require_tokens_of
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}  # for batch_size auto

@@ -7,49 +7,29 @@ Shapes: B batch, R rows (samples of all images), N tokens, T steps, H x W pixels
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from fid.files import composed
 from tqdm import tqdm
 
 from config.errors import UserError, printable
 from config.schema import Config
 from models.parallel import one_thread
 from utils.data.datasets import InpaintingItem, InpaintingSet
-from utils.distributed import is_main, rank, world_size
+from utils.device import rank, world_size
 from utils.inpainting.inpainter import Inpainter
-from utils.inpainting.manifest import (
-    is_complete,
-    part_path,
-    read_manifest,
-    read_parts,
-    refuse_inputs,
-    refuse_to_replace,
-    say_what_changed,
-    timing_of,
-    write_manifest,
-)
-from utils.inpainting.outputs import FOLDERS, MANIFEST, RESULTS, Outputs, Repair
-from utils.inpainting.stamps import (
-    input_digest,
-    settings_digest,
-    settings_of,
-)
-from utils.io.files import write_text
+from utils.inpainting.manifest import Manifest
+from utils.inpainting.outputs import Outputs, Repair, input_digest, settings_of
+from utils.io.files import WriteBehind, read_ahead
 from utils.io.images import opened
-from utils.io.overlap import WriteBehind, read_ahead
 
 THREADS = 2  # that read, and that write
 HELD_BYTES = 1 << 28  # of images read ahead, and of those waiting to be written
-TIMES = ("seconds", "images_per_second", "processes")  # timing keys of a manifest
 
 
 @dataclass(frozen=True)
@@ -72,17 +52,17 @@ class Job:
     ) -> None:
         config = inpainter.config
         self.inpainter, self.dataset, self.restart = inpainter, dataset, restart
-        self.settings = settings_of(config, inpainter.dtype)
-        self.digest = settings_digest(self.settings)
         self.side = config.data.image_size
         self.outputs = Outputs(output, config.decoding, self.side)
+        settings = settings_of(config, inpainter.dtype)
+        self.manifest = Manifest(config, dataset, self.outputs, settings)
         self.skipped, self.written = 0, 0
         self.counting = threading.Lock()  # several threads write
 
     def read(self, index: int) -> Task:
         """Read one image with its mask and, unless it is already repaired, fill its hole."""
         item = self.dataset[index]
-        stamp = f"{self.digest}{input_digest(item.image, item.hole, item.profile)}"
+        stamp = f"{self.manifest.digest}{input_digest(item.image, item.hole, item.profile)}"
         done = not self.restart and self.outputs.is_done(item, stamp)
         filled = truth = None
         if not done and item.hole.shape == (self.side, self.side):
@@ -90,14 +70,6 @@ class Job:
         if not done and self.inpainter.config.decoding.comparison:
             truth = self.dataset.ground_truth(index, item.image)
         return Task(item, stamp, done, filled, truth)
-
-    def results(self) -> dict[str, str]:
-        """File name of every result -> file name of its input picture."""
-        return {
-            self.outputs.result_name(index, sample): composed(path.name)
-            for index, path in enumerate(self.dataset.images)
-            for sample in range(self.inpainter.config.decoding.samples)
-        }
 
     def repair_batch(self, tasks: list[Task], writer: WriteBehind, verbose: bool) -> None:
         """Decode a batch of the model's size and hand its pictures to the writer."""
@@ -170,45 +142,16 @@ def inpaint_set(
     """
     inpainter, began = Inpainter(config), time.perf_counter()
     job = Job(inpainter, dataset, output, restart)
-    world = world_size()
-    refuse_inputs((output / name for name in FOLDERS), dataset)
-    job.outputs.make_folders()
-    manifest = output / RESULTS / MANIFEST
-    before = read_manifest(manifest)
-    if not restart:
-        refuse_to_replace(manifest.parent, before, job.results())
-    if is_main() and not restart:
-        say_what_changed(manifest.parent, before, job.settings, job.digest)
-    manifest.unlink(missing_ok=True)  # it would no longer describe the images next to it
-    part_path(manifest, rank()).unlink(missing_ok=True)
-    mine = range(rank(), len(dataset), world)
+    job.manifest.begin(restart)
+    mine = range(rank(), len(dataset), world_size())
     try:
         _repair_all(job, mine, verbose)
     except UserError as error:
         finished = job.skipped + job.written // config.decoding.samples
         rest = f"; {finished} of {len(mine)} images are finished and stay" if finished else ""
         raise UserError(f"{error}{rest}") from error
-    part = _part(job, before, len(mine), time.perf_counter() - began)
-    parts = [part]
-    if world > 1:
-        write_text(part_path(manifest, rank()), json.dumps(part) + "\n")
-        parts = read_parts(manifest, job.digest, world)
-    if parts and (world == 1 or is_complete(manifest.parent, job.results(), job.digest)):
-        whole = timing_of(parts, world)
-        write_manifest(manifest, inpainter.config, dataset, job.outputs, job.settings, whole)
-    return timing_of([part], world)
-
-
-def _part(job: Job, before: dict[str, Any], images: int, seconds: float) -> dict[str, Any]:
-    """This process's record; before: an earlier manifest, whose times stand if nothing was new."""
-    is_same = before.get("settings") == job.settings and before.keys() >= set(TIMES)
-    return {
-        "digest": job.digest,
-        "seconds": seconds,
-        "repaired": images - job.skipped,
-        "skipped": job.skipped,
-        "before": {key: before[key] for key in TIMES} if is_same else None,
-    }
+    seconds = time.perf_counter() - began
+    return job.manifest.finish(len(mine) - job.skipped, job.skipped, seconds)
 
 
 def _repair_all(job: Job, indices: range, verbose: bool) -> None:

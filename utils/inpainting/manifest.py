@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,85 +16,180 @@ from fid.files import composed, naming, relative
 from config.errors import UserError
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
-from utils.device import Compute, environment
-from utils.inpainting.outputs import Outputs
-from utils.inpainting.stamps import differences, read_stamp
+from utils.device import Compute, environment, is_main, rank, world_size
+from utils.inpainting.outputs import (
+    FOLDERS,
+    MANIFEST,
+    RESULTS,
+    Outputs,
+    read_stamp,
+    settings_digest,
+)
 from utils.io.files import write_text
-from utils.io.notes import note
+from utils.io.messages import note
+
+TIMES = ("seconds", "images_per_second", "processes")  # keys that describe the images' own run
 
 
-def write_manifest(
-    path: Path,
-    config: Config,
-    dataset: InpaintingSet,
-    outputs: Outputs,
-    settings: dict[str, Any],
-    timing: dict[str, float],
-) -> None:
-    """Write everything needed to trace a result, and to find its ground truth.
+class Manifest:
+    """The manifest of a job: compares it with an earlier run, and records what it did."""
 
-    settings: `settings_of` in stamps.py; a rerun compares them. Paths are relative to the manifest.
-    """
-    truth, folder = dataset.truth, path.parent
-    is_plain = not (dataset.invert_masks or dataset.from_alpha)  # as a scorer would read them
-    content = {
-        "ground_truth": relative(truth.location, folder) if truth else None,
-        "ground_truth_bytes": truth.bytes_on_disk() if truth else None,
-        "masks": relative(dataset.masks[0].parent, folder) if is_plain else None,
-        "inverted_masks": dataset.invert_masks,
-        "mask_threshold": dataset.mask_threshold,
-        "images": [
-            {
-                "image": outputs.result_name(index, sample),
-                "source": dataset.images[index].name,
-                "mask": dataset.masks[index].name,
-                **({"ground_truth": truth.name(index)} if truth else {}),
-                **({"sample": sample} if config.decoding.samples > 1 else {}),
-            }
-            for index in range(len(dataset))
+    def __init__(
+        self, config: Config, dataset: InpaintingSet, outputs: Outputs, settings: dict[str, Any]
+    ) -> None:
+        """settings: `settings_of` in outputs.py; a rerun compares them."""
+        self.config, self.dataset, self.outputs, self.settings = config, dataset, outputs, settings
+        self.digest = settings_digest(settings)
+        self.path = outputs.folder / RESULTS / MANIFEST
+        self.before: dict[str, Any] = {}  # an earlier run's, with at least its settings
+        self.results = {  # file name of every result -> that of the picture it repairs
+            outputs.result_name(index, sample): composed(path.name)
+            for index, path in enumerate(dataset.images)
             for sample in range(config.decoding.samples)
-        ],
-        "seed": config.seed,
-        "tokenizer_sha256": settings["tokenizer_sha256"],
-        "transformer_sha256": settings["transformer_sha256"],
-        "settings": settings,
-        "config": config.model_dump(mode="json"),
-        "environment": environment(Compute.of(config).device),
-        **timing,
-    }
-    write_text(path, json.dumps(content, indent=1) + "\n")
+        }
+
+    def begin(self, restart: bool) -> None:
+        """Make the folders, and remove an earlier manifest, which would no longer be true.
+
+        Raises `UserError` where an input, or without ``restart`` the repair of a picture that is
+        not in the job, would be replaced.
+        """
+        self._refuse_inputs()
+        self.outputs.make_folders()
+        before = _read(self.path)
+        self.before = before if isinstance(before.get("settings"), dict) else {}
+        if not restart:
+            self._refuse_to_replace()
+            if is_main():
+                self._say_what_changed()
+        self.path.unlink(missing_ok=True)
+        self._part_path(rank()).unlink(missing_ok=True)
+
+    def finish(self, repaired: int, skipped: int, seconds: float) -> dict[str, float]:
+        """Return this process's timing; the last process writes the manifest with that of all."""
+        is_same = self.before.get("settings") == self.settings and self.before.keys() >= set(TIMES)
+        part = {
+            "digest": self.digest,
+            "seconds": seconds,
+            "repaired": repaired,
+            "skipped": skipped,
+            "before": {key: self.before[key] for key in TIMES} if is_same else None,
+        }
+        parts, world = [part], world_size()
+        if world > 1:
+            write_text(self._part_path(rank()), json.dumps(part) + "\n")
+            parts = [_read(self._part_path(other)) for other in range(world)]
+        if all(p.get("digest") == self.digest for p in parts) and (world == 1 or self._is_whole()):
+            self._write(_timing(parts, world))
+        return _timing([part], world)
+
+    def _write(self, timing: dict[str, float]) -> None:
+        """Write everything needed to trace a result, and to find its ground truth.
+
+        Paths are relative to the manifest.
+        """
+        dataset, truth, folder = self.dataset, self.dataset.truth, self.path.parent
+        is_plain = not (dataset.invert_masks or dataset.from_alpha)  # as a scorer would read them
+        samples = self.config.decoding.samples
+        content = {
+            "ground_truth": relative(truth.location, folder) if truth else None,
+            "ground_truth_bytes": truth.bytes_on_disk() if truth else None,
+            "masks": relative(dataset.masks[0].parent, folder) if is_plain else None,
+            "inverted_masks": dataset.invert_masks,
+            "mask_threshold": dataset.mask_threshold,
+            "images": [
+                {
+                    "image": self.outputs.result_name(index, sample),
+                    "source": dataset.images[index].name,
+                    "mask": dataset.masks[index].name,
+                    **({"ground_truth": truth.name(index)} if truth else {}),
+                    **({"sample": sample} if samples > 1 else {}),
+                }
+                for index in range(len(dataset))
+                for sample in range(samples)
+            ],
+            "seed": self.config.seed,
+            "tokenizer_sha256": self.settings["tokenizer_sha256"],
+            "transformer_sha256": self.settings["transformer_sha256"],
+            "settings": self.settings,
+            "config": self.config.model_dump(mode="json"),
+            "environment": environment(Compute.of(self.config).device),
+            **timing,
+        }
+        write_text(self.path, json.dumps(content, indent=1) + "\n")
+
+    def _part_path(self, number: int) -> Path:
+        """The hidden file with the timing of one of several processes."""
+        return self.path.with_name(f".process-{number}.json")
+
+    def _is_whole(self) -> bool:
+        """Whether the results of all processes exist and were made with these settings."""
+        stamps = (read_stamp(self.path.with_name(name)) for name in self.results)
+        return all((stamp or "").startswith(self.digest) for stamp in stamps)
+
+    def _refuse_inputs(self) -> None:
+        """Raise `UserError` if an input lies in a folder that is written to."""
+        written = {os.path.realpath(self.outputs.folder / name) for name in FOLDERS}
+        dataset = self.dataset
+        truth = [dataset.truth.location] if dataset.truth else []
+        for folder in (dataset.images[0].parent, dataset.masks[0].parent, *truth):
+            if os.path.realpath(folder) in written:
+                raise UserError(f"{folder}: its pictures would be replaced; name another --output")
+
+    def _refuse_to_replace(self) -> None:
+        """Raise `UserError` where the repair of a picture that is not in the job would be lost."""
+        try:
+            entries = (
+                (str(entry["image"]), str(entry["source"])) for entry in self.before["images"]
+            )
+            made = {image: composed(source) for image, source in entries}
+        except (KeyError, TypeError):  # another program's
+            return
+        pictures = set(self.results.values())
+        for name, picture in self.results.items():
+            if made.get(name, picture) not in pictures:
+                raise UserError(
+                    f"{self.path.with_name(name)}: is the repair of {made[name]}, not of "
+                    f"{picture}; name another --output, or replace it with --restart"
+                )
+
+    def _say_what_changed(self) -> None:
+        """Print why images of an earlier run are repaired again, if they are."""
+        folder = self.path.parent
+        if self.before:
+            changes = differences(self.before["settings"], self.settings)
+        else:  # a run cut short left no manifest, but stamps
+            stamps = (read_stamp(path) for path in folder.glob("image_*.png"))
+            others = [stamp for stamp in stamps if stamp and not stamp.startswith(self.digest)]
+            changes = [f"{len(others)} images of a run that did not end"] if others else []
+        if changes:
+            changed = "; ".join(changes)
+            note(f"{folder} was made with other settings ({changed}): its images are made again")
 
 
-def part_path(manifest: Path, rank: int) -> Path:
-    """The hidden file with the timing of one of several processes (job.py)."""
-    return manifest.with_name(f".process-{rank}.json")
+def differences(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
+    """Each setting that changed, as ``key before, now value``; keys are dotted."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{where}{key}.")
+        elif old != new:
+            found.append(
+                f"other {where}{key}" if "sha256" in key else f"{where}{key} {old}, now {new}"
+            )
+    return found
 
 
-def read_parts(manifest: Path, digest: str, world: int) -> list[dict[str, Any]]:
-    """The parts of all processes with these settings; [] while one is missing."""
-    parts = [_read(part_path(manifest, rank)) for rank in range(world)]
-    return parts if all(part.get("digest") == digest for part in parts) else []
-
-
-def timing_of(parts: list[dict[str, Any]], world: int) -> dict[str, float]:
+def _timing(parts: list[dict[str, Any]], world: int) -> dict[str, float]:
     """Overall timing of processes that ran in parallel, and their total images."""
     seconds = max(part["seconds"] for part in parts)
     repaired = sum(part["repaired"] for part in parts)
-    timing = {
-        "seconds": seconds,
-        "images_per_second": repaired / seconds,
-        "processes": world,
-    }
+    timing = dict(zip(TIMES, (seconds, repaired / seconds, world), strict=True))
     before = next((part["before"] for part in parts if part["before"]), None)
     if not repaired and before:
-        timing = {key: before[key] for key in timing}  # of the run that made the images
+        timing = before  # of the run that made the images
     return timing | {"repaired": repaired, "skipped": sum(part["skipped"] for part in parts)}
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of an earlier run, with at least its settings; {} if there is none."""
-    content = _read(path)
-    return content if isinstance(content.get("settings"), dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -106,51 +200,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def say_what_changed(
-    folder: Path, before: dict[str, Any], settings: dict[str, Any], digest: str
-) -> None:
-    """Print why images of an earlier run are repaired again, if they are."""
-    if before:
-        changes = differences(before["settings"], settings)
-    else:  # a run cut short left no manifest, but stamps
-        stamps = (read_stamp(path) for path in folder.glob("image_*.png"))
-        others = [stamp for stamp in stamps if stamp and not stamp.startswith(digest)]
-        changes = [f"{len(others)} images of a run that did not end"] if others else []
-    if changes:
-        changed = "; ".join(changes)
-        note(f"{folder} was made with other settings ({changed}): its images are made again")
-
-
-def refuse_inputs(folders: Iterable[Path], dataset: InpaintingSet) -> None:
-    """Raise `UserError` if an input lies in a folder that is written to."""
-    written = {os.path.realpath(folder) for folder in folders}
-    truth = [dataset.truth.location / "x"] if dataset.truth else []
-    for path in (dataset.images[0], dataset.masks[0], *truth):
-        if os.path.realpath(path.parent) in written:
-            raise UserError(f"{path.parent}: its pictures would be replaced; name another --output")
-
-
-def refuse_to_replace(folder: Path, before: dict[str, Any], planned: dict[str, str]) -> None:
-    """Raise `UserError` where the repair of a picture that is not in the job would be lost.
-
-    planned: file name of every result: that of the picture it repairs.
-    """
-    try:
-        entries = ((str(entry["image"]), str(entry["source"])) for entry in before["images"])
-        made = {image: composed(source) for image, source in entries}
-    except (KeyError, TypeError):  # another program's
-        return
-    pictures = set(planned.values())
-    lost = [name for name in planned if made.get(name, planned[name]) not in pictures]
-    if lost:
-        raise UserError(
-            f"{folder / lost[0]}: is the repair of {made[lost[0]]}, not of {planned[lost[0]]}; "
-            "name another --output, or replace it with --restart"
-        )
-
-
-def is_complete(folder: Path, names: Iterable[str], digest: str) -> bool:
-    """Whether the results of all processes exist and were made with these settings."""
-    return all((read_stamp(folder / name) or "").startswith(digest) for name in names)

@@ -9,27 +9,96 @@
 With several repairs of an image each name ends in _s0, _s1, ... before its suffix. A picture of
 another size than the model's is repaired in windows, which have no common token grid: it gets no
 mask picture, and its steps are rounds of windows.
+
+Each file contains a stamp, so that reruns skip finished images: two SHA-256 digests, of all
+settings that affect the pixels, and of the known pixels and the hole. It is stored as PNG text, GIF
+comment or WebP XMP.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from config.schema import DecodingConfig
-from utils.data.datasets import InpaintingItem
-from utils.inpainting.stamps import read_stamp, save_stamped_png
-from utils.io.files import atomic, make_folder
-from utils.io.images import HOLE_COLOUR
+from config.errors import MachineError, UserError
+from config.schema import Config, DecodingConfig
+from utils.io.files import atomic, content_hash, make_folder
+from utils.io.images import HOLE_COLOUR, opened
 from utils.pictures import comparison_strip, encode_animation, image_grid, mask_grid
+
+if TYPE_CHECKING:
+    import torch  # takes seconds
+
+    from utils.data.datasets import InpaintingItem
 
 RESULTS, MASKS, STEPS = "test_results", "mask_scheduling", "imga"
 COMPARISON, ANIMATION = "comparison", "animation"
 FOLDERS = (RESULTS, MASKS, STEPS, COMPARISON, ANIMATION)
 MANIFEST = "manifest.json"
+KEY = "maskgit"  # of the text in a PNG
+OUTPUT_ONLY = {  # keys of decoding that do not affect the result's pixels
+    *("step_pictures", "comparison", "animation", "batch_size", "samples"),
+}
+DIGITS = 32  # of each digest, in hexadecimal; 128 bits
+
+
+def settings_of(config: Config, dtype: torch.dtype) -> dict[str, Any]:
+    """Everything besides the image that the pixels of its repair depend on, as plain data."""
+    return {
+        "seed": config.seed,
+        "tokenizer_sha256": content_hash([config.tokenizer_weights]),
+        "transformer_sha256": content_hash([config.transformer_weights]),
+        "decoding": config.decoding.model_dump(mode="json", exclude=OUTPUT_ONLY),
+        "masking": {"mask_schedule": config.masking.mask_schedule},
+        "data": config.data.model_dump(mode="json", include={"image_size", "mean", "std"}),
+        "arithmetic": str(dtype).removeprefix("torch."),
+    }
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """The first half of a stamp."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def input_digest(image: np.ndarray, hole: np.ndarray, profile: bytes | None = None) -> str:
+    """The second half of a stamp: size, hole, known pixels and the colour profile, if any."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.packbits(hole).tobytes())
+    digest.update(np.where(hole[..., None], np.uint8(0), image).tobytes())
+    digest.update(profile or b"")
+    return digest.hexdigest()[:DIGITS]
+
+
+def read_stamp(path: Path) -> str | None:
+    """The stamp of a picture; None if it has none, or is missing or damaged."""
+    try:
+        with opened(path, str(path)) as image:
+            found = image.info.get(KEY) or image.info.get("comment") or image.info.get("xmp")
+    except MachineError:
+        raise
+    except UserError:
+        return None
+    return found.decode("ascii", "replace") if isinstance(found, bytes) else found
+
+
+def save_stamped_png(
+    path: Path, image: np.ndarray, stamp: str, profile: bytes | None = None
+) -> None:
+    """Write a PNG (H, W, 3) uint8 with its stamp and colour profile, wholly or not at all."""
+    text, buffer = PngInfo(), io.BytesIO()
+    text.add_text(KEY, stamp)
+    Image.fromarray(image).save(buffer, format="PNG", pnginfo=text, icc_profile=profile)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 @dataclass(frozen=True)
@@ -38,7 +107,7 @@ class Repair:
 
     item: InpaintingItem
     sample: int  # which repair of its image, from 0
-    stamp: str  # digest of settings and inputs (utils/inpainting/stamps.py)
+    stamp: str
     images: Sequence[np.ndarray]
     """The image after every step that is shown, the result last, uint8 (H, W, 3)."""
     token_masks: np.ndarray | None
@@ -54,10 +123,7 @@ class Outputs:
 
     def make_folders(self) -> None:
         """Make the folders that the settings ask for. Raises `UserError` where that fails."""
-        wanted = {RESULTS: True, MASKS: self.settings.step_pictures}
-        wanted |= {STEPS: self.settings.step_pictures, COMPARISON: self.settings.comparison}
-        wanted |= {ANIMATION: self.settings.animation != "none"}
-        for name in (name for name, is_wanted in wanted.items() if is_wanted):
+        for name in self._folders():
             make_folder(self.folder / name)
 
     @property
@@ -96,18 +162,25 @@ class Outputs:
                 temporary.write_bytes(content)
         save_stamped_png(paths[RESULTS], result, repair.stamp, profile)
 
+    def _folders(self) -> list[str]:
+        """Names of the folders that the settings ask for."""
+        settings = self.settings
+        wanted = {RESULTS: True, MASKS: settings.step_pictures, STEPS: settings.step_pictures}
+        wanted |= {COMPARISON: settings.comparison, ANIMATION: settings.animation != "none"}
+        return [name for name in FOLDERS if wanted[name]]
+
     def _paths(self, item: InpaintingItem, sample: int) -> dict[str, Path]:
         """Folder name -> path of every file of one repair."""
-        settings, suffix = self.settings, self._suffix(sample)
-        result, final = self.result_name(item.index, sample), f"final_test_{item.index}{suffix}.png"
-        names = {RESULTS: result}
-        if settings.step_pictures and item.hole.shape == (self.image_size, self.image_size):
-            names |= {MASKS: final, STEPS: final}
-        if settings.comparison:
-            names[COMPARISON] = result
-        if settings.animation != "none":
-            names[ANIMATION] = str(Path(result).with_suffix(f".{settings.animation}"))
-        return {folder: self.folder / folder / name for folder, name in names.items()}
+        result = self.result_name(item.index, sample)
+        final = f"final_test_{item.index}{self._suffix(sample)}.png"
+        animation = str(Path(result).with_suffix(f".{self.settings.animation}"))
+        names = {MASKS: final, STEPS: final, ANIMATION: animation}
+        is_in_windows = item.hole.shape != (self.image_size, self.image_size)
+        return {
+            folder: self.folder / folder / names.get(folder, result)
+            for folder in self._folders()
+            if not (is_in_windows and folder in (MASKS, STEPS))
+        }
 
     def _suffix(self, sample: int) -> str:
         return f"_s{sample}" if self.settings.samples > 1 else ""

@@ -8,9 +8,8 @@ from config.errors import StopRequested, UserError
 from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from config.section import user_path
-from utils.distributed import is_main
-from utils.io.faults import first_line
-from utils.io.notes import note, note_once
+from utils.device import is_main
+from utils.io.messages import first_line, note, note_once
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from utils.inpainting.composite import feather
+from utils.data.fill import feather
 
 # images (B, S, S, 3) uint8, holes (B, S, S) bool, window numbers from 1 -> decoded (B, S, S, 3)
 Decode = Callable[[np.ndarray, np.ndarray, list[int]], np.ndarray]

@@ -1,4 +1,4 @@
-"""Atomic writes, hashes, logs, and locks of run folders."""
+"""Files: atomic writes, hashes, logs; reading ahead and writing behind in threads."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import hashlib
 import json
 import os
 import secrets
-import warnings
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from fid.files import KEPT, naming, sync
-from filelock import FileLock, Timeout
 
 from config.errors import UserError
-from utils.io.notes import note
 
-LOCK = ".lock"  # in a run's folder
-NO_LOCKS = "no locks here; run one process at a time"
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -80,44 +80,50 @@ def read_rows(path: Path) -> list[dict]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes; the kernel releases the lock when this one dies.
-
-    If the file system cannot lock, prints a note and continues. Raises `UserError` immediately if
-    another process holds the lock or the lock file cannot be opened. Under torchrun only rank 0
-    locks.
-    """
-    make_folder(folder)
-    with _locked(folder / LOCK) as is_locked:
-        if not is_locked:
-            # A file server's error may mean either; it locks a new file if it can lock at all.
-            new = folder / f"{LOCK}-{secrets.token_hex(4)}"
-            with _locked(new) as can_lock:
-                pass
-            new.unlink(missing_ok=True)
-            if can_lock:
-                advice = "wait for it, or name another"
-                raise UserError(f"{folder}: another process is at work in this folder; {advice}")
-            note(f"{folder}: {NO_LOCKS}")
-        yield
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Try to lock a file within the block; False if another process has, or no process can."""
-    lock = FileLock(path)
+def read_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """Yield `function` of each item, in order, computing at most ``ahead`` results in advance."""
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Result]] = deque()
     try:
-        with warnings.catch_warnings(record=True) as said:  # filelock's, where flock is missing
-            warnings.simplefilter("always")
-            lock.acquire(blocking=False)
-        if said:
-            note(f"{path.parent}: {NO_LOCKS}")
-    except (OSError, NotImplementedError) as error:
-        if not isinstance(error, Timeout) and getattr(error, "filename", None) is not None:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from None  # not opened
-    try:
-        yield lock.is_locked
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        with suppress(OSError):  # the kernel unlocks at exit anyway
-            lock.release()
+        pool.shutdown(cancel_futures=True)
+
+
+class WriteBehind:
+    """Run jobs in threads with a bounded queue; re-raises the first error.
+
+    At most ``pending`` jobs wait, holding at most ``most_bytes`` together; a larger job waits
+    alone. Leaving the block waits for all jobs, also after an error.
+    """
+
+    def __init__(self, threads: int, pending: int, most_bytes: int) -> None:
+        self.pool, self.pending, self.most_bytes = ThreadPoolExecutor(threads), pending, most_bytes
+        self.waiting: deque[tuple[Future[None], int]] = deque()  # with the bytes each one holds
+
+    def submit(self, job: Callable[[], None], size: int) -> None:
+        """Queue a job that holds ``size`` bytes, waiting if full; raises an earlier job's error."""
+        while self.waiting and (self._is_full(size) or self.waiting[0][0].done()):
+            self.waiting.popleft()[0].result()
+        self.waiting.append((self.pool.submit(job), size))
+
+    def _is_full(self, size: int) -> bool:
+        held = sum(of for _, of in self.waiting)
+        return len(self.waiting) >= self.pending or held + size > self.most_bytes
+
+    def __enter__(self) -> WriteBehind:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while self.waiting and kind is None:
+                self.waiting.popleft()[0].result()
+        finally:
+            self.pool.shutdown()

@@ -1,5 +1,7 @@
-"""Read and write image files: all modes become 8-bit RGB, all errors one line with the file name.
+"""Read and write images and hole masks; all errors are one line with the file name.
 
+All modes become 8-bit RGB. A mask file, in any common form (8, 16 or 32 bits, 0 and 1, fractions,
+blurred, alpha), has 255 where a pixel is known and 0 where it is a hole; in memory a hole is True.
 Letters: H height, W width, in pixels.
 """
 
@@ -7,24 +9,28 @@ from __future__ import annotations
 
 import io
 import re
-import shlex
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from fid.names import EXTENSIONS as IMAGE_SUFFIXES
-from fid.names import FORMATS, inner_folder, is_file, is_picture, left_out, natural_key
-from fid.pixels import PROFILE, describes_srgb, is_foreign, is_on_its_side, profile_of, upright
+from fid.names import FORMATS
+from fid.pixels import (
+    PROFILE,
+    describes_srgb,
+    holes,
+    is_foreign,
+    mask_values,
+    profile_of,
+    upright,
+)
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from config.errors import StopRequested, UserError
-from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
-from utils.io.limits import check_limit, limit
-from utils.io.notes import note_once
+from utils.io.messages import as_user_error, check_limit, limit, note_once, raise_if_machine
 
 PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # importing these two, and with preinit
 Image.preinit()  # the other formats, keeps Image.open from importing all of Pillow's, 0.2 s
@@ -93,12 +99,6 @@ def opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         raise UserError(f"{name}: cannot be read as an image: {reason}") from error
 
 
-def is_turned(path: Path) -> bool:
-    """Whether an image's EXIF orientation swaps its width and height."""
-    with opened(path, str(path)) as image:
-        return is_on_its_side(image)
-
-
 def encode_png(image: np.ndarray) -> bytes:
     """PNG bytes of a uint8 array, (H, W) grey or (H, W, 3) RGB."""
     assert image.dtype == np.uint8, f"PNG pixels are uint8, not {image.dtype}"
@@ -111,41 +111,6 @@ def save_png(path: Path, image: np.ndarray) -> None:
     """Write a PNG atomically."""
     with atomic(Path(path)) as temporary:
         temporary.write_bytes(encode_png(image))
-
-
-def list_images(folder: Path) -> list[Path]:
-    """List the images directly in `folder` in natural order; hidden files are ignored.
-
-    Images in unsupported formats are skipped with a note. Raises UserError if the folder is missing
-    or contains no image.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise UserError(f"{folder}: no such folder")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is not a folder")
-    try:
-        files = [path for path in folder.iterdir() if is_file(path)]
-    except PermissionError:
-        raise UserError(f"{folder}: no permission to read this folder") from None
-    tell_left_out(folder, [path.name for path in files])
-    paths = [path for path in files if is_picture(path.name)]
-    inner = inner_folder(folder)
-    if paths and inner:
-        note_once(str(inner), f"{folder}: {inner} holds images too, which are left out")
-    if not paths:
-        advice = f"looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
-        if inner:
-            folders = f"prepare_data.py images {shlex.quote(str(folder))} --out DIR"
-            advice = f"{inner} holds some; name it, or make one folder of all with: {folders}"
-        raise UserError(f"{folder}: contains no image; {advice}")
-    return sorted(paths, key=lambda path: natural_key(path.name))
-
-
-def tell_left_out(place: Path, names: Iterable[str]) -> None:
-    """Note skipped images in unsupported formats, once per place."""
-    if text := left_out(names):
-        note_once(str(place), f"{place}: {text}")
 
 
 def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
@@ -230,3 +195,47 @@ def _converted(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "CMYK":
         _tell("cmyk", name)
     return image.convert("RGB")
+
+
+def load_mask(
+    path: Path, threshold: int = MASK_THRESHOLD, *, from_alpha: bool = False
+) -> np.ndarray:
+    """Read a mask file as a bool array (H, W), True = hole.
+
+    0 and 1 are read as 0 and 255; 16 and 32 bits are scaled by their range. Other values, as from
+    blurred or JPEG edges, are a hole below the threshold. Such interpretations are noted once.
+    from_alpha: the hole is where the image is transparent. Raises UserError for a mask with colour
+    or with invalid values.
+    """
+    image = read_image(path, str(path))
+    if from_alpha:
+        if not image.has_transparency_data:
+            raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
+        return np.asarray(image.convert("RGBA"))[..., 3] < threshold
+    return _hole_of(image, str(path), threshold)
+
+
+def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> np.ndarray:
+    with as_user_error():
+        values = mask_values(image, name)
+    if values.max(initial=0) == 1:
+        note_once("mask 0/1", f"{name}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
+    elif not ((values == KNOWN) | (values == HOLE)).all():
+        text = f"values other than 0 and 255 in masks; below {threshold} is a hole"
+        note_once("mask values", f"{name}: {text} (--mask-threshold)")
+    return holes(values, threshold)
+
+
+def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Convert a mask to a hole (H, W) bool for an image (H, W, 3) uint8.
+
+    Raises `UserError` for an invalid mask or image, or different sizes.
+    """
+    if isinstance(mask, Image.Image):
+        mask = _hole_of(upright(mask), "mask")
+    hole = mask if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")
+    if hole.shape != image.shape[:2]:
+        raise UserError(f"mask: {hole.shape}, but the image is {image.shape[:2]}")
+    return hole

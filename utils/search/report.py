@@ -17,7 +17,7 @@ from config.schema import Config
 from utils.device import environment, pick_device
 from utils.io.files import write_text
 from utils.io.tables import markdown_table
-from utils.pictures import save_figure
+from utils.pages import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

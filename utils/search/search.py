@@ -20,8 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from config.errors import UserError
 from config.schema import Config
-from utils.device import Compute
-from utils.distributed import world_size
+from utils.device import Compute, world_size
 from utils.io.files import make_folder
 from utils.search.objective import RATE, TrainingLoss, Values, key_of, starting_values
 from utils.search.report import describe_search, save_search

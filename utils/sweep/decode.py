@@ -24,7 +24,7 @@ from models.maskgit import Start
 from utils.data.datasets import InpaintingSet
 from utils.device import autocast
 from utils.inpainting.inpainter import BATCH_SIZES, Inpainter, Trace
-from utils.inpainting.stamps import input_digest
+from utils.inpainting.outputs import input_digest
 from utils.io.images import tell_of_profile
 from utils.scoring import FeatureDistance, hole_psnr
 from utils.sweep.plan import Cell

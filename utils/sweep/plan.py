@@ -18,7 +18,7 @@ from config.errors import UserError, nearest, one_of
 from config.loading import read_yaml, shorten, yaml_word
 from config.schema import Config, DecodingConfig
 from config.section import reason_against, user_path
-from utils.inpainting.stamps import OUTPUT_ONLY, settings_digest
+from utils.inpainting.outputs import OUTPUT_ONLY, settings_digest
 
 AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # leave the steps unchanged
 MAX_SETTINGS = 1000  # of a grid

@@ -19,7 +19,7 @@ from scipy.stats import studentized_range
 
 from utils.io.files import write_text
 from utils.io.tables import csv_table, latex_table, markdown_table
-from utils.pictures import save_figure, subplots
+from utils.pages import save_figure, subplots
 from utils.sweep.cells import Sweep
 from utils.sweep.plan import Setting, Study
 

@@ -23,8 +23,8 @@ from models.maskgit import MaskGIT
 from models.masking import token_mask_from_holes
 from models.vqgan import VQGAN, full_fp32
 from utils.data.augment import PLAIN_VIEWS, Views
+from utils.data.datasets import normalise, split_images
 from utils.data.holes import begin_filling
-from utils.data.tensors import normalise, split_images
 from utils.weights.store import load_transformer, require_tokens_of
 
 VAL_SEED = 2022  # of the validation holes, independent of the run's seed

@@ -22,10 +22,11 @@ from config.errors import StopRequested, UserError
 from config.loading import save_config
 from models.parallel import one_thread
 from utils import distributed
-from utils.device import environment
-from utils.io.faults import is_out_of_memory
-from utils.io.files import alone_in, atomic, make_folder, read_rows, write_text
+from utils.device import environment, is_main
+from utils.io.files import atomic, make_folder, read_rows, write_text
 from utils.io.images import save_png
+from utils.io.lock import alone_in
+from utils.io.messages import is_out_of_memory
 from utils.training.state import Opening, clear_run, open_state, save_state
 from utils.training.throughput import Peak, Speed
 from utils.training.trainer import LOOK_EVERY, Trainer
@@ -41,7 +42,7 @@ def ignore(_trainer: Trainer) -> None:
 @contextmanager
 def run_alone(folder: Path, device: torch.device) -> Iterator[None]:
     """Lock the folder against other runs, and join this run's processes."""
-    with alone_in(folder) if distributed.is_main() else nullcontext(), distributed.joined(device):
+    with alone_in(folder) if is_main() else nullcontext(), distributed.joined(device):
         yield
 
 
@@ -70,7 +71,7 @@ def train(
         advice = [text for text, helps in trainer.memory_advice().items() if helps]
         with threads, memory_for(trainer.device, advice):
             Run(trainer, folder, callback).train()
-    elif distributed.is_main():
+    elif is_main():
         print(f"{folder}: all {trainer.position.epoch} epochs are done")
     return folder / trainer.weights_file
 
@@ -80,7 +81,7 @@ class Run:
 
     def __init__(self, trainer: Trainer, folder: Path, callback: Callback) -> None:
         self.trainer, self.folder, self.callback = trainer, folder, callback
-        self.log = RunLog(folder, trainer) if distributed.is_main() else None
+        self.log = RunLog(folder, trainer) if is_main() else None
         peak = Peak(folder, trainer.device, trainer.dtype) if self.log else None
         self.speed = Speed(trainer.flops_per_image, peak, trainer.world)
 

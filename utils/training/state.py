@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from config.errors import UserError
-from utils.distributed import is_main
-from utils.io.faults import is_out_of_memory, raise_if_machine, refusal
+from utils.device import is_main
 from utils.io.files import atomic
+from utils.io.messages import is_out_of_memory, raise_if_machine, refusal
 from utils.weights.store import write_tensors
 
 State = dict[str, Any]

@@ -25,9 +25,9 @@ from models.parallel import one_thread, parallel_map, workers
 from models.vqgan import VQGAN, full_fp32
 from utils.data import augment
 from utils.data.augment import PLAIN_VIEWS, Views
-from utils.data.tensors import normalise, split_images
+from utils.data.datasets import normalise, split_images
+from utils.data.pairs import list_images
 from utils.io.files import atomic, content_hash
-from utils.io.images import list_images
 
 CPU_BATCH = 16  # larger ones fall out of the processor's cache
 GPU_BATCH = 128  # a layer of the lab's encoder takes 2 MiB an image

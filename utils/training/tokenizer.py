@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from config.errors import UserError
 from config.schema import Config, TokenizerConfig, TokenizerSection
 from models.vqgan import VQGAN
-from utils.data.tensors import split_images
+from utils.data.datasets import split_images
 from utils.device import Compute
 from utils.training.run import run_alone, train
 from utils.training.state import Opening, Resume

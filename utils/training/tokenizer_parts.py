@@ -13,7 +13,7 @@ from config.schema import TokenizerTraining
 from models import losses
 from models.quantizer import Codebook, CodebookAverages
 from utils import distributed
-from utils.device import Compute, autocast
+from utils.device import Compute, autocast, is_main
 
 COLLAPSED = 0.1  # a codebook with a smaller share of codes in use counts as collapsed
 ADVERSARY_BETAS = (0.5, 0.9)  # of AdamW: the discriminator must adapt faster than the VQGAN
@@ -68,7 +68,7 @@ class Codes:
     def remark(self, may_warn: bool) -> str:
         """Share of codes in use, for the progress bar; the main process warns of a collapse."""
         used = self.in_use()
-        if used < COLLAPSED and may_warn and distributed.is_main():
+        if used < COLLAPSED and may_warn and is_main():
             tqdm.write(
                 f"codebook collapse: {used:.0%} of the codes in use; encoder and codes drift "
                 "apart, raise restart_below or commitment_weight, or lower learning_rate"

@@ -17,8 +17,8 @@ from config.schema import Config
 from models import losses, quantizer
 from models.vqgan import VQGAN
 from utils import distributed
-from utils.device import Compute, autocast
-from utils.pictures import save_curves
+from utils.device import Compute, autocast, rank
+from utils.pages import save_curves
 from utils.rng import generator_for
 from utils.training.optim import EMA, parameter_groups, set_learning_rate
 from utils.training.throughput import tokenizer_flops
@@ -156,7 +156,7 @@ class TokenizerTrainer(Trainer):
 
     def _own_share(self, images: Tensor) -> tuple[Tensor, range]:
         """This process's rows of a batch, or one row of weight 0, and their indices."""
-        own = range(len(images))[distributed.rank() :: self.world]
+        own = range(len(images))[rank() :: self.world]
         self.share, own = len(own) / len(images), own or range(1)
         return images[own.start : own.stop : self.world], own
 

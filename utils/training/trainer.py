@@ -21,7 +21,7 @@ from config.schema import (
     TransformerConfig,
 )
 from utils import distributed
-from utils.device import Compute
+from utils.device import Compute, is_main, world_size
 from utils.rng import shuffled_batches
 from utils.training.optim import EMA, learning_rate
 from utils.training.state import Position, State, TimeLimit, load_parts, settings_that_count
@@ -60,7 +60,7 @@ class Trainer(ABC):
         """images: of the training set. accumulate: batches that make an optimiser step."""
         self.config, self.settings, self.compute = config, settings, compute
         self.device, self.dtype = compute.device, compute.dtype
-        self.world = distributed.world_size()
+        self.world = world_size()
         self.image_count, self.batch_size = images, self.world * settings.batch_size
         self.batches_per_epoch = math.ceil(images / self.batch_size)
         self.batches_a_step = accumulate
@@ -209,7 +209,7 @@ class Trainer(ABC):
         load_parts(self.parts, state)
         self.position = Position(**state["position"])
         self._keep_share(*state.get("epoch_size", self._epoch_size))
-        if not distributed.is_main():  # they are the sums of all
+        if not is_main():  # they are the sums of all
             sums = self.position.sums
             self.position.sums = {k: torch.zeros_like(v) for k, v in sums.items()}
         self.limit = TimeLimit(self.settings.max_minutes, self.position.seconds)

@@ -18,9 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from config.schema import Config, MaskingConfig
 from models.masking import token_loss
 from models.transformer import BidirectionalTransformer
-from utils import distributed
-from utils.device import Compute, autocast
-from utils.pictures import save_loss_curve
+from utils.device import Compute, autocast, rank
+from utils.pages import save_loss_curve
 from utils.rng import generator_for
 from utils.training.optim import (
     EMA,
@@ -138,7 +137,7 @@ class TransformerTrainer(Trainer):
         place, accumulate = self.position, self.settings.accumulate
         first = place.batch // accumulate * accumulate
         in_group = min(accumulate, self.batches_per_epoch - first)
-        stream = DROPOUT_STREAM + distributed.rank()
+        stream = DROPOUT_STREAM + rank()
         key = generator_for(self.config.seed, place.epoch, place.batch, stream)
         torch.manual_seed(key.initial_seed())
         if self.shares_batches:
@@ -181,7 +180,7 @@ class TransformerTrainer(Trainer):
         """
         if self.world == 1:
             return batch, 1.0
-        own = batch.rows(slice(distributed.rank(), None, self.world))
+        own = batch.rows(slice(rank(), None, self.world))
         if not len(own.token_mask):
             return batch.rows(slice(1)), 0.0
         return own, self._weight(own, batch)

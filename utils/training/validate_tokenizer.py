@@ -20,7 +20,7 @@ from config.errors import UserError
 from config.schema import Config
 from models.quantizer import perplexity
 from models.vqgan import VQGAN
-from utils.data.tensors import normalise, to_uint8
+from utils.data.datasets import normalise, to_uint8
 from utils.device import autocast
 from utils.pictures import tile
 from utils.rng import generator_for

@@ -17,8 +17,9 @@ from config.schema import Config
 from models.noise import uniform
 from models.transformer import BidirectionalTransformer
 from utils.data.augment import AS_IS
+from utils.data.pairs import list_images
 from utils.device import autocast
-from utils.io.images import HOLE_COLOUR, list_images, load_rgb
+from utils.io.images import HOLE_COLOUR, load_rgb
 from utils.pictures import tile
 
 if TYPE_CHECKING:

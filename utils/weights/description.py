@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from config.schema import TokenizerConfig, TransformerConfig
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.io.faults import raise_if_machine
+from utils.io.messages import raise_if_machine
 
 HEADER = "maskgit"  # the one metadata key of our safetensors files
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"

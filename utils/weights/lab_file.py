@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from config.errors import UserError
-from utils.io.faults import first_line, raise_if_machine, refusal
-from utils.io.notes import note_once
+from utils.io.messages import first_line, note_once, raise_if_machine, refusal
 from utils.weights.description import Description, described
 from utils.weights.lab_keys import UNSETTLED, LabFile, read_keys
 from utils.weights.lab_naming import Settled

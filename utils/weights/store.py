@@ -23,8 +23,8 @@ from config.schema import TokenizerConfig, TransformerConfig
 from config.section import Section
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
-from utils.io.faults import raise_if_machine
 from utils.io.files import atomic
+from utils.io.messages import raise_if_machine
 from utils.weights.description import (
     HEADER,
     KINDS,

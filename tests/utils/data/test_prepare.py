@@ -21,11 +21,11 @@ from config.errors import MachineError, UserError
 from utils.cli import run
 from utils.data import photos
 from utils.data import prepare as preparing
+from utils.data.pairs import list_images
 from utils.data.photos import BANDS, PHOTOS, Photos, draw_box, photo_path
 from utils.data.prepare import Settings, channel_statistics, prepare
 from utils.data.sources import deal, open_source
-from utils.io.images import encode_png, list_images, load_rgb
-from utils.io.masks import load_mask
+from utils.io.images import encode_png, load_mask, load_rgb
 
 ROOT = Path(__file__).parents[3]
 PARTS = ("train", "val", "test", "masked_image", "mask64")
@@ -502,7 +502,7 @@ def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, capsys):
 
 
 def test_a_profile_that_a_set_cannot_keep_is_told_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("utils.io.notes._told", set())
+    monkeypatch.setattr("utils.io.messages._told", set())
     folder = put(tmp_path / "pictures", range(11))
     for number in (4, 7):
         profile = b"." * 16 + b"RGB " + b"." * 200

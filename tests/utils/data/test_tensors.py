@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from config.errors import UserError
-from utils.data.tensors import load_images, normalise, to_uint8
+from utils.data.datasets import load_images, normalise, to_uint8
 from utils.io.images import encode_png
 
 MEAN, STD = (0.4868, 0.4341, 0.3844), (0.2620, 0.2527, 0.2543)
@@ -74,7 +74,7 @@ def test_an_image_of_another_size_says_what_to_do(tmp_path, image_size):
 
 
 def test_a_colour_profile_that_training_does_not_apply_is_told_of(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("utils.io.notes._told", set())
+    monkeypatch.setattr("utils.io.messages._told", set())
     profile = b"." * 16 + b"RGB " + b"." * 200
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png", icc_profile=profile)
     load_images(tmp_path)

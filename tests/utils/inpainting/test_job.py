@@ -30,8 +30,8 @@ from utils.cli import run
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.outputs import Outputs
+from utils.io.files import WriteBehind
 from utils.io.images import encode_png, load_rgb
-from utils.io.overlap import WriteBehind
 
 ROOT, COUNT, SIDE = Path(__file__).parents[3], 5, 16
 ANEW = "images are made again"

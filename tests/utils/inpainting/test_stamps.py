@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from config.errors import MachineError
-from utils.inpainting.stamps import (
-    differences,
+from utils.inpainting.manifest import differences
+from utils.inpainting.outputs import (
     input_digest,
     read_stamp,
     save_stamped_png,

@@ -11,7 +11,7 @@ from fid.pixels import PROFILE, is_srgb, profile_of, to_srgb
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from utils.io import notes
+from utils.io import messages
 from utils.io.images import load_rgb
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -34,7 +34,7 @@ def picture(profile: bytes | None) -> Image.Image:
 
 @pytest.fixture(autouse=True)
 def _nothing_told(monkeypatch):
-    monkeypatch.setattr(notes, "_told", set())
+    monkeypatch.setattr(messages, "_told", set())
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])

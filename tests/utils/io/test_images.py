@@ -14,13 +14,8 @@ from PIL.GifImagePlugin import GifImageFile
 
 from config.errors import StopRequested, UserError
 from utils.cli import ended_by_signals
-from utils.io.images import (
-    encode_png,
-    list_images,
-    load_rgb,
-    save_png,
-)
-from utils.io.masks import load_mask
+from utils.data.pairs import list_images
+from utils.io.images import encode_png, load_mask, load_rgb, save_png
 
 
 def rgb_pixel(path: Path) -> tuple[int, int, int]:

@@ -11,9 +11,9 @@ import pytest
 from fid.files import DEFAULT_LIMITS, ScoreError
 
 from config.errors import UserError
-from utils.io import limits
+from utils.io import messages
 
-BOTH = pytest.mark.parametrize(("own", "refusal"), [(limits, UserError), (fid.files, ScoreError)])
+BOTH = pytest.mark.parametrize(("own", "refusal"), [(messages, UserError), (fid.files, ScoreError)])
 
 
 @BOTH

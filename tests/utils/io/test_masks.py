@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from config.errors import UserError
-from utils.io import notes
-from utils.io.masks import as_hole, load_mask
+from utils.io import messages
+from utils.io.images import as_hole, load_mask
 
 CORNERS = np.array([[0, 1], [1, 0]])
 
@@ -50,7 +50,7 @@ def test_values_that_are_none_of_a_mask_are_named(tmp_path, values, said):
 
 def test_a_mask_of_zeros_and_ones_is_told_in_every_type(tmp_path, capsys, monkeypatch):
     for number, kind in enumerate((np.uint8, np.uint16, np.int32, np.float32)):
-        monkeypatch.setattr(notes, "_told", set())
+        monkeypatch.setattr(messages, "_told", set())
         load_mask(saved(tmp_path / f"{number}.tif", CORNERS.astype(kind)))
         assert f"{number}.tif: a mask of 0 and 1, taken as" in capsys.readouterr().err
 

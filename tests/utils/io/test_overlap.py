@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from utils.io.overlap import WriteBehind, read_ahead
+from utils.io.files import WriteBehind, read_ahead
 
 
 def test_results_come_in_order_whoever_is_first():

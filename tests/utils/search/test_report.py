@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from utils import report
-from utils.pictures import TEMPLATES
+from utils.pages import TEMPLATES
 from utils.search.report import cells, noise, notes, save_plots, save_search, standing
 
 

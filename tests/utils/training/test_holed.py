@@ -8,9 +8,9 @@ import torch
 
 from models.masking import token_mask_from_holes
 from utils.data.augment import MIRRORED, Views
+from utils.data.datasets import load_images, normalise
 from utils.data.fill import fill_hole
 from utils.data.holes import TRAINING_SHARE, begin_filling, draw_holes
-from utils.data.tensors import load_images, normalise
 from utils.training.holed import HoledImages, validation_views
 from utils.training.token_batches import TokenBatches, Tokens
 

@@ -15,7 +15,7 @@ from config.schema import Config
 from models.vqgan import VQGAN
 from utils.data import augment
 from utils.data.augment import AS_IS, MIRRORED, Views
-from utils.data.tensors import load_images, normalise
+from utils.data.datasets import load_images, normalise
 from utils.io.images import encode_png, load_rgb
 from utils.training import token_cache
 from utils.training.token_cache import cached_tokens

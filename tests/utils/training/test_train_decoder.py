@@ -11,9 +11,8 @@ from config.schema import Config
 from models.conditioning import known_pixels
 from models.maskgit import MaskGIT
 from models.vqgan import VQGAN
-from utils.data.datasets import InpaintingSet
+from utils.data.datasets import InpaintingSet, load_images, normalise
 from utils.data.fill import fill_hole
-from utils.data.tensors import load_images, normalise
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from config.errors import StopRequested, UserError
 from config.schema import Config
 from models.vqgan import VQGAN
-from utils.data.tensors import load_images
+from utils.data.datasets import load_images
 from utils.device import Compute
 from utils.io.files import read_rows
 from utils.training import tokenizer_step as tokenizer_trainer

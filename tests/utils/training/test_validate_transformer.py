@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from models.noise import uniform
-from utils.io.images import list_images, load_rgb
+from utils.data.pairs import list_images
+from utils.io.images import load_rgb
 from utils.training import validate_transformer
 from utils.training.validate_transformer import MASK_RATIOS, MASK_SEED, val_repairs, validate
 

@@ -1,4 +1,4 @@
-"""What pages hold instead of naming other files, and what their templates refuse."""
+"""What pages hold instead of naming other files, what their templates refuse, and their curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.pictures import embed, embed_file, template
+from utils.pages import embed, embed_file, save_curves, save_loss_curve, template
+
+ROWS = [
+    {"epoch": e, "time": 1.0, "train_loss": 5 - e, "val_loss": 6 - e, "learning_rate": 1e-4}
+    for e in (1, 2, 3)
+]
 
 HEAD = "data:image/png;base64,"
 
@@ -45,3 +50,25 @@ def test_both_pages_begin_with_the_same_head(name):
     with suppress(jinja2.UndefinedError):  # at the first figure that it is not given
         parts.extend(template(name).generate(title="any"))
     assert "".join(parts).startswith(template("head.html").render(title="any"))
+
+
+@pytest.mark.parametrize("save", [save_loss_curve, save_curves])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_curve_is_a_picture_from_the_first_epoch_on(tmp_path, save, count):
+    save(tmp_path / "curve.png", ROWS[:count])
+    assert Image.open(tmp_path / "curve.png").format == "PNG"
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_a_curve_shows_numbers_that_join_later(tmp_path):
+    save_curves(tmp_path / "curve.png", [ROWS[0], {**ROWS[1], "adversarial": 0.3}])
+    assert (tmp_path / "curve.png").exists()
+
+
+def test_curves_leave_no_figure_open(tmp_path):
+    from matplotlib import pyplot
+
+    pyplot.close("all")  # those of other tests in this process
+    save_loss_curve(tmp_path / "a.png", ROWS)
+    save_curves(tmp_path / "b.png", ROWS)
+    assert pyplot.get_fignums() == []

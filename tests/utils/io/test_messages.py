@@ -12,7 +12,7 @@ import torch
 from fid.files import of_the_machine
 
 from config.errors import MachineError
-from utils.io.faults import error_number, is_out_of_memory, line_about, raise_if_machine
+from utils.io.messages import error_number, is_out_of_memory, line_about, raise_if_machine
 
 
 def system(number: int) -> OSError:

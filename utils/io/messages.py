@@ -1,4 +1,7 @@
-"""Distinguish errors of the machine (memory, disks) from errors in a file."""
+"""One-line messages: notes, sizes beyond their limits, and errors of the machine (memory, disks).
+
+An error of the machine says nothing about the file that was being read.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ import errno
 import os
 import pickle
 import re
+import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from config.errors import MachineError
+from fid import files
+from tqdm import tqdm
+
+from config.errors import MachineError, UserError, printable
 
 MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
 SYSTEM = re.compile(r"\(os error (\d+)\)")  # how Rust libraries such as safetensors report errno
@@ -29,6 +38,41 @@ PLACES = {  # subject of an error without a file name
     errno.EMFILE: "open files (ulimit -n)",
     errno.ENOENT: "the current folder",
 }
+
+_told: set[str] = set()  # keys of notes that this process has printed
+
+
+def note(text: str) -> None:
+    """Print a one-line note to stderr: information that needs no action."""
+    tqdm.write(f"note: {printable(text)}", file=sys.stderr)
+
+
+def note_once(what: str, text: str) -> None:
+    """Print a note unless this process has printed one with the same key ``what``."""
+    if what not in _told:
+        _told.add(what)
+        note(text)
+
+
+@contextmanager
+def as_user_error() -> Iterator[None]:
+    """Turn the scorer's `ScoreError` into a `UserError`."""
+    try:
+        yield
+    except files.ScoreError as error:
+        raise UserError(str(error)) from None
+
+
+def limit(name: str) -> float:
+    """The current limit, `math.inf` if lifted. Raises `UserError` for an invalid INPUT_LIMITS."""
+    with as_user_error():
+        return files.limit(name)
+
+
+def check_limit(name: str, found: float, what: str) -> None:
+    """Raise `UserError` for a size beyond its limit; ``what`` names the file or flag."""
+    with as_user_error():
+        files.check_limit(name, found, what)
 
 
 def error_number(error: BaseException) -> int | None:

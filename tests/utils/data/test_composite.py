@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.inpainting.composite import COMPOSITES, composite
+from utils.data.fill import COMPOSITES, composite
 
 SIDE = 24
 SQUARE = np.zeros((SIDE, SIDE), bool)
@@ -54,7 +54,7 @@ def test_of_a_large_picture_only_the_surroundings_of_the_hole_count(seed, monkey
     corner = np.random.default_rng(seed).integers(0, 12, 2)
     hole[corner[0] : corner[0] + 12, corner[1] : corner[1] + 9] = noise(seed + 200)[:12, :9, 0] > 90
     whole = composite(decoded, image, hole, "feather", 3.0)
-    monkeypatch.setattr("utils.inpainting.composite.SMALL", 0)
+    monkeypatch.setattr("utils.data.fill.SMALL", 0)
     assert (composite(decoded, image, hole, "feather", 3.0) == whole).all()
 
 
