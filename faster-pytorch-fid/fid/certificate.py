@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from fid.scoring import Outcome, kind_of
 
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # in addition to the metric's absolute tolerance
+MAX_FLOAT = sys.float_info.max  # no score is nan or infinite
 SOURCES = ("predicted", "reference", "masks", "train")
 COMPARED = ("weights_sha256", "dims", "resize", "route", "kernel_subset_size")
 LATER_SETTINGS = {"recursive": False, "train_path": None, "resize": None}  # added later
@@ -165,7 +167,8 @@ def read(path: Path) -> dict[str, Any]:
         raise ScoreError(f"{path}: {min(missing)!r} is missing")
     scores, parts = certificate["scores"], [certificate.get(name) for name in SOURCES]
     fits = {
-        "scores": isinstance(scores, dict) and {*map(type, scores.values())} <= {int, float},
+        "scores": isinstance(scores, dict)
+        and all(type(s) in (int, float) and abs(s) <= MAX_FLOAT for s in scores.values()),
         **{name: isinstance(p, dict | None) for name, p in zip(SOURCES, parts, strict=True)},
         **{name: can_be(settings[name]) for name, can_be in SETTINGS.items()},
     }

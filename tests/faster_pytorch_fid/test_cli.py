@@ -1,6 +1,7 @@
 """The command: its forms, the manifest's defaults, certificates, and one line for every mistake."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -387,6 +388,9 @@ def test_a_mistake_in_one_processs_share_ends_both_with_one_line(lab, stem_weigh
         ({"format": 99}, "not a score certificate of format 1"),
         ({"scores": None}, "'scores' has a value"),
         ({"scores": {"fid": "low"}}, "'scores' has a value"),
+        ({"scores": {"fid": math.nan}}, "'scores' has a value"),
+        ({"scores": {"fid": math.inf}}, "'scores' has a value"),
+        ({"scores": {"fid": 10**400}}, "'scores' has a value"),
         ({"settings": {}}, "'batch_size' is missing"),
         ({"settings": []}, "'batch_size' is missing"),
     ],

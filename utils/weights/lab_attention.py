@@ -17,18 +17,24 @@ import torch
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_names import ROLE_WORDS, Roles, layer_of, order_of, roles_of, says, words_of
 from utils.weights.lab_naming import (
     LAYOUTS,
+    ROLE_WORDS,
     STANDARD,
     VARIANTS,
     Naming,
+    Roles,
     Settled,
     Weights,
     heads_joined,
+    layer_of,
+    order_of,
     reordered,
+    roles_of,
+    says,
     starred,
     turned,
+    words_of,
 )
 
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
