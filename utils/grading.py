@@ -25,7 +25,7 @@ from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import load_rgb, tell_of_profile
-from utils.io.messages import first_line, line_about, raise_if_machine
+from utils.io.messages import line_about, message_of, raise_if_machine
 from utils.io.tables import csv_table, markdown_table
 from utils.pages import embed, save_page
 from utils.pictures import comparison_strip
@@ -105,7 +105,7 @@ class Grader:
             found = self._repaired(solution, files, place)
             found |= self._scored(Path(found["results"]), place)
         except (UserError, RuntimeError, OSError, MemoryError) as error:  # grade the others anyway
-            found = {"error": line_about(error) or first_line(error)}
+            found = {"error": line_about(error) or message_of(error)}
         grade = Grade(solution.name, fingerprint, **found)
         write_text(place / RECORD, json.dumps(asdict(grade)) + "\n")
         return grade

@@ -12,7 +12,8 @@ from config.errors import UserError, one_of
 from config.loading import load_config, yaml_text
 from config.schema import Config
 from utils.inpainting.inpainter import Inpainter
-from utils.inpainting.pretrained import TOKENIZER, TRANSFORMER, or_pretrained
+from utils.inpainting.pretrained import or_pretrained
+from utils.weights.description import WEIGHTS_FILES
 
 RELEASED = Path("models/pretrained/cats64")
 CONFIGS = ("config.yml", "transformer/config.yml")  # of imported lab files, of a run
@@ -48,7 +49,7 @@ def find_checkpoint(place: Path) -> Checkpoint:
     if place.is_file():
         return Checkpoint(place.stem, place)
     title = Path(os.path.abspath(place)).name  # resolves . and ..
-    tokenizer, transformer = str(place / TOKENIZER), str(place / TRANSFORMER)
+    tokenizer, transformer = (str(place / name) for name in WEIGHTS_FILES.values())
     files = (("tokenizer.weights", tokenizer), ("transformer.weights", transformer))
     for name in CONFIGS:  # whose own paths predate any move of the folder
         if (place / name).is_file():

@@ -9,10 +9,10 @@ from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from config.section import user_path
 from utils.device import is_main
-from utils.io.messages import first_line, note, note_once
+from utils.io.messages import message_of, note, note_once
+from utils.weights.description import WEIGHTS_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
 OF_TRAINING = {"dropout"}  # network settings without effect at inference
 FLAT_FILLS = {"grey", "mean"}
 DECODING = "decoding.yml"  # the best decoding settings for these networks
@@ -25,10 +25,10 @@ def pretrained_folder(name: str | Path) -> Path:
     """
     given = user_path(name)
     for folder in (given, ROOT / name):
-        if (folder / TOKENIZER).is_file() and (folder / TRANSFORMER).is_file():
+        if all((folder / file).is_file() for file in WEIGHTS_FILES.values()):
             return folder
     if given.exists():
-        raise UserError(f"{name}: has no {TOKENIZER} and {TRANSFORMER}")
+        raise UserError(f"{name}: has no {' and '.join(WEIGHTS_FILES.values())}")
     try:
         from huggingface_hub import constants, snapshot_download
     except ImportError:
@@ -42,14 +42,13 @@ def pretrained_folder(name: str | Path) -> Path:
     except StopRequested:
         raise
     except Exception as error:  # httpx has its own, and others for proxies that it cannot use
-        reason = first_line(error)
+        reason = message_of(error)
         raise UserError(f"{name}: no such folder, nor to be had from the Hub ({reason})") from None
 
 
 def pretrained_config(folder: Path, device: str = "auto", seed: int = 0) -> Config:
     """A config for the networks of a folder, with their decoding settings."""
-    weights = {"tokenizer": TOKENIZER, "transformer": TRANSFORMER}
-    places = [(f"{part}.weights", str(folder / name)) for part, name in weights.items()]
+    places = [(f"{part}.weights", str(folder / name)) for part, name in WEIGHTS_FILES.items()]
     overrides = [("device", device), ("seed", seed), *places]
     return load_config(folder / DECODING, overrides)
 
@@ -68,8 +67,8 @@ def or_pretrained(config: Config) -> Config:
         text = f"{config.run} has no weights yet; using the released ones in {folder}"
         note_once(text, text)
     sections = {
-        "tokenizer": config.tokenizer.model_copy(update={"weights": folder / TOKENIZER}),
-        "transformer": config.transformer.model_copy(update={"weights": folder / TRANSFORMER}),
+        part: getattr(config, part).model_copy(update={"weights": folder / name})
+        for part, name in WEIGHTS_FILES.items()
     }
     return config.model_copy(update=sections)
 

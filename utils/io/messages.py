@@ -132,7 +132,7 @@ def _reason(error: Exception) -> str:
     """The last line of an error, such as a compiler's output, that names one; else the first."""
     lines = str(error).strip().splitlines()
     named = [line.strip() for line in lines if NAMED.search(line)]
-    return named[-1] if named else first_line(error)
+    return named[-1] if named else message_of(error)
 
 
 def refusal(error: pickle.UnpicklingError) -> str:
@@ -144,5 +144,6 @@ def refusal(error: pickle.UnpicklingError) -> str:
     return "holds more than tensors and is not opened"
 
 
-def first_line(error: Exception) -> str:
+def message_of(error: Exception) -> str:
+    """The first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -21,6 +21,7 @@ from utils.io.messages import raise_if_machine
 
 HEADER = "maskgit"  # the one metadata key of our safetensors files
 TOKENIZER, TRANSFORMER = "tokenizer", "transformer"
+WEIGHTS_FILES = {TOKENIZER: "vqgan.safetensors", TRANSFORMER: "transformer.safetensors"}
 KINDS = {TokenizerConfig: TOKENIZER, TransformerConfig: TRANSFORMER}
 DRAWS = {"uniform_", "normal_"}  # methods that draw initial values
 Description = TypeVar("Description", TokenizerConfig, TransformerConfig)

@@ -26,14 +26,13 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, first_line, run
 from utils.io.files import atomic, content_hash, write_text
-from utils.weights.description import TOKENIZER, TRANSFORMER
+from utils.weights.description import TOKENIZER, TRANSFORMER, WEIGHTS_FILES
 from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import LabFile, Part
 from utils.weights.lab_naming import LAYOUTS, Roles, Settled
 from utils.weights.lab_shapes import KeyReport, describe, key_report
 from utils.weights.store import fill, save_weights
 
-WEIGHTS_FILES = {TOKENIZER: "vqgan.safetensors", TRANSFORMER: "transformer.safetensors"}
 NOT_READ = {  # settings that shapes do not determine
     TOKENIZER: ("norm",),
     TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),

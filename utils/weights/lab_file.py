@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from config.errors import UserError
-from utils.io.messages import first_line, note_once, raise_if_machine, refusal
+from utils.io.messages import message_of, note_once, raise_if_machine, refusal
 from utils.weights.description import Description, described
 from utils.weights.lab_keys import UNSETTLED, LabFile, read_keys
 from utils.weights.lab_naming import Settled
@@ -63,7 +63,7 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
         raise UserError(f"{path}: {reason}{cure if 'opened' in reason else ''}") from None
     except (*BROKEN_FILE, SafetensorError) as error:
         raise_if_machine(error, path)
-        raise UserError(f"{path}: damaged or no weights file ({first_line(error)})") from None
+        raise UserError(f"{path}: damaged or no weights file ({message_of(error)})") from None
     return read_keys(content, str(path), settled)
 
 

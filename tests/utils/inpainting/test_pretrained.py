@@ -20,13 +20,12 @@ from utils.inpainting.job import inpaint_set
 from utils.inpainting.pretrained import (
     DECODING,
     ROOT,
-    TOKENIZER,
-    TRANSFORMER,
     as_loaded,
     or_pretrained,
     pretrained_folder,
 )
 
+TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
 RELEASED = "models/pretrained/cats64"
 
 
