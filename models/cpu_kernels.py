@@ -21,6 +21,7 @@ IN_ONE_DRAW = 8  # random numbers of 8 bits
 LEVELS = 2**8
 HEAD_SIZES = 8  # distinct row counts that a batch may give the head
 IMAGES_AT_ONCE = {"cpu": 1, "cpu autocast": 4, "cuda": 64}  # in a forward pass
+LARGE = 512  # width from which matrix products, not the overhead of each call, take the time
 aten = torch.ops.aten  # the backward kernels that autograd would call
 
 
@@ -133,15 +134,15 @@ def padded_hidden_positions(token_mask: Tensor) -> Tensor:
     return torch.cat([hidden, others[: -len(hidden) % step]])
 
 
-def padded_groups(rows: Tensor) -> list[Tensor]:
+def padded_groups(rows: Tensor, width: int = LARGE) -> list[Tensor]:
     """Split a batch into parts of `IMAGES_AT_ONCE` images, the last one zero-padded.
 
-    More at once are hardly faster, and padding costs more for a single image.
+    width: of the network; on a CPU, only narrow ones under autocast gain from several images.
     Matrix products round differently for different shapes. With one shape for every batch, no
     token depends on how many other images are repaired in the same batch.
     """
     kind = rows.device.type
-    if kind == "cpu" and torch.is_autocast_enabled(kind):
+    if kind == "cpu" and width < LARGE and torch.is_autocast_enabled(kind):
         kind = "cpu autocast"
     size = IMAGES_AT_ONCE.get(kind, 1)
     missing = -len(rows) % size

@@ -55,8 +55,9 @@ class MaskGIT(nn.Module):
         With several images in a forward pass, the head runs at all positions: the number of hidden
         ones would change the shape of its matrix products, and so their rounding.
         """
-        groups = [padded_groups(part) for part in (masked_ids, token_mask)]
-        groups.append([None] * len(groups[0]) if known is None else padded_groups(known))
+        width = self.transformer.config.dim
+        groups = [padded_groups(part, width) for part in (masked_ids, token_mask)]
+        groups.append([None] * len(groups[0]) if known is None else padded_groups(known, width))
 
         def logits_of_group(group: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
             ids, mask, features = group

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models import parallel
+from models.cpu_kernels import padded_groups
 from models.parallel import cpu_quota, one_thread, parallel_map, workers
 
 CPU = torch.device("cpu")
@@ -98,3 +99,13 @@ def test_operations_stay_in_one_thread_for_as_long_as_asked():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_only_narrow_networks_under_autocast_take_several_images_at_once():
+    def sizes(width: int) -> list[int]:
+        return [len(group) for group in padded_groups(torch.ones(5, 2), width)]
+
+    assert sizes(256) == [1] * 5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sizes(256) == [4, 4], "the second is zero-padded"
+        assert sizes(512) == [1] * 5

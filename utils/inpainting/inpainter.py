@@ -190,7 +190,8 @@ class Inpainter:
     def decoded(self, token_ids: Tensor, known: Tensor | None) -> np.ndarray:
         """Decode token ids (n, N), with known pixels of the trace (n, 4, H, W) -> (n, H, W, 3)."""
         data, parts = self.config.data, (token_ids,) if known is None else (token_ids, known)
-        groups = zip(*(padded_groups(part) for part in parts), strict=True)
+        width = max(self.config.tokenizer.decoder_channels)
+        groups = zip(*(padded_groups(part, width) for part in parts), strict=True)
         with one_thread(), autocast(self.device, self.dtype):
             decode = self.maskgit.tokenizer.decode
             images = parallel_map(lambda group: decode(*group), list(groups), self.device)

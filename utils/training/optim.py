@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from config.schema import Config, TokenizerTraining, TrainingConfig
+from models.cpu_kernels import LARGE
 from models.parallel import parallel_map, workers
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 FINAL_SHARE = 0.01  # of the peak learning rate, at the end of a cosine
 PARTS, PART = 4, 8  # a batch is cut into a multiple of 4 parts of at most 8 images each
-LARGE = 512  # width from which threads within an operation lose little, and gradients are large
 
 
 def may_share(config: Config, device: torch.device, world: int) -> bool:
