@@ -20,9 +20,9 @@ from utils.cli import ArgumentParser, first_line, run
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
 from utils.data.sources import square_crop
+from utils.inpainting.pictures import enlarged, tile
 from utils.io.images import HOLE_COLOUR, load_rgb
 from utils.pages import save_figure, subplots
-from utils.pictures import enlarged, tile
 
 FOLDER = Path(__file__).with_name("pictures")
 SIDE, GRID, STEPS = 64, 16, 10

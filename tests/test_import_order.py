@@ -27,10 +27,10 @@ MAY_IMPORT = {
 ROOMS = (  # of utils/; each imports only rooms of lines above its own
     {"rng", "io"},
     {"device"},
-    {"distributed", "cli", "scoring", "pictures"},
-    {"pages"},
+    {"distributed", "cli", "scoring"},
     {"data", "weights"},
     {"inpainting"},
+    {"pages"},
     {"training", "sweep", "app"},
     {"search"},
     {"report", "grading"},

@@ -22,7 +22,7 @@ from models.quantizer import perplexity
 from models.vqgan import VQGAN
 from utils.data.datasets import normalise, to_uint8
 from utils.device import autocast
-from utils.pictures import tile
+from utils.inpainting.pictures import tile
 from utils.rng import generator_for
 from utils.scoring import FeatureDistance
 
