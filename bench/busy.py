@@ -6,7 +6,7 @@
 distributes images, or parts of a batch, over single-threaded workers (models/parallel.py). Each
 side keeps its networks in its own process; the sides take turns in short rounds while the given
 number of other processes run busy loops. Works: repairing and encoding at cats64 size, scoring,
-training at both sizes. Weights are random, images are crops of photographs.
+training at both sizes, stage 1 at cats64 size. Weights are random, images are crops of photographs.
 
 Its last line is {WORK: {PROCESSES: {"old", "new", "ratio"}}, ...}: images per second and new over
 old, each a median over rounds with minimum and maximum. The result is not appended if the rounds
@@ -117,9 +117,9 @@ def as_before() -> None:
     torch.set_num_threads(parallel.workers())
     parallel.workers = lambda: 1
     parallel.one_thread = as_they_are  # for what is imported from here on
-    from utils.training import transformer_step
+    from utils.training import tokenizer_step, transformer_step
 
-    transformer_step.may_share = lambda *_: False
+    transformer_step.may_share = tokenizer_step.may_share_images = lambda *_: False
 
 
 @contextmanager
@@ -214,12 +214,33 @@ def training(size: str, folder: Path) -> Work:
     return work
 
 
+def training_tokenizer(_folder: Path) -> Work:
+    """Optimiser steps of stage 1 at cats64 size."""
+    from utils.device import Compute
+    from utils.training.tokenizer_step import TokenizerTrainer
+
+    overrides = ["tokenizer.decoder_conditioning=none", "tokenizer.training.warmup_steps=0"]
+    config = common.preset("cats64", overrides)
+    size, side = config.tokenizer.training.batch_size, config.data.image_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    trainer = TokenizerTrainer(config, images, images, Compute.of(config))
+
+    def work() -> int:
+        with parallel.one_thread() if trainer.shares_batches else nullcontext():
+            trainer.step(images / 255)
+        return size
+
+    return work
+
+
 WORKS: dict[str, Callable[[Path], Work]] = {
     "repair": repairing,
     "encode": encoding,
     "score": scoring,
     "train": partial(training, "cats64"),
     "train_lab": partial(training, "lab"),
+    "train_tokenizer": training_tokenizer,
 }
 
 

@@ -19,12 +19,15 @@ from torch import Tensor
 
 from config.schema import Config
 from models.conditioning import known_features, known_pixels
+from models.cpu_kernels import padded_groups
 from models.maskgit import MaskGIT
 from models.masking import token_mask_from_holes
+from models.parallel import parallel_map
 from models.vqgan import VQGAN, full_fp32
 from utils.data.augment import PLAIN_VIEWS, Views
 from utils.data.datasets import normalise, split_images
 from utils.data.holes import begin_filling
+from utils.device import Compute, cast_weights
 from utils.weights.store import load_transformer, require_tokens_of
 
 VAL_SEED = 2022  # of the validation holes, independent of the run's seed
@@ -129,13 +132,14 @@ class Holed(NamedTuple):
 class HoledBatches:
     """Draws and fills a hole in every image, and samples the hidden tokens of some."""
 
-    def __init__(self, config: Config, device: torch.device, sampled_share: float) -> None:
+    def __init__(self, config: Config, compute: Compute, sampled_share: float) -> None:
         """sampled_share: of images whose hidden tokens the transformer, if any, samples."""
-        self.config, self.device, self.sampled_share = config, device, sampled_share
+        self.config, self.device, self.sampled_share = config, compute.device, sampled_share
         self.path = config.tokenizer.training.transformer
         self.transformer = None
         if self.path is not None:
-            self.transformer = load_transformer(self.path, config.transformer).to(device)
+            self.transformer = load_transformer(self.path, config.transformer).to(self.device)
+            cast_weights(self.transformer, compute.dtype)
         self.maskgit: MaskGIT | None = None  # made once the encoder has its weights
 
     @torch.no_grad()
@@ -156,8 +160,10 @@ class HoledBatches:
             (data.hole_kind, self.config.decoding.hole_fill, seed),
             in_processes=self.device.type == "cuda",
         )
+        whole = normalise(pixels, data.mean, data.std)
         with full_fp32(self.device):
-            token_ids = vqgan.encode(normalise(pixels, data.mean, data.std))
+            parts = parallel_map(vqgan.encode, padded_groups(whole), self.device)
+        token_ids = torch.cat(parts)[: len(whole)]
         filled, holes = (torch.from_numpy(part).to(self.device) for part in made())
         filled = normalise(filled, data.mean, data.std)
         numbers = torch.tensor(rows, device=self.device)

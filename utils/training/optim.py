@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from config.schema import Config, TokenizerTraining, TrainingConfig
 from models.cpu_kernels import LARGE
 from models.parallel import parallel_map, workers
 
-if TYPE_CHECKING:
-    from utils.training.token_batches import TokenBatch
+Part = TypeVar("Part")
 
 FINAL_SHARE = 0.01  # of the peak learning rate, at the end of a cosine
 PARTS, PART = 4, 8  # a batch is cut into a multiple of 4 parts of at most 8 images each
@@ -30,33 +29,39 @@ def may_share(config: Config, device: torch.device, world: int) -> bool:
     return device.type == "cpu" and world == 1 and is_plain and is_small
 
 
-def add_gradient(
-    objective: nn.Module,
-    batch: TokenBatch,
-    weight: Callable[[TokenBatch, TokenBatch], float | Tensor],
-    scale: float,
-) -> Tensor:
-    """Add ``scale`` times the gradient of the batch's mean loss to `.grad`; returns that loss.
+def may_share_images(settings: TokenizerTraining, device: torch.device, world: int) -> bool:
+    """The same in stage 1: without an adversary, whose weight depends on the whole batch."""
+    is_plain = not settings.compile and not settings.adversarial_weight
+    return device.type == "cpu" and world == 1 and is_plain
 
-    weight: of some rows in the mean over the batch. CPU threads (models/parallel.py) compute
-    parts of a fixed size that are summed in order, so a run is bitwise reproducible with any
-    number of threads.
+
+def add_gradients(
+    losses_of: Callable[[Part], dict[str, Tensor]],
+    parts: Sequence[Part],
+    parameters: Iterable[nn.Parameter],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Add the gradient of the summed "loss" of a batch's parts to `.grad`; returns all sums.
+
+    losses_of: scalars of a part, by name. CPU threads (models/parallel.py) compute the parts, whose
+    gradients are summed in order, so a run is bitwise reproducible with any number of threads.
     """
-    parameters = [p for p in objective.parameters() if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad]
 
-    def gradient(part: TokenBatch) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        loss = objective(*part) * weight(part, batch)
-        return loss.detach(), torch.autograd.grad(loss * scale, parameters, allow_unused=True)
+    def gradient(part: Part) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
+        losses = losses_of(part)
+        with torch.autocast(device.type, enabled=False):  # as PyTorch advises for backward
+            gradients = torch.autograd.grad(losses["loss"], trained, allow_unused=True)
+        return {name: value.detach() for name, value in losses.items()}, gradients
 
-    parts = [batch.rows(rows) for rows in equal_parts(len(batch.token_mask))]
-    total, device = torch.zeros(()), batch.token_mask.device
+    sums: dict[str, Tensor] = {}
     for start in range(0, len(parts), workers()):  # no more gradients in memory than threads
-        for loss, gradients in parallel_map(gradient, parts[start : start + workers()], device):
-            total += loss
-            for parameter, found in zip(parameters, gradients, strict=True):
+        for losses, gradients in parallel_map(gradient, parts[start : start + workers()], device):
+            sums = {name: sums.get(name, 0) + value for name, value in losses.items()}
+            for parameter, found in zip(trained, gradients, strict=True):
                 if found is not None:  # as `backward` would add it
                     parameter.grad = found if parameter.grad is None else parameter.grad.add_(found)
-    return total
+    return sums
 
 
 def equal_parts(images: int) -> list[slice]:

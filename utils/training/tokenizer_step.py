@@ -8,26 +8,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from config.schema import Config
-from models import losses, quantizer
+from models.parallel import parallel_map
 from models.vqgan import VQGAN
 from utils import distributed
 from utils.device import Compute, autocast, rank
 from utils.pages import save_curves
 from utils.rng import generator_for
-from utils.training.optim import EMA, parameter_groups, set_learning_rate
+from utils.training.optim import (
+    EMA,
+    add_gradients,
+    equal_parts,
+    may_share_images,
+    parameter_groups,
+    set_learning_rate,
+)
 from utils.training.throughput import tokenizer_flops
-from utils.training.tokenizer_parts import Adversary, Codes
+from utils.training.tokenizer_parts import Adversary, Codes, ImagePart, TokenizerLoss
 from utils.training.trainer import LOOK_EVERY, Trainer
 from utils.training.validate_tokenizer import TokenizerValidation, require_two
 
 BETAS = (0.9, 0.95)  # AdamW's averages
-Terms: TypeAlias = dict[str, tuple[float | Tensor, Tensor]]  # weight and value of each loss
 
 
 class TokenizerTrainer(Trainer):
@@ -61,9 +66,8 @@ class TokenizerTrainer(Trainer):
             "discriminator_optimizer": self.adversary.optimizer,
         }
         self.share = 1.0  # of the batch, that this process computes
+        self.shares_batches = may_share_images(self.settings, self.device, self.world)
         self.settings_of_run = self.settings_in("tokenizer")
-        self.mean = torch.tensor(config.data.mean, device=self.device)[:, None, None]
-        self.std = torch.tensor(config.data.std, device=self.device)[:, None, None]
 
     def _make_networks(self) -> None:
         """Initialise all networks; their order determines their random numbers."""
@@ -73,15 +77,16 @@ class TokenizerTrainer(Trainer):
         self.averaged = EMA(self.vqgan, settings.ema_half_life, self.batch_size)
         self.codes = Codes(self.vqgan.codebook, settings)
         self.adversary = Adversary(self.compute)
-        self.perceptual = self._place(losses.EfficientNetDistance(settings.perceptual_size))
+        self.loss = TokenizerLoss(self.vqgan, self.adversary, self.config, self.compute)
         self.holed = None
         if self.config.tokenizer.conditioned:
             from utils.training.holed import HoledBatches  # few runs see pixels
 
-            self.holed = HoledBatches(self.config, self.device, settings.sampled_share)
-        self.latents_of, self.trunk = self.vqgan.latents, self._trunk
+            self.holed = HoledBatches(self.config, self.compute, settings.sampled_share)
+        self.latents_of = self.vqgan.latents
         if settings.compile:
-            self._compile()
+            self.latents_of = torch.compile(self.vqgan.latents, dynamic=False)
+            self.loss.compile()
 
     def _place(self, network: torch.nn.Module) -> torch.nn.Module:
         return network.to(self.device, memory_format=torch.channels_last)
@@ -92,18 +97,6 @@ class TokenizerTrainer(Trainer):
         self.vqgan.encoder.requires_grad_(whole)
         self.vqgan.quant_conv.requires_grad_(whole)
         self.vqgan.codebook.requires_grad_(whole and self.settings.codebook == "loss")
-
-    def _compile(self) -> None:
-        """Compile the networks; their parameters keep their names.
-
-        The decoder's last layer stays outside: the adaptive weight needs its gradient alone.
-        """
-        torch._functorch.config.donated_buffer = False  # the adaptive weight walks graphs twice
-        self.latents_of, self.trunk = (
-            torch.compile(part, dynamic=False) for part in (self.vqgan.latents, self._trunk)
-        )
-        self.perceptual.compile(dynamic=False)
-        self.adversary.network.compile(dynamic=False)
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
@@ -131,28 +124,43 @@ class TokenizerTrainer(Trainer):
         for optimizer in (self.optimizer, self.adversary.optimizer):
             set_learning_rate(optimizer, self.rate)
         count, (images, rows) = len(images), self._own_share(images)
-        holes = known = None
-        with autocast(self.device, self.dtype):
-            if self.holed:
-                holes, known, token_ids = self.holed(self.vqgan, images, rows, generator)
-                latents = codes = self.codes.lookup(token_ids)
-            else:
-                latents = self.latents_of((images - self.mean) / self.std)  # (B, h, w, C)
-                codes = self._quantise(latents, count, generator)
-            outputs = self._decode(quantizer.straight_through(latents, codes), known)
-            terms = self._terms(images, outputs, latents, codes, holes)
-        loss = self.share * sum(weight * value for weight, value in terms.values())
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with autocast(self.device, self.dtype):
+            parts = self._parts(images, rows, count, generator)
+            self.loss.adversarial = self.adversarial
+            sums = add_gradients(self.loss, parts, self.vqgan.parameters(), self.device)
         distributed.sum_gradients(self.vqgan.parameters())
         torch.nn.utils.clip_grad_norm_(self.vqgan.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
-        named = {name: self.share * value for name, (_, value) in terms.items()}
         if self.adversarial:
-            named["discriminator"] = self.adversary.step(images, outputs.detach(), self.share)
+            sums["discriminator"] = self.adversary.step(images, self.loss.outputs, self.share)
         self.averaged.update_parameters(self.vqgan)
         self.position.step += 1
-        self.position.add({"loss": loss, **named})
+        self.position.add(sums)
+
+    def _parts(
+        self, images: Tensor, rows: range, count: int, generator: torch.Generator
+    ) -> list[ImagePart]:
+        """This process's images (b, 3, H, W) of a batch of ``count``, with their latents and codes.
+
+        One part, or several that CPU threads share.
+        """
+        slices = equal_parts(len(images)) if self.shares_batches else [slice(None)]
+
+        def split(x: Tensor | None) -> list:
+            return [None if x is None else x[part] for part in slices]
+
+        shares = [self.share * len(part) / len(images) for part in split(images)]
+        if self.holed:
+            holes, known, token_ids = self.holed(self.vqgan, images, rows, generator)
+            self.codes.mark(token_ids)
+            made = split(None), split(token_ids), split(holes), split(known)
+        else:
+            normalised = split(self.loss.normalised(images))
+            latents = parallel_map(self.latents_of, normalised, self.device)  # (b, h, w, C) each
+            token_ids = self._quantise(torch.cat(latents).detach(), count, generator)
+            made = latents, split(token_ids), split(None), split(None)
+        return list(map(ImagePart, shares, split(images), *made))
 
     def _own_share(self, images: Tensor) -> tuple[Tensor, range]:
         """This process's rows of a batch, or one row of weight 0, and their indices."""
@@ -166,58 +174,18 @@ class TokenizerTrainer(Trainer):
         started = self.progress >= self.settings.adversarial_start
         return self.settings.adversarial_weight > 0 and started
 
-    def _quantise(self, latents: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Codes of latents, (B, h, w, C) each, of a batch of ``count`` images.
+    def _quantise(self, latents: Tensor, count: int, generator: torch.Generator) -> Tensor | None:
+        """Token ids (b, h, w) of latents (b, h, w, C), of a batch of ``count`` images.
 
-        Until the warm-up ends, latents are returned unquantised.
+        None until the warm-up ends: latents are decoded unquantised.
         """
         settings = self.settings
         if settings.decoder_only:
-            return self.vqgan.codebook.lookup(self.codes.nearest(latents))
+            return self.codes.mark(self.vqgan.codebook.nearest(latents))
         if not self.codes.placed and self.position.step < settings.warmup_steps:
-            return latents
+            return None
         restarting = self.progress < settings.restart_until
         return self.codes.quantise(latents, count, restarting, generator)
-
-    def _decode(self, latents: Tensor, known: Tensor | None) -> Tensor:
-        """(B, h, w, C), and (B, 4, H, W) for a decoder with conditioning -> images in 0..1."""
-        decoded = self.vqgan.decoder.model[-1](self.trunk(latents, known))
-        return decoded.float() * self.std + self.mean
-
-    def _trunk(self, latents: Tensor, known: Tensor | None) -> Tensor:
-        """The decoder up to its last layer, (B, h, w, C) -> features (B, c, H, W)."""
-        codes = self.vqgan.post_quant_conv(latents.permute(0, 3, 1, 2))
-        return self.vqgan.decoder.trunk(codes, known)
-
-    def _terms(
-        self, images: Tensor, outputs: Tensor, latents: Tensor, codes: Tensor, holes: Tensor | None
-    ) -> Terms:
-        """Weight and value of each loss term (spec eq. 2)."""
-        settings, parts = self.settings, (outputs, images, self.std, holes)
-        reconstruction, perceptual = losses.similarity(self.perceptual, *parts)
-        terms: Terms = {
-            "reconstruction": (1.0, reconstruction),
-            "perceptual": (settings.perceptual_weight, perceptual),
-        }
-        if not settings.decoder_only:
-            terms |= self._codebook_terms(latents, codes)
-        if self.adversarial:
-            adversarial = self.adversary.loss(outputs)
-            similar = reconstruction + settings.perceptual_weight * perceptual
-            last_layer = self.vqgan.decoder.model[-1].weight
-            adaptive = losses.adaptive_weight(
-                similar, adversarial, last_layer, lambda g: distributed.total(self.share * g)
-            )
-            terms["adversarial"] = (settings.adversarial_weight * adaptive, adversarial)
-        return terms
-
-    def _codebook_terms(self, latents: Tensor, codes: Tensor) -> Terms:
-        """Commitment loss and perhaps codebook loss (van den Oord et al. 2017, eq. 3)."""
-        commitment = quantizer.commitment_loss(latents, codes)
-        terms = {"commitment": (self.settings.commitment_weight, commitment)}
-        if self.settings.codebook == "loss":
-            terms["codebook"] = (1.0, quantizer.codebook_loss(latents, codes))
-        return terms
 
     @cached_property
     def validation(self) -> TokenizerValidation:

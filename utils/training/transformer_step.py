@@ -23,7 +23,8 @@ from utils.pages import save_loss_curve
 from utils.rng import generator_for
 from utils.training.optim import (
     EMA,
-    add_gradient,
+    add_gradients,
+    equal_parts,
     may_share,
     parameter_groups,
     set_learning_rate,
@@ -141,12 +142,22 @@ class TransformerTrainer(Trainer):
         key = generator_for(self.config.seed, place.epoch, place.batch, stream)
         torch.manual_seed(key.initial_seed())
         if self.shares_batches:
-            with autocast(self.device, self.dtype):
-                loss = add_gradient(self.objective, batch, self._weight, 1 / in_group)
+            loss = self._add_shared(batch, in_group)
         else:
             is_last = place.batch + 1 == first + in_group
             loss = self._backward(batch, in_group, exchange=is_last)
         place.add({"loss": loss})
+
+    def _add_shared(self, batch: TokenBatch, in_group: int) -> Tensor:
+        """Add the gradient of a batch whose parts CPU threads compute."""
+
+        def losses(part: TokenBatch) -> dict[str, Tensor]:
+            return {"loss": self.objective(*part) * self._weight(part, batch) * (1 / in_group)}
+
+        parts = [batch.rows(rows) for rows in equal_parts(len(batch.token_mask))]
+        with autocast(self.device, self.dtype):
+            sums = add_gradients(losses, parts, self.objective.parameters(), self.device)
+        return sums["loss"] * in_group
 
     def _backward(self, batch: TokenBatch, in_group: int, *, exchange: bool) -> Tensor:
         """Add the gradient of this process's rows; processes exchange at the group's end."""

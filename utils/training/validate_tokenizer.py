@@ -18,10 +18,11 @@ from torch import Tensor
 
 from config.errors import UserError
 from config.schema import Config
+from models.parallel import parallel_map
 from models.quantizer import perplexity
 from models.vqgan import VQGAN
 from utils.data.datasets import normalise, to_uint8
-from utils.device import autocast
+from utils.device import Compute, autocast
 from utils.inpainting.pictures import tile
 from utils.rng import generator_for
 from utils.scoring import FeatureDistance
@@ -78,26 +79,33 @@ class TokenizerValidation:
         inputs, originals = (x.split(BATCHES[self.device.type]) for x in (self.inputs, self.images))
         if vqgan.config.conditioned and not self.holed:
             self.holed = self._draw_holes(vqgan, inputs)
-        outputs, token_ids = [], []
-        for number, images in enumerate(inputs):
+
+        def decoded(number: int) -> tuple[Tensor, Tensor]:
+            """Images (b, H, W, 3) and token ids (b, N) of a batch."""
             if vqgan.config.conditioned:
                 holes, known, ids = self.holed[number]
             else:
-                known, ids = None, vqgan.encode(normalise(images.to(self.device), mean, std))
+                images = inputs[number].to(self.device)
+                known, ids = None, vqgan.encode(normalise(images, mean, std))
             with autocast(self.device, self.dtype):
-                decoded = vqgan.decode(ids.flatten(1), known)
-            pixels = to_uint8(decoded, mean, std).cpu()
+                pixels = vqgan.decode(ids.flatten(1), known)
+            pixels = to_uint8(pixels, mean, std).cpu()
             if known is not None:
                 pixels = torch.where(holes[..., None].cpu(), pixels, originals[number])
-            outputs.append(pixels)
-            token_ids.append(ids.flatten(1).cpu())
-        return torch.cat(outputs), torch.cat(token_ids)
+            return pixels, ids.flatten(1).cpu()
+
+        parts = parallel_map(decoded, range(len(inputs)), self.device)
+        outputs, token_ids = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return outputs, token_ids
 
     def _draw_holes(self, vqgan: VQGAN, inputs: Sequence[Tensor]) -> list[Holed]:
         """Holes and tokens of all images, which stay while a decoder trains."""
         from utils.training.holed import VAL_SEED, HoledBatches  # few runs see pixels
 
-        draw, holed = HoledBatches(self.config, self.device, sampled_share=1.0), []
+        draw, holed = (
+            HoledBatches(self.config, Compute(self.device, self.dtype), sampled_share=1.0),
+            [],
+        )
         for number, images in enumerate(inputs):
             generator, rows = generator_for(VAL_SEED, number), range(len(images))
             holed.append(draw(vqgan, images.to(self.device) / 255, rows, generator))

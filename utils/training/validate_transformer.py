@@ -15,6 +15,7 @@ from torch import Tensor
 
 from config.schema import Config
 from models.noise import uniform
+from models.parallel import parallel_map
 from models.transformer import BidirectionalTransformer
 from utils.data.augment import AS_IS
 from utils.data.pairs import list_images
@@ -47,13 +48,14 @@ def validate(
     hidden. The network is left in eval mode.
     """
     transformer.eval()
-    sums = torch.zeros(len(MASK_RATIOS), 3, dtype=torch.float64, device=device)
     size = BATCH[device.type]
-    for start in range(0, len(val), size):
+
+    def sums_of(start: int) -> Tensor:
         rows = slice(start, start + size)
         token_ids = torch.from_numpy(val[rows, AS_IS].astype(np.int64))
         token_ids = token_ids.to(device, non_blocking=True)
         image_ids = torch.arange(start, start + len(token_ids), device=device)
+        sums = torch.zeros(len(MASK_RATIOS), 3, dtype=torch.float64, device=device)
         for index, ratio in enumerate(MASK_RATIOS):
             noise = uniform(MASK_SEED, image_ids, index, 0, token_ids.shape[1])
             inputs, known = token_ids, None
@@ -63,8 +65,11 @@ def validate(
                 noise = noise.masked_fill(~hidden, 1.0)
             lowest = noise == noise.amin(1, keepdim=True)  # hides something of a small grid too
             token_mask = (noise < ratio) | lowest
-            with autocast(device, dtype):
-                sums[index] += _hidden_sums(transformer, token_ids, token_mask, inputs, known)
+            sums[index] = _hidden_sums(transformer, token_ids, token_mask, inputs, known)
+        return sums
+
+    with autocast(device, dtype):
+        sums = sum(parallel_map(sums_of, range(0, len(val), size), device))
     sums = sums.cpu()  # columns loss, hits, tokens
     loss, accuracy = (sums[:, i] / sums[:, 2] for i in (0, 1))
     numbers = {"val_loss": loss.mean().item(), "val_accuracy": accuracy.mean().item()}

@@ -243,13 +243,16 @@ def test_weights_made_for_another_tokenizer_are_started_from_on_a_gpu(gpu, start
     ids=["averages", "codebook loss", "adversarial", "decoder only"],
 )
 def test_no_step_of_stage_1_makes_the_host_wait(gpu, config, changed, monkeypatch, values):
-    def backward(loss: Tensor) -> None:
+    def grad(loss: Tensor, of: Tensor | list[Tensor], **how: bool) -> list[Tensor]:
         assert loss.device == GPU
-        for weight in [*trainer.vqgan.parameters(), *trainer.adversary.network.parameters()]:
-            weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+        return [torch.zeros_like(weight) for weight in (of if isinstance(of, list) else [of])]
+
+    def backward(loss: Tensor) -> None:  # of the discriminator
+        for weight in trainer.adversary.network.parameters():
+            weight.grad = grad(loss, weight)[0]
 
     monkeypatch.setattr(Tensor, "backward", backward)
-    monkeypatch.setattr(torch.autograd, "grad", lambda _, of, **how: [torch.zeros_like(of)])
+    monkeypatch.setattr(torch.autograd, "grad", grad)
     values = {f"tokenizer.training.{key}": value for key, value in values.items()}
     config = changed(config, {"precision": "bf16", **values})
     pictures = torch.zeros(IMAGES, 3, 16, 16, dtype=torch.uint8)

@@ -15,7 +15,6 @@ from models import parallel
 from utils.training import optim
 from utils.training.optim import (
     EMA,
-    add_gradient,
     equal_parts,
     learning_rate,
     may_share,
@@ -209,13 +208,16 @@ def batch(generator) -> TokenBatch:
     return TokenBatch(token_ids, token_ids, token_mask)
 
 
-def weight_of(loss_on: str):
+def add_shared(objective: Objective, batch: TokenBatch, in_group: int) -> torch.Tensor:
+    """The trainer's shared gradient of a batch, without a trainer's networks."""
+
     class Settings:
-        masking = MaskingConfig(loss_on=loss_on)
+        masking = objective.masking
 
     trainer = TransformerTrainer.__new__(TransformerTrainer)
-    trainer.config = Settings
-    return trainer._weight
+    trainer.config, trainer.objective = Settings, objective
+    trainer.device, trainer.dtype = CPU, torch.float32
+    return trainer._add_shared(batch, in_group)
 
 
 @pytest.mark.parametrize("loss_on", ["all", "hidden"])
@@ -230,7 +232,7 @@ def test_the_parts_gradients_sum_up_to_that_of_the_batch(transformer, batch, mon
         for module in (parallel, optim):
             monkeypatch.setattr(module, "workers", lambda count=count: count)
         transformer.zero_grad()
-        loss = add_gradient(objective, batch, weight_of(loss_on), 1 / 3)
+        loss = add_shared(objective, batch, in_group=3)
         found.append([loss, *(p.grad for p in transformer.parameters())])
     torch.testing.assert_close(found[0], [whole.detach(), *wanted])
     for other in found[1:]:
@@ -239,9 +241,9 @@ def test_the_parts_gradients_sum_up_to_that_of_the_batch(transformer, batch, mon
 
 def test_gradients_of_several_batches_add_up(transformer, batch):
     objective = Objective(transformer, MaskingConfig(loss_on="all"))
-    add_gradient(objective, batch, weight_of("all"), 1.0)
+    add_shared(objective, batch, in_group=1)
     once = [p.grad.clone() for p in transformer.parameters()]
-    add_gradient(objective, batch, weight_of("all"), 1.0)
+    add_shared(objective, batch, in_group=1)
     torch.testing.assert_close([p.grad for p in transformer.parameters()], [2 * g for g in once])
 
 

@@ -13,6 +13,7 @@ from models.maskgit import MaskGIT
 from models.vqgan import VQGAN
 from utils.data.datasets import InpaintingSet, load_images, normalise
 from utils.data.fill import fill_hole
+from utils.device import Compute
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
@@ -26,7 +27,7 @@ from utils.training.tokenizer import network_to_start_from, train_tokenizer
 from utils.weights.store import load_tokenizer, save_weights
 
 pytestmark = pytest.mark.usefixtures("quick")
-CPU, NEVER = torch.device("cpu"), 10**9
+FP32, NEVER = Compute(torch.device("cpu"), torch.float32), 10**9
 PIXELS = {"tokenizer.decoder_conditioning": "pixels", "tokenizer.training.decoder_only": True}
 
 
@@ -62,7 +63,7 @@ def trained(seeing: Config, weights: Config, **flags) -> VQGAN:
 
 
 def test_a_batch_is_images_with_filled_holes_and_their_true_tokens(seeing, tokenizer, images):
-    holed = HoledBatches(seeing, CPU, 0.0)(tokenizer, images, range(4), generator_for(1))
+    holed = HoledBatches(seeing, FP32, 0.0)(tokenizer, images, range(4), generator_for(1))
     data, pixels = seeing.data, (255 * images).byte()
     shares = holed.holes.float().mean((1, 2))
     assert (shares >= 0.04).all()
@@ -78,7 +79,7 @@ def test_a_batch_is_images_with_filled_holes_and_their_true_tokens(seeing, token
 def test_sampled_tokens_are_those_of_a_repair_in_few_iterations(
     seeing, tokenizer, transformer, images
 ):
-    holed = HoledBatches(seeing, CPU, 1.0)(tokenizer, images, range(4), generator_for(1))
+    holed = HoledBatches(seeing, FP32, 1.0)(tokenizer, images, range(4), generator_for(1))
     maskgit = MaskGIT(tokenizer, transformer, "cosine").eval()
     settings = seeing.decoding.model_copy(update={"total_iter": ITERATIONS})
     seed, numbers = generator_for(1).initial_seed(), torch.arange(4)
@@ -89,14 +90,14 @@ def test_sampled_tokens_are_those_of_a_repair_in_few_iterations(
 
 
 def test_holes_and_tokens_follow_from_the_generator_alone(seeing, tokenizer, images):
-    draw = HoledBatches(seeing, CPU, 0.5)
+    draw = HoledBatches(seeing, FP32, 0.5)
     first, again, other = (draw(tokenizer, images, range(4), generator_for(n)) for n in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.holes, other.holes)
 
 
 def test_an_image_is_the_same_whichever_others_of_its_batch_are_there(seeing, tokenizer, images):
-    draw = HoledBatches(seeing, CPU, 0.5)
+    draw = HoledBatches(seeing, FP32, 0.5)
     whole = draw(tokenizer, images, range(4), generator_for(3))
     part = draw(tokenizer, images[1::2], range(1, 4, 2), generator_for(3))
     assert all(torch.equal(a[1::2], b) for a, b in zip(whole, part, strict=True))
@@ -252,4 +253,4 @@ def test_a_transformer_of_other_tokens_is_refused(seeing, tokenizer, transformer
     path = seeing.tokenizer.training.transformer
     save_weights(path, transformer.state_dict(), transformer.config, notes)
     with pytest.raises(UserError, match="was trained on the tokens of another tokenizer"):
-        HoledBatches(seeing, CPU, 1.0)(tokenizer, images, range(4), generator_for(1))
+        HoledBatches(seeing, FP32, 1.0)(tokenizer, images, range(4), generator_for(1))

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from config.errors import StopRequested, UserError
 from config.schema import Config
+from models import parallel, quantizer
 from models.vqgan import VQGAN
 from utils.data.datasets import load_images
 from utils.device import Compute
 from utils.io.files import read_rows
-from utils.training import tokenizer_step as tokenizer_trainer
+from utils.training import optim
 from utils.training.state import load_state, previous
 from utils.training.throughput import tokenizer_flops
 from utils.training.tokenizer import network_to_start_from, train_tokenizer
@@ -173,7 +174,44 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(config, changed, images):
 
 
 def test_the_perceptual_term_sees_images_as_large_as_configured(config, changed):
-    assert trainer_with(config, changed, perceptual_size=32).perceptual.size == (32, 32)
+    assert trainer_with(config, changed, perceptual_size=32).loss.perceptual.size == (32, 32)
+
+
+# Batches that threads share
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"warmup_steps": 0},
+        {"warmup_steps": 0, "codebook": "loss"},
+        {"warmup_steps": 1},
+        {"decoder_only": True},
+    ],
+    ids=["averages", "codebook loss", "warm-up", "decoder only"],
+)
+def test_a_shared_step_is_the_same_with_any_number_of_threads(
+    config, changed, images, monkeypatch, settings
+):
+    monkeypatch.setattr(optim, "PARTS", 2)
+    trained = {}
+    for count in (0, 1, 2, 3):  # 0: the whole batch at once
+        for module in (parallel, optim):
+            monkeypatch.setattr(module, "workers", lambda count=count: max(1, count))
+        trainer = trainer_with(config, changed, adversarial_weight=0.0, **settings)
+        assert trainer.shares_batches
+        trainer.shares_batches = count > 0
+        trainer.step(images)
+        gradients = {n: p.grad for n, p in trainer.vqgan.named_parameters() if p.grad is not None}
+        trained[count] = gradients | trainer.position.sums
+    torch.testing.assert_close(trained[0], trained[1], rtol=1e-3, atol=1e-5)
+    assert same(trained[1], trained[2])
+    assert same(trained[1], trained[3])
+
+
+def test_an_adversary_which_weighs_whole_batches_is_not_shared(config, changed):
+    assert not trainer_with(config, changed).shares_batches
+    assert not trainer_with(config, changed, adversarial_weight=0.0, compile=True).shares_batches
 
 
 def test_codes_in_use_are_those_chosen_since_the_last_look(config, changed):
@@ -306,7 +344,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     train_tokenizer(config, resume=False)
     before = (folder(config) / "state.pt").read_bytes()
     nothing = torch.tensor(float("nan"))
-    monkeypatch.setattr(tokenizer_trainer.quantizer, "commitment_loss", lambda *_: nothing)
+    monkeypatch.setattr(quantizer, "commitment_loss", lambda *_: nothing)
     with pytest.raises(UserError, match=r"epoch 3, batch 3: the loss is no longer finite"):
         train_tokenizer(
             changed(config, {"tokenizer.training.epochs": 3}), resume=True, allow_config_change=True
