@@ -62,9 +62,14 @@ def repair() -> str:
 def bf16() -> str:
     """The effect of bfloat16 rounding on repairs (bench.repair --sides ours bf16)."""
     images, found = measured_repairs()
-    figures = {"distance": "frechet", "perceptual distance": "perceptual", "error": "hole_mae"}
+    figures = {
+        "distance": ("frechet", 2),
+        "perceptual distance": ("perceptual", 4),
+        "error": ("hole_mae", 2),
+    }
     compared = (
-        f"{title} {found['ours'][key]} and {found['bf16'][key]}" for title, key in figures.items()
+        f"{title} {found['ours'][key]:.{digits}f} and {found['bf16'][key]:.{digits}f}"
+        for title, (key, digits) in figures.items()
     )
     return f"{images} cats in fp32 and bf16: {', '.join(compared)}."
 
