@@ -21,6 +21,7 @@ from utils.data.photos import photo_path
 from utils.data.sources import square_crop
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.pictures import ENLARGED, enlarged, tile
+from utils.inpainting.pretrained import pretrained_config, pretrained_folder
 from utils.inpainting.windows import repair_in_windows
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png
 
@@ -35,7 +36,9 @@ SCRATCH_WIDTH = 6
 def main() -> None:
     ArgumentParser(description=first_line(__doc__)).parse_args()
     truth = square_crop(load_rgb(photo_path("chelsea.png")).crop(FACE), SIDE)
-    inpainter, repairs = Inpainter.from_pretrained(RELEASED), []
+    config = pretrained_config(pretrained_folder(RELEASED), device="cpu", seed=0)
+    fp32 = config.model_copy(update={"precision": "fp32"})  # the same pictures on every machine
+    inpainter, repairs = Inpainter(fp32), []
     for kind, index in HOLES:
         hole = draw_hole(kind, SIDE, (HOLE_SHARE, HOLE_SHARE), seed=0, image_index=index)
         repairs += row(inpainter, truth, hole)
