@@ -20,8 +20,8 @@ from utils.cli import ArgumentParser, first_line, run
 from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
 from utils.data.sources import square_crop
-from utils.inpainting.pictures import enlarged, tile
 from utils.io.images import HOLE_COLOUR, load_rgb
+from utils.io.pictures import enlarged, tile
 from utils.pages import save_figure, subplots
 
 FOLDER = Path(__file__).with_name("pictures")

@@ -20,10 +20,10 @@ from utils.data.holes import draw_hole
 from utils.data.photos import photo_path
 from utils.data.sources import square_crop
 from utils.inpainting.inpainter import Inpainter
-from utils.inpainting.pictures import ENLARGED, enlarged, tile
 from utils.inpainting.pretrained import pretrained_config, pretrained_folder
 from utils.inpainting.windows import repair_in_windows
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png
+from utils.io.pictures import ENLARGED, enlarged, tile
 
 RELEASED = "models/pretrained/cats64"
 HOLES = (("lab", 1), ("lab", 4), ("brush", 2), ("box", 3))  # kind, index

@@ -23,10 +23,10 @@ from utils.data.datasets import InpaintingSet
 from utils.data.pairs import check_same_size, list_images
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
-from utils.inpainting.pictures import comparison_strip
 from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import load_rgb, tell_of_profile
 from utils.io.messages import line_about, message_of, raise_if_machine
+from utils.io.pictures import comparison_strip
 from utils.io.tables import csv_table, markdown_table
 from utils.pages import embed, save_page
 from utils.weights.description import described

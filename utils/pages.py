@@ -13,9 +13,9 @@ import numpy as np
 import yaml
 
 from config.schema import Config
-from utils.inpainting.pictures import ENLARGED, GAP, IMAGES_PER_ROW, MASKS_PER_ROW
 from utils.io.files import atomic, write_text
 from utils.io.images import encode_png
+from utils.io.pictures import ENLARGED, GAP, IMAGES_PER_ROW, MASKS_PER_ROW
 
 if TYPE_CHECKING:
     import jinja2

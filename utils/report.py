@@ -19,9 +19,9 @@ from config.schema import Config
 from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.outputs import MANIFEST, MASKS, RESULTS, STEPS
-from utils.inpainting.pictures import comparison
 from utils.io.files import read_rows
 from utils.io.images import load_rgb, save_png, tell_of_profile
+from utils.io.pictures import comparison
 from utils.pages import about_run, embed, embed_file, save_page
 from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, notes
 

@@ -31,9 +31,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from config.errors import MachineError, UserError
 from config.schema import Config, DecodingConfig
-from utils.inpainting.pictures import comparison_strip, encode_animation, image_grid, mask_grid
 from utils.io.files import atomic, content_hash, make_folder
 from utils.io.images import HOLE_COLOUR, opened
+from utils.io.pictures import comparison_strip, encode_animation, image_grid, mask_grid
 
 if TYPE_CHECKING:
     import torch  # takes seconds

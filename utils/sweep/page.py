@@ -15,8 +15,8 @@ import torch
 from config.errors import UserError
 from utils.device import environment
 from utils.inpainting.outputs import settings_digest
-from utils.inpainting.pictures import comparison, image_grid, mask_grid, mask_images
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png
+from utils.io.pictures import comparison, image_grid, mask_grid, mask_images
 from utils.pages import about_run, embed, embed_file, save_page
 from utils.sweep.cells import Sweep
 from utils.sweep.plan import Cell, Setting

@@ -23,7 +23,7 @@ from models.quantizer import perplexity
 from models.vqgan import VQGAN
 from utils.data.datasets import normalise, to_uint8
 from utils.device import Compute, autocast
-from utils.inpainting.pictures import tile
+from utils.io.pictures import tile
 from utils.rng import generator_for
 from utils.scoring import FeatureDistance
 

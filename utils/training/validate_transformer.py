@@ -20,8 +20,8 @@ from models.transformer import BidirectionalTransformer
 from utils.data.augment import AS_IS
 from utils.data.pairs import list_images
 from utils.device import autocast
-from utils.inpainting.pictures import tile
 from utils.io.images import HOLE_COLOUR, load_rgb
+from utils.io.pictures import tile
 
 if TYPE_CHECKING:
     from utils.training.holed import Seen

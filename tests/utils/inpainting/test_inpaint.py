@@ -16,8 +16,8 @@ from config.errors import UserError
 from models.cpu_kernels import IMAGES_AT_ONCE
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.job import Inpainter, inpaint_set
-from utils.inpainting.pictures import GAP
 from utils.io.images import load_rgb
+from utils.io.pictures import GAP
 from utils.weights.store import save_weights
 
 SIDE, COUNT = 16, 5

@@ -19,7 +19,7 @@ from utils.inpainting.outputs import (
     settings_digest,
     settings_of,
 )
-from utils.inpainting.pictures import encode_animation
+from utils.io.pictures import encode_animation
 
 STAMP = "0123456789abcdef" * 4
 

@@ -9,7 +9,7 @@ import pytest
 from fid.pixels import PROFILE, to_srgb
 from PIL import Image, ImageCms
 
-from utils.inpainting.pictures import GAP, encode_animation, image_grid, mask_grid, tile
+from utils.io.pictures import GAP, encode_animation, image_grid, mask_grid, tile
 
 
 def flat(value: int, side: int = 4) -> np.ndarray:
