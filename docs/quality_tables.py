@@ -71,7 +71,7 @@ def bf16() -> str:
         f"{title} {found['ours'][key]:.{digits}f} and {found['bf16'][key]:.{digits}f}"
         for title, (key, digits) in figures.items()
     )
-    return f"{images} cats in fp32 and bf16: {', '.join(compared)}."
+    return f"{images} cats in fp32 and with both networks rounded to bf16: {', '.join(compared)}."
 
 
 def measured_repairs() -> tuple[int, dict[str, Figures]]:
