@@ -24,6 +24,7 @@ from utils.training.holed import ITERATIONS, HoledBatches
 from utils.training.release import release_tokenizer
 from utils.training.state import load_state
 from utils.training.tokenizer import network_to_start_from, train_tokenizer
+from utils.training.tokenizer_step import TokenizerTrainer
 from utils.weights.store import load_tokenizer, save_weights
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -116,6 +117,13 @@ def test_training_it_moves_the_decoder_alone_and_its_maps_too(seeing, weights, t
     assert all(after[name].abs().sum() > 0 for name in maps)
     row = read_rows(seeing.run / "tokenizer" / "log.jsonl")[-1]
     assert row["hole_mae"] > 0
+
+
+def test_codes_of_images_with_holes_count_as_in_use(seeing, images):
+    pictures = (images * 255).byte()
+    trainer = TokenizerTrainer(seeing, pictures, pictures, FP32)
+    trainer.step(images)
+    assert 0 < trainer.codes.in_use() <= 1
 
 
 def test_such_a_run_resumes_exactly(seeing, weights, stop_after, tmp_path, assert_same):

@@ -193,7 +193,7 @@ def test_the_perceptual_term_sees_images_as_large_as_configured(config, changed)
 def test_a_shared_step_is_the_same_with_any_number_of_threads(
     config, changed, images, monkeypatch, settings
 ):
-    monkeypatch.setattr(optim, "PARTS", 2)
+    monkeypatch.setattr(optim, "PARTS", 3)  # of 1, 1 and 2 images
     trained = {}
     for count in (0, 1, 2, 3):  # 0: the whole batch at once
         for module in (parallel, optim):
