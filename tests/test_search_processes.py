@@ -36,10 +36,11 @@ def config(weights, changed) -> Config:
 
 def start(config: Config, *arguments: str) -> subprocess.Popen:
     script = [sys.executable, "training_transformer.py", "--config", str(config.run / "c.yml")]
-    return subprocess.Popen(
-        [*script, "--lr-search-only", *arguments],
-        cwd=ROOT, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    with (config.run / f"errors-{time.time_ns()}.txt").open("w") as errors:
+        return subprocess.Popen(
+            [*script, "--lr-search-only", *arguments],
+            cwd=ROOT, env=ONE_THREAD, stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
 
 
 def trials_in(where: str) -> list[FrozenTrial]:
@@ -52,7 +53,8 @@ def together(config: Config, workers: int, where: str) -> None:
     """Processes on one study: none of its trials is lost, and all give the same answer."""
     processes = [start(config, "--storage", where) for _ in range(workers)]
     said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * workers
+    errors = [path.read_text() for path in config.run.glob("errors-*.txt")]
+    assert [process.returncode for process in processes] == [0] * workers, errors
     answers = {re.findall("found by Optuna: (.*)", text)[0] for text in said}
     assert len(answers) == 1
     trials, wanted = trials_in(where), config.search.trials

@@ -90,7 +90,7 @@ def open_storage(url: URL) -> RDBStorage:
         make_folder(Path(url.database).parent)
     try:
         with storage_errors(url):
-            _require_own_tables(url)
+            _require_own_tables(url, options)
             return _connect(url, options)
     except ImportError as error:
         name = (error.__cause__ or error).name
@@ -100,9 +100,9 @@ def open_storage(url: URL) -> RDBStorage:
         raise _refusal(url, error) from None
 
 
-def _require_own_tables(url: URL) -> None:
+def _require_own_tables(url: URL, options: dict) -> None:
     """Refuse another program's studies before Optuna adds tables next to them."""
-    engine = create_engine(url)
+    engine = create_engine(url, **options)  # as patient with another worker's write as later
     try:
         tables = inspect(engine)
         if not tables.has_table("studies"):

@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from config.errors import UserError
+from utils.search import storage
 from utils.search.search import open_study
 from utils.search.storage import open_storage, public_url, storage_errors, storage_url
 
@@ -87,6 +88,19 @@ def test_a_file_system_without_locks_is_named_as_a_reason(tmp_path):
     assert "by another process, or its file system has no locks; give --storage" in str(
         caught.value
     )
+
+
+def test_every_connection_waits_for_another_worker_s_write(monkeypatch, tmp_path):
+    """Optuna's own, and the one that looks at the tables first."""
+    patience, connect = [], sqlite3.dbapi2.connect
+
+    def watched(*args, timeout: float = 5.0, **options):
+        patience.append(timeout)
+        return connect(*args, timeout=timeout, **options)
+
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", watched)
+    open_storage(make_url(f"sqlite:///{tmp_path}/study.db"))
+    assert set(patience) == {storage.SQLITE_PATIENCE}
 
 
 def test_a_database_may_lie_below_the_home_folder(monkeypatch, tmp_path):
