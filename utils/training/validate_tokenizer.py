@@ -102,10 +102,8 @@ class TokenizerValidation:
         """Holes and tokens of all images, which stay while a decoder trains."""
         from utils.training.holed import VAL_SEED, HoledBatches  # few runs see pixels
 
-        draw, holed = (
-            HoledBatches(self.config, Compute(self.device, self.dtype), sampled_share=1.0),
-            [],
-        )
+        compute, holed = Compute(self.device, self.dtype), []
+        draw = HoledBatches(self.config, compute, sampled_share=1.0)
         for number, images in enumerate(inputs):
             generator, rows = generator_for(VAL_SEED, number), range(len(images))
             holed.append(draw(vqgan, images.to(self.device) / 255, rows, generator))
