@@ -9,6 +9,9 @@ Shapes: B batch, N tokens, D width, H heads, d = D / H.
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -92,7 +95,7 @@ class Dropout(nn.Dropout):
     """In training, zero each element with probability p and scale the others by 1 / (1 - p).
 
     On a CPU, PyTorch draws random numbers one by one. Here a faster generator, seeded from
-    PyTorch's, draws eight at once.
+    PyTorch's or that of `dropout_from`, draws eight at once.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,6 +104,22 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         kept = torch.ge(draw_margins(x.shape, self.p), 0, out=torch.empty_like(x))
         return x * kept.mul_(dropout_scale(self.p))
+
+
+_of_thread = threading.local()
+
+
+@contextmanager
+def dropout_from(generator: torch.Generator) -> Iterator[None]:
+    """Seed this thread's dropout from a generator of its own instead of PyTorch's.
+
+    Threads that share a batch would draw from PyTorch's in the order in which they run.
+    """
+    _of_thread.generator = generator
+    try:
+        yield
+    finally:
+        del _of_thread.generator
 
 
 def dropout_scale(p: float) -> float:
@@ -116,10 +135,16 @@ def draw_margins(shape: torch.Size, p: float) -> Tensor:
     """
     if p > 0.5:  # where the difference below could overflow
         return draw_margins(shape, 1 - p).bitwise_not_()
-    seed = int(torch.empty((), dtype=torch.int64).random_())
+    own = getattr(_of_thread, "generator", None)
+    seed = int(torch.empty((), dtype=torch.int64).random_(generator=own))
     draws = np.random.SFC64(seed).random_raw(-(-shape.numel() // IN_ONE_DRAW))
     bits = torch.from_numpy(draws.view(np.int8))[: shape.numel()].view(shape)
-    lost = (p * LEVELS + torch.rand(*shape[:-1], 1)).floor_().sub_(LEVELS // 2).to(torch.int8)
+    lost = (
+        (p * LEVELS + torch.rand(*shape[:-1], 1, generator=own))
+        .floor_()
+        .sub_(LEVELS // 2)
+        .to(torch.int8)
+    )
     return torch.minimum(bits, lost).sub_(lost)
 
 

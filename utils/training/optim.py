@@ -22,11 +22,14 @@ PARTS, PART = 4, 8  # a batch is cut into a multiple of 4 parts of at most 8 ima
 
 
 def may_share(config: Config, device: torch.device, world: int) -> bool:
-    """Whether threads can share a batch: small networks without dropout, which draws in order."""
-    training, network = config.training, config.transformer
+    """Whether CPU threads share each batch, not each operation.
+
+    With more threads than a batch has parts, those of a large network share its operations.
+    """
+    training = config.training
     is_plain = not training.compile and not training.checkpoint_activations
-    is_small = network.dim < LARGE and network.dropout == 0
-    return device.type == "cpu" and world == 1 and is_plain and is_small
+    gains = config.transformer.dim < LARGE or workers() <= PARTS
+    return device.type == "cpu" and world == 1 and is_plain and gains
 
 
 def may_share_images(settings: TokenizerTraining, device: torch.device, world: int) -> bool:

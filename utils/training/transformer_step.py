@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config.schema import Config, MaskingConfig
+from models.cpu_kernels import dropout_from
 from models.masking import token_loss
 from models.transformer import BidirectionalTransformer
 from utils.device import Compute, autocast, rank
@@ -35,7 +36,7 @@ from utils.training.trainer import Trainer
 from utils.training.validate_transformer import val_repairs, validate
 
 FINGERPRINT = 12  # hexadecimal digits of a run's fingerprints
-DROPOUT_STREAM = 1  # independent of the random numbers of token batches
+DROPOUT_STREAM = 1  # of random numbers, independent of those of token batches
 
 
 class Objective(nn.Module):
@@ -138,23 +139,25 @@ class TransformerTrainer(Trainer):
         place, accumulate = self.position, self.settings.accumulate
         first = place.batch // accumulate * accumulate
         in_group = min(accumulate, self.batches_per_epoch - first)
-        stream = DROPOUT_STREAM + rank()
-        key = generator_for(self.config.seed, place.epoch, place.batch, stream)
-        torch.manual_seed(key.initial_seed())
+        key = self.config.seed, place.epoch, place.batch, DROPOUT_STREAM + rank()
         if self.shares_batches:
-            loss = self._add_shared(batch, in_group)
+            loss = self._add_shared(batch, in_group, key)
         else:
+            torch.manual_seed(generator_for(*key).initial_seed())
             is_last = place.batch + 1 == first + in_group
             loss = self._backward(batch, in_group, exchange=is_last)
         place.add({"loss": loss})
 
-    def _add_shared(self, batch: TokenBatch, in_group: int) -> Tensor:
-        """Add the gradient of a batch whose parts CPU threads compute."""
+    def _add_shared(self, batch: TokenBatch, in_group: int, key: tuple[int, ...]) -> Tensor:
+        """Add the gradient of a batch whose parts CPU threads compute; key: of their dropout."""
 
-        def losses(part: TokenBatch) -> dict[str, Tensor]:
-            return {"loss": self.objective(*part) * self._weight(part, batch) * (1 / in_group)}
+        def losses(rows: slice) -> dict[str, Tensor]:
+            part = batch.rows(rows)
+            with dropout_from(generator_for(*key, rows.start)):
+                loss = self.objective(*part)
+            return {"loss": loss * self._weight(part, batch) * (1 / in_group)}
 
-        parts = [batch.rows(rows) for rows in equal_parts(len(batch.token_mask))]
+        parts = equal_parts(len(batch.token_mask))
         with autocast(self.device, self.dtype):
             sums = add_gradients(losses, parts, self.objective.parameters(), self.device)
         return sums["loss"] * in_group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -10,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from config.schema import Config, MaskingConfig, TrainingConfig
+from config.schema import Config, MaskingConfig, TrainingConfig, TransformerConfig
 from models import parallel
+from models.cpu_kernels import draw_margins
+from models.transformer import BidirectionalTransformer
 from utils.training import optim
 from utils.training.optim import (
     EMA,
@@ -208,7 +211,9 @@ def batch(generator) -> TokenBatch:
     return TokenBatch(token_ids, token_ids, token_mask)
 
 
-def add_shared(objective: Objective, batch: TokenBatch, in_group: int) -> torch.Tensor:
+def add_shared(
+    objective: Objective, batch: TokenBatch, in_group: int, key: tuple[int, ...] = (0,)
+) -> torch.Tensor:
     """The trainer's shared gradient of a batch, without a trainer's networks."""
 
     class Settings:
@@ -217,7 +222,22 @@ def add_shared(objective: Objective, batch: TokenBatch, in_group: int) -> torch.
     trainer = TransformerTrainer.__new__(TransformerTrainer)
     trainer.config, trainer.objective = Settings, objective
     trainer.device, trainer.dtype = CPU, torch.float32
-    return trainer._add_shared(batch, in_group)
+    return trainer._add_shared(batch, in_group, key)
+
+
+def shared_by_threads(
+    objective: Objective, batch: TokenBatch, monkeypatch
+) -> list[list[torch.Tensor]]:
+    """Loss and gradients of parts of two images, computed by 1, 2 and 3 threads."""
+    monkeypatch.setattr(optim, "PART", 2)
+    found = []
+    for count in (1, 2, 3):
+        for module in (parallel, optim):
+            monkeypatch.setattr(module, "workers", lambda count=count: count)
+        objective.zero_grad()
+        loss = add_shared(objective, batch, in_group=3)
+        found.append([loss, *(p.grad for p in objective.parameters())])
+    return found
 
 
 @pytest.mark.parametrize("loss_on", ["all", "hidden"])
@@ -226,17 +246,39 @@ def test_the_parts_gradients_sum_up_to_that_of_the_batch(transformer, batch, mon
     whole = objective(*batch)
     (whole / 3).backward()
     wanted = [p.grad for p in transformer.parameters()]
-    monkeypatch.setattr(optim, "PART", 2)
-    found = []
-    for count in (1, 2, 3):
-        for module in (parallel, optim):
-            monkeypatch.setattr(module, "workers", lambda count=count: count)
-        transformer.zero_grad()
-        loss = add_shared(objective, batch, in_group=3)
-        found.append([loss, *(p.grad for p in transformer.parameters())])
-    torch.testing.assert_close(found[0], [whole.detach(), *wanted])
-    for other in found[1:]:
-        assert all(a.equal(b) for a, b in zip(found[0], other, strict=True))
+    first, *others = shared_by_threads(objective, batch, monkeypatch)
+    torch.testing.assert_close(first, [whole.detach(), *wanted])
+    for other in others:
+        assert all(a.equal(b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("attention", ["plain", "fused"])
+def test_dropout_of_shared_parts_does_not_depend_on_threads(batch, monkeypatch, attention):
+    settings = {"num_tokens": 16, "codebook_size": 16, "dim": 16, "num_heads": 2, "mlp_dim": 32}
+    transformer = BidirectionalTransformer(
+        TransformerConfig(**settings, num_layers=2, dropout=0.5, attention=attention)
+    )
+    objective = Objective(transformer, MaskingConfig()).train()
+    first, *others = shared_by_threads(objective, batch, monkeypatch)
+    for other in others:
+        assert all(a.equal(b) for a, b in zip(first, other, strict=True))
+    without_dropout = shared_by_threads(objective.eval(), batch, monkeypatch)[0]
+    assert not first[0].equal(without_dropout[0])
+
+
+def test_parts_and_batches_drop_differently(transformer, batch):
+    drawn = []
+
+    class Drawing(Objective):
+        def forward(self, *_):
+            drawn.append(draw_margins(torch.Size([64]), 0.5))
+            return self.transformer.bias.square().sum()
+
+    objective = Drawing(transformer, MaskingConfig())
+    for place in (0, 1):
+        add_shared(objective, batch, in_group=1, key=(place,))
+    assert len(drawn) == 8
+    assert not any(a.equal(b) for a, b in itertools.combinations(drawn, 2))
 
 
 def test_gradients_of_several_batches_add_up(transformer, batch):
@@ -250,17 +292,24 @@ def test_gradients_of_several_batches_add_up(transformer, batch):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("transformer.dropout", 0.1),
-        ("transformer.dim", 512),
         ("training.compile", True),
         ("training.checkpoint_activations", True),
     ],
 )
-def test_what_draws_in_turn_or_is_large_is_not_shared(config: Config, changed, key, value):
+def test_compiled_or_recomputed_networks_do_not_share(config: Config, changed, key, value):
     assert may_share(config, CPU, 1)
     assert not may_share(changed(config, {key: value}), CPU, 1)
     assert not may_share(config, CUDA, 1)
     assert not may_share(config, CPU, 2)
+
+
+@pytest.mark.parametrize(("threads", "shared"), [(1, True), (4, True), (5, False)])
+def test_a_large_network_shares_while_every_thread_gets_a_part(
+    config: Config, changed, monkeypatch, threads, shared
+):
+    monkeypatch.setattr(optim, "workers", lambda: threads)
+    assert may_share(changed(config, {"transformer.dim": 512}), CPU, 1) == shared
+    assert may_share(config, CPU, 1)
 
 
 @pytest.mark.parametrize(
