@@ -93,11 +93,17 @@ def busy() -> str:
     found = {work: cell for of in records("busy") for work, cell in of["result"].items()}
     sides = ("old", "new", "ratio")
     rows = [
-        [f"{work}, next to {others} busy processes", *(spread_cell(cell[side]) for side in sides)]
+        [f"{work}, {neighbours(others)}", *(spread_cell(cell[side]) for side in sides)]
         for work, cells in found.items()
         for others, cell in cells.items()
     ]
     return table(["images a second", "threads within operations", "images shared", "ratio"], rows)
+
+
+def neighbours(others: str) -> str:
+    """What else ran, from the number of busy processes."""
+    counted = {"0": "idle machine", "1": "next to 1 busy process"}
+    return counted.get(others, f"next to {others} busy processes")
 
 
 def spread_cell(figure: dict[str, float]) -> str:
