@@ -332,6 +332,15 @@ def test_the_loss_of_a_trial_is_what_the_training_itself_would_report(weights, c
     assert not list((config.run / "search").rglob("*.safetensors")), "a trial leaves no weights"
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_look_at_images_with_holes_is_at_as_many_as_without(weights, changed, monkeypatch):
+    monkeypatch.setattr(objective, "LOOK_IMAGES", 2)  # of 6, and fewer than a forward pass takes
+    keys = {"search.trials": 1, "search.low": 1e-3, "search.high": 0.05}
+    search_learning_rate(changed(weights, {**keys, "transformer.conditioning": "pixels"}))
+    (trial,) = numbers_of(weights)["trials"]
+    assert trial["state"] == "complete"
+
+
 def test_importing_the_training_script_loads_neither_optuna_nor_sqlalchemy_nor_matplotlib():
     code = "import sys, training_transformer; print(*sys.modules)"
     done = subprocess.run(
