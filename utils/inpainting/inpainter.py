@@ -75,8 +75,9 @@ class Inpainter:
 
     def with_config(self, config: Config) -> Inpainter:
         """An inpainter with the same networks and other settings."""
+        networks = {part: getattr(self.config, part) for part in ("tokenizer", "transformer")}
         other = copy.copy(self)
-        other.config = config
+        other.config = config.model_copy(update=networks)  # as loaded, whatever it says of them
         return other
 
     def __call__(self, image: Picture, mask: Picture) -> Picture:
@@ -191,8 +192,8 @@ class Inpainter:
         """Decode token ids (n, N), with known pixels of the trace (n, 4, H, W) -> (n, H, W, 3)."""
         data, parts = self.config.data, (token_ids,) if known is None else (token_ids, known)
         width = max(self.config.tokenizer.decoder_channels)
-        groups = zip(*(padded_groups(part, width) for part in parts), strict=True)
-        with one_thread(), autocast(self.device, self.dtype):
+        with one_thread(), autocast(self.device, self.dtype):  # which the size of groups depends on
+            groups = zip(*(padded_groups(part, width) for part in parts), strict=True)
             decode = self.maskgit.tokenizer.decode
             images = parallel_map(lambda group: decode(*group), list(groups), self.device)
         pixels = [to_uint8(part, data.mean, data.std) for part in images]

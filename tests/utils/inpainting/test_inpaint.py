@@ -14,6 +14,7 @@ from PIL import Image
 import utils.scoring  # noqa: F401  puts the scorer's folder on the path
 from config.errors import UserError
 from models.cpu_kernels import IMAGES_AT_ONCE
+from models.vqgan import VQGAN
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.job import Inpainter, inpaint_set
 from utils.io.images import load_rgb
@@ -198,6 +199,13 @@ def test_groups_that_are_filled_up_change_no_pixel_beyond_rounding(repair, monke
     for name in files(alone):
         first, other = (pixels(output / name).astype(int) for output in (alone, grouped))
         assert np.abs(first - other).max() <= 1, name
+
+
+def test_a_narrow_decoder_in_bf16_takes_four_images_a_pass(repair, monkeypatch):
+    taken, decode = [], VQGAN.decode
+    monkeypatch.setattr(VQGAN, "decode", lambda net, ids: taken.append(len(ids)) or decode(net, ids))
+    repair({"precision": "bf16", "decoding.step_pictures": False})
+    assert taken == [4, 4], "five images, the last three zero-padded"
 
 
 def test_two_runs_are_equal_and_another_seed_is_not(repair):

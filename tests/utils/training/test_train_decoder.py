@@ -218,6 +218,14 @@ def test_weights_overrule_a_config_that_says_none_with_a_note(repairing, changed
     assert "tokenizer.decoder_conditioning pixels, not none" in capsys.readouterr().err
 
 
+def test_other_settings_leave_networks_as_they_were_loaded(repairing, changed):
+    config = changed(repairing, {"tokenizer.decoder_conditioning": "none"})
+    (image, *_), (hole, *_) = holed_pictures()
+    inpainter = Inpainter(config)
+    again = inpainter.with_config(config).repair(image, hole)  # as the web demo does
+    assert (again == inpainter.repair(image, hole)).all()
+
+
 def test_weights_without_it_overrule_a_config_that_says_pixels(seeing, weights, changed, capsys):
     found = {
         "tokenizer.weights": weights.tokenizer_weights,
