@@ -203,7 +203,9 @@ def test_groups_that_are_filled_up_change_no_pixel_beyond_rounding(repair, monke
 
 def test_a_narrow_decoder_in_bf16_takes_four_images_a_pass(repair, monkeypatch):
     taken, decode = [], VQGAN.decode
-    monkeypatch.setattr(VQGAN, "decode", lambda net, ids: taken.append(len(ids)) or decode(net, ids))
+    monkeypatch.setattr(
+        VQGAN, "decode", lambda net, ids: taken.append(len(ids)) or decode(net, ids)
+    )
     repair({"precision": "bf16", "decoding.step_pictures": False})
     assert taken == [4, 4], "five images, the last three zero-padded"
 
