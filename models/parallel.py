@@ -4,6 +4,7 @@ than they gain, above all next to other busy processes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -83,3 +84,7 @@ def threads(count: int) -> Iterator[None]:
 @lru_cache(1)
 def _pool(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "images", initializer=torch.set_num_threads, initargs=(1,))
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # whose threads exist in the parent only

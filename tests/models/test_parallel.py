@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
@@ -50,6 +52,20 @@ def test_threads_compute_as_their_caller_would():
 def test_an_error_of_a_part_is_the_callers():
     with pytest.raises(ZeroDivisionError):
         parallel_map(lambda part: 1 / part, [1, 0, 1], CPU)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@pytest.mark.usefixtures("three_workers")
+def test_a_forked_process_starts_threads_of_its_own():
+    barrier = threading.Barrier(3, timeout=10)
+    parallel_map(lambda _: barrier.wait(), range(3), CPU)  # so that all threads have started
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)  # ends a child that waits for its parent's threads
+        os._exit(parallel_map(abs, [-1, 2, -3], CPU) != [1, 2, 3])
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_gpu_computes_its_parts_in_the_callers_thread():
