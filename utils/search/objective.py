@@ -114,9 +114,11 @@ class TrainingLoss:
         self.config = config
         self.budget = budget_of(config.search, len(tokens.train), config.training.images_per_step)
         self.tokens = _subset(tokens, self.budget.images, config.seed)
-        settings = flat(config, "seed", "data", "transformer", "masking", "training", "search")
+        sections = ("seed", "precision", "data", "transformer", "masking", "training", "search")
+        settings = flat(config, *sections)
         settings = {key: value for key, value in settings.items() if key not in NOT_ASKED}
         settings |= {"images": len(self.tokens.train), "codes": tokens.codes_sha256}
+        settings |= {split: tokens.fingerprint(split) for split in ("train", "val")}
         if tokens.holed is not None:
             settings["decoding.hole_fill"] = config.decoding.hole_fill
         text = json.dumps(settings, sort_keys=True)

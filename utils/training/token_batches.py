@@ -12,7 +12,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -49,9 +49,9 @@ class Tokens:
         counts = torch.from_numpy(np.bincount(plain, minlength=len(self.codes))).double() + 1
         return (counts / counts.sum()).to(self.codes.dtype)
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the training tokens, by which a resumed run recognises its data."""
-        return hashlib.sha256(np.ascontiguousarray(self.train)).hexdigest()
+    def fingerprint(self, split: Literal["train", "val"] = "train") -> str:
+        """SHA-256 of a split's tokens, by which a resumed run or search recognises its data."""
+        return hashlib.sha256(np.ascontiguousarray(getattr(self, split))).hexdigest()
 
 
 class TokenBatch(NamedTuple):

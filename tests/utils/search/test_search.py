@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,13 +182,29 @@ def test_more_trials_go_on_where_the_fewer_ended(config, training, changed):
 
 
 @pytest.mark.parametrize(
-    "change", [{"transformer.num_layers": 1}, {"search.epochs": 2}, {"search.high": 0.05}]
+    "change",
+    [
+        {"transformer.num_layers": 1},
+        {"search.epochs": 2},
+        {"search.high": 0.05},
+        {"precision": "bf16"},
+    ],
 )
 def test_other_settings_begin_another_study(config, training, changed, change):
     search_learning_rate(config)
     trained = len(training.configs)
     search_learning_rate(changed(config, change))
     assert len(training.configs) == 2 * trained
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_other_images_begin_another_study_even_if_there_are_as_many(config, split):
+    rows = np.zeros((40, 2, 16), np.uint16)
+    tokens = Tokens(rows, rows, torch.zeros(16, 8), "theirs")
+    first, second = (
+        TrainingLoss(config, t) for t in (tokens, replace(tokens, **{split: rows + 1}))
+    )
+    assert first.fingerprint != second.fingerprint
 
 
 def test_a_rate_that_diverges_is_pruned_with_its_reason(config, training, changed):
