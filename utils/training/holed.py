@@ -27,7 +27,7 @@ from models.vqgan import VQGAN, full_fp32
 from utils.data.augment import PLAIN_VIEWS, Views
 from utils.data.datasets import normalise, split_images
 from utils.data.holes import begin_filling
-from utils.device import Compute, cast_weights
+from utils.device import Compute, autocast, cast_weights
 from utils.weights.store import load_transformer, require_tokens_of
 
 VAL_SEED = 2022  # of the validation holes, independent of the run's seed
@@ -134,12 +134,13 @@ class HoledBatches:
 
     def __init__(self, config: Config, compute: Compute, sampled_share: float) -> None:
         """sampled_share: of images whose hidden tokens the transformer, if any, samples."""
-        self.config, self.device, self.sampled_share = config, compute.device, sampled_share
+        self.config, self.sampled_share = config, sampled_share
+        self.device, self.dtype = compute.device, compute.dtype
         self.path = config.tokenizer.training.transformer
         self.transformer = None
         if self.path is not None:
             self.transformer = load_transformer(self.path, config.transformer).to(self.device)
-            cast_weights(self.transformer, compute.dtype)
+            cast_weights(self.transformer, self.dtype)
         self.maskgit: MaskGIT | None = None  # made once the encoder has its weights
 
     @torch.no_grad()
@@ -185,4 +186,5 @@ class HoledBatches:
             self.maskgit = MaskGIT(copy.deepcopy(vqgan), self.transformer, schedule).eval()
         few = {"total_iter": ITERATIONS, "sweet_spot": None}
         settings = self.config.decoding.model_copy(update=few)
-        return self.maskgit.inpaint(filled, holes, settings, seed=seed, image_ids=image_ids)
+        with autocast(self.device, self.dtype):  # as the rounded weights need, in validation too
+            return self.maskgit.inpaint(filled, holes, settings, seed=seed, image_ids=image_ids)

@@ -60,6 +60,12 @@ def trained(seeing: Config, weights: Config, **flags) -> VQGAN:
     return load_tokenizer(path, seeing.tokenizer)
 
 
+def test_it_is_trained_and_validated_in_bf16(seeing, weights, changed):
+    trained(changed(seeing, {"precision": "bf16"}), weights)
+    *_, row = read_rows(seeing.run / "tokenizer" / "log.jsonl")
+    assert row["hole_mae"] > 0
+
+
 # What is shown
 
 
