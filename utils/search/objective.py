@@ -138,6 +138,7 @@ class TrainingLoss:
 
         def objective(trial: Trial) -> float:
             seed = trial.suggest_int("seed", first, last)
+            trial.set_user_attr("seed", seed)  # Optuna keeps parameters as floats
             return self._train(values, seed, f"seed_{seed}", PruningCallback(trial, looks=0))
 
         return objective

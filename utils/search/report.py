@@ -44,7 +44,7 @@ def describe_search(
     repeats: the best values with other seeds. images: number seen over a trial's whole training.
     """
     rows = [_row(trial, config.seed) for trial in trials]
-    seeds = [_row(trial, trial.params["seed"]) for trial in repeats]
+    seeds = [_row(t, t.user_attrs.get("seed", t.params["seed"])) for t in repeats]
     winner = next(row for row in rows if row["trial"] == best.number)
     deviation = noise(winner["loss"], seeds)
     return {

@@ -258,6 +258,13 @@ def test_the_best_is_repeated_with_other_seeds(config, training, changed):
     assert noise["seeds"] == 3
 
 
+def test_large_seeds_are_recorded_as_they_were_trained(config, training, changed):
+    search_learning_rate(changed(config, {"seed": 2**60, "search.seeds": 2}))
+    trained = [trial.seed for trial in training.configs[-2:]]
+    assert trained == [2**60 + 1, 2**60 + 2]
+    assert [row["seed"] for row in numbers_of(config)["repeats"]] == trained
+
+
 def test_more_seeds_are_trained_when_they_are_asked_for(config, training, changed):
     search_learning_rate(changed(config, {"search.seeds": 1}))
     search_learning_rate(changed(config, {"search.seeds": 3}))
