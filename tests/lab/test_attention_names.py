@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
+from datetime import datetime
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from config.schema import Config
 from models.vqgan import VQGAN
 from utils.weights.description import TRANSFORMER, read_header
 from utils.weights.import_lab import import_lab
+from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import read_keys, to_lab
 from utils.weights.lab_naming import Naming, Settled
 from utils.weights.store import load_transformer, save_weights
@@ -290,12 +293,18 @@ def test_two_networks_in_two_entries_are_both_taken(lab, solution):
 @pytest.mark.parametrize(
     "extra",
     [
-        argparse.Namespace(lr=1),
+        argparse.Namespace(lr=1, path=Path("a")),
         np.array([1.0, 2.0]),
+        defaultdict(list, {"loss": [1.0]}),
+        deque([1.0, 2.0], maxlen=3),
+        datetime.now(),
         np.datetime64("2024-01-01"),
         np.str_("text"),
     ],
 )
-def test_extras_that_are_no_plain_numbers_are_refused_with_the_cure(lab, base, tmp_path, extra):
-    with pytest.raises(UserError, match=r"is not opened.*torch.save\(model.state_dict\(\)"):
-        logits_of({"model": lab.state_dict(), "extra": extra}, base, tmp_path)
+def test_extras_that_are_no_plain_values_are_left_out_and_named(lab, base, tmp_path, extra):
+    state = {"model": lab.state_dict(), "extra": extra, "losses": [np.float64(1.0)]}
+    check_same(state, lab, base, tmp_path)
+    notes = read_lab_file(tmp_path / "lab.pt").notes
+    assert "left out, no part of a network: extra, losses" in notes
+    assert notes[-1].startswith("not opened: objects of ")

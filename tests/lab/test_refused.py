@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -71,10 +73,52 @@ def test_a_program_in_a_training_state_does_not_run(tiny, call, weights, stage):
     assert "state.pt: holds more than tensors and is not opened" in left.err
 
 
-def test_harmless_extras_that_are_no_tensors_are_named(tiny, call):
-    torch.save({"model": {"pos_emb": torch.zeros(2)}, "args": argparse.Namespace()}, "bad.pt")
+@pytest.mark.parametrize("content", [argparse.Namespace(), {"model": argparse.Namespace()}])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_an_object_in_place_of_weights_is_refused_with_the_cure(tiny, call, content, zipped):
+    torch.save(content, "bad.pt", _use_new_zipfile_serialization=zipped)
     said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
     assert "holds more than tensors and is not opened (it asks for argparse.Namespace)" in said
+    assert "save it again: torch.save(model.state_dict()" in said
+
+
+@pytest.mark.parametrize("function", ["builtins.eval", "posix.system", "builtins.getattr"])
+def test_a_function_of_python_or_the_system_is_refused_next_to_weights(tiny, call, function):
+    module, name = function.split(".")
+    state = pickle.dumps({"pos_emb": 1}, 2)[:-1]
+    Path("bad.pt").write_bytes(state + f"c{module}\n{name}\n.".encode())
+    said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
+    assert f"holds more than tensors and is not opened (it asks for {function}" in said or (
+        f"is not opened (it asks for {name})" in said
+    )
+
+
+def test_a_pickle_of_a_newer_protocol_is_refused_with_the_cure(tiny, call):
+    Path("bad.pt").write_bytes(pickle.dumps({"pos_emb": argparse.Namespace()}))
+    said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
+    assert "is a pickle of a newer protocol and is not opened; save it again: torch.save(" in said
+
+
+def test_archives_of_weights_are_named_and_what_to_do_with_them(tiny, call):
+    command = "python -m utils.weights.import_lab {} --config tiny.yml --out ours"
+    torch.save({"pos_emb": torch.zeros(2)}, "a.pt")
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.write("a.pt", "hw/a.pt")
+    with tarfile.open("a.tgz", "w:gz") as archive:
+        archive.add("a.pt", "hw/a.pt")
+    for name in ("a.zip", "a.tgz"):
+        said = call(command.format(name)).err
+        assert said == (
+            f"error: {name}: is an archive that contains hw/a.pt; unpack it and name these files\n"
+        )
+    with zipfile.ZipFile("jit.pt", "w") as archive:
+        for name in ("version", "data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"jit/{name}", b"3\n")
+    said = call(command.format("jit.pt")).err
+    assert "jit.pt: is a TorchScript program, which is not opened; save it again" in said
+    Path("folder").mkdir()
+    said = call(command.format("folder")).err
+    assert "folder: is not a file but a folder; name the files in it" in said
 
 
 def test_random_bytes_are_called_damaged(tiny, call):

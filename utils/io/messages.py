@@ -139,6 +139,8 @@ def refusal(error: pickle.UnpicklingError) -> str:
     """Why a pickle is refused, with the name of the global it asks for if known."""
     if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"holds more than tensors and is not opened (it asks for {wanted[1]})"
+    if re.search(r"Unsupported operand 1(4\d|5[01])\b", str(error)):
+        return "is a pickle of a newer protocol and is not opened"
     if re.search(r"Unsupported operand|invalid load key", str(error)):
         return "damaged or no weights file"
     return "holds more than tensors and is not opened"

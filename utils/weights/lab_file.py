@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import tarfile
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -14,27 +15,14 @@ from torch import Tensor
 from config.errors import UserError
 from utils.io.messages import message_of, note_once, raise_if_machine, refusal
 from utils.weights.description import Description, described
-from utils.weights.lab_keys import UNSETTLED, LabFile, read_keys
+from utils.weights.lab_keys import UNSETTLED, LabFile, NothingFoundError, read_keys
 from utils.weights.lab_naming import Settled
+from utils.weights.lab_pickle import read_data
 from utils.weights.lab_shapes import describe
 
 BROKEN_FILE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, MemoryError)
-NUMPY_NUMBERS = [np.dtype(code) for code in ("?", *"bhilqBHILQ", *"efd")]
-
-
-def numpy_number(kind: np.dtype, value: bytes) -> np.generic:
-    """Unpickle a NumPy number; raises an error for any other dtype."""
-    if kind not in NUMPY_NUMBERS:
-        raise pickle.UnpicklingError(f"a NumPy value of type {kind}")
-    return np.frombuffer(value, kind)[0]
-
-
-NUMBERS = [  # for losses and the like that training loops save next to weights
-    np.dtype,
-    *{type(kind) for kind in NUMPY_NUMBERS},
-    (numpy_number, "numpy.core.multiarray.scalar"),
-    (numpy_number, "numpy._core.multiarray.scalar"),
-]
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+SAVE_AGAIN = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
 
 
 def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
@@ -44,27 +32,54 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
     network, and for one of ours, as shapes would not replace its description.
     """
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is not a file")
+        folder = " but a folder; name the files in it" if path.is_dir() else ""
+        raise UserError(f"{path}: is not a file{folder}")
     if kind := described(path):
         raise UserError(f"{path}: is in our form already; give it as *.safetensors to --{kind}")
     content: object
+    left_out: list[str] = []
     try:
-        path.open("rb").close()  # safetensors calls a file missing that it may not open
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:  # safetensors calls a file missing that it may not open
+            is_safetensors = file.read(9)[8:] == b"{"
+        if is_safetensors:
             content = load_file(path)
         else:
-            with torch.serialization.safe_globals(NUMBERS):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            content, left_out = read_data(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        cure = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
-        reason = refusal(error)
-        raise UserError(f"{path}: {reason}{cure if 'opened' in reason else ''}") from None
+        reason = _other_archive(path) or refusal(error)
+        raise UserError(f"{path}: {reason}{SAVE_AGAIN if 'opened' in reason else ''}") from None
     except (*BROKEN_FILE, SafetensorError) as error:
         raise_if_machine(error, path)
-        raise UserError(f"{path}: damaged or no weights file ({message_of(error)})") from None
-    return read_keys(content, str(path), settled)
+        reason = _other_archive(path) or f"damaged or no weights file ({message_of(error)})"
+        raise UserError(f"{path}: {reason}") from None
+    try:
+        found = read_keys(content, str(path), settled)
+    except NothingFoundError:
+        if not left_out:
+            raise
+        asks = f"holds more than tensors and is not opened (it asks for {left_out[0]})"
+        raise UserError(f"{path}: {asks}{SAVE_AGAIN}") from None
+    if left_out:
+        found.notes.append(f"not opened: objects of {', '.join(left_out)}")
+    return found
+
+
+def _other_archive(path: Path) -> str | None:
+    """What an archive of another kind holds, and what to do with it; None for any other file."""
+    names: list[str] = []
+    with suppress(*BROKEN_FILE, zipfile.BadZipFile, tarfile.TarError):
+        if zipfile.is_zipfile(path):
+            names = zipfile.ZipFile(path).namelist()
+        elif tarfile.is_tarfile(path):
+            with tarfile.open(path) as archive:
+                names = archive.getnames()
+    if any(name.endswith("/constants.pkl") for name in names):
+        return f"is a TorchScript program, which is not opened{SAVE_AGAIN}"
+    if inner := [name for name in names if name.lower().endswith(WEIGHTS_SUFFIXES)]:
+        return f"is an archive that contains {', '.join(inner)}; unpack it and name these files"
+    return None
 
 
 def read_network(

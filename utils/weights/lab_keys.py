@@ -34,6 +34,10 @@ UNSETTLED = Settled()
 NAMES_SHOWN = 5  # offending keys in an error line
 
 
+class NothingFoundError(UserError):
+    """A file without a known network."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One network of a lab file, under our names."""
@@ -233,7 +237,7 @@ def _nothing_found(content: object, name: str) -> UserError:
     ]
     if not tensors:
         cure = "torch.save(model.state_dict(), 'transformer.pt') makes one"
-        return UserError(f"{name}: expected a dictionary of tensors with their names; {cure}")
+        return NothingFoundError(f"{name}: expected a dictionary of tensors with their names; {cure}")
     return _unexpected(name, tensors, "a lab tokenizer, transformer or whole model")
 
 
