@@ -290,6 +290,14 @@ def test_two_networks_in_two_entries_are_both_taken(lab, solution):
     assert read_keys(content, "a.pt").parts.keys() == {"tokenizer", "transformer"}
 
 
+class Settings(dict):
+    """A trainer's own dictionary."""
+
+
+class Losses(list):
+    """A trainer's own list."""
+
+
 @pytest.mark.parametrize(
     "extra",
     [
@@ -297,6 +305,8 @@ def test_two_networks_in_two_entries_are_both_taken(lab, solution):
         np.array([1.0, 2.0]),
         defaultdict(list, {"loss": [1.0]}),
         deque([1.0, 2.0], maxlen=3),
+        Settings(lr=1.0),
+        Losses([1.0, 2.0]),
         datetime.now(),
         np.datetime64("2024-01-01"),
         np.str_("text"),

@@ -242,11 +242,22 @@ def test_a_damaged_reduced_tokenizer_is_told_key_by_key(solution, importing):
     assert refusal(importing, without(state, lost)).endswith(f"1 keys missing: {lost}")
 
 
-def test_two_files_of_one_kind_are_refused(solution, save, tmp_path):
-    path = save(solution("report").vqgan.state_dict(), "a.pt")
-    assert "a second tokenizer, after that of" in refusal(
-        import_lab, [path, path], tmp_path / "ours", Config()
-    )
+def test_two_files_of_one_kind_are_refused_unless_they_are_equal(solution, save, tmp_path):
+    state = dict(solution("report").vqgan.state_dict())
+    paths = [save(state, "a.pt"), save(solution("report").state_dict(), "whole.pt")]
+    _, lines = import_lab(paths, tmp_path / "ours", Config())
+    assert f"  its tokenizer is that of {paths[0]}" in lines
+    save(state | {"quant_conv.bias": state["quant_conv.bias"] + 1}, "a.pt")
+    said = refusal(import_lab, paths, tmp_path / "ours", Config())
+    assert said.endswith(f"a second tokenizer, after that of {paths[0]}; give one of them")
+
+
+def test_networks_beside_a_labs_are_left_out_and_strange_ones_refused(solution):
+    other = {"0.weight": torch.ones(2), "0.bias": torch.ones(2)}
+    state = solution("report").vqgan.state_dict()
+    file = read_keys({"vqgan": state, "discriminator": other}, "a.pt")
+    assert "left out, no part of a network: discriminator" in file.notes
+    assert "2 unexpected keys: 0.weight, 0.bias; known are" in refusal(read_keys, other, "a.pt")
 
 
 def test_parts_that_do_not_fit_together_are_refused(solution, save, tmp_path):
@@ -258,6 +269,7 @@ def test_parts_that_do_not_fit_together_are_refused(solution, save, tmp_path):
     ]
     said = refusal(import_lab, files, tmp_path / "ours", Config())
     assert "do not fit together: transformer.codebook_size 30 differs" in said
+    assert said.endswith("of the rows of tok_emb one is the mask's")
 
 
 def test_heads_come_from_the_config_and_must_divide_the_width(solution, importing, changed):

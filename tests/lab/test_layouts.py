@@ -114,6 +114,51 @@ class FusedHeadsInAList(nn.Module):
         return self.out(torch.cat(heads, dim=-1))
 
 
+class BareWithLayer(nn.Module):
+    """Bare parameters for x @ W next to a layer, whose matrix is for x @ W.T."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for role in "qkv":
+            setattr(self, f"W_{role}", nn.Parameter(torch.zeros(WIDTH, WIDTH)))
+        self.fc = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            torch.stack((x @ weight).split(WIDTH // HEADS, dim=2), dim=1)
+            for weight in (self.W_q, self.W_k, self.W_v)
+        )
+        return self.fc(attended(q, k, v))
+
+
+class HeadsByName(nn.Module):
+    """Layers of each head as attributes q0, k0, v0, q1, ..."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in (f"{role}{head}" for head in range(HEADS) for role in "qkv"):
+            setattr(self, name, nn.Linear(WIDTH, WIDTH // HEADS))
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = ([getattr(self, f"{role}{head}") for role in "qkv"] for head in range(HEADS))
+        heads = [attended(*(layer(x)[:, None] for layer in layers)) for layers in heads]
+        return self.out(torch.cat(heads, dim=-1))
+
+
+class Convolutions(nn.Module):
+    """1 x 1 convolutions over the tokens, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Conv1d(WIDTH, 3 * WIDTH, 1), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x.transpose(1, 2)).transpose(1, 2).chunk(3, dim=-1)
+        q, k, v = (torch.stack(part.split(WIDTH // HEADS, dim=2), dim=1) for part in parts)
+        return self.proj(attended(q, k, v))
+
+
 KINDS = [
     (RowsByHead, "rows-by-head"),
     (RowsInterleaved, "rows-interleaved"),
@@ -121,6 +166,9 @@ KINDS = [
     (Bare, "inputs-first"),
     (HeadsInAList, None),
     (FusedHeadsInAList, None),
+    (BareWithLayer, "inputs-first"),
+    (HeadsByName, None),
+    (Convolutions, None),
 ]
 
 

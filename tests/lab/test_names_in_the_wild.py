@@ -35,6 +35,11 @@ NAMINGS = [  # tensors of a block without their ending -> the rows that they hol
     {"att.W_query.": "q", "att.W_key.": "k", "att.W_value.": "v", "att.mix.": "o"},
     {f"key_attention.{r}.0.": r for r in "qkv"} | {"key_attention.proj.0.": "o"},
     {"a.embed_query.": "q", "a.embed_key.": "k", "a.embed_val.": "v", "a.LastLayer.": "o"},
+    {"a.xq.": "q", "a.xk.": "k", "a.xv.": "v", "a.xo.": "o"},
+    {"a.LQnet.": "q", "a.LKnet.": "k", "a.LVnet.": "v", "a.Lnet.": "o"},
+    {"a.que.": "q", "a.key.": "k", "a.val.": "v", "a.fin.": "o"},
+    {"a.qkv.0.": "q", "a.qkv.1.": "k", "a.qkv.2.": "v", "a.proj.": "o"},
+    {"a.to_kqv.0.": "k", "a.to_kqv.1.": "q", "a.to_kqv.2.": "v", "a.proj.": "o"},
     {"a._orig_mod.QKVLinear.": "qkv", "a._orig_mod.Linear.": "o"},
 ]
 DOUBTFUL = [
@@ -42,6 +47,7 @@ DOUBTFUL = [
     {f"attention.{layer}.": r for layer, r in zip(ANN, "qkvo", strict=True)},
     {"attn.theta.": "q", "attn.phi.": "k", "attn.g.": "v", "attn.W.": "o"},
     {"attn.query.": "q", "attn.context.": "kv", "attn.out.": "o"},
+    {f"attn.list.{i}.": r for i, r in enumerate("qkv")} | {"attn.proj.": "o"},
 ]
 WRAPPERS = {
     "plain": lambda state: state,

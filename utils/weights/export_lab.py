@@ -18,7 +18,8 @@ from utils.io.files import atomic
 from utils.weights.description import TOKENIZER, TRANSFORMER, read_header
 from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import PREFIXES, to_lab
-from utils.weights.lab_naming import LAYOUTS, VARIANTS, Naming, Settled, Weights
+from utils.weights.lab_layouts import LAYOUTS, Weights
+from utils.weights.lab_naming import VARIANTS, Naming, Settled
 from utils.weights.store import load_tokenizer, load_transformer, write_tensors
 
 OPTIONS = {  # flag: key that it overrides, type, help

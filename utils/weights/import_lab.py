@@ -16,6 +16,7 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from config.decoding import RULES
@@ -29,7 +30,8 @@ from utils.io.files import atomic, content_hash, write_text
 from utils.weights.description import TOKENIZER, TRANSFORMER, WEIGHTS_FILES
 from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import LabFile, Part
-from utils.weights.lab_naming import LAYOUTS, Roles, Settled
+from utils.weights.lab_layouts import LAYOUTS, Weights
+from utils.weights.lab_naming import Roles, Settled
 from utils.weights.lab_shapes import KeyReport, describe, key_report
 from utils.weights.store import fill, save_weights
 
@@ -91,16 +93,23 @@ def import_lab(
 
 
 def _one_of_each(files: list[LabFile]) -> dict[str, tuple[LabFile, Part]]:
-    """Each network with the file that contains it; raises `UserError` for two of a kind."""
+    """Each network with a file that contains it; raises `UserError` for two that differ."""
     parts: dict[str, tuple[LabFile, Part]] = {}
     for file in files:
         for kind, part in file.parts.items():
-            if kind in parts:
+            first, known = parts.setdefault(kind, (file, part))
+            if known is part:
+                continue
+            if not _equal(known.weights, part.weights):
                 raise UserError(
-                    f"{file.name}: a second {kind}, after that of {parts[kind][0].name}"
+                    f"{file.name}: a second {kind}, after that of {first.name}; give one of them"
                 )
-            parts[kind] = (file, part)
+            file.notes.append(f"its {kind} is that of {first.name}")
     return parts
+
+
+def _equal(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
@@ -150,7 +159,8 @@ def _config(base: Config, out: Path, descriptions: dict[str, Any]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"the files do not fit together: {message}") from None
+        rows = "; of the rows of tok_emb one is the mask's" if "codebook_size" in message else ""
+        raise UserError(f"the files do not fit together: {message}{rows}") from None
 
 
 def _convert(file: LabFile, part: Part, description: Any, out: Path) -> None:

@@ -12,33 +12,36 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_naming import (
+from utils.weights.lab_layouts import (
     LAYOUTS,
-    ROLE_WORDS,
     STANDARD,
+    Weights,
+    heads_joined,
+    inputs_first,
+    is_bare,
+    reordered,
+    starred,
+)
+from utils.weights.lab_naming import (
+    ROLE_WORDS,
     VARIANTS,
     Naming,
     Roles,
     Settled,
-    Weights,
-    heads_joined,
     layer_of,
     order_of,
-    reordered,
     roles_of,
     says,
-    starred,
-    turned,
     words_of,
 )
 
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
-LINEAR = (".weight", "proj_weight")  # endings of matrices in PyTorch's own layers
 SHOWN = 4  # tensors in an error line
 
 
@@ -52,7 +55,7 @@ def from_naming(
     """
     width = _width(weights)
     blocks = {
-        block: heads_joined({k: turned(v, settled.layout) for k, v in keys.items()}, width)
+        block: heads_joined(_outputs_first(keys, width, settled.layout), width)
         for block, keys in _attention(weights).items()
         if width
     }
@@ -65,10 +68,17 @@ def from_naming(
         raise _no_attention(block, keys, width, name)
     naming = max(namings.values(), key=lambda found: len(found.biases))
     out, found_in = dict(weights), dict(sources)
-    for block in (block for block, found in namings.items() if found == naming):
+    alike = [block for block, found in namings.items() if found == naming]
+    for block in alike:
         _rename(block, blocks[block][0], naming, out, found_in)
     _note(naming, notes)
-    return naming, out, found_in
+    convolutions = {
+        known: value.ndim - 2
+        for key, value in _attention(weights)[alike[0]].items()
+        for known in {key, starred(key)} & naming.weights.keys()
+        if value.ndim > 2
+    }
+    return replace(naming, convolutions=convolutions), out, found_in
 
 
 def _rename(
@@ -124,6 +134,19 @@ def _width(weights: Weights) -> int | None:
     return None if table is None or table.ndim != 2 else table.shape[1]
 
 
+def _outputs_first(keys: Weights, width: int, layout: str | None) -> Weights:
+    """A block's tensors with matrices as in `nn.Linear`, also of 1 x 1 convolutions."""
+    flat = {key: _squeezed(value) for key, value in keys.items()}
+    matrices = [key for key, value in flat.items() if value.ndim == 2 and width in value.shape]
+    turned = inputs_first(matrices, layout)
+    return {key: value.T if key in turned else value for key, value in flat.items()}
+
+
+def _squeezed(value: Tensor) -> Tensor:
+    ones = value.ndim > 2 and set(value.shape[2:]) == {1}
+    return value.flatten(1) if ones else value
+
+
 def _recognise(
     block: str, keys: Weights, heads: int, width: int, name: str, settled: Settled
 ) -> Naming | None:
@@ -135,7 +158,7 @@ def _recognise(
     }
     if sorted(matrices.values()) not in ([1, 3], [1, 1, 2], [1, 1, 1, 1]):
         return None
-    bare = [key for key in matrices if not key.endswith(LINEAR)]
+    bare = [key for key in matrices if is_bare(key)]
     if bare and settled.layout is None:
         raise UserError(
             f"{name}: {block}{bare[0]} is a bare parameter; say how it is used with --attention "

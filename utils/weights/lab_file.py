@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config.errors import UserError
 from utils.io.messages import message_of, note_once, raise_if_machine, refusal
-from utils.weights.description import Description, described
+from utils.weights.description import TRANSFORMER, Description, described
 from utils.weights.lab_keys import UNSETTLED, LabFile, NothingFoundError, read_keys
 from utils.weights.lab_naming import Settled
 from utils.weights.lab_pickle import read_data
@@ -89,7 +89,8 @@ def read_network(
 
     Assumptions are noted once. Errors as `read_lab_file` and `describe`.
     """
-    part = read_lab_file(path).part(kind)
+    settled = Settled(heads=expected.num_heads if kind == TRANSFORMER else 0)
+    part = read_lab_file(path, settled).part(kind)
     for text in part.notes:
         note_once(f"{path} {text}", f"{path}: {text}")
     return part.weights, describe(part, expected, str(path))

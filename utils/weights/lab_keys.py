@@ -10,7 +10,7 @@ network; anything that does not belong to a network is listed in `LabFile.notes`
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,19 +19,20 @@ from torch import Tensor
 from config.errors import UserError
 from utils.weights.description import TOKENIZER, TRANSFORMER
 from utils.weights.lab_attention import from_naming
-from utils.weights.lab_naming import VARIANTS, Naming, Settled, Weights, to_naming
+from utils.weights.lab_extras import plain_name, refuse_parts, without_extras, without_mask_id
+from utils.weights.lab_layouts import Weights
+from utils.weights.lab_naming import VARIANTS, Naming, Settled, to_naming
 
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # in an exported whole model
 FIRST_WORDS = {
     TOKENIZER: {"encoder", "decoder", "codebook", "quant_conv", "post_quant_conv"},
     TRANSFORMER: {"pos_emb", "tok_emb", "bias", "blocks", "LN", "Token_Prediction"},
 }
-KNOWN_WORDS = set().union(*FIRST_WORDS.values())
-WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
-PARAMETRISED = re.compile(r"\.parametrizations\.|\.weight_(g|v|orig|u)$")
+KNOWN_WORDS = set().union(*FIRST_WORDS.values()) - {"bias"}  # which any network has
 MAX_DEPTH = 5  # of nested dictionaries
 UNSETTLED = Settled()
 NAMES_SHOWN = 5  # offending keys in an error line
+BESIDE = "a lab's networks; --entry of utils.weights.import_lab leaves out what is beside one"
 
 
 class NothingFoundError(UserError):
@@ -94,7 +95,7 @@ def read_keys(content: object, name: str, settled: Settled = UNSETTLED) -> LabFi
     networks = [
         network
         for path, weights in _dictionaries(content, "", notes, 0)
-        for network in _networks(weights, path, name, notes)
+        for network in _networks(weights, path, name, notes, settled)
     ]
     if not networks:
         raise _nothing_found(content, name)
@@ -139,19 +140,20 @@ def _dictionaries(
         notes.append(f"left out, no part of a network: {', '.join(left_out)}")
 
 
-def _networks(weights: Weights, path: str, name: str, notes: list[str]) -> Iterator[_Network]:
+def _networks(
+    weights: Weights, path: str, name: str, notes: list[str], settled: Settled
+) -> Iterator[_Network]:
     """Strip prefixes until the keys are those of one network, or of several side by side."""
     groups: dict[str, Weights] = {"": weights}
     while groups:
         prefix, keys = groups.popitem()
-        words = {key.split(".")[0] for key in keys}
-        counts = {kind: len(words & known) for kind, known in FIRST_WORDS.items()}
+        counts = _counts(keys)
         kind = max(counts, key=counts.__getitem__)
         if counts[kind]:
             yield _Network(_joined(path, prefix), kind, keys, prefix)
             continue
         if not prefix:
-            keys = _without_mask_id(keys, name, notes)
+            keys = without_mask_id(keys, name, notes)
         for word in {key.split(".")[0] for key in keys}:
             below = {k: v for k, v in keys.items() if k.split(".")[0] == word}
             inner = {k.removeprefix(f"{word}."): v for k, v in below.items()}
@@ -161,26 +163,30 @@ def _networks(weights: Weights, path: str, name: str, notes: list[str]) -> Itera
                 notes.append(f"left out, a counter: {', '.join(prefix + key for key in below)}")
                 continue
             if not any(KNOWN_WORDS & set(key.split(".")) for key in inner):
-                raise _unexpected(name, [prefix + key for key in below], "a lab's networks")
+                if settled.entry is None:
+                    raise _unexpected(name, [prefix + key for key in below], BESIDE)
+                notes.append(
+                    f"left out, not in an entry: {', '.join(prefix + key for key in below)}"
+                )
+                continue
             groups[f"{prefix}{word}."] = inner
+
+
+def _counts(keys: Weights) -> dict[str, int]:
+    """How many first words of the keys each kind of network knows.
+
+    A word does not count if it is only the name of a network: `encoder` before `encoder.pos_emb`.
+    """
+    below: dict[str, set[str]] = defaultdict(set)
+    for word, *more in (key.split(".") for key in keys):
+        below[word] |= {*more[:1]}
+    known = FIRST_WORDS.items()
+    words = {w for w, inner in below.items() if all(len(inner & first) < 2 for _, first in known)}
+    return {kind: len(words & first) for kind, first in known}
 
 
 def _joined(path: str, prefix: str) -> str:
     return ".".join(text for text in (path, prefix.rstrip(".")) if text)
-
-
-def _without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
-    """Drop the buffer with the mask token's id if it is the last id, as ours is."""
-    single = (key for key, value in weights.items() if value.numel() == 1)
-    key = next((key for key in single if "mask" in key.split(".")[-1]), None)
-    if key is None:
-        return weights
-    table = next((w for k, w in weights.items() if k.endswith("tok_emb.weight")), None)
-    found, last = weights[key], None if table is None else len(table) - 1
-    if found.numel() != 1 or found.item() != last:
-        raise UserError(f"{name}: {key} is {found.tolist()}; allowed is the last id, {last}")
-    notes.append(f"left out: {key}, since {last} is the mask's id here as well")
-    return {k: value for k, value in weights.items() if k != key}
 
 
 def _choose(
@@ -205,29 +211,19 @@ def _entries(networks: list[_Network]) -> str:
 
 def _convert(network: _Network, name: str, notes: list[str], settled: Settled) -> Part:
     """Rename and concatenate the attention keys."""
-    if found := next(filter(PARAMETRISED.search, network.weights), None):
-        raise UserError(
-            f"{name}: {found} is only a part of a weight; save again after "
-            "torch.nn.utils.parametrize.remove_parametrizations, or remove_weight_norm"
-        )
+    refuse_parts(network.weights, name)
     if network.prefix:
         notes.append(f"prefix {network.prefix} taken off {len(network.weights)} keys")
-    names = {_unwrapped(key): network.prefix + key for key in network.weights}
-    weights = {_unwrapped(key): value for key, value in network.weights.items()}
+    names = {plain_name(key): network.prefix + key for key in network.weights}
+    weights = {plain_name(key): value for key, value in network.weights.items()}
     if network.kind == TOKENIZER:
         return Part(TOKENIZER, VARIANTS["report"], weights, names)
-    for key in ("pos_emb", "bias"):  # (1, N, D) is (N, D)
-        if key in weights and weights[key].ndim == 3 and len(weights[key]) == 1:
-            weights[key] = weights[key][0]
+    weights = without_extras(weights, settled.heads, name, notes)
+    names = {key: names[key] for key in weights}
     taken: list[str] = []
     part = Part(TRANSFORMER, *from_naming(weights, names, name, taken, settled), taken)
     notes += taken
     return part
-
-
-def _unwrapped(key: str) -> str:
-    """A key without the parts that wrappers such as torch.compile insert."""
-    return ".".join(word for word in key.split(".") if word not in WRAPPERS)
 
 
 def _nothing_found(content: object, name: str) -> UserError:
@@ -236,8 +232,10 @@ def _nothing_found(content: object, name: str) -> UserError:
         key for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
     ]
     if not tensors:
-        cure = "torch.save(model.state_dict(), 'transformer.pt') makes one"
-        return NothingFoundError(f"{name}: expected a dictionary of tensors with their names; {cure}")
+        return NothingFoundError(
+            f"{name}: expected a dictionary of tensors with their names; "
+            "torch.save(model.state_dict(), 'transformer.pt') makes one"
+        )
     return _unexpected(name, tensors, "a lab tokenizer, transformer or whole model")
 
 

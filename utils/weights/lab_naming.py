@@ -15,26 +15,16 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 import torch
-from torch import Tensor
 
 from config.errors import UserError
+from utils.weights.lab_layouts import LAYOUTS, NUMBER, STANDARD, Weights, inputs_first, reordered
 
-Weights = dict[str, Tensor]
 Roles = dict[str, str]  # layer or key without its block, e.g. attn.a -> q, k, v, o, or several
 
-ROLE_WORDS = {"q": "q|quer(y|ie)", "k": "k|key", "v": "v|val|value", "o": "o|out|output"}
+ROLE_WORDS = {"q": "q|que|qry|quer(y|ie)", "k": "k|key", "v": "v|val|value", "o": "o|out|output"}
 AROUND = "w|b|fc|to|lin|linear|proj|projection|layer|dense|weight|bias|matrix|embed"
 ORDERS = {3: re.compile("qkv|qvk|kqv|kvq|vqk|vkq"), 2: re.compile("qk|kq|qv|vq|kv|vk")}
 LAYER = re.compile(r"(?P<layer>.+?)[._](?P<last>weight|bias)")
-
-STANDARD = "rhd"
-LAYOUTS = {  # --attention: axes of a fused matrix's rows, outermost first
-    "standard": STANDARD,
-    "rows-by-head": "hrd",
-    "rows-interleaved": "hdr",
-    "inputs-first": STANDARD,  # matrices (inputs, outputs), for x @ W
-}
-NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,8 @@ class Naming:
     """One of LAYOUTS."""
     heads: int = 0
     """Number of heads, if needed by the layout or a list of heads (`heads.*.query.weight`)."""
+    convolutions: dict[str, int] = field(default_factory=dict)
+    """Weights of 1 x 1 convolutions -> number of their axes of size 1."""
 
     @property
     def title(self) -> str:
@@ -106,6 +98,7 @@ def to_naming(weights: Weights, naming: Naming) -> Weights:
     has no place in the naming.
     """
     out: Weights = {}
+    turned = inputs_first(naming.weights, naming.layout)
     for key, value in weights.items():
         block, dot, rest = key.partition(".Attention.")
         if not dot:
@@ -127,48 +120,9 @@ def to_naming(weights: Weights, naming: Naming) -> Weights:
                 parts = joined.chunk(naming.heads) if "*" in own else [joined]
                 for number, part in enumerate(parts):
                     key = f"{block}.{own.replace('*', str(number))}"
-                    out[key] = turned(part, naming.layout)
+                    part = part.T if own in turned else part
+                    out[key] = part[(..., *[None] * naming.convolutions.get(own, 0))]
     return out
-
-
-def reordered(value: Tensor, old: str, new: str, count: int, heads: int) -> Tensor:
-    """Permute the axes of the rows of ``count`` fused matrices, (count * D, ...)."""
-    if old == new or count == 1:
-        return value
-    sizes = {"r": count, "h": heads, "d": -1}
-    parts = value.unflatten(0, [sizes[axis] for axis in old])
-    order = [old.index(axis) for axis in new]
-    return parts.permute(*order, *range(len(old), parts.ndim)).flatten(0, len(old) - 1)
-
-
-def turned(value: Tensor, layout: str | None) -> Tensor:
-    """Transpose an inputs-first matrix to outputs-first, or back."""
-    return value.T if layout == "inputs-first" and value.ndim == 2 else value
-
-
-def starred(key: str) -> str:
-    """The key with list indices replaced by *, such as `heads.*.query.weight`."""
-    return NUMBER.sub("*", key, count=1)
-
-
-def heads_joined(keys: Weights, width: int) -> tuple[Weights, int]:
-    """Concatenate tensors of heads, `heads.0.query.weight` (d, D), as `heads.*.query.weight`.
-
-    Returns the tensors and the number of heads, 0 if there is no list of equal heads.
-    """
-    out: Weights = {}
-    lists: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    for key, value in keys.items():
-        number = NUMBER.search(key)
-        if number and value.ndim and len(value) % width:
-            lists[starred(key)][int(number[0])] = value
-        else:
-            out[key] = value
-    alike = all(len({head.shape for head in found.values()}) == 1 for found in lists.values())
-    counts = {len(found) for found in lists.values()}
-    if len(counts) != 1 or not alike:
-        return keys, 0
-    return out | {k: torch.cat([h[n] for n in sorted(h)]) for k, h in lists.items()}, counts.pop()
 
 
 def roles_of(block: str, matrices: dict[str, int], name: str, given: Roles) -> Roles:
@@ -187,6 +141,9 @@ def roles_of(block: str, matrices: dict[str, int], name: str, given: Roles) -> R
         if len(hits) == 1 and layers[hits[0]] == 1:
             found[hits[0]] = role
     left = [layer for layer in layers if layer not in found]
+    if not set("qkv") & set("".join(found.values())):
+        found |= _of_a_list(left) or _alike(left)
+        left = [layer for layer in layers if layer not in found]
     roles = set(ROLE_WORDS).difference(*found.values())
     if len(left) == len(roles) == 1:
         found[left[0]] = roles.pop()
@@ -196,8 +153,34 @@ def roles_of(block: str, matrices: dict[str, int], name: str, given: Roles) -> R
     return {key: found[layer_of(key)] for key in matrices}
 
 
+def _of_a_list(layers: list[str]) -> Roles:
+    """Roles in a list whose name gives their order, such as `qkv.0` to `qkv.2`."""
+    lists: dict[str, list[str]] = defaultdict(list)
+    for layer in sorted(layers):
+        lists[NUMBER.sub("*", layer)].append(layer)
+    for name, members in lists.items():
+        if len(members) == 3 and (order := _named_order(name, 3)):
+            return dict(zip(members, order, strict=True))
+    return {}
+
+
+def _alike(layers: list[str]) -> Roles:
+    """Roles of three names that differ in nothing but a q, k and v, such as `xq`, `xk`, `xv`."""
+    for name in layers:
+        for at in (match.start() for match in re.finditer("[qQ]", name)):
+            letters = "QKV" if name[at] == "Q" else "qkv"
+            three = [f"{name[:at]}{letter}{name[at + 1 :]}" for letter in letters]
+            if set(three) <= set(layers):
+                return dict(zip(three, "qkv", strict=True))
+    return {}
+
+
 def order_of(layer: str, count: int) -> str:
     """Row order of a fused layer by its name, searched from the end; qkv if three are unnamed."""
+    return _named_order(layer, count) or ("qkv" if count == 3 else "")
+
+
+def _named_order(layer: str, count: int) -> str:
     if count not in ORDERS:
         return ""
     parts = layer.lower().split(".")
@@ -207,7 +190,7 @@ def order_of(layer: str, count: int) -> str:
             text = re.sub(word, letter, text)
         if match := ORDERS[count].search(text):
             return match[0]
-    return "qkv" if count == 3 else ""
+    return ""
 
 
 def _common_parts(layers: list[str]) -> int:
@@ -220,7 +203,7 @@ def words_of(parts: list[str]) -> set[str]:
     """Words of a layer's name, e.g. toQ.linear -> to, q, toq, linear."""
     name = "_".join(parts)
     split = re.sub(r"([a-z])([A-Z])", r"\1_\2", name)
-    return {word.lower() for word in re.split(r"[_\d]+", f"{name}_{split}") if word}
+    return {word.lower() for word in re.split(r"[_\d*]+", f"{name}_{split}") if word}
 
 
 def says(role: str, words: set[str]) -> bool:

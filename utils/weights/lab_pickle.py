@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 UNKNOWN = re.compile(r"Unsupported global: GLOBAL ([\w.]+) was")
-MAX_UNKNOWN = 100  # classes in one checkpoint
+UNFIT = re.compile(r"Can only (?P<verb>\w+) .*got <class '(?P<name>[\w.]+)'>")
+MAX_TRIES = 60  # each replaces one class
 
 
 class LeftOut:
@@ -31,19 +32,25 @@ class LeftOut:
     def __setstate__(self, _state: object) -> None:
         pass
 
+    def __repr__(self) -> str:
+        return "an object"
 
-class DictLeftOut:
+
+class FilledAsDict(LeftOut):
     """Stands for a dictionary of any class; its items are read as those of a plain one."""
 
     def __new__(cls, *_arguments: object) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()
 
 
-class ListLeftOut:
+class FilledAsList(LeftOut):
     """Stands for a list or queue of any class."""
 
     def __new__(cls, *_arguments: object) -> list:  # type: ignore[misc]
         return []
+
+
+FILLED = {"append": FilledAsList, "extend": FilledAsList}  # any other verb fills a dictionary
 
 
 def read_data(path: Path) -> tuple[object, list[str]]:
@@ -51,31 +58,40 @@ def read_data(path: Path) -> tuple[object, list[str]]:
 
     Raises `pickle.UnpicklingError` if it asks for a function of Python's own or of the system.
     """
-    stand_ins: dict[str, type] = {}
-    while True:
-        names = [(kind, name) for name, kind in stand_ins.items()]
-        # PyTorch names a built-in without its module, but looks it up with it
-        names += [(kind, f"builtins.{name}") for kind, name in names if "." not in name]
+    stand_ins: dict[str, type[LeftOut]] = {}
+    first: pickle.UnpicklingError | None = None  # names what a whole module asks for
+    for _ in range(MAX_TRIES):
         try:
-            # not by its path, whose suffix PyTorch would believe
-            with (
-                torch.serialization.safe_globals(names),
-                path.open("rb") as file,
-                warnings.catch_warnings(),
-            ):
-                warnings.simplefilter("ignore", UserWarning)  # that the protocol is another
-                return torch.load(file, map_location="cpu", weights_only=True), [*stand_ins]
+            return _read(path, stand_ins), [*stand_ins]
         except pickle.UnpicklingError as error:
-            unknown = UNKNOWN.search(str(error))
-            if not unknown or unknown[1] in stand_ins or len(stand_ins) == MAX_UNKNOWN:
+            first = first or error
+            if unknown := UNKNOWN.search(str(error)):
+                name, kind = unknown[1], LeftOut
+                known = "." in name or isinstance(getattr(builtins, name, None), type)
+            elif unfit := UNFIT.search(str(error)):
+                name, kind = unfit["name"], FILLED.get(unfit["verb"], FilledAsDict)
+                known = name in stand_ins
+            else:
+                raise (error if "GLOBAL" in str(error) else first) from None
+            if not known:
                 raise
-            if "." not in unknown[1] and not isinstance(getattr(builtins, unknown[1], 0), type):
-                raise
-            stand_ins[unknown[1]] = _stand_in(unknown[1].lower())
+            stand_ins[name] = kind
+    assert first
+    raise first
 
 
-def _stand_in(name: str) -> type:
-    """The stand-in for a class, by its name: pickles fill dictionaries and lists item by item."""
-    if name.endswith("dict"):
-        return DictLeftOut
-    return ListLeftOut if name.endswith(("list", "deque")) else LeftOut
+def _read(path: Path, stand_ins: dict[str, type[LeftOut]]) -> object:
+    """Read a checkpoint with stand-ins for some classes, each a class of its name."""
+    names = []
+    for name, base in stand_ins.items():
+        kind = type(name, (base,), {"__module__": "builtins"})
+        # PyTorch names a built-in without its module, but looks it up with it
+        names.append((kind, name if "." in name else f"builtins.{name}"))
+    # not by its path, whose suffix PyTorch would believe
+    with (
+        torch.serialization.safe_globals(names),
+        path.open("rb") as file,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", UserWarning)  # that the protocol is another
+        return torch.load(file, map_location="cpu", weights_only=True)

@@ -16,7 +16,7 @@ from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
 from utils.weights.description import Description, network_shapes, shapes_of
 from utils.weights.lab_keys import NAMES_SHOWN, Part
-from utils.weights.lab_naming import Weights
+from utils.weights.lab_layouts import Weights
 
 LAB = TokenizerConfig()
 LAB_ONLY = {
@@ -50,6 +50,9 @@ def describe(part: Part, expected: Description, name: str) -> Description:
 
 def _transformer(weights: Weights, known: TransformerConfig, name: str) -> TransformerConfig:
     num_tokens, dim = weights["pos_emb"].shape
+    vocabulary = len(weights["tok_emb.weight"])
+    if "bias" in weights:  # of two that differ, it is the lab's
+        num_tokens, vocabulary = weights["bias"].shape
     if dim % known.num_heads:
         raise UserError(
             f"{name}: width {dim} does not divide into {known.num_heads} heads; heads cannot be "
@@ -60,7 +63,7 @@ def _transformer(weights: Weights, known: TransformerConfig, name: str) -> Trans
     found = {
         "dim": dim,
         "num_tokens": num_tokens,
-        "codebook_size": len(weights["tok_emb.weight"]) - 1,
+        "codebook_size": vocabulary - 1,
         "num_layers": 1 + max(blocks),
         "mlp_dim": len(mlp),
         "qkv_bias": any(key.endswith(".Attention.qkv.bias") for key in weights),

@@ -1,0 +1,126 @@
+"""What solutions store besides parameters is left out where it cannot matter, else refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from lab_reference import LabTransformer, fill_randomly
+from torch import Tensor, nn
+
+from config.errors import UserError
+from utils.weights.import_lab import import_lab
+from utils.weights.lab_keys import read_keys
+from utils.weights.store import load_transformer
+
+WIDTH, HEADS, TOKENS, CODES = 32, 4, 16, 16
+HEAD = WIDTH // HEADS
+
+
+@pytest.fixture
+def lab() -> LabTransformer:
+    return fill_randomly(LabTransformer(WIDTH, HEADS, 2, 64, TOKENS, CODES, "fused"), 5)
+
+
+@pytest.fixture
+def base(config, changed):
+    return changed(config, {"transformer.num_heads": HEADS})
+
+
+def imported(state: object, base, tmp_path, entry: str | None = None) -> tuple[Tensor, Tensor, str]:
+    """Token ids, the imported network's logits, and what was said."""
+    torch.save(state, tmp_path / "lab.pt")
+    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, entry=entry)
+    ids = torch.randint(CODES + 1, (5, TOKENS), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = load_transformer(config.transformer_weights, config.transformer)(ids)
+    return ids, logits, "\n".join(lines)
+
+
+def in_attention(**tensors: Tensor):
+    """Tensors in the attention of both blocks."""
+    return lambda state: {
+        f"blocks.{block}.Attention.{key}": value
+        for block in (0, 1)
+        for key, value in tensors.items()
+    }
+
+
+HARMLESS = {
+    "the scale": (in_attention(scale=torch.tensor(HEAD**-0.5)), "the factor of the scores"),
+    "its inverse": (in_attention(scale=torch.full((1,), HEAD**0.5).half()), "the factor of the"),
+    "positions": (lambda _: {"position_ids": torch.arange(TOKENS)[None]}, "numbers of the pos"),
+    "no mask": (in_attention(mask=torch.ones(16, 16, dtype=torch.bool)), "a mask that hides noth"),
+    "the mask's id": (lambda _: {"mask_token_id": torch.tensor([CODES])}, "since 16 is the mask's"),
+    "a tied head": (
+        lambda s: {"head.weight": s["tok_emb.weight"]},
+        "equal to tok_emb.weight: head",
+    ),
+}
+HARMFUL = {
+    "of two heads": (
+        in_attention(scale=torch.tensor((WIDTH / 2) ** -0.5)),
+        "blocks.0.Attention.scale is 0.25; allowed is the factor of the scores of 4 heads, 0.3536 "
+        "or 2.828; of 2 heads it is: --set transformer.num_heads=2",
+    ),
+    "learned": (in_attention(temperature=torch.tensor(0.7)), "0.3536 or 2.828$"),
+    "causal": (in_attention(mask=torch.ones(16, 16).tril()), "2 keys unexpected: blocks.0.Att"),
+    "another mask id": (lambda _: {"mask_id": torch.tensor(0)}, "mask_id is 0; allowed is the la"),
+    "an untied head": (lambda s: {"head.weight": s["tok_emb.weight"] + 1}, "unexpected: head.weig"),
+    "quantised": (in_attention(**{"qkv.zero_point": torch.tensor(1)}), "undoing the quantisation"),
+    "one position more": (lambda s: {"pos_emb": torch.zeros(17, WIDTH)}, r"1 keys of another shape:"
+                          r" pos_emb \(17, 32\), needed \(16, 32\)"),
+    "one row more": (lambda s: {"tok_emb.weight": torch.zeros(18, WIDTH)}, r"1 keys of another sha"
+                     r"pe: tok_emb.weight \(18, 32\), needed \(17, 32\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_what_does_not_change_the_logits_is_left_out_with_a_note(lab, base, tmp_path, case):
+    more, said = HARMLESS[case]
+    ids, found, lines = imported(lab.state_dict() | more(lab.state_dict()), base, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(found, lab(ids), rtol=0, atol=1e-4)
+    assert said in lines
+
+
+@pytest.mark.parametrize("case", HARMFUL)
+def test_what_may_change_the_logits_is_refused(lab, base, tmp_path, case):
+    more, said = HARMFUL[case]
+    with pytest.raises(UserError) as error:
+        imported(lab.state_dict() | more(lab.state_dict()), base, tmp_path)
+    assert re.search(said, str(error.value))
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("shape", [(17,), (1, 17), (1, 1, 17), (16, 1), (1, 16, 17)])
+def test_a_bias_of_fewer_values_is_spread_over_positions_and_codes(lab, base, tmp_path, shape):
+    lab.bias = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+    ids, found, _ = imported(lab.state_dict(), base, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(found, lab(ids), rtol=0, atol=1e-4)
+
+
+def test_positions_may_be_an_embedding_and_blocks_wrapped(lab, base, tmp_path, assert_same):
+    own = dict(lab.state_dict())
+    state = {key.replace("blocks.", "blocks.module."): value for key, value in own.items()}
+    state["pos_emb.weight"] = state.pop("pos_emb")
+    assert_same(dict(sorted(read_keys(state, "a").part("transformer").weights.items())),
+                dict(sorted(own.items())))  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["encoder.", "decoder.", "model.encoder.", "bias."])
+def test_a_network_may_be_called_like_a_part_of_another(lab, prefix, assert_same):
+    own = dict(lab.state_dict())
+    part = read_keys({prefix + key: value for key, value in own.items()}, "a").part("transformer")
+    assert_same(dict(part.weights), own)
+
+
+def test_an_entry_leaves_out_what_is_beside_it(lab, base, tmp_path):
+    state = {f"model.{key}": value for key, value in lab.state_dict().items()}
+    state |= {"criterion.weight": torch.ones(CODES + 1), "mean": torch.zeros(3)}
+    with pytest.raises(UserError, match="unexpected keys: .*--entry .*leaves out what is beside"):
+        imported(state, base, tmp_path)
+    _, _, lines = imported(state, base, tmp_path, entry="model")
+    assert "left out, not in an entry: criterion.weight" in lines

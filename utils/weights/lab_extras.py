@@ -1,0 +1,121 @@
+"""What a lab solution stores besides its parameters, and parameters of shapes that broadcast.
+
+Only tensors that provably do not change the logits are left out; each with a note.
+"""
+
+from __future__ import annotations
+
+import re
+from math import isclose
+
+import torch
+from torch import Tensor
+
+from config.errors import UserError
+from utils.weights.lab_layouts import Weights
+
+IN_BLOCK = re.compile(r"blocks\.\d+\.(?!LayerNorm|MLP)")
+TOLERANCE = 2e-3  # relative, of a factor in half precision
+WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+PARTS = {  # keys of weights that are computed from several tensors: how to save them whole
+    r"\.parametrizations\.|\.weight_(g|v|orig|u)$": "torch.nn.utils.parametrize."
+    "remove_parametrizations, or remove_weight_norm",
+    r"\.zero_point$": "undoing the quantisation, in float32",
+}
+
+
+def plain_name(key: str) -> str:
+    """A key without the parts that wrappers such as torch.compile and nn.Embedding insert."""
+    own = ".".join(word for word in key.split(".") if word not in WRAPPERS)
+    return "pos_emb" if own == "pos_emb.weight" else own
+
+
+def refuse_parts(weights: Weights, name: str) -> None:
+    """Raise `UserError` if weights are stored in parts, such as by weight norm."""
+    for pattern, cure in PARTS.items():
+        if found := next(filter(re.compile(pattern).search, weights), None):
+            raise UserError(f"{name}: {found} is only a part of a weight; save again after {cure}")
+
+
+def without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
+    """Drop the buffer with the mask token's id if it is the last id, as ours is."""
+    single = (key for key, value in weights.items() if value.numel() == 1)
+    key = next((key for key in single if "mask" in key.split(".")[-1]), None)
+    if key is None:
+        return weights
+    table = next((w for k, w in weights.items() if k.endswith("tok_emb.weight")), None)
+    found, last = weights[key], None if table is None else len(table) - 1
+    if found.numel() != 1 or found.item() != last:
+        raise UserError(f"{name}: {key} is {found.tolist()}; allowed is the last id, {last}")
+    notes.append(f"left out: {key}, since {last} is the mask's id here as well")
+    return {k: value for k, value in weights.items() if k != key}
+
+
+def without_extras(weights: Weights, heads: int, name: str, notes: list[str]) -> Weights:
+    """A transformer's parameters, with the position's axes as ours; heads: 0 if unknown.
+
+    Raises `UserError` for a factor of attention that other numbers of heads would need.
+    """
+    weights = without_mask_id(weights, name, notes)
+    table = weights.get("tok_emb.weight")
+    kept: Weights = {}
+    left_out: dict[str, list[str]] = {}
+    for key, value in weights.items():
+        if reason := _reason(key, value, table) or _factor(key, value, weights, heads, name):
+            left_out.setdefault(reason, []).append(key)
+        else:
+            kept[key] = value
+    notes += [f"left out, {reason}: {', '.join(keys)}" for reason, keys in left_out.items()]
+    return kept | _broadcast(kept)
+
+
+def _reason(key: str, value: Tensor, table: Tensor | None) -> str | None:
+    """Why a tensor does not matter, or None."""
+    whole = not value.is_floating_point()
+    if whole and value.numel() > 1 and value.flatten().equal(torch.arange(value.numel())):
+        return "numbers of the positions"
+    if IN_BLOCK.match(key) and "mask" in key.split(".")[-1] and value.ndim > 1 and value.all():
+        return "a mask that hides nothing" if len(value.unique()) == 1 else None
+    if key != "tok_emb.weight" and table is not None and value.shape == table.shape:
+        return "equal to tok_emb.weight" if value.equal(table) else None
+    return None
+
+
+def _factor(key: str, value: Tensor, weights: Weights, heads: int, name: str) -> str | None:
+    """A reason if a number within attention is the usual factor of its scores; None if no number.
+
+    That is the root of a head's width or its inverse; the forward pass tells which is meant.
+    """
+    is_number = IN_BLOCK.match(key) and value.is_floating_point() and value.numel() == 1
+    if not is_number or not heads or "tok_emb.weight" not in weights:
+        return None
+    found, width = value.item(), weights["tok_emb.weight"].shape[1]
+    allowed = [(width / heads) ** power for power in (-0.5, 0.5)]
+    if any(isclose(found, usual, rel_tol=TOLERANCE) for usual in allowed):
+        return "the factor of the scores, as here"
+    meant = width * min(found, 1 / found) ** 2 if found > 0 else 0
+    fits = round(meant) > 0 and width % round(meant) == 0 and abs(meant - round(meant)) < 0.05
+    cure = f"; of {round(meant)} heads it is: --set transformer.num_heads={round(meant)}"
+    usual = " or ".join(f"{number:.4g}" for number in allowed)
+    raise UserError(
+        f"{name}: {key} is {found:.4g}; allowed is the factor of the scores of {heads} heads, "
+        f"{usual}{cure if fits else ''}"
+    )
+
+
+def _broadcast(weights: Weights) -> Weights:
+    """pos_emb as (N, D) and bias as (N, K + 1), from any shape that broadcasts to it."""
+    found: Weights = {}
+    position, table = weights.get("pos_emb"), weights.get("tok_emb.weight")
+    if position is None or table is None:
+        return found
+    if position.ndim == 3 and len(position) == 1:  # (1, N, D)
+        found["pos_emb"] = position[0]
+    shape = len(found.get("pos_emb", position)), len(table)
+    bias = weights.get("bias")
+    if bias is not None:
+        rows = bias[0] if bias.ndim == 3 and len(bias) == 1 else bias
+        sizes = (1, *rows.shape)[-2:]
+        fits = all(size in (1, own) for size, own in zip(sizes, shape, strict=True))
+        found["bias"] = rows.expand(shape).clone() if rows.ndim < 3 and fits else rows
+    return found

@@ -1,0 +1,82 @@
+"""How matrices of attention lie in a lab file: fused, by head, inputs first, as 1 x 1 convolutions.
+
+Letters: D width, H heads, d = D / H, r role (q, k, v) in a fused matrix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+STANDARD = "rhd"
+LAYOUTS = {  # --attention: axes of a fused matrix's rows, outermost first
+    "standard": STANDARD,
+    "rows-by-head": "hrd",
+    "rows-interleaved": "hdr",
+    "inputs-first": STANDARD,  # matrices (inputs, outputs), for x @ W
+}
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+NAME_NUMBER = re.compile(r"\d+(?=[._]|$)")  # of heads in names: q0, head_0
+LINEAR = (".weight", "proj_weight")  # endings of matrices in PyTorch's own layers
+
+
+def reordered(value: Tensor, old: str, new: str, count: int, heads: int) -> Tensor:
+    """Permute the axes of the rows of ``count`` fused matrices, (count * D, ...)."""
+    if old == new or count == 1:
+        return value
+    sizes = {"r": count, "h": heads, "d": -1}
+    parts = value.unflatten(0, [sizes[axis] for axis in old])
+    order = [old.index(axis) for axis in new]
+    return parts.permute(*order, *range(len(old), parts.ndim)).flatten(0, len(old) - 1)
+
+
+def is_bare(key: str) -> bool:
+    """Whether a matrix is a parameter of its own, not that of a layer."""
+    return not key.endswith(LINEAR)
+
+
+def inputs_first(matrices: Iterable[str], layout: str | None) -> set[str]:
+    """The matrices that are (inputs, outputs): bare parameters if there are any, else all.
+
+    Layers next to bare parameters are PyTorch's, whose matrices are (outputs, inputs).
+    """
+    if layout != "inputs-first":
+        return set()
+    keys = set(matrices)
+    return {key for key in keys if is_bare(key)} or keys
+
+
+def starred(key: str) -> str:
+    """The key with list indices replaced by *, such as `heads.*.query.weight`."""
+    number = _number(key)
+    return f"{key[: number.start()]}*{key[number.end() :]}" if number else key
+
+
+def _number(key: str) -> re.Match[str] | None:
+    return NUMBER.search(key) or NAME_NUMBER.search(key)
+
+
+def heads_joined(keys: Weights, width: int) -> tuple[Weights, int]:
+    """Concatenate tensors of heads, `heads.0.query.weight` (d, D), as `heads.*.query.weight`.
+
+    Returns the tensors and the number of heads, 0 if there is no list of equal heads.
+    """
+    out: Weights = {}
+    lists: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for key, value in keys.items():
+        number = _number(key)
+        if number and value.ndim and len(value) % width:
+            lists[starred(key)][int(number[0])] = value
+        else:
+            out[key] = value
+    alike = all(len({head.shape for head in found.values()}) == 1 for found in lists.values())
+    counts = {len(found) for found in lists.values()}
+    if len(counts) != 1 or not alike:
+        return keys, 0
+    return out | {k: torch.cat([h[n] for n in sorted(h)]) for k, h in lists.items()}, counts.pop()
