@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import zipfile
 from abc import ABC, abstractmethod
-from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +28,7 @@ from fid.files import (
 )
 from fid.names import folder_names, open_zip, zip_names
 from fid.pixels import Size, decode_image, resized
+from fid.table import columns_of, fields
 
 
 class ImageSet(ABC):
@@ -158,16 +156,9 @@ class CsvImages(ImageSet):
         except OSError as error:
             raise ScoreError(f"{path}: {error.strerror}") from None
         super().__init__(path, map(str, range(len(self.spans))))
-        if not _is_header(header):
-            raise ScoreError(f"{path}: has no header; its first row would be lost")
-        columns = header.count(b",") + 1
-        self.side = math.isqrt(columns // 3)
-        self.skip = int(self.side > 0 and columns == 3 * self.side**2 + 1)  # an index column
+        self.side, self.skip = columns_of(header, path)
         if self.skip:
             note(f"{path}: its first column is taken for an index")
-        if columns - self.skip != 3 * self.side**2:
-            expected = "3 x side x side, as 12,288 for 64 x 64 images"
-            raise ScoreError(f"{path}: {columns:,} columns, expected {expected}")
 
     def label(self, index: int) -> str:
         return f"{self.path}, row {self.names[index]}"
@@ -182,17 +173,16 @@ class CsvImages(ImageSet):
             raise ScoreError(f"{self.path}: {error.strerror}") from None
 
     def decoded(self, index: int) -> np.ndarray:
-        fields, label = self.stored_bytes(index).split(b",")[self.skip :], self.label(index)
+        found, label = fields(self.stored_bytes(index))[self.skip :], self.label(index)
         values = np.empty(3 * self.side**2)
-        if len(fields) != len(values):
-            raise ScoreError(f"{label}: {len(fields):,} columns, the first row has {len(values):,}")
-        for column, field in enumerate(fields):
+        if len(found) != len(values):
+            raise ScoreError(f"{label}: {len(found):,} columns, the first row has {len(values):,}")
+        for column, field in enumerate(found):
             try:
                 values[column] = float(field)
             except ValueError:
-                text = field.decode("utf-8", "replace")[:20]
-                found = f"column {column} is {text!r}, expected a number"
-                raise ScoreError(f"{label}: {found}") from None
+                reason = f"column {column} is {field[:20]!r}, expected a number"
+                raise ScoreError(f"{label}: {reason}") from None
         if not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
             raise ScoreError(f"{label}: values must be whole numbers from 0 to 255")
         return values.astype(np.uint8).reshape(self.side, self.side, 3)
@@ -210,15 +200,6 @@ def _read_row(file: BinaryIO, path: Path) -> bytes:
     row = file.readline(most_bytes("row_bytes"))
     check_limit("row_bytes", len(row), f"{path}: a row")
     return row
-
-
-def _is_header(row: bytes) -> bool:
-    """Whether a table's first row is a header: words, or consecutive numbers."""
-    try:
-        values = [float(field) for field in row.removeprefix(BOM_UTF8).split(b",")]
-    except ValueError:
-        return True
-    return len(values) > 1 and all(after - before == 1 for before, after in pairwise(values))
 
 
 def open_images(

@@ -318,6 +318,11 @@ FIRST_ROWS = {  # of a table: whether it names columns
     "9,9.1,3": False,  # pandas took a picture for names, and made them differ
     "\ufeff9,2,3": False,
     "9,nan,3": False,
+    "image_0.png,9,2,3": False,  # a picture may begin with its name
+    "9,2,3,": False,
+    '"9","2","3"': False,
+    '"","V1","V2","V3"': True,  # as R writes it
+    '"red, 0","green, 1","blue, 2"': True,
 }
 
 
@@ -334,6 +339,37 @@ def test_a_first_row_that_is_an_image_is_refused_by_scorer_and_suite(tmp_path, r
         open_images(path)
     with pytest.raises(UserError, match="t.csv: has no header; its first row would be lost"):
         TruthTable(path, images)
+
+
+def test_quoted_values_of_a_csv_are_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('"red, 0","green, 1","blue, 2"\n"9","2","3"\n"4","5","6"\n')
+    assert open_images(path).pixels(1).tolist() == [[[4, 5, 6]]]
+
+
+UNREADABLE_TABLES = {  # the first row: what is said of it
+    "0,1,2,label": "its last column, 'label', holds no pixels; remove it",
+    "p0,p1,p2,": "its last column, '', holds no pixels; remove it",
+    "0;1;2": "in its first row; separate values by commas, not by semicolons",
+    "0\t1\t2": "in its first row; separate values by commas, not by tabs",
+    "0 1 2": "in its first row; separate values by commas, not by spaces",
+    "sep=,": "2 columns, expected 3 x side x side, as 12,288 for 64 x 64 images, in its first row",
+}
+
+
+@pytest.mark.parametrize(("row", "said"), UNREADABLE_TABLES.items())
+def test_a_table_whose_columns_are_not_the_pixels_is_refused(tmp_path, row, said):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{row}\n9,2,3,1\n4,5,6,0\n")
+    with pytest.raises(ScoreError, match=said):
+        open_images(path)
+
+
+def test_a_table_in_utf_16_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("0,1,2\n9,2,3\n", encoding="utf-16")
+    with pytest.raises(ScoreError, match="t.csv: is UTF-16; save it as UTF-8"):
+        open_images(path)
 
 
 def test_a_csv_may_carry_an_index(tmp_path, capsys):
