@@ -174,12 +174,19 @@ def read(path: Path) -> dict[str, Any]:
     }
     if name := next((name for name, is_fit in fits.items() if not is_fit), None):
         raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")
-    given = {
-        name: settings[name] and user_path(f"{path.parent / settings[name]}") for name in PATHS
-    }
+    folder = _folder_of(path, [settings[name] for name in PATHS if settings[name]])
+    given = {name: settings[name] and user_path(f"{folder / settings[name]}") for name in PATHS}
     given["metrics"] = tuple(settings["metrics"])
     given["resize"] = settings["resize"] and Size(*settings["resize"])
     return certificate | {"settings": {name: settings[name] for name in SETTINGS} | given}
+
+
+def _folder_of(path: Path, places: list[str]) -> Path:
+    """The folder that a certificate's paths start from; of a link whose own leads nowhere, the
+    target's.
+    """
+    leads = all((path.parent / place).exists() for place in places)
+    return path.parent if leads or not path.is_symlink() else path.resolve().parent
 
 
 def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:

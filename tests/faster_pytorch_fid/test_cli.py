@@ -280,6 +280,15 @@ def test_a_certificate_states_its_sources_and_verifies(lab, command):
     assert (code, output.splitlines()[-1].partition(": ")[2]) == (0, "verified")
 
 
+def test_a_certificate_behind_a_link_to_the_file_verifies(lab, command):
+    command("--predicted-path", lab / "test_results", "--json", lab / "score.json")
+    link = lab.parent / "elsewhere" / "score.json"
+    link.parent.mkdir()
+    link.symlink_to(lab / "score.json")
+    code, output, _ = command("--verify", link, network=False)
+    assert (code, output.splitlines()[-1].partition(": ")[2]) == (0, "verified")
+
+
 def test_verification_prints_every_difference_and_leaves_with_1(lab, command):
     path = lab / "score.json"
     command("--predicted-path", lab / "test_results", "--json", path)
