@@ -8,17 +8,26 @@ from collections.abc import Iterable
 
 MAX_SHOWN = 80  # characters of a wrong value
 PASSWORDS = (  # in URLs, in any flag or key; the part that is kept, the part that is hidden
-    re.compile(r"(:/{1,2}[^\s:/@]*:)\S+(?=@)"),  # a Path has one slash
+    re.compile(r"(:/{1,2}[^\s:/@]*:)(?:\S+|[^\s:@][^:@]*)(?=@)"),  # a Path has one slash
     re.compile(r"(\w*(?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
 )
 
 
 def printable(text: str) -> str:
     """Text for one line of output: control characters escaped, passwords hidden."""
-    text = " ".join(text.splitlines())
+    text = without_passwords(" ".join(text.splitlines()))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def without_passwords(text: str) -> str:
+    """A text with the passwords of its URLs replaced by ***.
+
+    >>> without_passwords("run is postgresql://me:my secret@host/db")
+    'run is postgresql://me:***@host/db'
+    """
     for secret in PASSWORDS:
         text = secret.sub(r"\1***", text)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text
 
 
 class UserError(Exception):
@@ -41,7 +50,8 @@ class StopRequested(Exception):
 
 
 def shorten(text: str) -> str:
-    """A text truncated to fit an error line."""
+    """A text truncated to fit an error line; passwords go first, as a cut one is not recognised."""
+    text = without_passwords(text)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from fid import files
 
-from config.errors import UserError, printable
+from config.errors import UserError, printable, shorten
 from config.loading import MAX_CONFIG_BYTES, load_config, save_config, yaml_word
 from config.removed import REMOVED
 from config.schema import Config
@@ -415,6 +415,8 @@ def test_a_home_that_a_user_does_not_have_is_one_line(monkeypatch):
     [
         ("unknown: --storge postgresql://me:SEC/R@ET@h/d (see)", "postgresql://me:***@h/d (see)"),
         ("https:/me:SEC/R@ET@h/d: no such folder", "https:/me:***@h/d: no such folder"),
+        (f"seed is {shorten('postgresql://u:' + 'SEC' * 40 + '@h/d')}", "postgresql://u:***@h/d"),
+        ("run is postgresql://u:my SECRET@h/d", "postgresql://u:***@h/d"),
         ("--set storage=mysql://h/d?password=SECRET&x=1: ", "mysql://h/d?password=***&x=1: "),
         ("postgresql://me@h:5432/d, allowed", "postgresql://me@h:5432/d, allowed"),
         ("write @ as %40; postgresql://...: x@y", "postgresql://...: x@y"),
