@@ -35,6 +35,8 @@ TURNS = {  # EXIF orientation: how to turn the stored pixels upright
 }
 ON_ITS_SIDE = (5, 6, 7, 8)
 PROFILE = "icc_profile"  # Pillow's key in `Image.info`
+LARGEST_PROFILE = PngImagePlugin.MAX_TEXT_CHUNK  # bytes that PNG readers decompress
+PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20  # Pillow refuses the whole PNG beyond it
 SPACE = slice(16, 20)  # bytes of a profile that name the colour space
 SRGB_GAMMA = 1 / 2.2  # for a PNG with gamma and primaries instead of a profile
 SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # white, red, green, blue
@@ -75,8 +77,9 @@ def profile_of(image: Image.Image) -> bytes | None:
     None also for a profile larger than PNG readers decompress.
     """
     profile = image.info.get(PROFILE)
-    is_kept = profile and profile[SPACE] == b"RGB "
-    return profile if is_kept and len(profile) <= PngImagePlugin.MAX_TEXT_CHUNK else None
+    if not isinstance(profile, bytes) or profile[SPACE] != b"RGB ":  # a TIFF may have a number
+        return None
+    return profile if len(profile) <= LARGEST_PROFILE else None
 
 
 def is_foreign(image: Image.Image) -> bool:

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 from fid.pixels import PROFILE, is_srgb, profile_of, to_srgb
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from utils.io import messages
@@ -52,6 +52,21 @@ def test_a_profile_of_grey_is_left_out_with_a_note(tmp_path, capsys):
     Image.new("L", (2, 2), 7).save(tmp_path / "a.png", icc_profile=profile)
     assert profile_of(load_rgb(tmp_path / "a.png")) is None
     assert "a.png declares a colour space other than sRGB" in capsys.readouterr().err
+
+
+def test_a_profile_that_no_result_may_hold_is_left_out_with_a_note(tmp_path, capsys):
+    large = exchanged() + bytes(3 * 2**20)
+    picture(None).save(tmp_path / "a.png", icc_profile=large)
+    assert profile_of(load_rgb(tmp_path / "a.png")) is None
+    assert "a.png declares a colour space other than sRGB" in capsys.readouterr().err
+
+
+def test_a_profile_that_is_a_number_is_left_out_with_a_note(tmp_path, capsys):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[TiffImagePlugin.ICCPROFILE], tags.tagtype[TiffImagePlugin.ICCPROFILE] = 5, 4
+    picture(None).save(tmp_path / "a.tif", tiffinfo=tags)
+    assert profile_of(load_rgb(tmp_path / "a.tif")) is None
+    assert "a.tif declares a colour space other than sRGB" in capsys.readouterr().err
 
 
 def test_srgb_is_known_by_its_description():
