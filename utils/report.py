@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from fid.files import naming
 
 from config.errors import UserError
 from config.loading import load_config
@@ -156,7 +157,8 @@ def _read_manifest(folder: Path) -> dict:
 def _read_json(path: Path, *keys: str) -> dict:
     """Read a script's JSON output, which must have at least these keys."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with naming(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; run inpainting.py and the scorer first") from None
     except (ValueError, RecursionError):

@@ -165,7 +165,7 @@ def open_source(path: Path) -> ImageFiles:
         raise UserError(f"{path}: no such folder or zip file")
     if path.is_dir():
         names, read = open_folder(path)
-    elif path.is_file() and zipfile.is_zipfile(path):  # reading a pipe would hang
+    elif path.is_file() and _is_zip(path):  # reading a pipe would hang
         names, read = open_zip(path)
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file")
@@ -174,6 +174,17 @@ def open_source(path: Path) -> ImageFiles:
     if not images:
         raise UserError(f"{path}: contains no image")
     return ImageFiles(path, images, read)
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether a file is a zip; `zipfile.is_zipfile` also says no if it cannot read it."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise_if_machine(error, path)
+        raise
+    return zipfile.is_zipfile(path)
 
 
 def open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from config.errors import UserError
+from config.errors import MachineError, UserError
 from utils.device import environment
 from utils.inpainting.outputs import settings_digest
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png
@@ -46,6 +46,8 @@ class Pictures:
         path = self.folder / f"{key}.png"
         try:
             strip = np.asarray(load_rgb(path))
+        except MachineError:
+            raise
         except UserError:  # missing or damaged
             strip = np.concatenate([self.masked(place), *self._decode(cell, place)], 1)
             save_png(path, strip)

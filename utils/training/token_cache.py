@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from fid.files import naming
 from torch import Tensor
 from tqdm import tqdm
 
@@ -58,7 +59,8 @@ def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
     It is mapped so that PyTorch may write to it and the file stays as it is.
     """
     try:
-        rows = np.load(path, mmap_mode="c")
+        with naming(path):
+            rows = np.load(path, mmap_mode="c")
         if rows.dtype == np.uint16 and rows.ndim == 3:
             return rows
         print(f"{path}: no token cache, made again", file=sys.stderr)

@@ -527,3 +527,9 @@ def test_a_description_that_cannot_be_read_is_no_other_data_set(tmp_path, monkey
     monkeypatch.setattr(Path, "read_text", fail)
     with pytest.raises(MachineError, match=r"dataset.json: cannot be read: Input/output error"):
         preparing._is_same(tmp_path, {})
+
+
+def test_a_zip_that_a_failing_disk_hides_is_not_called_something_else(tmp_path):
+    (tmp_path / "a.zip").symlink_to("/proc/self/mem")  # whose first bytes cannot be read
+    with pytest.raises(MachineError, match=r"a.zip: cannot be read: Input/output error; it stays"):
+        open_source(tmp_path / "a.zip")

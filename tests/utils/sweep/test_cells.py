@@ -377,3 +377,14 @@ def test_a_trace_that_a_failing_disk_hides_is_not_taken_for_damaged(tmp_path, mo
     monkeypatch.setattr(np, "load", fail)
     with pytest.raises(MachineError, match=r"a.npz: cannot be read: Input/output error; it stays"):
         Sweep.trace(sweep, None)
+
+
+def test_a_picture_that_a_failing_disk_hides_is_not_drawn_again(tmp_path, monkeypatch):
+    def fail(path: Path) -> None:
+        raise MachineError(f"{path}: cannot be read")
+
+    sweep = SimpleNamespace(output=tmp_path, seeds=[0], fixed={}, inputs=None)
+    monkeypatch.setattr("utils.sweep.page.load_rgb", fail)
+    monkeypatch.setattr(Cell, "key", lambda *_: "key")
+    with pytest.raises(MachineError, match=r"\.png: cannot be read"):
+        Pictures(sweep).frames(SimpleNamespace(decoding=None), 0)

@@ -247,3 +247,11 @@ def test_a_damaged_cache_is_made_anew(tokenizer, config, cache, capsys, damage, 
     assert said in capsys.readouterr().err
     assert (again == whole).all()
     assert file.read_bytes() == content
+
+
+def test_a_cache_that_a_failing_disk_hides_is_named_and_stays(tmp_path):
+    path = tmp_path / "a.npy"
+    path.symlink_to("/proc/self/mem")  # whose first bytes cannot be read
+    with pytest.raises(OSError, match=r"Input/output error: .*a\.npy"):
+        token_cache._kept(path, pytest.fail)
+    assert path.is_symlink()
