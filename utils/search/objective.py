@@ -102,7 +102,7 @@ def validation_loss(trainer: TransformerTrainer, images: int | None = None) -> f
     """Loss of the averaged weights on the first `images` validation images (default all), nats."""
     val, seen = trainer.tokens.val[:images], trainer.tokens.val_seen
     if seen is not None:
-        seen = type(seen)(*(tensor[:images] for tensor in seen))
+        seen = seen.rows(slice(images))
     network = trainer.averaged.module
     return validate(network, val, trainer.device, trainer.dtype, seen)["val_loss"]
 

@@ -42,6 +42,10 @@ class Seen(NamedTuple):
     known: Tensor  # (B, N, F) float32
     hidden: Tensor  # (B, N) bool, tokens with a pixel in the hole
 
+    def rows(self, part: slice) -> Seen:
+        """Some of the images."""
+        return Seen(*(tensor[part] for tensor in self))
+
 
 class HoledImages:
     """Images in all their views, to be given holes."""
