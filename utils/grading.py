@@ -31,12 +31,13 @@ from utils.io.tables import csv_table, markdown_table
 from utils.pages import embed, save_page
 from utils.weights.description import described
 from utils.weights.import_lab import import_lab
+from utils.weights.lab_file import WEIGHTS_SUFFIXES, pick_files
+from utils.weights.lab_naming import Settled
 
 SCORE_PROGRAM = Path(__file__).resolve().parents[1] / "faster-pytorch-fid" / "fid_score_gpu.py"
-WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
 PICTURES_SHOWN = 3  # images per solution
-COLUMNS = ("rank", "solution", "score", "what", "attention", "rule", "error")
+COLUMNS = ("rank", "solution", "score", "what", "weights", "attention", "rule", "error")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Grade:
     fingerprint: str  # of its files, the data and the settings; a change means grading again
     score: float | None = None
     what: str = ""  # name of the score
+    weights: str = ""  # names of the files that were imported
     attention: str = ""
     rule: str = ""  # how it was decoded; empty for a folder of results
     results: str = ""  # folder of the repaired images
@@ -127,7 +129,7 @@ class Grader:
         return {"results": str(results)}
 
     def _repaired_by(self, weights: list[Path], files: list[Path], place: Path) -> dict[str, str]:
-        """Repair with a solution's networks; returns their attention variant and decode rule."""
+        """Repair with a solution's networks; returns their files, attention and decode rule."""
         configs = [path for path in files if path.suffix in (".yml", ".yaml")]
         config = load_config(configs[0], self.overrides) if configs else self.base
         foreign, lines = [], []
@@ -137,6 +139,8 @@ class Grader:
                 config = config.model_copy(update={kind: section})
             else:
                 foreign.append(path)
+        if len(foreign) > 1:
+            foreign = pick_files(foreign, Settled(heads=config.transformer.num_heads))
         if foreign:
             config, lines = import_lab(foreign, place / "imported", config)
         if config.tokenizer.weights is None:
@@ -144,6 +148,7 @@ class Grader:
         inpaint_set(config, self.dataset, place)
         variant = [line.split("attention variant ")[1] for line in lines if "attention var" in line]
         return {
+            "weights": ", ".join(path.name for path in foreign),
             "attention": variant[0].rpartition(", ")[0] if variant else "",
             "rule": f"{config.decoding.rule} {config.decoding.mask_schedule}",
         }

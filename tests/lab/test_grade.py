@@ -97,6 +97,27 @@ def test_a_solution_that_was_imported_before_is_graded_as_its_file_is(desk, call
     assert rows[0]["score"] == rows[1]["score"] != ""
 
 
+def test_the_best_or_last_of_several_epochs_is_graded_and_no_optimizer(desk, call):
+    for name in ("broken.pt", "truth"):
+        place = Path("solutions", name)
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    weights = torch.load("solutions/first.pt", weights_only=True)
+    early = {key: value + 0.1 for key, value in weights.items()}
+    for folder, names in {"many": ("epoch_3", "epoch_20"), "best": ("epoch_30", "best")}.items():
+        Path("solutions", folder).mkdir()
+        for name, kept in zip(names, (early, weights), strict=True):
+            torch.save(kept, f"solutions/{folder}/{name}.pt")
+        state = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
+        torch.save(state, f"solutions/{folder}/optimizer.bin")
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == 0, left.err
+    rows = {r["solution"]: r for r in csv.DictReader(Path("out/grades.csv").open())}
+    assert {row["error"] for row in rows.values()} == {""}
+    assert rows["many"]["weights"] == "epoch_20.pt"
+    assert rows["best"]["weights"] == "best.pt"
+    assert {rows[name]["score"] for name in ("many", "best")} == {rows["first.pt"]["score"]}
+
+
 def test_odd_solutions_get_their_line_and_the_results_among_them_are_none(desk, call):
     for path in Path("solutions").iterdir():
         shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import re
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 
+from fid.names import trailing_number
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,13 +19,20 @@ from torch import Tensor
 from config.errors import UserError
 from utils.io.messages import message_of, note_once, raise_if_machine, refusal
 from utils.weights.description import TRANSFORMER, Description, described
-from utils.weights.lab_keys import UNSETTLED, LabFile, NothingFoundError, read_keys
+from utils.weights.lab_keys import (
+    FIRST_WORDS,
+    UNSETTLED,
+    LabFile,
+    NothingFoundError,
+    read_keys,
+)
 from utils.weights.lab_naming import Settled
 from utils.weights.lab_pickle import read_data
 from utils.weights.lab_shapes import describe
 
 BROKEN_FILE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, MemoryError)
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+EPOCH = re.compile(r"(?:epoch|ep|step|checkpoint)s?[\W_]*(\d{1,9})", re.IGNORECASE)
 SAVE_AGAIN = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
 
 
@@ -94,3 +105,33 @@ def read_network(
     for text in part.notes:
         note_once(f"{path} {text}", f"{path}: {text}")
     return part.weights, describe(part, expected, str(path))
+
+
+def pick_files(paths: Sequence[Path], settled: Settled) -> list[Path]:
+    """Of a solution's files, those to import: of several epochs the best one, or else the last.
+
+    Names tell, as in best.pt, final.pt and epoch_20.pt. A file without a network, such as the state
+    of an optimizer, is left out. Files whose names are equally good are all taken, if they contain
+    a network that no better one has. Errors as `read_lab_file`.
+    """
+    picked: list[Path] = []
+    kinds: set[str] = set()  # of the picked networks
+    for _, equally_good in groupby(sorted(paths, key=_progress, reverse=True), _progress):
+        if len(kinds) == len(FIRST_WORDS):
+            break
+        parts = {}
+        for path in equally_good:
+            with suppress(NothingFoundError):
+                parts[path] = read_lab_file(path, settled).parts.keys()
+        picked += [path for path, found in parts.items() if found - kinds]
+        kinds = kinds.union(*parts.values())
+    return picked or list(paths)
+
+
+def _progress(path: Path) -> tuple[bool, bool, int]:
+    """How far training was by a file's name: sorts the best after the last after other epochs."""
+    name = path.stem.casefold()
+    epochs = EPOCH.findall(f"{path.parent.name}/{name}")
+    number = int(epochs[-1]) if epochs else trailing_number(path.name)
+    is_last = any(word in name for word in ("last", "latest", "final"))
+    return "best" in name, is_last, -1 if number is None else number
