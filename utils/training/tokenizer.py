@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Size, Tensor
 
 from config.errors import UserError
-from config.schema import Config, TokenizerConfig, TokenizerSection
+from config.schema import Config, TokenizerConfig
 from models.vqgan import VQGAN
 from utils.data.datasets import split_images
-from utils.device import Compute
+from utils.device import Compute, is_main
+from utils.io.messages import note
 from utils.training.run import run_alone, train
 from utils.training.state import Opening, Resume
 from utils.training.tokenizer_step import TokenizerTrainer
@@ -32,7 +33,7 @@ def train_tokenizer(
     smallest Frechet distance. resume, restart, ...: of `Opening`. start: the weights that a new run
     starts from. Errors: of `train`, and `UserError` for unusable data or weights.
     """
-    _check_conditioning(config.tokenizer)
+    config = _without_early_conditioning(config)
     folder, compute = config.run / "tokenizer", Compute.of(config)
     opening = Opening(resume, restart, allow_config_change)
     with run_alone(folder, compute.device):
@@ -51,20 +52,34 @@ def train_tokenizer(
         return train(trainer, folder, opening, begin)
 
 
-def _check_conditioning(section: TokenizerSection) -> None:
-    """Raise `UserError` where known pixels would be shown to a tokenizer without tokens."""
+def _without_early_conditioning(config: Config) -> Config:
+    """The config, unconditioned if encoder and codebook are trained: holes hide finished tokens.
+
+    Raises `UserError` where a transformer would sample tokens that nobody is shown.
+    """
+    section = config.tokenizer
     settings = section.training
-    if section.conditioned and not settings.decoder_only:
-        raise UserError(
-            "tokenizer.decoder_conditioning pixels is trained on the tokens of given weights; set "
-            "tokenizer.training.decoder_only to true, or train with none first"
-        )
+    early = section.conditioned and not settings.decoder_only
     if settings.transformer and not section.conditioned:
         raise UserError(
             f"tokenizer.training.transformer {settings.transformer} draws tokens for holes, which "
             "only a decoder with conditioning is shown; set tokenizer.decoder_conditioning to "
             "pixels, or leave the key out"
         )
+    if settings.transformer and early:
+        raise UserError(
+            f"tokenizer.training.transformer {settings.transformer} draws tokens of given weights; "
+            "set tokenizer.training.decoder_only to true"
+        )
+    if not early:
+        return config
+    if is_main():
+        note(
+            "tokenizer.decoder_conditioning pixels is left out: encoder and codebook are trained "
+            "first; with tokenizer.training.decoder_only the decoder then learns to see known pixels"
+        )
+    plain = section.model_copy(update={"decoder_conditioning": "none"})
+    return config.model_copy(update={"tokenizer": plain})
 
 
 def network_to_start_from(path: Path, config: Config) -> VQGAN:
@@ -80,7 +95,10 @@ def network_to_start_from(path: Path, config: Config) -> VQGAN:
         wider = name == "encoder_kernels" and all(a <= b for a, b in zip(old, new, strict=True))
         grows = name == "decoder_conditioning" and new == "pixels"
         if old != new and not wider and not grows:
-            raise UserError(f"{path}: {name} is {old}, but the config says {new}")
+            cure = ""
+            if name == "decoder_conditioning":
+                cure = ", or trains more than the decoder; see tokenizer.training.decoder_only"
+            raise UserError(f"{path}: {name} is {old}, but the config says {new}{cure}")
     network = VQGAN(wanted)
     own = network.state_dict()
     grown = {name: _grown(weight, own[name].shape) for name, weight in found.state_dict().items()}

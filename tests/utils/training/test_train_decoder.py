@@ -66,6 +66,20 @@ def test_it_is_trained_and_validated_in_bf16(seeing, weights, changed):
     assert row["hole_mae"] > 0
 
 
+def test_the_same_config_first_trains_a_tokenizer_without_it(seeing, changed, capsys):
+    settings = {"tokenizer.training.decoder_only": False, "tokenizer.training.transformer": None}
+    first = changed(seeing, {**settings, "run": seeing.run.parent / "first"})
+    path = train_tokenizer(first, resume=False)
+    assert "decoder_conditioning pixels is left out" in capsys.readouterr().err
+    assert not load_tokenizer(path, first.tokenizer).config.conditioned
+    train_tokenizer(first, resume=True)  # the settings did not change
+    settings = {"tokenizer.training.transformer": None}
+    network = load_tokenizer(
+        train_tokenizer(changed(seeing, settings), resume=False, start=path), seeing.tokenizer
+    )
+    assert network.config.conditioned
+
+
 # What is shown
 
 
@@ -254,11 +268,11 @@ def test_a_released_decoder_still_sees_known_pixels(repairing, tmp_path):
 
 def test_conditioned_weights_do_not_start_a_run_without_it(repairing, changed):
     config = changed(repairing, {"tokenizer.decoder_conditioning": "none"})
-    with pytest.raises(UserError, match="decoder_conditioning is pixels, but the config says none"):
+    with pytest.raises(UserError, match="says none, or trains more than the decoder"):
         network_to_start_from(repairing.tokenizer_weights, config)
 
 
-def test_it_is_trained_on_given_tokens_only(seeing, changed):
+def test_a_transformer_samples_given_tokens_only(seeing, changed):
     config = changed(seeing, {"tokenizer.training.decoder_only": False})
     with pytest.raises(UserError, match=r"set tokenizer.training.decoder_only to true"):
         train_tokenizer(config, resume=False)
