@@ -52,7 +52,7 @@ COMMON = [  # what the plain loop does
 SETTINGS = {"total_iter": 10, "batch_size": "auto", "step_pictures": False}
 WARM_UP = 1  # images
 IMAGES = {  # of each measurement
-    "cpu": {"plain": {"lab": 1, "cats64": 4}, "ours": {"lab": 4, "cats64": 16}},
+    "cpu": {"plain": {"lab": 2, "cats64": 8}, "ours": {"lab": 8, "cats64": 32}},
     "cuda": {"plain": {"lab": 8, "cats64": 8}, "ours": {"lab": 256, "cats64": 512}},
     "quick": {"plain": {"lab": 1, "cats64": 1}, "ours": {"lab": 2, "cats64": 4}},
 }

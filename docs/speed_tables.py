@@ -23,12 +23,12 @@ def speed() -> str:
             cells.setdefault(what, {})[on] = f"{ours} (×{ratio})"
     machines = sorted({on for row in cells.values() for on in row})
     rows = [[what, *(row.get(on, "–") for on in machines)] for what, row in cells.items()]
-    return table(["images a second (× the other side)", *machines], rows)
+    return table(["images/s (× the other side)", *machines], rows)
 
 
 def speed_in_full() -> str:
     """All side-by-side measurements: the other side, ours, speedup and memory ratio."""
-    heading = ["images a second", "other side", "here", "speedup", "memory", "machine"]
+    heading = ["images/s", "other side", "here", "speedup", "memory", "machine"]
     return table(heading, all_speeds())
 
 
@@ -78,13 +78,13 @@ def speed_row(
 
 def repair_cost() -> str:
     """Time per image and memory by batch size, iterations and number of images."""
-    names = {"batch": "images per batch", "total_iter": "iterations", "images": "images in total"}
+    names = {"batch": "batch size", "total_iter": "iterations", "images": "images"}
     rows = []
     for record in latest("inpaint"):
         for key, name in names.items():
             for amount, cell in record["details"]["growth"].get(key, {}).items():
                 costs = f"{cell['seconds_an_image']:.3f}", f"{cell['peak_mib']:.0f}"
-                rows.append([f"{amount} {name}", *costs, machine(record)])
+                rows.append([f"{name} {amount}", *costs, machine(record)])
     return table(["cats64", "seconds per image", "peak, MiB", "machine"], rows)
 
 
@@ -97,7 +97,7 @@ def busy() -> str:
         for work, cells in found.items()
         for others, cell in cells.items()
     ]
-    return table(["images a second", "threads within operations", "images shared", "ratio"], rows)
+    return table(["images/s", "threads within operations", "images shared", "ratio"], rows)
 
 
 def neighbours(others: str) -> str:
@@ -155,4 +155,4 @@ def tokenizer_speed() -> str:
             found = (cells[f"{way}_{kind}_32"]["images_per_second"] for way, kind in columns)
             rows.append([f"{size} size", *(f"{speed:.0f}" for speed in found), machine(record)])
     names = (f"{way}, {kind}" for way, kind in columns)
-    return table(["tokenizer, images a second", *names, "machine"], rows)
+    return table(["tokenizer, images/s", *names, "machine"], rows)

@@ -216,7 +216,7 @@ def test_the_readme_compares_speeds_in_a_row_a_task_and_a_column_a_machine(monke
     ]
     monkeypatch.setattr(speed_tables, "all_speeds", lambda: rows)
     assert speed_tables.speed().splitlines() == [
-        "| images a second (× the other side) | A | B |",
+        "| images/s (× the other side) | A | B |",
         "|---|---|---|",
         "| train | 3 (×3.0, 2.0 to 4.0) | 1,000 (×500.0) |",
         "| repair | 2 (×2.0) | – |",
