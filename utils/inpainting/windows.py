@@ -11,12 +11,12 @@ downscaled picture where they are not thick, and the result is enlarged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from PIL import Image
+from fid.pixels import Size, resized
 from scipy import ndimage
 
 from utils.data.fill import feather
@@ -101,18 +101,14 @@ def _repair_shrunk(
 ) -> Iterator[np.ndarray]:
     """Repair thick holes in a downscaled picture and yield the full-size one after each round."""
     factor = ceil(2 * _depth(thick).max() / (SHRUNK * side))
-    size = [ceil(pixels / factor) for pixels in hole.shape]
-    small_hole = _resized(255 * hole.astype(np.uint8), size, Image.Resampling.BOX) > 0
-    small = _resized(image, size, Image.Resampling.BOX)
+    height, width_of_image = hole.shape
+    size = Size(ceil(width_of_image / factor), ceil(height / factor), "box")
+    small_hole = resized(255 * hole.astype(np.uint8), size) > 0
+    small = resized(image, size)
     for repaired in repair_in_windows(small, small_hole, side, decode, width):
-        large = _resized(repaired, hole.shape, Image.Resampling.BICUBIC)
+        large = resized(repaired, Size(width_of_image, height, "bicubic"))
         joined = feather(large, image, hole, factor * width)
         yield np.where(thick[..., None], joined, image)
-
-
-def _resized(pixels: np.ndarray, size: Sequence[int], how: Image.Resampling) -> np.ndarray:
-    """Resize pixels (H, W, ...) uint8 to (h, w)."""
-    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), how))
 
 
 def _repair_rounds(
