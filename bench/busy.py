@@ -9,8 +9,8 @@ number of other processes run busy loops. Works: repairing and encoding at cats6
 training at both sizes, stage 1 at cats64 size. Weights are random, images are crops of photographs.
 
 Its last line is {WORK: {PROCESSES: {"old", "new", "ratio"}}, ...}: images per second and new over
-old, each a median over rounds with minimum and maximum. The result is not appended if the rounds
-of the new side differ too much (bench/common.py).
+old, each a median over rounds with minimum and maximum. A work is not appended if the rounds of its
+new side differ too much (bench/common.py).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def main() -> None:
             loads[count] = {"before": before, "after": common.load()}
     details = {"loads": loads, "workers": parallel.workers(), "rounds": rounds, "seconds": seconds}
     ours = {w: {n: cell[NEW] for n, cell in cells.items()} for w, cells in result.items()}
-    common.report("busy", result, details, args.quick, steady=ours)
+    varied = [work for work, cells in ours.items() if common.too_wide(cells)]
+    common.report("busy", result, details, args.quick, varied)
 
 
 def compare(

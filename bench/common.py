@@ -160,20 +160,21 @@ def report(
     result: dict[str, Any],
     details: dict[str, Any] | None = None,
     quick: bool = False,
-    steady: dict[str, Any] | None = None,
+    varied: Sequence[str] | None = None,
 ) -> None:
     """Print the result; append it with details, machine and date to `bench/results/NAME.jsonl`.
 
-    Nothing is appended if the run was quick or the spreads in `steady`, by default those of the
-    result, are too wide.
+    varied: keys of the result that are not appended; by default nothing is if a spread is too wide.
+    Nor is anything of a quick run.
     """
-    wide = [] if quick else too_wide(result if steady is None else steady)
+    wide = [] if quick else too_wide(result) if varied is None else varied
+    kept = {} if varied is None and wide else {k: v for k, v in result.items() if k not in wide}
     if wide:
         reason = f"rounds differ by more than {WIDEST} times in {', '.join(wide)}"
         print(f"not appended: {reason}", file=sys.stderr)
-    if not quick and not wide:
+    if not quick and kept:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        record = {"date": now, "result": result, "details": details or {}, "machine": machine()}
+        record = {"date": now, "result": kept, "details": details or {}, "machine": machine()}
         with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
     print(json.dumps(result), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 
 import pytest
 
@@ -33,10 +34,16 @@ def test_rounds_that_differ_too_much_are_printed_but_not_appended(
     assert ("nested repair" in said.err) == (not appended)
 
 
-def test_a_side_may_vary_that_is_not_judged(tmp_path, monkeypatch):
+def test_only_what_is_said_to_vary_is_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common, "RESULTS", tmp_path)
-    report("some", {"old": spread([1, 9])}, steady={"new": spread([1, 1])})
-    assert (tmp_path / "some.jsonl").exists()
+    repair, score = {"old": spread([1, 9])}, {"old": spread([1, 1])}
+    report("some", {"repair": repair, "score": score}, varied=["score"])
+    assert json.loads((tmp_path / "some.jsonl").read_text())["result"] == {"repair": repair}
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"repair": repair, "score": score}
+    assert "1.5 times in score" in said.err
+    report("other", {"repair": repair}, varied=["repair"])
+    assert not (tmp_path / "other.jsonl").exists()
 
 
 def test_a_quick_run_appends_nothing(tmp_path, monkeypatch, capsys):
