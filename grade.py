@@ -37,7 +37,8 @@ def main() -> None:
     config = load_config(args.config, overrides)
     from utils.data.datasets import InpaintingSet  # imports PyTorch, which takes seconds
     from utils.device import world_size
-    from utils.grading import Grader, save_tables
+    from utils.grading.grader import Grader
+    from utils.grading.tables import save_tables
 
     if world_size() > 1:
         parser.error("grading runs in one process; start it without torchrun, unset WORLD_SIZE")

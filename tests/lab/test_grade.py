@@ -118,6 +118,70 @@ def test_the_best_or_last_of_several_epochs_is_graded_and_no_optimizer(desk, cal
     assert {rows[name]["score"] for name in ("many", "best")} == {rows["first.pt"]["score"]}
 
 
+def test_graded_again_where_data_changed_or_results_are_gone(desk, call):
+    for name in ("broken.pt", "first.pt", "third.ckpt"):
+        Path("solutions", name).unlink()
+    command = "python grade.py solutions --config tiny.yml --data cat_face --output out"
+    assert call(command).code == 0
+    before = {row["solution"]: row["score"] for row in csv.DictReader(Path("out/grades.csv").open())}
+    shutil.rmtree("out/second/test_results")
+    left = call(command)
+    assert left.code == 0, left.err
+    assert Path("out/second/test_results").is_dir()
+    mask = next(Path("cat_face/mask64").iterdir())
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    assert call(command).code == 0
+    after = {row["solution"]: row["score"] for row in csv.DictReader(Path("out/grades.csv").open())}
+    assert after["second"] != before["second"]
+
+
+def test_results_in_inner_folders_and_configs_of_others_do_no_harm(desk, call):
+    for name in ("broken.pt", "third.ckpt", "second"):
+        place = Path("solutions", name)
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    Path("solutions/handed/lab").mkdir(parents=True)
+    Path("solutions/truth").rename("solutions/handed/lab/results")
+    Path("solutions/handed/lab/figures").mkdir()
+    Image.new("RGB", (9, 9)).save("solutions/handed/lab/figures/loss.png")
+    Path("solutions/mine").mkdir()
+    Path("solutions/first.pt").rename("solutions/mine/model.pt")
+    Path("solutions/mine/environment.yml").write_text("name: lab\nchannels: [conda-forge]\n")
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == 0, left.err
+    rows = {r["solution"]: r for r in csv.DictReader(Path("out/grades.csv").open())}
+    assert {row["error"] for row in rows.values()} == {""}
+    assert abs(float(rows["handed"]["score"])) < 1e-3
+
+
+def test_a_run_of_ours_is_graded_by_its_final_weights(desk, call):
+    importing = "python -m utils.weights.import_lab solutions/first.pt --config tiny.yml"
+    assert call(f"{importing} --out solutions/run").code == 0
+    for path in Path("solutions").iterdir():
+        if path.name not in ("run", "first.pt"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copy("solutions/run/transformer.safetensors", "solutions/run/best.safetensors")
+    weights = torch.load("solutions/first.pt", weights_only=True)
+    torch.save({"averaged": weights, "transformer": weights}, "solutions/run/state.pt")
+    Path("solutions/first.pt").unlink()
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == 0, left.err
+    (row,) = csv.DictReader(Path("out/grades.csv").open())
+    assert (row["error"], row["weights"]) == ("", "transformer.safetensors")
+
+
+def test_a_damaged_epoch_does_not_matter_next_to_a_better_one(desk, call):
+    for path in Path("solutions").iterdir():
+        if path.name not in ("first.pt", "broken.pt"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    Path("solutions/many").mkdir()
+    Path("solutions/first.pt").rename("solutions/many/best.pt")
+    Path("solutions/broken.pt").rename("solutions/many/epoch_3.pt")
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == 0, left.err
+    (row,) = csv.DictReader(Path("out/grades.csv").open())
+    assert (row["error"], row["weights"]) == ("", "best.pt")
+
+
 def test_odd_solutions_get_their_line_and_the_results_among_them_are_none(desk, call):
     for path in Path("solutions").iterdir():
         shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from config.errors import UserError
+from config.errors import MachineError, UserError
 from utils.io.messages import message_of, note_once, raise_if_machine, refusal
 from utils.weights.description import TRANSFORMER, Description, described
 from utils.weights.lab_keys import (
@@ -112,23 +112,33 @@ def pick_files(paths: Sequence[Path], settled: Settled) -> list[Path]:
 
     Names tell, as in best.pt, final.pt and epoch_20.pt. A file without a network, such as the state
     of an optimizer, is left out. Files whose names are equally good are all taken, if they contain
-    a network that no better one has. Errors as `read_lab_file`.
+    a network that no better one has. Errors of `read_lab_file`, unless a better file was picked.
     """
     picked: list[Path] = []
     kinds: set[str] = set()  # of the picked networks
-    for _, equally_good in groupby(sorted(paths, key=_progress, reverse=True), _progress):
+    runs: set[str] = set()  # names without the epoch; one epoch of each is read
+    for _, equally_good in groupby(sorted(paths, key=progress, reverse=True), progress):
         if len(kinds) == len(FIRST_WORDS):
             break
         parts = {}
         for path in equally_good:
-            with suppress(NothingFoundError):
+            run = EPOCH.sub("", str(path))
+            if run in runs:
+                continue
+            runs.add(run)
+            try:
                 parts[path] = read_lab_file(path, settled).parts.keys()
+            except NothingFoundError:
+                continue
+            except UserError as error:
+                if isinstance(error, MachineError) or not picked:
+                    raise
         picked += [path for path, found in parts.items() if found - kinds]
         kinds = kinds.union(*parts.values())
     return picked or list(paths)
 
 
-def _progress(path: Path) -> tuple[bool, bool, int]:
+def progress(path: Path) -> tuple[bool, bool, int]:
     """How far training was by a file's name: sorts the best after the last after other epochs."""
     name = path.stem.casefold()
     epochs = EPOCH.findall(f"{path.parent.name}/{name}")

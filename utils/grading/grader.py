@@ -8,36 +8,30 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fid.names import is_hidden, is_picture, partners
-from fid.pixels import profile_of
+from fid.names import is_hidden
 from tqdm import tqdm
 
 from config.errors import UserError, printable
-from config.loading import Override, load_config
+from config.loading import Override
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
 from utils.data.pairs import check_same_size, list_images
+from utils.grading.solution import Solution, files_of
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.io.files import content_hash, make_folder, write_text
-from utils.io.images import load_rgb, tell_of_profile
+from utils.io.images import load_rgb
 from utils.io.messages import line_about, message_of, raise_if_machine
-from utils.io.pictures import comparison_strip
-from utils.io.tables import csv_table, markdown_table
-from utils.pages import embed, save_page
-from utils.weights.description import described
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_file import WEIGHTS_SUFFIXES, pick_files
 from utils.weights.lab_naming import Settled
 
-SCORE_PROGRAM = Path(__file__).resolve().parents[1] / "faster-pytorch-fid" / "fid_score_gpu.py"
+SCORE_PROGRAM = Path(__file__).resolve().parents[2] / "faster-pytorch-fid" / "fid_score_gpu.py"
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
-PICTURES_SHOWN = 3  # images per solution
-COLUMNS = ("rank", "solution", "score", "what", "weights", "attention", "rule", "error")
 
 
 @dataclass(frozen=True)
@@ -89,58 +83,51 @@ class Grader:
                 tqdm.write(f"  failed: {grades[-1].error}", file=sys.stderr)
         return sorted(grades, key=lambda found: (found.score is None, found.score, found.solution))
 
-    def grade(self, solution: Path) -> Grade:
+    def grade(self, path: Path) -> Grade:
         """The recorded grade if nothing has changed, otherwise a new one."""
-        settings = self.base.model_dump_json() + str(self.dataset.images) + str(self.overrides)
-        place, fingerprint = self.output / solution.name, ""
+        place, fingerprint = self.output / path.name, ""
+        recorded = _recorded(place / RECORD)
         try:
-            recorded = Grade(**json.loads((place / RECORD).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            if not isinstance(error, FileNotFoundError):
-                raise_if_machine(error, place / RECORD)
-            recorded = None
-        try:
-            files = _files(solution)
-            fingerprint = f"{content_hash(files)} {settings}"
+            solution = Solution.of(path)
+            fingerprint = f"{content_hash(solution.files)} {self._task}"
             if recorded and recorded.fingerprint == fingerprint and not recorded.error:
                 return recorded
-            found = self._repaired(solution, files, place)
+            found = self._repaired(solution, place)
             found |= self._scored(Path(found["results"]), place)
         except (UserError, RuntimeError, OSError, MemoryError) as error:  # grade the others anyway
             found = {"error": line_about(error) or message_of(error)}
-        grade = Grade(solution.name, fingerprint, **found)
+        grade = Grade(path.name, fingerprint, **found)
         write_text(place / RECORD, json.dumps(asdict(grade)) + "\n")
         return grade
 
-    def _repaired(self, solution: Path, files: list[Path], place: Path) -> dict[str, str]:
+    @cached_property
+    def _task(self) -> str:
+        """What all grades depend on: settings, and the contents of the data and the tokenizer."""
+        dataset, weights = self.dataset, self.base.tokenizer.weights
+        files = [*dataset.images, *dataset.masks, *files_of(dataset.truth.location)]
+        files += [weights] if weights and weights.is_file() else []
+        return f"{self.base.model_dump_json()} {self.overrides} {content_hash(files)}"
+
+    def _repaired(self, solution: Solution, place: Path) -> dict[str, str]:
         """Repair with a solution's networks, or find its images; returns fields of `Grade`."""
-        weights = [path for path in files if path.suffix.lower() in WEIGHTS_SUFFIXES]
-        if weights:
-            return self._repaired_by(weights, files, place) | {"results": str(place / RESULTS)}
-        images = [path for path in files if is_picture(path.name)]
-        if not images:
-            raise UserError(f"{solution}: contains neither checkpoints nor images")
-        results = solution / RESULTS if (solution / RESULTS).is_dir() else images[0].parent
-        images, dataset = list_images(results), self.dataset
+        if solution.weights:
+            return self._repaired_by(solution, place) | {"results": str(place / RESULTS)}
+        dataset = self.dataset
+        results = solution.results(len(dataset))
+        images = list_images(results)
         if len(images) != len(dataset):
             raise UserError(f"{results}: {len(images)} images, not {len(dataset)}")
         first = np.asarray(load_rgb(images[0]))  # the scorer checks that the others have its size
         check_same_size(dataset.images[0], dataset[0].image, images[0], first)
         return {"results": str(results)}
 
-    def _repaired_by(self, weights: list[Path], files: list[Path], place: Path) -> dict[str, str]:
+    def _repaired_by(self, solution: Solution, place: Path) -> dict[str, str]:
         """Repair with a solution's networks; returns their files, attention and decode rule."""
-        configs = [path for path in files if path.suffix in (".yml", ".yaml")]
-        config = load_config(configs[0], self.overrides) if configs else self.base
-        foreign, lines = [], []
-        for path in weights:
-            if kind := described(path):  # imported before
-                section = getattr(config, kind).model_copy(update={"weights": path})
-                config = config.model_copy(update={kind: section})
-            else:
-                foreign.append(path)
-        if len(foreign) > 1:
-            foreign = pick_files(foreign, Settled(heads=config.transformer.num_heads))
+        config, lines = solution.config(self.base, self.overrides), []
+        ours, foreign = solution.networks(Settled(heads=config.transformer.num_heads))
+        for kind, path in ours.items():  # imported before
+            section = getattr(config, kind).model_copy(update={"weights": path})
+            config = config.model_copy(update={kind: section})
         if foreign:
             config, lines = import_lab(foreign, place / "imported", config)
         if config.tokenizer.weights is None:
@@ -148,7 +135,7 @@ class Grader:
         inpaint_set(config, self.dataset, place)
         variant = [line.split("attention variant ")[1] for line in lines if "attention var" in line]
         return {
-            "weights": ", ".join(path.name for path in foreign),
+            "weights": ", ".join(path.name for path in (*ours.values(), *foreign)),
             "attention": variant[0].rpartition(", ")[0] if variant else "",
             "rule": f"{config.decoding.rule} {config.decoding.mask_schedule}",
         }
@@ -174,56 +161,12 @@ class Grader:
         return {"score": float(value), "what": name}
 
 
-def _files(solution: Path) -> list[Path]:
-    """The solution's file, or the files of its folder and of linked ones, except hidden ones."""
-    if solution.is_file():
-        return [solution]
-    found, seen = [], set()
-    for place, folders, names in os.walk(solution, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link to a folder above, or to another
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [path for name in names if (path := Path(place, name)).is_file()]
-    return sorted(p for p in found if not is_hidden(p.relative_to(solution).as_posix()))
-
-
-def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
-    """Write grades.csv, grades.md, and grades.html with images."""
-    rows = []
-    for rank, found in enumerate(grades, 1):
-        values = asdict(found) | {"rank": None if found.score is None else rank}
-        rows.append({column: values[column] for column in COLUMNS})
-    write_text(output / "grades.csv", csv_table(rows))
-    shown = [{column: _cell(value) for column, value in row.items()} for row in rows]
-    cells = [list(row.values()) for row in shown]
-    write_text(output / "grades.md", markdown_table(COLUMNS, cells) + "\n")
-    columns = [column for column in COLUMNS if any(row[column] for row in shown)]
-    lines = [
-        ([row[column] for column in columns], _pictures(found, dataset))
-        for row, found in zip(shown, grades, strict=True)
-    ]
-    title = "Solutions, ranked"
-    save_page(output / "grades.html", "grades.html", title=title, columns=columns, rows=lines)
-
-
-def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
-    """A few comparison strips (masked, inpainted, ground truth) as data URIs."""
-    if found.error:
-        return []
-    results = list_images(Path(found.results))
-    names = ([path.name for path in side] for side in (dataset.images, results))
-    places = partners(*names) or range(len(results))
-    strips = []
-    for index in sorted({int(i) for i in np.linspace(0, len(dataset) - 1, PICTURES_SHOWN)}):
-        item, place = dataset[index], results[places[index]]
-        repaired = load_rgb(place)
-        tell_of_profile(profile_of(repaired), str(place))
-        shown = comparison_strip(item.image, np.asarray(repaired), dataset.ground_truth(index))
-        strips.append(embed(shown))
-    return strips
-
-
-def _cell(value: object) -> str:
-    text = f"{value:.4f}" if isinstance(value, float) else str("" if value is None else value)
-    return text.replace("|", "\\|").replace("\n", " ")
+def _recorded(path: Path) -> Grade | None:
+    """The grade in a file, if it is readable and its images still exist."""
+    try:
+        grade = Grade(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if not isinstance(error, FileNotFoundError):
+            raise_if_machine(error, path)
+        return None
+    return grade if Path(grade.results).is_dir() else None

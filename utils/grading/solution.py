@@ -1,0 +1,102 @@
+"""What a solution's file or folder contains: networks and a config, or repaired images."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fid.names import is_hidden, is_picture
+
+from config.errors import UserError
+from config.loading import LAB_FORM, Override, load_config, read_yaml
+from config.schema import Config
+from utils.inpainting.outputs import RESULTS
+from utils.weights.description import WEIGHTS_FILES, described
+from utils.weights.lab_file import WEIGHTS_SUFFIXES, pick_files, progress
+from utils.weights.lab_naming import Settled
+
+STATE = "state"  # beginning of the name of a training's state, next to its weights
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A file, or a folder with its files and those of linked folders, except hidden ones."""
+
+    path: Path
+    files: list[Path]
+
+    @classmethod
+    def of(cls, path: Path) -> Solution:
+        """Find the files of a solution."""
+        return cls(path, files_of(path))
+
+    @property
+    def weights(self) -> list[Path]:
+        """All files that may contain networks."""
+        return [path for path in self.files if path.suffix.lower() in WEIGHTS_SUFFIXES]
+
+    def config(self, base: Config, overrides: Sequence[Override]) -> Config:
+        """The solution's own config with overrides, or `base` if it brings none."""
+        own = (path for path in self.files if path.suffix in (".yml", ".yaml") and _is_ours(path))
+        path = next(own, None)
+        return base if path is None else load_config(path, overrides)
+
+    def networks(self, settled: Settled) -> tuple[dict[str, Path], list[Path]]:
+        """One file of ours for each kind of network, and other files with the missing kinds.
+
+        Of several epochs the best one or else the last is taken. Errors as `read_lab_file`.
+        """
+        found: dict[str | None, list[Path]] = defaultdict(list)
+        for path in self.weights:
+            found[described(path)].append(path)
+        foreign = found.pop(None, [])
+        if not found:
+            return {}, pick_files(foreign, settled) if len(foreign) > 1 else foreign
+        ours = {kind: max(paths, key=_is_final) for kind, paths in found.items() if kind}
+        others = [path for path in foreign if not path.name.startswith(STATE)]
+        if not others or ours.keys() == WEIGHTS_FILES.keys():
+            return ours, []
+        return ours, pick_files(others, settled)
+
+    def results(self, count: int) -> Path:
+        """The folder of repaired images: test_results, else one of ``count`` images, else any.
+
+        Raises `UserError` if the solution contains no image.
+        """
+        folders = Counter(path.parent for path in self.files if is_picture(path.name))
+        if not folders:
+            raise UserError(f"{self.path}: contains neither checkpoints nor images")
+        named = (folder for folder in folders if folder.name == RESULTS)
+        of_size = (folder for folder, found in folders.items() if found == count)
+        return next((folder for some in (named, of_size, folders) for folder in some))
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file itself; all files below a folder and below links, except hidden ones, sorted."""
+    if path.is_file():
+        return [path]
+    found, seen = [], set()
+    for place, folders, names in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above, or to another
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [file for name in names if (file := Path(place, name)).is_file()]
+    return sorted(file for file in found if not is_hidden(file.relative_to(path).as_posix()))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a YAML file has sections of our configs or of the lab's, unlike environment.yml."""
+    with suppress(UserError):
+        values, _ = read_yaml(path, "config")
+        return isinstance(values, dict) and bool(values.keys() & {LAB_FORM, *Config.model_fields})
+    return False
+
+
+def _is_final(path: Path) -> tuple[bool, tuple[bool, bool, int]]:
+    """Sorts the weights that a run ends with after its best and other epochs."""
+    return path.name in WEIGHTS_FILES.values(), progress(path)
