@@ -90,14 +90,15 @@ def repair_cost() -> str:
 
 def busy() -> str:
     """Images per second next to busy processes, latest measurement of each work."""
-    found = {work: cell for of in records("busy") for work, cell in of["result"].items()}
+    found = {work: (cells, of) for of in records("busy") for work, cells in of["result"].items()}
     sides = ("old", "new", "ratio")
     rows = [
-        [f"{work}, {neighbours(others)}", *(spread_cell(cell[side]) for side in sides)]
-        for work, cells in found.items()
+        [f"{work}, {neighbours(others)}", *(spread_cell(cell[s]) for s in sides), machine(of)]
+        for work, (cells, of) in found.items()
         for others, cell in cells.items()
     ]
-    return table(["images/s", "threads within operations", "images shared", "ratio"], rows)
+    heading = ["images/s", "threads within operations", "images shared", "ratio", "machine"]
+    return table(heading, rows)
 
 
 def neighbours(others: str) -> str:

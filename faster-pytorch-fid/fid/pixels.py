@@ -233,7 +233,7 @@ class Size(NamedTuple):
 
 
 def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Resize pixels (H, W) or (H, W, 3) uint8; returned unchanged if they already have that size."""
+    """Resize pixels (H, W) or (H, W, 3) uint8; returned unchanged if they have that size."""
     if pixels.shape[:2] == (size.height, size.width):
         return pixels
     chosen = Image.Resampling[size.filter.upper()]

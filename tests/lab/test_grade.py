@@ -53,6 +53,12 @@ def desk(lab_data, changed, weights, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def ranked() -> dict[str, dict[str, str]]:
+    """Rows of out/grades.csv by solution."""
+    rows = csv.DictReader(Path("out/grades.csv").read_text().splitlines())
+    return {row["solution"]: row for row in rows}
+
+
 def test_five_solutions_are_ranked_and_one_that_fails_stops_no_other(desk, call):
     command = "python grade.py solutions --config tiny.yml --data cat_face --output out"
     left = call(command)
@@ -111,7 +117,7 @@ def test_the_best_or_last_of_several_epochs_is_graded_and_no_optimizer(desk, cal
         torch.save(state, f"solutions/{folder}/optimizer.bin")
     left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
     assert left.code == 0, left.err
-    rows = {r["solution"]: r for r in csv.DictReader(Path("out/grades.csv").open())}
+    rows = ranked()
     assert {row["error"] for row in rows.values()} == {""}
     assert rows["many"]["weights"] == "epoch_20.pt"
     assert rows["best"]["weights"] == "best.pt"
@@ -123,7 +129,7 @@ def test_graded_again_where_data_changed_or_results_are_gone(desk, call):
         Path("solutions", name).unlink()
     command = "python grade.py solutions --config tiny.yml --data cat_face --output out"
     assert call(command).code == 0
-    before = {row["solution"]: row["score"] for row in csv.DictReader(Path("out/grades.csv").open())}
+    before = ranked()["second"]["score"]
     shutil.rmtree("out/second/test_results")
     left = call(command)
     assert left.code == 0, left.err
@@ -131,8 +137,7 @@ def test_graded_again_where_data_changed_or_results_are_gone(desk, call):
     mask = next(Path("cat_face/mask64").iterdir())
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
     assert call(command).code == 0
-    after = {row["solution"]: row["score"] for row in csv.DictReader(Path("out/grades.csv").open())}
-    assert after["second"] != before["second"]
+    assert ranked()["second"]["score"] != before
 
 
 def test_results_in_inner_folders_and_configs_of_others_do_no_harm(desk, call):
@@ -148,7 +153,7 @@ def test_results_in_inner_folders_and_configs_of_others_do_no_harm(desk, call):
     Path("solutions/mine/environment.yml").write_text("name: lab\nchannels: [conda-forge]\n")
     left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
     assert left.code == 0, left.err
-    rows = {r["solution"]: r for r in csv.DictReader(Path("out/grades.csv").open())}
+    rows = ranked()
     assert {row["error"] for row in rows.values()} == {""}
     assert abs(float(rows["handed"]["score"])) < 1e-3
 
@@ -165,7 +170,7 @@ def test_a_run_of_ours_is_graded_by_its_final_weights(desk, call):
     Path("solutions/first.pt").unlink()
     left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
     assert left.code == 0, left.err
-    (row,) = csv.DictReader(Path("out/grades.csv").open())
+    (row,) = ranked().values()
     assert (row["error"], row["weights"]) == ("", "transformer.safetensors")
 
 
@@ -178,7 +183,7 @@ def test_a_damaged_epoch_does_not_matter_next_to_a_better_one(desk, call):
     Path("solutions/broken.pt").rename("solutions/many/epoch_3.pt")
     left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
     assert left.code == 0, left.err
-    (row,) = csv.DictReader(Path("out/grades.csv").open())
+    (row,) = ranked().values()
     assert (row["error"], row["weights"]) == ("", "best.pt")
 
 

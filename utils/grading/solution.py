@@ -72,7 +72,7 @@ class Solution:
             raise UserError(f"{self.path}: contains neither checkpoints nor images")
         named = (folder for folder in folders if folder.name == RESULTS)
         of_size = (folder for folder, found in folders.items() if found == count)
-        return next((folder for some in (named, of_size, folders) for folder in some))
+        return next(folder for some in (named, of_size, folders) for folder in some)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -76,7 +76,7 @@ def _without_early_conditioning(config: Config) -> Config:
     if is_main():
         note(
             "tokenizer.decoder_conditioning pixels is left out: encoder and codebook are trained "
-            "first; with tokenizer.training.decoder_only the decoder then learns to see known pixels"
+            "first; with tokenizer.training.decoder_only the decoder learns it afterwards"
         )
     plain = section.model_copy(update={"decoder_conditioning": "none"})
     return config.model_copy(update={"tokenizer": plain})
