@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from config.errors import UserError
 from utils.weights.import_lab import import_lab
 from utils.weights.lab_keys import read_keys
+from utils.weights.lab_naming import Settled
 from utils.weights.store import load_transformer
 
 WIDTH, HEADS, TOKENS, CODES = 32, 4, 16, 16
@@ -64,6 +65,7 @@ HARMFUL = {
         "blocks.0.Attention.scale is 0.25; allowed is the factor of the scores of 4 heads, 0.3536 "
         "or 2.828; of 2 heads it is: --set transformer.num_heads=2",
     ),
+    "of one head": (in_attention(scale=torch.tensor(WIDTH**-0.5)), "0.3536 or 2.828$"),
     "learned": (in_attention(temperature=torch.tensor(0.7)), "0.3536 or 2.828$"),
     "causal": (in_attention(mask=torch.ones(16, 16).tril()), "2 keys unexpected: blocks.0.Att"),
     "another mask id": (lambda _: {"mask_id": torch.tensor(0)}, "mask_id is 0; allowed is the la"),
@@ -94,7 +96,7 @@ def test_what_may_change_the_logits_is_refused(lab, base, tmp_path, case):
     assert not (tmp_path / "ours").exists()
 
 
-@pytest.mark.parametrize("shape", [(17,), (1, 17), (1, 1, 17), (16, 1), (1, 16, 17)])
+@pytest.mark.parametrize("shape", [(), (17,), (1, 17), (1, 1, 17), (16, 1), (1, 16, 17)])
 def test_a_bias_of_fewer_values_is_spread_over_positions_and_codes(lab, base, tmp_path, shape):
     lab.bias = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))
     ids, found, _ = imported(lab.state_dict(), base, tmp_path)
@@ -124,3 +126,63 @@ def test_an_entry_leaves_out_what_is_beside_it(lab, base, tmp_path):
         imported(state, base, tmp_path)
     _, _, lines = imported(state, base, tmp_path, entry="model")
     assert "left out, not in an entry: criterion.weight" in lines
+
+
+@pytest.mark.parametrize("key", ["pos_emb", "tok_emb.weight"])
+def test_a_number_in_place_of_a_table_is_refused(lab, base, tmp_path, key):
+    state = lab.state_dict() | {key: torch.tensor(0.5)}
+    with pytest.raises(UserError, match=rf"{key} \(\), needed"):
+        imported(state, base, tmp_path)
+
+
+def whole(lab: LabTransformer, vqgan: nn.Module) -> dict[str, Tensor]:
+    """A module that holds a transformer's parts themselves, and a tokenizer as one more part."""
+    parts = {f"vqgan.{key}": value for key, value in vqgan.state_dict().items()}
+    return {**parts, **lab.state_dict()}
+
+
+def test_a_tokenizer_beside_the_parts_of_a_transformer_is_a_network_of_its_own(
+    lab, solution, assert_same
+):
+    vqgan = solution("report").vqgan
+    for prefix in ("", "model."):
+        state = {prefix + key: value for key, value in whole(lab, vqgan).items()}
+        parts = read_keys(state, "a.pt").parts
+        assert_same(dict(parts["transformer"].weights), dict(lab.state_dict()))
+        assert_same(dict(parts["tokenizer"].weights), dict(vqgan.state_dict()))
+    parts = read_keys({**vqgan.state_dict(), **lab.state_dict()}, "a.pt").parts
+    assert_same(dict(parts["transformer"].weights), dict(lab.state_dict()))
+    assert_same(dict(parts["tokenizer"].weights), dict(vqgan.state_dict()))
+
+
+def test_losses_beside_the_parts_of_a_network_are_left_out_by_an_entry(lab, solution, assert_same):
+    state = whole(lab, solution("report").vqgan)
+    state |= {f"loss.discriminator.main.{i}.weight": torch.ones(2) for i in range(7)}
+    with pytest.raises(UserError) as error:
+        read_keys(state, "a.pt")
+    assert str(error.value) == (
+        "a.pt: 7 unexpected keys: loss.discriminator.main.0.weight, "
+        "loss.discriminator.main.1.weight, loss.discriminator.main.2.weight, "
+        "loss.discriminator.main.3.weight, loss.discriminator.main.4.weight, ...; known are a "
+        "lab's networks; --entry transformer of utils.weights.import_lab leaves out what is beside "
+        "one"
+    )
+    file = read_keys(state, "a.pt", Settled("transformer"))
+    assert_same(dict(file.parts["transformer"].weights), dict(lab.state_dict()))
+    assert any(note.startswith("left out, not in an entry: loss.disc") for note in file.notes)
+
+
+def test_an_average_beside_the_parts_of_a_transformer_is_chosen_by_an_entry(lab, assert_same):
+    own = dict(lab.state_dict())
+    state = {**own, **{f"ema.{key}": value + 1 for key, value in own.items()}}
+    with pytest.raises(UserError, match="holds 2 transformers: transformer, ema; choose one"):
+        read_keys(state, "a.pt")
+    for entry, added in (("transformer", 0), ("ema", 1)):
+        found = read_keys(state, "a.pt", Settled(entry)).part("transformer").weights
+        assert_same(dict(found), {key: value + added for key, value in own.items()})
+
+
+def test_an_entry_does_not_leave_out_what_may_be_part_of_the_network(lab, base, tmp_path):
+    state = {"model": lab.state_dict() | {"head.weight": torch.ones(17, WIDTH)}}
+    with pytest.raises(UserError, match="1 keys unexpected: head.weight"):
+        imported(state, base, tmp_path, entry="model")

@@ -183,7 +183,7 @@ def test_a_file_taken_directly_notes_the_order_that_was_assumed(lab, base, tmp_p
     path = save(renamed(lab, {"attn.fused.": "qkv", "attn.mix.": "o"}), tmp_path)
     load_transformer(path, base.transformer.model_copy(update={"dim": 32}))
     said = capsys.readouterr().err
-    assert f"note: {path}: attn.fused: its rows are taken in the order q, k, v" in said
+    assert f"note: {path}: attn.fused: its rows are taken as whole matrices q, k, v; import" in said
 
 
 @pytest.mark.parametrize(

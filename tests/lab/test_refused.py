@@ -125,3 +125,11 @@ def test_random_bytes_are_called_damaged(tiny, call):
     Path("bad.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
     assert said == "error: bad.pt: damaged or no weights file\n"
+
+
+@pytest.mark.parametrize("letter", "RGNtseaubQ")  # instructions of a pickle that lacks their data
+def test_text_is_called_no_weights_file_whatever_its_first_letter(tiny, call, letter):
+    Path("bad.pt").write_text(f"{letter}epository not found\n")
+    said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
+    assert said.startswith("error: bad.pt: damaged or no weights file")
+    assert len(said.splitlines()) == 1

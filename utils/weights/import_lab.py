@@ -31,8 +31,8 @@ from utils.weights.description import TOKENIZER, TRANSFORMER, WEIGHTS_FILES
 from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import LabFile, Part
 from utils.weights.lab_layouts import LAYOUTS, Weights
-from utils.weights.lab_naming import Roles, Settled
-from utils.weights.lab_shapes import KeyReport, describe, key_report
+from utils.weights.lab_naming import UNUSED, Roles, Settled
+from utils.weights.lab_shapes import KeyReport, cure, describe, key_report, not_followed
 from utils.weights.store import fill, save_weights
 
 NOT_READ = {  # settings that shapes do not determine
@@ -40,7 +40,7 @@ NOT_READ = {  # settings that shapes do not determine
     TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),
 }
 
-UNSUPPORTED = {  # attention variants of public solutions that no file reveals
+UNSUPPORTED = {  # attention of public solutions; no file reveals it, though a name may suggest it
     "query-softmax": "its softmax runs over the queries instead of the keys",
     "merged-heads": "its heads are merged without moving them next to their token",
 }
@@ -71,11 +71,10 @@ def import_lab(
         description = describe(part, getattr(base, kind), file.name)
         descriptions[kind] = description
         report = key_report(part, description)
-        lines += _summary(part, report, description)
+        lines += _summary(part, report, description, getattr(base, kind))
         keys += [f"# {file.name}: {kind}", *report.lines()]
         if report.problems():
-            cure = "; outside attention, keys must be the lab's" if kind == TRANSFORMER else ""
-            problems.append(f"{file.name}: {kind}: {report.problems()}{cure}")
+            problems.append(f"{file.name}: {kind}: {report.problems()}{cure(part, description)}")
     if problems:
         print("\n".join(lines))
         raise UserError("; ".join(problems))
@@ -112,8 +111,8 @@ def _equal(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
-    """Lines that summarise the import of one network."""
+def _summary(part: Part, report: KeyReport, description: Any, expected: Any) -> list[str]:
+    """Lines that summarise the import of one network; expected: its section of the base config."""
     variant = f", attention variant {part.naming.title}" if part.kind == TRANSFORMER else ""
     count = sum(value.numel() for value in part.weights.values())
     read = description.model_dump(exclude=set(NOT_READ[part.kind]))
@@ -126,6 +125,7 @@ def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
         *(f"  renamed: {text}" for text in _patterns(report.renamed)),
         f"  read from the shapes: {_as_text(read)}",
         f"  assumed, as in no shape: {_as_text(taken)}",
+        *(f"  {text}" for text in not_followed(description, expected)),
     ]
 
 
@@ -178,8 +178,10 @@ def role_map(text: str) -> Roles:
     for item in text.split(","):
         layer, _, role = item.strip().partition("=")
         role = {"out": "o", "output": "o"}.get(role, role)
-        if role != "o" and not re.fullmatch(r"(?!.*(.).*\1)[qkv]+", role):
-            raise ArgumentTypeError(f"'{item}' is not LAYER=ROLE; roles are q, k, v, o and qkv")
+        if role not in ("o", UNUSED) and not re.fullmatch(r"(?!.*(.).*\1)[qkv]+", role):
+            raise ArgumentTypeError(
+                f"'{item}' is not LAYER=ROLE; roles are q, k, v, o, qkv and {UNUSED}"
+            )
         roles[re.sub(r"^blocks\.\d+\.", "", layer)] = role
     return roles
 
@@ -205,7 +207,7 @@ def main() -> None:
         type=role_map,
         metavar="LAYER=ROLE,...",
         help="what attention layers are, where names do not say it, e.g. blocks.0.attn.a=q; "
-        "roles: q, k, v, o, or qkv in the order of the rows",
+        f"roles: q, k, v, o, or qkv in the order of the rows, or {UNUSED}",
     )
     parser.add_argument(
         "--attention",

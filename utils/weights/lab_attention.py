@@ -2,8 +2,8 @@
 
 Everything in a block except LayerNorm1, LayerNorm2 and MLP is attention: layers with (4D, D) rows
 in total, for example one (3D, D) or three (D, D), and one (D, D) for the output. Names tell which
-rows are q, k or v, and the user tells their layout (lab_naming.py). Our layers are `Attention.qkv`
-and `Attention.proj`; an output without bias gets a zero bias.
+rows are q, k or v (lab_naming.py), and the user tells their layout (lab_questions.py). Our layers
+are `Attention.qkv` and `Attention.proj`; an output without bias gets a zero bias.
 
 Letters: D width of the transformer.
 """
@@ -24,7 +24,6 @@ from utils.weights.lab_layouts import (
     Weights,
     heads_joined,
     inputs_first,
-    is_bare,
     reordered,
     starred,
 )
@@ -40,9 +39,9 @@ from utils.weights.lab_naming import (
     says,
     words_of,
 )
+from utils.weights.lab_questions import FITS, ask, no_attention, notes_on
 
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
-SHOWN = 4  # tensors in an error line
 
 
 def from_naming(
@@ -65,13 +64,15 @@ def from_naming(
     namings = {block: naming for block, naming in recognised.items() if naming is not None}
     if not namings:
         block, (keys, _) = next(iter(blocks.items()))
-        raise _no_attention(block, keys, width, name)
+        turned = _outputs_first(_attention(weights)[block], width, "inputs-first")
+        fits_turned = _counts(turned, width) in FITS
+        raise no_attention(block, keys, fits_turned, _counts(keys, width), width, name)
     naming = max(namings.values(), key=lambda found: len(found.biases))
     out, found_in = dict(weights), dict(sources)
     alike = [block for block, found in namings.items() if found == naming]
     for block in alike:
         _rename(block, blocks[block][0], naming, out, found_in)
-    _note(naming, notes)
+    notes += notes_on(naming, settled)
     convolutions = {
         known: value.ndim - 2
         for key, value in _attention(weights)[alike[0]].items()
@@ -151,27 +152,34 @@ def _recognise(
     block: str, keys: Weights, heads: int, width: int, name: str, settled: Settled
 ) -> Naming | None:
     """The naming of one block, or None if its tensors are not attention of this width."""
-    matrices = {
-        key: len(value) // width
-        for key, value in keys.items()
-        if value.ndim == 2 and value.shape[1] == width and len(value) % width == 0
-    }
-    if sorted(matrices.values()) not in ([1, 3], [1, 1, 2], [1, 1, 1, 1]):
+    matrices = _matrices(keys, width)
+    if _counts(keys, width) not in FITS:
         return None
-    bare = [key for key in matrices if is_bare(key)]
-    if bare and settled.layout is None:
-        raise UserError(
-            f"{name}: {block}{bare[0]} is a bare parameter; say how it is used with --attention "
-            "of utils.weights.import_lab: inputs-first for x @ W, standard for x @ W.T"
-        )
+    ask(block, matrices, name, settled)
     layout = settled.layout or "standard"
     if LAYOUTS[layout] != STANDARD:
         heads = settled.heads
         if width % heads:
             raise UserError(f"{name}: width {width} does not divide into {heads} heads; name "
                             "transformer.num_heads in the config")  # fmt: skip
-    weights = roles_of(block, matrices, name, settled.roles)
+    fused = [layer_of(key) for key, count in matrices.items() if count == 3]
+    named = dict.fromkeys(fused, "qkv") if layout == "dimensions-first" else {}
+    weights = roles_of(block, matrices, name, named | settled.roles)
     return Naming(_sorted(weights), _sorted(_biases(keys, weights, width)), layout, heads)
+
+
+def _matrices(keys: Weights, width: int) -> dict[str, int]:
+    """Key of each stack of (D, D) matrices -> their number."""
+    return {
+        key: len(value) // width
+        for key, value in keys.items()
+        if value.ndim == 2 and value.shape[1] == width and len(value) % width == 0
+    }
+
+
+def _counts(keys: Weights, width: int) -> list[int]:
+    """How many (D, D) matrices each layer stacks, sorted."""
+    return sorted(_matrices(keys, width).values())
 
 
 def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
@@ -193,29 +201,3 @@ def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
 
 def _sorted(names: Roles) -> Roles:
     return dict(sorted(names.items(), key=lambda item: "qkvo".index(item[1][0])))
-
-
-def _no_attention(block: str, keys: Weights, width: int, name: str) -> UserError:
-    shown = [f"{block}{key} {tuple(value.shape)}" for key, value in keys.items()]
-    more = ", ..." if len(shown) > SHOWN else ""
-    return UserError(
-        f"{name}: attention is not recognised among {', '.join(shown[:SHOWN])}{more}; allowed are "
-        f"linear layers of 3 x {width} rows, or of {width} for each of q, k and v, and an output, "
-        f"all of {width} columns; --map of utils.weights.import_lab names them, and --attention "
-        "inputs-first turns them"
-    )
-
-
-def _note(naming: Naming, notes: list[str]) -> None:
-    """Add notes on what differs from the report's attention."""
-    output = next(key for key, rows in naming.weights.items() if rows == "o")
-    if "o" not in naming.biases.values():
-        layer = layer_of(output)
-        notes.append(f"{layer} has no bias: zeros, which an export leaves out again")
-    fused = [key for key, rows in naming.weights.items() if len(rows) > 1]
-    for key in fused if naming != VARIANTS["report"] and naming != VARIANTS["fused"] else ():
-        rows = ", ".join(naming.weights[key])
-        how = "" if naming.layout == "standard" else f" ({naming.layout})"
-        notes.append(f"{layer_of(key)}: its rows are taken in the order {rows}{how}")
-    if any("*" in key for key in naming.weights):
-        notes.append(f"{naming.heads} heads, counted in {layer_of(next(iter(naming.weights)))}")

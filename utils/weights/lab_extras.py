@@ -13,6 +13,7 @@ from torch import Tensor
 
 from config.errors import UserError
 from utils.weights.lab_layouts import Weights
+from utils.weights.lab_naming import UNUSED, Roles, layer_of
 
 IN_BLOCK = re.compile(r"blocks\.\d+\.(?!LayerNorm|MLP)")
 TOLERANCE = 2e-3  # relative, of a factor in half precision
@@ -37,13 +38,25 @@ def refuse_parts(weights: Weights, name: str) -> None:
             raise UserError(f"{name}: {found} is only a part of a weight; save again after {cure}")
 
 
+def without_unused(weights: Weights, roles: Roles, name: str, notes: list[str]) -> Weights:
+    """Drop layers that --map calls unused, in every block; raises `UserError` if none has one."""
+    unused = {layer for layer, role in roles.items() if role == UNUSED}
+    layers = {key: layer_of(re.sub(r"^blocks\.\d+\.", "", key)) for key in weights}
+    if missing := unused.difference(layers.values()):
+        raise UserError(f"{name}: --map names {', '.join(sorted(missing))}, which no block has")
+    if unused:
+        shown = ", ".join(sorted(unused))
+        notes.append(f"left out, also of exports, as --map calls it unused: {shown}")
+    return {key: value for key, value in weights.items() if layers[key] not in unused}
+
+
 def without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
     """Drop the buffer with the mask token's id if it is the last id, as ours is."""
     single = (key for key, value in weights.items() if value.numel() == 1)
     key = next((key for key in single if "mask" in key.split(".")[-1]), None)
     if key is None:
         return weights
-    table = next((w for k, w in weights.items() if k.endswith("tok_emb.weight")), None)
+    table = next((w for k, w in weights.items() if k.endswith("tok_emb.weight") and w.ndim), None)
     found, last = weights[key], None if table is None else len(table) - 1
     if found.item() != last:
         raise UserError(f"{name}: {key} is {found.tolist()}; allowed is the last id, {last}")
@@ -87,14 +100,15 @@ def _factor(key: str, value: Tensor, weights: Weights, heads: int, name: str) ->
     That is the root of a head's width or its inverse; the forward pass tells which is meant.
     """
     is_number = IN_BLOCK.match(key) and value.is_floating_point() and value.numel() == 1
-    if not is_number or not heads or "tok_emb.weight" not in weights:
+    table = weights.get("tok_emb.weight")
+    if not is_number or not heads or table is None or table.ndim != 2:
         return None
-    found, width = value.item(), weights["tok_emb.weight"].shape[1]
+    found, width = value.item(), table.shape[1]
     allowed = [(width / heads) ** power for power in (-0.5, 0.5)]
     if any(isclose(found, usual, rel_tol=TOLERANCE) for usual in allowed):
         return "the factor of the scores, as here"
     meant = width * min(found, 1 / found) ** 2 if found > 0 else 0
-    fits = round(meant) > 0 and width % round(meant) == 0 and abs(meant - round(meant)) < 0.05
+    fits = round(meant) > 1 and width % round(meant) == 0 and abs(meant - round(meant)) < 0.05
     cure = f"; of {round(meant)} heads it is: --set transformer.num_heads={round(meant)}"
     usual = " or ".join(f"{number:.4g}" for number in allowed)
     raise UserError(
@@ -107,7 +121,7 @@ def _broadcast(weights: Weights) -> Weights:
     """pos_emb as (N, D) and bias as (N, K + 1), from any shape that broadcasts to it."""
     found: Weights = {}
     position, table = weights.get("pos_emb"), weights.get("tok_emb.weight")
-    if position is None or table is None:
+    if position is None or table is None or not position.ndim or not table.ndim:
         return found
     if position.ndim == 3 and len(position) == 1:  # (1, N, D)
         found["pos_emb"] = position[0]
@@ -115,7 +129,7 @@ def _broadcast(weights: Weights) -> Weights:
     bias = weights.get("bias")
     if bias is not None:
         rows = bias[0] if bias.ndim == 3 and len(bias) == 1 else bias
-        sizes = (1, *rows.shape)[-2:]
+        sizes = (1, 1, *rows.shape)[-2:]
         fits = all(size in (1, own) for size, own in zip(sizes, shape, strict=True))
         found["bias"] = rows.expand(shape).clone() if rows.ndim < 3 and fits else rows
     return found

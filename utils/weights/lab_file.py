@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import tarfile
 import zipfile
 from collections.abc import Sequence
@@ -19,18 +20,16 @@ from torch import Tensor
 from config.errors import MachineError, UserError
 from utils.io.messages import message_of, note_once, raise_if_machine, refusal
 from utils.weights.description import TRANSFORMER, Description, described
-from utils.weights.lab_keys import (
-    FIRST_WORDS,
-    UNSETTLED,
-    LabFile,
-    NothingFoundError,
-    read_keys,
-)
+from utils.weights.lab_keys import UNSETTLED, LabFile, read_keys
 from utils.weights.lab_naming import Settled
+from utils.weights.lab_networks import FIRST_WORDS, NothingFoundError
 from utils.weights.lab_pickle import read_data
-from utils.weights.lab_shapes import describe
+from utils.weights.lab_shapes import describe, not_followed
 
-BROKEN_FILE = (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, MemoryError)
+BROKEN_FILE = (  # the unpickler takes a text's letters for its own instructions
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, MemoryError),
+    *(struct.error, AttributeError, AssertionError),
+)
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 EPOCH = re.compile(r"(?:epoch|ep|step|checkpoint)s?[\W_]*(\d{1,9})", re.IGNORECASE)
 SAVE_AGAIN = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
@@ -102,9 +101,10 @@ def read_network(
     """
     settled = Settled(heads=expected.num_heads if kind == TRANSFORMER else 0)
     part = read_lab_file(path, settled).part(kind)
-    for text in part.notes:
+    description = describe(part, expected, str(path))
+    for text in (*part.notes, *not_followed(description, expected)):
         note_once(f"{path} {text}", f"{path}: {text}")
-    return part.weights, describe(part, expected, str(path))
+    return part.weights, description
 
 
 def pick_files(paths: Sequence[Path], settled: Settled) -> list[Path]:

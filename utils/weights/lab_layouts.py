@@ -19,11 +19,13 @@ LAYOUTS = {  # --attention: axes of a fused matrix's rows, outermost first
     "standard": STANDARD,
     "rows-by-head": "hrd",
     "rows-interleaved": "hdr",
+    "dimensions-first": "drh",  # in the order q, k, v, whatever the name says
     "inputs-first": STANDARD,  # matrices (inputs, outputs), for x @ W
 }
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 NAME_NUMBER = re.compile(r"\d+(?=[._]|$)")  # of heads in names: q0, head_0
 LINEAR = (".weight", "proj_weight")  # endings of matrices in PyTorch's own layers
+IN_HEADS = re.compile(r"heads\.\d+\.")
 
 
 def reordered(value: Tensor, old: str, new: str, count: int, heads: int) -> Tensor:
@@ -69,9 +71,10 @@ def heads_joined(keys: Weights, width: int) -> tuple[Weights, int]:
     """
     out: Weights = {}
     lists: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    single = _single_head(keys, width)
     for key, value in keys.items():
         number = _number(key)
-        if number and value.ndim and len(value) % width:
+        if number and value.ndim and (len(value) % width or key in single):
             lists[starred(key)][int(number[0])] = value
         else:
             out[key] = value
@@ -80,3 +83,13 @@ def heads_joined(keys: Weights, width: int) -> tuple[Weights, int]:
     if len(counts) != 1 or not alike:
         return keys, 0
     return out | {k: torch.cat([h[n] for n in sorted(h)]) for k, h in lists.items()}, counts.pop()
+
+
+def _single_head(keys: Weights, width: int) -> list[str]:
+    """Keys of a list called heads that contains one head, whose q, k and v have D rows each.
+
+    Its shapes are those of several heads in one matrix.
+    """
+    found = [key for key in keys if IN_HEADS.search(key)]
+    rows = sum(len(keys[key]) for key in found if keys[key].ndim == 2)
+    return found if rows == 3 * width and all("heads.0." in key for key in found) else []

@@ -1,4 +1,4 @@
-"""Names and memory layout of the attention tensors in a lab file.
+"""Names and memory layout of the tensors in the blocks of a lab file.
 
 Matrices may be fused, whole or by head, with outputs or inputs first; q, k, v and the output are
 recognised by their names. A layer may stack several of them: `to_qkv` all three, `to_kv` two.
@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 import torch
 
 from config.errors import UserError
+from utils.weights.lab_blocks import renamed
 from utils.weights.lab_layouts import LAYOUTS, NUMBER, STANDARD, Weights, inputs_first, reordered
 
 Roles = dict[str, str]  # layer or key without its block, e.g. attn.a -> q, k, v, o, or several
+UNUSED = "unused"  # as a role: the forward pass does not use the layer
 
 ROLE_WORDS = {"q": "q|que|qry|quer(y|ie)", "k": "k|key", "v": "v|val|value", "o": "o|out|output"}
 AROUND = "w|b|fc|to|lin|linear|proj|projection|layer|dense|weight|bias|matrix|embed"
@@ -36,7 +38,7 @@ class Settled:
     roles: Roles = field(default_factory=dict)
     """Roles of attention layers with ambiguous names."""
     layout: str | None = None
-    """One of LAYOUTS; None: standard, unless matrices are bare parameters."""
+    """One of LAYOUTS; None: standard, unless names make it doubtful (lab_questions.py)."""
     heads: int = 0
 
 
@@ -54,11 +56,14 @@ class Naming:
     """Number of heads, if needed by the layout or a list of heads (`heads.*.query.weight`)."""
     convolutions: dict[str, int] = field(default_factory=dict)
     """Weights of 1 x 1 convolutions -> number of their axes of size 1."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Norms and layers of the MLP here -> there, where names differ: {"LayerNorm1": "ln1"}."""
 
     @property
     def title(self) -> str:
-        """Name of the variant, or of the layers."""
-        known = (name for name, naming in VARIANTS.items() if naming == self)
+        """Name of the variant, or of the layers of attention."""
+        attention = replace(self, others={})
+        known = (name for name, naming in VARIANTS.items() if naming == attention)
         return next(known, ", ".join(map(layer_of, self.weights)))
 
     def as_text(self) -> str:
@@ -102,7 +107,7 @@ def to_naming(weights: Weights, naming: Naming) -> Weights:
     for key, value in weights.items():
         block, dot, rest = key.partition(".Attention.")
         if not dot:
-            out[key] = value
+            out[renamed(key, naming.others)] = value
         if rest != "qkv.weight":
             continue
         for last, names in (("weight", naming.weights), ("bias", naming.biases)):

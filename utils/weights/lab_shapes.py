@@ -15,16 +15,18 @@ from pydantic import ValidationError
 from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
 from utils.weights.description import Description, network_shapes, shapes_of
-from utils.weights.lab_keys import NAMES_SHOWN, Part
+from utils.weights.lab_blocks import FINAL_NORM
+from utils.weights.lab_keys import Part
 from utils.weights.lab_layouts import Weights
+from utils.weights.lab_networks import NAMES_SHOWN
 
 LAB = TokenizerConfig()
-LAB_ONLY = {
+LAB_ONLY = {  # what lab transformers have in common; any other value would add weights
     "norm": "post",
     "prior_dim": 0,
     "conditioning": "none",
     "conv_kernel": 0,
-}  # what every lab transformer has in common
+}
 
 
 def describe(part: Part, expected: Description, name: str) -> Description:
@@ -44,7 +46,7 @@ def describe(part: Part, expected: Description, name: str) -> Description:
         if isinstance(known, TokenizerConfig):
             return _tokenizer(part.weights, known)
         return _transformer(part.weights, known, name)
-    except (KeyError, IndexError, StopIteration, ValueError, ValidationError):
+    except (LookupError, StopIteration, TypeError, ValueError, ValidationError):
         return known
 
 
@@ -68,7 +70,17 @@ def _transformer(weights: Weights, known: TransformerConfig, name: str) -> Trans
         "mlp_dim": len(mlp),
         "qkv_bias": any(key.endswith(".Attention.qkv.bias") for key in weights),
     }
-    return TransformerConfig.model_validate(known.model_dump() | found | LAB_ONLY)
+    pre = {"norm": "pre"} if known.norm == "pre" and FINAL_NORM in weights else {}
+    return TransformerConfig.model_validate(known.model_dump() | found | LAB_ONLY | pre)
+
+
+def not_followed(description: Description, expected: Description) -> list[str]:
+    """A note on settings of ``expected`` that would need weights which the file does not have."""
+    if isinstance(description, TokenizerConfig):
+        return []
+    other = [f"transformer.{key}={getattr(expected, key)}" for key in LAB_ONLY
+             if getattr(expected, key) != getattr(description, key)]  # fmt: skip
+    return [f"not followed, as the file has no weights for it: {', '.join(other)}"] if other else []
 
 
 @dataclass(frozen=True)
@@ -209,3 +221,15 @@ def key_report(part: Part, description: TokenizerConfig | TransformerConfig) -> 
         unexpected=[part.sources[key] for key in found if key not in needed],
         shapes={k: f"{found[k]}, needed {needed[k]}" for k in both if needed[k] != found[k]},
     )
+
+
+def cure(part: Part, description: TokenizerConfig | TransformerConfig) -> str:
+    """What to do about keys that do not fit, to append to the problem."""
+    if isinstance(description, TokenizerConfig):
+        return ""
+    if FINAL_NORM in part.weights and description.norm == "post":
+        return (
+            f"; {part.sources[FINAL_NORM]} is a norm before the head, as pre-norm networks have: "
+            "if this is one, --set transformer.norm=pre"
+        )
+    return "; outside attention, keys must be the lab's"

@@ -1,0 +1,95 @@
+"""What no lab file tells about attention: questions to the user, and notes on what is assumed.
+
+Letters: B batch, N tokens, D width of the transformer, d = D / heads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from config.errors import UserError
+from utils.weights.lab_layouts import Weights, is_bare
+from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, layer_of
+
+FITS = ([1, 3], [1, 1, 2], [1, 1, 1, 1])  # stacked (D, D) matrices in the layers of attention
+QUERY_SOFTMAX = re.compile(r"\bself_attention_heads\.\*")  # a list in dome272's MaskGIT
+DIMENSIONS_FIRST = "to_qvk"  # AI Summer's layer
+SHOWN = 4  # tensors in an error line
+
+
+def ask(block: str, matrices: dict[str, int], name: str, settled: Settled) -> None:
+    """Raise `UserError` for matrices that sources are known to use in several ways.
+
+    matrices: key -> number of stacked matrices. --attention answers, and --map for `to_qvk`.
+    """
+    if settled.layout is not None:
+        return
+    for key, count in matrices.items():
+        layer = layer_of(key)
+        if is_bare(key):
+            raise UserError(
+                f"{name}: {block}{key} is a bare parameter; say how it is used with --attention "
+                "of utils.weights.import_lab: inputs-first for x @ W, standard for x @ W.T"
+            )
+        if QUERY_SOFTMAX.search(key):
+            raise UserError(
+                f"{name}: {block}{layer}: the public solution that names its heads so takes the "
+                "softmax over the queries (dim=1), which no file tells; say with --attention of "
+                "utils.weights.import_lab: standard for a softmax over the keys (dim=-1), or "
+                "query-softmax, which is refused, as it gives other logits here"
+            )
+        is_named = layer.rpartition(".")[2].lower() == DIMENSIONS_FIRST
+        if is_named and count == 3 and layer not in settled.roles:
+            raise UserError(
+                f"{name}: {block}{layer}: the public source that names its layer so splits the "
+                "rows into (d 3 heads), in the order q, k, v; say so with --attention "
+                "dimensions-first of utils.weights.import_lab, or, if the rows are whole matrices "
+                f"q, v, k, --map {block}{layer}=qvk"
+            )
+
+
+def no_attention(block: str, keys: Weights, fits_turned: bool, counts: list[int], width: int,
+                 name: str) -> UserError:  # fmt: skip
+    """The error for a block without attention; counts: of stacked (D, D) matrices in each layer."""
+    shown = [f"{block}{key} {tuple(value.shape)}" for key, value in keys.items()]
+    more = ", ..." if len(shown) > SHOWN else ""
+    cure = ""
+    if any(not Counter(fit) - Counter(counts) for fit in FITS):
+        cure = (
+            f"; --map {block}LAYER={UNUSED} of utils.weights.import_lab leaves out a layer that "
+            "the forward pass does not use"
+        )
+    if fits_turned:
+        cure += "; --attention inputs-first of utils.weights.import_lab turns them"
+    return UserError(
+        f"{name}: attention is not recognised among {', '.join(shown[:SHOWN])}{more}; allowed are "
+        f"linear layers of 3 x {width} rows, or of {width} for each of q, k and v, and an output, "
+        f"all of {width} columns{cure}"
+    )
+
+
+def notes_on(naming: Naming, settled: Settled) -> list[str]:
+    """What is assumed about attention."""
+    notes = []
+    output = next(key for key, rows in naming.weights.items() if rows == "o")
+    if "o" not in naming.biases.values():
+        layer = layer_of(output)
+        notes.append(f"{layer} has no bias: zeros, which an export leaves out again")
+    for key, roles in naming.weights.items():
+        rows = ", ".join(roles)
+        how = "" if naming.layout == "standard" else f" ({naming.layout})"
+        if len(roles) == 1:
+            continue
+        if settled.layout is None and "*" not in key:
+            notes.append(
+                f"{layer_of(key)}: its rows are taken as whole matrices {rows}; import_lab "
+                "--attention rows-by-head is for solutions that reshape to "
+                f"(B, N, heads, {len(roles)} d) first"
+            )
+        elif naming not in (VARIANTS["report"], VARIANTS["fused"]):
+            notes.append(f"{layer_of(key)}: its rows are taken in the order {rows}{how}")
+    if any("*" in key for key in naming.weights):
+        heads = f"{naming.heads} head{'s' * (naming.heads != 1)}"
+        notes.append(f"{heads}, counted in {layer_of(next(iter(naming.weights)))}")
+    return notes
