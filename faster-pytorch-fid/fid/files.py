@@ -13,6 +13,7 @@ import json
 import lzma
 import math
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -39,6 +40,7 @@ DEFAULT_LIMITS = {
 CHUNK_BYTES = 1 << 20
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 KEPT = 20  # characters of the file name kept in its temporary name, which must not get too long
+PASSWORD = re.compile(r"(:/{1,2}[^\s:/@]*:)(?:\S+|[^\s:@][^:@]*)(?=@)")  # a Path has one slash
 BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -50,10 +52,11 @@ PLACES = {  # subject of an error without a file name
 
 
 class ScoreError(Exception):
-    """A user error (paths, files, flags), shown as one line with exit code 2."""
+    """A user error (paths, files, flags), shown as one line with exit code 2, without passwords."""
 
     def __str__(self) -> str:
         text = " ".join(super().__str__().splitlines())  # a file name may contain line breaks
+        text = PASSWORD.sub(r"\1***", text)
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

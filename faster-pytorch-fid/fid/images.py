@@ -141,7 +141,7 @@ class CsvImages(ImageSet):
 
     def __init__(self, path: Path) -> None:
         """Find the rows in one pass; the header's column count gives the images' side."""
-        self.spans: list[tuple[int, int]] = []  # first byte and length of each row
+        self.spans: list[tuple[int, int]] = []  # first byte and length of each line
         try:
             check_limit("table_bytes", path.stat().st_size, str(path))
             if not path.is_file():  # reading a pipe would hang
@@ -150,8 +150,8 @@ class CsvImages(ImageSet):
                 header = _read_row(file, path)
                 start = len(header)
                 while line := _read_row(file, path):
-                    if row := line.strip():
-                        self.spans.append((start, len(row)))
+                    if line.strip():
+                        self.spans.append((start, len(line)))
                     start += len(line)
         except OSError as error:
             raise ScoreError(f"{path}: {error.strerror}") from None
@@ -168,7 +168,7 @@ class CsvImages(ImageSet):
         try:
             with open(self.path, "rb") as file:
                 file.seek(start)
-                return file.read(length)
+                return file.read(length).strip()
         except OSError as error:
             raise ScoreError(f"{self.path}: {error.strerror}") from None
 

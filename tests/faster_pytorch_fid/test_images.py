@@ -347,6 +347,15 @@ def test_quoted_values_of_a_csv_are_numbers(tmp_path):
     assert open_images(path).pixels(1).tolist() == [[[4, 5, 6]]]
 
 
+def test_rows_of_a_csv_may_begin_with_spaces(tmp_path):
+    path = tmp_path / "t.csv"
+    np.savetxt(path, [[9, 2, 145], [4, 5, 6]], "%3d", ",", header="r,g,b")
+    assert path.read_text().splitlines()[1] == "  9,  2,145"
+    assert open_images(path).pixels(0).tolist() == [[[9, 2, 145]]]
+    truth = TruthTable(path, [Path("0.png"), Path("1.png")])
+    assert truth.pixels(0).tolist() == [[[9, 2, 145]]]
+
+
 UNREADABLE_TABLES = {  # the first row: what is said of it
     "0,1,2,label": "its last column, 'label', holds no pixels; remove it",
     "p0,p1,p2,": "its last column, '', holds no pixels; remove it",
@@ -543,6 +552,12 @@ def test_colours_other_than_srgb_are_told_of_once_but_not_of_masks(tmp_path, cap
 def test_a_name_cannot_break_the_line_of_a_note(capsys):
     note("two\nlines \x1b[31mred.heic left out")
     assert capsys.readouterr().err == "note: two lines \\x1b[31mred.heic left out\n"
+
+
+def test_a_password_of_a_url_is_hidden_as_by_the_suite():
+    for text in ("https:/me:secret@host/a.zip: no such file", "http://me:my secret@host", "a: b@c"):
+        assert str(ScoreError(text)) == str(UserError(text))
+    assert str(ScoreError("https:/me:secret@host/a.zip")) == "https:/me:***@host/a.zip"
 
 
 def test_a_manifest_may_write_an_accent_otherwise_than_the_folder(tmp_path, pixels):
