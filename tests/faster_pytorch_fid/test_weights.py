@@ -78,6 +78,14 @@ def test_without_a_network_the_line_says_what_to_fetch_and_where_to_put_it(tmp_p
     assert "\n" not in line
 
 
+def test_a_mistyped_proxy_is_one_line_without_its_password(tmp_path, monkeypatch):
+    monkeypatch.setattr("urllib.request._opener", None)  # which remembers earlier proxies
+    monkeypatch.setenv("http_proxy", "http:/me:SECRET@host")
+    with pytest.raises(ScoreError, match="cannot download the weights .*proxy URL") as caught:
+        find_weights(None, tmp_path, "http://localhost.invalid/" + NAME)
+    assert "SECRET" not in str(caught.value)
+
+
 def test_weights_are_read_with_their_hash(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "w.pth")
     weights, sha256 = read_weights(tmp_path / "w.pth")
@@ -110,6 +118,14 @@ def test_bad_weight_files_are_one_line_with_their_hash(tmp_path, capsys):
         read_weights(tmp_path / "pt-6726825d.pth")
     with pytest.raises(ScoreError, match="no such weight file"):
         find_weights(str(tmp_path / "none.pth"), tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"Repository not found", b"J0", b"}bX", b"(b.", b"0"])
+def test_a_text_that_a_server_sent_for_the_weights_is_one_line(tmp_path, data):
+    path = tmp_path / "w.pth"
+    path.write_bytes(data)
+    with pytest.raises(ScoreError, match="w.pth: not a PyTorch weight file or truncated"):
+        read_weights(path)
 
 
 def test_without_a_home_nothing_is_fetched_into_a_folder_called_tilde(monkeypatch, tmp_path):
