@@ -172,7 +172,7 @@ def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> Fea
             f"{path}: mu is {mean.shape} and sigma {covariance.shape}, but the features in use "
             f"have {dims} dims"
         )
-    _check_numbers(path, "mu or sigma", mean, covariance)
+    moments = _checked_numbers(path, "mu or sigma", mean, covariance)
     for key, wanted in provenance.items():
         if key in arrays and str(arrays[key]) != str(wanted):
             raise ScoreError(f"{path}: made with {key} {arrays[key]}, but {wanted} is in use")
@@ -181,12 +181,11 @@ def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> Fea
         if features.ndim != 2 or features.shape[1] != dims or len(features) < 2:
             found = f"features are {features.shape}, not (n, {dims}) with n from 2"
             raise ScoreError(f"{path}: {found}")
-        _check_numbers(path, "features", features)
-        return FeatureStatistics.of(torch.from_numpy(features), keep_features=True)
+        (rows,) = _checked_numbers(path, "features", features)
+        return FeatureStatistics.of(rows, keep_features=True)
     n = arrays.get("n", np.array(2))
     if n.shape != () or n.dtype.kind not in "iu" or n < 2:
         raise ScoreError(f"{path}: n is {str(n)[:40]}, expected one whole number from 2")
-    moments = torch.from_numpy(mean), torch.from_numpy(covariance)
     return FeatureStatistics.from_moments(*moments, int(n) if "n" in arrays else None)
 
 
@@ -195,7 +194,7 @@ def has_features(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "features.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except BROKEN_ZIP:
         return True  # reading it says what is wrong
 
 
@@ -215,9 +214,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ScoreError(f"{path}: not a readable npz ({error})") from None
 
 
-def _check_numbers(path: Path, names: str, *arrays: np.ndarray) -> None:
-    """Refuse arrays of other than real, finite numbers."""
+def _checked_numbers(path: Path, names: str, *arrays: np.ndarray) -> list[Tensor]:
+    """The arrays in float64, in this machine's byte order. Refuses all but real, finite numbers."""
     if not all(array.dtype.kind in "iuf" for array in arrays):
         raise ScoreError(f"{path}: {names} is not of real numbers")
-    if not all(np.isfinite(array).all() for array in arrays):
+    with np.errstate(over="ignore"):  # of wider floats
+        found = [array.astype(np.float64, copy=False) for array in arrays]
+    if not all(np.isfinite(array).all() for array in found):
         raise ScoreError(f"{path}: {names} holds values that are not finite")
+    return list(map(torch.from_numpy, found))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fid.files import ScoreError
-from fid.statistics import FeatureStatistics, load_statistics, save_statistics
+from fid.statistics import FeatureStatistics, has_features, load_statistics, save_statistics
 
 
 def gather(features: torch.Tensor, batch: int, keep: bool = False) -> FeatureStatistics:
@@ -101,6 +101,18 @@ def test_a_file_of_pytorch_fid_is_read(tmp_path):
     assert torch.equal(loaded.covariance(), torch.eye(3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("kind", [">f8", "f2", "longdouble", "u2"])
+def test_numbers_may_be_stored_in_any_width_and_byte_order(tmp_path, kind):
+    rows = np.array([[1, 2, 3], [4, 6, 8]], kind)
+    moments = {"mu": rows.mean(0).astype(kind), "sigma": np.eye(3, dtype=kind)}
+    np.savez(tmp_path / "moments.npz", **moments)
+    np.savez(tmp_path / "features.npz", **moments, features=rows)
+    loaded = load_statistics(tmp_path / "moments.npz", 3, {})
+    assert loaded.mean().tolist() == moments["mu"].tolist()
+    assert torch.equal(loaded.covariance(), torch.eye(3, dtype=torch.float64))
+    assert load_statistics(tmp_path / "features.npz", 3, {}).features().tolist() == rows.tolist()
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -121,6 +133,17 @@ def test_an_npz_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, messa
         load_statistics(path, 3, {"backend": "x"})
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_npz_that_needs_another_zip_reader_is_refused(tmp_path):
+    path = tmp_path / "new.npz"
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 99  # the version that reading it takes
+    path.write_bytes(data)
+    assert has_features(path)  # so that reading it says what is wrong
+    with pytest.raises(ScoreError, match="not a readable npz .*version 9.9"):
+        load_statistics(path, 3, {})
 
 
 def test_a_truncated_npz_is_refused(tmp_path):
