@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fid.process import meet
+from fid.process import DIED, GONE, meet
 from torch import Tensor, nn
 
 from config.errors import UserError
@@ -17,7 +17,6 @@ from utils.device import is_main, world_size
 from utils.io.messages import as_user_error
 
 PATIENCE = timedelta(hours=2)  # timeout while a process encodes a large folder or validates
-GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
 
 
 @contextmanager
@@ -38,7 +37,7 @@ def joined(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not any(text in str(error) for text in GONE):
             raise
-        raise UserError("another process of this run died; start all of them again") from error
+        raise UserError(DIED) from error
     finally:
         dist.destroy_process_group()
 

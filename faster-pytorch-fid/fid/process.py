@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from fid import interrupt
-from fid.files import ScoreError, note
+from fid.files import ScoreError, note, of_the_machine
 
 Result = TypeVar("Result")
 ELASTIC = "TORCHELASTIC_RUN_ID"  # variable that only torchrun sets
@@ -22,6 +22,8 @@ COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: smallest val
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(days=1)  # timeout while rank 0 reads caches and compares sets alone
 MEETING_TIME = timedelta(minutes=10)  # from the first process's start to the last one's
+GONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
+DIED = "another process of this run died; start all of them again"
 STOPS = [  # signals that ask a process to end: from shells, closed terminals, batch systems
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -89,18 +91,19 @@ class Ranks(NamedTuple):
     def together(self, work: Callable[[], Result]) -> list[Result]:
         """Do `work` on every rank; every rank gets all results, in rank order.
 
-        Raises the first `ScoreError` of any rank on every rank, so that none waits for a dead one.
+        Raises the first `ScoreError` of any rank on every rank, so that none waits for a dead one;
+        errors of memory and disk count as such.
         """
         outcome: Result | ScoreError
         try:
             outcome = work()
         except ScoreError as error:
             outcome = error
-        outcomes = [outcome] * self.world_size
-        if self.world_size > 1:
-            import torch.distributed as dist
-
-            dist.all_gather_object(outcomes, outcome)
+        except (MemoryError, RuntimeError, OSError) as error:
+            if self.world_size == 1 or (line := of_the_machine(error)) is None:
+                raise  # the others find that this process is gone
+            outcome = ScoreError(line)
+        outcomes = self._gathered(outcome)
         for found in outcomes:
             if isinstance(found, ScoreError):
                 raise found
@@ -109,6 +112,20 @@ class Ranks(NamedTuple):
     def on_first(self, work: Callable[[], Result]) -> Result:
         """Do `work` on rank 0 only; every rank gets its result or its error."""
         return self.together(lambda: work() if self.rank == 0 else None)[0]
+
+    def _gathered(self, own: Any) -> list[Any]:
+        """The `own` of every rank, in rank order."""
+        found = [own] * self.world_size
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            try:
+                dist.all_gather_object(found, own)
+            except RuntimeError as error:
+                if not any(text in str(error) for text in GONE):
+                    raise
+                raise ScoreError(DIED) from error
+        return found
 
 
 def own_ranks() -> Ranks:

@@ -121,3 +121,46 @@ def test_a_signal_ends_a_process_that_waits_for_the_others(alone, number):
     time.sleep(0.5)
     waiting.send_signal(number)
     assert waiting.wait(timeout=30) == -number
+
+
+SECOND_FAILS = """
+import sys; sys.path.insert(0, sys.argv[1])
+import fid
+from fid.files import ScoreError
+from fid.process import Ranks
+ranks = Ranks.start()
+def work():
+    if ranks.rank == 1: raise eval(sys.argv[2])
+try: ranks.together(work)
+except ScoreError as error: print(error)
+finally: ranks.stop()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "second_says"),
+    [
+        ("PermissionError(13, 'Permission denied', 'w.pth')", "w.pth: Permission denied\n", None),
+        ("MemoryError()", "out of memory; lower --batch-size or --num-workers\n", None),
+        ("KeyError('a bug')", "another process of this run died; start all of them again\n", ""),
+    ],
+)
+def test_an_error_of_one_process_ends_the_others_in_one_line(error, says, second_says):
+    with socket.create_server(("127.0.0.1", 0)) as found_free:
+        port = str(found_free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, ELASTIC: "none"}
+    command = [sys.executable, "-c", SECOND_FAILS, str(Path(process.__file__).parents[1]), error]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    (first, quiet), (second, loud) = (rank.communicate(timeout=120) for rank in ranks)
+    assert (first, quiet) == (says, "")
+    assert second == (says if second_says is None else second_says)
+    assert loud.endswith("KeyError: 'a bug'\n") == ("bug" in error)
