@@ -50,7 +50,7 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """An argparse type for whole numbers from low to high."""
 
     def read(text: str) -> int:
-        if not text.isdigit() or int(text) < low or int(text) > (high or int(text)):
+        if not text.isdecimal() or int(text) < low or int(text) > (high or int(text)):
             limits = f"from {low}" + (f" to {high:,}" if high else "")
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
         return int(text)
@@ -60,15 +60,15 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def metric_names(text: str) -> tuple[str, ...]:
     """A comma-separated list of metrics, or all; the distance itself is always computed."""
-    names = METRICS if text == "all" else tuple(dict.fromkeys(text.split(",")))
+    names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in METRICS:
+        if name not in ("all", *METRICS):
             raise argparse.ArgumentTypeError(f"{name!r} is none of all, {', '.join(METRICS)}")
-    return names
+    return METRICS if "all" in names else names
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line. Settings that are not given are None; `Settings` has their defaults."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("images").add_argument
     text = "predicted and ground truth, as in pytorch-fid"
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--mask-path", type=user_path, help=text)
     text = "training images of the network: how close repairs are to them"
     add("--train-path", type=user_path, help=text)
-    add("--recursive", action="store_true", help="read the folders' sub-folders too")
+    add("--recursive", action="store_true", default=None, help="read the folders' sub-folders too")
     one = "bring all images to one size (bicubic): 64x64"
     add("--resize", type=Size.read, metavar="WxH", help=one)
     _add_scores(parser.add_argument_group("scores").add_argument)
@@ -90,19 +90,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_scores(add: Callable[..., argparse.Action]) -> None:
-    add("--features", choices=BACKENDS, default="inception", help="feature network")
+    add("--features", choices=BACKENDS, help="feature network")
     add("--dims", type=int, help="feature size; inception: 64, 192, 768 or 2048 (default)")
     text = "FID weight file; default: cached or downloaded"
     add("--weights", metavar="FILE", type=user_path, help=text)
     add("--weights-dir", type=Path, help="where that file is kept; default: torch hub's folder")
     names = ",".join(METRICS) + ", or all (default fid)"
-    add("--metrics", type=metric_names, default=("fid",), help=names)
+    add("--metrics", type=metric_names, help=names)
     redraws, seeds = whole(1, MAX_BOOTSTRAP_SAMPLES), whole(0, 2**32 - 1)
-    add("--bootstrap-samples", type=redraws, default=100, help="of the interval (default 100)")
-    add("--legacy", action="store_true", help="pytorch-fid's matrix root with eps 1e-6")
-    add("--seed", type=seeds, default=2020, help="of KID subsets and bootstrap (default 2020)")
+    add("--bootstrap-samples", type=redraws, help="of the interval (default 100)")
+    text = "pytorch-fid's matrix root with eps 1e-6"
+    add("--legacy", action="store_true", default=None, help=text)
+    add("--seed", type=seeds, help="of KID subsets and bootstrap (default 2020)")
     add("--device", default="auto", help="auto, cpu or cuda:N (default auto)")
-    add("--batch-size", type=whole(1), default=16, help="images at once on a GPU (default 16)")
+    add("--batch-size", type=whole(1), help="images at once on a GPU (default 16)")
     readers = "threads that read for a GPU; a CPU's read their own"
     add("--num-workers", dest="workers", type=whole(0), default=4, help=readers)
 
@@ -153,7 +154,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
     if args.predicted_path is None:
         raise ScoreError("--predicted-path is missing")
     args.cache_dir = None if args.no_cache else args.cache_dir or default_cache_dir()
-    return Settings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Settings)})
+    found = {f.name: getattr(args, f.name) for f in dataclasses.fields(Settings)}
+    return Settings(**{name: value for name, value in found.items() if value is not None})
 
 
 def main(args: argparse.Namespace, ranks: Ranks) -> int:
@@ -189,10 +191,19 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
 
 
 def take_stated(args: argparse.Namespace, stated: dict[str, Any]) -> None:
-    """Use a certificate's settings, without the cache; paths and --weights from the command line
-    override the certificate's."""
-    names = ("predicted_path", "gt_path", "mask_path", "train_path", "weights")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    """Use a certificate's settings, without the cache; --batch-size, paths and --weights from the
+    command line override the certificate's.
+
+    Raises `ScoreError` for another setting that differs, and for paths without a flag.
+    """
+    if args.paths:
+        reason = "with --verify, paths are named by --predicted-path and --gt-path"
+        raise ScoreError(f"{args.paths[0]}: {reason}")
+    given = {name: value for name in stated if (value := getattr(args, name)) is not None}
+    for name, value in given.items():
+        if name not in (*certificate.PATHS, "batch_size") and value != stated[name]:
+            flag = name.replace("_", "-")
+            raise ScoreError(f"--{flag}: --verify uses the certificate's; leave the flag out")
     vars(args).update(stated | given, no_cache=True)
 
 
@@ -219,7 +230,7 @@ def run(arguments: list[str] | None = None) -> int:
         except (MemoryError, RuntimeError, OSError) as error:
             if (line := of_the_machine(error)) is None:
                 raise
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {ScoreError(line)}", file=sys.stderr)
             return MISTAKE
         finally:
             ranks.stop()

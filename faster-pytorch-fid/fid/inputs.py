@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fid.files import ScoreError, note, read_json, user_path
-from fid.images import ImageSet, open_images
+from fid.files import ScoreError, check_limit, note, read_json, user_path
+from fid.images import CsvImages, ImageSet, open_images
 from fid.names import natural_key, partners, stem
 from fid.pixels import Size
 
@@ -97,9 +97,10 @@ def resolve_inputs(settings: Settings) -> Inputs:
     else:
         reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)
         if OF_PAIRS.intersection(settings.metrics) or settings.train_path:
-            reference = belonging(predicted, reference)
+            reference = belonging(predicted, reference, stated_rows(manifest))
     train = open_source(Path(settings.train_path), settings) if settings.train_path else None
-    return Inputs(predicted, reference, masks, train, paired=is_stated)
+    is_paired = is_stated and isinstance(reference, ImageSet)
+    return Inputs(predicted, reference, masks, train, is_paired)
 
 
 def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
@@ -124,7 +125,10 @@ def open_source(
             raise ScoreError(f"{path}: no such file or folder")
         return path
     images = open_images(path, selection, settings.recursive)
-    images.size = settings.resize
+    if size := settings.resize:
+        shape = f"--resize {size.width}x{size.height}"
+        check_limit("pixels", size.width * size.height, shape)
+    images.size = size
     return images
 
 
@@ -167,14 +171,25 @@ def note_other_truth(truth: ImageSet | Path, manifest: dict[str, Any]) -> None:
     )
 
 
-def belonging(images: ImageSet | Path, others: ImageSet | Path) -> ImageSet | Path:
+def stated_rows(manifest: dict[str, Any] | None) -> list[int]:
+    """The row of each image's ground truth in a csv; empty if the manifest states none."""
+    entries = manifest["images"] if manifest else []
+    rows = [entry.get("ground_truth") for entry in entries]
+    return rows if all(type(row) is int for row in rows) else []  # True is an int too
+
+
+def belonging(
+    images: ImageSet | Path, others: ImageSet | Path, rows: Sequence[int] = ()
+) -> ImageSet | Path:
     """The partner in `others` of each image, matched by name (names.py).
 
-    Rows of a csv match by position; unmatched ones are dropped with a note. Sets of different
-    length and files of statistics are returned unchanged.
+    rows: which rows of a csv are the partners; else they match by position, and unmatched ones are
+    dropped with a note. Sets of different length and files of statistics are returned unchanged.
     """
     if isinstance(images, Path) or isinstance(others, Path):
         return others
+    if rows and isinstance(others, CsvImages):
+        return others.select(rows)
     if not (images.has_names and others.has_names):
         if len(others) > len(images):
             note(f"{others.path}: the first {len(images)} images are used")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
     scores = {key("fid"): distance} | ranks.on_first(
         lambda: _further_scores(settings, metrics, inputs, key, sides, train, hole)
     )
+    if not all(map(math.isfinite, scores.values())):
+        raise ScoreError("a score is not finite: the features or statistics are too large")
     counts = predicted.count, reference.count
     subset_size = default_subset_size(*counts) if "kid" in metrics else None
     return Outcome(scores, route, subset_size, inputs, counts, scorer.backend, scorer.device)

@@ -17,6 +17,7 @@ import fid_score_gpu
 import numpy as np
 import pytest
 import torch
+from fid.inputs import METRICS
 from fid.scoring import kind_of
 from fid_test_images import SIDE, draw_images, write_csv, write_folder
 from PIL import Image
@@ -502,6 +503,7 @@ MISTAKES = [
     (nothing, ("--dims", "2048"), "not the FID InceptionV3's weights: .* is missing"),
     (nothing, ("--batch-size", "0"), "'0' is not a whole number from 1"),
     (nothing, ("--seed", "-1"), "'-1' is not a whole number from 0"),
+    (nothing, ("--seed", "\u00b2"), "'\u00b2' is not a whole number from 0"),
     (
         nothing,
         ("--metrics", "fid,is"),
@@ -703,6 +705,13 @@ def test_images_of_several_sizes_are_scored_in_one(lab, command):
     assert distance(output) > 0
 
 
+def test_a_size_beyond_the_limit_of_pixels_is_refused(lab, command, monkeypatch):
+    monkeypatch.setenv("INPUT_LIMITS", "pixels=300")
+    code, _, error = command("--predicted-path", lab / "test_results", "--resize", "20x16")
+    line = "error: --resize 20x16: 320 pixels; allowed are 300"
+    assert (code, error.partition(" (")[0]) == (2, line)
+
+
 @pytest.mark.parametrize("text", ["64", "0x64", "64x64:sharp"])
 def test_a_size_is_width_and_height_and_a_known_filter(lab, command, text):
     code, _, error = command("--predicted-path", lab / "test_results", "--resize", text)
@@ -739,6 +748,13 @@ def test_copies_of_the_training_set_are_sought_among_images_alone(lab, command):
     assert command(*results, "--train-path", lab / "truth.npz")[0] == 0
 
 
+def test_statistics_whose_distance_overflows_are_refused(lab, command):
+    np.savez(lab / "t.npz", mu=np.full(64, 1e300), sigma=np.eye(64))
+    code, said, error = command("--predicted-path", lab / "truth", "--gt-path", lab / "t.npz")
+    line = "error: a score is not finite: the features or statistics are too large\n"
+    assert (code, said, error) == (2, "", line)
+
+
 def test_statistics_to_save_need_a_folder(lab, command):
     code, _, error = command("--save-stats", lab / "t.npz")
     line = "error: --save-stats: name the folder to read and the .npz to write\n"
@@ -762,3 +778,66 @@ def test_a_home_that_a_user_does_not_have_is_one_line(command, monkeypatch):
     code, _, error = command("--predicted-path", "~/results")
     assert (code, error.count("\n")) == (2, 1)
     assert error.startswith("error: ~/results: this user has no home folder; set HOME")
+
+
+def test_verifying_takes_paths_by_their_flags_only(lab, command):
+    path = lab / "score.json"
+    assert command("--predicted-path", lab / "test_results", "--json", path)[0] == 0
+    code, said, error = command("--verify", path, lab / "masks", lab / "truth", network=False)
+    advice = "with --verify, paths are named by --predicted-path and --gt-path"
+    assert (code, said, error) == (2, "", f"error: {lab / 'masks'}: {advice}\n")
+    given = ("--predicted-path", lab / "masks", "--gt-path", lab / "truth")
+    assert command("--verify", path, *given, network=False)[0] == 1
+
+
+OTHER_SETTINGS = (
+    *("--metrics kid", "--dims 192", "--seed 1", "--resize 8x8", "--legacy", "--recursive"),
+    *("--features efficientnet-lite0", "--bootstrap-samples 7"),
+)
+
+
+@pytest.mark.parametrize("words", OTHER_SETTINGS)
+def test_verifying_refuses_other_settings_than_the_certificates(lab, command, words):
+    path = lab / "score.json"
+    assert command("--predicted-path", lab / "test_results", "--json", path)[0] == 0
+    code, said, error = command("--verify", path, *words.split(), network=False)
+    line = f"error: {words.split()[0]}: --verify uses the certificate's; leave the flag out\n"
+    assert (code, said, error) == (2, "", line)
+
+
+def test_verifying_accepts_the_same_settings_and_another_batch_size(lab, command):
+    path = lab / "score.json"
+    same = ("--metrics", "fid,prc", "--seed", 5)
+    assert command("--predicted-path", lab / "test_results", *same, "--json", path)[0] == 0
+    code, said, error = command("--verify", path, *same, "--batch-size", 3)
+    assert (code, said.splitlines()[-1]) == (0, f"{path}: verified"), error
+
+
+def test_a_moved_csv_is_read_by_the_rows_that_the_manifest_states(lab, command):
+    path, results = lab / "test_results" / "manifest.json", lab / "test_results"
+    flags = ("--predicted-path", results, "--metrics", "paired")
+    manifest = json.loads(path.read_text())
+    samples = [manifest["images"][i // 2] | {"ground_truth": i // 2} for i in range(16)]
+    path.write_text(json.dumps(manifest | {"ground_truth": "../test_gt.csv", "images": samples}))
+    write_csv(lab / "test_gt.csv", [*draw_images(8, seed=1), *draw_images(8, seed=2)])
+    expected = command(*flags)
+    assert expected[0] == 0, expected
+    (lab / "test_gt.csv").rename(lab / "moved.csv")
+    assert command(*flags, "--gt-path", lab / "moved.csv") == expected
+
+
+def test_statistics_that_a_manifest_names_are_not_paired_with_the_images(lab, command):
+    path = lab / "test_results" / "manifest.json"
+    saved = ("--predicted-path", lab / "truth", "--keep-features", "--save-stats", lab / "t.npz")
+    (lab / "truth" / "image_007.png").unlink()  # so that there are fewer of them
+    assert command(*saved)[0] == 0
+    path.write_text(path.read_text().replace('"../truth"', '"../t.npz"'))
+    flags = ("--predicted-path", lab / "test_results", "--metrics", "bootstrap")
+    found = command(*flags)
+    assert found[0] == 0, found
+    assert command(*flags, "--gt-path", lab / "t.npz")[:2] == found[:2]
+
+
+@pytest.mark.parametrize("text", ["all", "all,kid", "fid,all"])
+def test_all_metrics_may_be_asked_for_next_to_others(text):
+    assert fid_score_gpu.metric_names(text) == METRICS
