@@ -41,6 +41,10 @@ class DivergedError(UserError):
     """A loss or weights that are not finite; a search prunes such a trial."""
 
 
+class SettingsError(UserError):
+    """Settings that are incompatible with each other; a search prunes a trial that drew them."""
+
+
 class MachineError(UserError):
     """Memory or a disk failed; the file being read may be intact."""
 

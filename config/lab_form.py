@@ -31,7 +31,7 @@ KEYS = {  # key below model_param in the lab's form: our keys
 def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Values of the section `model_param` under our keys.
 
-    Raises `UserError` for an unknown key.
+    Raises `UserError` for an unknown key and a schedule that is null.
     """
     out = yaml.safe_load(REPORT.read_text(encoding="utf-8"))
     for place, value in dotted(values):
@@ -40,5 +40,13 @@ def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: model_param.{place} is not known; allowed are {allowed}")
         for key in KEYS[place]:
             section, _, name = key.partition(".")
-            out[section][name] = value.lower() if name == "mask_schedule" else value
+            out[section][name] = _schedule(value, path) if name == "mask_schedule" else value
     return out
+
+
+def _schedule(value: Any, path: Path) -> str:
+    """The mask schedule that `gamma_type` means: a name in any case, or the lab's 0 for cosine."""
+    if value is None:
+        raise UserError(f"{path}: model_param.gamma_type is null; name a schedule, such as cosine")
+    name = str(value).lower()
+    return "cosine" if name == "0" else name

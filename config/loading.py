@@ -18,7 +18,7 @@ from config.section import Key, dotted
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
-LAB_FORM = "model_param"  # the one key of a config in the lab's own form
+LAB_FORM = "model_param"  # the one key that is read of a config in the lab's own form
 MAX_CONFIG_BYTES = 1 << 16
 MAX_NESTING = 10
 PLACES = ("weights", "root", "train", "val")  # keys of paths, which may change
@@ -43,6 +43,9 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
     if isinstance(values.get(LAB_FORM), dict):
         from config.lab_form import from_lab_form
 
+        if ignored := [name for name in values if name in Config.model_fields]:
+            names = f"{', '.join(ignored)} next to {LAB_FORM}, the lab's form, would be ignored"
+            raise UserError(f"{path}:{lines[(ignored[0],)]}: {names}; set keys with --set instead")
         values = from_lab_form(values[LAB_FORM], path)
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     _rename(values, sources)

@@ -260,6 +260,27 @@ def test_a_config_in_the_labs_own_form_is_translated(tmp_path):
         load_config(path)
 
 
+@pytest.mark.parametrize("written", ["0", '"0"', "COSINE"])
+def test_the_labs_number_of_the_cosine_is_read(tmp_path, written):
+    path = tmp_path / "lab.yml"
+    path.write_text(LAB_FORM.replace("Square", written))
+    assert load_config(path).decoding.mask_schedule == "cosine"
+
+
+def test_a_schedule_that_is_null_is_one_line(tmp_path):
+    path = tmp_path / "lab.yml"
+    path.write_text(LAB_FORM.replace("Square", "null"))
+    with pytest.raises(UserError, match=r"lab.yml: model_param.gamma_type is null; name a sch"):
+        load_config(path)
+
+
+def test_our_sections_next_to_the_labs_form_are_not_ignored(tmp_path):
+    path = tmp_path / "lab.yml"
+    path.write_text(f"training: {{epochs: 3}}\nseed: 1\n{LAB_FORM}")
+    with pytest.raises(UserError, match=r"lab.yml:1: training, seed next to model_param, .* --set"):
+        load_config(path)
+
+
 # Masks as people have them
 
 
