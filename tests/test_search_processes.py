@@ -67,9 +67,11 @@ def together(config: Config, workers: int, where: str) -> None:
 
 
 def test_two_workers_share_a_study(config, changed, tmp_path):
-    config = changed(config, {"search.trials": 6, "search.epochs": 10})
+    config = changed(config, {"search.trials": 6, "search.epochs": 10, "search.seeds": 3})
     save_config(config, config.run / "c.yml")
     together(config, 2, f"sqlite:///{tmp_path}/study.db")
+    repeats = json.loads((config.run / "search" / "search.json").read_text())["repeats"]
+    assert sorted(row["seed"] for row in repeats) == [1, 2, 3], "each once"
 
 
 @pytest.mark.long

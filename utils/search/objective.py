@@ -18,11 +18,12 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from pydantic import ValidationError
 
-from config.errors import DivergedError
+from config.errors import DivergedError, SettingsError, UserError
 from config.loading import flat
 from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
 from utils.rng import generator_for
+from utils.search.seeds import take_seed
 from utils.training.token_batches import Tokens
 from utils.training.transformer import train_transformer
 from utils.training.transformer_step import TransformerTrainer
@@ -38,6 +39,7 @@ NOT_ASKED = (  # settings that do not affect a trial, or may be raised later
     *("training.epochs", "training.max_minutes", "training.validate_every"),
     *("training.checkpoint_every", "search.trials", "search.seeds"),
 )
+STEP_COUNTS = {"training.warmup_steps", "training.batch_size", "training.accumulate"}
 Values = dict[str, float | int]
 
 
@@ -132,13 +134,14 @@ class TrainingLoss:
         return self._train(values, self.config.seed, name, callback)
 
     def repeat_of(self, best: dict[str, float]) -> Callable[[Trial], float]:
-        """The objective of the repeats: the best values with the trial's seed."""
-        first, last = self.config.seed + 1, self.config.seed + self.config.search.seeds
+        """The objective of the repeats: the best values with a seed that no other trial has."""
+        first, count = self.config.seed + 1, self.config.search.seeds
         values = {key_of(name): value for name, value in best.items()}
 
         def objective(trial: Trial) -> float:
-            seed = trial.suggest_int("seed", first, last)
-            trial.set_user_attr("seed", seed)  # Optuna keeps parameters as floats
+            seed = take_seed(trial, range(first, first + count))
+            if seed is None:
+                raise TrialPruned("other workers train all seeds")
             return self._train(values, seed, f"seed_{seed}", PruningCallback(trial, looks=0))
 
         return objective
@@ -157,7 +160,10 @@ class TrainingLoss:
         except Finished:
             print(f"{name}: loss {callback.loss:.4f}", flush=True)
             return callback.loss
-        except (TrialPruned, DivergedError, ValidationError) as error:
+        except (TrialPruned, DivergedError, SettingsError, ValidationError) as error:
+            if isinstance(error, SettingsError) and not STEP_COUNTS & values.keys():
+                budget = "lower it, or raise search.epochs or search.steps"
+                raise UserError(f"search: in a trial {_reason(error)}; {budget}") from None
             trial.set_user_attr("reason", _reason(error))
             raise TrialPruned from error
         finally:
@@ -172,6 +178,7 @@ class TrainingLoss:
             tree[section][setting] = value
         tree["training"] |= {"epochs": epochs, "max_minutes": None}
         tree["training"] |= {"validate_every": epochs, "checkpoint_every": epochs}
+        tree["training"] |= {"pictures_every": 0}  # which would save weights
         tree["tokenizer"]["weights"] = self.config.tokenizer_weights
         return Config.model_validate(
             tree | {"run": self.config.run / "search" / name, "seed": seed}
@@ -232,6 +239,7 @@ def _suggest(trial: Trial, search: SearchConfig) -> Values:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return error.errors()[0]["msg"].removeprefix("Value error, ")
+    found, _, _advice = str(error).partition(";")
     if isinstance(error, DivergedError):
-        return "NaN: " + str(error).split(";")[0]
-    return str(error)
+        return f"NaN: {found}"
+    return found if isinstance(error, SettingsError) else str(error)

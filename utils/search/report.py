@@ -18,6 +18,7 @@ from utils.device import environment, pick_device
 from utils.io.files import write_text
 from utils.io.tables import markdown_table
 from utils.pages import save_figure
+from utils.search.seeds import seed_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,9 +45,12 @@ def describe_search(
     repeats: the best values with other seeds. images: number seen over a trial's whole training.
     """
     rows = [_row(trial, config.seed) for trial in trials]
-    seeds = [_row(t, t.user_attrs.get("seed", t.params["seed"])) for t in repeats]
+    seeds: dict[int, TrialRow] = {}  # each once: workers of earlier versions could repeat one
+    for trial in repeats:
+        if (seed := seed_of(trial)) is not None:
+            seeds.setdefault(seed, _row(trial, seed))
     winner = next(row for row in rows if row["trial"] == best.number)
-    deviation = noise(winner["loss"], seeds)
+    deviation = noise(winner["loss"], list(seeds.values()))
     return {
         "direction": "minimize",
         "settings": config.search.model_dump(mode="json"),
@@ -54,7 +58,7 @@ def describe_search(
         "seed": config.seed,
         "trials": rows,
         "best": winner,
-        "repeats": seeds,
+        "repeats": list(seeds.values()),
         "noise": deviation,
         "standing": standing(rows, winner, deviation),
         "environment": environment(pick_device(config.device)),

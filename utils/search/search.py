@@ -64,8 +64,7 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
         study = open_study(backend, name, starting_values(config), pruner)
         trials = run_trials(study, config.search.trials, objective)
         best = _best(trials, config)
-        seeds = [{"seed": config.seed + 1 + index} for index in range(count)]
-        repeats = open_study(backend, f"{name}-{count}-seeds-of-{best.number}", seeds, NopPruner())
+        repeats = open_study(backend, f"{name}-{count}-seeds-of-{best.number}", [], NopPruner())
         repeated = run_trials(repeats, count, objective.repeat_of(best.params))
         images = objective.budget.epochs * objective.budget.images
         save_search(folder, describe_search(config, trials, best, repeated, images), study)
@@ -123,7 +122,8 @@ def _optimize(study: Study, objective: TrialLoss, limit: MaxTrialsCallback) -> N
             raise
 
     try:
-        study.optimize(attempt, callbacks=[limit])
+        # a pruned trial's networks are in a reference cycle: Optuna keeps its error's traceback
+        study.optimize(attempt, callbacks=[limit], gc_after_trial=True)
     except ValueError as error:
         if "Cannot tell" not in str(error):
             raise

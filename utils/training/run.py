@@ -9,7 +9,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def train(
     state = open_state(folder / STATE, trainer.settings_of_run, opening)
     if state is not None:
         trainer.load_state_dict(state)
+        del state  # as large as the trainer
     else:
         begin()
         clear_run(folder / STATE)
@@ -88,7 +89,8 @@ class Run:
     def train(self) -> None:
         """Train the remaining epochs."""
         trainer, place = self.trainer, self.trainer.position
-        with stop_signals() as stopping:
+        board = closing(self.log.board) if self.log else nullcontext()
+        with board, stop_signals() as stopping:
             self.callback(trainer)
             while not trainer.nothing_left:
                 self.train_epoch(stopping)
@@ -102,7 +104,6 @@ class Run:
                     for name, picture in trainer.pictures().items():
                         self.log.picture(name, picture, place.epoch)
         if self.log:
-            self.log.board.close()
             self.name_weights()
 
     def train_epoch(self, stopping: list[int]) -> None:

@@ -34,6 +34,7 @@ BROKEN_STATE = (  # what reading one that is damaged, or cannot be read, raises
     *(zipfile.BadZipFile, zlib.error, NotImplementedError),
 )
 FREE = ("checkpoint_every", "validate_every", "pictures_every", "max_minutes")
+FINGERPRINT = 12  # hexadecimal digits of files and data among a run's settings
 LONGEST_REASON = 160  # characters of PyTorch's message that a line of ours repeats
 
 
@@ -48,6 +49,7 @@ class Position:
     batch: int = 0  # finished batches of the current epoch
     step: int = 0  # optimiser steps so far
     sums: dict[str, Tensor] = field(default_factory=dict)  # of the current epoch's losses
+    missed: dict[str, float] = field(default_factory=dict)  # batches before a loss joined the sums
     seconds: float = 0.0  # of the time limit used up
     best_loss: float = math.inf  # lowest value so far of the metric that selects the best weights
     best_epoch: int = 0  # number of epochs after which it was reached
@@ -55,11 +57,13 @@ class Position:
     def add(self, losses: dict[str, Tensor]) -> None:
         """Count a batch; losses stay on their device."""
         for name, value in losses.items():
+            if self.batch and name not in self.sums:
+                self.missed[name] = self.batch
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.batch += 1
 
     def next_epoch(self) -> None:
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        self.epoch, self.batch, self.sums, self.missed = self.epoch + 1, 0, {}, {}
 
 
 class TimeLimit:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.errors import DivergedError, UserError
+from config.errors import DivergedError, SettingsError
 from config.loading import flat
 from config.schema import (
     Config,
@@ -22,6 +22,7 @@ from config.schema import (
 )
 from utils import distributed
 from utils.device import Compute, is_main, world_size
+from utils.io.messages import note_once
 from utils.rng import shuffled_batches
 from utils.training.optim import EMA, learning_rate
 from utils.training.state import Position, State, TimeLimit, load_parts, settings_that_count
@@ -69,7 +70,7 @@ class Trainer(ABC):
         self.position, self.time_share = Position(), 0.0
         self.limit = TimeLimit(settings.max_minutes)
         if settings.warmup_steps >= self.total_steps:
-            raise UserError(
+            raise SettingsError(
                 f"{self.section}.warmup_steps is {settings.warmup_steps}, but the whole training "
                 f"has {self.total_steps} steps; lower it or raise --epochs"
             )
@@ -162,9 +163,10 @@ class Trainer(ABC):
     # Collective calls: all processes must make them together
 
     def means(self) -> dict[str, float]:
-        """Mean losses of the current epoch so far, over all processes."""
-        batches = max(1, self.position.batch)
-        return {name: float(total) / batches for name, total in self._sums_of_all().items()}
+        """Mean losses of the current epoch so far, over all processes, each since it began."""
+        place, sums = self.position, self._sums_of_all()
+        batches = {name: place.batch - place.missed.get(name, 0) for name in sums}
+        return {name: float(total) / (batches[name] or 1) for name, total in sums.items()}
 
     def numbers(self) -> dict[str, float]:
         return {**self.means(), "learning_rate": self.rate}
@@ -231,3 +233,12 @@ class Trainer(ABC):
         groups = place.batch * self.batches_per_epoch // (batches * self.batches_a_step)
         before, place.batch = place.batch, groups * self.batches_a_step
         place.sums = {k: v * place.batch / before for k, v in place.sums.items()}
+        place.missed = {k: v * place.batch / before for k, v in place.missed.items()}
+
+
+def in_fp32(compute: Compute) -> Compute:
+    """The same device in fp32 instead of fp16, in which small gradients would vanish unscaled."""
+    if is_main():
+        text = "gradients are scaled in stage 2 on a GPU only, so training is in fp32"
+        note_once("fp16", f"precision fp16: {text}")
+    return Compute(compute.device, torch.float32)

@@ -112,6 +112,7 @@ def test_each_trial_trains_for_its_budget_in_a_folder_of_its_own(config, trainin
     assert [c.run for c in trials] == [config.run / "search" / f"trial_{i}" for i in range(6)]
     assert {c.training.epochs for c in trials} == {3}
     assert {c.training.max_minutes for c in trials} == {None}
+    assert {c.training.pictures_every for c in trials} == {0}
     assert {c.tokenizer_weights for c in trials} == {config.tokenizer_weights}
     assert all(1e-5 <= rate <= 1e-1 for rate in training.rates)
 
@@ -258,6 +259,20 @@ def test_the_best_is_repeated_with_other_seeds(config, training, changed):
     assert noise["seeds"] == 3
 
 
+def test_each_seed_is_shown_once_and_a_repeat_without_one_not_at_all(config, training, changed):
+    config = changed(config, {"search.seeds": 2})
+    search_learning_rate(config)
+    where = f"sqlite:///{config.run / 'search' / 'study.db'}"
+    (name,) = (name for name in optuna.get_all_study_names(where) if "-seeds-of-" in name)
+    repeats = optuna.load_study(study_name=name, storage=where)
+    repeats.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED))
+    again = optuna.trial.create_trial(value=9.0, user_attrs={"seed": 2})
+    repeats.add_trial(again)
+    search_learning_rate(config)
+    assert [row["seed"] for row in numbers_of(config)["repeats"]] == [1, 2]
+    assert numbers_of(config)["noise"]["deviation"] == pytest.approx(0.001)
+
+
 def test_large_seeds_are_recorded_as_they_were_trained(config, training, changed):
     search_learning_rate(changed(config, {"seed": 2**60, "search.seeds": 2}))
     trained = [trial.seed for trial in training.configs[-2:]]
@@ -325,6 +340,30 @@ def test_values_that_do_not_go_together_are_a_pruned_trial(config, training, cha
     reasons = [trial.user_attrs.get("reason", "") for trial in study_of(config).trials]
     assert any("is not divisible by num_heads 4" in reason for reason in reasons)
     assert {c.transformer.dim for c in training.configs} == {16}
+
+
+STEPS_OF_A_TRIAL = {"search.low": 1e-3, "search.high": 0.05, "search.seeds": 0}  # 3 of 4 images
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_warm_up_longer_than_a_trial_is_a_pruned_trial_where_it_was_drawn(weights, changed):
+    keys = {**STEPS_OF_A_TRIAL, "search.trials": 3}
+    space = {"training.warmup_steps": {"low": 0, "high": 1000}}  # the first has the config's 0
+    search_learning_rate(changed(weights, {**keys, "search.space": space}))
+    first, *others = numbers_of(weights)["trials"]
+    assert first["state"] == "complete"
+    for row in others:
+        steps = row["params"]["training.warmup_steps"]
+        said = f"training.warmup_steps is {steps:.0f}, but the whole training has 3 steps"
+        assert (row["state"], row["reason"]) == ("pruned", said)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_warm_up_longer_than_every_trial_names_what_sets_their_length(weights, changed):
+    config = changed(weights, {**STEPS_OF_A_TRIAL, "training.warmup_steps": 3})
+    said = "training.warmup_steps is 3, .* raise search.epochs or search.steps"
+    with pytest.raises(UserError, match=said):
+        search_learning_rate(config)
 
 
 @pytest.mark.parametrize(

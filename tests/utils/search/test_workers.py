@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sqlalchemy.engine import Engine
 from config.errors import StopRequested, UserError
 from utils.search import search, storage
 from utils.search.search import open_study, run_trials
+from utils.search.seeds import take_seed
 from utils.search.storage import MAX_RETRIES, open_storage, storage_url
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -152,3 +155,35 @@ def test_optunas_experimental_parts_raise_no_other_warnings(tmp_path):
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ExperimentalWarning)
         run_trials(study_in(tmp_path), 1, objective)
+
+
+def test_workers_take_each_seed_once_and_that_of_a_failed_trial_again(study, tmp_path):
+    other, seeds = study_in(tmp_path), range(5, 7)
+    first, second, third = study.ask(), other.ask(), study.ask()
+    assert take_seed(second, seeds) == 6, "the first has not chosen yet"
+    assert take_seed(first, seeds) == 5
+    assert take_seed(third, seeds) is None
+    study.tell(third, state=TrialState.PRUNED)
+    other.tell(second, 1.0)
+    study.tell(first, state=TrialState.FAIL)
+    assert take_seed(other.ask(), seeds) == 5
+
+
+def test_a_pruned_trial_leaves_nothing_in_memory(study):
+    class Networks:
+        pass
+
+    kept: list[weakref.ref] = []
+
+    def pruned(_trial: optuna.Trial) -> float:
+        assert not any(networks() for networks in kept)
+        networks = Networks()
+        kept.append(weakref.ref(networks))
+        raise optuna.TrialPruned
+
+    gc.disable()  # which otherwise might happen to run
+    try:
+        run_trials(study, 3, pruned)
+    finally:
+        gc.enable()
+    assert len(kept) == 3

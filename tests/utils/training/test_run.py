@@ -7,16 +7,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
+from config.errors import StopRequested
 from config.loading import load_config
 from config.schema import Config
 from utils.device import environment
 from utils.io.files import read_rows
 from utils.training.run import RunLog
 from utils.training.state import Position
+from utils.training.transformer import train_transformer
 
 
 def opened(folder: Path, config: Config, after_epoch: int = 0, device: str = "cpu") -> RunLog:
@@ -102,3 +106,15 @@ def test_a_picture_is_kept_by_its_epoch(tmp_path, config):
     log.board.close()
     found = Image.open(tmp_path / "log" / "samples" / "sample_0007.png")
     assert (np.asarray(found) == image.numpy()).all()
+
+
+@pytest.mark.usefixtures("quick")
+def test_tensorboard_is_closed_although_the_run_ends_early(weights, monkeypatch):
+    def stop(_trainer: object) -> None:
+        raise StopRequested
+
+    closed: list[SummaryWriter] = []
+    monkeypatch.setattr(SummaryWriter, "close", lambda board: closed.append(board))
+    with pytest.raises(StopRequested):
+        train_transformer(weights, resume=False, callback=stop)
+    assert len(closed) == 1

@@ -68,6 +68,18 @@ def test_means_are_sums_over_the_batches_of_the_present_epoch():
     assert trainer.position.batch == 3
 
 
+def test_a_loss_that_joins_within_an_epoch_is_averaged_over_its_own_batches():
+    trainer, other = Small(), Small(batches=20)
+    for losses in ({"a": 1.0}, {"a": 2.0}, {"a": 6.0, "b": 10.0}, {"a": 3.0, "b": 30.0}):
+        trainer.position.add({name: torch.tensor(value) for name, value in losses.items()})
+    assert trainer.means() == {"a": 3.0, "b": 20.0}
+    other.load_state_dict(trainer.state_dict())  # at batch 8 of 20, b since batch 4
+    assert other.means() == {"a": 3.0, "b": 20.0}
+    trainer.position.next_epoch()
+    trainer.position.add({"b": torch.tensor(4.0)})
+    assert trainer.means() == {"b": 4.0}
+
+
 def test_a_new_epoch_starts_from_nothing_but_keeps_its_steps():
     position = Position(step=7)
     position.add({"a": torch.tensor(1.0)})
