@@ -107,12 +107,12 @@ def main() -> None:
     overrides = as_overrides(args, OPTIONS)
     if args.lr_search not in (None, TRIALS_OF_CONFIG):
         overrides.append(("search.trials", args.lr_search))
-    config, start = load_config(args.config, overrides), None
+    config = load_config(args.config, overrides)
     searching = check_search(parser, args)
-    from utils.training.transformer import starting_point, train_transformer
+    from utils.training.transformer import as_in_start, train_transformer
 
     if args.transformer:
-        config, start = starting_point(config, args.transformer)
+        config = as_in_start(config, args.transformer)
     if searching:
         from utils.search.search import search_learning_rate  # Optuna takes seconds to import
 
@@ -126,7 +126,7 @@ def main() -> None:
         restart=args.restart or args.start_from_epoch == 0,
         allow_config_change=args.allow_config_change,
         from_epoch=args.start_from_epoch,
-        start=start,
+        start=args.transformer,
     )
 
 

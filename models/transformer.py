@@ -191,9 +191,15 @@ class BidirectionalTransformer(nn.Module):
             nn.init.zeros_(self.prior.correction.weight)
 
 
-def with_conditioning(network: BidirectionalTransformer) -> BidirectionalTransformer:
-    """The same network with zero-initialised maps of known pixels, which change no logit."""
-    config = network.config.model_copy(update={"conditioning": "pixels"})
+def with_conditioning(
+    network: BidirectionalTransformer, patch_size: int
+) -> BidirectionalTransformer:
+    """The same network with zero-initialised maps of known pixels, which change no logit.
+
+    patch_size: pixels along a token's patch; a network without conditioning has none of its own.
+    """
+    shown = {"conditioning": "pixels", "patch_size": patch_size}
+    config = network.config.model_copy(update=shown)
     grown = BidirectionalTransformer(config)
     grown.load_state_dict(grown.state_dict() | network.state_dict())
     return grown.train(network.training)

@@ -60,7 +60,7 @@ def test_without_a_prior_no_latents_are_shown(transformer_config):
 
 
 def test_conditioning_starts_without_any_effect(transformer):
-    grown, ids = with_conditioning(transformer), torch.randint(17, (3, 16))
+    grown, ids = with_conditioning(transformer, 4), torch.randint(17, (3, 16))
     known = torch.randn(3, 16, known_width(grown.config))
     assert grown.config.conditioning == "pixels"
     assert torch.equal(grown(ids, known=known), transformer(ids))

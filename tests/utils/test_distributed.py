@@ -124,6 +124,29 @@ def test_shares_add_up_to_the_mean_over_the_whole_batch(
     assert sorted(seen) == list(range(images * 16)), "every image once"
 
 
+@pytest.mark.parametrize("loss_on", ["all", "hidden"])
+@pytest.mark.parametrize("images", [7, 2])
+def test_of_images_with_holes_each_process_fills_its_own_which_weigh_as_in_one_batch(
+    config, changed, become, monkeypatch, loss_on, images
+):
+    keys = {"masking.loss_on": loss_on, "masking.hole_share": 0.5, "training.batch_size": 7}
+    config = changed(config, {**keys, "transformer.conditioning": "pixels"})
+    tokens = load_tokens(config, CPU)
+    trainer = TransformerTrainer(config, tokens, Compute.of(config))
+    whole = trainer.token_batches(torch.arange(images), 0, 0)
+    trainer.world, trainer.image_count = 3, images
+    scored = whole.scored(loss_on)
+    monkeypatch.setattr(distributed, "total", lambda _own: scored)
+    for rank in range(3):
+        become(rank, 3)
+        own, weight = trainer._own_share(trainer.token_batches(torch.arange(images), 0, 0))
+        expected = whole.rows(slice(rank, None, 3) if rank < images else slice(1))
+        for found, wanted in zip(own, expected, strict=True):
+            assert torch.equal(found, wanted)
+        share = expected.scored(loss_on) / scored
+        assert float(weight) == (pytest.approx(share.item()) if rank < images else 0.0)
+
+
 def test_gradients_are_exchanged_at_the_last_batch_of_a_group_alone(
     config, changed, become, monkeypatch
 ):
@@ -202,9 +225,14 @@ def movement(state: dict, start: dict, part: str) -> torch.Tensor:
     return torch.cat([(state[part][name] - start[part][name]).flatten() for name in names])
 
 
+SEEING = {"transformer.conditioning": "pixels", "masking.hole_share": 0.5}
+
+
+@pytest.mark.parametrize("keys", [{}, pytest.param(SEEING, marks=pytest.mark.long)])
 def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
-    config, changed, tmp_path
+    config, changed, tmp_path, keys
 ):
+    config = changed(config, keys)
     section = config.tokenizer.model_copy(update={"weights": config.tokenizer_weights})
     alone = config.model_copy(update={"run": tmp_path / "alone", "tokenizer": section})
     train_transformer(alone, resume=False)

@@ -165,9 +165,10 @@ def begin_filling(
 
 @cache
 def _pool() -> ProcessPoolExecutor:
-    """One worker process for each available core."""
+    """One worker process for each available core, divided among torchrun's processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _one_of_many)
+    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return ProcessPoolExecutor(share, multiprocessing.get_context("spawn"), _one_of_many)
 
 
 def _one_of_many() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,11 +28,17 @@ from utils.data.augment import PLAIN_VIEWS, Views
 from utils.data.datasets import normalise, split_images
 from utils.data.holes import begin_filling
 from utils.device import Compute, autocast, cast_weights
+from utils.io.files import content_hash
+from utils.training.state import FINGERPRINT
 from utils.weights.store import load_transformer, require_tokens_of
 
+SAMPLER = "weights of the sampling transformer"
 VAL_SEED = 2022  # of the validation holes, independent of the run's seed
 AT_ONCE = {"cpu": 16, "cuda": 512}  # images encoded at once
 ITERATIONS = 3  # of sampling tokens; fewer than in a repair, since it happens at every step
+SAMPLING = (  # keys of decoding that sampled tokens depend on
+    *("rule", "mask_schedule", "choice_temperature", "order", "token_choice", "temperature"),
+)
 
 
 class Seen(NamedTuple):
@@ -146,6 +152,16 @@ class HoledBatches:
             self.transformer = load_transformer(self.path, config.transformer).to(self.device)
             cast_weights(self.transformer, self.dtype)
         self.maskgit: MaskGIT | None = None  # made once the encoder has its weights
+
+    def settings(self) -> dict[str, Any]:
+        """All that holes and tokens depend on besides images and tokenizer."""
+        sampling = SAMPLING if self.path is not None else ()
+        decoding = self.config.decoding.model_dump(mode="json", include={"hole_fill", *sampling})
+        settings = {f"decoding.{key}": value for key, value in decoding.items()}
+        if self.path is None:
+            return settings | {SAMPLER: None}
+        settings["masking.mask_schedule"] = self.config.masking.mask_schedule
+        return settings | {SAMPLER: content_hash([self.path])[:FINGERPRINT]}
 
     @torch.no_grad()
     def __call__(

@@ -21,6 +21,7 @@ from torch import Tensor
 from config.schema import Config
 from models.masking import draw_ratio, draw_token_mask
 from utils.data.augment import AS_IS, PLAIN_VIEWS
+from utils.device import rank, world_size
 from utils.rng import generator_for
 
 if TYPE_CHECKING:
@@ -66,9 +67,23 @@ class TokenBatch(NamedTuple):
         """Some of the batch's images."""
         return TokenBatch(*(None if tensor is None else tensor[part] for tensor in self))
 
+    def scored(self, loss_on: Literal["all", "hidden"]) -> Tensor:
+        """Number of tokens that the loss covers, a scalar on the batch's device."""
+        mask = self.token_mask
+        return (torch.ones_like(mask) if loss_on == "all" else mask).sum()
+
+    def weight_in(self, whole: TokenBatch, loss_on: Literal["all", "hidden"]) -> float | Tensor:
+        """Weight of the mean loss of these rows in the mean over the whole batch."""
+        if loss_on == "all":
+            return len(self.token_mask) / len(whole.token_mask)
+        return self.token_mask.sum() / whole.token_mask.sum().clamp(min=1)
+
 
 class TokenBatches:
-    """Makes batches from image indices, epoch and batch number."""
+    """Makes batches from image indices, epoch and batch number.
+
+    Under torchrun, of images with holes only this process's rows, or the first row if it has none.
+    """
 
     def __init__(self, tokens: Tokens, config: Config, device: torch.device) -> None:
         self.holed, self.masking, self.seed = tokens.holed, config.masking, config.seed
@@ -123,8 +138,10 @@ class TokenBatches:
         drawn = torch.rand(batch, generator=self.generator) < self.masking.hole_share
         left = torch.rand(batch, tokens, generator=self.generator)
         left = (left < draw_ratio(batch, self.masking, self.generator)) | ~drawn[:, None]
+        own = slice(rank(), None, world_size()) if rank() < batch else slice(1)
+        image_ids, view, drawn, left = image_ids[own], view[own], drawn[own], left[own]
         targets = self.views[image_ids, view].long() & ALL_BITS
-        holes, seed = holed.of_patches(token_mask), self.generator.initial_seed()
+        holes, seed = holed.of_patches(token_mask[own]), self.generator.initial_seed()
         see = holed.see(image_ids, view, drawn, seed, holes)
 
         def finish() -> TokenBatch:

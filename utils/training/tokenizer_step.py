@@ -5,9 +5,11 @@ Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w la
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +29,10 @@ from utils.training.optim import (
     parameter_groups,
     set_learning_rate,
 )
+from utils.training.state import FINGERPRINT
 from utils.training.throughput import tokenizer_flops
 from utils.training.tokenizer_parts import Adversary, Codes, ImagePart, TokenizerLoss
-from utils.training.trainer import LOOK_EVERY, Trainer
+from utils.training.trainer import LOOK_EVERY, Trainer, in_fp32
 from utils.training.validate_tokenizer import TokenizerValidation, require_two
 
 BETAS = (0.9, 0.95)  # AdamW's averages
@@ -43,8 +46,8 @@ class TokenizerTrainer(Trainer):
 
     def __init__(self, config: Config, images: Tensor, val: Tensor, compute: Compute) -> None:
         """images, val: (n, 3, H, W) uint8."""
-        if compute.dtype == torch.float16:  # would need gradient scaling; use fp32
-            compute = Compute(compute.device, torch.float32)
+        if compute.dtype == torch.float16:
+            compute = in_fp32(compute)
         super().__init__(config, config.tokenizer.training, compute, images=len(images))
         self.images, self.val = images.to(self.device), val[: self.settings.validation_images]
         require_two(self.val)
@@ -67,14 +70,15 @@ class TokenizerTrainer(Trainer):
         }
         self.share = 1.0  # of the batch, that this process computes
         self.shares_batches = may_share_images(self.settings, self.device, self.world)
-        self.settings_of_run = self.settings_in("tokenizer")
+        self.settings_of_run = self._settings_of_run(images)
 
     def _make_networks(self) -> None:
         """Initialise all networks; their order determines their random numbers."""
         settings = self.settings
         self.vqgan = self._place(VQGAN(self.config.tokenizer))
         self._freeze()
-        self.averaged = EMA(self.vqgan, settings.ema_half_life, self.batch_size)
+        self.images_per_step = min(self.batch_size, self.image_count)
+        self.averaged = EMA(self.vqgan, settings.ema_half_life, self.images_per_step)
         self.codes = Codes(self.vqgan.codebook, settings)
         self.adversary = Adversary(self.compute)
         self.loss = TokenizerLoss(self.vqgan, self.adversary, self.config, self.compute)
@@ -87,6 +91,14 @@ class TokenizerTrainer(Trainer):
         if settings.compile:
             self.latents_of = torch.compile(self.vqgan.latents, dynamic=False)
             self.loss.compile()
+
+    def _settings_of_run(self, images: Tensor) -> dict[str, Any]:
+        """Everything that the weights depend on; a transformer by its weights, not by its path."""
+        settings = self.settings_in("tokenizer")
+        del settings["tokenizer.training.transformer"]
+        pixels = hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()
+        settings["pixels of the images"] = pixels[:FINGERPRINT]
+        return settings | (self.holed.settings() if self.holed else {})
 
     def _place(self, network: torch.nn.Module) -> torch.nn.Module:
         return network.to(self.device, memory_format=torch.channels_last)
@@ -106,7 +118,7 @@ class TokenizerTrainer(Trainer):
         """Start from another network's weights instead of a random initialisation."""
         for own in (self.vqgan, self.averaged.module):
             own.load_state_dict(network.state_dict())
-        self.codes.adopt(latents=self.batch_size * self.config.transformer.num_tokens)
+        self.codes.adopt(latents=self.images_per_step * self.config.transformer.num_tokens)
 
     def batches(self) -> Iterator[Tensor]:
         """Batches of the rest of the current epoch, half mirrored, (B, 3, H, W) in 0..1."""

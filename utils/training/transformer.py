@@ -26,7 +26,7 @@ def train_transformer(
     restart: bool = False,
     allow_config_change: bool = False,
     from_epoch: int | None = None,
-    start: BidirectionalTransformer | None = None,
+    start: Path | None = None,
     tokens: Tokens | None = None,
     callback: Callback = ignore,
 ) -> Path:
@@ -34,9 +34,9 @@ def train_transformer(
 
     It contains the averaged weights of the last epoch, best.safetensors next to it those of the
     lowest validation loss. A time limit cuts the last epoch short.
-    resume, restart, ...: see `Opening`. start: initial weights of a new run. tokens: the training
-    data, by default the config's. callback: see `train`. Raises the errors of `train`, and
-    `UserError` for unusable data.
+    resume, restart, ...: see `Opening`. start: the weights that a new run starts from, with the
+    config of `as_in_start`. tokens: the training data, by default the config's. callback: see
+    `train`. Raises the errors of `train`, and `UserError` for unusable data or weights.
     """
     section = config.transformer.model_copy(update={"weights": None})  # the run makes its own
     config, folder = config.model_copy(update={"transformer": section}), config.run / "transformer"
@@ -49,19 +49,25 @@ def train_transformer(
 
         def begin() -> None:
             if start is not None:
-                trainer.start_from(start)
+                trainer.start_from(network_to_start_from(start, config))
 
         return train(trainer, folder, opening, begin, callback)
 
 
-def starting_point(config: Config, path: Path) -> tuple[Config, BidirectionalTransformer]:
-    """A network to start from, and the config with that network's architecture."""
-    network = load_transformer(path, config.transformer)
-    if config.transformer.conditioning == "pixels" and network.config.conditioning == "none":
-        network = with_conditioning(network)
+def network_to_start_from(path: Path, config: Config) -> BidirectionalTransformer:
+    """The network of a file; it gets the conditioning of the config if it has none."""
+    network, wanted = load_transformer(path, config.transformer), config.transformer
+    if wanted.conditioning == "pixels" and network.config.conditioning == "none":
+        network = with_conditioning(network, wanted.patch_size)
+    return network
+
+
+def as_in_start(config: Config, path: Path) -> Config:
+    """The config with the architecture of the network that a run starts from."""
+    network = network_to_start_from(path, config)
     like = network.config.model_dump(exclude={"dropout", "attention"})
     section = config.transformer.model_copy(update=like)
-    return config.model_copy(update={"transformer": section}), network
+    return config.model_copy(update={"transformer": section})
 
 
 def load_tokens(config: Config, device: torch.device) -> Tokens:

@@ -19,6 +19,7 @@ from config.schema import Config, MaskingConfig
 from models.cpu_kernels import dropout_from
 from models.masking import token_loss
 from models.transformer import BidirectionalTransformer
+from utils import distributed
 from utils.device import Compute, autocast, rank
 from utils.pages import save_loss_curve
 from utils.rng import generator_for
@@ -30,12 +31,12 @@ from utils.training.optim import (
     parameter_groups,
     set_learning_rate,
 )
+from utils.training.state import FINGERPRINT
 from utils.training.throughput import training_flops
 from utils.training.token_batches import TokenBatch, TokenBatches, Tokens
-from utils.training.trainer import Trainer
+from utils.training.trainer import Trainer, in_fp32
 from utils.training.validate_transformer import val_repairs, validate
 
-FINGERPRINT = 12  # hexadecimal digits of a run's fingerprints
 DROPOUT_STREAM = 1  # of random numbers, independent of those of token batches
 
 
@@ -59,6 +60,8 @@ class TransformerTrainer(Trainer):
 
     def __init__(self, config: Config, tokens: Tokens, compute: Compute) -> None:
         settings, images = config.training, len(tokens.train)
+        if compute.dtype == torch.float16 and compute.device.type == "cpu":
+            compute = in_fp32(compute)
         super().__init__(config, settings, compute, images=images, accumulate=settings.accumulate)
         self.tokens, self.description = tokens, config.transformer
         self.flops_per_image = training_flops(config.transformer)
@@ -78,8 +81,7 @@ class TransformerTrainer(Trainer):
             betas=settings.betas,
             fused=self.device.type == "cuda",  # one kernel for all weights
         )
-        scaled = self.device.type == "cuda" and self.dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.token_batches = TokenBatches(tokens, config, self.device)
         self.parts = {
             "averaged": self.averaged,
@@ -102,8 +104,8 @@ class TransformerTrainer(Trainer):
     def _settings_of_run(self) -> dict[str, Any]:
         """Everything that the weights depend on."""
         tokens, settings = self.tokens, self.settings_in("transformer", "masking", "training")
-        settings |= {"codes of the tokenizer": tokens.codes_sha256[:FINGERPRINT]}
-        settings |= {"tokens of the images": tokens.fingerprint()[:FINGERPRINT]}
+        settings["codes of the tokenizer"] = tokens.codes_sha256[:FINGERPRINT]
+        settings["tokens of the images"] = tokens.fingerprint()[:FINGERPRINT]
         if tokens.holed is not None:
             settings["decoding.hole_fill"] = self.config.decoding.hole_fill
         return settings
@@ -155,7 +157,8 @@ class TransformerTrainer(Trainer):
             part = batch.rows(rows)
             with dropout_from(generator_for(*key, rows.start)):
                 loss = self.objective(*part)
-            return {"loss": loss * self._weight(part, batch) * (1 / in_group)}
+            weight = part.weight_in(batch, self.config.masking.loss_on)
+            return {"loss": loss * weight * (1 / in_group)}
 
         parts = equal_parts(len(batch.token_mask))
         with autocast(self.device, self.dtype):
@@ -190,20 +193,19 @@ class TransformerTrainer(Trainer):
         """This process's rows of a batch, and the weight of their mean loss in the batch's mean.
 
         Weighted by scored tokens, the losses of all processes sum to the global batch's mean. A
-        process without rows takes one with weight 0.
+        process without rows takes one with weight 0. Batches with holes are this process's rows.
         """
         if self.world == 1:
             return batch, 1.0
+        loss_on = self.config.masking.loss_on
+        if self.tokens.holed is not None:
+            rows = self.image_count - self.position.batch * self.batch_size  # of all processes
+            scored = batch.scored(loss_on) * (rank() < rows)
+            return batch, scored / distributed.total(scored).clamp(min=1)
         own = batch.rows(slice(rank(), None, self.world))
         if not len(own.token_mask):
             return batch.rows(slice(1)), 0.0
-        return own, self._weight(own, batch)
-
-    def _weight(self, own: TokenBatch, whole: TokenBatch) -> float | Tensor:
-        """Weight of the mean loss of some rows in the mean over the whole batch."""
-        if self.config.masking.loss_on == "all":
-            return len(own.token_mask) / len(whole.token_mask)
-        return own.token_mask.sum() / whole.token_mask.sum().clamp(min=1)
+        return own, own.weight_in(batch, loss_on)
 
     # Validation, logging and saving
 

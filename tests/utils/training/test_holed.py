@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.masking import token_mask_from_holes
+from utils.data import holes as hole_module
 from utils.data.augment import MIRRORED, Views
 from utils.data.datasets import load_images, normalise
 from utils.data.fill import fill_hole
@@ -95,6 +96,13 @@ def test_processes_fill_holes_as_one_does():
         )
         assert all((a == b).all() for a, b in zip(expected, found, strict=True))
     assert not expected[1][:4].any()
+
+
+def test_processes_of_torchrun_share_the_cores(monkeypatch):
+    monkeypatch.setattr(hole_module.os, "sched_getaffinity", lambda _pid: range(9), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with hole_module._pool.__wrapped__() as pool:
+        assert pool._max_workers == 2
 
 
 def test_batches_that_are_begun_ahead_are_the_same(batches, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,8 +11,10 @@ from safetensors.torch import load_file
 from config.errors import StopRequested, UserError
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils.inpainting.inpainter import Inpainter
+from utils.training import run
+from utils.training import transformer as stage_2
 from utils.training.state import load_state
-from utils.training.transformer import load_tokens, starting_point, train_transformer
+from utils.training.transformer import as_in_start, load_tokens, train_transformer
 from utils.training.validate_transformer import validate
 from utils.weights.store import load_transformer, save_weights
 
@@ -48,12 +52,12 @@ def test_a_run_with_conditioning_resumes_exactly(
 
 def test_conditioning_is_trained_from_weights_without_it(weights, changed):
     plain = weights.transformer_weights
-    config, start = starting_point(seeing(weights, changed), plain)
+    config = as_in_start(seeing(weights, changed), plain)
     assert config.transformer.conditioning == "pixels"
     config = config.model_copy(
         update={"run": weights.run / "seeing", "tokenizer": _with_weights(weights)}
     )
-    path = train_transformer(config, resume=False, start=start)
+    path = train_transformer(config, resume=False, start=plain)
     trained, before = load_transformer(path, config.transformer), load_file(plain)
     assert trained.config.conditioning == "pixels"
     assert trained.known.weight.abs().sum() > 0
@@ -64,8 +68,50 @@ def test_weights_with_conditioning_start_a_network_with_it_whatever_the_config_s
     weights, changed
 ):
     path = train_transformer(seeing(weights, changed), resume=False)
-    config, start = starting_point(weights, path)
-    assert config.transformer.conditioning == start.config.conditioning == "pixels"
+    config = as_in_start(weights, path)
+    assert config.transformer.conditioning == "pixels"
+
+
+def test_weights_without_conditioning_grow_for_the_patches_of_the_config(weights, changed):
+    network = load_transformer(weights.transformer_weights, weights.transformer)
+    of_others = network.config.model_copy(update={"patch_size": 8})  # which it does not use
+    path = weights.run / "start.safetensors"
+    save_weights(path, network.state_dict(), of_others, {})
+    config = as_in_start(seeing(weights, changed), path)
+    assert config.transformer.patch_size == 4
+    train_transformer(config, resume=False, start=path)
+
+
+def test_networks_to_start_from_and_states_leave_memory_before_the_first_step(
+    weights, changed, monkeypatch
+):
+    kept, finished = [], []
+
+    def watched(function, tensor_of):
+        def call(*args):
+            found = function(*args)
+            kept.extend([] if found is None else [weakref.ref(tensor_of(found))])
+            return found
+
+        return call
+
+    def nothing_is_kept(_trainer) -> None:
+        assert not any(tensor() is not None for tensor in kept)
+        finished.append(len(kept))
+
+    monkeypatch.setattr(
+        stage_2, "load_transformer", watched(load_transformer, lambda network: network.bias)
+    )
+    monkeypatch.setattr(
+        run, "open_state", watched(run.open_state, lambda state: state["transformer"]["bias"])
+    )
+    start = weights.run / "start.safetensors"
+    start.write_bytes(weights.transformer_weights.read_bytes())
+    train_transformer(weights, resume=False, start=start, callback=nothing_is_kept)
+    more = changed(weights, {"training.epochs": 3})
+    flags = {"resume": True, "allow_config_change": True, "callback": nothing_is_kept}
+    train_transformer(more, **flags)
+    assert (finished[0], finished[-1]) == (1, 2)
 
 
 def test_validation_shows_what_each_place_knows(weights, changed):
@@ -73,7 +119,8 @@ def test_validation_shows_what_each_place_knows(weights, changed):
     tokens = load_tokens(config, torch.device("cpu"))
     assert type(tokens.codes) is torch.Tensor  # no parameter, which moves with its network
     assert tokens.val_seen.known.shape == (6, 16, 64)
-    network = with_conditioning(load_transformer(weights.transformer_weights, config.transformer))
+    network = load_transformer(weights.transformer_weights, config.transformer)
+    network = with_conditioning(network, patch_size=4)
     torch.nn.init.normal_(network.known.weight)
     args = (network, tokens.val, torch.device("cpu"), torch.float32)
     found = validate(*args, tokens.val_seen)

@@ -25,7 +25,7 @@ from utils.training.release import release_tokenizer
 from utils.training.state import load_state
 from utils.training.tokenizer import network_to_start_from, train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer
-from utils.weights.store import load_tokenizer, save_weights
+from utils.weights.store import load_tokenizer, load_transformer, save_weights
 
 pytestmark = pytest.mark.usefixtures("quick")
 FP32, NEVER = Compute(torch.device("cpu"), torch.float32), 10**9
@@ -155,6 +155,42 @@ def test_such_a_run_resumes_exactly(seeing, weights, stop_after, tmp_path, asser
     stop_after(NEVER)
     train_tokenizer(seeing, resume=True)
     assert_same(*(load_state(c.run / "tokenizer" / "state.pt") for c in (seeing, whole)))
+
+
+def another_transformer(weights: Config) -> None:
+    network = load_transformer(weights.transformer_weights, weights.transformer)
+    torch.nn.init.normal_(network.bias)
+    save_weights(weights.transformer_weights, network.state_dict(), network.config, {})
+
+
+def another_image(weights: Config) -> None:
+    save_png(weights.data.root / "train" / "image_0.png", np.zeros((16, 16, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"decoding.hole_fill": "grey"}, "decoding.hole_fill"),
+        ({"decoding.rule": "listing"}, "decoding.rule"),
+        ({"masking.mask_schedule": "square"}, "masking.mask_schedule"),
+        ({"tokenizer.training.transformer": None}, "weights of the sampling transformer"),
+        (another_transformer, "weights of the sampling transformer"),
+        (another_image, "pixels of the images"),
+    ],
+)
+def test_such_a_run_resumes_only_with_what_it_was_begun_with(
+    seeing, weights, changed, change, said
+):
+    trained(seeing, weights)
+    moved = weights.run / "moved.safetensors"
+    moved.write_bytes(weights.transformer_weights.read_bytes())
+    train_tokenizer(changed(seeing, {"tokenizer.training.transformer": moved}), resume=True)
+    if callable(change):
+        change(weights)
+    else:
+        seeing = changed(seeing, change)
+    with pytest.raises(UserError, match=f"begun with other .*{said}"):
+        train_tokenizer(seeing, resume=True)
 
 
 def test_a_fresh_start_decodes_as_the_weights_it_came_from(seeing, weights, tokenizer):

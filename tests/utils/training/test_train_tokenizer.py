@@ -241,6 +241,11 @@ def test_a_run_may_start_from_trained_weights(config, changed, assert_same):
         train_tokenizer(other, resume=False, start=weights)
 
 
+def test_an_average_counts_no_more_images_than_there_are(config, changed):
+    trainer = trainer_with(config, changed, batch_size=100, ema_half_life=22.0, warmup_steps=0)
+    assert trainer.averaged.decay == pytest.approx(0.5**0.5)  # of 11 images
+
+
 def test_a_start_with_wider_kernels_says_what_the_narrower_ones_did(
     config, changed, images, tmp_path
 ):

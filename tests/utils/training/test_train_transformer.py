@@ -18,6 +18,7 @@ from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.device import Compute
+from utils.io import messages
 from utils.io.files import read_rows
 from utils.io.lock import alone_in
 from utils.training import state as place
@@ -209,6 +210,16 @@ def test_a_run_does_not_go_on_in_another_arithmetic(config, changed):
     train_transformer(changed(config, {"precision": "fp32"}), resume=False)
     with pytest.raises(UserError, match=r"precision was torch.float32, is torch.bfloat16"):
         train_transformer(changed(config, {"precision": "bf16"}), resume=True)
+
+
+def test_fp16_on_a_cpu_which_scales_no_gradients_becomes_fp32_with_a_note(
+    config, changed, capsys, monkeypatch
+):
+    monkeypatch.setattr(messages, "_told", set())
+    config = changed(config, {"precision": "fp16"})
+    trainer = TransformerTrainer(config, load_tokens(config, CPU), Compute.of(config))
+    assert trainer.dtype == torch.float32
+    assert "gradients are scaled in stage 2 on a GPU only" in capsys.readouterr().err
 
 
 def test_with_smaller_batches_a_run_goes_on_at_the_same_rate_and_ends_fully_decayed(
