@@ -138,6 +138,9 @@ def main() -> None:
     output = args.output.parent if args.output.name == RESULTS else args.output  # as the lab's
     timing = inpaint_set(config, dataset, output, restart=args.restart, verbose=args.verbose)
     results = output / RESULTS
+    if rank() >= len(dataset):
+        print(f"nothing to do{share}: fewer images than processes")
+        return
     if not timing["repaired"]:
         print(f"all results exist already (--restart repairs them again): {results}")
         return

@@ -85,6 +85,8 @@ def failed_import(error: BaseException) -> str | None:
         if is_import and any(folder in frame.f_code.co_filename for folder in INSTALLED):
             library = frame.f_globals["__name__"].partition(".")[0]
             reason = next(filter(None, map(str.strip, str(error).splitlines())), repr(error))
+            if reason.startswith("Invalid log settings"):  # PyTorch's, which names it lines below
+                reason = f"TORCH_LOGS: {reason}"
             return f"{library} cannot be imported: {reason}"
     if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
         return f"{error.name} is not installed for {sys.executable}; activate its environment"

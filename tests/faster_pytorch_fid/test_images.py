@@ -21,8 +21,9 @@ from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from config.errors import UserError
-from utils.data.pairs import TruthTable, list_images, pair
+from utils.data.pairs import list_images, pair
 from utils.data.sources import open_source
+from utils.data.truth import TruthTable
 from utils.io.images import load_mask, load_rgb
 
 

@@ -26,11 +26,11 @@ from utils.data.pairs import (
     image_files,
     images_and_masks,
     list_images,
-    open_truth,
     pair,
     prepared_parts,
     warn_if_inverted,
 )
+from utils.data.truth import open_truth
 from utils.io.files import read_ahead
 from utils.io.images import MASK_THRESHOLD, load_mask, load_rgb, tell_of_profile
 
@@ -85,7 +85,7 @@ class InpaintingSet:
         if not self.from_alpha:
             self.masks = pair(self.images, found, "masks", by_order=pair_by_order, spare=True)
         self.mask_threshold = mask_threshold
-        self.truth = open_truth(ground_truth, self.images)
+        self.truth = open_truth(ground_truth, self.images, self.masks, found)
         self.invert_masks = invert_masks
         self.warned = False
 

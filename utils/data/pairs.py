@@ -1,4 +1,4 @@
-"""The image files of a folder, and which of them belong together: images, masks, ground truth."""
+"""The image files of a folder, and which of them belong together."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fid.names import (
 from fid.pixels import is_on_its_side
 
 from config.errors import UserError
-from utils.io.images import HOLE_COLOUR, load_rgb, opened
-from utils.io.messages import as_user_error, note, note_once
+from utils.io.images import HOLE_COLOUR, opened
+from utils.io.messages import note, note_once
 
 IMAGES, MASKS, TRUTH, TRUTH_CSV = "masked_image", "mask64", "test", "test_gt.csv"
 SCORER_FOLDER = "faster-pytorch-fid"  # where the lab keeps its table
@@ -88,13 +88,9 @@ def pair(
         found = partners([path.name for path in images], [path.name for path in others], spare)
     if found is None:
         raise _no_pairs(images, others, what)
-    _note_spare(len(others) - len(images), what, others[0].parent)
+    if count := len(others) - len(images):
+        note(f"{others[0].parent}: {count} {what} more than images are left out")
     return [others[place] for place in found]
-
-
-def _note_spare(count: int, what: str, place: Path) -> None:
-    if count:
-        note(f"{place}: {count} {what} more than images are left out")
 
 
 def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
@@ -141,66 +137,10 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
 def image_files(path: Path) -> list[Path]:
     """The file itself, or the images of a folder."""
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
+        is_link = path.is_symlink()  # maybe to itself
+        reason = "is a link that leads nowhere" if is_link else "no such file or folder"
+        raise UserError(f"{path}: {reason}")
     return [path] if path.is_file() else list_images(path)
-
-
-class TruthFiles:
-    """Ground truth as one image file for each masked image."""
-
-    def __init__(self, source: Path, images: list[Path]) -> None:
-        files = image_files(source)
-        self.location = files[0].parent
-        self.files = pair(images, files, "ground truths")
-
-    def name(self, index: int) -> str:
-        """File name of an image's truth, within the location."""
-        return self.files[index].name
-
-    def bytes_on_disk(self) -> int:
-        """Total size of the files, by which the scorer recognises them."""
-        return sum(path.stat().st_size for path in self.files)
-
-    def pixels(self, index: int) -> np.ndarray:
-        """Read the ground truth of an image, uint8 (H, W, 3)."""
-        return np.asarray(load_rgb(self.files[index]))
-
-
-class TruthTable:
-    """The lab's `test_gt.csv`: one row of H*W*3 values 0..255 per image."""
-
-    def __init__(self, path: Path, images: list[Path]) -> None:
-        from fid.images import CsvImages  # imported here: few jobs have a table
-
-        self.location = path
-        with as_user_error():
-            self.rows = CsvImages(path)
-        if len(self.rows) < len(images):
-            raise UserError(f"{path}: {len(self.rows)} rows for {len(images)} images")
-        _note_spare(len(self.rows) - len(images), "rows", path)
-
-    def name(self, index: int) -> int:
-        """The row, counted from 0 after the header."""
-        return index
-
-    def bytes_on_disk(self) -> int:
-        """Size of the table."""
-        return self.rows.bytes_on_disk()
-
-    def pixels(self, index: int) -> np.ndarray:
-        """Read the row of a square image, uint8 (H, W, 3)."""
-        with as_user_error():
-            return self.rows.decoded(index)
-
-
-Truth = TruthFiles | TruthTable
-
-
-def open_truth(source: Path | None, images: list[Path]) -> Truth | None:
-    """The ground truth of a job, by position, from a folder, a file or a CSV table."""
-    if source is None:
-        return None
-    return (TruthTable if source.suffix.lower() == ".csv" else TruthFiles)(source, images)
 
 
 def images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -95,11 +95,10 @@ class Job:
 
     def repair_in_windows(self, task: Task, writer: WriteBehind, verbose: bool) -> None:
         """Decode a picture of another size in windows and hand it to the writer."""
-        settings, item = self.inpainter.config.decoding, task.item
-        is_animated = settings.animation != "none"  # no other file shows the rounds
-        for sample in range(settings.samples):
+        item, is_animated = task.item, self.outputs.is_animated(task.item)
+        for sample in range(self.inpainter.config.decoding.samples):
             rounds = self.inpainter.repair_in_windows(item.image, item.hole, item.index, sample)
-            images: list[np.ndarray] = []
+            images: list[np.ndarray] = []  # rounds are shown by an animation only
             title = f"{printable(item.name)} in windows"
             for image in tqdm(rounds, title, unit="step", leave=False):
                 images = [*images, image] if is_animated else [image]
@@ -157,7 +156,8 @@ def inpaint_set(
 def _repair_all(job: Job, indices: range, verbose: bool) -> None:
     """Read, decode and write a share of the images, all three concurrently."""
     size, batch = job.inpainter.batch_size, []
-    tasks = read_ahead(job.read, indices, THREADS, _ahead(job.dataset, indices, size))
+    bytes_of = partial(_bytes_of, job.dataset)
+    tasks = read_ahead(job.read, indices, THREADS, size, bytes_of, HELD_BYTES)
     how = job.inpainter.config.decoding
     title = f"inpainting, {how.rule} {how.mask_schedule} {how.steps}/{how.total_iter}"
     bar = tqdm(total=len(indices), desc=title, unit="image")
@@ -180,14 +180,11 @@ def _repair_all(job: Job, indices: range, verbose: bool) -> None:
             bar.update(len(batch))
 
 
-def _ahead(dataset: InpaintingSet, indices: range, size: int) -> int:
-    """How many images to read ahead: a batch, or fewer where they are large."""
-    if not indices:
-        return 1
-    path = dataset.images[indices[0]]
+def _bytes_of(dataset: InpaintingSet, index: int) -> int:
+    """Bytes of an image's pixels, by its header."""
+    path = dataset.images[index]
     try:
-        with opened(path, str(path)) as first:
-            pixels = first.width * first.height
+        with opened(path, str(path)) as image:
+            return 3 * image.width * image.height
     except UserError:  # reading it says what is wrong with it
-        return 1
-    return max(1, min(size, HELD_BYTES // (3 * pixels)))
+        return 0

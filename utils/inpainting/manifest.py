@@ -1,5 +1,8 @@
 """The manifest next to the results: inputs, settings, timing, and where the ground truth is.
 
+Before the first repair, a hidden file states which picture each result is of, since a run that is
+cut short leaves no manifest; later runs add theirs.
+
 With several processes, each writes its timing to a hidden file next to the manifest, since they
 do not communicate otherwise; the one that finds all of these files is the last.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from utils.inpainting.outputs import (
 from utils.io.files import write_text
 from utils.io.messages import note
 
+SOURCES = ".sources.json"  # file name of every result: that of the picture it repairs
 TIMES = ("seconds", "images_per_second", "processes")  # keys that describe the images' own run
 
 
@@ -58,10 +63,12 @@ class Manifest:
         self.outputs.make_folders()
         before = _read(self.path)
         self.before = before if isinstance(before.get("settings"), dict) else {}
+        made = self._made()
         if not restart:
-            self._refuse_to_replace()
+            self._refuse_to_replace(made)
             if is_main():
                 self._say_what_changed()
+        write_text(self.path.with_name(SOURCES), json.dumps(made | self.results, indent=1) + "\n")
         self.path.unlink(missing_ok=True)
         self._part_path(rank()).unlink(missing_ok=True)
 
@@ -136,18 +143,20 @@ class Manifest:
             if os.path.realpath(folder) in written:
                 raise UserError(f"{folder}: its pictures would be replaced; name another --output")
 
-    def _refuse_to_replace(self) -> None:
+    def _made(self) -> dict[str, str]:
+        """File name of every result of earlier runs -> that of the picture it repairs."""
+        made = {name: str(source) for name, source in _read(self.path.with_name(SOURCES)).items()}
+        with suppress(KeyError, TypeError):  # no earlier manifest, or another program's
+            entries = [(str(e["image"]), str(e["source"])) for e in self.before["images"]]
+            made |= {name: composed(source) for name, source in entries}
+        return made
+
+    def _refuse_to_replace(self, made: dict[str, str]) -> None:
         """Raise `UserError` where the repair of a picture that is not in the job would be lost."""
-        try:
-            entries = (
-                (str(entry["image"]), str(entry["source"])) for entry in self.before["images"]
-            )
-            made = {image: composed(source) for image, source in entries}
-        except (KeyError, TypeError):  # another program's
-            return
         pictures = set(self.results.values())
         for name, picture in self.results.items():
-            if made.get(name, picture) not in pictures:
+            is_lost = made.get(name, picture) not in pictures
+            if is_lost and self.path.with_name(name).exists():
                 raise UserError(
                     f"{self.path.with_name(name)}: is the repair of {made[name]}, not of "
                     f"{picture}; name another --output, or replace it with --restart"

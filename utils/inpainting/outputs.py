@@ -33,6 +33,7 @@ from config.errors import MachineError, UserError
 from config.schema import Config, DecodingConfig
 from utils.io.files import atomic, content_hash, make_folder
 from utils.io.images import HOLE_COLOUR, opened
+from utils.io.messages import note_once
 from utils.io.pictures import comparison_strip, encode_animation, image_grid, mask_grid
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ KEY = "maskgit"  # of the text in a PNG
 OUTPUT_ONLY = {  # keys of decoding that do not affect the result's pixels
     *("step_pictures", "comparison", "animation", "batch_size", "samples"),
 }
+ANIMATION_SIDES = {"gif": 65_535, "webp": 16_383}  # most pixels along a side
 DIGITS = 32  # of each digest, in hexadecimal; 128 bits
 
 
@@ -61,7 +63,18 @@ def settings_of(config: Config, dtype: torch.dtype) -> dict[str, Any]:
         "masking": {"mask_schedule": config.masking.mask_schedule},
         "data": config.data.model_dump(mode="json", include={"image_size", "mean", "std"}),
         "arithmetic": str(dtype).removeprefix("torch."),
+        **_untold(config),
     }
+
+
+def _untold(config: Config) -> dict[str, dict[str, Any]]:
+    """What changes pixels and is in no shape: our files tell it, for others only the config."""
+    found: dict[str, dict[str, Any]] = {}
+    if config.tokenizer_weights.suffix != ".safetensors":
+        found["tokenizer"] = {"norm": config.tokenizer.norm}
+    if config.transformer_weights.suffix != ".safetensors":
+        found["transformer"] = {"num_heads": config.transformer.num_heads}
+    return found
 
 
 def settings_digest(settings: dict[str, Any]) -> str:
@@ -131,6 +144,19 @@ class Outputs:
         """Whether images between the first and the last step are wanted."""
         return self.settings.step_pictures or self.settings.animation != "none"
 
+    def is_animated(self, item: InpaintingItem) -> bool:
+        """Whether an image gets an animation; a note says so where it is too large for one."""
+        kind = self.settings.animation
+        if kind == "none":
+            return False
+        side = ANIMATION_SIDES[kind]
+        fits = max(item.hole.shape) <= side
+        if not fits:
+            height, width = item.hole.shape
+            text = f"{item.name}: no animation; {width} x {height} pixels, {kind} has up to {side}"
+            note_once(f"too large for {kind}", text)
+        return fits
+
     def result_name(self, index: int, sample: int) -> str:
         return f"image_{index:03d}{self._suffix(sample)}.png"
 
@@ -175,11 +201,13 @@ class Outputs:
         final = f"final_test_{item.index}{self._suffix(sample)}.png"
         animation = str(Path(result).with_suffix(f".{self.settings.animation}"))
         names = {MASKS: final, STEPS: final, ANIMATION: animation}
-        is_in_windows = item.hole.shape != (self.image_size, self.image_size)
+        left_out = set() if self.is_animated(item) else {ANIMATION}
+        if item.hole.shape != (self.image_size, self.image_size):
+            left_out |= {MASKS, STEPS}
         return {
             folder: self.folder / folder / names.get(folder, result)
             for folder in self._folders()
-            if not (is_in_windows and folder in (MASKS, STEPS))
+            if folder not in left_out
         }
 
     def _suffix(self, sample: int) -> str:

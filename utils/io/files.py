@@ -81,18 +81,30 @@ def read_rows(path: Path) -> list[dict]:
 
 
 def read_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    ahead: int,
+    bytes_of: Callable[[Item], int] = lambda item: 0,
+    most_bytes: int = 0,
 ) -> Iterator[Result]:
-    """Yield `function` of each item, in order, computing at most ``ahead`` results in advance."""
+    """Yield `function` of each item, in order, computing at most ``ahead`` results in advance.
+
+    bytes_of: what the result of an item will hold. Those computed hold at most ``most_bytes``
+    together; a larger one is computed alone.
+    """
     pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[tuple[Future[Result], int]] = deque()  # with the bytes each one holds
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
+            size = bytes_of(item)
+            while waiting and (
+                len(waiting) > ahead or size + sum(of for _, of in waiting) > most_bytes
+            ):
+                yield waiting.popleft()[0].result()
+            waiting.append((pool.submit(function, item), size))
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)
 

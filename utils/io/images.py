@@ -143,7 +143,8 @@ def _has_deep_colours(image: Image.Image) -> bool:
         return False
     codec, _, _, arguments = image.tile[0]
     raw, *more = arguments if isinstance(arguments, tuple) else (arguments,)
-    return ";16" in str(raw) or (codec.startswith("ppm") and more[0] > 255)
+    is_deep_ppm = codec.startswith("ppm") and more and more[0] > 255  # of one bit: no maximum
+    return ";16" in str(raw) or bool(is_deep_ppm)
 
 
 def _has_more_frames(image: Image.Image) -> bool:

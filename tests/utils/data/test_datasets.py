@@ -145,6 +145,47 @@ def test_one_image_beside_a_folder_of_masks_is_called_by_its_name(tmp_path):
     assert str(caught.value).startswith(f"{images / 'i_3.png'} and 2 masks in {masks} do not pair")
 
 
+def truths(folder: Path, images: list[int], masks: list[int], count: int = 5) -> list[int]:
+    """Rows of a table, row i of grey i, that images of these numbers get."""
+    put(folder / "masked_image", {f"image_{i:03d}.png": picture(i, 1, 1) for i in images})
+    put(folder / "mask64", {f"mask_{i}.png": np.array([[0]], np.uint8) for i in masks})
+    rows = [f"{i},{i},{i}" for i in range(count)]
+    (folder / "test_gt.csv").write_text("\n".join(["a,b,c", *rows]) + "\n")
+    items = InpaintingSet(folder)
+    found = [items.truth.name(i) for i in range(len(items))]
+    assert [items.truth.pixels(i)[0, 0, 0] for i in range(len(items))] == found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "rows", "how"),
+    [
+        ([0, 1, 3, 4], range(5), [0, 1, 3, 4], "each has its mask's row"),
+        ([1, 2, 3, 4], range(5), [1, 2, 3, 4], "each has its mask's row"),
+        ([1, 2, 4, 5], range(1, 6), [0, 1, 3, 4], "each has its mask's row"),
+        ([1, 2, 3, 4], range(1, 6), [0, 1, 2, 3], "each has its mask's row"),
+        ([0, 1, 3], [0, 1, 3], [0, 1, 3], "each has the row of its number, counted from 0"),
+        ([2, 4], [2, 4], [2, 4], "each has the row of its number, counted from 0"),
+        ([2, 5], [2, 5], [1, 4], "each has the row of its number, counted from 1"),
+        ([1, 2, 3], [1, 2, 3], [0, 1, 2], "they have the first rows, in order"),
+        ([1], [1], [1], "each has the row of its number, counted from 0"),
+        ([10, 20], [10, 20], [0, 1], "they have the first rows, in order"),
+        ([1, 2, 3, 4, 5], range(1, 6), [0, 1, 2, 3, 4], ""),
+    ],
+)
+def test_an_image_that_is_missing_shifts_no_row_of_the_table(
+    tmp_path, capsys, images, masks, rows, how
+):
+    assert truths(tmp_path, images, masks) == rows
+    assert how in capsys.readouterr().err
+
+
+def test_a_link_to_itself_is_not_called_missing(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop: is a link that leads nowhere"):
+        InpaintingSet(tmp_path / "loop", tmp_path / "loop")
+
+
 def test_a_file_that_is_not_there_is_not_called_a_folder(tmp_path):
     images, masks = job(tmp_path, ["i_1.png"], ["m_1.png"])
     with pytest.raises(UserError, match=r"no\.png: no such file or folder"):

@@ -132,6 +132,48 @@ def test_the_repair_of_another_picture_is_not_replaced_unasked(repair, photo):
     assert stated(output)["images"][0]["source"] == "bert.png"
 
 
+@pytest.mark.parametrize("was_finished", [False, True])
+def test_the_repairs_of_a_run_that_was_cut_short_are_not_replaced_unasked(
+    repair, job, photo, tmp_path, monkeypatch, was_finished
+):
+    output = repair() if was_finished else tmp_path / "cut"
+    decode, calls = MaskGIT.finish, []
+
+    def killed(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise SystemExit  # nothing is written after it, as after SIGKILL
+        return decode(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskGIT, "finish", killed)
+        with pytest.raises(SystemExit):
+            repair({"decoding.batch_size": 1, "seed": 4}, output=output)
+    assert not (output / "test_results" / "manifest.json").exists()
+    before = files(output)
+    with pytest.raises(UserError, match=r"image_000.png: is the repair of image_000.png, not of b"):
+        repair(source=alone(photo[0], "bert.png"), output=output)
+    assert files(output) == before
+    repair(output=output)
+    assert files(output) == files(repair())
+    repair(source=alone(photo[0], "bert.png"), output=output, restart=True)
+    with pytest.raises(UserError, match="is the repair of bert.png, not of image_000.png"):
+        repair(output=output)
+
+
+def test_a_picture_that_stopped_a_job_may_be_taken_out_of_it(repair, job, tmp_path):
+    output, broken = tmp_path / "out", job / "masked_image" / "image_002.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    with pytest.raises(UserError, match="2 of 5 images are finished"):
+        repair({"decoding.batch_size": 1}, output=output)
+    for part in ("masked_image/image", "mask64/mask", "test/image"):
+        (job / f"{part}_002.png").unlink()
+    repair(output=output)
+    assert stated(output)["skipped"] == 2
+    broken.write_bytes(whole)
+
+
 def test_a_folder_may_grow_by_a_picture_that_comes_first(repair, job):
     first = list(job.rglob("*_000.png"))
     held = [path.read_bytes() for path in first]
@@ -277,6 +319,17 @@ def test_a_process_that_is_not_the_last_writes_no_manifest(repair, become):
         assert (output / "test_results" / "manifest.json").exists() == is_last
 
 
+def test_a_process_without_an_image_does_not_say_that_results_exist(
+    weights, photo, tmp_path, monkeypatch, become, capsys
+):
+    save_config(weights, tmp_path / "c.yml")
+    command = f"inpainting.py --config {tmp_path / 'c.yml'} --images {photo[0]} --masks {photo[1]}"
+    monkeypatch.setattr(sys, "argv", [*command.split(), "--output", str(tmp_path / "out")])
+    become(1, 2)
+    inpainting.main()
+    assert capsys.readouterr().out == "nothing to do, process 2 of 2: fewer images than processes\n"
+
+
 def share(config, job, output, monkeypatch, become, rank: int, seconds: float) -> dict:
     """Be one of two processes whose clock shows so many seconds at the end."""
     clock = iter([0.0, seconds])
@@ -347,6 +400,25 @@ def test_an_image_is_decoded_once_for_its_repair_and_its_comparison(repair, job,
     )
     repair()
     assert sorted(read) == sorted((job / "masked_image").iterdir())
+
+
+def test_large_pictures_after_an_icon_are_not_read_ahead_together(repair, job, monkeypatch):
+    for index in range(1, COUNT):
+        put(job / f"masked_image/image_{index:03d}.png", np.zeros((43, 61, 3), np.uint8))
+        put(job / f"mask64/mask_{index:03d}.png", np.full((43, 61), 255, np.uint8))
+    source, begun, seen = InpaintingSet(job / "masked_image", job / "mask64"), [], []
+    read, plain = utils.inpainting.job.Job.read, utils.inpainting.job.Job.repair_in_windows
+    monkeypatch.setattr(
+        utils.inpainting.job.Job, "read", lambda j, i: begun.append(i) or read(j, i)
+    )
+    monkeypatch.setattr(
+        utils.inpainting.job.Job,
+        "repair_in_windows",
+        lambda j, task, *more: seen.append(len(begun)) or plain(j, task, *more),
+    )
+    monkeypatch.setattr(utils.inpainting.job, "HELD_BYTES", 3 * 43 * 61 - 1)
+    repair(source=source)
+    assert seen == [2, 3, 4, 5]
 
 
 def test_large_pictures_do_not_pile_up_before_they_are_written(repair, photo, monkeypatch):
@@ -447,6 +519,23 @@ def test_an_animation_begins_with_the_hole_and_ends_with_the_result(repair, kind
     before = times(output)
     repair({**settings, "decoding.total_iter": 4}, output=output)
     assert times(output) == before
+
+
+@pytest.mark.parametrize(("kind", "side"), [("webp", 16_384), ("gif", 65_536)])
+def test_a_picture_too_large_for_an_animation_is_repaired_without_one(
+    repair, tmp_path, capsys, kind, side, monkeypatch
+):
+    monkeypatch.setattr("utils.io.messages._told", set())
+    image, mask = np.full((1, side, 3), 90, np.uint8), np.full((1, side), 255, np.uint8)
+    mask[0, 3:5] = 0
+    source = InpaintingSet(put(tmp_path / "p.png", image), put(tmp_path / "h.png", mask))
+    output = repair({"decoding.animation": kind}, source)
+    assert pixels(output / "test_results/image_000.png").shape == image.shape
+    assert list((output / "animation").iterdir()) == []
+    said = f"note: p.png: no animation; {side} x 1 pixels, {kind} has up to {side - 1}"
+    assert said in capsys.readouterr().err
+    repair({"decoding.animation": kind}, source, output)
+    assert stated(output)["skipped"] == 1
 
 
 def test_verbose_counts_hidden_tokens_after_each_step(repair, capsys):
@@ -569,7 +658,7 @@ def test_inverted_masks_are_told_once_and_can_be_flipped(repair, job, capsys):
 
 
 def test_a_full_disk_is_one_line_and_finished_images_stay(repair, monkeypatch, tmp_path):
-    left, output = [9], tmp_path / "full"
+    left, output = [1 + 9], tmp_path / "full"  # the names of the pictures come first
 
     def fsync(number):
         left[0] -= 1
@@ -585,7 +674,7 @@ def test_a_full_disk_is_one_line_and_finished_images_stay(repair, monkeypatch, t
     assert "imga/final_test_2.png: cannot be written: No space left on device" in line
     assert line.endswith("2 of 5 images are finished and stay")
     assert not list(output.rglob("*.tmp"))
-    results = sorted(path.name for path in (output / "test_results").iterdir())
+    results = sorted(path.name for path in (output / "test_results").glob("[!.]*"))
     assert results == ["image_000.png", "image_001.png"]
     repair(output=output)
     assert stated(output)["skipped"] == 2

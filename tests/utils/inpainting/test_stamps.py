@@ -101,6 +101,23 @@ def test_settings_that_change_no_pixel_do_not(weights, changed, key, value):
     )
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"), [("transformer", "num_heads", 2), ("tokenizer", "norm", "position")]
+)
+def test_what_no_shape_tells_changes_the_digest_of_weights_that_are_not_ours(
+    weights, changed, tmp_path, part, key, value
+):
+    (tmp_path / "lab.pt").write_bytes(b"weights")
+    theirs = changed(weights, {f"{part}.weights": tmp_path / "lab.pt"})
+    for config, is_told in ((weights, False), (theirs, True)):
+        before, now = (
+            settings_of(c, torch.float32)
+            for c in (config, changed(config, {f"{part}.{key}": value}))
+        )
+        assert (settings_digest(before) != settings_digest(now)) == is_told
+        assert bool(differences(before, now)) == is_told
+
+
 def test_differences_name_dotted_keys_and_both_values():
     before = {
         "seed": 0,

@@ -27,6 +27,11 @@ def test_a_wide_mask_is_read_by_the_values_that_it_holds(tmp_path, known, kind):
     assert mask.tolist() == [[True, False], [False, True]]
 
 
+def test_a_mask_of_bits_in_ascii_is_read(tmp_path):
+    (tmp_path / "m.pbm").write_text("P1\n2 2\n1 0\n0 1\n")  # 1 is black
+    assert load_mask(tmp_path / "m.pbm").tolist() == [[True, False], [False, True]]
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint16])
 def test_a_wide_mask_of_zeros_is_all_hole(tmp_path, kind):
     assert load_mask(saved(tmp_path / "m.tif", np.zeros((2, 2), kind))).all()

@@ -28,6 +28,17 @@ def test_no_more_than_the_bound_is_read_before_it_is_taken():
     results.close()
 
 
+def test_what_is_read_ahead_holds_no_more_than_the_bound_whatever_comes_first():
+    sizes, begun = [1, 60, 60, 30, 250, 10], []
+    results = read_ahead(lambda i: begun.append(i) or i, range(6), 2, 9, sizes.__getitem__, 100)
+    for taken in range(6):
+        assert next(results) == taken
+        time.sleep(0.01)
+        ahead = [sizes[item] for item in begun if item > taken]
+        assert sum(ahead) <= 100 or ahead == [250]
+    assert sorted(begun) == list(range(6))
+
+
 def test_an_error_comes_where_its_item_would():
     def odd_one(item: int) -> int:
         if item == 3:
