@@ -76,8 +76,8 @@ BROKEN = {  # content of a library: what is said of it
     "raise ValueError('\\n  must be OFF\\nor ON')": "broken cannot be imported: must be OFF",
     "raise ImportError('libx.so: failed to map segment')": "broken cannot be imported: libx.so: "
     "failed to map segment",
-    "raise ValueError('\\nInvalid log settings: x, must\\nTORCH_LOGS')": "broken cannot be imported: "
-    "TORCH_LOGS: Invalid log settings: x, must",
+    "raise ValueError('\\nInvalid log settings: x, must\\nTORCH_LOGS')": "broken cannot be "
+    "imported: TORCH_LOGS: Invalid log settings: x, must",
     "import broken.part": "broken cannot be imported: No module named 'broken.part'; 'broken' is "
     "not a package",
 }
