@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,6 +62,15 @@ class TransformerConfig(Section):
             raise ValueError(
                 f"dim {self.dim} is not divisible by num_heads {self.num_heads}; "
                 f"allowed num_heads: {_divisors(self.dim)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_is_square(self) -> TransformerConfig:
+        square = math.isqrt(self.num_tokens) ** 2 == self.num_tokens
+        if self.conv_kernel and not square:
+            raise ValueError(
+                f"num_tokens {self.num_tokens} is no square; conv_kernel needs a square token grid"
             )
         return self
 
