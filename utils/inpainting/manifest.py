@@ -124,6 +124,9 @@ class Manifest:
             **timing,
         }
         write_text(self.path, json.dumps(content, indent=1) + "\n")
+        sources = self.path.with_name(SOURCES)
+        if _read(sources).keys() <= self.results.keys():  # the manifest says the same
+            sources.unlink(missing_ok=True)
 
     def _part_path(self, number: int) -> Path:
         """The hidden file with the timing of one of several processes."""
