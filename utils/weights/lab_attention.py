@@ -153,7 +153,7 @@ def _recognise(
 ) -> Naming | None:
     """The naming of one block, or None if its tensors are not attention of this width."""
     matrices = _matrices(keys, width)
-    if _counts(keys, width) not in FITS:
+    if sorted(matrices.values()) not in FITS:
         return None
     ask(block, matrices, name, settled)
     layout = settled.layout or "standard"

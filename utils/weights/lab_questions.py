@@ -49,8 +49,9 @@ def ask(block: str, matrices: dict[str, int], name: str, settled: Settled) -> No
             )
 
 
-def no_attention(block: str, keys: Weights, fits_turned: bool, counts: list[int], width: int,
-                 name: str) -> UserError:  # fmt: skip
+def no_attention(
+    block: str, keys: Weights, fits_turned: bool, counts: list[int], width: int, name: str
+) -> UserError:
     """The error for a block without attention; counts: of stacked (D, D) matrices in each layer."""
     shown = [f"{block}{key} {tuple(value.shape)}" for key, value in keys.items()]
     more = ", ..." if len(shown) > SHOWN else ""

@@ -78,8 +78,12 @@ def not_followed(description: Description, expected: Description) -> list[str]:
     """A note on settings of ``expected`` that would need weights which the file does not have."""
     if isinstance(description, TokenizerConfig):
         return []
-    other = [f"transformer.{key}={getattr(expected, key)}" for key in LAB_ONLY
-             if getattr(expected, key) != getattr(description, key)]  # fmt: skip
+    wanted = {key: getattr(expected, key) for key in LAB_ONLY}
+    other = [
+        f"transformer.{key}={value}"
+        for key, value in wanted.items()
+        if value != getattr(description, key)
+    ]
     return [f"not followed, as the file has no weights for it: {', '.join(other)}"] if other else []
 
 
