@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ def latest(name: str) -> list[Record]:
         found.pop(processor(record), None)
         found[machine(record)] = record
     return list(found.values())
+
+
+def recent(name: str, days: int) -> list[Record]:
+    """Measurements of the machines in `latest`, of each one's newest day and the days before it."""
+    newest = {machine(record): day(record) for record in latest(name)}
+    found = [record for record in records(name) if machine(record) in newest]
+    return [record for record in found if (newest[machine(record)] - day(record)).days < days]
+
+
+def day(record: Record) -> date:
+    return date.fromisoformat(record["date"][:10])
 
 
 def latest_sizes(name: str) -> list[Record]:

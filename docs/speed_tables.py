@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date
 from statistics import median
 from typing import Any
 
 from bench.common import PRESETS
-from docs.results_files import Record, latest, latest_sizes, machine, records
+from docs.results_files import Record, day, latest, latest_sizes, machine, recent, records
 from utils.io.tables import TableRow
 from utils.io.tables import markdown_table as table
 
 Figures = dict[str, float]
+Side = Any  # figures of each round; of the only one in earlier benchmarks
+Pair = tuple[Side, Side]  # the other side and ours
+DAYS = 3
 DRAWN = ", every step drawn"  # rows of repairs that the README leaves out
 
 
@@ -33,47 +37,74 @@ def speed_in_full() -> str:
 
 
 def all_speeds() -> list[TableRow]:
-    return [*training_speed(), *inpainting_speed(), *scoring_speed()]
+    return [
+        *speed_rows("train", training, lambda side: side["images_per_second"]),
+        *speed_rows("inpaint", repairs, lambda side: 1 / side["seconds_an_image"]),
+        *speed_rows("fid", scores, scored),
+    ]
 
 
-def training_speed() -> Iterable[TableRow]:
-    for record in latest_sizes("train"):
-        for size in record["result"]:
-            sides = record["details"][size]
-            pair = sides["plain"], sides["ours"]
-            yield speed_row(f"train, {size} size", pair, lambda f: f["images_per_second"], record)
+def training(details: Record) -> Iterable[tuple[str, Pair]]:
+    for size in (name for name in PRESETS if name in details):
+        yield f"train, {size} size", (details[size]["plain"], details[size]["ours"])
 
 
-def inpainting_speed() -> Iterable[TableRow]:
-    for record in latest("inpaint"):
-        for size, sides in record["details"]["tasks"].items():
-            for side, how in {"ours": "", "ours_with_pictures": DRAWN}.items():
-                pair, what = (sides["plain"], sides[side]), f"repair, {size} size{how}"
-                yield speed_row(what, pair, lambda f: 1 / f["seconds_an_image"], record)
+def repairs(details: Record) -> Iterable[tuple[str, Pair]]:
+    for size, sides in details["tasks"].items():
+        for side, how in {"ours": "", "ours_with_pictures": DRAWN}.items():
+            yield f"repair, {size} size{how}", (sides["plain"], sides[side])
 
 
-def scoring_speed() -> Iterable[TableRow]:
-    for record in latest("fid"):
-        images, sides = record["details"]["images"], record["details"]["tasks"]
-        for side, how in {"cold": "", "warm": ", reference cached"}.items():
-            pair, what = (sides["theirs"], sides[side]), f"score {images} images{how}"
-            yield speed_row(what, pair, lambda f, n=images: n / f["total_s"], record)
+def scored(figures: Figures) -> float:
+    """Images per second."""
+    return figures["images"] / figures["total_s"]
+
+
+def scores(details: Record) -> Iterable[tuple[str, Pair]]:
+    images, sides = details["images"], details["tasks"]
+    for side, how in {"cold": "", "warm": ", reference cached"}.items():
+        pair = sides["theirs"], sides[side]
+        counted = ([{"images": images} | figures for figures in each] for each in pair)
+        yield f"score {images} images{how}", tuple(counted)
+
+
+def speed_rows(
+    name: str,
+    pairs: Callable[[Record], Iterable[tuple[str, Pair]]],
+    images_per_second: Callable[[Figures], float],
+) -> Iterator[TableRow]:
+    """A row per task and machine, over all rounds of the last `DAYS` days with a measurement.
+
+    pairs: the tasks in a record's details, each with the figures of the other side and ours.
+    """
+    found: dict[tuple[str, str], dict[date, Pair]] = {}
+    for record in recent(name, DAYS):
+        for what, pair in pairs(record["details"]):
+            days = found.setdefault((machine(record), what), {})
+            days[day(record)] = pair  # the last run of each day
+    for (on, what), days in found.items():
+        other, ours = ([f for pair in days.values() for f in rounds(pair[i])] for i in (0, 1))
+        yield speed_row(what, (other, ours), images_per_second, on)
+
+
+def rounds(side: Side) -> list[Figures]:
+    """The figures of each round; earlier benchmarks had a single round."""
+    return side if isinstance(side, list) else [side]
 
 
 def speed_row(
-    what: str, pair: tuple[Any, Any], images_per_second: Callable[[Figures], float], record: Record
+    what: str, pair: Pair, images_per_second: Callable[[Figures], float], on: str
 ) -> TableRow:
-    """A table row. pair: figures of the other side and ours, by round; ratios are ours to it."""
-    sides = [side if isinstance(side, list) else [side] for side in pair]  # earlier: one round
-    speeds = [[images_per_second(figures) for figures in side] for side in sides]
+    """A table row from the rounds of the other side and ours; ratios are ours to the other's."""
+    speeds = [[images_per_second(figures) for figures in side] for side in pair]
     quotients = [ours / other for other, ours in zip(*speeds, strict=True)]
     ratio = f"{median(quotients):.1f}"
     if len(quotients) > 1:
         ratio += f", {min(quotients):.1f} to {max(quotients):.1f}"
-    kind = "gpu_peak_mib" if "gpu_peak_mib" in sides[0][0] else "peak_mib"
-    other, ours = (median(figures[kind] for figures in side) for side in sides)
+    kind = "gpu_peak_mib" if "gpu_peak_mib" in pair[0][0] else "peak_mib"
+    other, ours = (median(figures[kind] for figures in side) for side in pair)
     medians = (f"{float(f'{median(speed):.3g}'):,g}" for speed in speeds)  # three digits
-    return [what, *medians, ratio, f"x {ours / other:.2f}", machine(record)]
+    return [what, *medians, ratio, f"x {ours / other:.2f}", on]
 
 
 def repair_cost() -> str:

@@ -224,24 +224,33 @@ def test_the_readme_compares_speeds_in_a_row_a_task_and_a_column_a_machine(monke
 
 
 def test_a_speed_has_three_digits():
-    record = {"details": {}, "machine": {"gpus": [], "cpu": "A", "threads": 1}}
     pair = [{"speed": 0.12345, "peak_mib": 1}], [{"speed": 6842.3, "peak_mib": 1}]
-    row = speed_tables.speed_row("train", pair, lambda figures: figures["speed"], record)
+    row = speed_tables.speed_row("train", pair, lambda figures: figures["speed"], "A")
     assert row[1:3] == ["0.123", "6,840"]
 
 
-def test_a_score_s_speed_is_the_median_over_the_rounds_of_both_sides(tmp_path, monkeypatch):
-    sides = {"theirs": (4.0, 5.0, 6.0), "cold": (1.0, 2.0, 2.0), "warm": (1.0, 1.0, 1.0)}
-    tasks = {
-        side: [{"total_s": seconds, "peak_mib": 10 * len(side)} for seconds in each]
-        for side, each in sides.items()
-    }
+def scores(day: str, theirs: list[float], ours: list[float]) -> dict:
+    """A record of bench.fid on 20 images: seconds of each round, 1 MiB each second."""
+    sides = {"theirs": theirs, "cold": ours, "warm": [1.0 for _ in ours]}
+    tasks = {k: [{"total_s": s, "peak_mib": s} for s in each] for k, each in sides.items()}
     machine = {"gpus": [], "cpu": "A", "threads": 2}
-    record = {"result": {}, "details": {"images": 20, "tasks": tasks}, "machine": machine}
-    (tmp_path / "fid.jsonl").write_text(json.dumps(record) + "\n")
+    details = {"images": 20, "tasks": tasks}
+    return {"date": f"{day}T10:00:00", "result": {}, "details": details, "machine": machine}
+
+
+def test_speeds_are_medians_over_the_rounds_of_the_last_run_of_each_of_three_days(
+    tmp_path, monkeypatch
+):
+    records = [
+        scores("2026-01-29", [90.0], [1.0]),  # too long ago
+        scores("2026-01-30", [4.0, 5.0], [2.0, 2.0]),
+        scores("2026-02-01", [90.0], [1.0]),  # replaced on the same day
+        scores("2026-02-01", [6.0], [1.0]),
+    ]
+    (tmp_path / "fid.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     monkeypatch.setattr(results_files, "BENCHES", tmp_path)
-    cold, warm = speed_tables.scoring_speed()
-    assert cold == ["score 20 images", "4", "10", "3.0, 2.5 to 4.0", "x 0.67", "A, 2 threads"]
+    cold, warm = speed_tables.speed_rows("fid", speed_tables.scores, speed_tables.scored)
+    assert cold == ["score 20 images", "4", "10", "2.5, 2.0 to 6.0", "x 0.40", "A, 2 threads"]
     assert warm[3] == "5.0, 4.0 to 6.0"
 
 
