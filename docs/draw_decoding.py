@@ -79,7 +79,7 @@ def walk(token_mask: Tensor, changes: dict[str, str]) -> list[Tensor]:
     settings = DecodingConfig.model_validate(
         {"rule": "maskgit", "total_iter": STEPS, "choice_temperature": 0.5, **changes}
     )
-    token_ids, hidden_by_step = torch.arange(GRID**2)[None], []
+    token_ids = torch.arange(GRID**2)[None]
 
     def logits_of(masked_ids: Tensor, hidden: Tensor) -> Tensor:
         depth = torch.from_numpy(distance_transform_edt(hidden.view(GRID, GRID).numpy()))
@@ -88,7 +88,7 @@ def walk(token_mask: Tensor, changes: dict[str, str]) -> list[Tensor]:
         logits[torch.arange(len(sure)), token_ids[hidden]] = sure
         return logits
 
-    decode(
+    steps = decode(
         logits_of,
         token_ids,
         token_mask,
@@ -97,9 +97,8 @@ def walk(token_mask: Tensor, changes: dict[str, str]) -> list[Tensor]:
         mask_token_id=GRID**2,
         seed=0,
         image_ids=torch.zeros(1, dtype=torch.long),
-        on_step=lambda step: hidden_by_step.append(step.hidden),
     )
-    return hidden_by_step
+    return [step.hidden for step in steps]
 
 
 def _shown(image: np.ndarray, mask: Tensor) -> np.ndarray:

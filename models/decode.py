@@ -9,7 +9,7 @@ Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -33,9 +33,6 @@ class StepResult(NamedTuple):
     confidence: Tensor  # (B, N) float64, before noise, when last chosen; NaN where known
 
 
-OnStep = Callable[[StepResult], None]
-
-
 def decode(
     logits_of: LogitsOf,
     token_ids: Tensor,
@@ -48,15 +45,13 @@ def decode(
     image_ids: Tensor,
     sample_ids: Tensor | None = None,
     known: Tensor | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Fill the hidden tokens of each image step by step, (B, N) -> (B, N).
+) -> Iterator[StepResult]:
+    """Fill the hidden tokens of each image, (B, N), and yield the result of each step.
 
     logits_of returns logits over the K codes at hidden positions, never for the mask id; it is
     called only with images whose input changed, so never with finished ones. image_ids (B,) int64
     and sample_ids (B,) int64, default 0, key the noise, so an image decodes alike in any batch.
-    known (B, N, F), of `known_features`, is passed on to logits_of. on_step gets the result of
-    each step. Stops after `settings.steps`.
+    known (B, N, F), of `known_features`, is passed on to logits_of. Stops after `settings.steps`.
     """
     order, choose = ORDERS[settings.order], TOKEN_CHOICES[settings.token]
     sample_ids = torch.zeros_like(image_ids) if sample_ids is None else sample_ids
@@ -75,9 +70,7 @@ def decode(
             confidence = confidence.masked_scatter(hidden, trusts)
             ranking, candidates = order(confidence, noise_temperature(step), hidden, step)
             hidden = still_hidden(ranking, candidates, hidden_count(hidden, step))
-        if on_step is not None:
-            on_step(StepResult(index, token_ids, hidden, confidence))
-    return token_ids
+        yield StepResult(index, token_ids, hidden, confidence)
 
 
 def cached_logits(

@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, H x W pixels, K codebook size, M hidden tokens of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from config.schema import DecodingConfig
 from models.conditioning import known_features, known_pixels
 from models.cpu_kernels import padded_groups
-from models.decode import LogitsOf, OnStep, decode
+from models.decode import LogitsOf, StepResult, decode
 from models.masking import token_mask_from_holes
 from models.parallel import parallel_map
 from models.transformer import BidirectionalTransformer
@@ -111,18 +112,17 @@ class MaskGIT(nn.Module):
         image_ids: Tensor,
         samples: int = 1,
         first_sample: int = 0,
-        on_step: OnStep | None = None,
         logits_of: LogitsOf | None = None,
-    ) -> Tensor:
-        """Token ids of the repaired images, (B * samples, N).
+    ) -> Iterator[StepResult]:
+        """Decode step by step; the last step's token ids are those of the repaired images.
 
         image_ids: (B,) int64 on the images' device, which key each image's noise. samples: number
         of repairs of each image, counted from first_sample; repair s of image b is row
-        b * samples + s, in on_step's results too. logits_of: replaces the model's own.
+        b * samples + s of each step. logits_of: replaces the model's own.
         """
         assert not self.training, "dropout must be off: call eval() first"
         sample_ids = torch.arange(first_sample, first_sample + samples, device=image_ids.device)
-        return decode(
+        yield from decode(
             logits_of or self.logits_of,
             start.token_ids.repeat_interleave(samples, 0),
             start.token_mask.repeat_interleave(samples, 0),
@@ -133,28 +133,4 @@ class MaskGIT(nn.Module):
             image_ids=image_ids.repeat_interleave(samples),
             sample_ids=sample_ids.repeat(len(image_ids)),
             known=None if start.known is None else start.known.repeat_interleave(samples, 0),
-            on_step=on_step,
-        )
-
-    def inpaint(
-        self,
-        images: Tensor,
-        holes: Tensor,
-        settings: DecodingConfig,
-        *,
-        seed: int,
-        image_ids: Tensor,
-        samples: int = 1,
-        first_sample: int = 0,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """`start` and `finish`: token ids of the repaired images, (B * samples, N)."""
-        return self.finish(
-            self.start(images, holes),
-            settings,
-            seed=seed,
-            image_ids=image_ids,
-            samples=samples,
-            first_sample=first_sample,
-            on_step=on_step,
         )

@@ -97,6 +97,19 @@ def maskgit(tokenizer: VQGAN, transformer: BidirectionalTransformer) -> MaskGIT:
     return MaskGIT(tokenizer, transformer, "cosine").eval()
 
 
+@pytest.fixture(scope="session")
+def inpaint() -> Callable[..., torch.Tensor]:
+    """Token ids of repaired images, (B * samples, N): inpaint(maskgit, images, holes, ...)."""
+
+    def repaired(
+        maskgit: MaskGIT, images: torch.Tensor, holes: torch.Tensor, *how: Any, **named: Any
+    ) -> torch.Tensor:
+        *_, last = maskgit.finish(maskgit.start(images, holes), *how, **named)
+        return last.token_ids
+
+    return repaired
+
+
 @pytest.fixture
 def in_terminal() -> Iterator[None]:
     """Signals as a terminal hands them over, where the tests run under nohup or in background."""

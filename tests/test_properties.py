@@ -21,7 +21,7 @@ from config.errors import UserError
 from config.loading import load_config, save_config
 from config.schema import Config, DecodingConfig
 from config.section import MaskSchedule
-from models.decode import StepResult, decode
+from models.decode import decode
 from models.masking import MASK_SCHEDULES, gamma, token_mask_from_holes
 from models.orders import ORDERS
 from utils.data.fill import COMPOSITES, composite
@@ -147,16 +147,7 @@ def test_decoding_fills_all_holes_and_touches_nothing_known(
         assert (token_ids[mask] == CODES).all(), "the model sees no hidden token"
         return torch.sin(torch.arange(int(mask.sum()) * CODES).float()).view(-1, CODES) * 3
 
-    def on_step(step: StepResult) -> None:
-        token_ids, left = step.token_ids, step.hidden
-        assert torch.equal(token_ids[~hidden], start[~hidden]), "a known token changed"
-        assert not (left & ~hidden).any(), "a known token was hidden"
-        assert ((token_ids >= 0) & (token_ids < CODES)).all(), "a mask id was predicted"
-        if seen and order != "revise":
-            assert not (left & ~seen[-1]).any(), "a revealed token was hidden again"
-        seen.append(left)
-
-    decode(
+    steps = decode(
         logits_of,
         start,
         hidden,
@@ -165,8 +156,15 @@ def test_decoding_fills_all_holes_and_touches_nothing_known(
         mask_token_id=CODES,
         seed=seed,
         image_ids=torch.arange(3),
-        on_step=on_step,
     )
+    for step in steps:
+        token_ids, left = step.token_ids, step.hidden
+        assert torch.equal(token_ids[~hidden], start[~hidden]), "a known token changed"
+        assert not (left & ~hidden).any(), "a known token was hidden"
+        assert ((token_ids >= 0) & (token_ids < CODES)).all(), "a mask id was predicted"
+        if seen and order != "revise":
+            assert not (left & ~seen[-1]).any(), "a revealed token was hidden again"
+        seen.append(left)
     assert len(seen) == sweet_spot
     if sweet_spot == total and rule != "lab_from_zero":  # whose progress never reaches 1
         assert not seen[-1].any(), "a token stayed hidden after the last step"

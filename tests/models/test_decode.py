@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config.decoding import RULES, RuleConfig, RuleName
 from config.schema import DecodingConfig
-from models.decode import StepResult, cached_logits, decode
+from models.decode import cached_logits, decode
 from models.masking import MASK_SCHEDULES
 from models.orders import ORDERS
 from models.rules import HIDDEN_COUNTS, NOISES, TOKEN_CHOICES, TRUSTS, noise_temperature
@@ -57,9 +57,8 @@ def run_decode(
     image_ids: Tensor | None = None,
     sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Decode a batch; returns the tokens and what on_step saw."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    decoded = decode(
+    """Decode a batch; returns the tokens, and tokens and masks after every step."""
+    steps = decode(
         logits_of,
         token_ids,
         mask,
@@ -69,9 +68,9 @@ def run_decode(
         seed=seed,
         image_ids=torch.arange(len(token_ids)) if image_ids is None else image_ids,
         sample_ids=sample_ids,
-        on_step=lambda step: seen.append((step.token_ids.clone(), step.hidden.clone())),
     )
-    return decoded, seen
+    seen = [(step.token_ids, step.hidden) for step in steps]
+    return seen[-1][0], seen
 
 
 def hole(kind: str, num_tokens: int, rng: np.random.Generator) -> np.ndarray:
@@ -498,10 +497,9 @@ def test_seeds_and_image_ids_change_the_noise(ragged):
     assert not torch.equal(decoded(0, 0), decoded(0, 5))
 
 
-def test_a_listener_hears_of_every_step_in_turn(ragged):
+def test_every_step_is_yielded_in_turn(ragged):
     _, token_ids, mask = ragged
-    heard: list[int] = []
-    decode(
+    steps = decode(
         flat_logits,
         token_ids,
         mask,
@@ -510,19 +508,17 @@ def test_a_listener_hears_of_every_step_in_turn(ragged):
         mask_token_id=8,
         seed=0,
         image_ids=torch.arange(6),
-        on_step=lambda step: heard.append(step.index),
     )
-    assert heard == [0, 1, 2, 3]
+    assert [step.index for step in steps] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("rule", PAPERS)
-def test_a_listener_gets_the_trust_in_each_token_when_it_was_last_chosen(rule):
+def test_a_step_has_the_trust_in_each_token_when_it_was_last_chosen(rule):
     # codes of probability 3/4 and 1/4 at each place; the known place is never chosen
     def logits_of(token_ids: Tensor, mask: Tensor) -> Tensor:
         return torch.tensor([0.75, 0.25]).log().expand(int(mask.sum()), 2)
 
-    results: list[StepResult] = []
-    decode(
+    results = decode(
         logits_of,
         torch.zeros(1, 4, dtype=torch.long),
         torch.tensor([[True, True, True, False]]),
@@ -531,7 +527,6 @@ def test_a_listener_gets_the_trust_in_each_token_when_it_was_last_chosen(rule):
         mask_token_id=2,
         seed=0,
         image_ids=torch.arange(1),
-        on_step=results.append,
     )
     expected = 0.75 if rule == "listing" else np.log(0.75)
     for result in results:

@@ -59,34 +59,34 @@ def images_and_holes(count: int = 8) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_batch_of_eight_equals_eight_batches_of_one(maskgit, rule):
+def test_a_batch_of_eight_equals_eight_batches_of_one(maskgit, inpaint, rule):
     images, holes = images_and_holes()
     ids = torch.arange(8) + 30
     settings = DecodingConfig(rule=rule)
-    together = maskgit.inpaint(images, holes, settings, seed=1, image_ids=ids)
+    together = inpaint(maskgit, images, holes, settings, seed=1, image_ids=ids)
     for i in range(8):
         row = slice(i, i + 1)
-        alone = maskgit.inpaint(images[row], holes[row], settings, seed=1, image_ids=ids[row])
+        alone = inpaint(maskgit, images[row], holes[row], settings, seed=1, image_ids=ids[row])
         assert torch.equal(alone, together[row])
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_order_of_images_does_not_matter(maskgit, rule):
+def test_the_order_of_images_does_not_matter(maskgit, inpaint, rule):
     images, holes = images_and_holes()
     ids, order = torch.arange(8), torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
     settings = DecodingConfig(rule=rule)
-    straight = maskgit.inpaint(images, holes, settings, seed=0, image_ids=ids)
-    shuffled = maskgit.inpaint(images[order], holes[order], settings, seed=0, image_ids=ids[order])
+    straight = inpaint(maskgit, images, holes, settings, seed=0, image_ids=ids)
+    shuffled = inpaint(maskgit, images[order], holes[order], settings, seed=0, image_ids=ids[order])
     assert torch.equal(shuffled, straight[order])
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_known_tokens_keep_the_index_that_the_tokenizer_gave_them(maskgit, rule):
+def test_known_tokens_keep_the_index_that_the_tokenizer_gave_them(maskgit, inpaint, rule):
     images, holes = images_and_holes()
     known = ~token_mask_from_holes(holes, grid=4)
     encoded = maskgit.tokenizer.encode(images)
-    repaired = maskgit.inpaint(
-        images, holes, DecodingConfig(rule=rule), seed=0, image_ids=torch.arange(8)
+    repaired = inpaint(
+        maskgit, images, holes, DecodingConfig(rule=rule), seed=0, image_ids=torch.arange(8)
     )
     assert torch.equal(repaired[known], encoded[known])
     assert torch.equal(repaired[0], encoded[0])  # without a hole nothing changes
@@ -98,17 +98,11 @@ def test_the_mask_id_is_never_predicted_however_probable(maskgit, rule):
     images, holes = images_and_holes()
     with torch.no_grad():
         maskgit.transformer.bias[:, CODES] = 1e4
-    seen = []
-    maskgit.inpaint(
-        images,
-        holes,
-        DecodingConfig(rule=rule),
-        seed=0,
-        image_ids=torch.arange(8),
-        on_step=lambda step: seen.append((step.index, step.token_ids.max().item())),
-    )
-    assert [step for step, _ in seen] == list(range(10))
-    assert max(top for _, top in seen) < CODES
+    start = maskgit.start(images, holes)
+    ids, settings = torch.arange(8), DecodingConfig(rule=rule)
+    steps = list(maskgit.finish(start, settings, seed=0, image_ids=ids))
+    assert [step.index for step in steps] == list(range(10))
+    assert max(step.token_ids.max() for step in steps) < CODES
 
 
 @pytest.fixture
@@ -138,29 +132,21 @@ def test_images_are_encoded_in_full_precision_whatever_holds_around(maskgit):
     assert seen == [(False, False, False, False, True)]
 
 
-def test_inpainting_keeps_no_graph_and_leaves_the_global_generator_alone(maskgit):
+def test_inpainting_keeps_no_graph_and_leaves_the_global_generator_alone(maskgit, inpaint):
     images, holes = images_and_holes()
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    maskgit.inpaint(images, holes, DecodingConfig(), seed=0, image_ids=torch.arange(8))
+    inpaint(maskgit, images, holes, DecodingConfig(), seed=0, image_ids=torch.arange(8))
     assert torch.equal(torch.get_rng_state(), before)
     logits = maskgit.logits_of(torch.zeros(1, 16, dtype=torch.long), torch.ones(1, 16) > 0)
     assert logits.shape == (16, CODES)
 
 
 def test_the_models_own_schedule_steers_the_listing_rule(maskgit):
-    counts = {}
-    images, holes = images_and_holes()
+    counts, settings = {}, DecodingConfig(mask_schedule="linear", total_iter=4)
+    start = maskgit.start(*images_and_holes())
     for schedule in ("linear", "square"):
         maskgit.mask_schedule = schedule
-        seen = []
-        maskgit.inpaint(
-            images,
-            holes,
-            DecodingConfig(mask_schedule="linear", total_iter=4),
-            seed=0,
-            image_ids=torch.arange(8),
-            on_step=lambda step, seen=seen: seen.append(step.hidden[1].sum().item()),
-        )
-        counts[schedule] = seen
+        steps = maskgit.finish(start, settings, seed=0, image_ids=torch.arange(8))
+        counts[schedule] = [step.hidden[1].sum().item() for step in steps]
     assert counts == {"linear": [12, 8, 4, 0], "square": [15, 12, 7, 0]}  # of 16 hidden

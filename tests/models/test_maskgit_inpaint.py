@@ -43,7 +43,9 @@ def wide_maskgit(tokenizer: VQGAN) -> MaskGIT:
 @pytest.mark.parametrize(
     ("rule", "dtype"), [("listing", torch.float32), ("maskgit", torch.bfloat16)]
 )
-def test_tokens_and_logits_do_not_depend_on_the_batch_to_the_bit(wide_maskgit, rule, dtype):
+def test_tokens_and_logits_do_not_depend_on_the_batch_to_the_bit(
+    wide_maskgit, inpaint, rule, dtype
+):
     images, holes = images_and_holes(21)
     settings, ids = DecodingConfig(rule=rule, choice_temperature=0.0), torch.arange(21)
     logits, decoded = {}, {}
@@ -51,7 +53,7 @@ def test_tokens_and_logits_do_not_depend_on_the_batch_to_the_bit(wide_maskgit, r
         batches = zip(images.split(size), holes.split(size), ids.split(size), strict=True)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             decoded[size] = torch.cat(
-                [wide_maskgit.inpaint(i, h, settings, seed=1, image_ids=n) for i, h, n in batches]
+                [inpaint(wide_maskgit, i, h, settings, seed=1, image_ids=n) for i, h, n in batches]
             )
             mask = token_mask_from_holes(holes, 4)
             shown = wide_maskgit.encode(images).masked_fill(mask, 16)
@@ -63,29 +65,22 @@ def test_tokens_and_logits_do_not_depend_on_the_batch_to_the_bit(wide_maskgit, r
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_repairs_of_one_image_are_rows_of_their_own(maskgit, order):
+def test_repairs_of_one_image_are_rows_of_their_own(maskgit, inpaint, order):
     images, holes = images_and_holes(5)
     ids, settings = torch.arange(5) + 3, DecodingConfig(order=order, token_choice="sample")
-    single = maskgit.inpaint(images, holes, settings, seed=2, image_ids=ids)
-    masks = []
-    several = maskgit.inpaint(
-        images,
-        holes,
-        settings,
-        seed=2,
-        image_ids=ids,
-        samples=3,
-        on_step=lambda step: masks.append(step.hidden),
-    ).unflatten(0, (5, 3))
+    single = inpaint(maskgit, images, holes, settings, seed=2, image_ids=ids)
+    start = maskgit.start(images, holes)
+    first, *_, last = maskgit.finish(start, settings, seed=2, image_ids=ids, samples=3)
+    several = last.token_ids.unflatten(0, (5, 3))
     assert torch.equal(several[:, 0], single)
-    assert masks[0].shape == (15, 16)
+    assert first.hidden.shape == (15, 16)
     known = ~token_mask_from_holes(holes, grid=4)
     assert torch.equal(several[:, 1][known], single[known])
     assert not torch.equal(several[1, 1], several[1, 0])
     assert not torch.equal(several[1, 1], several[1, 2])
 
 
-def test_several_repairs_need_one_encoding(maskgit, monkeypatch):
+def test_several_repairs_need_one_encoding(maskgit, inpaint, monkeypatch):
     encoded = []
     latents = maskgit.tokenizer.latents
     monkeypatch.setattr(
@@ -93,20 +88,19 @@ def test_several_repairs_need_one_encoding(maskgit, monkeypatch):
     )
     images, holes = images_and_holes(4)
     settings = DecodingConfig(total_iter=2)
-    maskgit.inpaint(images, holes, settings, seed=0, image_ids=torch.arange(4), samples=5)
+    inpaint(maskgit, images, holes, settings, seed=0, image_ids=torch.arange(4), samples=5)
     assert sum(encoded) == 4
 
 
-def test_a_start_can_be_finished_in_several_ways_and_sample_by_sample(maskgit):
+def test_a_start_can_be_finished_in_several_ways_and_sample_by_sample(maskgit, inpaint):
     images, holes = images_and_holes(3)
     common = {"seed": 4, "image_ids": torch.arange(3)}
     start = maskgit.start(images, holes)
     for rule in ("listing", "maskgit"):
         settings = DecodingConfig(rule=rule, total_iter=3)
-        together = maskgit.inpaint(images, holes, settings, samples=2, **common).view(3, 2, -1)
-        assert torch.equal(
-            maskgit.finish(start, settings, samples=2, **common).view(3, 2, -1), together
-        )
+        together = inpaint(maskgit, images, holes, settings, samples=2, **common).view(3, 2, -1)
+        *_, finished = maskgit.finish(start, settings, samples=2, **common)
+        assert torch.equal(finished.token_ids.view(3, 2, -1), together)
         for sample in range(2):
-            alone = maskgit.finish(start, settings, first_sample=sample, **common)
-            assert torch.equal(alone, together[:, sample])
+            *_, alone = maskgit.finish(start, settings, first_sample=sample, **common)
+            assert torch.equal(alone.token_ids, together[:, sample])

@@ -15,8 +15,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Queue
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,6 @@ import torch
 
 from config.decoding import RuleConfig
 from config.schema import Config
-from models.decode import StepResult
 from models.masking import gamma, token_mask_from_holes
 from utils.app.checkpoints import Checkpoint, Pair, encodable
 from utils.data.datasets import InpaintingItem
@@ -63,46 +60,21 @@ class DecodedStep:
     """Probability of each token when last predicted, 0 to 1, (N,); NaN where known."""
 
 
-class GoneError(Exception):
-    """The consumer of the steps has stopped."""
-
-
 def repair(
     inpainter: Inpainter, config: Config, image: np.ndarray, hole: np.ndarray
 ) -> Iterator[DecodedStep]:
     """Yield every step of decoding image (H, W, 3) uint8 with hole (H, W) bool once it is done.
 
-    The networks run in their own thread, which stops within a step when the iterator is closed.
+    Nothing is computed until the next step is asked for, so a visitor who leaves ends the work.
     """
-    steps: Queue[DecodedStep | Exception | None] = Queue()
-    gone, variant = Event(), inpainter.with_config(config)
+    variant, images, holes = inpainter.with_config(config), image[None], hole[None]
     is_log = config.decoding.choices.trust == "log p"
-
-    def send(step: StepResult) -> None:
-        if gone.is_set():
-            raise GoneError
-        pixels = variant.pixels(step.token_ids, image[None], hole[None])[0]
+    start = variant.start(variant.fill_all(images, holes), holes)
+    for step in variant.finish(start, [0]):
+        pixels = variant.pixels(step.token_ids, images, holes)[0]
         probability = step.confidence.exp() if is_log else step.confidence
         hidden, confidence = (part[0].cpu().numpy() for part in (step.hidden, probability))
-        steps.put(DecodedStep(pixels, hidden, confidence))
-
-    def work() -> None:
-        try:
-            variant.trace(image[None], hole[None], [0], send)
-            steps.put(None)
-        except Exception as error:  # raised again in the consumer, if there is one still
-            steps.put(error)
-
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while (step := steps.get()) is not None:
-            if isinstance(step, Exception):
-                raise step
-            yield step
-    finally:
-        gone.set()
-        thread.join()
+        yield DecodedStep(pixels, hidden, confidence)
 
 
 @dataclass

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ from torch import Tensor
 from config.schema import Config
 from models.conditioning import known_pixels
 from models.cpu_kernels import padded_groups
-from models.decode import OnStep, StepResult
-from models.maskgit import MaskGIT
+from models.decode import LogitsOf, StepResult
+from models.maskgit import MaskGIT, Start
 from models.parallel import one_thread, parallel_map
 from utils.data.datasets import normalise, to_uint8
 from utils.data.fill import composite, fill_hole
@@ -37,17 +36,12 @@ WINDOW_ID = 1 << 32  # keeps the noise keys of windows apart from those of image
 Picture = TypeVar("Picture", Image.Image, np.ndarray)
 
 
-@dataclass
-class Trace:
+class Trace(NamedTuple):
     """The steps of a decoding: token ids (R, N) and masks (R, N) after every step."""
 
-    known: Tensor | None = None  # (R, 4, H, W), for a decoder with conditioning
-    token_ids: list[Tensor] = field(default_factory=list)
-    hidden: list[Tensor] = field(default_factory=list)
-
-    def __call__(self, step: StepResult) -> None:
-        self.token_ids.append(step.token_ids)
-        self.hidden.append(step.hidden)
+    token_ids: list[Tensor]
+    hidden: list[Tensor]
+    known: Tensor | None  # (R, 4, H, W), for a decoder with conditioning
 
 
 class Inpainter:
@@ -111,16 +105,10 @@ class Inpainter:
         decode = partial(self._decode_windows, image_id, sample)
         return repair_in_windows(image, hole, side, decode, width)
 
-    def trace(
-        self,
-        images: np.ndarray,
-        holes: np.ndarray,
-        image_ids: list[int],
-        on_step: OnStep | None = None,
-    ) -> Trace:
+    def trace(self, images: np.ndarray, holes: np.ndarray, image_ids: list[int]) -> Trace:
         """Fill the holes and decode, (B, H, W, 3) uint8 and (B, H, W) bool."""
         filled, samples = self.fill_all(images, holes), self.config.decoding.samples
-        return self.decode(filled, holes, image_ids, samples, on_step)
+        return self.decode(filled, holes, image_ids, samples)
 
     def fill(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """The input of the tokenizer: an image with its hole filled, (H, W, 3) uint8."""
@@ -141,38 +129,50 @@ class Inpainter:
             return None
         return known_pixels(*self.as_tensors(self.fill_all(images, holes), holes))
 
+    def start(self, filled: np.ndarray, holes: np.ndarray) -> Start:
+        """Encode filled images (B, H, W, 3) and mask their holes (B, H, W)."""
+        with one_thread(), autocast(self.device, self.dtype):
+            return self.maskgit.start(*self.as_tensors(filled, holes))
+
+    def finish(
+        self,
+        start: Start,
+        image_ids: list[int],
+        samples: int = 1,
+        first_sample: int = 0,
+        logits_of: LogitsOf | None = None,
+    ) -> Iterator[StepResult]:
+        """`MaskGIT.finish` with the config's settings and seed; any thread may ask for a step."""
+        steps = self.maskgit.finish(
+            start,
+            self.config.decoding,
+            seed=self.config.seed,
+            image_ids=torch.tensor(image_ids, device=self.device),
+            samples=samples,
+            first_sample=first_sample,
+            logits_of=logits_of,
+        )
+        while True:  # both contexts change the thread, so they end before the caller goes on
+            with one_thread(), autocast(self.device, self.dtype):
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
     def decode(
         self,
         filled: np.ndarray,
         holes: np.ndarray,
         image_ids: list[int],
         samples: int,
-        on_step: OnStep | None = None,
         first_sample: int = 0,
     ) -> Trace:
         """Decode filled images (B, H, W, 3); row b * samples + s is repair s of image b."""
-        trace = Trace()
-
-        def listen(step: StepResult) -> None:
-            trace(step)
-            if on_step is not None:
-                on_step(step)
-
-        with one_thread(), autocast(self.device, self.dtype):
-            images, where = self.as_tensors(filled, holes)
-            start = self.maskgit.start(images, where)
-            if start.pixels is not None:
-                trace.known = start.pixels.repeat_interleave(samples, 0)
-            self.maskgit.finish(
-                start,
-                self.config.decoding,
-                seed=self.config.seed,
-                image_ids=torch.tensor(image_ids, device=self.device),
-                samples=samples,
-                first_sample=first_sample,
-                on_step=listen,
-            )
-        return trace
+        start = self.start(filled, holes)
+        steps = self.finish(start, image_ids, samples, first_sample)
+        token_ids, hidden = zip(*((step.token_ids, step.hidden) for step in steps), strict=True)
+        known = None if start.pixels is None else start.pixels.repeat_interleave(samples, 0)
+        return Trace(list(token_ids), list(hidden), known)
 
     def _decode_windows(
         self, image_id: int, sample: int, images: np.ndarray, holes: np.ndarray, numbers: list[int]

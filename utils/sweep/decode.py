@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import UserError
-from config.schema import Config, DecodingConfig
-from models.decode import LogitsOf, StepResult
+from config.schema import Config
+from models.decode import LogitsOf
 from models.maskgit import Start
 from utils.data.datasets import InpaintingSet
-from utils.device import autocast
-from utils.inpainting.inpainter import BATCH_SIZES, Inpainter, Trace
+from utils.inpainting.inpainter import BATCH_SIZES, Inpainter
 from utils.inpainting.outputs import input_digest
 from utils.io.images import tell_of_profile
 from utils.scoring import FeatureDistance, hole_psnr
@@ -87,7 +86,7 @@ class Batch:
     """Encoded images, shared by all cells with the same hole fill."""
 
     start: Start
-    image_ids: Tensor
+    image_ids: list[int]
     first: Tensor | None = None  # first-step logits, which depend on no seed, rule or schedule
 
 
@@ -103,60 +102,48 @@ class CellDecoder:
     def inpainter(self) -> Inpainter:
         return Inpainter(self.config)
 
-    def under(self, decoding: DecodingConfig) -> Inpainter:
-        """The networks with a cell's settings."""
-        config = self.inpainter.config.model_copy(update={"decoding": decoding})
-        return self.inpainter.with_config(config)
+    def under(self, cell: Cell) -> Inpainter:
+        """The networks with a cell's settings and seed."""
+        values = {"decoding": cell.decoding, "seed": cell.seed}
+        return self.inpainter.with_config(self.inpainter.config.model_copy(update=values))
 
     @cached_property
     def distance(self) -> FeatureDistance:
         truths = torch.from_numpy(self.inputs.truths)
         return FeatureDistance(truths, self.device, self.config.scoring)
 
-    def batches(self, decoding: DecodingConfig) -> list[Batch]:
+    def batches(self, cell: Cell) -> list[Batch]:
         """Filled, encoded and masked images, cached by hole fill."""
-        key, inputs = decoding.hole_fill, self.inputs
+        key, inputs = cell.decoding.hole_fill, self.inputs
         if key not in self.started:
-            filled = self.under(decoding).fill_all(inputs.images, inputs.holes)
-            ids = torch.tensor(inputs.indices, device=self.device)
-            tensors = (*self.inpainter.as_tensors(filled, inputs.holes), ids)
-            parts = (part.split(BATCH_SIZES[self.device.type]) for part in tensors)
+            under, size = self.under(cell), BATCH_SIZES[self.device.type]
+            filled = under.fill_all(inputs.images, inputs.holes)
+            parts = [slice(first, first + size) for first in range(0, len(filled), size)]
             self.started[key] = [
-                Batch(self.inpainter.maskgit.start(images, holes), image_ids)
-                for images, holes, image_ids in zip(*parts, strict=True)
+                Batch(under.start(filled[part], inputs.holes[part]), inputs.indices[part])
+                for part in parts
             ]
         return self.started[key]
 
-    def known(self, decoding: DecodingConfig) -> Tensor | None:
+    def known(self, cell: Cell) -> Tensor | None:
         """Known pixels and holes for the decoder, (n, 4, H, W); None without conditioning."""
         if not self.inpainter.config.tokenizer.conditioned:
             return None
-        return torch.cat([batch.start.pixels for batch in self.batches(decoding)])
+        return torch.cat([batch.start.pixels for batch in self.batches(cell)])
 
     @torch.inference_mode()
     def decode(self, cell: Cell, steps: int, bar: tqdm) -> tuple[Tensor, Tensor]:
         """Token ids and masks of all images after each of `steps` steps, (T, n, N) each."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
-        traces = []
-        for batch in self.batches(settings):
-            trace = Trace()
-
-            def listen(step: StepResult, trace: Trace = trace) -> None:
-                trace(step)
+        under, traces = self.under(replace(cell, decoding=settings)), []
+        for batch in self.batches(cell):
+            logits_of, trace = self._logits_of(batch), []
+            for step in under.finish(batch.start, batch.image_ids, logits_of=logits_of):
+                trace.append((step.token_ids, step.hidden))
                 bar.update(len(step.token_ids))
-
-            with autocast(self.device, self.inpainter.dtype):
-                self.inpainter.maskgit.finish(
-                    batch.start,
-                    settings,
-                    seed=cell.seed,
-                    image_ids=batch.image_ids,
-                    on_step=listen,
-                    logits_of=self._logits_of(batch),
-                )
-            traces.append(trace)
-        token_ids = torch.cat([torch.stack(trace.token_ids) for trace in traces], 1)
-        return token_ids, torch.cat([torch.stack(trace.hidden) for trace in traces], 1)
+            traces.append([torch.stack(part) for part in zip(*trace, strict=True)])
+        token_ids, hidden = (torch.cat(parts, 1) for parts in zip(*traces, strict=True))
+        return token_ids, hidden
 
     def _logits_of(self, batch: Batch) -> LogitsOf:
         """The model's logits; a batch's first-step logits are cached as far as the limit allows."""
@@ -176,8 +163,8 @@ class CellDecoder:
 
     def score(self, cell: Cell, token_ids: Tensor) -> CellRow:
         """Score of a cell's images, and PSNR of each in its hole, from their tokens (n, N)."""
-        inputs, under = self.inputs, self.under(cell.decoding)
-        decoded = self.inpainter.decoded(token_ids, self.known(cell.decoding))
+        inputs, under = self.inputs, self.under(cell)
+        decoded = under.decoded(token_ids, self.known(cell))
         images = np.stack(list(map(under.join, decoded, inputs.images, inputs.holes)))
         errors = map(hole_psnr, images, inputs.truths, inputs.holes)
         return {

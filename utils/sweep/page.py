@@ -67,14 +67,14 @@ class Pictures:
         return [(name, embed(row)) for name, row in rows.items()]
 
     def _decode(self, cell: Cell, place: int) -> list[np.ndarray]:
-        decoder, decoding = self.sweep.decoder, cell.decoding
+        decoder = self.sweep.decoder
         token_ids = torch.from_numpy(self.sweep.trace(cell)[0][:, place].astype(np.int64))
         steps = [ids[None].to(self.sweep.device) for ids in token_ids]
-        shown = decoder.known(decoding)
+        shown = decoder.known(cell)
         shown = shown if shown is None else shown[place, None]
         images = decoder.inpainter.decoded_steps(steps, shown)[:, 0]
         known = self.inputs.images[place], self.inputs.holes[place]
-        return [decoder.under(decoding).join(image, *known) for image in images]
+        return [decoder.under(cell).join(image, *known) for image in images]
 
 
 def save_study_page(folder: Path, sweep: Sweep, table: Table) -> Path:

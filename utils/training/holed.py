@@ -207,4 +207,6 @@ class HoledBatches:
         few = {"total_iter": ITERATIONS, "sweet_spot": None}
         settings = self.config.decoding.model_copy(update=few)
         with autocast(self.device, self.dtype):  # as the rounded weights need, in validation too
-            return self.maskgit.inpaint(filled, holes, settings, seed=seed, image_ids=image_ids)
+            start = self.maskgit.start(filled, holes)
+            *_, last = self.maskgit.finish(start, settings, seed=seed, image_ids=image_ids)
+        return last.token_ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,29 @@ def test_neither_network_gets_gradients_or_trains(weights):
     maskgit = Inpainter(weights).maskgit
     assert not maskgit.training
     assert not any(p.requires_grad for p in maskgit.tokenizer.parameters())
+
+
+def test_any_thread_may_ask_for_the_next_step_and_stays_as_it_was(weights, job, changed):
+    inpainter, item = Inpainter(changed(weights, {"precision": "bf16"})), InpaintingSet(job)[3]
+    shown = inpainter.fill_all(item.image[None], item.hole[None]), item.hole[None]
+    steps, found = inpainter.finish(inpainter.start(*shown), [3]), []
+
+    def settings() -> tuple[int, bool, bool]:
+        is_cast, has_grad = torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()
+        return torch.get_num_threads(), is_cast, has_grad
+
+    def ask() -> None:
+        torch.set_num_threads(2)
+        found.append(next(steps).token_ids)
+        assert settings() == (2, False, True)
+
+    expected, before = inpainter.decode(*shown, [3], 1).token_ids, settings()
+    for _ in expected:
+        with ThreadPoolExecutor(1) as another:
+            another.submit(ask).result()
+        assert settings() == before
+    assert all(map(torch.equal, found, expected))
+    assert list(steps) == []
 
 
 # Mistakes

@@ -98,14 +98,14 @@ def test_a_batch_is_images_with_filled_holes_and_their_true_tokens(seeing, token
 
 
 def test_sampled_tokens_are_those_of_a_repair_in_few_iterations(
-    seeing, tokenizer, transformer, images
+    seeing, tokenizer, transformer, images, inpaint
 ):
     holed = HoledBatches(seeing, FP32, 1.0)(tokenizer, images, range(4), generator_for(1))
     maskgit = MaskGIT(tokenizer, transformer, "cosine").eval()
     settings = seeing.decoding.model_copy(update={"total_iter": ITERATIONS})
     seed, numbers = generator_for(1).initial_seed(), torch.arange(4)
-    expected = maskgit.inpaint(
-        holed.known[:, :3], holed.holes, settings, seed=seed, image_ids=numbers
+    expected = inpaint(
+        maskgit, holed.known[:, :3], holed.holes, settings, seed=seed, image_ids=numbers
     )
     assert torch.equal(holed.token_ids.flatten(1), expected)
 
