@@ -16,9 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from config.schema import TransformerConfig
 from models.attention import MultiHeadSelfAttention
-from models.conditioning import known_width
+from models.conditioning import InterpolationPrior, known_width
 from models.cpu_kernels import Dropout, padded_hidden_positions
-from models.prior import InterpolationPrior
 
 LAYER_NORM_EPS = 1e-12
 INIT_STD = 0.02

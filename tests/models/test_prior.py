@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from config.schema import TransformerConfig
-from models.prior import InterpolationPrior
+from models.conditioning import InterpolationPrior
 from models.transformer import BidirectionalTransformer
 
 MASK = 3  # three codes on a line, at -1, 0 and 1

@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from config.schema import DecodingConfig
-from models.noise import gumbel, uniform
-from models.step import CONFIDENCE_STREAM, ORDER_STREAM, TOKEN_STREAM, Step
+from models.step import (
+    CONFIDENCE_STREAM,
+    ORDER_STREAM,
+    TOKEN_STREAM,
+    Step,
+    gumbel,
+    uniform,
+)
 
 SEED, INDEX, TOKENS = 7, 3, 9
 IMAGE_IDS, SAMPLE_IDS = torch.tensor([5, 8, 8]), torch.tensor([0, 0, 2])
