@@ -5,6 +5,7 @@ than they gain, above all next to other busy processes.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,6 +20,7 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # e.g. "200000 100000": microseconds of each period
+_block = threading.local()  # count: of the innermost block of `threads` around this thread's work
 
 
 @cache  # before `one_thread` changes PyTorch's number of threads
@@ -71,14 +73,20 @@ def one_thread() -> AbstractContextManager[None]:
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let ``count`` threads share each operation of PyTorch and NumPy within the block."""
+    outer = getattr(_block, "count", None)
+    if outer == count:  # holds already, and finding the BLAS libraries takes a millisecond
+        yield
+        return
     workers()
     before = torch.get_num_threads()
     torch.set_num_threads(count)
+    _block.count = count
     try:
         with threadpool_limits(count, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(before)
+        _block.count = outer
 
 
 @lru_cache(1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
 
 from models import parallel
 from models.cpu_kernels import padded_groups
-from models.parallel import cpu_quota, one_thread, parallel_map, workers
+from models.parallel import cpu_quota, one_thread, parallel_map, threads, workers
 
 CPU = torch.device("cpu")
 
@@ -115,6 +116,24 @@ def test_operations_stay_in_one_thread_for_as_long_as_asked():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_block_within_its_like_costs_nothing_but_others_hold_until_they_end(monkeypatch):
+    limited, before, counts = [], torch.get_num_threads(), []
+
+    def limits(count: int, user_api: str) -> AbstractContextManager[None]:
+        limited.append(count)
+        return nullcontext()
+
+    monkeypatch.setattr(parallel, "threadpool_limits", limits)
+    with threads(1):
+        for inner in (1, 2, 1):
+            with threads(inner), threads(1):
+                counts.append(torch.get_num_threads())
+            counts.append(torch.get_num_threads())
+    assert counts == [1] * 6
+    assert limited == [1, 2, 1]
+    assert torch.get_num_threads() == before
 
 
 def test_only_narrow_networks_under_autocast_take_several_images_at_once():

@@ -159,6 +159,7 @@ class Inpainter:
                 return
             yield step
 
+    @one_thread()
     def decode(
         self,
         filled: np.ndarray,
