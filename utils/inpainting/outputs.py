@@ -96,6 +96,7 @@ def read_stamp(path: Path) -> str | None:
     try:
         with opened(path, str(path)) as image:
             found = image.info.get(KEY) or image.info.get("comment") or image.info.get("xmp")
+            image.verify()  # the stamp of a PNG stands before its pixels, which may be cut off
     except MachineError:
         raise
     except UserError:

@@ -49,6 +49,20 @@ def test_a_file_without_a_stamp_has_none(tmp_path):
     assert read_stamp(tmp_path / "missing.png") is None
 
 
+@pytest.mark.parametrize("where", ["cut", "flipped"])
+def test_a_png_that_is_damaged_behind_its_stamp_has_none(tmp_path, where):
+    path = tmp_path / "a.png"
+    save_stamped_png(path, image(), STAMP)
+    content = bytearray(path.read_bytes())
+    pixels = content.index(b"IDAT") + 20
+    if where == "cut":
+        del content[pixels:]
+    else:
+        content[pixels] ^= 1
+    path.write_bytes(content)
+    assert read_stamp(path) is None
+
+
 def test_a_file_that_claims_to_be_huge_has_none(tmp_path, monkeypatch):
     save_stamped_png(tmp_path / "a.png", image(), STAMP)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 35)  # 8 x 9 is more than twice that
