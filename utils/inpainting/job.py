@@ -63,12 +63,12 @@ class Job:
         """Read one image with its mask and, unless it is already repaired, fill its hole."""
         item = self.dataset[index]
         stamp = f"{self.manifest.digest}{input_digest(item.image, item.hole, item.profile)}"
-        done = not self.restart and self.outputs.is_done(item, stamp)
         filled = truth = None
+        if self.inpainter.config.decoding.comparison:
+            truth = self.dataset.ground_truth(index, item.image)
+        done = not self.restart and self.outputs.is_done(item, stamp, truth)
         if not done and item.hole.shape == (self.side, self.side):
             filled = self.inpainter.fill(item.image, item.hole)
-        if not done and self.inpainter.config.decoding.comparison:
-            truth = self.dataset.ground_truth(index, item.image)
         return Task(item, stamp, done, filled, truth)
 
     def repair_batch(self, tasks: list[Task], writer: WriteBehind, verbose: bool) -> None:

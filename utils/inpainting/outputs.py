@@ -11,8 +11,8 @@ another size than the model's is repaired in windows, which have no common token
 mask picture, and its steps are rounds of windows.
 
 Each file contains a stamp, so that reruns skip finished images: two SHA-256 digests, of all
-settings that affect the pixels, and of the known pixels and the hole. It is stored as PNG text, GIF
-comment or WebP XMP.
+settings that affect the pixels, and of the known pixels and the hole; in a comparison a third one,
+of the ground truth. It is stored as PNG text, GIF comment or WebP XMP.
 """
 
 from __future__ import annotations
@@ -91,6 +91,11 @@ def input_digest(image: np.ndarray, hole: np.ndarray, profile: bytes | None = No
     return digest.hexdigest()[:DIGITS]
 
 
+def comparison_stamp(stamp: str, truth: np.ndarray | None) -> str:
+    """The stamp of a comparison, which shows the ground truth (H, W, 3) too, if it is known."""
+    return stamp if truth is None else stamp + hashlib.sha256(truth.tobytes()).hexdigest()[:DIGITS]
+
+
 def read_stamp(path: Path) -> str | None:
     """The stamp of a picture; None if it has none, or is missing or damaged."""
     try:
@@ -161,11 +166,14 @@ class Outputs:
     def result_name(self, index: int, sample: int) -> str:
         return f"image_{index:03d}{self._suffix(sample)}.png"
 
-    def is_done(self, item: InpaintingItem, stamp: str) -> bool:
-        """Whether every file of an image exists and has this stamp."""
-        samples = range(self.settings.samples)
-        paths = [path for sample in samples for path in self._paths(item, sample).values()]
-        return all(read_stamp(path) == stamp for path in paths)
+    def is_done(self, item: InpaintingItem, stamp: str, truth: np.ndarray | None) -> bool:
+        """Whether every file of an image exists and has this stamp, the comparison its own."""
+        others = {COMPARISON: comparison_stamp(stamp, truth)}
+        return all(
+            read_stamp(path) == others.get(folder, stamp)
+            for sample in range(self.settings.samples)
+            for folder, path in self._paths(item, sample).items()
+        )
 
     def write(self, repair: Repair) -> None:
         """Write all files of one repair, the result last: where it is, the others are."""
@@ -181,7 +189,8 @@ class Outputs:
             save_stamped_png(paths[STEPS], grid, repair.stamp, profile)
         if COMPARISON in paths:
             strip = comparison_strip(masked, result, repair.truth)
-            save_stamped_png(paths[COMPARISON], strip, repair.stamp, profile)
+            stamp = comparison_stamp(repair.stamp, repair.truth)
+            save_stamped_png(paths[COMPARISON], strip, stamp, profile)
         if ANIMATION in paths:
             kind = self.settings.animation
             content = encode_animation([masked, *repair.images], kind, repair.stamp, profile)

@@ -501,6 +501,23 @@ def test_a_comparison_without_a_truth_has_two_parts(repair, job):
     assert pixels(output / "comparison" / "image_003.png").shape == (20, 38, 3)
 
 
+def test_a_comparison_is_made_again_with_another_truth(repair, job):
+    parts = job / "masked_image", job / "mask64"
+    output = repair(source=InpaintingSet(*parts))
+    repair(source=InpaintingSet(*parts, job / "test"), output=output)
+    assert files(output) == files(repair(source=InpaintingSet(*parts, job / "test")))
+    put(job / "test" / "image_003.png", np.zeros((SIDE, SIDE, 3), np.uint8))
+    repair(source=InpaintingSet(*parts, job / "test"), output=output)
+    assert (stated(output)["repaired"], stated(output)["skipped"]) == (1, COUNT - 1)
+
+
+def test_a_truth_of_another_size_is_refused_though_all_is_repaired(repair, job):
+    output = repair()
+    put(job / "test" / "image_003.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"8 x 8 pixels, but .*image_003.png has 16 x 16"):
+        repair(output=output)
+
+
 @pytest.mark.parametrize("kind", ["gif", "webp"])
 def test_an_animation_begins_with_the_hole_and_ends_with_the_result(repair, kind):
     settings = {"decoding.animation": kind, "decoding.step_pictures": False}
