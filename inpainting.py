@@ -21,7 +21,7 @@ from utils.cli import (
     steps_or_all,
     weights_or_run,
 )
-from utils.io.images import MASK_THRESHOLD
+from utils.io.images import KNOWN, MASK_THRESHOLD
 
 
 def count_or_auto(text: str) -> int | str:
@@ -93,8 +93,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--mask-threshold",
         type=grey_value,
-        default=MASK_THRESHOLD,
-        help=f"mask values below are holes (default {MASK_THRESHOLD}; 255 reads as the lab does)",
+        help=f"mask values below are holes (default {MASK_THRESHOLD}, {KNOWN} for alpha; "
+        f"{KNOWN} reads as the lab does)",
     )
     parser.add_argument(
         "--pair-by",

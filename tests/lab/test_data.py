@@ -334,6 +334,22 @@ def test_the_hole_may_be_in_the_pictures_alpha(tmp_path, square):
         InpaintingSet(tmp_path, Path("alpha"))[0]
 
 
+def test_pixels_that_white_is_mixed_into_are_holes_unless_a_threshold_is_given(
+    tmp_path, square, capsys, monkeypatch
+):
+    monkeypatch.setattr("utils.io.messages._told", set())
+    square[0, :3] = (254, 128, 127)  # a soft eraser
+    Image.fromarray(np.dstack([np.full((64, 64, 3), 90, np.uint8), square])).save(
+        tmp_path / "a.png"
+    )
+    item = InpaintingSet(tmp_path, Path("alpha"))[0]
+    assert item.hole[0, :4].tolist() == [True, True, True, False]
+    assert (item.image[~item.hole] == 90).all()
+    assert "in masks; below 255 is a hole (--mask-threshold)" in capsys.readouterr().err
+    given = InpaintingSet(tmp_path, Path("alpha"), mask_threshold=128)[0]
+    assert given.hole[0, :4].tolist() == [False, False, True, False]
+
+
 # Files where people have them
 
 

@@ -32,7 +32,7 @@ from utils.data.pairs import (
 )
 from utils.data.truth import open_truth
 from utils.io.files import read_ahead
-from utils.io.images import MASK_THRESHOLD, load_mask, load_rgb, tell_of_profile
+from utils.io.images import KNOWN, MASK_THRESHOLD, load_mask, load_rgb, tell_of_profile
 
 Channels = Sequence[float]  # red, green, blue, in 0..1
 
@@ -57,9 +57,10 @@ class InpaintingSet:
 
     `images` and `masks` are two folders, two files, or a prepared folder and None.
     `ground_truth` is a folder, a file or a CSV table in the lab's form; by default that of a
-    prepared folder. Mask values below `mask_threshold` are holes; `invert_masks` makes white
-    pixels the holes. `masks` "alpha" uses the images' own transparency. `pair_by_order` pairs
-    images and masks by position instead of by name. Raises UserError for inconsistent inputs.
+    prepared folder. Mask values below `mask_threshold`, by default 128, are holes; `invert_masks`
+    makes white pixels the holes. `masks` "alpha" uses the images' own transparency, by default
+    all pixels that are not opaque, since white is mixed into them. `pair_by_order` pairs images
+    and masks by position instead of by name. Raises UserError for inconsistent inputs.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class InpaintingSet:
         masks: Path | None = None,
         ground_truth: Path | None = None,
         invert_masks: bool = False,
-        mask_threshold: int = MASK_THRESHOLD,
+        mask_threshold: int | None = None,
         pair_by_order: bool = False,
     ) -> None:
         is_one = masks is not None and os.path.realpath(images) == os.path.realpath(masks)
@@ -84,7 +85,7 @@ class InpaintingSet:
         self.masks = found
         if not self.from_alpha:
             self.masks = pair(self.images, found, "masks", by_order=pair_by_order, spare=True)
-        self.mask_threshold = mask_threshold
+        self.mask_threshold = mask_threshold or (KNOWN if self.from_alpha else MASK_THRESHOLD)
         self.truth = open_truth(ground_truth, self.images, self.masks, found)
         self.invert_masks = invert_masks
         self.warned = False

@@ -205,15 +205,17 @@ def load_mask(
 
     0 and 1 are read as 0 and 255; 16 and 32 bits are scaled by their range. Other values, as from
     blurred or JPEG edges, are a hole below the threshold. Such interpretations are noted once.
-    from_alpha: the hole is where the image is transparent. Raises UserError for a mask with colour
-    or with invalid values.
+    from_alpha: the values are the image's alpha. Raises UserError for a mask with colour or with
+    invalid values.
     """
     image = read_image(path, str(path))
-    if from_alpha:
-        if not image.has_transparency_data:
-            raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
-        return np.asarray(image.convert("RGBA"))[..., 3] < threshold
-    return _hole_of(image, str(path), threshold)
+    if not from_alpha:
+        return _hole_of(image, str(path), threshold)
+    if not image.has_transparency_data:
+        raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
+    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    _tell_of_soft(alpha, str(path), threshold)
+    return alpha < threshold
 
 
 def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> np.ndarray:
@@ -221,10 +223,15 @@ def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> 
         values = mask_values(image, name)
     if values.max(initial=0) == 1:
         note_once("mask 0/1", f"{name}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
-    elif not ((values == KNOWN) | (values == HOLE)).all():
+    else:
+        _tell_of_soft(values, name, threshold)
+    return holes(values, threshold)
+
+
+def _tell_of_soft(values: np.ndarray, name: str, threshold: int) -> None:
+    if not ((values == KNOWN) | (values == HOLE)).all():
         text = f"values other than 0 and 255 in masks; below {threshold} is a hole"
         note_once("mask values", f"{name}: {text} (--mask-threshold)")
-    return holes(values, threshold)
 
 
 def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
