@@ -205,8 +205,7 @@ def load_mask(
 
     0 and 1 are read as 0 and 255; 16 and 32 bits are scaled by their range. Other values, as from
     blurred or JPEG edges, are a hole below the threshold. Such interpretations are noted once.
-    from_alpha: the values are the image's alpha. Raises UserError for a mask with colour or with
-    invalid values.
+    from_alpha: the values are the image's alpha. Raises UserError for colour or invalid values.
     """
     image = read_image(path, str(path))
     if not from_alpha:
@@ -241,6 +240,8 @@ def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     """
     if isinstance(mask, Image.Image):
         mask = _hole_of(upright(mask), "mask")
+    if mask.dtype not in (bool, np.uint8):  # fractions would all be below the threshold
+        raise UserError(f"mask: {mask.dtype} {mask.shape}; needed is bool or uint8 (H, W)")
     hole = mask if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")

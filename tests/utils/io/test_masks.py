@@ -86,3 +86,9 @@ def test_a_mask_at_hand_is_turned_by_its_exif_as_its_image_is():
 def test_a_mask_at_hand_in_colour_is_refused():
     with pytest.raises(UserError, match="mask: a mask must be grey"):
         as_hole(Image.new("RGB", (2, 2), (200, 0, 0)), IMAGE)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.uint16])
+def test_an_array_of_another_type_is_no_mask(kind):
+    with pytest.raises(UserError, match=rf"mask: {np.dtype(kind)} \(2, 2\); needed is bool or"):
+        as_hole(CORNERS.astype(kind), IMAGE)
