@@ -101,12 +101,16 @@ def _first() -> list[Case]:
 
 
 def _results() -> list[Case]:
-    """A broken file where a result of ours belongs is made again."""
+    """A broken file where a result of ours belongs is made again, a good one is not replaced."""
     file = "out/test_results/image_000.png"
+    theirs = put(file, encoded(pixels()))
     return [
-        Case(f"a result {what}", INPAINT, "", put(file, content), REPAIRED, 3, replaced=file)
-        for what, (content, _) in BROKEN.items()
-        if not callable(content)
+        Case("a result of another program", INPAINT, f"{file}: was not made by this", theirs),
+        *(
+            Case(f"a result {what}", INPAINT, "", put(file, content), REPAIRED, 3, replaced=file)
+            for what, (content, _) in BROKEN.items()
+            if not callable(content)
+        ),
     ]
 
 

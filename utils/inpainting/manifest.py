@@ -26,6 +26,7 @@ from utils.inpainting.outputs import (
     MANIFEST,
     RESULTS,
     Outputs,
+    is_unstamped,
     read_stamp,
     settings_digest,
 )
@@ -57,7 +58,7 @@ class Manifest:
         """Make the folders, and remove an earlier manifest, which would no longer be true.
 
         Raises `UserError` where an input, or without ``restart`` the repair of a picture that is
-        not in the job, would be replaced.
+        not in the job or another program's picture, would be replaced.
         """
         self._refuse_inputs()
         self.outputs.make_folders()
@@ -155,15 +156,17 @@ class Manifest:
         return made
 
     def _refuse_to_replace(self, made: dict[str, str]) -> None:
-        """Raise `UserError` where the repair of a picture that is not in the job would be lost."""
+        """Raise `UserError` where the repair of a picture that is not in the job would be lost,
+        or a picture that this program did not make.
+        """
         pictures = set(self.results.values())
         for name, picture in self.results.items():
-            is_lost = made.get(name, picture) not in pictures
-            if is_lost and self.path.with_name(name).exists():
-                raise UserError(
-                    f"{self.path.with_name(name)}: is the repair of {made[name]}, not of "
-                    f"{picture}; name another --output, or replace it with --restart"
-                )
+            path, advice = self.path.with_name(name), "name another --output, or replace it with"
+            if made.get(name, picture) not in pictures and path.exists():
+                found = f"is the repair of {made[name]}, not of {picture}"
+                raise UserError(f"{path}: {found}; {advice} --restart")
+            if name not in made and is_unstamped(path):
+                raise UserError(f"{path}: was not made by this program; {advice} --restart")
 
     def _say_what_changed(self) -> None:
         """Print why images of an earlier run are repaired again, if they are."""

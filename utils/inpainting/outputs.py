@@ -32,7 +32,7 @@ from PIL.PngImagePlugin import PngInfo
 from config.errors import MachineError, UserError
 from config.schema import Config, DecodingConfig
 from utils.io.files import atomic, content_hash, make_folder
-from utils.io.images import HOLE_COLOUR, opened
+from utils.io.images import HOLE_COLOUR, opened, read_image
 from utils.io.messages import note_once
 from utils.io.pictures import comparison_strip, encode_animation, image_grid, mask_grid
 
@@ -107,6 +107,16 @@ def read_stamp(path: Path) -> str | None:
     except UserError:
         return None
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found
+
+
+def is_unstamped(path: Path) -> bool:
+    """Whether a path has a whole picture, but not one that this program wrote as a PNG."""
+    try:
+        return KEY not in read_image(path, str(path)).info
+    except MachineError:
+        raise
+    except UserError:  # missing or damaged
+        return False
 
 
 def save_stamped_png(

@@ -132,6 +132,24 @@ def test_the_repair_of_another_picture_is_not_replaced_unasked(repair, photo):
     assert stated(output)["images"][0]["source"] == "bert.png"
 
 
+def test_a_picture_of_another_program_is_not_replaced_unasked(repair, tmp_path):
+    output = tmp_path / "lab"
+    theirs = put(output / "test_results" / "image_002.png", np.zeros((64, 64, 3), np.uint8))
+    before = theirs.read_bytes()
+    with pytest.raises(UserError) as caught:
+        repair(output=output)
+    assert str(caught.value) == (
+        f"{theirs}: was not made by this program; "
+        "name another --output, or replace it with --restart"
+    )
+    assert files(output) == {"test_results/image_002.png": before}
+    repair(output=output, restart=True)
+    assert files(output) == files(repair())
+    theirs.write_bytes(before)  # the manifest says that it was ours
+    repair(output=output)
+    assert files(output) == files(repair())
+
+
 @pytest.mark.parametrize("was_finished", [False, True])
 def test_the_repairs_of_a_run_that_was_cut_short_are_not_replaced_unasked(
     repair, job, photo, tmp_path, monkeypatch, was_finished
