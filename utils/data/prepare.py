@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
 from utils.io.messages import check_limit, raise_if_machine
 
 DESCRIPTION = "dataset.json"
+OWN = re.compile(  # files that may be deleted with a data set; the last two are the system's
+    r"dataset\.json|(train|val|test|masked_image)/image_\d+\.png|mask64/mask_\d+\.png"
+    r"|token_cache/.*|(.*/)?(\.DS_Store|Thumbs\.db)"
+)
 RECIPE = 1  # increase when the same source and settings would give other pixels
 SIZE_LIMITS = (16, 1024)  # pixels of an image's side
 WRITTEN_AHEAD = 64  # images queued for writing
@@ -74,8 +79,8 @@ def prepare(
 ) -> None:
     """Write the data set of `source` to the folder `out`, unless it is already there.
 
-    `force` replaces a different data set in `out`; any other folder is never replaced. `out`
-    appears only once everything is written.
+    `force` replaces a different data set in `out`; any other folder, or one with other files, is
+    never replaced. `out` appears only once everything is written.
     """
     settings.check()
     out = Path(os.path.realpath(out))
@@ -94,6 +99,7 @@ def prepare(
             return
         if not force:
             raise UserError(f"{out}: contains a different data set; name another or add --force")
+    _check_replaceable(out)
     with _published(out) as folder:
         splits = source.splits(settings.counts, settings.image_size, settings.seed, workers)
         content = _write_images(folder, splits, settings, workers)
@@ -163,6 +169,15 @@ def _check_out(out: Path, source: Path | None) -> None:
             )
     except PermissionError:
         raise UserError(f"{out}: no permission to read this folder") from None
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raise `UserError` if `out` contains a file that is not the data set's own."""
+    places = (Path(place, name) for place, _, names in os.walk(out) for name in names)
+    others = sorted(p for p in places if not OWN.fullmatch(p.relative_to(out).as_posix()))
+    if others:
+        text = "is not of the data set, with which it would be deleted; move it"
+        raise UserError(f"{others[0]}: {text}, or name another folder for --out")
 
 
 def _is_same(out: Path, origin: dict[str, object]) -> bool:

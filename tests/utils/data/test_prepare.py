@@ -293,6 +293,22 @@ def test_force_never_replaces_a_folder_that_is_no_data_set(tmp_path):
     assert len(list_images(home / "train")) == 6
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "train/mine.png", "test_results/image_000.png"])
+def test_force_never_deletes_a_file_that_is_not_of_the_data_set(tmp_path, name):
+    folder, out = put(tmp_path / "in", range(11)), tmp_path / "out"
+    make(folder, out)
+    for own in ("token_cache/a.npy", "val/.DS_Store"):
+        (out / own).parent.mkdir(exist_ok=True)
+        (out / own).write_bytes(b"")
+    make(folder, out, Settings((6, 3, 2), image_size=16, seed=1), force=True)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("dear diary")
+    before = everything(out)
+    with pytest.raises(UserError, match=rf"out/{name}: is not of the data set"):
+        make(folder, out, force=True)
+    assert everything(out) == before
+
+
 @pytest.mark.parametrize("out", ["in", "in/out", ""])
 def test_out_must_not_overlap_the_source(tmp_path, out):
     folder = put(tmp_path / "in", range(11))
