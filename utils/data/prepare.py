@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -203,7 +204,8 @@ def _published(out: Path) -> Iterator[Path]:
     An older `out` is moved aside first and deleted last, so that one of the two is always
     complete; if the block fails or is interrupted, the hidden folder is deleted.
     """
-    short = f".{out.name[:KEPT]}.{os.getpid()}"  # stays within the system's name limit
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"  # process ids of containers may be equal
+    short = f".{out.name[:KEPT]}.{unique}"  # stays within the system's name limit
     partial, aside = out.with_name(f"{short}.partial"), out.with_name(f"{short}.old")
     try:
         partial.mkdir(parents=True)

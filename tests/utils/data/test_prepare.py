@@ -342,6 +342,18 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, monkeypatch, faul
     assert not with_older or everything(out) == before
 
 
+@pytest.mark.parametrize("kind", ["partial", "old"])
+def test_folders_of_another_process_with_the_same_number_are_left_alone(tmp_path, kind):
+    folder, out = put(tmp_path / "in", range(11)), tmp_path / "out"
+    make(folder, out)
+    theirs = tmp_path / f".out.{os.getpid()}.{kind}"
+    theirs.mkdir()
+    (theirs / "dataset.json").write_text("theirs")
+    make(folder, out, Settings((6, 3, 2), image_size=16, seed=1), force=True)
+    assert (theirs / "dataset.json").read_text() == "theirs"
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out", theirs.name}
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
