@@ -173,7 +173,9 @@ def _check_out(out: Path, source: Path | None) -> None:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raise `UserError` if `out` contains a file that is not the data set's own."""
+    """Raise `UserError` if `out` cannot be moved, or contains a file that is not the data set's."""
+    if os.path.ismount(out):
+        raise UserError(f"{out}: is a mount point, which cannot be replaced; name a folder in it")
     places = (Path(place, name) for place, _, names in os.walk(out) for name in names)
     others = sorted(p for p in places if not OWN.fullmatch(p.relative_to(out).as_posix()))
     if others:
@@ -209,6 +211,9 @@ def _published(out: Path) -> Iterator[Path]:
     partial, aside = out.with_name(f"{short}.partial"), out.with_name(f"{short}.old")
     try:
         partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot be written ({error.strerror or error})") from error
+    try:
         yield partial
         if out.exists():
             out.rename(aside)

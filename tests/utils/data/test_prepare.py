@@ -342,6 +342,20 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, monkeypatch, faul
     assert not with_older or everything(out) == before
 
 
+def test_an_out_that_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "_write_images", lambda *_: pytest.fail("worked"))
+    folder, out = put(tmp_path / "in", range(11)), tmp_path / "out"
+    out.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: Path(path) == out)
+        with pytest.raises(UserError, match="out: is a mount point, which cannot be replaced"):
+            make(folder, out)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught:
+        make(folder, tmp_path / "file" / "out")
+    assert str(caught.value) == f"{tmp_path / 'file'}: cannot be written (Not a directory)"
+
+
 @pytest.mark.parametrize("kind", ["partial", "old"])
 def test_folders_of_another_process_with_the_same_number_are_left_alone(tmp_path, kind):
     folder, out = put(tmp_path / "in", range(11)), tmp_path / "out"
