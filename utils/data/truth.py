@@ -38,6 +38,8 @@ class TruthFiles:
 class TruthTable:
     """The lab's `test_gt.csv`: one row of H*W*3 values 0..255 per image."""
 
+    files: Sequence[Path] = ()  # it has no pictures
+
     def __init__(
         self,
         path: Path,

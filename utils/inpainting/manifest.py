@@ -139,13 +139,16 @@ class Manifest:
         return all((stamp or "").startswith(self.digest) for stamp in stamps)
 
     def _refuse_inputs(self) -> None:
-        """Raise `UserError` if an input lies in a folder that is written to."""
+        """Raise `UserError` if an input lies in, or is a link into, a folder that is written to."""
         written = {os.path.realpath(self.outputs.folder / name) for name in FOLDERS}
-        dataset = self.dataset
-        truth = [dataset.truth.location] if dataset.truth else []
-        for folder in (dataset.images[0].parent, dataset.masks[0].parent, *truth):
+        truths = self.dataset.truth.files if self.dataset.truth else ()
+        files = [*self.dataset.images, *self.dataset.masks, *truths]
+        for folder in dict.fromkeys(path.parent for path in files):
             if os.path.realpath(folder) in written:
                 raise UserError(f"{folder}: its pictures would be replaced; name another --output")
+        for path in files:
+            if os.path.dirname(os.path.realpath(path)) in written:
+                raise UserError(f"{path}: would be replaced where it leads; name another --output")
 
     def _made(self) -> dict[str, str]:
         """File name of every result of earlier runs -> that of the picture it repairs."""

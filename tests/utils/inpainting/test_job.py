@@ -749,6 +749,18 @@ def test_bad_flags_are_one_line(weights, job, tmp_path, monkeypatch, capsys, fla
 # What stands around the pictures: links, colour profiles, accents
 
 
+@pytest.mark.parametrize("part", ["masked_image/image", "mask64/mask", "test/image"])
+def test_a_link_into_the_results_is_not_written_through(repair, job, tmp_path, part):
+    link, output = job / f"{part}_002.png", tmp_path / "out"
+    shutil.copytree(job / "masked_image", output / "test_results")
+    link.unlink()
+    link.symlink_to(output / "test_results" / "image_002.png")
+    before = files(output)
+    with pytest.raises(UserError, match=f"{part}_002.png: would be replaced where it leads"):
+        repair(output=output, restart=True)
+    assert files(output) == before
+
+
 def test_a_manifest_behind_a_link_names_the_jobs_own_truth_and_masks(repair, job, tmp_path):
     (tmp_path / "scratch/deep/runs").mkdir(parents=True)
     shutil.copytree(job, tmp_path / "scratch/deep/job")  # of that name, but not the job's
