@@ -49,6 +49,8 @@ from PIL import Image
 
 IMAGE, MASK = "job/masked_image/image_1.png", "job/mask64/mask_1.png"
 INPAINT_ONE = f"inpainting.py --config tiny.yml --masks {MASK}"
+MANY = "inpainting.py --config tiny.yml --images job/masked_image --masks job/mask64"
+READ = "BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"
 PICTURE = Image.fromarray(pixels())
 
 BROKEN: dict[str, tuple[bytes | Maker, str]] = {  # what is wrong: content, what is said of it
@@ -366,6 +368,13 @@ MASKS = [
               put(MASK, encoded(mask()[:8])))),
     Case("a picture of a format that is not read", f"{INPAINT_ONE} --images a.avif",
          "not an image that can be decoded; formats are BMP", put("a.avif", b"picture")),
+    *(Case(f"{what} that is an archive", f"{MANY} {flag} a.zip",
+           f"a.zip: cannot be read as an image: not an image that can be decoded; formats are {READ}"
+           f"; name a folder{allowed}", put("a.zip", packed({"a.png": encoded(pixels())})))
+      for what, flag, allowed in (
+          ("a folder of pictures", "--images", " or an image"),
+          ("a folder of masks", "--masks", " or an image"),
+          ("a folder of truths", "--ground-truth", ", an image or a .csv"))),
     Case("a picture that is not there", f"{INPAINT_ONE} --images a.png",
          "a.png: no such file or folder"),
     Case("a picture beside a folder of masks", f"{INPAINT_ONE} --images {IMAGE} --masks job/mask64",

@@ -21,7 +21,7 @@ from fid.names import (
 )
 from fid.pixels import is_on_its_side
 
-from config.errors import UserError
+from config.errors import MachineError, UserError
 from utils.io.images import HOLE_COLOUR, opened
 from utils.io.messages import note, note_once
 
@@ -134,13 +134,24 @@ def prepared_parts(folder: Path) -> tuple[Path, Path, Path | None]:
     return folder / IMAGES, masks, truth
 
 
-def image_files(path: Path) -> list[Path]:
-    """The file itself, or the images of a folder."""
+def image_files(path: Path, allowed: str = "a folder or an image") -> list[Path]:
+    """The file itself, or the images of a folder.
+
+    Raises `UserError`, which says what is allowed, for a file that is no image.
+    """
     if not path.exists():
         is_link = path.is_symlink()  # maybe to itself
         reason = "is a link that leads nowhere" if is_link else "no such file or folder"
         raise UserError(f"{path}: {reason}")
-    return [path] if path.is_file() else list_images(path)
+    if not path.is_file():
+        return list_images(path)
+    try:
+        with opened(path, str(path)):  # an archive would count as one picture without a partner
+            return [path]
+    except MachineError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error}; name {allowed}") from None
 
 
 def images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:

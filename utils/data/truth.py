@@ -18,7 +18,7 @@ class TruthFiles:
     """Ground truth as one image file for each masked image."""
 
     def __init__(self, source: Path, images: list[Path]) -> None:
-        files = image_files(source)
+        files = image_files(source, "a folder, an image or a .csv")
         self.location = files[0].parent
         self.files = pair(images, files, "ground truths")
 
