@@ -50,7 +50,6 @@ from PIL import Image
 IMAGE, MASK = "job/masked_image/image_1.png", "job/mask64/mask_1.png"
 INPAINT_ONE = f"inpainting.py --config tiny.yml --masks {MASK}"
 MANY = "inpainting.py --config tiny.yml --images job/masked_image --masks job/mask64"
-READ = "BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"
 PICTURE = Image.fromarray(pixels())
 
 BROKEN: dict[str, tuple[bytes | Maker, str]] = {  # what is wrong: content, what is said of it
@@ -369,8 +368,9 @@ MASKS = [
     Case("a picture of a format that is not read", f"{INPAINT_ONE} --images a.avif",
          "not an image that can be decoded; formats are BMP", put("a.avif", b"picture")),
     *(Case(f"{what} that is an archive", f"{MANY} {flag} a.zip",
-           f"a.zip: cannot be read as an image: not an image that can be decoded; formats are {READ}"
-           f"; name a folder{allowed}", put("a.zip", packed({"a.png": encoded(pixels())})))
+           "a.zip: cannot be read as an image: not an image that can be decoded; formats are BMP, "
+           f"GIF, JPEG, PNG, PPM, TIFF, WEBP; name a folder{allowed}",
+           put("a.zip", packed({"a.png": encoded(pixels())})))
       for what, flag, allowed in (
           ("a folder of pictures", "--images", " or an image"),
           ("a folder of masks", "--masks", " or an image"),
@@ -380,6 +380,9 @@ MASKS = [
     Case("a picture beside a folder of masks", f"{INPAINT_ONE} --images {IMAGE} --masks job/mask64",
          "2 masks more than images are left out", code=REPAIRED),
     Case("a truncated mask", INPAINT, "mask_1.png: cannot be read", cut(MASK, 0.6)),
+    Case("one mask for three pictures", f"{MANY} --masks {MASK}",
+         f"3 images in job/masked_image and {MASK} do not pair by the number at the end or by "
+         "name; without a partner"),
     Case("a mask too few", INPAINT, "3 images in job/masked_image and 2 masks", removed(MASK)),
     Case("a mask too many", INPAINT, "1 masks more than images are left out",
          put("job/mask64/mask_9.png", encoded(mask())), REPAIRED, results=3),

@@ -106,7 +106,8 @@ def _no_pairs(images: list[Path], others: list[Path], what: str) -> UserError:
     else:
         reason = "some numbers or names are not unique"
     sides = f"{_side(images, 'images')} and {_side(others, what)}"
-    advice = " (--pair-by order pairs sorted names)" if what == "masks" else ""
+    can_be_ordered = what == "masks" and len(others) >= len(images)
+    advice = " (--pair-by order pairs sorted names)" if can_be_ordered else ""
     return UserError(f"{sides} do not pair by the number at the end or by name{advice}; {reason}")
 
 
