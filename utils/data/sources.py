@@ -225,7 +225,9 @@ def open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Raise `UserError` for a zip beyond the limits, with invalid names, or encrypted."""
+    """Raise `UserError` for a zip beyond the limits, with invalid names, or whose pictures are
+    encrypted or have one name twice.
+    """
     check_limit("members", len(members), str(path))
     check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
     seen = set()
@@ -236,6 +238,8 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
             raise UserError(f"{path}: a member has no name; pack it again")
         if ".." in parts or (parts and (parts[0] == "/" or parts[0].endswith(":"))):
             raise UserError(f"{path}: member {name!r} points outside the archive; pack it again")
+        if member.is_dir() or not is_picture(name):  # never read
+            continue
         if name in seen:
             raise UserError(f"{path}: two members are called {name!r}; pack it again")
         if member.flag_bits & 1:  # encrypted

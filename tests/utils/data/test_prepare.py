@@ -219,6 +219,19 @@ def test_an_encrypted_zip_is_refused(tmp_path):
         open_source(path)
 
 
+def test_only_the_pictures_of_a_zip_are_read(tmp_path):
+    members = {f"{i}.png": encode_png(picture(i)) for i in range(11)}
+    members |= {"folder_a/": b"", "folder_b/": b"", "notes_a.txt": b"a", "notes_b.txt": b"b"}
+    path = pack(tmp_path / "in.zip", {**members, "secret.txt": b"text"})
+    content = path.read_bytes().replace(b"folder_b", b"folder_a").replace(b"notes_b", b"notes_a")
+    flags = content.rindex(b"secret.txt") - 46 + 8  # in the central directory
+    path.write_bytes(content[:flags] + b"\x01" + content[flags + 1 :])  # encrypted
+    with zipfile.ZipFile(path) as archive:
+        assert len({*archive.namelist()}) == len(archive.namelist()) - 2
+        assert archive.getinfo("secret.txt").flag_bits & 1
+    assert make(path, tmp_path / "out")["files"]["read"] == 11
+
+
 def test_a_damaged_zip_member_and_oversized_files_are_skipped(tmp_path, monkeypatch):
     members = {f"{i}.png": encode_png(picture(i)) for i in range(11)}
     members["damaged.png"] = b"x" * 50
