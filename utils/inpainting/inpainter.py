@@ -6,6 +6,7 @@ Shapes: B batch, S samples of each image, R = B * S rows, N tokens, T steps, H x
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -92,18 +93,25 @@ class Inpainter:
         if hole.shape == (self.config.data.image_size,) * 2:
             token_ids = self.trace(image[None], hole[None], [0]).token_ids[-1][:1]
             return self.pixels(token_ids, image[None], hole[None])[0]
-        *_, repaired = self.repair_in_windows(image, hole)
+        rounds = self.repair_in_windows(image, hole, shows_rounds=False)
+        (repaired,) = deque(rounds, maxlen=1)  # all of a large picture's would fill the memory
         return repaired
 
     def repair_in_windows(
-        self, image: np.ndarray, hole: np.ndarray, image_id: int = 0, sample: int = 0
+        self,
+        image: np.ndarray,
+        hole: np.ndarray,
+        image_id: int = 0,
+        sample: int = 0,
+        *,
+        shows_rounds: bool,
     ) -> Iterator[np.ndarray]:
         """Yield a picture of any other size after every round of windows; the last is finished."""
         from utils.inpainting.windows import repair_in_windows  # only odd sizes need it
 
         side, width = self.config.data.image_size, self.config.decoding.feather_width
         decode = partial(self._decode_windows, image_id, sample)
-        return repair_in_windows(image, hole, side, decode, width)
+        return repair_in_windows(image, hole, side, decode, width, shows_rounds)
 
     def trace(self, images: np.ndarray, holes: np.ndarray, image_ids: list[int]) -> Trace:
         """Fill the holes and decode, (B, H, W, 3) uint8 and (B, H, W) bool."""

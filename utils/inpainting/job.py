@@ -97,7 +97,9 @@ class Job:
         """Decode a picture of another size in windows and hand it to the writer."""
         item, is_animated = task.item, self.outputs.is_animated(task.item)
         for sample in range(self.inpainter.config.decoding.samples):
-            rounds = self.inpainter.repair_in_windows(item.image, item.hole, item.index, sample)
+            rounds = self.inpainter.repair_in_windows(
+                item.image, item.hole, item.index, sample, shows_rounds=is_animated
+            )
             images: list[np.ndarray] = []  # rounds are shown by an animation only
             title = f"{printable(item.name)} in windows"
             for image in tqdm(rounds, title, unit="step", leave=False):

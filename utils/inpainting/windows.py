@@ -53,12 +53,18 @@ class Window:
 
 
 def repair_in_windows(
-    image: np.ndarray, hole: np.ndarray, side: int, decode: Decode, width: float
+    image: np.ndarray,
+    hole: np.ndarray,
+    side: int,
+    decode: Decode,
+    width: float,
+    shows_rounds: bool = True,
 ) -> Iterator[np.ndarray]:
     """Yield the picture (H, W, 3) uint8 after every round of windows; the last one is finished.
 
     side: S. width: pixels over which borders are feathered. Pictures smaller than S are padded by
-    reflection and cropped back. A picture without a hole is yielded unchanged.
+    reflection and cropped back. A picture without a hole is yielded unchanged. shows_rounds: False
+    if only the last picture is used; then rounds in a downscaled picture are not enlarged.
     """
     if not hole.any():
         yield image.copy()
@@ -70,7 +76,7 @@ def repair_in_windows(
     hole = hole & ~thin
     for thick in levels:
         known = canvas
-        for canvas in _repair_shrunk(known, hole, thick, side, decode, width):
+        for canvas in _repair_shrunk(known, hole, thick, side, decode, width, shows_rounds):
             yield canvas
         hole = hole & ~thick
 
@@ -97,7 +103,13 @@ def _depth(hole: np.ndarray) -> np.ndarray:
 
 
 def _repair_shrunk(
-    image: np.ndarray, hole: np.ndarray, thick: np.ndarray, side: int, decode: Decode, width: float
+    image: np.ndarray,
+    hole: np.ndarray,
+    thick: np.ndarray,
+    side: int,
+    decode: Decode,
+    width: float,
+    shows_rounds: bool,
 ) -> Iterator[np.ndarray]:
     """Repair thick holes in a downscaled picture and yield the full-size one after each round."""
     factor = ceil(2 * _depth(thick).max() / (SHRUNK * side))
@@ -105,10 +117,18 @@ def _repair_shrunk(
     size = Size(ceil(width_of_image / factor), ceil(height / factor), "box")
     small_hole = resized(255 * hole.astype(np.uint8), size) > 0
     small = resized(image, size)
-    for repaired in repair_in_windows(small, small_hole, side, decode, width):
+
+    def enlarged(repaired: np.ndarray) -> np.ndarray:
         large = resized(repaired, Size(width_of_image, height, "bicubic"))
         joined = feather(large, image, hole, factor * width)
-        yield np.where(thick[..., None], joined, image)
+        return np.where(thick[..., None], joined, image)
+
+    rounds = repair_in_windows(small, small_hole, side, decode, width, shows_rounds)
+    repaired = next(rounds)
+    for following in rounds:  # one behind, as only the end shows which is the last
+        yield enlarged(repaired) if shows_rounds else image
+        repaired = following
+    yield enlarged(repaired)
 
 
 def _repair_rounds(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from utils.inpainting import windows
 from utils.inpainting.windows import (
     choose_round,
     plan_windows,
@@ -87,10 +88,10 @@ def test_pixels_outside_the_hole_stay_bit_for_bit(hole):
 def test_a_decoder_that_knows_the_truth_gives_it_back(hole):
     truth = picture(*hole.shape)
     spoilt = np.where(hole[..., None], np.uint8(128), truth)
-    windows = {w.number: w for w in plan_windows(hole, SIDE)}
+    planned = {w.number: w for w in plan_windows(hole, SIDE)}
 
     def decode(images, holes, numbers):
-        return np.stack([truth[windows[number].view] for number in numbers])
+        return np.stack([truth[planned[number].view] for number in numbers])
 
     *_, last = repair_in_windows(spoilt, hole, SIDE, decode, 4.0)
     assert (last == truth).all()
@@ -196,9 +197,9 @@ def test_thin_parts_of_a_thick_hole_are_left_to_windows_but_for_their_roots():
 def test_windows_of_thin_parts_leave_the_thick_ones_to_the_shrunk_picture():
     hole = box(90, 90, slice(5, 45), slice(5, 45)) | box(90, 90, slice(20, 24), slice(45, 70))
     image, (decode, _), thick = picture(90, 90), flat(7), thick_parts(hole, SIDE)
-    *windows, shrunk = repair_in_windows(image, hole, SIDE, decode, 1.0)
-    assert len(windows) > 1
-    assert all((frame[thick] == image[thick]).all() for frame in windows)
+    *thin, shrunk = repair_in_windows(image, hole, SIDE, decode, 1.0)
+    assert len(thin) > 1
+    assert all((frame[thick] == image[thick]).all() for frame in thin)
     assert (shrunk[thick] != image[thick]).any()
 
 
@@ -236,6 +237,24 @@ def test_a_thick_hole_is_filled_from_the_shrunk_picture_without_its_own_colours(
     spoilt = np.where(hole[..., None], np.uint8(255), ramp)
     *_, last = repair_in_windows(spoilt, hole, SIDE, draw_ramp_on, 4.0)
     assert np.abs(last.astype(int) - ramp).max() <= 12  # pixels of the shrunk picture span ten
+
+
+def test_rounds_of_the_shrunk_picture_are_enlarged_only_where_they_are_shown(monkeypatch):
+    hole, enlarged, plain = box(120, 400, slice(30, 90), slice(20, 380)), [], windows.feather
+    image, (decode, calls) = picture(*hole.shape), flat(7)
+
+    def feather(decoded, *more):
+        enlarged.append(decoded.shape == image.shape)
+        return plain(decoded, *more)
+
+    monkeypatch.setattr(windows, "feather", feather)
+    shown = list(repair_in_windows(image, hole, SIDE, decode, 4.0))
+    assert sum(enlarged) == len(shown) == len(calls) > 1
+    enlarged.clear()
+    *others, last = repair_in_windows(image, hole, SIDE, decode, 4.0, shows_rounds=False)
+    assert sum(enlarged) == 1
+    assert (last == shown[-1]).all()
+    assert len(others) == len(shown) - 1, "as many steps for a progress bar"
 
 
 def test_small_holes_beside_a_thick_one_are_repaired_in_full_size_before_it():
