@@ -47,10 +47,6 @@ class Window:
         )
         return rows, columns
 
-    def overlaps(self, other: Window) -> bool:
-        pairs = zip(self.view, other.view, strict=True)
-        return all(a.start < b.stop and b.start < a.stop for a, b in pairs)
-
 
 def repair_in_windows(
     image: np.ndarray,
@@ -185,10 +181,12 @@ def choose_round(waiting: list[Window], remaining: np.ndarray) -> list[Window]:
     known = {w.number: (~remaining[w.view]).mean() for w in waiting}
     best = max(known.values())
     chosen: list[Window] = []
+    taken = np.zeros_like(remaining)
     for window in sorted(waiting, key=lambda w: -known[w.number]):  # stable: reading order
         ready = known[window.number] >= READY * best
-        if ready and not any(window.overlaps(other) for other in chosen):
+        if ready and not taken[window.view].any():
             chosen.append(window)
+            taken[window.view] = True
             if best == 0:  # nothing is known anywhere: start with one window
                 break
     return chosen
