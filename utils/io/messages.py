@@ -32,11 +32,9 @@ OUT_OF_REACH = {  # errors of the user's files and disks; any other is a bug of 
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY),
     *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
 }
-PLACES = {  # subject of an error without a file name
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), "output"),
+PLACES = files.PLACES | {  # subject of an error without a file name
     errno.EAGAIN: "threads and processes (ulimit -u)",
     errno.EMFILE: "open files (ulimit -n)",
-    errno.ENOENT: "the current folder",
 }
 
 _told: set[str] = set()  # keys of notes that this process has printed
