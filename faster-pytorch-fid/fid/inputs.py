@@ -144,6 +144,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     for key, (kind, what) in KEYS.items():
         if not isinstance(manifest.get(key), kind | None):
             raise ScoreError(f"{path}: {key!r} must be {what} or null")
+    threshold = manifest.get("mask_threshold")
+    if threshold is not None and not 1 <= threshold <= 255:
+        raise ScoreError(f"{path}: 'mask_threshold' is {threshold}; allowed are 1 to 255")
     return manifest
 
 

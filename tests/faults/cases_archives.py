@@ -261,6 +261,9 @@ MANIFESTS: dict[str, tuple[Maker, str]] = {
     "that names no truth": (_manifest(lambda m: m.pop("ground_truth")), "names no ground truth"),
     "with a threshold in words": (
         manifest_with(mask_threshold="low"), "'mask_threshold' must be a whole number or null"),
+    **{f"with a threshold of {value}": (
+        manifest_with(mask_threshold=value),
+        f"'mask_threshold' is {value}; allowed are 1 to 255") for value in (0, 256)},
     "with a number for a path": (_manifest(lambda m: m.update(ground_truth=3)), "must be a path"),
     "that names a missing image": (
         _manifest(lambda m: m["images"][1].update(image="gone.png")), "no image 'gone.png'"),
