@@ -24,7 +24,7 @@ Composite = Callable[[np.ndarray, np.ndarray, np.ndarray, float], np.ndarray]
 LARGEST_BAND = 2**25  # entries of a banded factor, 256 MB
 REFINEMENTS = 30  # conjugate gradient steps at each size
 SIZES_KEPT = 4  # image sizes whose operators are cached
-SMALL = 2**16  # pixels; smaller pictures are not cropped to the hole, since their sizes recur
+SMALL = 2**16  # pixels; smaller pictures are not cropped to the hole, which would save little
 
 
 def grey(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def harmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     A large hole is solved at half the resolution and then refined (cascadic multigrid, Bornemann
     and Deuflhard 1996), since the direct solution needs memory cubic in the hole's width.
     """
-    matrix, right = _equations(_laplacian(*hole.shape), image, hole)
+    matrix, right = _equations(_laplacian(hole), image, hole)
     if hole.sum() * hole.shape[1] <= LARGEST_BAND:
         return _solve(matrix, right)
     columns = zip(right.T, _from_half_size(image, hole).T, strict=True)
@@ -52,7 +52,7 @@ def harmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 def biharmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Solve the biharmonic equation: the smoothest plate, which continues slopes into the hole."""
-    return _solve(*_equations(_bilaplacian(*hole.shape), image, hole))
+    return _solve(*_equations(_bilaplacian(*hole.shape)[np.flatnonzero(hole)], image, hole))
 
 
 HOLE_FILLS: dict[str, Fill] = {
@@ -72,30 +72,37 @@ def fill_hole(image: np.ndarray, hole: np.ndarray, fill: str) -> np.ndarray:
     return filled
 
 
-@lru_cache(SIZES_KEPT)
-def _laplacian(height: int, width: int) -> sparse.csr_matrix:
-    """Graph Laplacian of the pixel grid, pixels in row-major order, (HW, HW)."""
-    along = [
-        sparse.diags([np.r_[1, np.full(n - 2, 2), 1], -np.ones(n - 1), -np.ones(n - 1)], [0, 1, -1])
-        for n in (height, width)
-    ]
-    return sparse.csr_matrix(sparse.kronsum(along[1], along[0]))
+def _laplacian(where: np.ndarray) -> sparse.csr_matrix:
+    """Rows of the pixel grid's graph Laplacian for the pixels of a mask (H, W), (n, HW).
+
+    Pixels are in row-major order. A photo's other rows, of known pixels, would fill the memory.
+    """
+    (height, width), inside = where.shape, np.flatnonzero(where)
+    row, column = np.divmod(inside, width)
+    neighbours = [row > 0, column > 0, column < width - 1, row < height - 1]  # within the image
+    columns = inside[:, None] + [-width, -1, 0, 1, width]
+    values = np.full(columns.shape, -1.0)
+    values[:, 2] = sum(neighbours)
+    is_there = np.stack([*neighbours[:2], np.ones_like(row, bool), *neighbours[2:]], axis=1)
+    starts = np.r_[0, is_there.sum(1).cumsum()]
+    return sparse.csr_matrix((values[is_there], columns[is_there], starts), (len(row), where.size))
 
 
 @lru_cache(SIZES_KEPT)
 def _bilaplacian(height: int, width: int) -> sparse.csr_matrix:
-    laplacian = _laplacian(height, width)
+    laplacian = _laplacian(np.ones((height, width), bool))
     return sparse.csr_matrix(laplacian @ laplacian)
 
 
 def _equations(
-    operator: sparse.csr_matrix, image: np.ndarray, hole: np.ndarray
+    rows: sparse.csr_matrix, image: np.ndarray, hole: np.ndarray
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Linear system for a zero of the operator in the hole, known pixels fixed: (n, n), (n, 3)."""
-    inside = np.flatnonzero(hole)
-    rows = operator[inside]
+    """Linear system for a zero of an operator in the hole, known pixels fixed: (n, n), (n, 3).
+
+    rows: of the operator, for the hole's pixels, (n, HW).
+    """
     right = -(rows @ np.where(hole[..., None], 0, image).reshape(-1, 3))
-    return rows[:, inside], right
+    return rows[:, np.flatnonzero(hole)], right
 
 
 def _solve(matrix: sparse.csr_matrix, right: np.ndarray) -> np.ndarray:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from scipy import sparse
 from skimage.restoration import inpaint_biharmonic
 
-from utils.data.fill import HOLE_FILLS, biharmonic, fill_hole, harmonic
+from utils.data.fill import (
+    HOLE_FILLS,
+    _laplacian,
+    biharmonic,
+    composite,
+    fill_hole,
+    harmonic,
+)
 
 SIDE = 16
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE].astype(float)
@@ -46,6 +56,29 @@ def test_harmonic_solves_laplaces_equation_in_the_hole(image, border):
     filled[hole] = harmonic(filled, hole)
     for row, column in np.argwhere(hole):
         np.testing.assert_allclose(laplacian(filled, row, column), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (5, 9), (9, 5), (16, 16)])
+def test_rows_of_the_laplacian_are_those_of_the_whole_grid(shape):
+    along = [
+        sparse.diags([np.r_[1, np.full(n - 2, 2), 1], -np.ones(n - 1), -np.ones(n - 1)], [0, 1, -1])
+        for n in shape
+    ]
+    whole = sparse.csr_matrix(sparse.kronsum(along[1], along[0]))
+    for hole in (np.ones(shape, bool), np.random.default_rng(0).random(shape) < 0.3):
+        expected, found = whole[np.flatnonzero(hole)], _laplacian(hole)
+        for part in ("shape", "indptr", "indices", "data"):
+            assert np.array_equal(getattr(found, part), getattr(expected, part)), part
+
+
+def test_small_holes_of_a_large_picture_need_no_equations_of_the_others():
+    image, hole = np.zeros((600, 700, 3), np.uint8), np.zeros((600, 700), bool)
+    hole[5, 5] = hole[590, 690] = True
+    tracemalloc.start()
+    composite(image + np.uint8(9), image, hole, "feather", 4.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 * hole.size, "bytes per pixel"
 
 
 def test_harmonic_continues_a_linear_ramp_exactly():
