@@ -124,18 +124,20 @@ class Grader:
     def _repaired_by(self, solution: Solution, place: Path) -> dict[str, str]:
         """Repair with a solution's networks; returns their files, attention and decode rule."""
         config, lines = solution.config(self.base, self.overrides), []
-        ours, foreign = solution.networks(Settled(heads=config.transformer.num_heads))
+        ours, foreign = solution.networks(Settled(heads=config.transformer.num_heads), [])
+        networks = ours | foreign
         for kind, path in ours.items():  # imported before
             section = getattr(config, kind).model_copy(update={"weights": path})
             config = config.model_copy(update={kind: section})
         if foreign:
-            config, lines = import_lab(foreign, place / "imported", config)
+            files = sorted(set(foreign.values()))
+            config, lines = import_lab(files, place / "imported", config, choice=networks)
         if config.tokenizer.weights is None:
             raise UserError("brings no tokenizer; give one to all with --tokenizer")
         inpaint_set(config, self.dataset, place)
         variant = [line.split("attention variant ")[1] for line in lines if "attention var" in line]
         return {
-            "weights": ", ".join(path.name for path in (*ours.values(), *foreign)),
+            "weights": ", ".join(path.name for path in dict.fromkeys(networks.values())),
             "attention": variant[0].rpartition(", ")[0] if variant else "",
             "rule": f"{config.decoding.rule} {config.decoding.mask_schedule}",
         }

@@ -45,22 +45,22 @@ class Solution:
         path = next(own, None)
         return base if path is None else load_config(path, overrides)
 
-    def networks(self, settled: Settled) -> tuple[dict[str, Path], list[Path]]:
-        """One file of ours for each kind of network, and other files with the missing kinds.
+    def networks(
+        self, settled: Settled, notes: list[str]
+    ) -> tuple[dict[str, Path], dict[str, Path]]:
+        """The file to take each network from: those in our form, and others for missing networks.
 
-        Of several epochs the best one or else the last is taken. Errors as `read_lab_file`.
+        Of several epochs the best one or else the last is taken. Adds notes, and raises errors, of
+        `pick_files`.
         """
         found: dict[str | None, list[Path]] = defaultdict(list)
         for path in self.weights:
             found[described(path)].append(path)
         foreign = found.pop(None, [])
-        if not found:
-            return {}, pick_files(foreign, settled) if len(foreign) > 1 else foreign
         ours = {kind: max(paths, key=_is_final) for kind, paths in found.items() if kind}
-        others = [path for path in foreign if not path.name.startswith(STATE)]
-        if not others or ours.keys() == WEIGHTS_FILES.keys():
-            return ours, []
-        return ours, pick_files(others, settled)
+        if ours:
+            foreign = [path for path in foreign if not path.name.startswith(STATE)]
+        return ours, pick_files(foreign, settled, ours.keys(), notes)
 
     def results(self, count: int) -> Path:
         """The folder of repaired images: test_results, else one of ``count`` images, else any.

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 from argparse import ArgumentTypeError, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,18 @@ def import_lab(
     entry: str | None = None,
     roles: Roles | None = None,
     attention: str | None = None,
+    choice: Mapping[str, Path] | None = None,
 ) -> tuple[Config, list[str]]:
     """Convert the networks in some files; returns the config that runs them and lines to print.
 
     ``base`` gives settings that the files do not contain; entry, roles and attention (one of
-    LAYOUTS) resolve ambiguities. The config computes in fp32, so that logits match the lab's.
+    LAYOUTS) resolve ambiguities. choice: the file to take each network from, maybe none of
+    ``paths``; others are left out. The config computes in fp32, so that logits match the lab's.
     Raises `UserError`, and writes nothing, unless every key of every file is accounted for.
     """
     settled = Settled(entry, roles or {}, attention, base.transformer.num_heads)
     files = [read_lab_file(path, settled) for path in paths]
-    parts = _one_of_each(files)
+    parts = _one_of_each(files, choice)
     lines = [line for f in files for line in (f"{f.name}:", *(f"  {note}" for note in f.notes))]
     keys, problems = [], []
     descriptions: dict[str, Any] = {}
@@ -91,11 +94,19 @@ def import_lab(
     return config, lines
 
 
-def _one_of_each(files: list[LabFile]) -> dict[str, tuple[LabFile, Part]]:
-    """Each network with a file that contains it; raises `UserError` for two that differ."""
+def _one_of_each(
+    files: list[LabFile], choice: Mapping[str, Path] | None
+) -> dict[str, tuple[LabFile, Part]]:
+    """Each network with a file that contains it, the chosen one if there is a choice.
+
+    Raises `UserError` for two that differ, without a choice.
+    """
     parts: dict[str, tuple[LabFile, Part]] = {}
     for file in files:
         for kind, part in file.parts.items():
+            if choice and choice[kind] != Path(file.name):
+                file.notes.append(f"its {kind} is left out, as that of {choice[kind]} is taken")
+                continue
             first, known = parts.setdefault(kind, (file, part))
             if known is part:
                 continue

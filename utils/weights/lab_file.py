@@ -7,12 +7,11 @@ import re
 import struct
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from itertools import groupby
 from pathlib import Path
 
-from fid.names import trailing_number
+from fid.names import natural_key, trailing_number
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -107,35 +106,45 @@ def read_network(
     return part.weights, description
 
 
-def pick_files(paths: Sequence[Path], settled: Settled) -> list[Path]:
-    """Of a solution's files, those to import: of several epochs the best one, or else the last.
+def pick_files(
+    paths: Sequence[Path], settled: Settled, brought: Collection[str], notes: list[str]
+) -> dict[str, Path]:
+    """The file to take each network from: of several epochs the best one, or else the last.
 
-    Names tell, as in best.pt, final.pt and epoch_20.pt. A file without a network, such as the state
-    of an optimizer, is left out. Files whose names are equally good are all taken, if they contain
-    a network that no better one has. Errors of `read_lab_file`, unless a better file was picked.
+    Names tell, as in best.pt, final.pt and epoch_20.pt; of equally good ones the last is taken.
+    Networks in ``brought`` need no file. Files without a network, such as an optimizer's state, are
+    left out. Raises `NothingFoundError` if no file has one. Errors of `read_lab_file`, unless a
+    better file has a transformer: then they become notes.
     """
-    picked: list[Path] = []
-    kinds: set[str] = set()  # of the picked networks
-    runs: set[str] = set()  # names without the epoch; one epoch of each is read
-    for _, equally_good in groupby(sorted(paths, key=progress, reverse=True), progress):
-        if len(kinds) == len(FIRST_WORDS):
+    missing = FIRST_WORDS.keys() - brought
+    picked: dict[str, Path] = {}
+    runs: dict[str, tuple] = {}  # name without the epoch -> progress of the epoch that is read
+    nothing: NothingFoundError | None = None
+    for path in sorted(paths, key=_order, reverse=True):
+        reached = progress(path)
+        better = {kind for kind, found in picked.items() if progress(found) > reached}
+        if better == missing:
             break
-        parts = {}
-        for path in equally_good:
-            run = EPOCH.sub("", str(path))
-            if run in runs:
-                continue
-            runs.add(run)
-            try:
-                parts[path] = read_lab_file(path, settled).parts.keys()
-            except NothingFoundError:
-                continue
-            except UserError as error:
-                if isinstance(error, MachineError) or not picked:
-                    raise
-        picked += [path for path, found in parts.items() if found - kinds]
-        kinds = kinds.union(*parts.values())
-    return picked or list(paths)
+        if runs.setdefault(EPOCH.sub("", str(path)), reached) != reached:
+            continue
+        try:
+            kinds = read_lab_file(path, settled).parts
+        except NothingFoundError as error:
+            nothing = nothing or error
+            continue
+        except UserError as error:
+            if isinstance(error, MachineError) or TRANSFORMER not in better:
+                raise
+            notes.append(f"left out: {error}")
+            continue
+        picked |= {kind: path for kind in kinds if kind in missing - picked.keys()}
+    if nothing and not picked and not brought:
+        raise nothing
+    return picked
+
+
+def _order(path: Path) -> tuple:
+    return progress(path), natural_key(str(path))
 
 
 def progress(path: Path) -> tuple[bool, bool, int]:

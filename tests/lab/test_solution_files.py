@@ -1,0 +1,70 @@
+"""Which of a solution's files are taken for its networks, its config and its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lab_reference import LabMaskGIT
+from safetensors.torch import load_file
+
+from config.schema import Config
+from utils.grading.solution import Solution
+from utils.weights.import_lab import import_lab
+from utils.weights.lab_naming import Settled
+
+STATE = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.fixture
+def lab(solution) -> LabMaskGIT:
+    """A small whole model."""
+    return solution("separate")
+
+
+@pytest.fixture
+def handed_in(tmp_path) -> Callable[[dict], Path]:
+    """A solution's folder with such files: handed_in({"best.pt": weights})."""
+
+    def write(files: dict[str, object]) -> Path:
+        for name, content in files.items():
+            path = tmp_path / "solution" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(content, path)
+        return tmp_path / "solution"
+
+    return write
+
+
+def taken(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """The names of the files that a folder's networks are taken from, and the notes."""
+    notes: list[str] = []
+    ours, foreign = Solution.of(folder).networks(Settled(heads=16), notes)
+    return {kind: path.name for kind, path in (ours | foreign).items()}, notes
+
+
+def test_the_best_transformer_is_graded_with_the_tokenizer_of_a_whole_checkpoint(
+    lab, handed_in, tmp_path
+):
+    best = dict(lab.transformer.state_dict())
+    best["bias"] = best["bias"] + 1
+    whole = {"model": lab.state_dict(), "optimizer": STATE, "epoch": 150}
+    folder = handed_in({"best_val.pth": best, "checkpoint_epoch_150.pth": whole})
+    found, _ = taken(folder)
+    assert found == {"transformer": "best_val.pth", "tokenizer": "checkpoint_epoch_150.pth"}
+    choice = {kind: folder / name for kind, name in found.items()}
+    _, lines = import_lab(sorted(choice.values()), tmp_path / "ours", Config(), choice=choice)
+    assert f"  its transformer is left out, as that of {folder / 'best_val.pth'} is taken" in lines
+    written = load_file(tmp_path / "ours/transformer.safetensors")
+    torch.testing.assert_close(written["bias"], best["bias"], rtol=0, atol=0)
+
+
+def test_a_transformer_in_our_form_is_taken_before_that_of_a_whole_checkpoint(
+    lab, handed_in, save
+):
+    folder = handed_in({"whole.pt": lab.state_dict(), "transformer.pt": {}})
+    import_lab([save(lab.transformer.state_dict(), "theirs.pt")], folder, Config())
+    found, _ = taken(folder)
+    assert found == {"transformer": "transformer.safetensors", "tokenizer": "whole.pt"}
