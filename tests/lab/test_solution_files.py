@@ -61,10 +61,22 @@ def test_the_best_transformer_is_graded_with_the_tokenizer_of_a_whole_checkpoint
     torch.testing.assert_close(written["bias"], best["bias"], rtol=0, atol=0)
 
 
-def test_a_transformer_in_our_form_is_taken_before_that_of_a_whole_checkpoint(
-    lab, handed_in, save
-):
+def test_a_transformer_in_our_form_is_taken_before_that_of_a_whole_checkpoint(lab, handed_in, save):
     folder = handed_in({"whole.pt": lab.state_dict(), "transformer.pt": {}})
     import_lab([save(lab.transformer.state_dict(), "theirs.pt")], folder, Config())
     found, _ = taken(folder)
     assert found == {"transformer": "transformer.safetensors", "tokenizer": "whole.pt"}
+
+
+def test_of_two_best_files_that_by_validation_is_taken_and_else_the_last_with_a_note(
+    lab, handed_in
+):
+    weights = lab.transformer.state_dict()
+    folder = handed_in({"a/best_train.pth": weights, "a/best_val.pth": weights})
+    assert taken(folder) == ({"transformer": "best_val.pth"}, [])
+    (folder / "a/best_val.pth").rename(folder / "a/run10_best.pth")
+    (folder / "a/best_train.pth").rename(folder / "a/run9_best.pth")
+    found, notes = taken(folder)
+    assert found == {"transformer": "run10_best.pth"}
+    other = f"by its name {folder / 'a/run9_best.pth'} is equally good"
+    assert notes == [f"{folder / 'a/run10_best.pth'}: its transformer is taken; {other}"]

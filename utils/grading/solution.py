@@ -16,7 +16,7 @@ from config.loading import LAB_FORM, Override, load_config, read_yaml
 from config.schema import Config
 from utils.inpainting.outputs import RESULTS
 from utils.weights.description import WEIGHTS_FILES, described
-from utils.weights.lab_file import WEIGHTS_SUFFIXES, pick_files, progress
+from utils.weights.lab_file import WEIGHTS_SUFFIXES, Progress, pick_files, progress
 from utils.weights.lab_naming import Settled
 
 STATE = "state"  # beginning of the name of a training's state, next to its weights
@@ -97,6 +97,6 @@ def _is_ours(path: Path) -> bool:
     return False
 
 
-def _is_final(path: Path) -> tuple[bool, tuple[bool, bool, int]]:
+def _is_final(path: Path) -> tuple[bool, Progress]:
     """Sorts the weights that a run ends with after its best and other epochs."""
     return path.name in WEIGHTS_FILES.values(), progress(path)

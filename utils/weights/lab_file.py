@@ -31,6 +31,7 @@ BROKEN_FILE = (  # the unpickler takes a text's letters for its own instructions
 )
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 EPOCH = re.compile(r"(?:epoch|ep|step|checkpoint)s?[\W_]*(\d{1,9})", re.IGNORECASE)
+Progress = tuple[bool, bool, bool, int]
 SAVE_AGAIN = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
 
 
@@ -111,14 +112,14 @@ def pick_files(
 ) -> dict[str, Path]:
     """The file to take each network from: of several epochs the best one, or else the last.
 
-    Names tell, as in best.pt, final.pt and epoch_20.pt; of equally good ones the last is taken.
-    Networks in ``brought`` need no file. Files without a network, such as an optimizer's state, are
-    left out. Raises `NothingFoundError` if no file has one. Errors of `read_lab_file`, unless a
-    better file has a transformer: then they become notes.
+    Names tell, as in best.pt, final.pt and epoch_20.pt; the last of equally good ones is taken,
+    with a note. Networks in ``brought`` need no file. Files without a network, such as the state of
+    an optimizer, are left out. Raises `NothingFoundError` if no file has a network. Errors of
+    `read_lab_file`, unless a better file has a transformer: then they become notes.
     """
     missing = FIRST_WORDS.keys() - brought
     picked: dict[str, Path] = {}
-    runs: dict[str, tuple] = {}  # name without the epoch -> progress of the epoch that is read
+    runs: dict[str, Progress] = {}  # name without the epoch -> progress of the epoch that is read
     nothing: NothingFoundError | None = None
     for path in sorted(paths, key=_order, reverse=True):
         reached = progress(path)
@@ -137,20 +138,28 @@ def pick_files(
                 raise
             notes.append(f"left out: {error}")
             continue
-        picked |= {kind: path for kind in kinds if kind in missing - picked.keys()}
+        for kind in (kind for kind in kinds if kind in missing):
+            taken = picked.setdefault(kind, path)
+            if taken != path and kind not in better:
+                notes.append(f"{taken}: its {kind} is taken; by its name {path} is equally good")
     if nothing and not picked and not brought:
         raise nothing
     return picked
 
 
-def _order(path: Path) -> tuple:
+def _order(path: Path) -> tuple[Progress, tuple]:
+    """Sorts equally good files by name."""
     return progress(path), natural_key(str(path))
 
 
-def progress(path: Path) -> tuple[bool, bool, int]:
-    """How far training was by a file's name: sorts the best after the last after other epochs."""
+def progress(path: Path) -> Progress:
+    """How far training was by a file's name: sorts the best after the last after other epochs.
+
+    Of several best ones that by validation is the last.
+    """
     name = path.stem.casefold()
     epochs = EPOCH.findall(f"{path.parent.name}/{name}")
     number = int(epochs[-1]) if epochs else trailing_number(path.name)
     is_last = any(word in name for word in ("last", "latest", "final"))
-    return "best" in name, is_last, -1 if number is None else number
+    is_best = "best" in name
+    return is_best, is_best and "val" in name, is_last, -1 if number is None else number
