@@ -80,3 +80,10 @@ def test_of_two_best_files_that_by_validation_is_taken_and_else_the_last_with_a_
     assert found == {"transformer": "run10_best.pth"}
     other = f"by its name {folder / 'a/run9_best.pth'} is equally good"
     assert notes == [f"{folder / 'a/run10_best.pth'}: its transformer is taken; {other}"]
+
+
+def test_tensors_of_something_else_are_left_out(lab, handed_in):
+    losses = {"train": torch.zeros(3), "val": torch.zeros(3)}
+    weights = lab.transformer.state_dict()
+    folder = handed_in({"transformer.pt": weights, "losses.pt": losses, "zz_rng_state.pth": losses})
+    assert taken(folder) == ({"transformer": "transformer.pt"}, [])

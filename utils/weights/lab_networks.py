@@ -134,7 +134,7 @@ def _networks(
                 groups[f"{prefix}{word}."] = inner
             elif settled.entry is None:
                 beside = BESIDE.format(f" {level[-1].title}" if level else "")
-                raise _unexpected(name, names, beside)
+                raise UserError(_unexpected(name, names, beside))
             else:
                 notes.append(f"left out, not in an entry: {', '.join(names)}")
 
@@ -189,7 +189,7 @@ def _counts(keys: Weights) -> dict[str, int]:
     return {kind: len(words & first) for kind, first in known}
 
 
-def _nothing_found(content: object, name: str) -> UserError:
+def _nothing_found(content: object, name: str) -> NothingFoundError:
     """The error that says what the file contains instead of a network."""
     tensors = isinstance(content, dict) and [
         key for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
@@ -199,9 +199,10 @@ def _nothing_found(content: object, name: str) -> UserError:
             f"{name}: expected a dictionary of tensors with their names; "
             "torch.save(model.state_dict(), 'transformer.pt') makes one"
         )
-    return _unexpected(name, tensors, "a lab tokenizer, transformer or whole model")
+    known = "a lab tokenizer, transformer or whole model"
+    return NothingFoundError(_unexpected(name, tensors, known))
 
 
-def _unexpected(name: str, keys: list[str], known: str) -> UserError:
+def _unexpected(name: str, keys: list[str], known: str) -> str:
     shown = ", ".join(keys[:NAMES_SHOWN]) + (", ..." if len(keys) > NAMES_SHOWN else "")
-    return UserError(f"{name}: {len(keys)} unexpected keys: {shown}; known are {known}")
+    return f"{name}: {len(keys)} unexpected keys: {shown}; known are {known}"
