@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from config.schema import Config
 from utils.grading.solution import Solution
 from utils.weights.import_lab import import_lab
+from utils.weights.lab_file import progress
 from utils.weights.lab_naming import Settled
 
 STATE = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
@@ -87,3 +88,19 @@ def test_tensors_of_something_else_are_left_out(lab, handed_in):
     weights = lab.transformer.state_dict()
     folder = handed_in({"transformer.pt": weights, "losses.pt": losses, "zz_rng_state.pth": losses})
     assert taken(folder) == ({"transformer": "transformer.pt"}, [])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("10_1.23", "20_0.98", "30_0.81"),
+        ("3c_1.0512", "a0_0.9788", "d0_0.9433"),
+        ("14_1.3", "1e_1.2", "28_1.1", "100_0.9"),
+        ("epoch=3-loss=1.99", "epoch=20-loss=0.5"),
+        ("epoch_3_1.99", "epoch_20_0.5"),
+        ("transformer-1.99-3", "transformer-0.5-20"),
+    ],
+)
+def test_a_loss_at_the_end_of_a_name_is_no_epoch(names):
+    found = [progress(Path(f"solution/checkpoints/{name}.pt")) for name in names]
+    assert found == sorted(set(found))

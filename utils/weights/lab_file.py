@@ -31,6 +31,8 @@ BROKEN_FILE = (  # the unpickler takes a text's letters for its own instructions
 )
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 EPOCH = re.compile(r"(?:epoch|ep|step|checkpoint)s?[\W_]*(\d{1,9})", re.IGNORECASE)
+LOSS = re.compile(r"[_-]?\d+\.\d+")  # in the name of an epoch, as in 30_0.81.pt
+HEX = re.compile(r"[0-9a-f]{1,8}")  # how some name epochs before a loss, as in 3c_1.0512.pt
 Progress = tuple[bool, bool, bool, int]
 SAVE_AGAIN = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
 
@@ -158,8 +160,13 @@ def progress(path: Path) -> Progress:
     Of several best ones that by validation is the last.
     """
     name = path.stem.casefold()
-    epochs = EPOCH.findall(f"{path.parent.name}/{name}")
-    number = int(epochs[-1]) if epochs else trailing_number(path.name)
+    epoch = LOSS.sub("", name)
+    if epoch != name and HEX.fullmatch(epoch):  # this also sorts decimal numbers
+        number = int(epoch, 16)
+    elif epochs := EPOCH.findall(f"{path.parent.name}/{epoch}"):
+        number = int(epochs[-1])
+    else:
+        number = trailing_number(f"{epoch}{path.suffix}")
     is_last = any(word in name for word in ("last", "latest", "final"))
     is_best = "best" in name
     return is_best, is_best and "val" in name, is_last, -1 if number is None else number
