@@ -259,3 +259,18 @@ def test_a_damaged_record_is_made_again_and_one_that_cannot_be_read_stays(
         assert record.is_symlink()
     else:
         assert json.loads(record.read_text())["score"] == 0
+
+
+def test_results_next_to_a_tokenizer_or_an_optimizer_are_graded_by_no_other_transformer(
+    desk, call, solution
+):
+    for path in Path("solutions").iterdir():
+        shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()
+    torch.save(solution("report").vqgan.state_dict(), "solutions/truth/VQGAN.pt")
+    torch.save({"state": {}, "param_groups": [{"lr": 0.1}]}, "solutions/truth/optimizer.pt")
+    own = "--set transformer.weights=solutions/first.pt"
+    left = call(f"python grade.py solutions --config tiny.yml --data cat_face --output out {own}")
+    assert left.code == 0, left.err
+    (row,) = ranked().values()
+    assert (row["solution"], row["error"], row["weights"]) == ("truth", "", "")
+    assert abs(float(row["score"])) < 1e-3

@@ -10,6 +10,7 @@ import torch
 from lab_reference import LabMaskGIT
 from safetensors.torch import load_file
 
+from config.errors import UserError
 from config.schema import Config
 from utils.grading.solution import Solution
 from utils.weights.import_lab import import_lab
@@ -104,3 +105,16 @@ def test_tensors_of_something_else_are_left_out(lab, handed_in):
 def test_a_loss_at_the_end_of_a_name_is_no_epoch(names):
     found = [progress(Path(f"solution/checkpoints/{name}.pt")) for name in names]
     assert found == sorted(set(found))
+
+
+def test_images_need_no_network_and_without_them_a_file_says_what_is_missing(lab, handed_in):
+    folder = handed_in({"optimizer.pt": STATE})
+    with pytest.raises(UserError, match=r"optimizer\.pt: expected a dictionary of tensors"):
+        taken(folder)
+    (folder / "image_0.png").touch()
+    assert taken(folder) == ({}, [])
+    (folder / "image_0.png").unlink()
+    handed_in({"VQGAN.pt": lab.vqgan.state_dict()})
+    assert taken(folder) == ({"tokenizer": "VQGAN.pt"}, [])
+    with pytest.raises(UserError, match="solution: contains neither a transformer nor images"):
+        Solution.of(folder).results(3)

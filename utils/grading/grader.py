@@ -27,6 +27,7 @@ from utils.inpainting.outputs import RESULTS
 from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import load_rgb
 from utils.io.messages import line_about, message_of, raise_if_machine
+from utils.weights.description import TRANSFORMER
 from utils.weights.import_lab import import_lab
 from utils.weights.lab_naming import Settled
 
@@ -111,7 +112,10 @@ class Grader:
     def _repaired(self, solution: Solution, place: Path) -> dict[str, str]:
         """Repair with a solution's networks, or find its images; returns fields of `Grade`."""
         if solution.weights:
-            return self._repaired_by(solution, place) | {"results": str(place / RESULTS)}
+            config = solution.config(self.base, self.overrides)
+            found = solution.networks(Settled(heads=config.transformer.num_heads), [])
+            if any(TRANSFORMER in some for some in found):
+                return self._repaired_by(config, *found, place)
         dataset = self.dataset
         results = solution.results(len(dataset))
         images = list_images(results)
@@ -121,11 +125,11 @@ class Grader:
         check_same_size(dataset.images[0], dataset[0].image, images[0], first)
         return {"results": str(results)}
 
-    def _repaired_by(self, solution: Solution, place: Path) -> dict[str, str]:
-        """Repair with a solution's networks; returns their files, attention and decode rule."""
-        config, lines = solution.config(self.base, self.overrides), []
-        ours, foreign = solution.networks(Settled(heads=config.transformer.num_heads), [])
-        networks = ours | foreign
+    def _repaired_by(
+        self, config: Config, ours: dict[str, Path], foreign: dict[str, Path], place: Path
+    ) -> dict[str, str]:
+        """Repair with networks in our form and others; returns fields of `Grade`."""
+        networks, lines = ours | foreign, []
         for kind, path in ours.items():  # imported before
             section = getattr(config, kind).model_copy(update={"weights": path})
             config = config.model_copy(update={kind: section})
@@ -140,6 +144,7 @@ class Grader:
             "weights": ", ".join(path.name for path in dict.fromkeys(networks.values())),
             "attention": variant[0].rpartition(", ")[0] if variant else "",
             "rule": f"{config.decoding.rule} {config.decoding.mask_schedule}",
+            "results": str(place / RESULTS),
         }
 
     def _scored(self, results: Path, place: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from utils.inpainting.outputs import RESULTS
 from utils.weights.description import WEIGHTS_FILES, described
 from utils.weights.lab_file import WEIGHTS_SUFFIXES, Progress, pick_files, progress
 from utils.weights.lab_naming import Settled
+from utils.weights.lab_networks import NothingFoundError
 
 STATE = "state"  # beginning of the name of a training's state, next to its weights
 
@@ -51,7 +52,7 @@ class Solution:
         """The file to take each network from: those in our form, and others for missing networks.
 
         Of several epochs the best one or else the last is taken. Adds notes, and raises errors, of
-        `pick_files`.
+        `pick_files`, except that a solution of images needs no network.
         """
         found: dict[str | None, list[Path]] = defaultdict(list)
         for path in self.weights:
@@ -60,7 +61,12 @@ class Solution:
         ours = {kind: max(paths, key=_is_final) for kind, paths in found.items() if kind}
         if ours:
             foreign = [path for path in foreign if not path.name.startswith(STATE)]
-        return ours, pick_files(foreign, settled, ours.keys(), notes)
+        try:
+            return ours, pick_files(foreign, settled, ours.keys(), notes)
+        except NothingFoundError:
+            if not any(is_picture(path.name) for path in self.files):
+                raise
+            return ours, {}
 
     def results(self, count: int) -> Path:
         """The folder of repaired images: test_results, else one of ``count`` images, else any.
@@ -69,7 +75,7 @@ class Solution:
         """
         folders = Counter(path.parent for path in self.files if is_picture(path.name))
         if not folders:
-            raise UserError(f"{self.path}: contains neither checkpoints nor images")
+            raise UserError(f"{self.path}: contains neither a transformer nor images")
         named = (folder for folder in folders if folder.name == RESULTS)
         of_size = (folder for folder, found in folders.items() if found == count)
         return next(folder for some in (named, of_size, folders) for folder in some)
