@@ -118,3 +118,25 @@ def test_images_need_no_network_and_without_them_a_file_says_what_is_missing(lab
     assert taken(folder) == ({"tokenizer": "VQGAN.pt"}, [])
     with pytest.raises(UserError, match="solution: contains neither a transformer nor images"):
         Solution.of(folder).results(3)
+
+
+STRANGERS = {  # path: content of a YAML file that is no config of a transformer
+    "a/environment.yml": "name: lab\nchannels: [conda-forge]\n",
+    "checkpoints/2025-01-01/train_args.yml": "device: cuda:0\nseed: 3\nrun: null\ndata: faces\n",
+    "a/wandb/files/config.yaml": "device: {value: cuda}\ntraining: {value: {epochs: 3}}\n",
+    "models/VQGAN/config/VQGAN.yml": "model_param: {latent_dim: 256, num_codebook_vectors: 9}\n",
+    "a/list.yml": "[tokenizer]\n",
+    "a/broken.yml": "decoding: [\n",
+}
+
+
+def test_a_config_is_told_from_other_yaml_files_by_its_sections(tmp_path):
+    for name, text in STRANGERS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    base = Config()
+    assert Solution.of(tmp_path).config(base, []) is base
+    (tmp_path / "b.yml").write_text("decoding: {total_iter: 5}\n")
+    assert Solution.of(tmp_path).config(base, []).decoding.total_iter == 5
+    (tmp_path / "z.yml").write_text("model_param: {Transformer_param: {n_layers: 7}}\n")
+    assert Solution.of(tmp_path).config(base, ["seed=2"]).transformer.num_layers == 7

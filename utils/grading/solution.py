@@ -8,18 +8,26 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fid.names import is_hidden, is_picture
 
 from config.errors import UserError
 from config.loading import LAB_FORM, Override, load_config, read_yaml
 from config.schema import Config
+from config.section import Section
 from utils.inpainting.outputs import RESULTS
 from utils.weights.description import WEIGHTS_FILES, described
 from utils.weights.lab_file import WEIGHTS_SUFFIXES, Progress, pick_files, progress
 from utils.weights.lab_naming import Settled
 from utils.weights.lab_networks import NothingFoundError
 
+SECTIONS = {  # of a config of ours: their keys
+    name: field.annotation.model_fields.keys()
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+LAB_TRANSFORMER = "Transformer_param"  # a section of the lab's form
 STATE = "state"  # beginning of the name of a training's state, next to its weights
 
 
@@ -41,10 +49,14 @@ class Solution:
         return [path for path in self.files if path.suffix.lower() in WEIGHTS_SUFFIXES]
 
     def config(self, base: Config, overrides: Sequence[Override]) -> Config:
-        """The solution's own config with overrides, or `base` if it brings none."""
-        own = (path for path in self.files if path.suffix in (".yml", ".yaml") and _is_ours(path))
-        path = next(own, None)
-        return base if path is None else load_config(path, overrides)
+        """The solution's own config with overrides, or `base` if it brings none.
+
+        A transformer's config in the lab's form comes before one in ours; of several the first.
+        """
+        contents = {p: _contents(p) for p in self.files if p.suffix in (".yml", ".yaml")}
+        forms = (_is_labs, _is_ours)
+        own = [path for is_one in forms for path, values in contents.items() if is_one(values)]
+        return load_config(own[0], overrides) if own else base
 
     def networks(
         self, settled: Settled, notes: list[str]
@@ -95,12 +107,24 @@ def files_of(path: Path) -> list[Path]:
     return sorted(file for file in found if not is_hidden(file.relative_to(path).as_posix()))
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a YAML file has sections of our configs or of the lab's, unlike environment.yml."""
+def _contents(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; none if it cannot be read."""
     with suppress(UserError):
         values, _ = read_yaml(path, "config")
-        return isinstance(values, dict) and bool(values.keys() & {LAB_FORM, *Config.model_fields})
-    return False
+        return values if isinstance(values, dict) else {}
+    return {}
+
+
+def _is_labs(values: dict[str, Any]) -> bool:
+    """Whether a config is the lab's of a transformer, unlike that of its VQGAN."""
+    section = values.get(LAB_FORM)
+    return isinstance(section, dict) and LAB_TRANSFORMER in section
+
+
+def _is_ours(values: dict[str, Any]) -> bool:
+    """Whether a config has a section of ours, unlike environment.yml or a list of arguments."""
+    found = ((values.get(name), keys) for name, keys in SECTIONS.items())
+    return any(isinstance(inner, dict) and inner.keys() & keys for inner, keys in found)
 
 
 def _is_final(path: Path) -> tuple[bool, Progress]:
