@@ -116,7 +116,9 @@ def test_images_need_no_network_and_without_them_a_file_says_what_is_missing(lab
     (folder / "image_0.png").unlink()
     handed_in({"VQGAN.pt": lab.vqgan.state_dict()})
     assert taken(folder) == ({"tokenizer": "VQGAN.pt"}, [])
-    with pytest.raises(UserError, match="solution: contains neither a transformer nor images"):
+    with pytest.raises(
+        UserError, match="solution: contains neither a transformer nor repaired images"
+    ):
         Solution.of(folder).results(3)
 
 
@@ -140,3 +142,39 @@ def test_a_config_is_told_from_other_yaml_files_by_its_sections(tmp_path):
     assert Solution.of(tmp_path).config(base, []).decoding.total_iter == 5
     (tmp_path / "z.yml").write_text("model_param: {Transformer_param: {n_layers: 7}}\n")
     assert Solution.of(tmp_path).config(base, ["seed=2"]).transformer.num_layers == 7
+
+
+def with_images(folder: Path, counts: dict[str, int]) -> Solution:
+    """A solution with so many images in its folders."""
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            (folder / name / f"image_{index}.png").touch()
+    return Solution.of(folder)
+
+
+@pytest.mark.parametrize(
+    ("counts", "chosen"),
+    [
+        ({"cat_face/masked_image": 3, "cat_face/mask64": 3, "inpainting_results": 3}, -1),
+        ({"cat_face/train": 3, "cat_face/val": 3, "cat_face/test": 3, "few": 2}, -1),
+        ({"epoch_3/test_results": 2, "epoch_9/test_results": 3, "imga": 3}, 1),
+        ({"imga": 3, "test_results": 2}, -1),
+        ({"figures": 2, "out": 3}, -1),
+    ],
+)
+def test_results_lie_in_test_results_or_a_folder_of_as_many_images(tmp_path, counts, chosen):
+    results = with_images(tmp_path / "test", counts).results(3)
+    assert results == tmp_path / "test" / list(counts)[chosen]
+
+
+def test_a_solution_of_images_may_be_named_as_the_labs_data(tmp_path):
+    assert with_images(tmp_path / "test", {".": 3}).results(3) == tmp_path / "test"
+
+
+def test_results_in_several_folders_are_named_and_inputs_alone_are_none(tmp_path):
+    names = ("cosine/test_results", "linear/test_results", "square/test_results")
+    with pytest.raises(UserError, match=f"all: results may lie in {', '.join(names)}; keep one"):
+        with_images(tmp_path / "all", dict.fromkeys(names, 3)).results(3)
+    with pytest.raises(UserError, match="contains neither a transformer nor repaired images"):
+        with_images(tmp_path / "data", {"cat_face/masked_image": 3}).results(3)

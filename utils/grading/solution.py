@@ -16,6 +16,7 @@ from config.errors import UserError
 from config.loading import LAB_FORM, Override, load_config, read_yaml
 from config.schema import Config
 from config.section import Section
+from utils.data.pairs import IMAGES, MASKS, TRUTH
 from utils.inpainting.outputs import RESULTS
 from utils.weights.description import WEIGHTS_FILES, described
 from utils.weights.lab_file import WEIGHTS_SUFFIXES, Progress, pick_files, progress
@@ -27,6 +28,8 @@ SECTIONS = {  # of a config of ours: their keys
     for name, field in Config.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 }
+INPUTS = {IMAGES, MASKS, TRUTH, "train", "val"}  # folders of the lab's data
+NAMES_SHOWN = 5  # folders in an error line
 LAB_TRANSFORMER = "Transformer_param"  # a section of the lab's form
 STATE = "state"  # beginning of the name of a training's state, next to its weights
 
@@ -83,14 +86,23 @@ class Solution:
     def results(self, count: int) -> Path:
         """The folder of repaired images: test_results, else one of ``count`` images, else any.
 
-        Raises `UserError` if the solution contains no image.
+        Folders that are named as those of the lab's data hold no results. Raises `UserError` if
+        there is none, or several of a kind.
         """
-        folders = Counter(path.parent for path in self.files if is_picture(path.name))
+        found = Counter(path.parent for path in self.files if is_picture(path.name))
+        folders = [folder for folder in found if folder == self.path or folder.name not in INPUTS]
         if not folders:
-            raise UserError(f"{self.path}: contains neither a transformer nor images")
-        named = (folder for folder in folders if folder.name == RESULTS)
-        of_size = (folder for folder, found in folders.items() if found == count)
-        return next(folder for some in (named, of_size, folders) for folder in some)
+            raise UserError(f"{self.path}: contains neither a transformer nor repaired images")
+        named = [folder for folder in folders if folder.name == RESULTS]
+        of_size = [folder for folder in folders if found[folder] == count]
+        named_of_size = [folder for folder in named if folder in of_size]
+        likely = next(some for some in (named_of_size, named, of_size, folders) if some)
+        if len(likely) > 1:
+            names = ", ".join(str(folder.relative_to(self.path)) for folder in likely[:NAMES_SHOWN])
+            more = ", ..." if len(likely) > NAMES_SHOWN else ""
+            advice = "keep one, or make each a solution of its own"
+            raise UserError(f"{self.path}: results may lie in {names}{more}; {advice}")
+        return likely[0]
 
 
 def files_of(path: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from utils.io.tables import csv_table, markdown_table
 from utils.pages import embed, save_page
 
 PICTURES_SHOWN = 3  # images per solution
-COLUMNS = ("rank", "solution", "score", "what", "weights", "attention", "rule", "error")
+COLUMNS = ("rank", "solution", "score", "what", "weights", "attention", "rule", "results", "error")
 
 
 def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
