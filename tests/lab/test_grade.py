@@ -274,3 +274,23 @@ def test_results_next_to_a_tokenizer_or_an_optimizer_are_graded_by_no_other_tran
     (row,) = ranked().values()
     assert (row["solution"], row["error"], row["weights"]) == ("truth", "", "")
     assert abs(float(row["score"])) < 1e-3
+
+
+def test_notes_of_an_import_are_told_and_kept(desk, call):
+    for path in Path("solutions").iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.name != "first.pt" and path.unlink()
+    weights = torch.load("solutions/first.pt", weights_only=True)
+    torch.save({"module": weights, "lr": torch.zeros(1)}, "solutions/first.pt")
+    command = "python grade.py solutions --config tiny.yml --data cat_face --output out"
+    said = [call(command) for _ in range(2)]
+    assert [left.code for left in said] == [0, 0], said[0].err
+    (row,) = ranked().values()
+    assert "taken out of 'module'; left out, no part of a network: lr" in row["notes"]
+    assert "assumed, as in no shape: num_heads 4, " in row["notes"]
+    assert "keys: " not in row["notes"]
+    kept = json.loads(Path("out/first.pt/grade.json").read_text())["notes"]
+    assert row["notes"] == "; ".join(kept)
+    assert "left out, no part of a network: lr" in Path("out/grades.html").read_text()
+    for left in said:
+        assert "  note: taken out of 'module'\n" in left.err
+    assert said[1].err.startswith("first.pt:\n  note: taken out of")

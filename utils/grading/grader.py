@@ -32,6 +32,7 @@ from utils.weights.import_lab import import_lab
 from utils.weights.lab_naming import Settled
 
 SCORE_PROGRAM = Path(__file__).resolve().parents[2] / "faster-pytorch-fid" / "fid_score_gpu.py"
+DETAILS = ("  keys: ", "  renamed: ", "  read from the shapes: ")  # lines of an import, no notes
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
 
 
@@ -41,6 +42,7 @@ class Grade:
 
     solution: str
     fingerprint: str  # of its files, the data and the settings; a change means grading again
+    notes: list[str]  # what was assumed or left out; a record without them is of an earlier version
     score: float | None = None
     what: str = ""  # name of the score
     weights: str = ""  # names of the files that were imported
@@ -80,24 +82,26 @@ class Grader:
         for solution in solutions:
             tqdm.write(printable(f"{solution.name}:"), file=sys.stderr)
             grades.append(self.grade(solution))
+            for text in grades[-1].notes:
+                tqdm.write(printable(f"  note: {text}"), file=sys.stderr)
             if grades[-1].error:
                 tqdm.write(f"  failed: {grades[-1].error}", file=sys.stderr)
         return sorted(grades, key=lambda found: (found.score is None, found.score, found.solution))
 
     def grade(self, path: Path) -> Grade:
         """The recorded grade if nothing has changed, otherwise a new one."""
-        place, fingerprint = self.output / path.name, ""
+        place, fingerprint, notes = self.output / path.name, "", []
         recorded = _recorded(place / RECORD)
         try:
             solution = Solution.of(path)
             fingerprint = f"{content_hash(solution.files)} {self._task}"
             if recorded and recorded.fingerprint == fingerprint and not recorded.error:
                 return recorded
-            found = self._repaired(solution, place)
+            found = self._repaired(solution, place, notes)
             found |= self._scored(Path(found["results"]), place)
         except (UserError, RuntimeError, OSError, MemoryError) as error:  # grade the others anyway
             found = {"error": line_about(error) or message_of(error)}
-        grade = Grade(path.name, fingerprint, **found)
+        grade = Grade(path.name, fingerprint, notes, **found)
         write_text(place / RECORD, json.dumps(asdict(grade)) + "\n")
         return grade
 
@@ -109,13 +113,16 @@ class Grader:
         files += [weights] if weights and weights.is_file() else []
         return f"{self.base.model_dump_json()} {self.overrides} {content_hash(files)}"
 
-    def _repaired(self, solution: Solution, place: Path) -> dict[str, str]:
-        """Repair with a solution's networks, or find its images; returns fields of `Grade`."""
+    def _repaired(self, solution: Solution, place: Path, notes: list[str]) -> dict[str, str]:
+        """Repair with a solution's networks, or find its images; returns fields of `Grade`.
+
+        Adds notes on the choice of files and on the import.
+        """
         if solution.weights:
             config = solution.config(self.base, self.overrides)
-            found = solution.networks(Settled(heads=config.transformer.num_heads), [])
+            found = solution.networks(Settled(heads=config.transformer.num_heads), notes)
             if any(TRANSFORMER in some for some in found):
-                return self._repaired_by(config, *found, place)
+                return self._repaired_by(config, *found, place, notes)
         dataset = self.dataset
         results = solution.results(len(dataset))
         images = list_images(results)
@@ -126,7 +133,12 @@ class Grader:
         return {"results": str(results)}
 
     def _repaired_by(
-        self, config: Config, ours: dict[str, Path], foreign: dict[str, Path], place: Path
+        self,
+        config: Config,
+        ours: dict[str, Path],
+        foreign: dict[str, Path],
+        place: Path,
+        notes: list[str],
     ) -> dict[str, str]:
         """Repair with networks in our form and others; returns fields of `Grade`."""
         networks, lines = ours | foreign, []
@@ -136,6 +148,8 @@ class Grader:
         if foreign:
             files = sorted(set(foreign.values()))
             config, lines = import_lab(files, place / "imported", config, choice=networks)
+            inner = (line for line in lines if line.startswith(" "))
+            notes += [line.strip() for line in inner if not line.startswith(DETAILS)]
         if config.tokenizer.weights is None:
             raise UserError("brings no tokenizer; give one to all with --tokenizer")
         inpaint_set(config, self.dataset, place)

@@ -9,6 +9,7 @@ import numpy as np
 from fid.names import partners
 from fid.pixels import profile_of
 
+from config.errors import printable
 from utils.data.datasets import InpaintingSet
 from utils.data.pairs import list_images
 from utils.grading.grader import Grade
@@ -20,6 +21,7 @@ from utils.pages import embed, save_page
 
 PICTURES_SHOWN = 3  # images per solution
 COLUMNS = ("rank", "solution", "score", "what", "weights", "attention", "rule", "results", "error")
+NOTES = "notes"  # a column of the page and the CSV table; too long for a terminal
 
 
 def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> None:
@@ -27,12 +29,13 @@ def save_tables(output: Path, grades: list[Grade], dataset: InpaintingSet) -> No
     rows = []
     for rank, found in enumerate(grades, 1):
         values = asdict(found) | {"rank": None if found.score is None else rank}
-        rows.append({column: values[column] for column in COLUMNS})
+        values |= {"results": printable(found.results), NOTES: printable("; ".join(found.notes))}
+        rows.append({column: values[column] for column in (*COLUMNS, NOTES)})
     write_text(output / "grades.csv", csv_table(rows))
     shown = [{column: _cell(value) for column, value in row.items()} for row in rows]
-    cells = [list(row.values()) for row in shown]
+    cells = [[row[column] for column in COLUMNS] for row in shown]
     write_text(output / "grades.md", markdown_table(COLUMNS, cells) + "\n")
-    columns = [column for column in COLUMNS if any(row[column] for row in shown)]
+    columns = [column for column in shown[0] if any(row[column] for row in shown)]
     lines = [
         ([row[column] for column in columns], _pictures(found, dataset))
         for row, found in zip(shown, grades, strict=True)
