@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fid import INTERRUPTED
 from lab_reference import LabTransformer, fill_randomly
 from PIL import Image
 
+from config.errors import StopRequested
 from config.loading import save_config
+from utils.grading.solution import Solution
 
 
 @pytest.fixture
@@ -294,3 +297,36 @@ def test_notes_of_an_import_are_told_and_kept(desk, call):
     for left in said:
         assert "  note: taken out of 'module'\n" in left.err
     assert said[1].err.startswith("first.pt:\n  note: taken out of")
+
+
+@pytest.mark.parametrize("error", [AssertionError("odd"), RuntimeError("odd"), KeyError("odd")])
+def test_an_unforeseen_error_is_a_line_of_one_solution(desk, call, monkeypatch, error):
+    for path in Path("solutions").iterdir():
+        shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()
+    shutil.copytree("solutions/truth", "solutions/odd")
+    results = Solution.results
+
+    def fail(self: Solution, count: int) -> Path:
+        if self.path.name == "odd":
+            raise error
+        return results(self, count)
+
+    monkeypatch.setattr(Solution, "results", fail)
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == 0, left.err
+    assert ranked()["odd"]["error"] == f"{type(error).__name__}: {error}"
+    assert ranked()["truth"]["rank"] == "1"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, StopRequested("ended by SIGTERM")])
+def test_a_signal_ends_the_whole_run(desk, call, monkeypatch, stop):
+    def end(self: Solution, count: int) -> Path:
+        raise stop
+
+    monkeypatch.setattr(Solution, "results", end)
+    for name in ("first.pt", "second", "third.ckpt", "broken.pt"):
+        place = Path("solutions", name)
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    left = call("python grade.py solutions --config tiny.yml --data cat_face --output out")
+    assert left.code == INTERRUPTED
+    assert not Path("out/grades.csv").exists()

@@ -16,7 +16,7 @@ import numpy as np
 from fid.names import is_hidden
 from tqdm import tqdm
 
-from config.errors import UserError, printable
+from config.errors import StopRequested, UserError, printable
 from config.loading import Override
 from config.schema import Config
 from utils.data.datasets import InpaintingSet
@@ -99,8 +99,10 @@ class Grader:
                 return recorded
             found = self._repaired(solution, place, notes)
             found |= self._scored(Path(found["results"]), place)
-        except (UserError, RuntimeError, OSError, MemoryError) as error:  # grade the others anyway
-            found = {"error": line_about(error) or message_of(error)}
+        except StopRequested:
+            raise
+        except Exception as error:  # grade the others anyway
+            found = {"error": _reason(error)}
         grade = Grade(path.name, fingerprint, notes, **found)
         write_text(place / RECORD, json.dumps(asdict(grade)) + "\n")
         return grade
@@ -180,6 +182,13 @@ class Grader:
             raise UserError((ended.stderr.strip().splitlines() or ["the scorer failed"])[-1])
         name, value = ended.stdout.splitlines()[0].rsplit(": ", 1)
         return {"score": float(value), "what": name}
+
+
+def _reason(error: Exception) -> str:
+    """One line about why a solution failed; names the type of an error that is not foreseen."""
+    if isinstance(error, UserError):
+        return str(error)
+    return line_about(error) or printable(f"{type(error).__name__}: {message_of(error)}")
 
 
 def _recorded(path: Path) -> Grade | None:
