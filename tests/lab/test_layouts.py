@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from lab_reference import LabTransformer, fill_randomly
@@ -224,6 +226,42 @@ def test_a_list_of_heads_tells_their_number(make, base, changed, tmp_path):
     assert "4 heads, counted in Attention.heads.*.query" in said
     own = changed(other, {"transformer.dim": WIDTH, "transformer.mlp_dim": 64}).transformer
     assert load_transformer(tmp_path / "lab.pt", own).config.num_heads == HEADS
+
+
+def listed(lab: LabTransformer, heads: int) -> dict[str, Tensor]:
+    """The weights of separate q, k and v, with each head's rows in layers of its own."""
+    state = {}
+    for key, value in lab.state_dict().items():
+        if match := re.fullmatch(r"(.*Attention)\.((?:query|key|value)\..*)", key):
+            parts = enumerate(value.chunk(heads))
+            state |= {f"{match[1]}.heads.{i}.{match[2]}": part.clone() for i, part in parts}
+        else:
+            state[key] = value
+    return state
+
+
+def test_heads_in_a_list_need_not_divide_the_width_of_the_config(base, tmp_path):
+    lab = fill_randomly(LabTransformer(20, 5, 2, 64, 16, 16, "separate"), 5)  # the config's is 16
+    state = listed(lab, 5)
+    config, _ = imported(state, base, tmp_path, None)
+    assert (config.transformer.dim, config.transformer.num_heads) == (20, 5)
+    ids = torch.randint(17, (5, 16), generator=torch.Generator().manual_seed(0))
+    ours = load_transformer(config.transformer_weights, config.transformer)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), lab(ids), rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match="1 keys missing: pos_emb"):
+        imported({k: v for k, v in state.items() if k != "pos_emb"}, base, tmp_path, None)
+
+
+def test_a_list_whose_length_does_not_divide_the_width_is_refused(make, base, tmp_path):
+    state = dict(make(FusedHeadsInAList).state_dict())
+    for block in (0, 1):
+        start = f"blocks.{block}.Attention.qkv"
+        for last in ("weight", "bias"):
+            rows = torch.cat([state.pop(f"{start}.{head}.{last}") for head in range(HEADS)])
+            state |= {f"{start}.{i}.{last}": part for i, part in enumerate(rows.chunk(6))}
+    with pytest.raises(UserError, match="width 32 does not divide into 6 heads"):
+        imported(state, base, tmp_path, None)
 
 
 @pytest.mark.parametrize("lost", ["heads.3.query", "heads.1.key"])

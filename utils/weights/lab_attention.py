@@ -52,7 +52,7 @@ def from_naming(
     A block that differs from the others keeps its keys, for the strict check to report. Raises
     `UserError` if no block has attention's shapes, or if layer names are ambiguous.
     """
-    width = _width(weights)
+    width = width_of(weights)
     blocks = {
         block: heads_joined(_outputs_first(keys, width, settled.layout), width)
         for block, keys in _attention(weights).items()
@@ -130,7 +130,8 @@ def _attention(weights: Weights) -> dict[str, Weights]:
     return blocks
 
 
-def _width(weights: Weights) -> int | None:
+def width_of(weights: Weights) -> int | None:
+    """Width D of a transformer by its table of tokens or positions; None without any."""
     table = weights.get("tok_emb.weight", weights.get("pos_emb"))
     return None if table is None or table.ndim != 2 else table.shape[1]
 
@@ -158,10 +159,10 @@ def _recognise(
     ask(block, matrices, name, settled)
     layout = settled.layout or "standard"
     if LAYOUTS[layout] != STANDARD:
-        heads = settled.heads
-        if width % heads:
-            raise UserError(f"{name}: width {width} does not divide into {heads} heads; name "
-                            "transformer.num_heads in the config")  # fmt: skip
+        heads = heads or settled.heads
+    if heads and width % heads:
+        raise UserError(f"{name}: width {width} does not divide into {heads} heads; name "
+                        "transformer.num_heads in the config")  # fmt: skip
     fused = [layer_of(key) for key, count in matrices.items() if count == 3]
     named = dict.fromkeys(fused, "qkv") if layout == "dimensions-first" else {}
     weights = roles_of(block, matrices, name, named | settled.roles)

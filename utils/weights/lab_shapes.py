@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
 from utils.weights.description import Description, network_shapes, shapes_of
+from utils.weights.lab_attention import width_of
 from utils.weights.lab_blocks import FINAL_NORM
 from utils.weights.lab_keys import Part
 from utils.weights.lab_layouts import Weights
@@ -38,8 +39,9 @@ def describe(part: Part, expected: Description, name: str) -> Description:
     """
     kind = TokenizerConfig if isinstance(expected, TokenizerConfig) else TransformerConfig
     known = kind.model_validate(expected.model_dump(include=set(kind.model_fields)))
-    if part.naming.heads:
-        known = known.model_copy(update={"num_heads": part.naming.heads})
+    if part.naming.heads:  # they divide the file's width, maybe not that of the config
+        found = {"num_heads": part.naming.heads, "dim": width_of(part.weights)}
+        known = known.model_copy(update=found)
     if network_shapes(known) == shapes_of(part.weights):
         return known
     try:
