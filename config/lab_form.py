@@ -22,10 +22,15 @@ KEYS = {  # key below model_param in the lab's form: our keys
     "Transformer_param.dim": ("transformer.dim",),
     "Transformer_param.n_layers": ("transformer.num_layers",),
     "Transformer_param.n_heads": ("transformer.num_heads",),
+    "Transformer_param.num_heads": ("transformer.num_heads",),
     "Transformer_param.hidden_dim": ("transformer.mlp_dim",),
     "Transformer_param.dropout": ("transformer.dropout",),
     "VQ_Configs.VQ_config_path": (),  # the tokenizer's sizes are inferred from its weights
+    "training_param.epochs": ("training.epochs",),
+    "training_param.batch_size": ("training.batch_size",),
+    "training_param.learning_rate": ("training.learning_rate",),
 }
+NOT_READ = "training_param."  # what else it contains: how a solution trained changes no repair
 
 
 def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -35,10 +40,10 @@ def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     out = yaml.safe_load(REPORT.read_text(encoding="utf-8"))
     for place, value in dotted(values):
-        if place not in KEYS:
+        if place not in KEYS and not f"{place}.".startswith(NOT_READ):
             allowed = ", ".join(KEYS)
             raise UserError(f"{path}: model_param.{place} is not known; allowed are {allowed}")
-        for key in KEYS[place]:
+        for key in KEYS.get(place, ()):
             section, _, name = key.partition(".")
             out[section][name] = _schedule(value, path) if name == "mask_schedule" else value
     return out

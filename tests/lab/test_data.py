@@ -260,6 +260,16 @@ def test_a_config_in_the_labs_own_form_is_translated(tmp_path):
         load_config(path)
 
 
+def test_settings_of_training_within_the_labs_form_are_read_or_left_out(tmp_path):
+    path = tmp_path / "lab.yml"
+    training = "{epochs: 50, batch_size: 128, learning_rate: 1e-4, save_per_epoch: 0, notes: null}"
+    path.write_text(f"{LAB_FORM}    num_heads: 12\n  training_param: {training}\n")
+    config = load_config(path)
+    found = config.training
+    assert (found.epochs, found.batch_size, found.learning_rate) == (50, 128, 1e-4)
+    assert (found.checkpoint_every, config.transformer.num_heads) == (1, 12)
+
+
 @pytest.mark.parametrize("written", ["0", '"0"', "COSINE"])
 def test_the_labs_number_of_the_cosine_is_read(tmp_path, written):
     path = tmp_path / "lab.yml"
