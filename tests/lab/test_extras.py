@@ -104,6 +104,45 @@ def test_a_bias_of_fewer_values_is_spread_over_positions_and_codes(lab, base, tm
         torch.testing.assert_close(found, lab(ids), rtol=0, atol=1e-4)
 
 
+BIASES = [  # endings of keys that a solution does not have, what is said
+    (("MLP.0.bias", "MLP.2.bias"), "MLP.0, MLP.2: no bias: zeros, which an export contains"),
+    (("LN.bias", "LayerNorm1.bias", "LayerNorm2.bias"), "LN, LayerNorm1, LayerNorm2: no bias"),
+    (("Token_Prediction.0.bias", "Token_Prediction.2.bias"), "Token_Prediction.2: no bias: zeros"),
+    ((".bias",), "MLP.2, Token_Prediction.0, Token_Prediction.2: no bias: zeros"),
+]
+
+
+@pytest.mark.parametrize(("endings", "said"), BIASES, ids=lambda value: str(value))
+def test_biases_that_no_block_has_are_zeros(lab, base, tmp_path, endings, said):
+    state = {key: value for key, value in lab.state_dict().items() if not key.endswith(endings)}
+    with torch.no_grad():
+        for key, value in lab.named_parameters():
+            if key not in state:
+                value.zero_()
+    ids, found, lines = imported(state, base, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(found, lab(ids), rtol=0, atol=1e-4)
+    assert said in lines
+
+
+@pytest.mark.parametrize("leading", [(), (1,)])
+def test_a_head_without_a_bias_has_one_of_zeros(lab, base, tmp_path, leading):
+    lab.bias.data.zero_()
+    state = {key: value for key, value in lab.state_dict().items() if key != "bias"}
+    state["pos_emb"] = state["pos_emb"].expand(*leading, TOKENS, WIDTH)
+    ids, found, lines = imported(state, base, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(found, lab(ids), rtol=0, atol=1e-4)
+    assert "the head: no bias: zeros" in lines
+
+
+def test_a_bias_that_one_block_lacks_is_an_error(lab, base, tmp_path):
+    state = dict(lab.state_dict())
+    del state["blocks.1.LayerNorm2.bias"]
+    with pytest.raises(UserError, match="1 keys missing: blocks.1.LayerNorm2.bias"):
+        imported(state, base, tmp_path)
+
+
 def test_positions_may_be_an_embedding_and_blocks_wrapped(lab, base, tmp_path, assert_same):
     own = dict(lab.state_dict())
     state = {key.replace("blocks.", "blocks.module."): value for key, value in own.items()}

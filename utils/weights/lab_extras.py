@@ -1,6 +1,7 @@
 """What a lab solution stores besides its parameters, and parameters of shapes that broadcast.
 
-Only tensors that provably do not change the logits are left out; each with a note.
+Only tensors that provably do not change the logits are left out; each with a note. Biases that a
+solution does not have become zeros.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from utils.weights.lab_naming import UNUSED, Roles, layer_of
 IN_BLOCK = re.compile(r"blocks\.\d+\.(?!LayerNorm|MLP)")
 TOLERANCE = 2e-3  # relative, of a factor in half precision
 WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+BIASED = re.compile(
+    r"(?P<block>(?:blocks\.\d+\.)?)(?P<layer>LayerNorm[12]|MLP\.[02]|LN|final_norm|"
+    r"Token_Prediction\.[02])\.(?P<last>weight|bias)"
+)
 PARTS = {  # keys of weights that are computed from several tensors: how to save them whole
     r"\.parametrizations\.|\.weight_(g|v|orig|u)$": "torch.nn.utils.parametrize."
     "remove_parametrizations, or remove_weight_norm",
@@ -65,7 +70,7 @@ def without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
 
 
 def without_extras(weights: Weights, heads: int, name: str, notes: list[str]) -> Weights:
-    """A transformer's parameters, with the position's axes as ours; heads: 0 if unknown.
+    """A transformer's parameters, with the position's axes and biases as ours; heads: 0 if unknown.
 
     Raises `UserError` for a factor of attention that other numbers of heads would need.
     """
@@ -79,7 +84,27 @@ def without_extras(weights: Weights, heads: int, name: str, notes: list[str]) ->
         else:
             kept[key] = value
     notes += [f"left out, {reason}: {', '.join(keys)}" for reason, keys in left_out.items()]
+    kept |= _zeros(kept, notes)
     return kept | _broadcast(kept)
+
+
+def _zeros(weights: Weights, notes: list[str]) -> Weights:
+    """Zeros for biases outside attention that no block has: `bias=False`, or a head without."""
+    layers = [match for match in map(BIASED.fullmatch, weights) if match]
+    biased = {match["layer"] for match in layers if match["last"] == "bias"}
+    found, names = {}, []
+    for match in layers:
+        value = weights[match[0]]
+        if match["layer"] not in biased and value.ndim:
+            found[f"{match['block']}{match['layer']}.bias"] = value.new_zeros(len(value))
+            names.append(match["layer"])
+    table = weights.get("tok_emb.weight")
+    if table is not None and "pos_emb" in weights and "bias" not in weights:
+        found["bias"] = table.new_zeros(())
+        names.append("the head")
+    if found:
+        notes.append(f"{', '.join(dict.fromkeys(names))}: no bias: zeros, which an export contains")
+    return found
 
 
 def _reason(key: str, value: Tensor, table: Tensor | None) -> str | None:

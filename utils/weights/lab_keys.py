@@ -99,7 +99,7 @@ def _convert(network: Network, name: str, notes: list[str], settled: Settled) ->
     weights = {ours[key]: value for key, value in weights.items()}
     taken = notes_on(layers, FINAL_NORM in weights)
     weights = without_extras(weights, settled.heads, name, notes)
-    names = {key: names[key] for key in weights}
+    names = {key: names.get(key, "zeros") for key in weights}
     roles = {layer: role for layer, role in settled.roles.items() if role != UNUSED}
     settled = replace(settled, roles=roles)
     naming, weights, names = from_naming(weights, names, name, taken, settled)
