@@ -161,6 +161,20 @@ class Convolutions(nn.Module):
         return self.proj(attended(q, k, v))
 
 
+class SharedHeads(nn.Module):
+    """One layer of d rows each for q, k and v of all heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        head = WIDTH // HEADS
+        self.query, self.key = nn.Linear(head, head), nn.Linear(head, head)
+        self.value, self.fc = nn.Linear(head, head, bias=False), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(2, (HEADS, -1)).transpose(1, 2)  # (B, H, N, d)
+        return self.fc(attended(self.query(heads), self.key(heads), self.value(heads)))
+
+
 KINDS = [
     (RowsByHead, "rows-by-head"),
     (RowsInterleaved, "rows-interleaved"),
@@ -261,6 +275,24 @@ def test_a_list_whose_length_does_not_divide_the_width_is_refused(make, base, tm
             rows = torch.cat([state.pop(f"{start}.{head}.{last}") for head in range(HEADS)])
             state |= {f"{start}.{i}.{last}": part for i, part in enumerate(rows.chunk(6))}
     with pytest.raises(UserError, match="width 32 does not divide into 6 heads"):
+        imported(state, base, tmp_path, None)
+
+
+def test_layers_that_all_heads_share_are_written_out_for_each(make, base, changed, tmp_path):
+    lab = make(SharedHeads)
+    other = changed(base, {"transformer.num_heads": 8})
+    config, said = imported(lab.state_dict(), other, tmp_path, None)
+    assert config.transformer.num_heads == HEADS
+    assert "Attention.query, Attention.key, Attention.value: shared by 4 heads; exports con" in said
+    ids = torch.randint(17, (5, 16), generator=torch.Generator().manual_seed(0))
+    ours = load_transformer(config.transformer_weights, config.transformer)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), lab(ids), rtol=0, atol=1e-4)
+
+
+def test_two_layers_of_a_heads_width_are_no_attention(make, base, tmp_path):
+    state = {k: v for k, v in make(SharedHeads).state_dict().items() if "value" not in k}
+    with pytest.raises(UserError, match="attention is not recognised among blocks.0.Attention"):
         imported(state, base, tmp_path, None)
 
 

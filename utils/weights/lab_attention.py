@@ -23,6 +23,7 @@ from utils.weights.lab_layouts import (
     STANDARD,
     Weights,
     heads_joined,
+    heads_written_out,
     inputs_first,
     reordered,
     starred,
@@ -54,7 +55,7 @@ def from_naming(
     """
     width = width_of(weights)
     blocks = {
-        block: heads_joined(_outputs_first(keys, width, settled.layout), width)
+        block: _whole(keys, width, settled.layout)
         for block, keys in _attention(weights).items()
         if width
     }
@@ -64,7 +65,7 @@ def from_naming(
     namings = {block: naming for block, naming in recognised.items() if naming is not None}
     if not namings:
         block, (keys, _) = next(iter(blocks.items()))
-        turned = _outputs_first(_attention(weights)[block], width, "inputs-first")
+        turned, _ = _whole(_attention(weights)[block], width, "inputs-first")
         fits_turned = _counts(turned, width) in FITS
         raise no_attention(block, keys, fits_turned, _counts(keys, width), width, name)
     naming = max(namings.values(), key=lambda found: len(found.biases))
@@ -73,9 +74,13 @@ def from_naming(
     for block in alike:
         _rename(block, blocks[block][0], naming, out, found_in)
     notes += notes_on(naming, settled)
+    file = _attention(weights)[alike[0]]
+    if shared := [key for key in naming.weights if key in file and len(file[key]) < width]:
+        layers = ", ".join(map(layer_of, shared))
+        notes.append(f"{layers}: shared by {naming.heads} heads; exports contain each head's")
     convolutions = {
         known: value.ndim - 2
-        for key, value in _attention(weights)[alike[0]].items()
+        for key, value in file.items()
         for known in {key, starred(key)} & naming.weights.keys()
         if value.ndim > 2
     }
@@ -136,12 +141,16 @@ def width_of(weights: Weights) -> int | None:
     return None if table is None or table.ndim != 2 else table.shape[1]
 
 
-def _outputs_first(keys: Weights, width: int, layout: str | None) -> Weights:
-    """A block's tensors with matrices as in `nn.Linear`, also of 1 x 1 convolutions."""
-    flat = {key: _squeezed(value) for key, value in keys.items()}
+def _whole(keys: Weights, width: int, layout: str | None) -> tuple[Weights, int]:
+    """A block's tensors with whole matrices as in `nn.Linear`, also of 1 x 1 convolutions.
+
+    Returns them, and the number of heads if the shapes or a list of heads tell, else 0.
+    """
+    flat, heads = heads_written_out({k: _squeezed(value) for k, value in keys.items()}, width)
     matrices = [key for key, value in flat.items() if value.ndim == 2 and width in value.shape]
     turned = inputs_first(matrices, layout)
-    return {key: value.T if key in turned else value for key, value in flat.items()}
+    whole = {key: value.T if key in turned else value for key, value in flat.items()}
+    return (whole, heads) if heads else heads_joined(whole, width)
 
 
 def _squeezed(value: Tensor) -> Tensor:

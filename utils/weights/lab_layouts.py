@@ -64,6 +64,21 @@ def _number(key: str) -> re.Match[str] | None:
     return NUMBER.search(key) or NAME_NUMBER.search(key)
 
 
+def heads_written_out(keys: Weights, width: int) -> tuple[Weights, int]:
+    """Repeat matrices (d, d) of q, k and v that all heads share, and their biases, for each head.
+
+    Returns the tensors, with whole matrices (D, D), and the number of heads, 0 if none are shared.
+    """
+    sides = {k: len(v) for k, v in keys.items() if v.ndim == 2 and len(v) == v.shape[1] < width}
+    side = max(sides.values(), default=0)
+    if list(sides.values()) != [side] * 3 or side == 0 or width % side:
+        return keys, 0
+    heads = width // side
+    matrices = {key: torch.block_diag(*[keys[key]] * heads) for key in sides}
+    biases = keys.keys() & {f"{key.removesuffix('weight')}bias" for key in sides}
+    return keys | matrices | {key: keys[key].repeat(heads) for key in biases}, heads
+
+
 def heads_joined(keys: Weights, width: int) -> tuple[Weights, int]:
     """Concatenate tensors of heads, `heads.0.query.weight` (d, D), as `heads.*.query.weight`.
 
