@@ -40,10 +40,10 @@ def renamed(lab: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
     return state
 
 
-def imported(state: dict, base, tmp_path) -> tuple[nn.Module, str]:
+def imported(state: dict, base, tmp_path, attention: str | None = None) -> tuple[nn.Module, str]:
     """The imported network, and what was said."""
     torch.save(state, tmp_path / "lab.pt")
-    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base)
+    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, attention=attention)
     return load_transformer(config.transformer_weights, config.transformer), "\n".join(lines)
 
 
@@ -93,6 +93,47 @@ def test_names_that_do_not_tell_norms_and_mlp_are_refused(base, tmp_path, damage
     lab = fill_randomly(LabTransformer(WIDTH, HEADS, 2, 48, 16, 16, "separate"), 5)
     with pytest.raises(UserError, match=said):
         imported(damage(renamed(lab, NAMES[0])), base, tmp_path)
+
+
+def as_encoder_layers(activation: str) -> LabTransformer:
+    """A solution whose blocks are PyTorch's own."""
+    lab = LabTransformer(WIDTH, HEADS, 2, 48, 16, 16, "separate")
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 48, 0.0, activation, batch_first=True)
+    lab.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    fill_randomly(lab, 5)
+    with torch.no_grad():
+        for layer in lab.blocks.layers:
+            layer.norm1.weight += 1
+            layer.norm2.weight += 1
+    return lab
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_pytorchs_encoder_layers_are_asked_about_their_activation(base, tmp_path, stacked):
+    lab = as_encoder_layers("gelu")
+    state = {k if stacked else k.replace(".layers.", "."): v for k, v in lab.state_dict().items()}
+    with pytest.raises(UserError) as error:
+        imported(state, base, tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}/lab.pt: linear1, linear2: nn.TransformerEncoderLayer, which names its MLP so, "
+        "uses ReLU unless its activation is given, which no file tells; say with --attention of "
+        "utils.weights.import_lab: standard for GELU, or relu, which is refused, as it gives other "
+        "logits here"
+    )
+    network, said = imported(state, base, tmp_path, attention="standard")
+    check_same(network, lab)
+    assert "linear1, linear2: taken as the MLP, with GELU" in said
+
+
+@pytest.mark.parametrize("names", [("fc1", "fc2"), ("lin_1", "lin_2")])
+@pytest.mark.parametrize("hidden", [WIDTH, 48])
+def test_an_mlp_whose_layers_stand_directly_in_the_block_is_recognised(
+    base, tmp_path, names, hidden
+):
+    lab = fill_randomly(LabTransformer(WIDTH, HEADS, 2, hidden, 16, 16, "separate"), 5)
+    network, said = imported(renamed(lab, (*OURS[:2], *names)), base, tmp_path)
+    check_same(network, lab)
+    assert f"{names[0]}, {names[1]}: taken as the MLP, with GELU" in said
 
 
 class PreNormBlock(nn.Module):

@@ -41,9 +41,10 @@ NOT_READ = {  # settings that shapes do not determine
     TRANSFORMER: ("num_heads", "dropout", "attention", "norm", "prior_dim"),
 }
 
-UNSUPPORTED = {  # attention of public solutions; no file reveals it, though a name may suggest it
+UNSUPPORTED = {  # blocks of public solutions; no file reveals it, though a name may suggest it
     "query-softmax": "its softmax runs over the queries instead of the keys",
     "merged-heads": "its heads are merged without moving them next to their token",
+    "relu": "its MLP uses ReLU instead of GELU",
 }
 
 
@@ -223,7 +224,7 @@ def main() -> None:
     parser.add_argument(
         "--attention",
         choices=(*LAYOUTS, *UNSUPPORTED),
-        help="how the solution's matrices lie or attention is computed, which no file tells",
+        help="how the solution's matrices lie or what its blocks compute, which no file tells",
     )
     parser.add_argument(
         "--rule", choices=RULES, help="how it decodes; by the lab's rules cosine is maskgit_cosine"

@@ -17,6 +17,7 @@ ANY_NORM = "(?:ln|norm|layer_?norm)"
 NORM = re.compile(rf"{ANY_NORM}_?(?P<number>[12])", re.IGNORECASE)
 LAST_NORM = re.compile(rf"final_?{ANY_NORM}|{ANY_NORM}_?(?:f|final)", re.IGNORECASE)
 MLP = re.compile(r"mlp|ffn?|feed_?forward", re.IGNORECASE)
+IN_BLOCK = re.compile(r"(?:linear|lin|fc)_?[12]", re.IGNORECASE)  # of an MLP without its own module
 FINAL_NORM = "final_norm.weight"  # our key
 
 
@@ -81,6 +82,7 @@ def _mlp(layers: dict[str, Weights], width: int) -> dict[str, str]:
     If H is D, a number at the end of the names tells. {} if the MLP contains anything else.
     """
     found = [layer for layer in layers if MLP.fullmatch(layer.split(".")[0])]
+    found = found or list(filter(IN_BLOCK.fullmatch, layers))
     matrices = [(layer, layers[layer][".weight"]) for layer in found if ".weight" in layers[layer]]
     if len(found) != 2:
         return {}

@@ -31,8 +31,9 @@ PARTS = {  # keys of weights that are computed from several tensors: how to save
 
 
 def plain_name(key: str) -> str:
-    """A key without the parts that wrappers such as torch.compile and nn.Embedding insert."""
+    """A key without the parts that torch.compile, nn.Embedding and nn.TransformerEncoder insert."""
     own = ".".join(word for word in key.split(".") if word not in WRAPPERS)
+    own = re.sub(r"^blocks\.layers\.", "blocks.", own)
     return "pos_emb" if own == "pos_emb.weight" else own
 
 

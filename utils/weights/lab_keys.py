@@ -20,6 +20,7 @@ from utils.weights.lab_extras import plain_name, refuse_parts, without_extras, w
 from utils.weights.lab_layouts import Weights
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, to_naming
 from utils.weights.lab_networks import FIRST_WORDS, Network, choose, find_networks, titles
+from utils.weights.lab_questions import ask_activation
 
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # in an exported whole model
 UNSETTLED = Settled()
@@ -97,6 +98,7 @@ def _convert(network: Network, name: str, notes: list[str], settled: Settled) ->
     ours = our_keys(weights, layers)
     names = {ours[key]: names[key] for key in weights}
     weights = {ours[key]: value for key, value in weights.items()}
+    ask_activation(layers, name, settled)
     taken = notes_on(layers, FINAL_NORM in weights)
     weights = without_extras(weights, settled.heads, name, notes)
     names = {key: names.get(key, "zeros") for key in weights}

@@ -15,6 +15,7 @@ from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, layer_of
 FITS = ([1, 3], [1, 1, 2], [1, 1, 1, 1])  # stacked (D, D) matrices in the layers of attention
 QUERY_SOFTMAX = re.compile(r"\bself_attention_heads\.\*")  # a list in dome272's MaskGIT
 DIMENSIONS_FIRST = "to_qvk"  # AI Summer's layer
+ENCODER_LAYER = ("linear1", "linear2")  # the MLP of nn.TransformerEncoderLayer
 SHOWN = 4  # tensors in an error line
 
 
@@ -47,6 +48,20 @@ def ask(block: str, matrices: dict[str, int], name: str, settled: Settled) -> No
                 "dimensions-first of utils.weights.import_lab, or, if the rows are whole matrices "
                 f"q, v, k, --map {block}{layer}=qvk"
             )
+
+
+def ask_activation(layers: dict[str, str], name: str, settled: Settled) -> None:
+    """Raise `UserError` for an MLP named as in a layer of PyTorch that uses ReLU by default.
+
+    layers: those of norms and MLPs in the file -> here.
+    """
+    if settled.layout is None and set(ENCODER_LAYER) <= layers.keys():
+        raise UserError(
+            f"{name}: {', '.join(ENCODER_LAYER)}: nn.TransformerEncoderLayer, which names its MLP "
+            "so, uses ReLU unless its activation is given, which no file tells; say with "
+            "--attention of utils.weights.import_lab: standard for GELU, or relu, which is "
+            "refused, as it gives other logits here"
+        )
 
 
 def no_attention(
