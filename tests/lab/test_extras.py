@@ -65,7 +65,11 @@ HARMFUL = {
         "blocks.0.Attention.scale is 0.25; allowed is the factor of the scores of 4 heads, 0.3536 "
         "or 2.828; of 2 heads it is: --set transformer.num_heads=2",
     ),
-    "of one head": (in_attention(scale=torch.tensor(WIDTH**-0.5)), "0.3536 or 2.828$"),
+    "of one head": (
+        in_attention(scale=torch.tensor(WIDTH**-0.5)),
+        "0.3536 or 2.828; of 1 heads it is: --set transformer.num_heads=1, or, of several, "
+        "--attention root-of-width of utils.weights.import_lab$",
+    ),
     "learned": (in_attention(temperature=torch.tensor(0.7)), "0.3536 or 2.828$"),
     "causal": (in_attention(mask=torch.ones(16, 16).tril()), "2 keys unexpected: blocks.0.Att"),
     "another mask id": (lambda _: {"mask_id": torch.tensor(0)}, "mask_id is 0; allowed is the la"),

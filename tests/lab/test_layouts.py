@@ -161,6 +161,14 @@ class Convolutions(nn.Module):
         return self.proj(attended(q, k, v))
 
 
+class RootOfWidth(RowsByHead):
+    """Whole matrices; scores are divided by the root of the width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(attended(q / HEADS**0.5, k, v))
+
+
 class SharedHeads(nn.Module):
     """One layer of d rows each for q, k and v of all heads."""
 
@@ -185,6 +193,7 @@ KINDS = [
     (BareWithLayer, "inputs-first"),
     (HeadsByName, None),
     (Convolutions, None),
+    (RootOfWidth, "root-of-width"),
 ]
 
 

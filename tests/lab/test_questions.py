@@ -164,6 +164,100 @@ def test_heads_named_as_where_the_softmax_runs_over_queries_are_asked_about(base
     check_same(imported(lab, base, tmp_path, attention="standard")[0], lab)
 
 
+class Separate(nn.Module):
+    """q, k, v and output in layers of their own; scores are divided by some root."""
+
+    def __init__(self, names: str, root: float = HEAD**0.5) -> None:
+        super().__init__()
+        self.names, self.root = names.split(), root
+        for name in self.names:
+            setattr(self, name, nn.Linear(WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *roles, output = (getattr(self, name) for name in self.names)
+        q, k, v = (layer(x).unflatten(2, (HEADS, HEAD)).transpose(1, 2) for layer in roles)
+        weights = (q @ k.transpose(2, 3) / self.root).softmax(-1)
+        return output((weights @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("names", ["LQ LK LV projection", "queries keys values fc_out"])
+def test_scores_divided_by_the_root_of_the_width_are_the_same_function(base, tmp_path, names):
+    lab = built(Separate, names, WIDTH**0.5)
+    layers = ", ".join(f"blocks.0.Attention.{name}" for name in names.split())
+    with pytest.raises(UserError) as error:
+        imported(lab, base, tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}/lab.pt: {layers}: the public solution of these names divides scores by √D "
+        "instead of √d, which no file tells; say with utils.weights.import_lab --attention "
+        "root-of-width or, if this one does not, --attention standard"
+    )
+    network, said = imported(lab, base, tmp_path, attention="root-of-width")
+    check_same(network, lab)
+    assert "  assumed: scores / sqrt(width), softmax over keys, heads split" in said
+    own = built(Separate, names)
+    network, said = imported(own, base, tmp_path, attention="standard")
+    check_same(network, own)
+    assert "  assumed: scores / sqrt(width / heads), softmax over keys, heads split" in said
+
+
+def test_a_stored_root_of_the_width_is_left_out_where_it_is_what_is_computed(base, tmp_path):
+    lab = built(Separate, "q k v out", WIDTH**0.5)
+    state = dict(lab.state_dict())
+    state |= {f"blocks.{i}.Attention.scale": torch.tensor(WIDTH**0.5) for i in (0, 1)}
+    torch.save(state, tmp_path / "lab.pt")
+    path, out = tmp_path / "lab.pt", tmp_path / "ours"
+    config, lines = import_lab([path], out, base, attention="root-of-width")
+    check_same(load_transformer(config.transformer_weights, config.transformer), lab)
+    assert "left out, the factor of the scores, as here: blocks.0" in "\n".join(lines)
+
+
+REFUSED = {  # layers of attention, what is said of their source
+    "mul_W_Q mul_W_K mul_W_V mul_W_O": "multiplies scores by √d, which no .* merged-heads, which",
+    "wq wk wv linear_out": "takes no softmax, which no .* --attention no-softmax, which is refused",
+}
+
+
+@pytest.mark.parametrize("names", REFUSED)
+def test_names_of_a_source_that_computes_something_else_are_asked_about(base, tmp_path, names):
+    lab = built(Separate, names)
+    with pytest.raises(UserError, match=REFUSED[names]):
+        imported(lab, base, tmp_path)
+    check_same(imported(lab, base, tmp_path, attention="standard")[0], lab)
+
+
+@pytest.mark.parametrize("names", [("to_qkv", "W_o.0"), ("transfer_qkv", "projection")])
+def test_fused_names_of_a_source_that_computes_something_else_are_asked_about(
+    base, tmp_path, names
+):
+    lab = built(Fused, ("qkv", "proj"), False)
+    state = {
+        key.replace(".qkv.", f".{names[0]}.").replace(".proj.", f".{names[1]}."): value
+        for key, value in lab.state_dict().items()
+    }
+    torch.save(state, tmp_path / "lab.pt")
+    path, out = tmp_path / "lab.pt", tmp_path / "ours"
+    with pytest.raises(UserError, match="which no .* --attention merged-heads, which is refused"):
+        import_lab([path], out, base)
+    config, _ = import_lab([path], out, base, attention="standard")
+    check_same(load_transformer(config.transformer_weights, config.transformer), lab)
+
+
+def test_a_source_of_one_head_is_asked_about_its_heads(base, changed, tmp_path):
+    lab = built(Separate, "q k v out")
+    names = {"q": "attention.W_q", "k": "attention.W_k", "v": "attention.W_v", "out": "linear_proj"}
+    state = dict(lab.state_dict())
+    for old, new in names.items():
+        state = {key.replace(f".{old}.", f".{new}."): value for key, value in state.items()}
+    torch.save(state, tmp_path / "lab.pt")
+    path, out = tmp_path / "lab.pt", tmp_path / "ours"
+    with pytest.raises(UserError, match="has one head, which no .* --set transformer.num_heads=1"):
+        import_lab([path], out, base)
+    one = changed(base, {"transformer.num_heads": 1})
+    assert import_lab([path], out, one)[0].transformer.num_heads == 1
+    config, _ = import_lab([path], out, base, attention="standard")
+    check_same(load_transformer(config.transformer_weights, config.transformer), lab)
+
+
 @pytest.mark.parametrize("kind", [(Fused, ("qkv", "proj"), False), (NamedHeads,)])
 def test_a_layer_that_the_forward_pass_does_not_use_can_be_left_out(base, tmp_path, kind):
     lab = built(*kind)

@@ -33,6 +33,7 @@ from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import LabFile, Part
 from utils.weights.lab_layouts import LAYOUTS, Weights
 from utils.weights.lab_naming import UNUSED, Roles, Settled
+from utils.weights.lab_questions import assumed
 from utils.weights.lab_shapes import KeyReport, cure, describe, key_report, not_followed
 from utils.weights.store import fill, save_weights
 
@@ -43,7 +44,8 @@ NOT_READ = {  # settings that shapes do not determine
 
 UNSUPPORTED = {  # blocks of public solutions; no file reveals it, though a name may suggest it
     "query-softmax": "its softmax runs over the queries instead of the keys",
-    "merged-heads": "its heads are merged without moving them next to their token",
+    "merged-heads": "its heads are merged without moving them next to their token, or split so",
+    "no-softmax": "it takes no softmax of the scores",
     "relu": "its MLP uses ReLU instead of GELU",
 }
 
@@ -129,6 +131,7 @@ def _summary(part: Part, report: KeyReport, description: Any, expected: Any) -> 
     count = sum(value.numel() for value in part.weights.values())
     read = description.model_dump(exclude=set(NOT_READ[part.kind]))
     taken = description.model_dump(include=set(NOT_READ[part.kind]))
+    attention = [f"  assumed: {assumed(part.naming)}; compare with the source"]
     return [
         f"{part.kind}{variant}, {count / 1e6:.2f} M values",
         f"  keys: {len(report.matched)} matched, {len(report.renamed)} renamed, "
@@ -137,6 +140,7 @@ def _summary(part: Part, report: KeyReport, description: Any, expected: Any) -> 
         *(f"  renamed: {text}" for text in _patterns(report.renamed)),
         f"  read from the shapes: {_as_text(read)}",
         f"  assumed, as in no shape: {_as_text(taken)}",
+        *(attention if part.kind == TRANSFORMER else []),
         *(f"  {text}" for text in not_followed(description, expected)),
     ]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from config.errors import UserError
 from utils.weights.lab_layouts import (
     LAYOUTS,
+    ROOT_OF_WIDTH,
     STANDARD,
     Weights,
     heads_joined,
@@ -115,6 +116,8 @@ def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]
             axes = naming.axes(key)
             value = reordered(keys[key], axes, STANDARD, len(rows), naming.heads)
             pieces |= dict(zip(rows, value.chunk(len(rows)), strict=True))
+        if "q" in pieces:
+            pieces["q"] = pieces["q"] * naming.query_factor
         used = [key for key, rows in names.items() if rows != "o"]
         zeros = next(iter(keys.values())).new_zeros(width)
         if used:  # no bias at all unless one of the layers has one
@@ -167,7 +170,7 @@ def _recognise(
         return None
     ask(block, matrices, name, settled)
     layout = settled.layout or "standard"
-    if LAYOUTS[layout] != STANDARD:
+    if layout == ROOT_OF_WIDTH or LAYOUTS[layout] != STANDARD:
         heads = heads or settled.heads
     if heads and width % heads:
         raise UserError(f"{name}: width {width} does not divide into {heads} heads; name "

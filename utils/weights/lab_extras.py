@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from config.errors import UserError
-from utils.weights.lab_layouts import Weights
-from utils.weights.lab_naming import UNUSED, Roles, layer_of
+from utils.weights.lab_layouts import ROOT_OF_WIDTH, Weights
+from utils.weights.lab_naming import UNUSED, Roles, Settled, layer_of
 
 IN_BLOCK = re.compile(r"blocks\.\d+\.(?!LayerNorm|MLP)")
 TOLERANCE = 2e-3  # relative, of a factor in half precision
@@ -70,8 +70,8 @@ def without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
     return {k: value for k, value in weights.items() if k != key}
 
 
-def without_extras(weights: Weights, heads: int, name: str, notes: list[str]) -> Weights:
-    """A transformer's parameters, with the position's axes and biases as ours; heads: 0 if unknown.
+def without_extras(weights: Weights, settled: Settled, name: str, notes: list[str]) -> Weights:
+    """A transformer's parameters, with the position's axes and biases as ours.
 
     Raises `UserError` for a factor of attention that other numbers of heads would need.
     """
@@ -79,6 +79,7 @@ def without_extras(weights: Weights, heads: int, name: str, notes: list[str]) ->
     table = weights.get("tok_emb.weight")
     kept: Weights = {}
     left_out: dict[str, list[str]] = {}
+    heads = 1 if settled.layout == ROOT_OF_WIDTH else settled.heads  # of the factor, 0 if unknown
     for key, value in weights.items():
         if reason := _reason(key, value, table) or _factor(key, value, weights, heads, name):
             left_out.setdefault(reason, []).append(key)
@@ -134,8 +135,10 @@ def _factor(key: str, value: Tensor, weights: Weights, heads: int, name: str) ->
     if any(isclose(found, usual, rel_tol=TOLERANCE) for usual in allowed):
         return "the factor of the scores, as here"
     meant = width * min(found, 1 / found) ** 2 if found > 0 else 0
-    fits = round(meant) > 1 and width % round(meant) == 0 and abs(meant - round(meant)) < 0.05
+    fits = round(meant) > 0 and width % round(meant) == 0 and abs(meant - round(meant)) < 0.05
     cure = f"; of {round(meant)} heads it is: --set transformer.num_heads={round(meant)}"
+    if round(meant) == 1:
+        cure += f", or, of several, --attention {ROOT_OF_WIDTH} of utils.weights.import_lab"
     usual = " or ".join(f"{number:.4g}" for number in allowed)
     raise UserError(
         f"{name}: {key} is {found:.4g}; allowed is the factor of the scores of {heads} heads, "

@@ -100,7 +100,7 @@ def _convert(network: Network, name: str, notes: list[str], settled: Settled) ->
     weights = {ours[key]: value for key, value in weights.items()}
     ask_activation(layers, name, settled)
     taken = notes_on(layers, FINAL_NORM in weights)
-    weights = without_extras(weights, settled.heads, name, notes)
+    weights = without_extras(weights, settled, name, notes)
     names = {key: names.get(key, "zeros") for key in weights}
     roles = {layer: role for layer, role in settled.roles.items() if role != UNUSED}
     settled = replace(settled, roles=roles)

@@ -15,12 +15,14 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 
 STANDARD = "rhd"
+ROOT_OF_WIDTH = "root-of-width"  # scores / √D instead of √d
 LAYOUTS = {  # --attention: axes of a fused matrix's rows, outermost first
     "standard": STANDARD,
     "rows-by-head": "hrd",
     "rows-interleaved": "hdr",
     "dimensions-first": "drh",  # in the order q, k, v, whatever the name says
     "inputs-first": STANDARD,  # matrices (inputs, outputs), for x @ W
+    ROOT_OF_WIDTH: STANDARD,
 }
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 NAME_NUMBER = re.compile(r"\d+(?=[._]|$)")  # of heads in names: q0, head_0

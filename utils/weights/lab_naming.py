@@ -18,7 +18,15 @@ import torch
 
 from config.errors import UserError
 from utils.weights.lab_blocks import renamed
-from utils.weights.lab_layouts import LAYOUTS, NUMBER, STANDARD, Weights, inputs_first, reordered
+from utils.weights.lab_layouts import (
+    LAYOUTS,
+    NUMBER,
+    ROOT_OF_WIDTH,
+    STANDARD,
+    Weights,
+    inputs_first,
+    reordered,
+)
 
 Roles = dict[str, str]  # layer or key without its block, e.g. attn.a -> q, k, v, o, or several
 UNUSED = "unused"  # as a role: the forward pass does not use the layer
@@ -74,6 +82,11 @@ class Naming:
         """Axes of a tensor's rows; a list of heads is ordered by head."""
         return LAYOUTS["rows-by-head" if "*" in key else self.layout]
 
+    @property
+    def query_factor(self) -> float:
+        """What q is multiplied by here: q kᵀ / √D = (q / √H) kᵀ / √d."""
+        return self.heads**-0.5 if self.layout == ROOT_OF_WIDTH else 1.0
+
     @classmethod
     def from_text(cls, text: str) -> Naming:
         """The inverse of `as_text`."""
@@ -113,6 +126,7 @@ def to_naming(weights: Weights, naming: Naming) -> Weights:
         for last, names in (("weight", naming.weights), ("bias", naming.biases)):
             fused = weights.get(f"{block}.Attention.qkv.{last}", value.new_zeros(len(value)))
             pieces = dict(zip("qkv", fused.chunk(3), strict=True))
+            pieces["q"] = pieces["q"] / naming.query_factor
             pieces["o"] = weights[f"{block}.Attention.proj.{last}"]
             if any(pieces[role].any() for role in set("qkvo").difference(*names.values())):
                 raise UserError(

@@ -9,8 +9,9 @@ import re
 from collections import Counter
 
 from config.errors import UserError
-from utils.weights.lab_layouts import Weights, is_bare
+from utils.weights.lab_layouts import ROOT_OF_WIDTH, Weights, is_bare
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, layer_of
+from utils.weights.lab_sources import ask_source
 
 FITS = ([1, 3], [1, 1, 2], [1, 1, 1, 1])  # stacked (D, D) matrices in the layers of attention
 QUERY_SOFTMAX = re.compile(r"\bself_attention_heads\.\*")  # a list in dome272's MaskGIT
@@ -48,6 +49,7 @@ def ask(block: str, matrices: dict[str, int], name: str, settled: Settled) -> No
                 "dimensions-first of utils.weights.import_lab, or, if the rows are whole matrices "
                 f"q, v, k, --map {block}{layer}=qvk"
             )
+    ask_source(block, matrices, name, settled)
 
 
 def ask_activation(layers: dict[str, str], name: str, settled: Settled) -> None:
@@ -83,6 +85,12 @@ def no_attention(
         f"linear layers of 3 x {width} rows, or of {width} for each of q, k and v, and an output, "
         f"all of {width} columns{cure}"
     )
+
+
+def assumed(naming: Naming) -> str:
+    """What an import takes for granted about attention."""
+    root = "width" if naming.layout == ROOT_OF_WIDTH else "width / heads"
+    return f"scores / sqrt({root}), softmax over keys, heads split and merged per token"
 
 
 def notes_on(naming: Naming, settled: Settled) -> list[str]:
