@@ -113,8 +113,8 @@ def check_same(network: nn.Module, lab: LabTransformer) -> None:
     "names",
     [
         ("qkv", "proj"),
-        ("generate_qkv", "output_linear"),
-        ("linear_in", "linear_out"),
+        ("make_qkv", "output_linear"),
+        ("linear_in", "output"),
         ("qkv_proj", "o_proj"),
     ],
 )
@@ -225,7 +225,38 @@ def test_names_of_a_source_that_computes_something_else_are_asked_about(base, tm
     check_same(imported(lab, base, tmp_path, attention="standard")[0], lab)
 
 
-@pytest.mark.parametrize("names", [("to_qkv", "W_o.0"), ("transfer_qkv", "projection")])
+@pytest.mark.parametrize("names", [("linear_in", "linear_out"), ("generate_qkv", "output_linear")])
+def test_names_of_a_source_whose_rows_are_by_head_are_asked_about(base, tmp_path, names):
+    for by_head, attention in ((True, "rows-by-head"), (False, "standard")):
+        lab = built(Fused, names, by_head)
+        with pytest.raises(UserError, match=r"reshapes to \(B, N, H, 3 d\) .* rows-by-head or, if"):
+            imported(lab, base, tmp_path)
+        check_same(imported(lab, base, tmp_path, attention=attention)[0], lab)
+
+
+class ListedHeads(NamedHeads):
+    """Heads named as in a public solution whose softmax runs over the queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention_list, self.out_layer = self.self_attention_heads, self.projector
+        del self.self_attention_heads, self.projector
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_layer(torch.cat([head(x) for head in self.attention_list], dim=2))
+
+
+def test_listed_heads_of_a_source_whose_softmax_runs_over_queries_are_asked_about(base, tmp_path):
+    lab = built(ListedHeads)
+    with pytest.raises(UserError, match=r"list\.\*\.q, .* query-softmax, which is refused"):
+        imported(lab, base, tmp_path)
+    check_same(imported(lab, base, tmp_path, attention="standard")[0], lab)
+
+
+MERGED = [("to_qkv", "W_o.0"), ("transfer_qkv", "projection"), ("qkv_layer", "out_proj")]
+
+
+@pytest.mark.parametrize("names", MERGED)
 def test_fused_names_of_a_source_that_computes_something_else_are_asked_about(
     base, tmp_path, names
 ):

@@ -11,10 +11,18 @@ from utils.weights.lab_layouts import LAYOUTS, ROOT_OF_WIDTH
 from utils.weights.lab_naming import Settled, layer_of
 
 BY_WIDTH = "divides scores by √D instead of √d", f"--attention {ROOT_OF_WIDTH}"
+BY_HEAD = "reshapes to (B, N, H, 3 d) before it splits", "--attention rows-by-head"
 MERGED = "--attention merged-heads"
 SOURCES = {  # layers of attention in a block -> what the source computes, the flag that says so
     "Attention.LQ Attention.LK Attention.LV Attention.projection": BY_WIDTH,
     "Attention.queries Attention.keys Attention.values Attention.fc_out": BY_WIDTH,
+    "Attention.linear_in Attention.linear_out": BY_HEAD,
+    "Attention.generate_qkv Attention.output_linear": BY_HEAD,
+    "Attention.attention.W_qkv Attention.linear_proj": BY_HEAD,
+    "Attention.qkv_layer Attention.out_proj": (
+        "merges heads (B, H, N, d) by reshape(B, N, D)",
+        MERGED,
+    ),
     "Attention.mul_W_Q Attention.mul_W_K Attention.mul_W_V Attention.mul_W_O": (
         "splits heads by view(B, H, N, d) and multiplies scores by √d",
         MERGED,
@@ -28,6 +36,8 @@ SOURCES = {  # layers of attention in a block -> what the source computes, the f
         "takes no softmax",
         "--attention no-softmax",
     ),
+    "Attention.attention_list.*.q Attention.attention_list.*.k Attention.attention_list.*.v "
+    "Attention.out_layer": ("takes the softmax over the queries", "--attention query-softmax"),
     "Attention.attention.W_q Attention.attention.W_k Attention.attention.W_v "
     "Attention.linear_proj": ("has one head", "--set transformer.num_heads=1"),
 }
