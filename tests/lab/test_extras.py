@@ -29,10 +29,10 @@ def base(config, changed):
     return changed(config, {"transformer.num_heads": HEADS})
 
 
-def imported(state: object, base, tmp_path, entry: str | None = None) -> tuple[Tensor, Tensor, str]:
+def imported(state: object, base, tmp_path, **settle: str | None) -> tuple[Tensor, Tensor, str]:
     """Token ids, the imported network's logits, and what was said."""
     torch.save(state, tmp_path / "lab.pt")
-    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, entry=entry)
+    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, **settle)
     ids = torch.randint(CODES + 1, (5, TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = load_transformer(config.transformer_weights, config.transformer)(ids)
@@ -123,7 +123,12 @@ def test_biases_that_no_block_has_are_zeros(lab, base, tmp_path, endings, said):
         for key, value in lab.named_parameters():
             if key not in state:
                 value.zero_()
-    ids, found, lines = imported(state, base, tmp_path)
+    attention = None
+    if "MLP.0.bias" not in endings:
+        attention = "standard"
+        with pytest.raises(UserError, match="norms without biases may be RMSNorm, .* rms-norm, wh"):
+            imported(state, base, tmp_path)
+    ids, found, lines = imported(state, base, tmp_path, attention=attention)
     with torch.no_grad():
         torch.testing.assert_close(found, lab(ids), rtol=0, atol=1e-4)
     assert said in lines

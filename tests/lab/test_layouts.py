@@ -172,6 +172,8 @@ class RootOfWidth(RowsByHead):
 class SharedHeads(nn.Module):
     """One layer of d rows each for q, k and v of all heads."""
 
+    divisor = 1.0
+
     def __init__(self) -> None:
         super().__init__()
         head = WIDTH // HEADS
@@ -180,7 +182,14 @@ class SharedHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         heads = x.unflatten(2, (HEADS, -1)).transpose(1, 2)  # (B, H, N, d)
-        return self.fc(attended(self.query(heads), self.key(heads), self.value(heads)))
+        q, k, v = self.query(heads) / self.divisor, self.key(heads), self.value(heads)
+        return self.fc(attended(q, k, v))
+
+
+class SharedHeadsByRootOfWidth(SharedHeads):
+    """A well-known tutorial's."""
+
+    divisor = HEADS**0.5
 
 
 KINDS = [
@@ -287,10 +296,15 @@ def test_a_list_whose_length_does_not_divide_the_width_is_refused(make, base, tm
         imported(state, base, tmp_path, None)
 
 
-def test_layers_that_all_heads_share_are_written_out_for_each(make, base, changed, tmp_path):
-    lab = make(SharedHeads)
+@pytest.mark.parametrize(
+    ("kind", "attention"), [(SharedHeads, None), (SharedHeadsByRootOfWidth, "root-of-width")]
+)
+def test_layers_that_all_heads_share_are_written_out_for_each(
+    make, base, changed, tmp_path, kind, attention
+):
+    lab = make(kind)
     other = changed(base, {"transformer.num_heads": 8})
-    config, said = imported(lab.state_dict(), other, tmp_path, None)
+    config, said = imported(lab.state_dict(), other, tmp_path, attention)
     assert config.transformer.num_heads == HEADS
     assert "Attention.query, Attention.key, Attention.value: shared by 4 heads; exports con" in said
     ids = torch.randint(17, (5, 16), generator=torch.Generator().manual_seed(0))

@@ -47,6 +47,7 @@ UNSUPPORTED = {  # blocks of public solutions; no file reveals it, though a name
     "merged-heads": "its heads are merged without moving them next to their token, or split so",
     "no-softmax": "it takes no softmax of the scores",
     "relu": "its MLP uses ReLU instead of GELU",
+    "rms-norm": "its norms are RMSNorm instead of LayerNorm",
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from config.errors import UserError
 from utils.weights.lab_layouts import ROOT_OF_WIDTH, Weights
 from utils.weights.lab_naming import UNUSED, Roles, Settled, layer_of
+from utils.weights.lab_questions import ask_norms
 
 IN_BLOCK = re.compile(r"blocks\.\d+\.(?!LayerNorm|MLP)")
 TOLERANCE = 2e-3  # relative, of a factor in half precision
@@ -86,26 +87,29 @@ def without_extras(weights: Weights, settled: Settled, name: str, notes: list[st
         else:
             kept[key] = value
     notes += [f"left out, {reason}: {', '.join(keys)}" for reason, keys in left_out.items()]
-    kept |= _zeros(kept, notes)
+    kept |= _zeros(kept, name, notes, settled)
     return kept | _broadcast(kept)
 
 
-def _zeros(weights: Weights, notes: list[str]) -> Weights:
+def _zeros(weights: Weights, name: str, notes: list[str], settled: Settled) -> Weights:
     """Zeros for biases outside attention that no block has: `bias=False`, or a head without."""
     layers = [match for match in map(BIASED.fullmatch, weights) if match]
     biased = {match["layer"] for match in layers if match["last"] == "bias"}
-    found, names = {}, []
+    found: Weights = {}
+    names = []
     for match in layers:
         value = weights[match[0]]
         if match["layer"] not in biased and value.ndim:
             found[f"{match['block']}{match['layer']}.bias"] = value.new_zeros(len(value))
             names.append(match["layer"])
+    names = list(dict.fromkeys(names))  # each layer once, not of each block
+    ask_norms(names, name, settled)
     table = weights.get("tok_emb.weight")
     if table is not None and "pos_emb" in weights and "bias" not in weights:
         found["bias"] = table.new_zeros(())
         names.append("the head")
     if found:
-        notes.append(f"{', '.join(dict.fromkeys(names))}: no bias: zeros, which an export contains")
+        notes.append(f"{', '.join(names)}: no bias: zeros, which an export contains")
     return found
 
 

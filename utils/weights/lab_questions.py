@@ -17,6 +17,7 @@ FITS = ([1, 3], [1, 1, 2], [1, 1, 1, 1])  # stacked (D, D) matrices in the layer
 QUERY_SOFTMAX = re.compile(r"\bself_attention_heads\.\*")  # a list in dome272's MaskGIT
 DIMENSIONS_FIRST = "to_qvk"  # AI Summer's layer
 ENCODER_LAYER = ("linear1", "linear2")  # the MLP of nn.TransformerEncoderLayer
+NORMS = ("LN", "LayerNorm", "final_norm", "Token_Prediction.2")  # our keys begin so
 SHOWN = 4  # tensors in an error line
 
 
@@ -63,6 +64,17 @@ def ask_activation(layers: dict[str, str], name: str, settled: Settled) -> None:
             "so, uses ReLU unless its activation is given, which no file tells; say with "
             "--attention of utils.weights.import_lab: standard for GELU, or relu, which is "
             "refused, as it gives other logits here"
+        )
+
+
+def ask_norms(layers: list[str], name: str, settled: Settled) -> None:
+    """Raise `UserError` for norms among layers without biases, since RMSNorm has none either."""
+    norms = [layer for layer in layers if layer.startswith(NORMS)]
+    if norms and settled.layout is None:
+        raise UserError(
+            f"{name}: {', '.join(norms)}: norms without biases may be RMSNorm, which no file "
+            "tells; say with --attention of utils.weights.import_lab: standard for LayerNorm with "
+            "bias=False, or rms-norm, which is refused, as it gives other logits here"
         )
 
 
