@@ -111,7 +111,7 @@ def _add_scores(add: Callable[..., argparse.Action]) -> None:
 def _add_results(group: argparse._ArgumentGroup) -> None:
     add, alone = group.add_argument, group.add_mutually_exclusive_group().add_argument
     saved = "only write the .npz of --predicted-path's statistics (pytorch-fid reads it)"
-    alone("--save-stats", metavar="FILE", nargs="?", const=Path(), type=Path, help=saved)
+    alone("--save-stats", metavar="FILE", nargs="?", const=False, type=Path, help=saved)
     alone("--json", metavar="FILE", type=Path, help="write a certificate")
     alone("--verify", metavar="FILE", type=Path, help="recompute a certificate")
     add("--keep-features", action="store_true", help="with --save-stats: for KID and the others")
@@ -122,12 +122,13 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
 def sort_paths(args: argparse.Namespace) -> None:
     """Assign positional paths like pytorch-fid: predicted images, then ground truth.
 
-    With --save-stats: the images to read, then the file to write.
+    With --save-stats: the images to read, and the .npz to write, which may come first.
     """
-    named = [] if args.save_stats in (None, Path()) else [str(args.save_stats)]
+    named = [str(args.save_stats)] if args.save_stats else []  # False: the flag alone
     if args.save_stats is not None and not (args.predicted_path or args.paths):
         raise ScoreError("--save-stats: name the folder to read and the .npz to write")
-    words = iter(named + args.paths)
+    given = named + args.paths
+    words = iter(given if args.save_stats is None else sorted(given, key=_is_npz))
     args.predicted_path = args.predicted_path or next(words, None)
     if args.save_stats is None:
         args.gt_path = args.gt_path or next(words, None)
@@ -136,8 +137,14 @@ def sort_paths(args: argparse.Namespace) -> None:
         if os.path.basename(folder) in ("", ".", ".."):  # next to the folder that it stands for
             folder = os.path.abspath(args.predicted_path)
         args.save_stats = Path(next(words, f"{folder}.npz"))
+        if not _is_npz(args.save_stats):  # perhaps images, which it would replace
+            raise ScoreError(f"{args.save_stats}: --save-stats writes a file that ends in .npz")
     if (extra := next(words, None)) is not None:
         raise ScoreError(f"{extra}: one path too many, expected at most 2")
+
+
+def _is_npz(path: Path | str) -> bool:
+    return Path(path).suffix.lower() == ".npz"
 
 
 def default_cache_dir() -> Path | None:

@@ -145,10 +145,10 @@ def test_an_empty_argument_is_no_folder(command, words, said):
 
 @pytest.mark.parametrize("flag", ["--json", "--save-stats"])
 def test_a_device_or_pipe_is_not_replaced_by_a_file(lab, command, flag):
-    os.mkfifo(lab / "pipe")
-    code, _, error = command("--predicted-path", lab / "test_results", flag, lab / "pipe")
-    assert (code, error) == (2, f"error: {lab / 'pipe'}: cannot be written (is no file)\n")
-    assert (lab / "pipe").is_fifo()
+    os.mkfifo(pipe := lab / "pipe.npz")
+    code, _, error = command("--predicted-path", lab / "test_results", flag, pipe)
+    assert (code, error) == (2, f"error: {pipe}: cannot be written (is no file)\n")
+    assert pipe.is_fifo()
 
 
 def test_every_form_of_the_same_images_has_the_same_score(lab, command, tmp_path):
@@ -429,13 +429,14 @@ def test_a_certificate_with_a_foreign_setting_is_a_mistake(lab, command, name):
 @pytest.mark.parametrize("flag", ["--json", "--save-stats"])
 @pytest.mark.parametrize(
     ("target", "why"),
-    [("truth/image_000.png/c", "File exists"), ("masks", "Is a directory")],
+    [("truth/image_000.png/c.npz", "File exists"), ("folder.npz", "Is a directory")],
 )
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
     lab, command, monkeypatch, flag, target, why
 ):
     for work in ("score", "save_predicted_statistics"):
         monkeypatch.setattr(fid_score_gpu, work, lambda *_: pytest.fail("the work was done"))
+    (lab / "folder.npz").mkdir()
     before = sorted(lab.rglob("*"))
     code, said, error = command("--predicted-path", lab / "test_results", flag, lab / target)
     assert (code, said) == (2, "")
@@ -759,6 +760,26 @@ def test_statistics_to_save_need_a_folder(lab, command):
     code, _, error = command("--save-stats", lab / "t.npz")
     line = "error: --save-stats: name the folder to read and the .npz to write\n"
     assert (code, error) == (2, line)
+
+
+def test_statistics_replace_no_images(lab, command):
+    folder, archive, place = lab / "truth", lab / "truth.zip", lab / "t.npz"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.iterdir():
+            file.write(path, path.name)
+    before = archive.read_bytes()
+    for _ in ("written", "replaced"):
+        code, said, error = command(archive, "--save-stats", place)
+        assert (code, said) == (0, f"wrote {place}, statistics of {archive}\n"), error
+    code, _, error = command("--predicted-path", folder, "--save-stats", archive)
+    assert (code, error) == (2, f"error: {archive}: --save-stats writes a file that ends in .npz\n")
+    assert archive.read_bytes() == before
+
+
+def test_statistics_of_the_current_folder_go_where_pytorch_fid_puts_them(lab, command, monkeypatch):
+    monkeypatch.chdir(lab / "truth")
+    code, said, error = command("--save-stats", ".", lab / "out.npz")
+    assert (code, said) == (0, f"wrote {lab / 'out.npz'}, statistics of .\n"), error
 
 
 def test_statistics_of_the_current_folder_lie_next_to_it(lab, command, monkeypatch):
