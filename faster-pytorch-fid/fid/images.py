@@ -37,6 +37,7 @@ class ImageSet(ABC):
     has_names = True  # whether the images can be paired by name
     size: Size | None = None  # resize to this; hashes are still those of the files
     threshold: int | None = None  # for masks: values below are a hole; None: only 0 is
+    inverted = False  # for masks: the others are the hole
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
         self.path = path

@@ -3,7 +3,7 @@
 The manifest is what inpainting leaves next to its results:
 `<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
 manifest), "ground_truth_bytes": size of its files, "masks": folder or null, "mask_threshold":
-values below are a hole, "images": [{"image": name, "ground_truth": name (csv: row number from 0),
+values below are a hole, "inverted_masks": whether the others are it, "images": [{"image": name, "ground_truth": name (csv: row number from 0),
 "mask": name}, ...]}. Only "images" is required.
 """
 
@@ -28,6 +28,7 @@ MANIFEST = "manifest.json"
 KEYS = {  # optional keys: what they must be
     **dict.fromkeys(("ground_truth", "masks"), (str, "a path")),
     **dict.fromkeys(("ground_truth_bytes", "mask_threshold"), (int, "a whole number")),
+    "inverted_masks": (bool, "true, false"),
 }
 Source = ImageSet | Path  # images, or an .npz of statistics
 
@@ -77,16 +78,7 @@ def resolve_inputs(settings: Settings) -> Inputs:
     """
     folder = Path(settings.predicted_path)
     predicted, manifest = open_predicted(settings)
-    masks = None
-    if settings.mask_path is not None:
-        masks = belonging(predicted, open_images(Path(settings.mask_path)))
-    elif manifest and manifest.get("masks"):
-        place = path_in(folder, manifest["masks"])
-        if settings.gt_path is not None and not place.exists():  # another machine's manifest
-            note(f"{folder}/{MANIFEST}: its masks are not here; give --mask-path if needed")
-        else:
-            masks = open_images(place, column_of(folder, manifest, "mask"))
-            masks.threshold = manifest.get("mask_threshold")
+    masks = open_masks(settings, predicted, manifest or {})
     is_stated = settings.gt_path is None and manifest is not None
     if is_stated:
         if not manifest.get("ground_truth"):
@@ -114,6 +106,28 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
     if others > 0:
         note(f"{others} images are not in {MANIFEST} and left out")
     return predicted, manifest
+
+
+def open_masks(
+    settings: Settings, predicted: Source, manifest: dict[str, Any]
+) -> ImageSet | None:
+    """The hole masks that --mask-path or the manifest names, read as the manifest says."""
+    folder = Path(settings.predicted_path)
+    if settings.mask_path is not None:
+        masks = belonging(predicted, open_images(Path(settings.mask_path)))
+    elif manifest.get("masks"):
+        place = path_in(folder, manifest["masks"])
+        if settings.gt_path is not None and not place.exists():  # another machine's manifest
+            note(f"{folder}/{MANIFEST}: its masks are not here; give --mask-path if needed")
+            return None
+        masks = open_images(place, column_of(folder, manifest, "mask"))
+        masks.threshold = manifest.get("mask_threshold")
+    else:
+        return None
+    masks.inverted = manifest.get("inverted_masks") is True
+    if masks.inverted:
+        note(f"{masks.path}: white is the hole, as {folder}/{MANIFEST} says of the masks")
+    return masks
 
 
 def open_source(

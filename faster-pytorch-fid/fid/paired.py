@@ -80,7 +80,8 @@ def paired_metrics(
 def read_hole(masks: ImageSet, index: int) -> np.ndarray:
     """Hole pixels of a mask, (H, W) bool; masks may use 0 and 1 instead of 0 and 255.
 
-    Other values are an error unless the manifest states the threshold that inpainting used.
+    Other values are an error unless the manifest states the threshold that inpainting used. Of
+    inverted masks the rest is the hole.
     """
     name = masks.label(index)
     mask = decode_image(masks.stored_bytes(index), name, mask_values)
@@ -88,7 +89,8 @@ def read_hole(masks: ImageSet, index: int) -> np.ndarray:
     wrong = mask[(mask != known) & (mask != HOLE)]
     if len(wrong) and masks.threshold is None:
         raise ScoreError(f"{name}: value {wrong[0]:g}, allowed are {KNOWN} and {HOLE}")
-    return holes(mask, masks.threshold or KNOWN)
+    hole = holes(mask, masks.threshold or KNOWN)
+    return ~hole if masks.inverted else hole
 
 
 def _check_size(

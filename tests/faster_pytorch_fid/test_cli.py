@@ -598,6 +598,25 @@ def test_masks_may_be_given_by_hand(lab, command):
     assert SIDE == 16
 
 
+def state(lab, **values: object) -> None:
+    """State more in the manifest of the results."""
+    path = lab / "test_results" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("stated", [None, "../masks"])
+def test_masks_that_were_inverted_for_inpainting_are_for_the_score(lab, command, stated):
+    flags = ("--predicted-path", lab / "test_results", "--metrics", "hole,paired")
+    expected = command(*flags)
+    for path in (lab / "masks").iterdir():
+        with Image.open(path) as mask:
+            Image.fromarray(255 - np.asarray(mask)).save(path)
+    state(lab, masks=stated, inverted_masks=True)
+    code, output, error = command(*flags, *([] if stated else ["--mask-path", lab / "masks"]))
+    assert (code, output) == (0, expected[1]), error
+    assert "masks: white is the hole, as " in error
+
+
 def test_a_certificate_behind_a_link_verifies(lab, command):
     (lab / "scratch/deep").mkdir(parents=True)
     (lab / "cards").symlink_to("scratch/deep")

@@ -264,6 +264,8 @@ MANIFESTS: dict[str, tuple[Maker, str]] = {
     **{f"with a threshold of {value}": (
         manifest_with(mask_threshold=value),
         f"'mask_threshold' is {value}; allowed are 1 to 255") for value in (0, 256)},
+    "with an inversion in words": (
+        manifest_with(inverted_masks="yes"), "'inverted_masks' must be true, false or null"),
     "with a number for a path": (_manifest(lambda m: m.update(ground_truth=3)), "must be a path"),
     "that names a missing image": (
         _manifest(lambda m: m["images"][1].update(image="gone.png")), "no image 'gone.png'"),
