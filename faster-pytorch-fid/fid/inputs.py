@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fid.files import ScoreError, check_limit, note, read_json, user_path
-from fid.images import CsvImages, ImageSet, open_images
+from fid.files import ScoreError, check_limit, composed, note, read_json, user_path
+from fid.images import ImageSet, open_images
 from fid.names import natural_key, partners, stem
 from fid.pixels import Size
 
@@ -89,7 +89,7 @@ def resolve_inputs(settings: Settings) -> Inputs:
     else:
         reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)
         if OF_PAIRS.intersection(settings.metrics) or settings.train_path:
-            reference = belonging(predicted, reference, stated_rows(manifest))
+            reference = belonging(predicted, reference, stated(manifest, "ground_truth"))
     train = open_source(Path(settings.train_path), settings) if settings.train_path else None
     is_paired = is_stated and isinstance(reference, ImageSet)
     return Inputs(predicted, reference, masks, train, is_paired)
@@ -114,7 +114,8 @@ def open_masks(
     """The hole masks that --mask-path or the manifest names, read as the manifest says."""
     folder = Path(settings.predicted_path)
     if settings.mask_path is not None:
-        masks = belonging(predicted, open_images(Path(settings.mask_path)))
+        masks = open_images(Path(settings.mask_path))
+        masks = belonging(predicted, masks, stated(manifest, "mask"))
     elif manifest.get("masks"):
         place = path_in(folder, manifest["masks"])
         if settings.gt_path is not None and not place.exists():  # another machine's manifest
@@ -188,25 +189,24 @@ def note_other_truth(truth: ImageSet | Path, manifest: dict[str, Any]) -> None:
     )
 
 
-def stated_rows(manifest: dict[str, Any] | None) -> list[int]:
-    """The row of each image's ground truth in a csv; empty if the manifest states none."""
-    entries = manifest["images"] if manifest else []
-    rows = [entry.get("ground_truth") for entry in entries]
-    return rows if all(type(row) is int for row in rows) else []  # True is an int too
+def stated(manifest: dict[str, Any] | None, key: str) -> list[Any]:
+    """The value of a key in every entry of the manifest, None where an entry has none."""
+    return [entry.get(key) for entry in manifest["images"]] if manifest else []
 
 
 def belonging(
-    images: ImageSet | Path, others: ImageSet | Path, rows: Sequence[int] = ()
+    images: ImageSet | Path, others: ImageSet | Path, names: Sequence[Any] = ()
 ) -> ImageSet | Path:
     """The partner in `others` of each image, matched by name (names.py).
 
-    rows: which rows of a csv are the partners; else they match by position, and unmatched ones are
-    dropped with a note. Sets of different length and files of statistics are returned unchanged.
+    names: what the manifest calls the partners, used if all are there. Rows of a csv else match by
+    position, and unmatched ones are dropped with a note. Sets of different length and files of
+    statistics are returned unchanged.
     """
     if isinstance(images, Path) or isinstance(others, Path):
         return others
-    if rows and isinstance(others, CsvImages):
-        return others.select(rows)
+    if names and _has(others, names):
+        return others.select(names)
     if not (images.has_names and others.has_names):
         if len(others) > len(images):
             note(f"{others.path}: the first {len(images)} images are used")
@@ -222,6 +222,13 @@ def belonging(
         f"{images.path} and {others.path} do not pair by the number at the end or by name; "
         f"without a partner: {shown}"
     )
+
+
+def _has(images: ImageSet, names: Sequence[Any]) -> bool:
+    """Whether names from a manifest are those of images, or numbers, as a csv has them."""
+    if not images.has_names:
+        return all(type(name) is int for name in names)  # True is an int too
+    return {composed(str(name)) for name in names}.issubset(map(composed, images.names))
 
 
 def _lab_truth(predicted: Path) -> Path:

@@ -866,6 +866,22 @@ def test_a_moved_csv_is_read_by_the_rows_that_the_manifest_states(lab, command):
     assert command(*flags, "--gt-path", lab / "moved.csv") == expected
 
 
+def test_a_moved_folder_is_read_by_the_names_that_the_manifest_states(lab, command):
+    """The numbers of results may be others than those of their truths and masks."""
+    path, results = lab / "test_results" / "manifest.json", lab / "test_results"
+    entries = json.loads(path.read_text())["images"]
+    other = [entries[(i + 3) % 8] | {"image": entries[i]["image"]} for i in range(8)]
+    state(lab, images=other)
+    Image.new("L", (SIDE, SIDE)).save(lab / "masks" / "mask_003.png")  # of the first
+    flags = ("--predicted-path", results, "--metrics", "paired")
+    expected = command(*flags)
+    for name in ("truth", "masks"):
+        (lab / name).rename(lab / f"moved_{name}")
+    moved = ("--gt-path", lab / "moved_truth", "--mask-path", lab / "moved_masks")
+    assert command(*flags, *moved) == expected
+    assert "hole_mae" in expected[1]
+
+
 def test_statistics_that_a_manifest_names_are_not_paired_with_the_images(lab, command):
     path = lab / "test_results" / "manifest.json"
     saved = ("--predicted-path", lab / "truth", "--keep-features", "--save-stats", lab / "t.npz")
