@@ -70,6 +70,18 @@ class Inputs:
     train: Source | None
     paired: bool
 
+    def truths(self) -> list[int] | None:
+        """Numbers of the different reference images; None for statistics.
+
+        Several samples of an image have the same truth, which the reference then repeats.
+        """
+        if isinstance(self.reference, Path):
+            return None
+        first: dict[str, int] = {}
+        for number, name in enumerate(self.reference.names):
+            first.setdefault(name, number)
+        return list(first.values())
+
 
 def resolve_inputs(settings: Settings) -> Inputs:
     """Open the inputs named in the settings or the manifest, else the lab's test_gt.csv.

@@ -44,7 +44,7 @@ class Outcome:
     route: Route
     subset_size: int | None
     inputs: Inputs
-    counts: tuple[int | None, int | None]  # predicted, reference; None: the file does not say
+    counts: tuple[int | None, int | None]  # predicted, different truths; None: no file says
     backend: Backend
     device: torch.device
 
@@ -69,7 +69,8 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
     )
     if not all(map(math.isfinite, scores.values())):
         raise ScoreError("a score is not finite: the features or statistics are too large")
-    counts = predicted.count, reference.count
+    truths = inputs.truths()
+    counts = predicted.count, reference.count if truths is None else len(truths)
     subset_size = default_subset_size(*counts) if "kid" in metrics else None
     return Outcome(scores, route, subset_size, inputs, counts, scorer.backend, scorer.device)
 
@@ -113,7 +114,10 @@ def _further_scores(
     hole: float | None,
 ) -> dict[str, float]:
     """The scores besides the distance of whole images, in table order."""
-    features, counts = [side.features() for side in sides], [side.count for side in sides]
+    predicted, reference = features = [side.features() for side in sides]
+    truths = inputs.truths()
+    if truths is not None and reference is not None:  # a copy would be its nearest neighbour
+        reference = reference[truths]
     fid, kid, seed = key("fid"), key("kid"), settings.seed
     scores: dict[str, float] = {}
     if "bootstrap" in metrics:
@@ -123,14 +127,15 @@ def _further_scores(
     if hole is not None:
         scores[f"hole_{fid}"] = hole
     if "kid" in metrics:
-        mean, deviation = kernel_distance(*features, default_subset_size(*counts), seed)
+        size = default_subset_size(len(predicted), len(reference))
+        mean, deviation = kernel_distance(predicted, reference, size, seed)
         scores |= {f"{kid}_mean": mean, f"{kid}_deviation": deviation}
     if "prc" in metrics:
-        scores["precision"], scores["recall"] = precision_recall(*features)
+        scores["precision"], scores["recall"] = precision_recall(predicted, reference)
     if "density" in metrics:
-        scores["density"], scores["coverage"] = density_coverage(*features)
+        scores["density"], scores["coverage"] = density_coverage(predicted, reference)
     if "ids" in metrics:
-        paired, unpaired = discriminative_scores(*features, is_paired=counts[0] == counts[1])
+        paired, unpaired = discriminative_scores(*features, len(features[0]) == len(features[1]))
         if paired is not None:
             scores[key("p_ids")] = paired
         scores[key("u_ids")] = unpaired

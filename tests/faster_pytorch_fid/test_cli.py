@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from fid.inputs import METRICS
+from fid.metrics import density_coverage, kernel_distance, precision_recall
 from fid.scoring import kind_of
 from fid_test_images import SIDE, draw_images, write_csv, write_folder
 from PIL import Image
@@ -750,6 +751,32 @@ def test_statistics_that_keep_features_give_the_kernel_distance(lab, command):
     assert code == 0, error
     assert output == direct
     assert "P-IDS takes the rows of" in error
+
+
+def test_a_truth_of_several_samples_counts_once_among_its_neighbours(lab, command):
+    results, stats = lab / "test_results", {}
+    entries = json.loads((results / "manifest.json").read_text())["images"]
+    for i, pixels in enumerate(draw_images(8, seed=3)):
+        Image.fromarray(pixels).save(results / f"image_{i:03d}_s1.png")
+    samples = [entry | {"image": entry["image"].replace(".png", "_s1.png")} for entry in entries]
+    state(lab, images=entries + samples)
+    for name in ("test_results", "truth"):
+        saved = ("--keep-features", "--save-stats", lab / f"{name}.npz")
+        assert command("--predicted-path", lab / name, *saved)[0] == 0
+        stats[name] = torch.from_numpy(np.load(lab / f"{name}.npz")["features"])
+    assert list(map(len, stats.values())) == [16, 8]
+    flags = ("--predicted-path", results, "--metrics", "kid,prc,density,ids,paired")
+    code, output, error = command(*flags, "--json", lab / "c.json")
+    assert code == 0, error
+    certificate = json.loads((lab / "c.json").read_text())
+    scores = certificate["scores"]
+    assert (scores["precision"], scores["recall"]) == precision_recall(*stats.values())
+    assert (scores["density"], scores["coverage"]) == density_coverage(*stats.values())
+    mean, _ = kernel_distance(*stats.values(), subset_size=4, seed=2020)
+    assert scores["kernel_distance_inception_64_mean"] == pytest.approx(mean)
+    assert certificate["kernel_subset_size"] == 4
+    assert "p_ids_inception_64" in scores  # of pairs, each sample with its truth
+    assert "8 images are fewer than the 64 feature dimensions" in error
 
 
 def test_copies_of_the_training_set_are_sought_among_images_alone(lab, command):
