@@ -97,6 +97,8 @@ def notes(outcome: Outcome) -> list[str]:
             "the kernel distance may be negative near 0: it is unbiased for independent sets, and "
             "repairs that resemble their own ground truth lower it"
         )
+    if outcome.route == "legacy" and f"{outcome.backend.key('fid')}_low" in scores:
+        found.append("the interval is that of the distance without --legacy")
     if outcome.subset_size not in (None, KERNEL_SUBSET_SIZE):
         found.append(f"the kernel distance is of subsets of {outcome.subset_size} images")
     sides = outcome.inputs.predicted, outcome.inputs.reference

@@ -190,7 +190,8 @@ class Scorer:
             raise ScoreError(f"--metrics hole: {found}")
         both = inputs.predicted, inputs.reference
         crops = (HoleCrops(images, inputs.masks, numbers) for images in both)
-        return frechet_distance(*(self.statistics(c, keep_features=False) for c in crops))[0]
+        sides = (self.statistics(c, keep_features=False) for c in crops)
+        return frechet_distance(*sides, legacy=self.settings.legacy)[0]
 
     def _part(self, images: ImageSet, keep_features: bool) -> FeatureStatistics:
         """Statistics of this rank's images."""

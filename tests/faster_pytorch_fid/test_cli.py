@@ -324,6 +324,21 @@ def test_legacy_repeats_pytorch_fid_from_saved_statistics(lab, command):
     assert distance(output) == pytest.approx(expected, abs=1e-3)
 
 
+def test_legacy_holds_for_holes_and_an_interval_says_that_it_does_not(lab, command, monkeypatch):
+    flags = ("--predicted-path", lab / "test_results", "--metrics", "hole,bootstrap")
+    flags += ("--bootstrap-samples", 2, "--json", lab / "c.json")
+    key, scores, errors = "frechet_distance_inception_64", [], []
+    for words in ((), ("--legacy",)):
+        errors.append(command(*flags, *words)[2])
+        scores.append(json.loads((lab / "c.json").read_text())["scores"])
+        monkeypatch.setattr("fid.metrics.trace_sqrt_legacy", lambda *_: 0.0)
+    assert scores[1][key] > scores[0][key]
+    assert scores[1][f"hole_{key}"] > scores[0][f"hole_{key}"]
+    assert scores[1][f"{key}_low"] == scores[0][f"{key}_low"]
+    note = "note: the interval is that of the distance without --legacy"
+    assert [note in error for error in errors] == [False, True]
+
+
 @pytest.mark.filterwarnings("ignore:The `disp` argument")
 def test_full_rank_scores_equal_pytorch_fids_within_a_thousandth(
     lab, command, inception_state, monkeypatch
