@@ -16,7 +16,7 @@ from typing import Any
 
 from fid.files import ScoreError, check_limit, composed, note, read_json, user_path
 from fid.images import ImageSet, open_images
-from fid.names import natural_key, partners, stem
+from fid.names import MANIFEST, natural_key, partners, stem
 from fid.pixels import Size
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
@@ -24,7 +24,6 @@ MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
 OF_PAIRS = {"ids", "hole", "paired"}  # metrics that compare each image with its own ground truth
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
-MANIFEST = "manifest.json"
 KEYS = {  # optional keys: what they must be
     **dict.fromkeys(("ground_truth", "masks"), (str, "a path")),
     **dict.fromkeys(("ground_truth_bytes", "mask_threshold"), (int, "a whole number")),

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +28,7 @@ OTHER_EXTENSIONS = frozenset(  # images, and archives of them, that are skipped 
 SYSTEM_FOLDERS = frozenset(  # copies, thumbnails and bins of macOS, NAS, Windows and Linux
     ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
 )
+MANIFEST = "manifest.json"  # what inpainting leaves next to its results
 OF_MASK = re.compile(r"masks?\d*|holes?")  # words in names such as photo_mask.png, a_mask001.png
 BETWEEN_WORDS = r"[\s!-/:-@[-`{-~\u2010-\u2015]+"  # not the marks of Indic scripts, nor emoji
 UTF8_NAME = 0x800  # flag of a UTF-8 name in a zip; without it, zipfile decodes as cp437
@@ -192,10 +194,15 @@ def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
         parts = PurePosixPath(name).parts
         if ".." in parts or parts[0] == "/" or parts[0].endswith(":"):
             raise ScoreError(f"{path}: member {name!r} points outside the archive")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ScoreError(f"{path}: two members are called {twice!r}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ScoreError(f"{path}: two members are called {twice[0]!r}")
     _note_left_out(path, [member.filename for member in members])
+    folders = sorted({str(PurePosixPath(name).parent) for name in names}, key=natural_key)
+    if len(folders) > 1:
+        shown = ", ".join(folders[:3]) + (f" and {len(folders) - 3} more" if folders[3:] else "")
+        note(f"{path}: images of several folders count as one set: {shown}", once=f"sets {path}")
+    if MANIFEST in (PurePosixPath(member.filename).name for member in members):
+        note(f"{path}: its {MANIFEST} is not read; unpack the zip to use it", once=f"in {path}")
     return sorted(names, key=natural_key)
 
 

@@ -170,6 +170,17 @@ def test_every_form_of_the_same_images_has_the_same_score(lab, command, tmp_path
     assert distance(output) == found["truth"]  # the manifest's ground truth
 
 
+def test_a_zip_of_a_whole_solution_is_noted(lab, command):
+    with zipfile.ZipFile(lab / "all.zip", "w") as archive:
+        for path in [*lab.glob("t*/*"), *lab.glob("masks/*")]:
+            archive.write(path, path.relative_to(lab))
+    code, _, error = command(lab / "all.zip", lab / "truth")
+    assert code == 0, error
+    sets = f"{lab / 'all.zip'}: images of several folders count as one set: "
+    assert f"note: {sets}masks, test_results, truth\n" in error
+    assert "all.zip: its manifest.json is not read; unpack the zip to use it" in error
+
+
 def test_a_csv_named_by_the_manifest_is_read_by_row(lab, command):
     truth = draw_images(8, seed=1)
     write_csv(lab / "test_gt.csv", [*draw_images(2, seed=9), *truth])
