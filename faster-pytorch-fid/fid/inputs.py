@@ -3,8 +3,9 @@
 The manifest is what inpainting leaves next to its results:
 `<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
 manifest), "ground_truth_bytes": size of its files, "masks": folder or null, "mask_threshold":
-values below are a hole, "inverted_masks": whether the others are it, "images": [{"image": name, "ground_truth": name (csv: row number from 0),
-"mask": name}, ...]}. Only "images" is required.
+values below are a hole, "inverted_masks": whether the others are it instead, "images": [{"image":
+name, "ground_truth": name (csv: row number from 0), "mask": name}, ...]}. Only "images" is
+required.
 """
 
 from __future__ import annotations
@@ -210,14 +211,18 @@ def belonging(
 ) -> ImageSet | Path:
     """The partner in `others` of each image, matched by name (names.py).
 
-    names: what the manifest calls the partners, used if all are there. Rows of a csv else match by
-    position, and unmatched ones are dropped with a note. Sets of different length and files of
-    statistics are returned unchanged.
+    names: what the manifest calls the partners, used if all are there, else the images' own names.
+    Rows of a csv else match by position. Unmatched ones are dropped with a note. Sets of different
+    length and files of statistics are returned unchanged.
     """
     if isinstance(images, Path) or isinstance(others, Path):
         return others
-    if names and _has(others, names):
-        return others.select(names)
+    for wanted in (names, images.names):
+        if wanted and _has(others, wanted):
+            if (count := len(set(wanted))) < len(others):
+                text = f"{count} of the {len(others)} images have a partner"
+                note(f"{others.path}: {text}; the others are left out of every score")
+            return others.select(wanted)
     if not (images.has_names and others.has_names):
         if len(others) > len(images):
             note(f"{others.path}: the first {len(images)} images are used")

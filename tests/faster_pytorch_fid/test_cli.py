@@ -916,7 +916,10 @@ def test_a_moved_csv_is_read_by_the_rows_that_the_manifest_states(lab, command):
     expected = command(*flags)
     assert expected[0] == 0, expected
     (lab / "test_gt.csv").rename(lab / "moved.csv")
-    assert command(*flags, "--gt-path", lab / "moved.csv") == expected
+    found = command(*flags, "--gt-path", lab / "moved.csv")
+    assert found[:2] == expected[:2]
+    note = "8 of the 16 images have a partner; the others are left out of every score"
+    assert f"note: {lab / 'moved.csv'}: {note}\n" in found[2]
 
 
 def test_a_moved_folder_is_read_by_the_names_that_the_manifest_states(lab, command):
@@ -933,6 +936,16 @@ def test_a_moved_folder_is_read_by_the_names_that_the_manifest_states(lab, comma
     moved = ("--gt-path", lab / "moved_truth", "--mask-path", lab / "moved_masks")
     assert command(*flags, *moved) == expected
     assert "hole_mae" in expected[1]
+
+
+def test_results_with_the_names_of_some_truths_pair_with_them(lab, command):
+    flags = ("--predicted-path", lab / "test_results", "--metrics", "paired")
+    expected = command(*flags)
+    no_manifest(lab)
+    Image.fromarray(draw_images(1, 50)[0]).save(lab / "truth" / "image_0005.png")  # in between
+    found = command(*flags, "--gt-path", lab / "truth", "--mask-path", lab / "masks")
+    assert found[:2] == expected[:2]
+    assert f"note: {lab / 'truth'}: 8 of the 9 images have a partner; the others" in found[2]
 
 
 def test_statistics_that_a_manifest_names_are_not_paired_with_the_images(lab, command):
