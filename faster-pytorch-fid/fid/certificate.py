@@ -105,11 +105,30 @@ def notes(outcome: Outcome) -> list[str]:
     files = [side for side in sides if isinstance(side, Path)]
     if files and outcome.backend.key("p_ids") in scores:
         found.append(f"P-IDS takes the rows of {files[0]} for those of the other side, in order")
+    found += _unequal(outcome)
     sha256 = outcome.backend.weights_sha256
     if outcome.backend.name == "inception" and not sha256.startswith(FID_HASH_PREFIX):
         found.append(
             f"not the public FID weights (sha256 begins {sha256[:8]}, theirs {FID_HASH_PREFIX})"
             ": compare only with scores of the same weights"
+        )
+    return found
+
+
+def _unequal(outcome: Outcome) -> list[str]:
+    """Notes about a number or size that differs between images and ground truth."""
+    found, (count1, count2), inputs = [], outcome.counts, outcome.inputs
+    sets = [side for side in (inputs.predicted, inputs.reference) if isinstance(side, ImageSet)]
+    if None not in outcome.counts and count1 != count2:
+        is_shared = len(sets) == 2 and len(sets[1]) == count1
+        text = "share {}, which count once in KID, precision, recall, density and coverage"
+        text = text if is_shared else "are compared with {}"
+        found.append(f"{count1} images {text.format(f'{count2} of ground truth')}")
+    sizes = ["{1} x {0}".format(*side.pixels(0).shape) for side in sets]
+    if len(set(sizes)) == 2:
+        found.append(
+            f"the images have {sizes[0]} pixels, the ground truth {sizes[1]}: the distance is of "
+            "that too (see --resize)"
         )
     return found
 

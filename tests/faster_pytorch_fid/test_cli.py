@@ -803,6 +803,18 @@ def test_a_truth_of_several_samples_counts_once_among_its_neighbours(lab, comman
     assert certificate["kernel_subset_size"] == 4
     assert "p_ids_inception_64" in scores  # of pairs, each sample with its truth
     assert "8 images are fewer than the 64 feature dimensions" in error
+    assert "note: 16 images share 8 of ground truth, which count once in KID" in error
+
+
+def test_sets_of_other_numbers_or_sizes_are_noted(lab, command):
+    write_folder(lab / "large", draw_images(9, seed=1, side=20))
+    error = command(lab / "truth", lab / "large")[2]
+    assert "note: 8 images are compared with 9 of ground truth\n" in error
+    assert "note: the images have 16 x 16 pixels, the ground truth 20 x 20: the dist" in error
+    error = command(lab / "truth", lab / "large", "--resize", "9x9")[2]
+    assert " x " not in error
+    error = command(lab / "truth", lab / "masks")[2]
+    assert "compared" not in error
 
 
 def test_copies_of_the_training_set_are_sought_among_images_alone(lab, command):
