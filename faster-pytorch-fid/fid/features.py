@@ -35,9 +35,7 @@ FID_WEIGHTS_URL = (
     "pt_inception-2015-12-05-6726825d.pth"
 )
 FID_HASH_PREFIX = "6726825d"
-NOT_FETCHED = (  # urllib's URLError is an OSError, an unusable proxy a ValueError
-    *(OSError, HTTPException, RuntimeError, ValueError),
-)
+NOT_FETCHED = (OSError, HTTPException, RuntimeError, ValueError)  # of an unusable proxy: the last
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 
@@ -73,11 +71,7 @@ class Backend:
     @property
     def provenance(self) -> dict[str, str]:
         """Metadata of a statistics file about its features."""
-        return {
-            "backend": self.name,
-            "weights_sha256": self.weights_sha256,
-            "resize": self.resize,
-        }
+        return {"backend": self.name, "weights_sha256": self.weights_sha256, "resize": self.resize}
 
 
 def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_URL) -> Path:
@@ -126,12 +120,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         if line := of_the_machine(error, path):
             raise ScoreError(line) from None
         weights = None
-    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
+    if not isinstance(weights, dict) or not all(map(_is_plain, weights.values())):
         raise ScoreError(
             f"{path}: not a PyTorch weight file or truncated (sha256 begins {sha256[:8]}, the FID "
             f"weights' begins {FID_HASH_PREFIX})"
         )
     return weights, sha256
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor that a network can hold: dense, and stored in the file."""
+    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return is_dense and not (value.is_nested or value.is_meta or value.is_quantized)
 
 
 def resized(pixels: Tensor, side: int) -> Tensor:

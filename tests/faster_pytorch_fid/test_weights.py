@@ -120,6 +120,22 @@ def test_bad_weight_files_are_one_line_with_their_hash(tmp_path, capsys):
         find_weights(str(tmp_path / "none.pth"), tmp_path)
 
 
+ODD_TENSORS = {
+    "sparse": lambda: torch.eye(2).to_sparse(),
+    "on no device": lambda: torch.empty(2, device="meta"),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, about such tensors
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+def test_weights_that_no_network_can_hold_are_one_line(tmp_path, kind):
+    torch.save({"a": ODD_TENSORS[kind]()}, tmp_path / "w.pth")
+    with pytest.raises(ScoreError, match="w.pth: not a PyTorch weight file or truncated"):
+        read_weights(tmp_path / "w.pth")
+
+
 @pytest.mark.parametrize("data", [b"Repository not found", b"J0", b"}bX", b"(b.", b"0"])
 def test_a_text_that_a_server_sent_for_the_weights_is_one_line(tmp_path, data):
     path = tmp_path / "w.pth"
