@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from fid.statistics import FeatureStatistics, load_statistics, save_statistics
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CPU_PART = 2  # batch size per CPU thread, small enough for its cache
+PIXELS = f"1, Pillow {PIL.__version__}"  # what decodes images; count up where `pixels` changes any
 
 
 def choose_device(asked: str, ranks: Ranks) -> torch.device:
@@ -218,9 +220,9 @@ class Scorer:
             note(f"reference statistics are not cached: {error}")
 
     def _cache_name(self, images: ImageSet, keep_features: bool) -> str:
-        """Content hash of images and network; marked if it includes features that FID drops."""
+        """Hash of files, decoder and network; marked if it includes features that FID drops."""
         backend, resize = self.backend, self.settings.resize
-        parts = [images.sha256(), str(backend.dims), *backend.provenance.values()]
+        parts = [images.sha256(), str(backend.dims), *backend.provenance.values(), PIXELS]
         parts += [repr(tuple(resize))] if resize else []
         if keep_features and len(images) > backend.dims:
             parts.append("features")

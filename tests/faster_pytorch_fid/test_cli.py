@@ -260,6 +260,14 @@ def test_the_reference_comes_from_the_cache_until_an_image_changes(lab, command,
     assert extracted[3:] == ["test_results", "truth"] * 2
 
 
+def test_another_decoder_has_its_own_cache(lab, command, monkeypatch):
+    arguments = "--predicted-path", lab / "test_results", "--cache-dir", lab / "cache"
+    command(*arguments)
+    monkeypatch.setattr(fid.extraction, "PIXELS", "2")
+    command(*arguments)
+    assert len(list((lab / "cache").iterdir())) == 2
+
+
 ALL = "fid,kid,prc,paired,bootstrap"
 
 
