@@ -9,7 +9,7 @@ not change the arithmetic.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fid.files import BROKEN_ZIP, ScoreError, check_limit, of_the_machine, replacing
 
+MOMENTS = ("mu", "sigma")  # of every file
 Moments = tuple[int, Tensor, Tensor]  # n, mean (d,), scatter (d, d): sum of centred outer products
 
 
@@ -161,11 +162,7 @@ def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> Fea
     The file must have the feature size in use and, where it states its provenance, that one. Raises
     `ScoreError` for another one, and for what is no npz or has no finite `mu` and `sigma`.
     """
-    arrays = _read_arrays(path)
-    for key in ("mu", "sigma"):
-        if key not in arrays:
-            found = ", ".join(arrays) or "nothing"
-            raise ScoreError(f"{path}: no {key!r} in it (it holds {found})")
+    arrays = _read_arrays(path, {*MOMENTS, "n", "features", *provenance})
     mean, covariance = arrays["mu"], arrays["sigma"]
     if mean.shape != (dims,) or covariance.shape != (dims, dims):
         raise ScoreError(
@@ -198,20 +195,33 @@ def has_features(path: Path) -> bool:
         return True  # reading it says what is wrong
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz, none of which may be a program or larger than the limit unpacked."""
+def _read_arrays(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays of an npz with these keys; others are not read.
+
+    Raises `ScoreError` for one that is a program, for more bytes than the limit, and for a file
+    without moments.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
+            members = [(m.filename.removesuffix(".npy"), m.file_size) for m in archive.infolist()]
+        unpacked = sum(size for key, size in members if key in keys)
         check_limit("statistics_bytes", unpacked, f"{path}: unpacked")
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (*BROKEN_ZIP, MemoryError) as error:
+            arrays = {key: file[key] for key, _ in members if key in keys}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("an array without npy header")
+    except ScoreError:
+        raise
+    except Exception as error:  # foreign bytes raise almost any exception
         if isinstance(error, MemoryError):
             bytearray(unpacked)  # raises again, unless only the arrays' headers claim more
         elif line := of_the_machine(error, path):
             raise ScoreError(line) from None
         raise ScoreError(f"{path}: not a readable npz ({error})") from None
+    if missing := [key for key in MOMENTS if key not in arrays]:
+        found = ", ".join(key for key, _ in members) or "nothing"
+        raise ScoreError(f"{path}: no {missing[0]!r} in it (it holds {found})")
+    return arrays
 
 
 def _checked_numbers(path: Path, names: str, *arrays: np.ndarray) -> list[Tensor]:

@@ -135,6 +135,16 @@ def test_an_npz_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, messa
     assert "\n" not in str(caught.value)
 
 
+def test_only_what_statistics_are_made_of_is_read_and_counted(tmp_path, monkeypatch):
+    path, moments = tmp_path / "more.npz", {"mu": np.zeros(3), "sigma": np.eye(3)}
+    np.savez(path, **moments, pool=np.zeros(9999), names=np.array([None]), backend=np.array("x"))
+    monkeypatch.setenv("INPUT_LIMITS", "statistics_bytes=2000")
+    assert load_statistics(path, 3, {"backend": "x"}).count is None
+    np.savez(path, **moments, features=np.zeros((9999, 3)))
+    with pytest.raises(ScoreError, match="bytes; allowed are 2,000"):
+        load_statistics(path, 3, {"backend": "x"})
+
+
 def test_an_npz_that_needs_another_zip_reader_is_refused(tmp_path):
     path = tmp_path / "new.npz"
     np.savez(path, mu=np.zeros(3), sigma=np.eye(3))

@@ -214,6 +214,13 @@ ODD_TABLES = [
          put("bad.csv", table(ROWS).replace("\n", "\n\n")), REPAIRED),
 ]  # fmt: skip
 
+
+def _headed(header: str) -> bytes:
+    """Statistics whose mean has such a header and no numbers."""
+    start = b"\x93NUMPY\x01\x00\x76\x00"
+    return packed({"mu.npy": start + header.encode().ljust(117) + b"\n", "sigma.npy": b""})
+
+
 EYE, ZEROS = np.eye(64), np.zeros(64)
 ARRAYS: dict[str, tuple[bytes, str]] = {  # content of bad.npz, what is said
     "of zero bytes": (b"", "not a readable npz"),
@@ -225,7 +232,14 @@ ARRAYS: dict[str, tuple[bytes, str]] = {  # content of bad.npz, what is said
     "of text in arrays": (npz(mu=ZEROS.astype(str), sigma=EYE), "not of real numbers"),
     "of complex numbers": (npz(mu=ZEROS + 1j, sigma=EYE), "not of real numbers"),
     "with a program": (npz(mu=[Hostile()] * 64, sigma=EYE), "not a readable npz"),
-    "with a program beside": (npz(mu=ZEROS, sigma=EYE, more=[Hostile()]), "not a readable npz"),
+    "with a program for a number": (npz(mu=ZEROS, sigma=EYE, n=[Hostile()]), "not a readable npz"),
+    "of bytes without a header": (packed({"mu.npy": b"0" * 512, "sigma.npy": b""}), "npy header"),
+    "with an open quote in a header": (_headed("{'descr': '<f8', 'shape': ("), "not a readable"),
+    "with a number for a header": (_headed("7"), "not a readable npz"),
+    "with a shape of text": (
+        _headed("{'descr': '<f8', 'fortran_order': False, 'shape': ('a',)}"), "not a readable npz"),
+    "with a list of fields": (
+        _headed("{'descr': [7], 'fortran_order': False, 'shape': (1,)}"), "not a readable npz"),
     "of a negative number of images": (npz(mu=ZEROS, sigma=EYE, n=-3), "n is -3, expected"),
     "of many numbers of images": (npz(mu=ZEROS, sigma=EYE, n=[3, 4]), "n is [3 4], expected"),
     "with features of not a number": (
@@ -234,9 +248,8 @@ ARRAYS: dict[str, tuple[bytes, str]] = {  # content of bad.npz, what is said
     "that claims to unpack to 3.9 GiB": (
         claiming(npz(mu=ZEROS, sigma=EYE), 2_100_000_000), "bytes; allowed are 2,147,483,648"),
     "with an array of 10^15 numbers": (
-        packed({"mu.npy": b"\x93NUMPY\x01\x00\x76\x00" + (
-            b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }".ljust(117)
-            + b"\n"), "sigma.npy": b""}), "not a readable npz"),
+        _headed("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,), }"),
+        "not a readable npz"),
 }  # fmt: skip
 
 
@@ -300,6 +313,8 @@ CASES = [
         Case(f"an npz {what}", STATISTICS, says, put("bad.npz", content))
         for what, (content, says) in ARRAYS.items()
     ),
+    Case("an npz with a program that is not read", STATISTICS, "",
+         put("bad.npz", npz(mu=ZEROS, sigma=EYE, more=[Hostile()])), REPAIRED),
     *(Case(f"a manifest {what}", SCORE, says, make) for what, (make, says) in MANIFESTS.items()),
     *(
         Case(f"a certificate {what}", "faster-pytorch-fid/fid_score_gpu.py --verify bad.json", says,
