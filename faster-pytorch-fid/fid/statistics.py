@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fid.files import BROKEN_ZIP, ScoreError, check_limit, of_the_machine, replacing
 
+CLOSE = 1e-3  # relative; files may have 16-bit numbers
 MOMENTS = ("mu", "sigma")  # of every file
 Moments = tuple[int, Tensor, Tensor]  # n, mean (d,), scatter (d, d): sum of centred outer products
 
@@ -179,6 +180,11 @@ def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> Fea
             found = f"features are {features.shape}, not (n, {dims}) with n from 2"
             raise ScoreError(f"{path}: {found}")
         (rows,) = _checked_numbers(path, "features", features)
+        trace = moments[1].trace()
+        size = (moments[0].square().sum() + trace).sqrt()  # root mean square of the features
+        shift = (rows.mean(0) - moments[0]).norm()
+        if shift > CLOSE * size or (rows.var(0).sum() - trace).abs() > CLOSE * size**2:
+            raise ScoreError(f"{path}: its features have another mean or spread than mu and sigma")
         return FeatureStatistics.of(rows, keep_features=True)
     n = arrays.get("n", np.array(2))
     if n.shape != () or n.dtype.kind not in "iu" or n < 2:

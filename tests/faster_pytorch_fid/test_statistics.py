@@ -103,14 +103,23 @@ def test_a_file_of_pytorch_fid_is_read(tmp_path):
 
 @pytest.mark.parametrize("kind", [">f8", "f2", "longdouble", "u2"])
 def test_numbers_may_be_stored_in_any_width_and_byte_order(tmp_path, kind):
-    rows = np.array([[1, 2, 3], [4, 6, 8]], kind)
-    moments = {"mu": rows.mean(0).astype(kind), "sigma": np.eye(3, dtype=kind)}
+    rows = np.array([[1, 2, 3], [5, 6, 9]], kind)
+    sigma = [[8, 8, 12], [8, 8, 12], [12, 12, 18]]  # outer((4, 4, 6)) / 2
+    moments = {"mu": rows.mean(0).astype(kind), "sigma": np.array(sigma, kind)}
     np.savez(tmp_path / "moments.npz", **moments)
     np.savez(tmp_path / "features.npz", **moments, features=rows)
     loaded = load_statistics(tmp_path / "moments.npz", 3, {})
-    assert loaded.mean().tolist() == moments["mu"].tolist()
-    assert torch.equal(loaded.covariance(), torch.eye(3, dtype=torch.float64))
+    assert loaded.mean().tolist() == [3, 4, 6]
+    assert loaded.covariance().tolist() == sigma
     assert load_statistics(tmp_path / "features.npz", 3, {}).features().tolist() == rows.tolist()
+
+
+ROWS = 2.5**0.5 * np.concatenate([np.eye(3), -np.eye(3)])  # of mean 0, covariance I
+
+
+def test_features_that_have_the_files_moments_are_read(tmp_path):
+    np.savez(tmp_path / "good.npz", mu=np.zeros(3), sigma=np.eye(3), features=ROWS)
+    assert load_statistics(tmp_path / "good.npz", 3, {}).features().tolist() == ROWS.tolist()
 
 
 @pytest.mark.parametrize(
@@ -124,6 +133,8 @@ def test_numbers_may_be_stored_in_any_width_and_byte_order(tmp_path, kind):
         ({"mu": np.array([None]), "sigma": np.eye(3)}, "not a readable npz"),
         ({"mu": np.array(["a", "b", "c"]), "sigma": np.eye(3)}, "not of real numbers"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "features": np.zeros((2, 5))}, "features are"),
+        ({"mu": np.ones(3), "sigma": np.eye(3), "features": ROWS}, "another mean or spread"),
+        ({"mu": np.zeros(3), "sigma": 2 * np.eye(3), "features": ROWS}, "another mean or spread"),
     ],
 )
 def test_an_npz_that_does_not_fit_is_refused_in_one_line(tmp_path, arrays, message):
