@@ -25,6 +25,7 @@ from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Source
 from fid.metrics import KERNEL_SUBSET_SIZE
 from fid.pixels import FILTERS, Size
 from fid.scoring import Outcome, kind_of
+from fid.statistics import holds
 
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # in addition to the metric's absolute tolerance
@@ -57,9 +58,8 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {  # in a certificate, and which va
     "seed": _whole(0),
     "batch_size": _whole(1),
     "recursive": _is(bool),
-    "train_path": _is(str | None),
+    **dict.fromkeys(PATHS, _is(str | None)),
     "resize": lambda value: value is None or _is_size(value),
-    **dict.fromkeys(PATHS[1:], _is(str | None)),
 }
 
 
@@ -103,11 +103,14 @@ def notes(outcome: Outcome) -> list[str]:
         found.append(f"the kernel distance is of subsets of {outcome.subset_size} images")
     sides = outcome.inputs.predicted, outcome.inputs.reference
     files = [side for side in sides if isinstance(side, Path)]
+    name = outcome.backend.name
+    text = f"does not say how its features were made; taken for {name}, resized as here"
+    found += [f"{file} {text}" for file in files if not holds(file, "backend")]  # pytorch-fid's
     if files and outcome.backend.key("p_ids") in scores:
         found.append(f"P-IDS takes the rows of {files[0]} for those of the other side, in order")
     found += _unequal(outcome)
     sha256 = outcome.backend.weights_sha256
-    if outcome.backend.name == "inception" and not sha256.startswith(FID_HASH_PREFIX):
+    if name == "inception" and not sha256.startswith(FID_HASH_PREFIX):
         found.append(
             f"not the public FID weights (sha256 begins {sha256[:8]}, theirs {FID_HASH_PREFIX})"
             ": compare only with scores of the same weights"

@@ -28,7 +28,7 @@ from fid.metrics import (
 )
 from fid.paired import paired_metrics
 from fid.process import Ranks
-from fid.statistics import FeatureStatistics, has_features, save_statistics
+from fid.statistics import FeatureStatistics, holds, save_statistics
 
 NEED_FEATURES = {"kid", "prc", "density", "ids", "bootstrap"}
 NEED_PAIRS = {"paired", "hole", "train"}  # of images; the last is asked for by --train-path
@@ -88,7 +88,7 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
         (inputs.train, set(), {"train"}),
     ):
         if isinstance(source, Path):
-            lacking = need_images if has_features(source) else need_images | need_features
+            lacking = need_images if holds(source, "features") else need_images | need_features
             if name := next((name for name in metrics if name in lacking), None):
                 flag = "--train-path" if name == "train" else f"--metrics {name}"
                 raise ScoreError(f"{flag}: needs images, {source} holds statistics only")

@@ -192,11 +192,11 @@ def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> Fea
     return FeatureStatistics.from_moments(*moments, int(n) if "n" in arrays else None)
 
 
-def has_features(path: Path) -> bool:
-    """Whether a file of statistics keeps the features of every image."""
+def holds(path: Path, key: str) -> bool:
+    """Whether a file of statistics has that array, such as the features of every image."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return "features.npy" in archive.namelist()
+            return f"{key}.npy" in archive.namelist()
     except BROKEN_ZIP:
         return True  # reading it says what is wrong
 

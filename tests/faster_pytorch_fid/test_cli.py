@@ -825,6 +825,17 @@ def test_sets_of_other_numbers_or_sizes_are_noted(lab, command):
     assert "compared" not in error
 
 
+def test_statistics_of_other_programs_do_not_say_how_they_were_made(lab, command):
+    command("--predicted-path", lab / "truth", "--save-stats", lab / "ours.npz")
+    with np.load(lab / "ours.npz") as file:
+        np.savez(lab / "theirs.npz", mu=file["mu"], sigma=file["sigma"])
+    ours = command(lab / "test_results", lab / "ours.npz")
+    theirs = command(lab / "test_results", lab / "theirs.npz")
+    assert ours[:2] == theirs[:2]
+    said = f"note: {lab / 'theirs.npz'} does not say how its features were made; taken for inc"
+    assert (said in theirs[2], "does not say" in ours[2]) == (True, False)
+
+
 def test_copies_of_the_training_set_are_sought_among_images_alone(lab, command):
     for folder in ("truth", "masks"):
         command("--predicted-path", lab / folder, "--save-stats", lab / f"{folder}.npz")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fid.files import ScoreError
-from fid.statistics import FeatureStatistics, has_features, load_statistics, save_statistics
+from fid.statistics import FeatureStatistics, holds, load_statistics, save_statistics
 
 
 def gather(features: torch.Tensor, batch: int, keep: bool = False) -> FeatureStatistics:
@@ -162,7 +162,7 @@ def test_an_npz_that_needs_another_zip_reader_is_refused(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 6] = 99  # the version that reading it takes
     path.write_bytes(data)
-    assert has_features(path)  # so that reading it says what is wrong
+    assert holds(path, "features")  # so that reading it says what is wrong
     with pytest.raises(ScoreError, match="not a readable npz .*version 9.9"):
         load_statistics(path, 3, {})
 
