@@ -25,6 +25,7 @@ from fid import INTERRUPTED, MISTAKE, READER_GONE, certificate, empty_argument, 
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
 from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
+from fid.notes import notes
 from fid.pixels import Size
 from fid.process import Ranks, handled, leave
 from fid.scoring import save_predicted_statistics, score
@@ -184,7 +185,7 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
     if ranks.rank > 0:
         return 0
     print(*certificate.table(outcome), sep="\n")  # first: a full disk does not cost the score
-    for text in certificate.notes(outcome):
+    for text in notes(outcome):
         note(text)
     if args.json:
         certificate.write(args.json, certificate.build(settings, outcome, args.json.parent))
