@@ -30,6 +30,7 @@ from torch import Tensor
 from fid.files import ScoreError
 from fid.statistics import FeatureStatistics
 
+NOT_FINITE = "a score is not finite: the features or statistics are too large"
 LEGACY_EPS = 1e-6
 IMAGINARY_TOLERANCE = 1e-3
 KERNEL_SUBSETS = 100
@@ -43,19 +44,26 @@ Route = Literal["nuclear", "eigen", "legacy"]
 
 def trace_sqrt_nuclear(factor1: Tensor, factor2: Tensor) -> Tensor:
     """tr (S1 S2)^1/2 from factors S_i = F_i^T F_i, (n1, d), (n2, d) -> scalar."""
-    return torch.linalg.svdvals(factor1 @ factor2.T).sum()
+    return torch.linalg.svdvals(_finite(factor1 @ factor2.T)).sum()
 
 
 def trace_sqrt_eigen(factor1: Tensor, covariance2: Tensor) -> Tensor:
     """tr (S1 S2)^1/2 from S1 = A^T A and S2, (r, d), (d, d) -> scalar."""
-    product = factor1 @ covariance2 @ factor1.T
+    product = _finite(factor1 @ covariance2 @ factor1.T)
     eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
     return eigenvalues.clamp_min(0).sqrt().sum()
 
 
+def _finite(matrix: Tensor) -> Tensor:
+    """The matrix; raises `ScoreError` if it overflowed, of which no decomposition exists."""
+    if not matrix.isfinite().all():
+        raise ScoreError(NOT_FINITE)
+    return matrix
+
+
 def symmetric_factor(covariance: Tensor) -> Tensor:
     """A with A^T A = S: eigenvectors scaled by sqrt eigenvalues, without the null space, (r, d)."""
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    eigenvalues, eigenvectors = torch.linalg.eigh(_finite(covariance))
     floor = eigenvalues[-1].clamp_min(0) * len(covariance) * torch.finfo(covariance.dtype).eps
     kept = eigenvalues > floor
     return eigenvalues[kept].sqrt()[:, None] * eigenvectors[:, kept].T
@@ -64,9 +72,10 @@ def symmetric_factor(covariance: Tensor) -> Tensor:
 def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float:
     """tr (S1 S2)^1/2 as pytorch-fid computes it, with any SciPy version.
 
-    Raises `ScoreError` if the root has an imaginary part, as pytorch-fid does.
+    Raises `ScoreError` if the root has an imaginary part, as pytorch-fid does, or overflows.
     """
-    root = _sqrtm(covariance1.dot(covariance2))
+    product = torch.from_numpy(covariance1.dot(covariance2))
+    root = _sqrtm(_finite(product).numpy())
     if not np.isfinite(root).all():
         offset = np.eye(len(covariance1)) * LEGACY_EPS
         root = _sqrtm((covariance1 + offset).dot(covariance2 + offset))
@@ -93,7 +102,7 @@ def frechet_distance(
 ) -> tuple[float, Route]:
     """Frechet distance of two sets of features, and the method used.
 
-    Raises `ScoreError` only with `legacy`, see `trace_sqrt_legacy`.
+    Raises `ScoreError` for features so large that products overflow; and see `trace_sqrt_legacy`.
     """
     shift = first.mean() - second.mean()
     factor1, factor2 = first.factor(), second.factor()

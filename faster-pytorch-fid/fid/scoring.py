@@ -17,6 +17,7 @@ from fid.features import Backend
 from fid.files import ScoreError, note
 from fid.inputs import METRICS, Inputs, Settings, open_predicted, resolve_inputs
 from fid.metrics import (
+    NOT_FINITE,
     Route,
     default_subset_size,
     density_coverage,
@@ -68,7 +69,7 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
         lambda: _further_scores(settings, metrics, inputs, key, sides, train, hole)
     )
     if not all(map(math.isfinite, scores.values())):
-        raise ScoreError("a score is not finite: the features or statistics are too large")
+        raise ScoreError(NOT_FINITE)
     truths = inputs.truths()
     counts = predicted.count, reference.count if truths is None else len(truths)
     subset_size = default_subset_size(*counts) if "kid" in metrics else None

@@ -131,6 +131,14 @@ def test_legacy_route_reports_imaginary_roots_in_one_line():
     assert str(caught.value).endswith(", where pytorch-fid fails too; score without --legacy")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("count", [3, 9])
+def test_products_that_overflow_are_one_line(count, legacy):
+    sets = [statistics(1e200 * sample(count, 4, seed)) for seed in (1, 2)]
+    with pytest.raises(ScoreError, match="a score is not finite"):
+        frechet_distance(*sets, legacy)
+
+
 @pytest.mark.parametrize("largest", [1.0, 1e-6, 1e6])
 def test_eigenvalues_within_rounding_of_the_largest_are_the_null_space(largest):
     # rounding: largest x 4 dims x 2^-52
