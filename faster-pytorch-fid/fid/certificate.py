@@ -133,6 +133,7 @@ def read(path: Path) -> dict[str, Any]:
     scores, parts = certificate["scores"], [certificate.get(name) for name in SOURCES]
     fits = {
         "scores": isinstance(scores, dict)
+        and "".join(scores).isprintable()
         and all(type(s) in (int, float) and abs(s) <= MAX_FLOAT for s in scores.values()),
         **{name: isinstance(p, dict | None) for name, p in zip(SOURCES, parts, strict=True)},
         **{name: can_be(settings[name]) for name, can_be in SETTINGS.items()},

@@ -434,6 +434,7 @@ def test_a_mistake_in_one_processs_share_ends_both_with_one_line(lab, stem_weigh
         ({"scores": None}, "'scores' has a value"),
         ({"scores": {"fid": "low"}}, "'scores' has a value"),
         ({"scores": {"fid": math.nan}}, "'scores' has a value"),
+        ({"scores": {"f\nid": 3.0}}, "'scores' has a value"),
         ({"scores": {"fid": math.inf}}, "'scores' has a value"),
         ({"scores": {"fid": 10**400}}, "'scores' has a value"),
         ({"settings": {}}, "'batch_size' is missing"),
