@@ -104,7 +104,7 @@ def check_limit(name: str, found: float, what: str) -> None:
 def most_bytes(name: str) -> int:
     """Bytes to read so that a file beyond its limit is detected; -1 for all of it."""
     allowed = limit(name)
-    return -1 if math.isinf(allowed) else int(allowed) + 1
+    return -1 if allowed >= sys.maxsize else int(allowed) + 1
 
 
 @cache

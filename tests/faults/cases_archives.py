@@ -206,6 +206,8 @@ ODD_TABLES = [
     Case("a csv with more rows than images", f"{SCORED_CSV} --metrics fid,paired",
          "note: bad.csv: the first 8 images are used", put("bad.csv", table(ROWS + ROWS[:5])),
          REPAIRED),
+    Case("a csv whose rows may have 1e30 bytes", SCORED_CSV, "", put("bad.csv", table(ROWS)),
+         REPAIRED, limits="row_bytes=1e30"),
     Case("a csv with Windows line ends", SCORED_CSV, "",
          put("bad.csv", table(ROWS).replace("\n", "\r\n")), REPAIRED),
     Case("a csv without a line end at its end", SCORED_CSV, "",
