@@ -23,6 +23,7 @@ from fid.pixels import Size
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
 OF_PAIRS = {"ids", "hole", "paired"}  # metrics that compare each image with its own ground truth
+OF_MASKS = {"hole", "paired"}  # metrics of the hole
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
 KEYS = {  # optional keys: what they must be
@@ -123,23 +124,28 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
 def open_masks(
     settings: Settings, predicted: Source, manifest: dict[str, Any]
 ) -> ImageSet | None:
-    """The hole masks that --mask-path or the manifest names, read as the manifest says."""
-    folder = Path(settings.predicted_path)
-    if settings.mask_path is not None:
-        masks = open_images(Path(settings.mask_path))
-        masks = belonging(predicted, masks, stated(manifest, "mask"))
-    elif manifest.get("masks"):
-        place = path_in(folder, manifest["masks"])
-        if settings.gt_path is not None and not place.exists():  # another machine's manifest
-            note(f"{folder}/{MANIFEST}: its masks are not here; give --mask-path if needed")
-            return None
-        masks = open_images(place, column_of(folder, manifest, "mask"))
-        masks.threshold = manifest.get("mask_threshold")
-    else:
+    """The hole masks that --mask-path names or, if a metric needs them, the manifest.
+
+    They are read as the manifest says that inpainting read them.
+    """
+    folder, given = Path(settings.predicted_path), settings.mask_path
+    if given is None and not (manifest.get("masks") and OF_MASKS.intersection(settings.metrics)):
         return None
+    place = path_in(folder, manifest["masks"]) if given is None else Path(given)
+    if given is None and not place.exists():  # perhaps another machine's manifest
+        note(f"{folder}/{MANIFEST}: its masks are not here; give --mask-path if needed")
+        return None
+    if place.suffix.lower() in (".csv", ".npz") and not place.is_dir():
+        raise ScoreError(f"{place}: masks are read from a folder or a .zip of images")
+    if given is None:
+        masks = open_images(place, column_of(folder, manifest, "mask"), settings.recursive)
+    else:
+        masks = open_images(place, None, settings.recursive)
+        masks = belonging(predicted, masks, stated(manifest, "mask"))
+    masks.size, masks.threshold = settings.resize, manifest.get("mask_threshold")
     masks.inverted = manifest.get("inverted_masks") is True
     if masks.inverted:
-        note(f"{masks.path}: white is the hole, as {folder}/{MANIFEST} says of the masks")
+        note(f"{place}: white is the hole, as {folder}/{MANIFEST} says of the masks")
     return masks
 
 

@@ -78,7 +78,7 @@ def paired_metrics(
 
 
 def read_hole(masks: ImageSet, index: int) -> np.ndarray:
-    """Hole pixels of a mask, (H, W) bool; masks may use 0 and 1 instead of 0 and 255.
+    """Hole pixels of a mask at the set's size, (H, W) bool; masks may use 0 and 1 for 0 and 255.
 
     Other values are an error unless the manifest states the threshold that inpainting used. Of
     inverted masks the rest is the hole.
@@ -90,7 +90,10 @@ def read_hole(masks: ImageSet, index: int) -> np.ndarray:
     if len(wrong) and masks.threshold is None:
         raise ScoreError(f"{name}: value {wrong[0]:g}, allowed are {KNOWN} and {HOLE}")
     hole = holes(mask, masks.threshold or KNOWN)
-    return ~hole if masks.inverted else hole
+    hole = ~hole if masks.inverted else hole
+    if masks.size is None:
+        return hole
+    return resized(hole.astype(np.uint8), masks.size._replace(filter="nearest")).astype(bool)
 
 
 def _check_size(

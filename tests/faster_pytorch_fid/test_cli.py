@@ -200,11 +200,11 @@ def test_a_csv_named_by_the_manifest_is_read_by_row(lab, command):
 def test_results_of_another_machine_are_scored_by_the_truth_that_is_given(lab, command):
     flags = ("--predicted-path", lab / "test_results", "--gt-path", lab / "truth")
     expected = command(*flags)
-    manifest = lab / "test_results" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"../masks"', '"../../home/masks"'))
-    found = command(*flags)
-    assert found[:2] == expected[:2]
-    assert "its masks are not here" in found[2]
+    state(lab, masks="../../home/masks")
+    assert command(*flags) == expected
+    code, output, error = command(*flags, "--metrics", "paired")
+    assert (code, "hole_mae" in output) == (0, False)
+    assert "its masks are not here" in error
     code, _, error = command(*flags, "--metrics", "hole")
     assert (code, error.splitlines()[-1]) == (
         2, "error: --metrics hole: needs masks; give --mask-path")  # fmt: skip
@@ -651,6 +651,54 @@ def test_masks_that_were_inverted_for_inpainting_are_for_the_score(lab, command,
     code, output, error = command(*flags, *([] if stated else ["--mask-path", lab / "masks"]))
     assert (code, output) == (0, expected[1]), error
     assert "masks: white is the hole, as " in error
+
+
+def test_masks_are_opened_for_the_metrics_that_need_them(lab, command):
+    flags, path = ("--predicted-path", lab / "test_results"), lab / "c.json"
+    for metrics in ("paired", "fid"):
+        assert command(*flags, "--metrics", metrics, "--json", path)[0] == 0
+        stated = json.loads(path.read_text())
+        assert (stated["masks"] is not None) == (metrics == "paired")
+    masks = {"path": "masks", "kind": "images", "n": 8, "sha256": "0"}
+    path.write_text(json.dumps(stated | {"masks": masks}))  # as earlier versions wrote it
+    shutil.rmtree(lab / "masks")
+    assert command("--verify", path, network=False)[1].endswith("verified\n")
+
+
+def test_given_masks_have_the_manifests_threshold_and_their_own_folders(lab, command):
+    flags = ("--predicted-path", lab / "test_results", "--metrics", "paired")
+    expected = command(*flags)
+    (lab / "moved").mkdir()
+    for path in (lab / "masks").iterdir():
+        with Image.open(path) as mask:
+            soft = np.asarray(mask).clip(90, 200)
+        Image.fromarray(soft).save(path)
+    (lab / "masks").rename(lab / "moved" / "masks")
+    state(lab, mask_threshold=128)
+    entries = json.loads((lab / "test_results" / "manifest.json").read_text())["images"]
+    given = (*flags, "--mask-path", lab / "moved", "--recursive")
+    assert command(*given)[:2] == expected[:2]
+    state(lab, images=[entry | {"mask": f"masks/{entry['mask']}"} for entry in entries])
+    assert command(*given)[:2] == expected[:2]
+    state(lab, masks="../moved")
+    assert command(*flags, "--recursive")[:2] == expected[:2]
+
+
+def test_holes_are_resized_with_their_images(lab, command):
+    flags = ("--predicted-path", lab / "test_results", "--metrics", "hole,paired")
+    code, output, error = command(*flags, "--resize", f"{2 * SIDE}x{2 * SIDE}:nearest")
+    assert code == 0, error
+    expected = re.search(r"hole_mae: +(\S+)", command(*flags)[1])[1]
+    assert re.search(r"hole_mae: +(\S+)", output)[1] == expected
+
+
+@pytest.mark.parametrize("name", ["masks.csv", "masks.npz"])
+def test_masks_are_images(lab, command, name):
+    write_csv(lab / name, draw_images(8, seed=1))
+    flags = ("--predicted-path", lab / "test_results", "--metrics", "paired")
+    code, _, error = command(*flags, "--mask-path", lab / name)
+    line = f"error: {lab / name}: masks are read from a folder or a .zip of images\n"
+    assert (code, error) == (2, line)
 
 
 def test_a_certificate_behind_a_link_verifies(lab, command):

@@ -99,7 +99,7 @@ def test_step_pictures_can_be_left_out(repair):
 def test_the_manifest_leads_the_scorer_to_the_truth_and_the_masks(repair, job):
     from fid.inputs import Settings, resolve_inputs
 
-    found = resolve_inputs(Settings(str(repair() / "test_results")))
+    found = resolve_inputs(Settings(str(repair() / "test_results"), metrics=("paired",)))
     assert found.paired
     for index in range(COUNT):
         truth = pixels(job / "test" / f"image_{index:03d}.png")
