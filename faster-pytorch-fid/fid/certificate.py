@@ -82,6 +82,8 @@ def build(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
     backend, counts = outcome.backend, (*outcome.counts, None, None)
     sources = [getattr(outcome.inputs, name) for name in SOURCES]
     stated = {name: getattr(settings, name) for name in SETTINGS}
+    if not outcome.inputs.paired and isinstance(reference := outcome.inputs.reference, ImageSet):
+        stated["gt_path"] = str(reference.path)  # perhaps a test_gt.csv that was found
     paths = {name: relative(stated[name], folder) for name in PATHS if stated[name] is not None}
     return {
         "format": FORMAT,

@@ -92,6 +92,12 @@ def test_a_test_gt_csv_is_found_where_the_labs_files_lie(lab, command, monkeypat
     here = command("--predicted-path", "test_results")
     assert named[:2] == beside[:2] == here[:2]
     assert "note: the ground truth is test_gt.csv" in here[2]
+    (lab / "away").mkdir()
+    (lab / "test_results").rename(lab / "away" / "test_results")
+    flags = ("--predicted-path", "away/test_results", "--json", "away/c.json")
+    assert command(*flags)[:2] == here[:2]
+    monkeypatch.chdir("/")  # where no test_gt.csv is found
+    assert command("--verify", lab / "away" / "c.json", network=False)[1].endswith("verified\n")
 
 
 def test_a_user_without_a_home_gets_a_score_without_a_cache(lab, command, monkeypatch):
