@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -74,8 +75,7 @@ def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float
 
     Raises `ScoreError` if the root has an imaginary part, as pytorch-fid does, or overflows.
     """
-    product = torch.from_numpy(covariance1.dot(covariance2))
-    root = _sqrtm(_finite(product).numpy())
+    root = _sqrtm(_finite(torch.from_numpy(covariance1.dot(covariance2))).numpy())
     if not np.isfinite(root).all():
         offset = np.eye(len(covariance1)) * LEGACY_EPS
         root = _sqrtm((covariance1 + offset).dot(covariance2 + offset))
@@ -158,6 +158,14 @@ def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     return within / (m * (m - 1)) - 2 * kernel(x, y).mean()
 
 
+def check_counts(metrics: Sequence[str], predicted: int, reference: int) -> None:
+    """Raise `ScoreError` if sets of so many images are too small for prc or density."""
+    if "prc" in metrics and min(predicted, reference) <= NEIGHBOURS:
+        raise ScoreError(f"--metrics prc: needs more than {NEIGHBOURS} images in each set")
+    if "density" in metrics and reference <= (k := COVERAGE_NEIGHBOURS):
+        raise ScoreError(f"--metrics density: needs more than {k} images of ground truth")
+
+
 def precision_recall(predicted: Tensor, reference: Tensor) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019), k = 3.
 
@@ -165,8 +173,7 @@ def precision_recall(predicted: Tensor, reference: Tensor) -> tuple[float, float
     distance to its third neighbour; recall: the same with the roles exchanged. Raises `ScoreError`
     for fewer than four images in a set.
     """
-    if min(len(predicted), len(reference)) <= NEIGHBOURS:
-        raise ScoreError(f"--metrics prc: needs more than {NEIGHBOURS} images in each set")
+    check_counts(["prc"], len(predicted), len(reference))
     return _covered(predicted, reference), _covered(reference, predicted)
 
 
@@ -190,9 +197,8 @@ def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float
     reference balls with a predicted feature inside. Raises `ScoreError` for fewer than six
     reference images.
     """
+    check_counts(["density"], len(predicted), len(reference))
     k = COVERAGE_NEIGHBOURS
-    if len(reference) <= k:
-        raise ScoreError(f"--metrics density: needs more than {k} images of ground truth")
     radii = neighbour_distances(reference, k)
     inside, reached = 0, torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
     for chunk in predicted.split(CHUNK_ROWS):
@@ -211,20 +217,25 @@ def discriminative_scores(
     are not paired. U-IDS: share of all images that it misclassifies. Raises `ScoreError` if
     scikit-learn is not installed.
     """
-    try:
-        from sklearn.svm import LinearSVC
-    except ImportError:
-        install = "scikit-learn is missing (pip install scikit-learn)"
-        raise ScoreError(f"--metrics ids: {install}") from None
     fake, real = (features.cpu().numpy() for features in (predicted, reference))
     features = np.concatenate([fake, real])
     is_real = np.repeat([False, True], [len(fake), len(real)])
-    machine = LinearSVC(dual=False, random_state=0).fit(features, is_real)
+    machine = linear_svm()(dual=False, random_state=0).fit(features, is_real)
     unpaired = 1 - float(machine.score(features, is_real))
     if not is_paired:
         return None, unpaired
     confused = machine.decision_function(fake) > machine.decision_function(real)
     return float(confused.mean()), unpaired
+
+
+def linear_svm() -> type:
+    """scikit-learn's class; raises `ScoreError` if it is not installed."""
+    try:
+        from sklearn.svm import LinearSVC
+    except ImportError:
+        install = "scikit-learn is missing (pip install scikit-learn)"
+        raise ScoreError(f"--metrics ids: {install}") from None
+    return LinearSVC
 
 
 def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> tuple[float, float, float]:

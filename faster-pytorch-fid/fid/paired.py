@@ -34,8 +34,7 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
 
     Raises `ScoreError` for images smaller than the window.
     """
-    if min(first.shape[:2]) < SSIM_WINDOW:
-        raise ScoreError(f"--metrics paired: SSIM needs images of at least {SSIM_WINDOW} pixels")
+    check_window(first)
     x, y = first.astype(np.float64), second.astype(np.float64)
 
     def local_mean(values: np.ndarray) -> np.ndarray:
@@ -50,6 +49,12 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return float((luminance * structure).mean())
+
+
+def check_window(image: np.ndarray) -> None:
+    """Raise `ScoreError` for an image that is too small for SSIM, (H, W, 3)."""
+    if min(image.shape[:2]) < SSIM_WINDOW:
+        raise ScoreError(f"--metrics paired: SSIM needs images of at least {SSIM_WINDOW} pixels")
 
 
 def paired_metrics(

@@ -15,19 +15,22 @@ import torch
 from fid.extraction import Scorer
 from fid.features import Backend
 from fid.files import ScoreError, note
+from fid.images import ImageSet
 from fid.inputs import METRICS, Inputs, Settings, open_predicted, resolve_inputs
 from fid.metrics import (
     NOT_FINITE,
     Route,
+    check_counts,
     default_subset_size,
     density_coverage,
     discriminative_scores,
     frechet_distance,
     kernel_distance,
+    linear_svm,
     nearness,
     precision_recall,
 )
-from fid.paired import paired_metrics
+from fid.paired import check_window, paired_metrics
 from fid.process import Ranks
 from fid.statistics import FeatureStatistics, holds, save_statistics
 
@@ -102,7 +105,19 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
                     f"pairs are needed: {predicted.path} has {len(predicted)} images, the "
                     f"{name} {others.path} has {len(others)}"
                 )
+    _check_computable(metrics, inputs)
     return metrics
+
+
+def _check_computable(metrics: tuple[str, ...], inputs: Inputs) -> None:
+    """Raise now what computing the metrics would raise after all features are there."""
+    truths, predicted = inputs.truths(), inputs.predicted
+    if "ids" in metrics:
+        linear_svm()
+    if "paired" in metrics:
+        check_window(predicted.pixels(0))
+    if truths is not None and isinstance(predicted, ImageSet):
+        check_counts(metrics, len(predicted), len(truths))
 
 
 def _further_scores(

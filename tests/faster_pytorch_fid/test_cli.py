@@ -790,6 +790,25 @@ def test_all_metrics_without_masks_leave_out_the_holes_with_a_note(lab, command)
     assert "note: hole is left out: it needs masks (--mask-path)" in error
 
 
+@pytest.mark.parametrize(
+    ("metric", "count", "side", "said"),
+    [
+        ("prc", 3, SIDE, "prc: needs more than 3 images in each set"),
+        ("density", 5, SIDE, "density: needs more than 5 images of ground truth"),
+        ("paired", 8, 10, "paired: SSIM needs images of at least 11 pixels"),
+        ("ids", 8, SIDE, "ids: scikit-learn is missing (pip install scikit-learn)"),
+    ],
+)
+def test_what_a_metric_lacks_is_said_before_the_work(
+    lab, command, monkeypatch, metric, count, side, said
+):
+    monkeypatch.setattr("fid.scoring.Scorer", lambda *_: pytest.fail("the work was done"))
+    monkeypatch.setitem(sys.modules, "sklearn.svm", None)
+    folders = [write_folder(lab / name, draw_images(count, 1, side)) for name in ("a", "b")]
+    code, _, error = command(*folders, "--metrics", metric)
+    assert (code, error) == (2, f"error: --metrics {said}\n")
+
+
 def test_a_certificate_of_the_first_release_verifies(lab, command):
     path = lab / "score.json"
     assert command("--predicted-path", lab / "test_results", "--json", path)[0] == 0
