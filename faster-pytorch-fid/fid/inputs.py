@@ -1,12 +1,4 @@
-"""What a score depends on: its settings, and the images, masks and manifest that they name.
-
-The manifest is what inpainting leaves next to its results:
-`<predicted-path>/manifest.json` holds {"ground_truth": folder or csv (absolute or relative to the
-manifest), "ground_truth_bytes": size of its files, "masks": folder or null, "mask_threshold":
-values below are a hole, "inverted_masks": whether the others are it instead, "images": [{"image":
-name, "ground_truth": name (csv: row number from 0), "mask": name}, ...]}. Only "images" is
-required.
-"""
+"""What a score depends on: its settings, and the images, masks and manifest that they name."""
 
 from __future__ import annotations
 
@@ -15,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fid.files import ScoreError, check_limit, composed, note, read_json, user_path
+from fid.files import ScoreError, check_limit, composed, note
 from fid.images import ImageSet, open_images
+from fid.manifest import column_of, note_other_truth, path_in, read_manifest, stated_names
 from fid.names import MANIFEST, natural_key, partners, stem
 from fid.pixels import Size
 
@@ -26,11 +19,6 @@ OF_PAIRS = {"ids", "hole", "paired"}  # metrics that compare each image with its
 OF_MASKS = {"hole", "paired"}  # metrics of the hole
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
-KEYS = {  # optional keys: what they must be
-    **dict.fromkeys(("ground_truth", "masks"), (str, "a path")),
-    **dict.fromkeys(("ground_truth_bytes", "mask_threshold"), (int, "a whole number")),
-    "inverted_masks": (bool, "true, false"),
-}
 Source = ImageSet | Path  # images, or an .npz of statistics
 
 
@@ -102,7 +90,7 @@ def resolve_inputs(settings: Settings) -> Inputs:
     else:
         reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)
         if OF_PAIRS.intersection(settings.metrics) or settings.train_path:
-            reference = belonging(predicted, reference, stated(manifest, "ground_truth"))
+            reference = belonging(predicted, reference, stated_names(manifest, "ground_truth"))
     train = open_source(Path(settings.train_path), settings) if settings.train_path else None
     is_paired = is_stated and isinstance(reference, ImageSet)
     return Inputs(predicted, reference, masks, train, is_paired)
@@ -141,7 +129,7 @@ def open_masks(
         masks = open_images(place, column_of(folder, manifest, "mask"), settings.recursive)
     else:
         masks = open_images(place, None, settings.recursive)
-        masks = belonging(predicted, masks, stated(manifest, "mask"))
+        masks = belonging(predicted, masks, stated_names(manifest, "mask"))
     masks.size, masks.threshold = settings.resize, manifest.get("mask_threshold")
     masks.inverted = manifest.get("inverted_masks") is True
     if masks.inverted:
@@ -163,53 +151,6 @@ def open_source(
         check_limit("pixels", size.width * size.height, shape)
     images.size = size
     return images
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, or None if it has none."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    manifest = read_json(path)
-    entries = manifest.get("images") if isinstance(manifest, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ScoreError(f"{path}: expected an object with a list of objects under 'images'")
-    for key, (kind, what) in KEYS.items():
-        if not isinstance(manifest.get(key), kind | None):
-            raise ScoreError(f"{path}: {key!r} must be {what} or null")
-    threshold = manifest.get("mask_threshold")
-    if threshold is not None and not 1 <= threshold <= 255:
-        raise ScoreError(f"{path}: 'mask_threshold' is {threshold}; allowed are 1 to 255")
-    return manifest
-
-
-def column_of(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
-    """The value of a key in every entry of the manifest."""
-    for number, entry in enumerate(manifest["images"]):
-        if entry.get(key) is None:
-            raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
-    return [entry[key] for entry in manifest["images"]]
-
-
-def path_in(folder: Path, place: str) -> Path:
-    """A path in a manifest, relative to its folder; may have been written on another system."""
-    return Path(user_path(str(folder / place)))
-
-
-def note_other_truth(truth: ImageSet | Path, manifest: dict[str, Any]) -> None:
-    """Note if the ground truth is not what inpainting saw, e.g. after results were moved."""
-    stated = manifest.get("ground_truth_bytes")
-    if stated is None or isinstance(truth, Path) or truth.bytes_on_disk() == stated:
-        return
-    note(
-        f"{truth.path}: other files than those that the repairs hid ({stated:,} bytes); were they "
-        "moved? else give --gt-path"
-    )
-
-
-def stated(manifest: dict[str, Any] | None, key: str) -> list[Any]:
-    """The value of a key in every entry of the manifest, None where an entry has none."""
-    return [entry.get(key) for entry in manifest["images"]] if manifest else []
 
 
 def belonging(

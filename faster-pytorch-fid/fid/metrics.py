@@ -194,8 +194,7 @@ def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float
     """Density and coverage (Naeem et al. 2020, equations 3 and 4), k = 5.
 
     Density: mean number of reference balls around a predicted feature, over k; coverage: share of
-    reference balls with a predicted feature inside. Raises `ScoreError` for fewer than six
-    reference images.
+    reference balls with a predicted feature inside. Raises `ScoreError` for fewer than six balls.
     """
     check_counts(["density"], len(predicted), len(reference))
     k = COVERAGE_NEIGHBOURS
