@@ -109,9 +109,7 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
     return predicted, manifest
 
 
-def open_masks(
-    settings: Settings, predicted: Source, manifest: dict[str, Any]
-) -> ImageSet | None:
+def open_masks(settings: Settings, predicted: Source, manifest: dict[str, Any]) -> ImageSet | None:
     """The hole masks that --mask-path names or, if a metric needs them, the manifest.
 
     They are read as the manifest says that inpainting read them.

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -75,10 +74,10 @@ def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float
 
     Raises `ScoreError` if the root has an imaginary part, as pytorch-fid does, or overflows.
     """
-    root = _sqrtm(_finite(torch.from_numpy(covariance1.dot(covariance2))).numpy())
+    root = _sqrtm(covariance1, covariance2)
     if not np.isfinite(root).all():
         offset = np.eye(len(covariance1)) * LEGACY_EPS
-        root = _sqrtm((covariance1 + offset).dot(covariance2 + offset))
+        root = _sqrtm(covariance1 + offset, covariance2 + offset)
     if np.iscomplexobj(root):
         imaginary = np.diagonal(root).imag
         if not np.allclose(imaginary, 0, atol=IMAGINARY_TOLERANCE):
@@ -90,11 +89,12 @@ def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float
     return float(np.trace(root))
 
 
-def _sqrtm(matrix: np.ndarray) -> np.ndarray:
-    """SciPy's matrix square root without warnings; newer versions have no `disp` argument."""
+def _sqrtm(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """SciPy's root of a product without warnings; newer versions have no `disp` argument."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        return np.asarray(scipy.linalg.sqrtm(matrix))
+        product = _finite(torch.from_numpy(first.dot(second)))
+        return np.asarray(scipy.linalg.sqrtm(product.numpy()))
 
 
 def frechet_distance(
@@ -158,7 +158,7 @@ def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     return within / (m * (m - 1)) - 2 * kernel(x, y).mean()
 
 
-def check_counts(metrics: Sequence[str], predicted: int, reference: int) -> None:
+def check_counts(metrics: tuple[str, ...], predicted: int, reference: int) -> None:
     """Raise `ScoreError` if sets of so many images are too small for prc or density."""
     if "prc" in metrics and min(predicted, reference) <= NEIGHBOURS:
         raise ScoreError(f"--metrics prc: needs more than {NEIGHBOURS} images in each set")
@@ -173,7 +173,7 @@ def precision_recall(predicted: Tensor, reference: Tensor) -> tuple[float, float
     distance to its third neighbour; recall: the same with the roles exchanged. Raises `ScoreError`
     for fewer than four images in a set.
     """
-    check_counts(["prc"], len(predicted), len(reference))
+    check_counts(("prc",), len(predicted), len(reference))
     return _covered(predicted, reference), _covered(reference, predicted)
 
 
@@ -196,7 +196,7 @@ def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float
     Density: mean number of reference balls around a predicted feature, over k; coverage: share of
     reference balls with a predicted feature inside. Raises `ScoreError` for fewer than six balls.
     """
-    check_counts(["density"], len(predicted), len(reference))
+    check_counts(("density",), len(predicted), len(reference))
     k = COVERAGE_NEIGHBOURS
     radii = neighbour_distances(reference, k)
     inside, reached = 0, torch.zeros(len(reference), dtype=torch.bool, device=reference.device)

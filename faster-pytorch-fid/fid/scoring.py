@@ -48,7 +48,7 @@ class Outcome:
     route: Route
     subset_size: int | None
     inputs: Inputs
-    counts: tuple[int | None, int | None]  # predicted, different truths; None: no file says
+    counts: tuple[int | None, int | None]  # predicted, distinct truths; None: unknown
     backend: Backend
     device: torch.device
 

@@ -874,7 +874,7 @@ def test_a_truth_of_several_samples_counts_once_among_its_neighbours(lab, comman
         stats[name] = torch.from_numpy(np.load(lab / f"{name}.npz")["features"])
     assert list(map(len, stats.values())) == [16, 8]
     flags = ("--predicted-path", results, "--metrics", "kid,prc,density,ids,paired")
-    code, output, error = command(*flags, "--json", lab / "c.json")
+    code, _, error = command(*flags, "--json", lab / "c.json")
     assert code == 0, error
     certificate = json.loads((lab / "c.json").read_text())
     scores = certificate["scores"]
@@ -905,7 +905,7 @@ def test_statistics_of_other_programs_do_not_say_how_they_were_made(lab, command
         np.savez(lab / "theirs.npz", mu=file["mu"], sigma=file["sigma"])
     ours = command(lab / "test_results", lab / "ours.npz")
     theirs = command(lab / "test_results", lab / "theirs.npz")
-    assert ours[:2] == theirs[:2]
+    assert distance(theirs[1]) == pytest.approx(distance(ours[1]), abs=1e-3)
     said = f"note: {lab / 'theirs.npz'} does not say how its features were made; taken for inc"
     assert (said in theirs[2], "does not say" in ours[2]) == (True, False)
 
