@@ -80,8 +80,7 @@ class ImageSet(ABC):
 
     def select(self, selection: Sequence[str | int]) -> ImageSet:
         """The images of these names, in this order; Unicode normalisation may differ."""
-        known = {composed(name): name for name in self.names}
-        known |= {name: name for name in self.names}  # exact names win over another form
+        known = {composed(n): n for n in self.names} | {n: n for n in self.names}  # exact first
         found = [known.get(str(name)) or known.get(composed(str(name))) for name in selection]
         if None in found:
             name = selection[found.index(None)]
