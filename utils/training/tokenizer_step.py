@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from config.schema import Config
 from models.parallel import parallel_map
-from models.vqgan import VQGAN
+from models.vqgan import VQGAN, full_fp32
 from utils import distributed
 from utils.device import Compute, autocast, rank
 from utils.pages import save_curves
@@ -169,7 +170,9 @@ class TokenizerTrainer(Trainer):
             made = split(None), split(token_ids), split(holes), split(known)
         else:
             normalised = split(self.loss.normalised(images))
-            latents = parallel_map(self.latents_of, normalised, self.device)  # (b, h, w, C) each
+            # a frozen encoder makes the tokens that repairs see, whatever the run's dtype
+            with full_fp32(self.device) if self.settings.decoder_only else nullcontext():
+                latents = parallel_map(self.latents_of, normalised, self.device)  # (b, h, w, C)
             token_ids = self._quantise(torch.cat(latents).detach(), count, generator)
             made = latents, split(token_ids), split(None), split(None)
         return list(map(ImagePart, shares, split(images), *made))

@@ -20,7 +20,7 @@ from config.errors import UserError
 from config.schema import Config
 from models.parallel import parallel_map
 from models.quantizer import perplexity
-from models.vqgan import VQGAN
+from models.vqgan import VQGAN, full_fp32
 from utils.data.datasets import normalise, to_uint8
 from utils.device import Compute, autocast
 from utils.io.pictures import tile
@@ -94,7 +94,8 @@ class TokenizerValidation:
                 pixels = torch.where(holes[..., None].cpu(), pixels, originals[number])
             return pixels, ids.flatten(1).cpu()
 
-        parts = parallel_map(decoded, range(len(inputs)), self.device)
+        with full_fp32(self.device):  # outside the threads, since it sets flags of all
+            parts = parallel_map(decoded, range(len(inputs)), self.device)
         outputs, token_ids = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return outputs, token_ids
 

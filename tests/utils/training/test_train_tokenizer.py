@@ -286,6 +286,23 @@ def test_the_decoder_alone_may_be_trained_and_then_every_token_stays(config, cha
     assert all(name.startswith(decoding) for name in moved)
 
 
+def test_a_decoder_alone_sees_the_tokens_of_repairs_in_bf16_too(
+    config, changed, images, monkeypatch
+):
+    trainer = trainer_with(changed(config, {"precision": "bf16"}), changed, decoder_only=True)
+    codebook, seen = trainer.vqgan.codebook, []
+    nearest = codebook.nearest
+
+    def watched(latents: torch.Tensor) -> torch.Tensor:
+        seen.append(latents)
+        return nearest(latents)
+
+    monkeypatch.setattr(codebook, "nearest", watched)
+    trainer.step(images)
+    (latents,) = seen
+    assert torch.equal(latents, trainer.vqgan.latents(trainer.loss.normalised(images)))
+
+
 def test_a_decoder_alone_needs_weights_to_belong_to(config, changed):
     with pytest.raises(UserError, match="decoder_only trains the decoder of given weights"):
         train_tokenizer(changed(config, {"tokenizer.training.decoder_only": True}), resume=False)

@@ -46,6 +46,22 @@ def test_reconstructions_are_decoded_encodings(tokenizer, config, images):
 
 
 @pytest.mark.usefixtures("quick")
+def test_images_are_encoded_in_full_fp32_whatever_they_are_decoded_in(
+    tokenizer, config, images, monkeypatch
+):
+    found, encode = set(), tokenizer.encode
+
+    def recorded(pixels: torch.Tensor) -> torch.Tensor:
+        found.add((torch.is_autocast_enabled("cpu"), torch.backends.cudnn.allow_tf32))
+        return encode(pixels)
+
+    monkeypatch.setattr(tokenizer, "encode", recorded)
+    with torch.autocast("cpu", torch.bfloat16):
+        TokenizerValidation(images, config, CPU, torch.bfloat16).reconstruct(tokenizer)
+    assert found == {(False, False)}
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("size", [1, 4])
 def test_the_batch_size_changes_nothing_and_no_batch_is_dropped(
     tokenizer, config, images, monkeypatch, size
