@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -172,9 +173,18 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def _one_of_many() -> None:
-    """Limit a worker to one thread; its parent handles Ctrl-C."""
+    """Limit a worker to one thread; its parent handles signals and takes the worker with it."""
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()  # torchrun, timeout and terminals signal the whole group
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the death of the parent, also by SIGKILL: a worker holds both ends of its queue."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _pixels(size: int, share: float) -> int:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -17,6 +24,26 @@ from utils.data.holes import (
 )
 
 KINDS = sorted(HOLE_KINDS)
+FILLING = """
+import os, signal, time
+import numpy as np
+from utils.data import holes
+
+def fill():
+    images, none = np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 16, 16), bool)
+    return holes.begin_filling(images, none, np.arange(2), how, in_processes=True)()
+
+how, received = ("box", "mean", 0), []
+signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+os.sched_getaffinity = lambda _: range(1)
+fill()
+print(*holes._pool()._processes, flush=True)
+while not received:
+    time.sleep(0.05)
+fill()
+print("filled again", flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,3 +122,20 @@ def test_a_share_that_cannot_be_drawn_is_refused(share):
 def test_an_unknown_kind_names_the_known_ones():
     with pytest.raises(UserError, match=r"'labs' is unknown.*did you mean 'lab'"):
         draw_hole("labs", 64, DEFAULT_SHARE, 0, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows has no process groups")
+def test_a_worker_outlives_a_signal_to_the_group_but_not_its_parent():
+    command = [sys.executable, "-c", FILLING]
+    pipe = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[3], **pipe) as program:
+        worker = int(program.stdout.readline())
+        try:
+            os.killpg(program.pid, signal.SIGTERM)  # as torchrun does
+            assert program.stdout.readline() == "filled again\n"
+            program.kill()
+            program.communicate(timeout=20)  # until nobody holds its output any longer
+        finally:
+            for number in (program.pid, worker):
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
