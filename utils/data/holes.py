@@ -33,7 +33,7 @@ Filled = tuple[np.ndarray, np.ndarray]  # filled images (B, H, W, 3) uint8, hole
 SHARE_LIMITS = (0.01, 0.9)  # outside these a hole is no meaningful inpainting task
 DEFAULT_SHARE = (0.15, 0.35)  # the lab's holes cover about a quarter
 TRAINING_SHARE = (0.05, 0.6)  # of an image, in training and validation
-IMAGES_A_PROCESS = 16  # images per task of a worker process
+IMAGES_A_TASK = 2  # of a worker process, so that many share even a small batch
 BOX_TOLERANCE = 0.01  # of the image
 MAX_WALKS, MAX_PINHOLES, MAX_BOXES = 3, 6, 3
 BRUSH_WIDTH = (3 / 64, 8 / 64)  # of the image's side
@@ -150,8 +150,8 @@ def begin_filling(
     """Start computing `filled`; returns a function that waits for the result."""
     if not in_processes:
         return lambda: filled(images, holes, image_ids, how)
-    starts = range(0, len(images), IMAGES_A_PROCESS)
-    parts = ([a[i : i + IMAGES_A_PROCESS] for i in starts] for a in (images, holes, image_ids))
+    starts = range(0, len(images), IMAGES_A_TASK)
+    parts = ([a[i : i + IMAGES_A_TASK] for i in starts] for a in (images, holes, image_ids))
     found = _pool().map(filled, *parts, repeat(how))
 
     def result() -> Filled:

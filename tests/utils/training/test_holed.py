@@ -98,6 +98,21 @@ def test_processes_fill_holes_as_one_does():
     assert not expected[1][:4].any()
 
 
+def test_eight_processes_share_a_batch_of_stage_1(monkeypatch):
+    class Pool:
+        """Stands in for the processes."""
+
+        def map(self, fill, *parts):
+            tasks.extend(zip(*parts, strict=False))
+            return [fill(*task) for task in tasks]
+
+    tasks: list[tuple] = []
+    monkeypatch.setattr(hole_module, "_pool", Pool)
+    images, none = np.zeros((16, 8, 8, 3), np.uint8), np.zeros((16, 8, 8), bool)
+    begin_filling(images, none, np.arange(16), ("box", "mean", 0), in_processes=True)()
+    assert len(tasks) == 8
+
+
 def test_processes_of_torchrun_share_the_cores(monkeypatch):
     monkeypatch.setattr(hole_module.os, "sched_getaffinity", lambda _pid: range(9), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
