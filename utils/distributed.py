@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fid.process import DIED, GONE, meet
 from torch import Tensor, nn
 
-from config.errors import UserError
+from config.errors import StopRequested, UserError
 from utils.device import is_main, world_size
 from utils.io.messages import as_user_error
 
@@ -23,7 +23,9 @@ PATIENCE = timedelta(hours=2)  # timeout while a process encodes a large folder 
 def joined(device: torch.device) -> Iterator[None]:
     """Join the process group within this block, with NCCL on GPUs, else Gloo.
 
-    Also sets the current CUDA device, which pinned memory and the like use.
+    Also sets the current CUDA device, which pinned memory and the like use. After an error NCCL's
+    group is left to the end of the process: destroying it would wait for the other processes, which
+    wait for this one; only a stop is one of all.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
@@ -32,14 +34,20 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     with as_user_error():
         meet("nccl" if device.type == "cuda" else "gloo", PATIENCE)
+    may_leave = device.type != "cuda"
     try:
         yield
+        may_leave = True
+    except StopRequested:
+        may_leave = True
+        raise
     except RuntimeError as error:
         if not any(text in str(error) for text in GONE):
             raise
         raise UserError(DIED) from error
     finally:
-        dist.destroy_process_group()
+        if may_leave:
+            dist.destroy_process_group()
 
 
 def total(tensor: Tensor) -> Tensor:

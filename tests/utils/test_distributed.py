@@ -6,7 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from config.errors import UserError
+from config.errors import StopRequested, UserError
 from config.loading import save_config
 from config.schema import Config
 from utils import device as device_module
@@ -79,6 +79,30 @@ def test_a_gpu_named_by_its_number_is_the_one_that_pinned_memory_belongs_to(monk
         with distributed.joined(torch.device(name)):
             pass
     assert chosen == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "leaves"),
+    [
+        ("cuda", None, True),
+        ("cuda", StopRequested(), True),
+        ("cuda", UserError("disk full"), False),
+        ("cuda", KeyboardInterrupt(), False),
+        ("cpu", UserError("disk full"), True),
+    ],
+)
+def test_a_process_that_fails_alone_does_not_wait_for_the_others_on_gpus(
+    become, monkeypatch, device, error, leaves
+):
+    destroyed = []
+    become(0, 2)
+    monkeypatch.setattr(distributed, "meet", lambda *_: None)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: destroyed.append(True))
+    raised = nullcontext() if error is None else pytest.raises(type(error))
+    with raised, distributed.joined(torch.device(device)):
+        if error is not None:
+            raise error
+    assert destroyed == [True] * leaves
 
 
 def test_each_process_encodes_on_its_own_gpu(config, become, monkeypatch):
