@@ -85,13 +85,13 @@ def furthest(values: Sequence[float], device: torch.device) -> list[float]:
 
 
 @contextmanager
-def main_first() -> Iterator[None]:
+def main_first(device: torch.device) -> Iterator[None]:
     """Rank 0 executes the block first, then the others."""
-    if dist.is_initialized() and not is_main():
-        dist.barrier()
+    if not is_main():
+        furthest([0.0], device)  # waits for rank 0; NCCL's barrier would print a warning
     yield
-    if dist.is_initialized() and is_main():
-        dist.barrier()
+    if is_main():
+        furthest([0.0], device)
 
 
 def _reduced(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:

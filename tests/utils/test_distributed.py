@@ -56,7 +56,7 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert (device_module.rank(), world_size(), is_main()) == (0, 1, True)
     assert own_device(torch.device("cuda")) == torch.device("cuda")
-    with distributed.joined(CPU), distributed.main_first():
+    with distributed.joined(CPU), distributed.main_first(CPU):
         assert not torch.distributed.is_initialized()
         assert distributed.total(torch.tensor(3.0)) == 3
         assert distributed.furthest([1.0, 2.0], CPU) == [1.0, 2.0]
@@ -103,6 +103,24 @@ def test_a_process_that_fails_alone_does_not_wait_for_the_others_on_gpus(
         if error is not None:
             raise error
     assert destroyed == [True] * leaves
+
+
+@pytest.mark.parametrize(
+    ("rank", "expected"), [(0, ["encode", "exchange"]), (1, ["exchange", "encode"])]
+)
+def test_the_others_wait_for_rank_0_in_an_exchange_of_its_device(
+    become, monkeypatch, rank, expected
+):
+    def exchange(_values: list[float], device: torch.device) -> None:
+        assert device == gpu
+        done.append("exchange")
+
+    gpu, done = torch.device("cuda", rank), []
+    become(rank, 2)
+    monkeypatch.setattr(distributed, "furthest", exchange)
+    with distributed.main_first(gpu):
+        done.append("encode")
+    assert done == expected
 
 
 def test_each_process_encodes_on_its_own_gpu(config, become, monkeypatch):

@@ -43,7 +43,7 @@ def train_transformer(
     opening = Opening(resume, restart, allow_config_change, from_epoch)
     compute = Compute.of(config)
     with run_alone(folder, compute.device):
-        with distributed.main_first():
+        with distributed.main_first(compute.device):
             tokens = tokens or load_tokens(config, compute.device)
         trainer = TransformerTrainer(config, tokens, compute)
 
