@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MASK_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 MASK_SEED = 2022  # of the validation masks, whatever the run's seed
-BATCH = {"cpu": 64, "cuda": 512}  # images a forward pass; figures do not depend on it
+BATCH, USUAL_TOKENS = 64, 256  # images a forward pass, fewer if they have more tokens
 SHOWN = 8  # images that are repaired to be looked at, spread over val/
 HOLE_SEED = 2022  # of their holes, likewise
 
@@ -48,7 +48,7 @@ def validate(
     hidden. The network is left in eval mode.
     """
     transformer.eval()
-    size = BATCH[device.type]
+    size = max(1, BATCH * USUAL_TOKENS // max(USUAL_TOKENS, val.shape[2]))
 
     def sums_of(start: int) -> Tensor:
         rows = slice(start, start + size)

@@ -62,7 +62,7 @@ def test_the_batch_size_changes_nothing_and_no_batch_is_dropped(
     transformer, val, monkeypatch, size
 ):
     whole = validate(transformer, val, CPU, torch.float32)
-    monkeypatch.setitem(validate_transformer.BATCH, "cpu", size)
+    monkeypatch.setattr(validate_transformer, "BATCH", size)
     assert validate(transformer, val, CPU, torch.float32) == pytest.approx(whole, rel=1e-5)
 
 
@@ -121,6 +121,13 @@ def test_an_image_hides_a_token_however_small_its_grid_and_the_set_are(grid):
     found = validate(blind, np.zeros((1, 2, grid * grid), np.uint16), CPU, torch.float32)
     assert [bool(mask.any(1).all()) for mask in blind.masks] == [True] * len(MASK_RATIOS)
     assert all(math.isfinite(number) for number in found.values())
+
+
+@pytest.mark.parametrize(("tokens", "images"), [(16, 64), (256, 64), (1024, 16), (65536, 1)])
+def test_a_batch_has_no_more_tokens_than_training_has_memory_for(tokens, images):
+    blind = Blind()
+    validate(blind, np.zeros((65, 2, tokens), np.uint16), CPU, torch.float32)
+    assert max(len(mask) for mask in blind.masks) == images
 
 
 def test_masks_of_a_usual_grid_are_those_below_the_ratio_alone():
