@@ -207,7 +207,10 @@ class Trainer(ABC):
         return {**parts, **place, "settings": self.settings_of_run}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from a state. Raises `UserError` for one of other networks or optimisers."""
+        """Continue from a state; a collective call.
+
+        Raises `UserError` for one of other networks or optimisers.
+        """
         load_parts(self.parts, state)
         self.position = Position(**state["position"])
         self._keep_share(*state.get("epoch_size", self._epoch_size))
@@ -215,7 +218,7 @@ class Trainer(ABC):
             sums = self.position.sums
             self.position.sums = {k: torch.zeros_like(v) for k, v in sums.items()}
         self.limit = TimeLimit(self.settings.max_minutes, self.position.seconds)
-        self.time_share = self.limit.share
+        (self.time_share,) = distributed.furthest([self.limit.share], self.device)
 
     @property
     def _epoch_size(self) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from fid.process import STOPS
 
 from config.errors import DivergedError, UserError
 from config.schema import Config, TrainingConfig
+from utils import distributed
 from utils.device import Compute
 from utils.rng import generator_for, shuffled_batches
 from utils.training import state as place
@@ -234,6 +235,13 @@ def test_progress_is_the_larger_share_of_steps_and_time():
     assert trainer.progress == 0.5
     trainer.position.step = 40
     assert trainer.progress == 1.0
+
+
+def test_processes_resume_with_the_time_of_the_slowest_clock(monkeypatch):
+    monkeypatch.setattr(distributed, "furthest", lambda values, _device: [max([0.25, *values])])
+    trainer = Small()
+    trainer.load_state_dict(Small().state_dict())
+    assert trainer.time_share == 0.25
 
 
 @pytest.mark.parametrize(
