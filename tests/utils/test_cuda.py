@@ -144,9 +144,11 @@ WAYS = {
     "fp32": {"precision": "fp32"},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
+    "known pixels": {"transformer.conditioning": "pixels", "masking.hole_share": 0.8},
     "activations computed twice": {"training.checkpoint_activations": True},
     **({"compiled": {"training.compile": True}} if ON_GPU else {}),
 }
+PLAIN = {"precision": "fp32", "training.checkpoint_activations": False, "training.compile": False}
 
 
 @pytest.fixture
@@ -179,7 +181,7 @@ def test_twenty_steps_learn_as_they_do_on_the_cpu(
     monkeypatch.setattr(resident, 0)  # masks are drawn on the host
     train_transformer(changed(twenty_steps, values), resume=False)
     section = {"tokenizer.weights": twenty_steps.tokenizer_weights, "run": tmp_path / "on_cpu"}
-    on_cpu = changed(twenty_steps, {"device": "cpu", "precision": "fp32", **section})
+    on_cpu = changed(twenty_steps, {**values, **PLAIN, "device": "cpu", **section})
     train_transformer(on_cpu, resume=False)
     assert len(losses(on_cpu)) == 10
     assert losses(twenty_steps) == pytest.approx(losses(on_cpu), rel=0.02)
@@ -224,6 +226,20 @@ def test_stage_1_trains(config, changed, precision):
         changed(config, {"device": str(DEVICE), "precision": precision}), resume=False
     )
     assert all(torch.isfinite(weight).all() for weight in load_file(path).values())
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stage_1_trains_a_decoder_on_known_pixels_and_sampled_tokens(
+    weights, changed, tmp_path, precision
+):
+    values = {"device": str(DEVICE), "precision": precision, "run": tmp_path / "decoder"}
+    values |= {"tokenizer.decoder_conditioning": "pixels", "tokenizer.training.decoder_only": True}
+    values |= {"tokenizer.training.transformer": weights.transformer_weights}
+    path = train_tokenizer(changed(weights, values), resume=False, start=weights.tokenizer_weights)
+    trained = load_file(path)
+    assert all(torch.isfinite(weight).all() for weight in trained.values())
+    assert trained["decoder.known.0.last.weight"].any()
 
 
 def test_processes_share_a_training(weights, changed, tmp_path):
