@@ -58,7 +58,9 @@ class CodebookAverages(nn.Module):
         Its use is set to the mean, which gives it time to attract latents.
         """
         dead = self.use <= self.restart_below * self.use.mean()
-        picks = torch.randint(len(latents), (len(dead),), generator=generator).to(latents.device)
+        picks = torch.randint(len(latents), (len(dead),), generator=generator)
+        picks = picks.pin_memory() if latents.is_cuda else picks
+        picks = picks.to(latents.device, non_blocking=True)
         mean_use = len(latents) / len(self.use)
         _replace(codebook.embedding.weight, dead, latents[picks])
         _replace(self.total, dead, latents[picks] * mean_use)

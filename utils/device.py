@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from fid.process import Ranks, own_ranks
-from torch import nn
+from torch import Tensor, nn
 
 from config.errors import UserError
 from config.schema import Config
@@ -105,6 +105,13 @@ def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, copied without blocking the host."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -185,9 +185,9 @@ def split_images(data: DataConfig, split: Literal["train", "val"]) -> Tensor:
 
 
 def _columns(images: Tensor, mean: Channels, std: Channels) -> tuple[Tensor, Tensor]:
-    """Channel values as (3, 1, 1) tensors on the images' device."""
+    """Channel values as (3, 1, 1) tensors, filled on the images' device: a copy would wait."""
     mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        torch.stack([images.new_full((1, 1), value, dtype=torch.float32) for value in values])
         for values in (mean, std)
     )
     return mean, std

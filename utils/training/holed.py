@@ -27,7 +27,7 @@ from models.vqgan import VQGAN, full_fp32
 from utils.data.augment import PLAIN_VIEWS, Views
 from utils.data.datasets import normalise, split_images
 from utils.data.holes import begin_filling
-from utils.device import Compute, autocast, cast_weights
+from utils.device import Compute, autocast, cast_weights, moved
 from utils.io.files import content_hash
 from utils.training.state import FINGERPRINT
 from utils.weights.store import load_transformer, require_tokens_of
@@ -106,7 +106,7 @@ class HoledImages:
     def _encode(self, filled: Tensor, holes: Tensor) -> Seen:
         """Encode filled images and their holes, (B, H, W, 3) and (B, H, W)."""
         data, network = self.config.data, self.config.transformer
-        filled, holes = filled.to(self.device), holes.to(self.device)
+        filled, holes = moved(filled, self.device), moved(holes, self.device)
         pixels, codebook = normalise(filled, data.mean, data.std), self.vqgan.codebook
         with full_fp32(self.device):
             latents = self.vqgan.latents(pixels)
@@ -185,7 +185,7 @@ class HoledBatches:
         with full_fp32(self.device):
             parts = parallel_map(vqgan.encode, padded_groups(whole), self.device)
         token_ids = torch.cat(parts)[: len(whole)]
-        filled, holes = (torch.from_numpy(part).to(self.device) for part in made())
+        filled, holes = (moved(torch.from_numpy(part), self.device) for part in made())
         filled = normalise(filled, data.mean, data.std)
         numbers = torch.tensor(rows, device=self.device)
         uniform = torch.rand(max(rows) + 1, generator=generator).to(self.device)

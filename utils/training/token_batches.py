@@ -21,7 +21,7 @@ from torch import Tensor
 from config.schema import Config
 from models.masking import draw_ratio, draw_token_mask
 from utils.data.augment import AS_IS, PLAIN_VIEWS
-from utils.device import rank, world_size
+from utils.device import moved, rank, world_size
 from utils.rng import generator_for
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class TokenBatches:
         """Draw a batch; the returned function finishes it."""
         stream = generator_for(self.seed, epoch, batch, MASK_STREAM)
         self.generator.manual_seed(stream.initial_seed())
-        image_ids = _moved(image_ids, self.home)
+        image_ids = moved(image_ids, self.home)
         view = torch.full_like(image_ids, AS_IS)
         if self.mirror:
             size, count = image_ids.shape, self.views.shape[1]
@@ -122,8 +122,8 @@ class TokenBatches:
         token_mask = draw_token_mask(len(image_ids), tokens, self.masking, self.generator)
         if self.holed:
             return self._with_holes(self.holed, image_ids, view, token_mask)
-        targets = _moved(self.views[image_ids, view].long() & ALL_BITS, self.device)
-        made = TokenBatch(targets, targets, _moved(token_mask, self.device))
+        targets = moved(self.views[image_ids, view].long() & ALL_BITS, self.device)
+        made = TokenBatch(targets, targets, moved(token_mask, self.device))
         return lambda: made
 
     def _with_holes(
@@ -145,16 +145,9 @@ class TokenBatches:
         see = holed.see(image_ids, view, drawn, seed, holes)
 
         def finish() -> TokenBatch:
-            seen, own = see(), _moved(targets, self.device)
+            seen, own = see(), moved(targets, self.device)
             inputs = torch.where(seen.hidden, own, seen.token_ids)
-            token_mask = seen.hidden & _moved(left, self.device)
+            token_mask = seen.hidden & moved(left, self.device)
             return TokenBatch(own, inputs, token_mask, seen.known)
 
         return finish
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, copied without blocking the host."""
-    if tensor.device.type == "cpu" and device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

@@ -19,7 +19,7 @@ from config.schema import Config
 from models.parallel import parallel_map
 from models.vqgan import VQGAN, full_fp32
 from utils import distributed
-from utils.device import Compute, autocast, rank
+from utils.device import Compute, autocast, moved, rank
 from utils.pages import save_curves
 from utils.rng import generator_for
 from utils.training.optim import (
@@ -125,9 +125,9 @@ class TokenizerTrainer(Trainer):
         """Batches of the rest of the current epoch, half mirrored, (B, 3, H, W) in 0..1."""
         order = generator_for(self.config.seed, self.position.epoch)
         share = 0.5 if self.settings.mirror else 0.0
-        mirrored = (torch.rand(self.image_count, generator=order) < share).to(self.device)
+        mirrored = moved(torch.rand(self.image_count, generator=order) < share, self.device)
         for ids in self.image_ids(order):
-            ids = ids.to(self.device)
+            ids = moved(ids, self.device)
             images = self.images[ids]
             yield torch.where(mirrored[ids, None, None, None], images.flip(3), images) / 255
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +23,14 @@ from torch.utils._pytree import tree_leaves
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from utils import device as devices
+from utils.data import holes
+from utils.data.augment import Views
 from utils.device import Compute
 from utils.training import token_batches
 from utils.training import transformer_step as transformer_trainer
+from utils.training.holed import HoledImages
 from utils.training.optim import EMA
-from utils.training.token_batches import Tokens
+from utils.training.token_batches import TokenBatches, Tokens
 from utils.training.tokenizer_step import TokenizerTrainer
 from utils.training.transformer_step import TransformerTrainer
 
@@ -61,6 +66,7 @@ class PretendedGpu(TorchDispatchMode):
         super().__init__()
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.types: dict[str, torch.dtype] = {}  # of the last result of each operation
+        self.blocking: list[str] = []  # copies to the GPU that wait for what it still has to do
 
     def __enter__(self) -> PretendedGpu:
         self.fake.__enter__()
@@ -84,6 +90,8 @@ class PretendedGpu(TorchDispatchMode):
         assert not (found and to_host), f"{op}: the host waits for a copy"
         alone = [t for t in tensors if t.ndim and not isinstance(t, FakeTensor)]
         assert op in MOVES or not alone, f"{op}: mixes devices"
+        if op in MOVES and alone and not (kwargs.get("non_blocking") or args[2:] == (True,)):
+            self.blocking.append(str([tensor.shape for tensor in alone]))
         if "generator" in kwargs:
             kwargs["generator"] = None
         result = op(*args, **kwargs)
@@ -152,7 +160,9 @@ def epoch(trainer: TransformerTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("values", OPTIONS.values(), ids=OPTIONS)
 def test_no_step_mixes_devices_or_makes_the_host_wait(gpu, start, monkeypatch, values):
     trainer = start(values)
+    gpu.blocking.clear()
     epoch(trainer, monkeypatch)
+    assert not gpu.blocking
     assert trainer.position.step == 2
     assert trainer.token_batches.views.device == GPU
     kept = [*trainer.transformer.parameters(), *trainer.averaged.module.parameters()]
@@ -164,7 +174,22 @@ def test_tokens_that_stay_on_the_host_are_sent_without_waiting(gpu, start, monke
     monkeypatch.setattr(token_batches, "MAX_RESIDENT_BYTES", 0)
     trainer = start({})
     assert trainer.token_batches.views.device == torch.device("cpu")
+    gpu.blocking.clear()
     epoch(trainer, monkeypatch)
+    assert not gpu.blocking
+
+
+def test_images_with_holes_are_sent_without_waiting(gpu, start, tokenizer, monkeypatch):
+    monkeypatch.setattr(holes, "_pool", lambda: SimpleNamespace(map=map))
+    monkeypatch.setattr(Views, "keep", lambda _views, _device: None)
+    trainer = start({"transformer.conditioning": "pixels", "masking.hole_share": 0.8})
+    pictures = torch.zeros(IMAGES, 3, 16, 16, dtype=torch.uint8)
+    holed = HoledImages(pictures, 2, tokenizer, trainer.config, GPU)
+    tokens = replace(trainer.tokens, holed=holed)
+    trainer.token_batches = TokenBatches(tokens, trainer.config, GPU)
+    gpu.blocking.clear()
+    epoch(trainer, monkeypatch)
+    assert not gpu.blocking
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
@@ -257,8 +282,10 @@ def test_no_step_of_stage_1_makes_the_host_wait(gpu, config, changed, monkeypatc
     config = changed(config, {"precision": "bf16", **values})
     pictures = torch.zeros(IMAGES, 3, 16, 16, dtype=torch.uint8)
     trainer = TokenizerTrainer(config, pictures, pictures, Compute.of(config))
-    for _ in range(3):
-        trainer.step(torch.zeros(4, 3, 16, 16, device=GPU))
+    gpu.blocking.clear()
+    for images in (*trainer.batches(), torch.zeros(4, 3, 16, 16, device=GPU)):
+        trainer.step(images)
+    assert not gpu.blocking
     assert trainer.position.step == 3
     assert gpu.types["aten::convolution"] == torch.bfloat16
 
