@@ -45,12 +45,10 @@ def describe_search(
     repeats: the best values with other seeds. images: number seen over a trial's whole training.
     """
     rows = [_row(trial, config.seed) for trial in trials]
-    seeds: dict[int, TrialRow] = {}  # each once: workers of earlier versions could repeat one
-    for trial in repeats:
-        if (seed := seed_of(trial)) is not None:
-            seeds.setdefault(seed, _row(trial, seed))
+    seeds = [(trial, seed_of(trial)) for trial in repeats]
+    repeated = [_row(trial, seed) for trial, seed in seeds if seed is not None]
     winner = next(row for row in rows if row["trial"] == best.number)
-    deviation = noise(winner["loss"], list(seeds.values()))
+    deviation = noise(winner["loss"], repeated)
     return {
         "direction": "minimize",
         "settings": config.search.model_dump(mode="json"),
@@ -58,7 +56,7 @@ def describe_search(
         "seed": config.seed,
         "trials": rows,
         "best": winner,
-        "repeats": list(seeds.values()),
+        "repeats": repeated,
         "noise": deviation,
         "standing": standing(rows, winner, deviation),
         "environment": environment(pick_device(config.device)),
@@ -122,8 +120,10 @@ def cells(result: SearchResult) -> list[list[str]]:
     """Heading and rows of the table: complete trials by loss, then pruned ones."""
     names = list(result["best"]["params"])
     heading = ["trial", *names, "val loss", "trained", "seconds", "how it ended"]
-    rows = [*result["trials"], *result.get("report", [])]  # a key of earlier versions
-    rows.sort(key=lambda row: (row["loss"] is None, row["loss"] or 0, -row["share"], row["trial"]))
+    rows = sorted(
+        result["trials"],
+        key=lambda row: (row["loss"] is None, row["loss"] or 0, -row["share"], row["trial"]),
+    )
     best = result["best"]["trial"]
     return [heading, *(_cells_of(row, names, is_best=row["trial"] == best) for row in rows)]
 
@@ -153,7 +153,7 @@ def notes(result: SearchResult) -> list[str]:
             f"standard deviation {spread['deviation']:.4f}"
         )
         lines.append(f"The best again with other seeds: {losses}{mean or ''}.")
-    trials, repeats = result["trials"], [*result.get("report", []), *result["repeats"]]
+    trials, repeats = result["trials"], result["repeats"]
     seconds, more = (sum(row["seconds"] for row in rows) for rows in (trials, repeats))
     took = f"{len(trials)} trials took {seconds:.0f} s, the repeats after them {more:.0f} s."
     return [*lines, result["standing"], took]

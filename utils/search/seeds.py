@@ -15,9 +15,9 @@ LIVE = ("RUNNING", "COMPLETE", "PRUNED")  # a failed trial's seed is free again
 def seed_of(trial: FrozenTrial) -> int | None:
     """The seed of a repeat; None if all were taken, or while it has not chosen one.
 
-    An attribute, since Optuna keeps parameters, which were used before, as floats.
+    An attribute, since Optuna keeps parameters as floats.
     """
-    return trial.user_attrs.get("seed", trial.params.get("seed"))
+    return trial.user_attrs.get("seed")
 
 
 def take_seed(trial: Trial, seeds: Iterable[int]) -> int | None:
