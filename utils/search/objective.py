@@ -140,8 +140,6 @@ class TrainingLoss:
 
         def objective(trial: Trial) -> float:
             seed = take_seed(trial, range(first, first + count))
-            if seed is None:
-                raise TrialPruned("other workers train all seeds")
             return self._train(values, seed, f"seed_{seed}", PruningCallback(trial, looks=0))
 
         return objective

@@ -45,8 +45,7 @@ def describe_search(
     repeats: the best values with other seeds. images: number seen over a trial's whole training.
     """
     rows = [_row(trial, config.seed) for trial in trials]
-    seeds = [(trial, seed_of(trial)) for trial in repeats]
-    repeated = [_row(trial, seed) for trial, seed in seeds if seed is not None]
+    repeated = [_row(trial, seed_of(trial)) for trial in repeats]
     winner = next(row for row in rows if row["trial"] == best.number)
     deviation = noise(winner["loss"], repeated)
     return {

@@ -24,6 +24,7 @@ from utils.device import Compute, world_size
 from utils.io.files import make_folder
 from utils.search.objective import RATE, TrainingLoss, Values, key_of, starting_values
 from utils.search.report import describe_search, save_search
+from utils.search.seeds import SeedsTaken
 from utils.search.storage import (
     open_storage,
     public_url,
@@ -110,12 +111,16 @@ def run_trials(study: Study, wanted: int, objective: TrialLoss) -> list[FrozenTr
 
 
 def _optimize(study: Study, objective: TrialLoss, limit: MaxTrialsCallback) -> None:
-    """Run trials until there are enough; an interrupted one is queued again."""
+    """Run trials until there are enough; an interrupted one is queued again.
+
+    A repeat too many, begun when several workers saw one missing, fails and so does not count: the
+    trial that has its seed may still be lost.
+    """
 
     def attempt(trial: Trial) -> float:
         try:
             return objective(trial)
-        except (TrialPruned, UpdateFinishedTrialError):
+        except (TrialPruned, SeedsTaken, UpdateFinishedTrialError):
             raise
         except BaseException:
             retry_callback()(study, study.trials[trial.number])
@@ -123,7 +128,7 @@ def _optimize(study: Study, objective: TrialLoss, limit: MaxTrialsCallback) -> N
 
     try:
         # a pruned trial's networks are in a reference cycle: Optuna keeps its error's traceback
-        study.optimize(attempt, callbacks=[limit], gc_after_trial=True)
+        study.optimize(attempt, callbacks=[limit], gc_after_trial=True, catch=SeedsTaken)
     except ValueError as error:
         if "Cannot tell" not in str(error):
             raise

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
 LIVE = ("RUNNING", "COMPLETE", "PRUNED")  # a failed trial's seed is free again
 
 
+class SeedsTaken(Exception):
+    """Other trials have all the seeds, until one of them fails."""
+
+
 def seed_of(trial: FrozenTrial) -> int | None:
-    """The seed of a repeat; None if all were taken, or while it has not chosen one.
+    """The seed of a repeat; None while it has not chosen one.
 
     An attribute, since Optuna keeps parameters as floats.
     """
     return trial.user_attrs.get("seed")
 
 
-def take_seed(trial: Trial, seeds: Iterable[int]) -> int | None:
-    """Give a trial the first seed that no other has; None if there is none left.
+def take_seed(trial: Trial, seeds: Iterable[int]) -> int:
+    """Give a trial the first seed that no other has. Raises `SeedsTaken` if there is none left.
 
     Trials that start at the same moment choose in the order of their numbers.
     """
@@ -38,6 +42,6 @@ def take_seed(trial: Trial, seeds: Iterable[int]) -> int | None:
     )
     free = [seed for seed in seeds if seed not in taken][choosing:]
     if not free:
-        return None
+        raise SeedsTaken
     trial.set_user_attr("seed", free[0])
     return free[0]

@@ -259,18 +259,6 @@ def test_the_best_is_repeated_with_other_seeds(config, training, changed):
     assert noise["seeds"] == 3
 
 
-def test_a_repeat_without_a_seed_is_not_shown(config, training, changed):
-    config = changed(config, {"search.seeds": 2})
-    search_learning_rate(config)
-    where = f"sqlite:///{config.run / 'search' / 'study.db'}"
-    (name,) = (name for name in optuna.get_all_study_names(where) if "-seeds-of-" in name)
-    repeats = optuna.load_study(study_name=name, storage=where)
-    repeats.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED))
-    search_learning_rate(config)
-    assert [row["seed"] for row in numbers_of(config)["repeats"]] == [1, 2]
-    assert numbers_of(config)["noise"]["deviation"] == pytest.approx(0.001)
-
-
 def test_large_seeds_are_recorded_as_they_were_trained(config, training, changed):
     search_learning_rate(changed(config, {"seed": 2**60, "search.seeds": 2}))
     trained = [trial.seed for trial in training.configs[-2:]]

@@ -13,6 +13,7 @@ import optuna
 import pytest
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import NopPruner
+from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -20,7 +21,7 @@ from sqlalchemy.engine import Engine
 from config.errors import StopRequested, UserError
 from utils.search import search, storage
 from utils.search.search import open_study, run_trials
-from utils.search.seeds import take_seed
+from utils.search.seeds import SeedsTaken, take_seed
 from utils.search.storage import MAX_RETRIES, open_storage, storage_url
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -162,11 +163,24 @@ def test_workers_take_each_seed_once_and_that_of_a_failed_trial_again(study, tmp
     first, second, third = study.ask(), other.ask(), study.ask()
     assert take_seed(second, seeds) == 6, "the first has not chosen yet"
     assert take_seed(first, seeds) == 5
-    assert take_seed(third, seeds) is None
-    study.tell(third, state=TrialState.PRUNED)
+    with pytest.raises(SeedsTaken):
+        take_seed(third, seeds)
+    study.tell(third, state=TrialState.FAIL)
     other.tell(second, 1.0)
     study.tell(first, state=TrialState.FAIL)
     assert take_seed(other.ask(), seeds) == 5
+
+
+def test_a_repeat_too_many_does_not_stand_for_the_seed_of_a_lost_one(study, tmp_path):
+    def repeat(trial: optuna.Trial) -> float:
+        return take_seed(trial, range(5, 6))
+
+    lost = study.ask()
+    assert repeat(lost) == 5
+    limit = MaxTrialsCallback(1, states=(*search.DONE, TrialState.RUNNING))
+    search._optimize(study_in(tmp_path), repeat, limit)  # as if it had not seen the other begin
+    study.tell(lost, state=TrialState.FAIL)
+    assert [trial.value for trial in run_trials(study, 1, repeat)] == [5]
 
 
 def test_a_pruned_trial_leaves_nothing_in_memory(study):
