@@ -7,25 +7,17 @@ use others; with several, the page offers a choice.
 import os
 import socket
 import sys
-from argparse import ArgumentTypeError
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
 import utils  # noqa: F401  first: makes failed imports one-line errors
 from config.errors import UserError
-from utils.cli import ArgumentParser, run
+from utils.cli import ArgumentParser, run, whole
 
 PORTS = 65535
 FOREIGN = ("GRADIO_",)  # prefixes of variables that would configure Gradio
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")  # read even for plain HTTP
-
-
-def port(text: str) -> int:
-    """A TCP port, for argparse."""
-    if not text.isdecimal() or not 1 <= int(text) <= PORTS:
-        raise ArgumentTypeError(f"'{text}' is no port from 1 to {PORTS}")
-    return int(text)
 
 
 def check_address(host: str, port: int | None) -> None:
@@ -61,7 +53,8 @@ def main() -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default this machine only)"
     )
-    parser.add_argument("--port", type=port, help="port (default the first free one from 7860)")
+    port = "port (default the first free one from 7860)"
+    parser.add_argument("--port", type=whole(1, PORTS), help=port)
     args = parser.parse_args()
     check_address(args.host, args.port)
     from utils.app.checkpoints import Checkpoints  # imports PyTorch, which takes seconds

@@ -20,6 +20,7 @@ from utils.cli import (
     schedule_name,
     steps_or_all,
     weights_or_run,
+    whole,
 )
 from utils.io.images import KNOWN, MASK_THRESHOLD
 
@@ -29,13 +30,6 @@ def count_or_auto(text: str) -> int | str:
     if text != "auto" and not (text.isdecimal() and int(text)):
         raise ArgumentTypeError(f"'{text}' is neither auto nor a whole number from 1")
     return text if text == "auto" else int(text)
-
-
-def grey_value(text: str) -> int:
-    """The value of --mask-threshold, for argparse."""
-    if not text.isdecimal() or not 1 <= int(text) <= 255:
-        raise ArgumentTypeError(f"'{text}' is no whole number from 1 to 255")
-    return int(text)
 
 
 OPTIONS = {  # flag: key that it overrides, type, help
@@ -92,7 +86,7 @@ def build_parser() -> ArgumentParser:
     add_ignored_flags(parser)
     parser.add_argument(
         "--mask-threshold",
-        type=grey_value,
+        type=whole(1, 255),
         help=f"mask values below are holes (default {MASK_THRESHOLD}, {KNOWN} for alpha; "
         f"{KNOWN} reads as the lab does)",
     )

@@ -12,8 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
 import utils  # noqa: F401  first: makes failed imports one-line errors
-from config.errors import UserError
-from utils.cli import ArgumentParser, first_line, run
+from utils.cli import ArgumentParser, first_line, run, whole
 from utils.data.holes import DEFAULT_SHARE, HOLE_KINDS
 from utils.data.photos import Photos
 from utils.data.prepare import Settings, prepare
@@ -52,15 +51,14 @@ def parser() -> ArgumentParser:
             metavar=("LOW", "HIGH"),
             help="hidden part of a test image (default {:g} {:g})".format(*DEFAULT_SHARE),
         )
-        part.add_argument("--workers", type=int, default=4, help="reading threads (default 4)")
+        threads = whole(1, MAX_WORKERS)
+        part.add_argument("--workers", type=threads, default=4, help="reading threads (default 4)")
         part.add_argument("--force", action="store_true", help="replace another data set in --out")
     return top
 
 
 def main() -> None:
     args = parser().parse_args()
-    if not 1 <= args.workers <= MAX_WORKERS:
-        raise UserError(f"--workers: {args.workers}; allowed are 1 to {MAX_WORKERS}")
     settings = Settings(
         split=tuple(args.split),
         image_size=args.image_size,

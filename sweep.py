@@ -6,14 +6,13 @@ a YAML file of decoding keys, each with a list of values. An interrupted sweep c
 """
 
 import sys
-from argparse import ArgumentTypeError
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
 import utils  # noqa: F401  first: makes failed imports one-line errors
 from config.loading import load_config
-from utils.cli import ArgumentParser, add_config_arguments, as_overrides, positive, run
+from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run, whole
 from utils.sweep.plan import STUDIES, plan
 
 OPTIONS = {  # flag: key that it overrides, type, help
@@ -27,13 +26,6 @@ OPTIONS = {  # flag: key that it overrides, type, help
 SEEDS, MAX_SEEDS = 3, 1000
 
 
-def few(text: str) -> int:
-    """A number of seeds, for argparse."""
-    if positive(text) > MAX_SEEDS:
-        raise ArgumentTypeError(f"'{text}' is no whole number from 1 to {MAX_SEEDS}")
-    return int(text)
-
-
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -44,10 +36,9 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, help="prepared folder with ground truth (default data.root)"
     )
-    parser.add_argument(
-        "--seeds", type=few, default=SEEDS, help=f"repeat each setting (default {SEEDS})"
-    )
-    parser.add_argument("--images", type=positive, help="images, spread evenly (default all)")
+    text = f"repeat each setting (default {SEEDS})"
+    parser.add_argument("--seeds", type=whole(1, MAX_SEEDS), default=SEEDS, help=text)
+    parser.add_argument("--images", type=whole(1), help="images, spread evenly (default all)")
     args = parser.parse_args()
     config = load_config(args.config, as_overrides(args, OPTIONS))
     from utils.data.datasets import InpaintingSet  # PyTorch takes seconds to import

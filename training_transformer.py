@@ -14,10 +14,10 @@ from utils.cli import (
     add_ignored_flags,
     add_start_arguments,
     as_overrides,
-    positive,
     run,
     run_folder,
     schedule_name,
+    whole,
 )
 
 OPTIONS = {  # flag: key that it overrides, type, help
@@ -55,7 +55,7 @@ def argument_parser() -> ArgumentParser:
     parser.add_argument(
         "--lr-search",
         nargs="?",
-        type=positive,
+        type=whole(1),
         const=TRIALS_OF_CONFIG,
         metavar="N",
         help="search the learning rate, and what search.space names, in N Optuna trials (default "

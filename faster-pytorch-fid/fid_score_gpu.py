@@ -21,7 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fid import INTERRUPTED, MISTAKE, READER_GONE, certificate, empty_argument, usable_streams
+from fid import (
+    INTERRUPTED,
+    MISTAKE,
+    READER_GONE,
+    certificate,
+    empty_argument,
+    usable_streams,
+    whole,
+)
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
 from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
@@ -45,18 +53,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(MISTAKE, f"error: {message} (see --help)\n")
-
-
-def whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    """An argparse type for whole numbers from low to high."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < low or int(text) > (high or int(text)):
-            limits = f"from {low}" + (f" to {high:,}" if high else "")
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
-        return int(text)
-
-    return read
 
 
 def metric_names(text: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from fid import (
     process,
     usable_streams,
 )
+from fid import whole as whole  # for the scripts
 
 from config.errors import StopRequested, UserError, printable
 from config.loading import Override
@@ -94,13 +95,6 @@ def first_line(documentation: str | None) -> str | None:
     return documentation and documentation.splitlines()[0]
 
 
-def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1")
-    return int(text)
-
-
 def schedule_name(text: str) -> str:
     """The value of --mask-func: a schedule in any case, or the lab's 0 for cosine."""
     return "cosine" if text == "0" else text.lower()
@@ -111,7 +105,7 @@ def steps_or_all(text: str) -> int | None:
     try:
         return None if int(text) == -1 else int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
 
 
 def run_folder(text: str) -> str:

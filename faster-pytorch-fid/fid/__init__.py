@@ -5,7 +5,7 @@
 
 This file is the start of every script, before the libraries are imported, which takes seconds and
 may fail: hooks that end it in one line on Ctrl-C and failed imports, variables that libraries
-cannot read, empty arguments, standard streams. It imports almost nothing.
+cannot read, arguments, standard streams. It imports almost nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
@@ -144,6 +144,20 @@ def empty_argument(words: Sequence[str]) -> str | None:
             name = flag or (before if before.startswith("-") else f"after {before}")
             return f"argument {name}: is empty; is a variable of the shell unset?"
     return None
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argparse type for whole numbers from low to high."""
+
+    def whole_number(text: str) -> int:
+        if text.isdecimal() and low <= int(text) <= (high or int(text)):
+            return int(text)
+        from argparse import ArgumentTypeError  # imported here: the hooks come first
+
+        limits = f"from {low}" + (f" to {high:,}" if high else "")
+        raise ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+
+    return whole_number
 
 
 @contextlib.contextmanager

@@ -17,10 +17,10 @@ def _page(name: str, command: str, says: str, make: Maker = lambda folder: None)
 
 
 CASES = [
-    _page("at a port in words", "app.py tiny.yml --port http", "'http' is no port from 1 to 65535"),
-    _page("at port 0", "app.py tiny.yml --port 0", "'0' is no port from 1 to 65535"),
-    _page("at a negative port", "app.py tiny.yml --port -1", "'-1' is no port"),
-    _page("at port 65536", "app.py tiny.yml --port 65536", "'65536' is no port from 1 to 65535"),
+    _page("at a port in words", "app.py tiny.yml --port http", "'http' is not a whole number"),
+    _page("at port 0", "app.py tiny.yml --port 0", "'0' is not a whole number from 1 to 65,535"),
+    _page("at a negative port", "app.py tiny.yml --port -1", "'-1' is not a whole number"),
+    _page("at port 65536", "app.py tiny.yml --port 65536", "'65536' is not a whole number from"),
     _page("at a taken port", f"app.py tiny.yml --port {TAKEN}", f"127.0.0.1:{TAKEN}: "),
     _page("at an address of another machine", "app.py tiny.yml --host 192.0.2.1", "192.0.2.1:"),
     _page("at an address that is none", "app.py tiny.yml --host a..b", "a..b:"),

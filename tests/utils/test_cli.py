@@ -22,8 +22,8 @@ from utils.cli import (
     add_config_arguments,
     add_start_arguments,
     as_overrides,
-    positive,
     run,
+    whole,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -193,14 +193,14 @@ def test_a_wrong_argument_is_one_line_and_2(capsys, arguments, said):
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("07", 7), ("1000", 1000)])
 def test_a_positive_number_is_read(text, number):
-    assert positive(text) == number
+    assert whole(1)(text) == number
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "few", ""])
 def test_what_is_no_positive_number_is_quoted(text):
     with pytest.raises(ArgumentTypeError) as caught:
-        positive(text)
-    assert str(caught.value) == f"'{text}' is no whole number from 1"
+        whole(1)(text)
+    assert str(caught.value) == f"'{text}' is not a whole number from 1"
 
 
 # Scripts

@@ -459,7 +459,7 @@ def test_the_script_prepares_photos_from_the_shell(tmp_path):
     [
         (["images", "nowhere"], "nowhere: no such folder or zip file"),
         (["photos", "--split", "1", "2"], "expected 3 arguments"),
-        (["photos", "--workers", "0"], "--workers: 0; allowed are 1 to 256"),
+        (["photos", "--workers", "0"], "--workers: '0' is not a whole number from 1 to 256"),
         (["photos", "--holes", "round"], "invalid choice: 'round'"),
         (["photos", "--hole-share", "0.5", "0.1"], "hole share: 0.5 to 0.1; allowed are"),
     ],
