@@ -104,11 +104,6 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         return False
 
 
-def is_srgb(image: Image.Image) -> bool:
-    """Whether an image's RGB profile is sRGB, or absent."""
-    return describes_srgb(profile_of(image))
-
-
 def describes_srgb(profile: bytes | None) -> bool:
     """Whether an RGB profile describes itself as sRGB; True for None."""
     if profile is None:
@@ -121,7 +116,7 @@ def describes_srgb(profile: bytes | None) -> bool:
 
 def to_srgb(image: Image.Image) -> Image.Image:
     """Convert an RGB image from its profile to sRGB; unchanged if the profile is broken."""
-    if is_srgb(image):
+    if describes_srgb(profile_of(image)):
         return image
     profile = io.BytesIO(image.info[PROFILE])
     try:
@@ -130,12 +125,39 @@ def to_srgb(image: Image.Image) -> Image.Image:
         return image
 
 
-def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """Pixels of an image, (H, W, 3) uint8. Raises `ScoreError` for unsupported pixel types."""
+def as_rgb(
+    image: Image.Image, name: str, tell: Callable[[str], None] = lambda loss: None
+) -> Image.Image:
+    """Convert any mode to 8-bit RGB; 16 bits as value / 257, transparency over white.
+
+    tell: called with what is lost, "depth", "dark" (16 bits without a value above 255), "alpha" or
+    "cmyk". Raises `ScoreError` for unsupported pixel types.
+    """
+    advice = "save it with 8 or 16 bits a channel"
+    if image.mode == "F":
+        raise ScoreError(f"{name}: floating-point pixels; {advice}")
     try:
-        return np.asarray(_rgb(image, name))
+        if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
+            values = np.asarray(image).astype(np.int64)
+            if values.min() < 0 or values.max() > 65535:
+                raise ScoreError(f"{name}: values beyond 16 bits; {advice}")
+            tell("depth" if values.max() > 255 else "dark")
+            image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        elif image.has_transparency_data:
+            image = image.convert("RGBA")
+            if image.getextrema()[3][0] < 255:
+                tell("alpha")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        elif image.mode == "CMYK":
+            tell("cmyk")
+        return image.convert("RGB")
     except ValueError:
         raise ScoreError(f"{name}: pixels of type {image.mode} are not read; save as RGB") from None
+
+
+def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
+    """Pixels of an image, (H, W, 3) uint8. Raises `ScoreError` for unsupported pixel types."""
+    return np.asarray(as_rgb(image, name))
 
 
 def decode_image(
@@ -151,7 +173,9 @@ def decode_image(
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             size = f"{image.width} x {image.height}"
             check_limit("pixels", image.width * image.height, f"{name}: {size}")
-            if values is rgb_pixels and (is_foreign(image) or not is_srgb(image)):
+            if values is rgb_pixels and (
+                is_foreign(image) or not describes_srgb(profile_of(image))
+            ):
                 text = "declares a colour space other than sRGB; its values are not converted"
                 note(f"{name} {text}", once="colours")
             return values(upright(image), name)
@@ -162,21 +186,6 @@ def decode_image(
             raise
         reason = str(error).partition("\n")[0].partition(" <_io")[0]
         raise ScoreError(f"{name}: not a readable image ({reason})") from None
-
-
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert any mode to 8-bit RGB; 16 bits as value / 257, transparency over white."""
-    if image.mode == "F":
-        raise ScoreError(f"{name}: floating-point pixels; save it with 8 or 16 bits a channel")
-    if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ScoreError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits a channel")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
 
 
 def mask_values(image: Image.Image, name: str) -> np.ndarray:

@@ -299,7 +299,7 @@ SIZES = [
          put("data/train/image_2.png", encoded(pixels()[:1, :1]))),
     Case("a predicted picture of another size", f"{SCORE} --gt-path truth", "image_3.png: 8 x 8",
          put("results/image_3.png", encoded(pixels()[:8, :8]))),
-    Case("floating-point pixels", INPAINT, "floating-point images are not read",
+    Case("floating-point pixels", INPAINT, "image_1.png: floating-point pixels",
          put(IMAGE, encoded(Image.new("F", (SIDE, SIDE)), "TIFF"))),
     Case("floating-point pixels for the scorer", f"{SCORE} --gt-path truth",
          "image_3.png: floating-point pixels; save it with 8 or 16 bits",

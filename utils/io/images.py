@@ -19,6 +19,7 @@ import numpy as np
 from fid.names import FORMATS
 from fid.pixels import (
     PROFILE,
+    as_rgb,
     describes_srgb,
     holes,
     is_foreign,
@@ -38,7 +39,6 @@ KNOWN, HOLE = 255, 0  # values of a mask file
 HOLE_COLOUR = 128  # grey of painted holes in masked images
 MASK_THRESHOLD = 128  # values below are a hole
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats for which further frames are noted
-ALPHA_BACKGROUND = (255, 255, 255)  # transparent pixels become white
 LOSSES = {  # what a conversion loses: text of its note
     "frames": "has several frames or pages; the first is used",
     "alpha": "is partly transparent; it is composited over white",
@@ -170,32 +170,11 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """
     if is_foreign(image):
         _tell("colours", name)
-    try:
-        rgb, profile = _converted(image, name), profile_of(image)
-    except ValueError:
-        raise UserError(f"{name}: pixels of type {image.mode} are not read; save as RGB") from None
+    with as_user_error():
+        rgb = as_rgb(image, name, lambda loss: _tell(loss, name))
+    profile = profile_of(image)
     rgb.info = {PROFILE: profile} if profile else {}
     return rgb
-
-
-def _converted(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "F":
-        raise UserError(f"{name}: floating-point images are not read; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # "I;16" and its byte orders, or "I" for 16 bits in 32
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise UserError(f"{name}: values beyond 16 bits; save it with 8 or 16 bits")
-        _tell("depth" if values.max() > 255 else "dark", name)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
-            _tell("alpha", name)
-        background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND, 255))
-        return Image.alpha_composite(background, image).convert("RGB")
-    if image.mode == "CMYK":
-        _tell("cmyk", name)
-    return image.convert("RGB")
 
 
 def load_mask(

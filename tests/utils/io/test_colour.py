@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from fid.pixels import PROFILE, is_srgb, profile_of, to_srgb
+from fid.pixels import PROFILE, describes_srgb, profile_of, to_srgb
 from PIL import Image, ImageCms, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
@@ -70,7 +70,8 @@ def test_a_profile_that_is_a_number_is_left_out_with_a_note(tmp_path, capsys):
 
 
 def test_srgb_is_known_by_its_description():
-    found = [is_srgb(picture(profile)) for profile in (None, SRGB, exchanged(), b"broken" * 9)]
+    profiles = (None, SRGB, exchanged(), b"broken" * 9)
+    found = [describes_srgb(profile_of(picture(profile))) for profile in profiles]
     assert found == [True, True, False, True]  # the last is no profile of RGB
 
 

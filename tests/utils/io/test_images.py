@@ -94,7 +94,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
         "empty.png": "cannot be read as an image: not an image that can be decoded",
         "truncated.png": "cannot be read as an image",
         "truncated.jpg": "cannot be read as an image",
-        "float.tif": "floating-point images are not read",
+        "float.tif": "floating-point pixels; save it with 8 or 16 bits a channel",
         "deep.tif": "values beyond 16 bits",
         "folder.png": "is a folder, not an image",
         "missing.png": "no such file",
