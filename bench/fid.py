@@ -80,8 +80,7 @@ def run_task(work: Path, side: str, dims: int) -> Figures:
     if side == "theirs":
         return theirs(work, dims)
     from fid.extraction import Scorer
-    from fid.images import open_images
-    from fid.inputs import Settings
+    from fid.inputs import Settings, open_images
     from fid.metrics import frechet_distance
     from fid.process import Ranks
 

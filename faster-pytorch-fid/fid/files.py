@@ -20,7 +20,7 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -101,10 +101,12 @@ def check_limit(name: str, found: float, what: str) -> None:
         )
 
 
-def most_bytes(name: str) -> int:
-    """Bytes to read so that a file beyond its limit is detected; -1 for all of it."""
+def read_limited(read: Callable[[int], bytes], name: str, what: str) -> bytes:
+    """What `read` returns for the size of the limit; raises `ScoreError` if there is more."""
     allowed = limit(name)
-    return -1 if allowed >= sys.maxsize else int(allowed) + 1
+    data = read(-1 if allowed >= sys.maxsize else int(allowed) + 1)
+    check_limit(name, len(data), what)
+    return data
 
 
 @cache

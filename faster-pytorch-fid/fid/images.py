@@ -6,14 +6,20 @@ Zip members are read in memory, never extracted. Errors name the image.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import csv
 import hashlib
+import math
+import re
 import zipfile
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +28,14 @@ from fid.files import (
     ScoreError,
     check_limit,
     composed,
-    most_bytes,
     note,
     of_the_machine,
+    read_limited,
 )
-from fid.names import folder_names, open_zip, zip_names
+from fid.names import open_zip, zip_names
 from fid.pixels import Size, decode_image, resized
-from fid.table import columns_of, fields
+
+SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # read as one column
 
 
 class ImageSet(ABC):
@@ -123,15 +130,13 @@ class ZipImages(ImageSet):
         return {name: value for name, value in vars(self).items() if name != "archive"}
 
     def stored_bytes(self, index: int) -> bytes:
+        name = self.label(index)
         try:
             with self.archive.open(self.names[index]) as member:
-                data = member.read(most_bytes("file_bytes"))
+                return read_limited(member.read, "file_bytes", f"{name}: unpacked")
         except BROKEN_ZIP as error:
-            name = self.label(index)
             found = of_the_machine(error, name) or f"{name}: cannot be unpacked ({error})"
             raise ScoreError(found) from None
-        check_limit("file_bytes", len(data), f"{self.label(index)}: unpacked")
-        return data
 
 
 class CsvImages(ImageSet):
@@ -147,16 +152,16 @@ class CsvImages(ImageSet):
             if not path.is_file():  # reading a pipe would hang
                 raise ScoreError(f"{path}: is not a file")
             with open(path, "rb") as file:
-                header = _read_row(file, path)
-                start = len(header)
-                while line := _read_row(file, path):
+                read_row = partial(read_limited, file.readline, "row_bytes", f"{path}: a row")
+                start = len(header := read_row())  # a line may never end
+                while line := read_row():
                     if line.strip():
                         self.spans.append((start, len(line)))
                     start += len(line)
         except OSError as error:
             raise ScoreError(f"{path}: {error.strerror}") from None
         super().__init__(path, map(str, range(len(self.spans))))
-        self.side, self.skip = columns_of(header, path)
+        self.side, self.skip = _columns_of(header, path)
         if self.skip:
             note(f"{path}: its first column is taken for an index")
 
@@ -173,7 +178,7 @@ class CsvImages(ImageSet):
             raise ScoreError(f"{self.path}: {error.strerror}") from None
 
     def decoded(self, index: int) -> np.ndarray:
-        found, label = fields(self.stored_bytes(index))[self.skip :], self.label(index)
+        found, label = _fields(self.stored_bytes(index))[self.skip :], self.label(index)
         values = np.empty(3 * self.side**2)
         if len(found) != len(values):
             raise ScoreError(f"{label}: {len(found):,} columns, the first row has {len(values):,}")
@@ -195,35 +200,51 @@ class CsvImages(ImageSet):
         return self.named(map(str, selection))
 
 
-def _read_row(file: BinaryIO, path: Path) -> bytes:
-    """The next line of a table, with a length limit, as a line may never end."""
-    row = file.readline(most_bytes("row_bytes"))
-    check_limit("row_bytes", len(row), f"{path}: a row")
-    return row
+def _fields(row: bytes) -> list[str]:
+    """The values of a row, which may be quoted."""
+    text = row.decode("utf-8-sig", "replace").strip()
+    if '"' in text:
+        with contextlib.suppress(csv.Error):  # an open quote
+            return next(csv.reader([text], skipinitialspace=True))
+    return text.split(",")
 
 
-def open_images(
-    path: Path, selection: Sequence[str | int] | None = None, recursive: bool = False
-) -> ImageSet:
-    """Open a folder, a zip or a csv.
+def _columns_of(header: bytes, path: Path) -> tuple[int, int]:
+    """The images' side in pixels, and how many columns come before the pixels.
 
-    selection: which images, in which order, as file names or (csv) row numbers from 0; None: all,
-    in natural order. Raises `ScoreError` if the path does not exist, has fewer than two images, or
-    lacks a selected image.
+    Raises `ScoreError` if the first row is an image, or if the pixels of none fit the columns.
     """
-    if not path.exists():
-        raise ScoreError(f"{path}: no such file or folder")
-    if path.is_dir():
-        images: ImageSet = FolderImages(path, folder_names(path, recursive))
-    elif not path.is_file():
-        raise ScoreError(f"{path}: is neither a file nor a folder")
-    elif path.suffix.lower() not in (".csv", ".zip"):
-        raise ScoreError(f"{path}: expected a folder, a .zip, a .csv or an .npz of statistics")
-    else:
-        images = (CsvImages if path.suffix.lower() == ".csv" else ZipImages)(path)
-    if selection is not None and len(images) > 0:
-        images = images.select(selection)
-    if len(images) < 2:
-        found = "no images" if len(images) == 0 else "only one image"
-        raise ScoreError(f"{path}: {found}; at least two are needed")
-    return images
+    if header.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise ScoreError(f"{path}: is UTF-16; save it as UTF-8")
+    names = _fields(header)
+    if not _is_header(names):
+        raise ScoreError(f"{path}: has no header; its first row would be lost")
+    side = math.isqrt(len(names) // 3)
+    skip = len(names) - 3 * side**2
+    if side == 0 or skip not in (0, 1):
+        found = f"{len(names):,} columns, expected 3 x side x side, as 12,288 for 64 x 64 images"
+        used = next((what for mark, what in SEPARATORS.items() if mark in names[0]), None)
+        advice = f"; separate values by commas, not by {used}" if used and len(names) == 1 else ""
+        raise ScoreError(f"{path}: {found}, in its first row{advice}")
+    if skip and _is_numbered(names[:-1]) and not _is_numbered(names[1:]):
+        raise ScoreError(f"{path}: its last column, {names[-1]!r}, holds no pixels; remove it")
+    return side, skip
+
+
+def _is_header(names: list[str]) -> bool:
+    """Whether a table's first row is a header: mostly words, or consecutive numbers."""
+    values = []
+    for name in names:
+        with contextlib.suppress(ValueError):
+            values.append(float(name))
+    if len(values) < len(names) / 2:  # an image's row may begin with its name
+        return True
+    return len(values) > 1 and all(after - before == 1 for before, after in pairwise(values))
+
+
+def _is_numbered(names: list[str]) -> bool:
+    """Whether the names end in consecutive numbers, as 0, 1, 2 or pixel0, pixel1, pixel2."""
+    found = [re.search(r"\d{1,9}$", name) for name in names]
+    if None in found:
+        return False
+    return all(int(b[0]) - int(a[0]) == 1 for a, b in pairwise(found))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fid.files import ScoreError, check_limit, composed, note
-from fid.images import ImageSet, open_images
+from fid.images import CsvImages, FolderImages, ImageSet, ZipImages
 from fid.manifest import column_of, note_other_truth, path_in, read_manifest, stated_names
-from fid.names import MANIFEST, natural_key, partners, stem
+from fid.names import MANIFEST, folder_names, natural_key, partners, stem
 from fid.pixels import Size
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
@@ -148,6 +148,33 @@ def open_source(
         shape = f"--resize {size.width}x{size.height}"
         check_limit("pixels", size.width * size.height, shape)
     images.size = size
+    return images
+
+
+def open_images(
+    path: Path, selection: Sequence[str | int] | None = None, recursive: bool = False
+) -> ImageSet:
+    """Open a folder, a zip or a csv.
+
+    selection: which images, in which order, as file names or (csv) row numbers from 0; None: all,
+    in natural order. Raises `ScoreError` if the path does not exist, has fewer than two images, or
+    lacks a selected image.
+    """
+    if not path.exists():
+        raise ScoreError(f"{path}: no such file or folder")
+    if path.is_dir():
+        images: ImageSet = FolderImages(path, folder_names(path, recursive))
+    elif not path.is_file():
+        raise ScoreError(f"{path}: is neither a file nor a folder")
+    elif path.suffix.lower() not in (".csv", ".zip"):
+        raise ScoreError(f"{path}: expected a folder, a .zip, a .csv or an .npz of statistics")
+    else:
+        images = (CsvImages if path.suffix.lower() == ".csv" else ZipImages)(path)
+    if selection is not None and len(images) > 0:
+        images = images.select(selection)
+    if len(images) < 2:
+        found = "no images" if len(images) == 0 else "only one image"
+        raise ScoreError(f"{path}: {found}; at least two are needed")
     return images
 
 

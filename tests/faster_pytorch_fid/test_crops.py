@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fid.files import ScoreError
-from fid.images import open_images
+from fid.inputs import open_images
 from fid.paired import HoleCrops, hole_box, with_hole
 from fid.pixels import Size, resized
 from fid_test_images import draw_images, write_folder

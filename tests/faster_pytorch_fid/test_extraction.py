@@ -7,7 +7,7 @@ import pytest
 import torch
 from fid.extraction import extract_statistics, in_threads
 from fid.features import Backend
-from fid.images import open_images
+from fid.inputs import open_images
 from fid.process import Ranks
 from fid_test_images import draw_images, write_folder
 from torch import distributed, nn

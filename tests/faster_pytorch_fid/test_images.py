@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fid.files import ScoreError, note
-from fid.images import FolderImages, open_images
-from fid.inputs import belonging
+from fid.images import FolderImages
+from fid.inputs import belonging, open_images
 from fid.names import folder_names, is_picture, natural_key
 from fid.pixels import decode_image, mask_values
 from fid_test_images import draw_images, write_csv, write_folder

@@ -5,7 +5,7 @@ import pytest
 import skimage.metrics
 import torch
 from fid.files import ScoreError
-from fid.images import open_images
+from fid.inputs import open_images
 from fid.metrics import (
     default_subset_size,
     density_coverage,

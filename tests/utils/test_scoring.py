@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fid.extraction import extract_statistics
-from fid.images import open_images
+from fid.inputs import open_images
 
 from models import parallel
 from utils.io.images import save_png
