@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 
 from config.errors import UserError
 from config.schema import Config
-from utils.grading.solution import Solution
+from utils.grading.solution import Solution, progress
 from utils.weights.import_lab import import_lab
-from utils.weights.lab_file import progress
 from utils.weights.lab_naming import Settled
 
 STATE = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fid.names import is_hidden, is_picture
+from fid.names import is_hidden, is_picture, natural_key, trailing_number
 
-from config.errors import UserError
+from config.errors import MachineError, UserError
 from config.loading import LAB_FORM, Override, load_config, read_yaml
 from config.schema import Config
 from config.section import Section
 from utils.data.pairs import IMAGES, MASKS, TRUTH
 from utils.inpainting.outputs import RESULTS
-from utils.weights.description import WEIGHTS_FILES, described
-from utils.weights.lab_file import WEIGHTS_SUFFIXES, Progress, pick_files, progress
+from utils.weights.description import TRANSFORMER, WEIGHTS_FILES, described
+from utils.weights.lab_file import WEIGHTS_SUFFIXES, read_lab_file
 from utils.weights.lab_naming import Settled
-from utils.weights.lab_networks import NothingFoundError
+from utils.weights.lab_networks import FIRST_WORDS, NothingFoundError
 
 SECTIONS = {  # of a config of ours: their keys
     name: field.annotation.model_fields.keys()
@@ -32,6 +33,10 @@ INPUTS = {IMAGES, MASKS, TRUTH, "train", "val"}  # folders of the lab's data
 NAMES_SHOWN = 5  # folders in an error line
 LAB_TRANSFORMER = "Transformer_param"  # a section of the lab's form
 STATE = "state"  # beginning of the name of a training's state, next to its weights
+EPOCH = re.compile(r"(?:epoch|ep|step|checkpoint)s?[\W_]*(\d{1,9})", re.IGNORECASE)
+LOSS = re.compile(r"[_-]?\d+\.\d+")  # in the name of an epoch, as in 30_0.81.pt
+HEX = re.compile(r"[0-9a-f]{1,8}")  # how some name epochs before a loss, as in 3c_1.0512.pt
+Progress = tuple[bool, bool, bool, int]
 
 
 @dataclass(frozen=True)
@@ -142,3 +147,66 @@ def _is_ours(values: dict[str, Any]) -> bool:
 def _is_final(path: Path) -> tuple[bool, Progress]:
     """Sorts the weights that a run ends with after its best and other epochs."""
     return path.name in WEIGHTS_FILES.values(), progress(path)
+
+
+def pick_files(
+    paths: Sequence[Path], settled: Settled, brought: Collection[str], notes: list[str]
+) -> dict[str, Path]:
+    """The file to take each network from: of several epochs the best one, or else the last.
+
+    Names tell, as in best.pt, final.pt and epoch_20.pt; the last of equally good ones is taken,
+    with a note. Networks in ``brought`` need no file. Files without a network, such as the state of
+    an optimizer, are left out. Raises `NothingFoundError` if no file has a network. Errors of
+    `read_lab_file`, unless a better file has a transformer: then they become notes.
+    """
+    missing = FIRST_WORDS.keys() - brought
+    picked: dict[str, Path] = {}
+    runs: dict[str, Progress] = {}  # name without the epoch -> progress of the epoch that is read
+    nothing: NothingFoundError | None = None
+    for path in sorted(paths, key=_order, reverse=True):
+        reached = progress(path)
+        better = {kind for kind, found in picked.items() if progress(found) > reached}
+        if better == missing:
+            break
+        if runs.setdefault(EPOCH.sub("", str(path)), reached) != reached:
+            continue
+        try:
+            kinds = read_lab_file(path, settled).parts
+        except NothingFoundError as error:
+            nothing = nothing or error
+            continue
+        except UserError as error:
+            if isinstance(error, MachineError) or TRANSFORMER not in better:
+                raise
+            notes.append(f"left out: {error}")
+            continue
+        for kind in (kind for kind in kinds if kind in missing):
+            taken = picked.setdefault(kind, path)
+            if taken != path and kind not in better:
+                notes.append(f"{taken}: its {kind} is taken; by its name {path} is equally good")
+    if nothing and not picked and not brought:
+        raise nothing
+    return picked
+
+
+def _order(path: Path) -> tuple[Progress, tuple]:
+    """Sorts equally good files by name."""
+    return progress(path), natural_key(str(path))
+
+
+def progress(path: Path) -> Progress:
+    """How far training was by a file's name: sorts the best after the last after other epochs.
+
+    Of several best ones that by validation is the last.
+    """
+    name = path.stem.casefold()
+    epoch = LOSS.sub("", name)
+    if epoch != name and HEX.fullmatch(epoch):  # this also sorts decimal numbers
+        number = int(epoch, 16)
+    elif epochs := EPOCH.findall(f"{path.parent.name}/{epoch}"):
+        number = int(epochs[-1])
+    else:
+        number = trailing_number(f"{epoch}{path.suffix}")
+    is_last = any(word in name for word in ("last", "latest", "final"))
+    is_best = "best" in name
+    return is_best, is_best and "val" in name, is_last, -1 if number is None else number

@@ -1,28 +1,33 @@
-"""Read a lab solution's checkpoint safely: tensors and plain values, no code."""
+"""Read a lab solution's checkpoint as data only: nothing that it names is called.
+
+Training loops save their settings, losses and paths next to the weights. Whatever is neither a
+tensor nor a plain value becomes an empty stand-in, so that none of its code runs.
+"""
 
 from __future__ import annotations
 
+import builtins
 import pickle
 import re
 import struct
 import tarfile
+import warnings
 import zipfile
-from collections.abc import Collection, Sequence
+from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
-from fid.names import natural_key, trailing_number
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from config.errors import MachineError, UserError
+from config.errors import UserError
 from utils.io.messages import message_of, note_once, raise_if_machine, refusal
 from utils.weights.description import TRANSFORMER, Description, described
 from utils.weights.lab_keys import UNSETTLED, LabFile, read_keys
 from utils.weights.lab_naming import Settled
-from utils.weights.lab_networks import FIRST_WORDS, NothingFoundError
-from utils.weights.lab_pickle import read_data
+from utils.weights.lab_networks import NothingFoundError
 from utils.weights.lab_shapes import describe, not_followed
 
 BROKEN_FILE = (  # the unpickler takes a text's letters for its own instructions
@@ -30,11 +35,10 @@ BROKEN_FILE = (  # the unpickler takes a text's letters for its own instructions
     *(struct.error, AttributeError, AssertionError),
 )
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-EPOCH = re.compile(r"(?:epoch|ep|step|checkpoint)s?[\W_]*(\d{1,9})", re.IGNORECASE)
-LOSS = re.compile(r"[_-]?\d+\.\d+")  # in the name of an epoch, as in 30_0.81.pt
-HEX = re.compile(r"[0-9a-f]{1,8}")  # how some name epochs before a loss, as in 3c_1.0512.pt
-Progress = tuple[bool, bool, bool, int]
 SAVE_AGAIN = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
+UNKNOWN = re.compile(r"Unsupported global: GLOBAL ([\w.]+) was")
+UNFIT = re.compile(r"Can only (?P<verb>\w+) .*got <class '(?P<name>[\w.]+)'>")
+MAX_TRIES = 60  # each replaces one class
 
 
 def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
@@ -56,7 +60,7 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
         if is_safetensors:
             content = load_file(path)
         else:
-            content, left_out = read_data(path)
+            content, left_out = _read_data(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
@@ -109,64 +113,78 @@ def read_network(
     return part.weights, description
 
 
-def pick_files(
-    paths: Sequence[Path], settled: Settled, brought: Collection[str], notes: list[str]
-) -> dict[str, Path]:
-    """The file to take each network from: of several epochs the best one, or else the last.
+class LeftOut:
+    """Stands for an object of any class; forgets what the pickle says about it."""
 
-    Names tell, as in best.pt, final.pt and epoch_20.pt; the last of equally good ones is taken,
-    with a note. Networks in ``brought`` need no file. Files without a network, such as the state of
-    an optimizer, are left out. Raises `NothingFoundError` if no file has a network. Errors of
-    `read_lab_file`, unless a better file has a transformer: then they become notes.
+    def __new__(cls, *_arguments: object) -> LeftOut:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "an object"
+
+
+class FilledAsDict(LeftOut):
+    """Stands for a dictionary of any class; its items are read as those of a plain one."""
+
+    def __new__(cls, *_arguments: object) -> OrderedDict:  # type: ignore[misc]
+        return OrderedDict()
+
+
+class FilledAsList(LeftOut):
+    """Stands for a list or queue of any class."""
+
+    def __new__(cls, *_arguments: object) -> list:  # type: ignore[misc]
+        return []
+
+
+FILLED = {"append": FilledAsList, "extend": FilledAsList}  # any other verb fills a dictionary
+
+
+def _read_data(path: Path) -> tuple[object, list[str]]:
+    """The content of a checkpoint, and the names of the classes that stand-ins replaced.
+
+    Raises `pickle.UnpicklingError` if it asks for a function of Python's own or of the system.
     """
-    missing = FIRST_WORDS.keys() - brought
-    picked: dict[str, Path] = {}
-    runs: dict[str, Progress] = {}  # name without the epoch -> progress of the epoch that is read
-    nothing: NothingFoundError | None = None
-    for path in sorted(paths, key=_order, reverse=True):
-        reached = progress(path)
-        better = {kind for kind, found in picked.items() if progress(found) > reached}
-        if better == missing:
-            break
-        if runs.setdefault(EPOCH.sub("", str(path)), reached) != reached:
-            continue
+    stand_ins: dict[str, type[LeftOut]] = {}
+    first: pickle.UnpicklingError | None = None  # names what a whole module asks for
+    for _ in range(MAX_TRIES):
         try:
-            kinds = read_lab_file(path, settled).parts
-        except NothingFoundError as error:
-            nothing = nothing or error
-            continue
-        except UserError as error:
-            if isinstance(error, MachineError) or TRANSFORMER not in better:
+            return _load(path, stand_ins), [*stand_ins]
+        except pickle.UnpicklingError as error:
+            first = first or error
+            if unknown := UNKNOWN.search(str(error)):
+                name, kind = unknown[1], LeftOut
+                known = "." in name or isinstance(getattr(builtins, name, None), type)
+            elif unfit := UNFIT.search(str(error)):
+                name, kind = unfit["name"], FILLED.get(unfit["verb"], FilledAsDict)
+                known = name in stand_ins
+            else:
+                raise (error if "GLOBAL" in str(error) else first) from None
+            if not known:
                 raise
-            notes.append(f"left out: {error}")
-            continue
-        for kind in (kind for kind in kinds if kind in missing):
-            taken = picked.setdefault(kind, path)
-            if taken != path and kind not in better:
-                notes.append(f"{taken}: its {kind} is taken; by its name {path} is equally good")
-    if nothing and not picked and not brought:
-        raise nothing
-    return picked
+            stand_ins[name] = kind
+    assert first
+    raise first
 
 
-def _order(path: Path) -> tuple[Progress, tuple]:
-    """Sorts equally good files by name."""
-    return progress(path), natural_key(str(path))
-
-
-def progress(path: Path) -> Progress:
-    """How far training was by a file's name: sorts the best after the last after other epochs.
-
-    Of several best ones that by validation is the last.
-    """
-    name = path.stem.casefold()
-    epoch = LOSS.sub("", name)
-    if epoch != name and HEX.fullmatch(epoch):  # this also sorts decimal numbers
-        number = int(epoch, 16)
-    elif epochs := EPOCH.findall(f"{path.parent.name}/{epoch}"):
-        number = int(epochs[-1])
-    else:
-        number = trailing_number(f"{epoch}{path.suffix}")
-    is_last = any(word in name for word in ("last", "latest", "final"))
-    is_best = "best" in name
-    return is_best, is_best and "val" in name, is_last, -1 if number is None else number
+def _load(path: Path, stand_ins: dict[str, type[LeftOut]]) -> object:
+    """Read a checkpoint with stand-ins for some classes, each a class of its name."""
+    names = []
+    for name, base in stand_ins.items():
+        kind = type(name, (base,), {"__module__": "builtins"})
+        # PyTorch names a built-in without its module, but looks it up with it
+        names.append((kind, name if "." in name else f"builtins.{name}"))
+    # not by its path, whose suffix PyTorch would believe
+    with (
+        torch.serialization.safe_globals(names),
+        path.open("rb") as file,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", UserWarning)  # that the protocol is another
+        return torch.load(file, map_location="cpu", weights_only=True)

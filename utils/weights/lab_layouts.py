@@ -26,8 +26,16 @@ LAYOUTS = {  # --attention: axes of a fused matrix's rows, outermost first
 }
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 NAME_NUMBER = re.compile(r"\d+(?=[._]|$)")  # of heads in names: q0, head_0
+KEY = re.compile(r"(?P<block>(?:blocks\.\d+\.)?)(?P<layer>.+)(?P<last>\.\w+)")
 LINEAR = (".weight", "proj_weight")  # endings of matrices in PyTorch's own layers
 IN_HEADS = re.compile(r"heads\.\d+\.")
+
+
+def renamed(key: str, layers: dict[str, str]) -> str:
+    """A key with its layer renamed, in any block: `blocks.3.ln1.weight` by {"ln1": ...}."""
+    match = KEY.fullmatch(key)
+    new = layers.get(match["layer"]) if match else None
+    return f"{match['block']}{new}{match['last']}" if match and new else key
 
 
 def reordered(value: Tensor, old: str, new: str, count: int, heads: int) -> Tensor:

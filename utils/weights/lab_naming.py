@@ -17,7 +17,6 @@ from itertools import takewhile
 import torch
 
 from config.errors import UserError
-from utils.weights.lab_blocks import renamed
 from utils.weights.lab_layouts import (
     LAYOUTS,
     NUMBER,
@@ -25,6 +24,7 @@ from utils.weights.lab_layouts import (
     STANDARD,
     Weights,
     inputs_first,
+    renamed,
     reordered,
 )
 

@@ -16,8 +16,7 @@ from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
 from utils.weights.description import Description, network_shapes, shapes_of
 from utils.weights.lab_attention import width_of
-from utils.weights.lab_blocks import FINAL_NORM
-from utils.weights.lab_keys import Part
+from utils.weights.lab_keys import FINAL_NORM, Part
 from utils.weights.lab_layouts import Weights
 from utils.weights.lab_networks import NAMES_SHOWN
 
