@@ -10,14 +10,13 @@ mask ratios, unsmoothed. Last line: one JSON object,
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.common import RELEASED, ROOT, add_quick, report
+from bench.common import RELEASED, ROOT, parser_of, report
 from utils.io.files import read_rows
 
 FOR_ALL = {
@@ -61,11 +60,10 @@ SHOWN = ("val_loss", "val_accuracy", "images_per_second")
 
 def main() -> None:
     """Train every recipe, report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="prepared folder of cats")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the images")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
-    add_quick(parser)
     args = parser.parse_args()
     result = {name: train(name, args.data, args.epochs) for name in args.only}
     details = {"epochs": args.epochs, "for_all": FOR_ALL, "recipes": RECIPES}

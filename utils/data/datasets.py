@@ -151,25 +151,21 @@ def to_uint8(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def load_images(folder: Path, image_size: int | None = None) -> Tensor:
+def load_images(folder: Path, image_size: int) -> Tensor:
     """All images of a folder in natural order, (n, 3, H, W) uint8; 12 kB per image at 64 x 64.
 
-    Raises `UserError` if they differ in size, or from ``image_size`` (side in pixels).
+    Raises `UserError` if their sides are not of ``image_size`` pixels.
     """
     paths = list_images(folder)
-    first = load_rgb(paths[0]).size
-    size = first if image_size is None else (image_size, image_size)
-    images = torch.empty(len(paths), 3, size[1], size[0], dtype=torch.uint8)
+    images = torch.empty(len(paths), 3, image_size, image_size, dtype=torch.uint8)
 
     def load(i: int) -> None:
         image = load_rgb(paths[i])
-        if image.size != size:
-            found, wanted = (f"{width} x {height}" for width, height in (image.size, size))
+        if image.size != (image_size, image_size):
+            found = f"{image.width} x {image.height} pixels, not {image_size} x {image_size}"
             place = shlex.quote(str(folder))
-            resize = f"prepare_data.py images {place} --image-size {size[0]} --out DIR"
-            raise UserError(
-                f"{paths[i]}: {found} pixels, not {wanted}; resize the set with: {resize}"
-            )
+            resize = f"prepare_data.py images {place} --image-size {image_size} --out DIR"
+            raise UserError(f"{paths[i]}: {found}; resize the set with: {resize}")
         tell_of_profile(profile_of(image), str(paths[i]))
         images[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
 

@@ -170,9 +170,6 @@ def save_search(folder: Path, result: SearchResult, study: Study) -> None:
 
 def save_plots(folder: Path, study: Study) -> None:
     """Optuna's plots: loss against each searched setting, and by trial."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # needs no display
     from matplotlib import pyplot as plt
     from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 

@@ -149,7 +149,6 @@ def fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:
     """Load weights strictly, convert to float32 and switch to eval mode; ``path`` for errors."""
     if bad := _not_finite(weights):
         raise UserError(f"{path}: {bad} holds values that are not finite")
-    _check_shapes(shapes_of(network.state_dict()), weights, path)
     network.load_state_dict(weights)
     return network.float().eval()
 

@@ -26,7 +26,7 @@ def seeing(config, changed):
 
 @pytest.fixture
 def holed(seeing, tokenizer) -> HoledImages:
-    images = load_images(seeing.data.folder("train"))
+    images = load_images(seeing.data.folder("train"), seeing.data.image_size)
     return HoledImages(images, 4, tokenizer, seeing, CPU)
 
 
@@ -173,7 +173,7 @@ def test_the_share_of_images_with_a_drawn_hole_is_as_configured(batches):
 
 
 def test_validation_holes_are_the_same_for_every_run_and_number_of_images(seeing, tokenizer):
-    images = load_images(seeing.data.folder("val"))
+    images = load_images(seeing.data.folder("val"), seeing.data.image_size)
     whole, few = (
         validation_views(HoledImages(part, 2, tokenizer, seeing, CPU))
         for part in (images, images[:2])

@@ -42,7 +42,7 @@ def encode(vqgan: VQGAN, config: Config, pixels: torch.Tensor) -> list[list[int]
 
 def test_rows_are_the_encodings_of_the_images_and_of_their_mirror_images(tokenizer, config, cache):
     tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
-    images = load_images(config.data.root / "train")
+    images = load_images(config.data.root / "train", config.data.image_size)
     assert tokens.shape == (11, 2, 16)
     assert tokens[:, AS_IS].tolist() == encode(tokenizer, config, images)
     mirrored = torch.from_numpy(images.numpy()[..., ::-1].copy())
@@ -75,7 +75,7 @@ def test_the_splits_have_files_of_their_own(tokenizer, config, cache):
 def test_augmented_views_follow_the_image_and_its_mirror_image(tokenizer, config, cache, changed):
     more = changed(config, {"data.views": 5}).data
     tokens = cached_tokens(tokenizer, more, "train", cache, CPU)
-    images = load_images(config.data.root / "train")
+    images = load_images(config.data.root / "train", config.data.image_size)
     assert tokens.shape == (11, 5, 16)
     views = Views(images, 5)
     for view in range(5):
@@ -165,7 +165,7 @@ def test_any_change_makes_another_file(tokenizer, config, cache, change):
     change(tokenizer, config)
     tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
     assert len(files(cache)) == 2
-    images = load_images(config.data.root / "train")
+    images = load_images(config.data.root / "train", config.data.image_size)
     assert tokens[:, AS_IS].tolist() == encode(tokenizer, config, images)
 
 

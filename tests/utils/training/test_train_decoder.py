@@ -51,7 +51,7 @@ def seeing(weights, changed, tmp_path) -> Config:
 @pytest.fixture
 def images(config) -> torch.Tensor:
     """Four training images, (4, 3, 16, 16), 0..1."""
-    return load_images(config.data.root / "train")[:4] / 255
+    return load_images(config.data.root / "train", config.data.image_size)[:4] / 255
 
 
 def trained(seeing: Config, weights: Config, **flags) -> VQGAN:

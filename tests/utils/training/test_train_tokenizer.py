@@ -47,7 +47,7 @@ def config(config, changed) -> Config:
 @pytest.fixture
 def images(config) -> torch.Tensor:
     """Four training images, (4, 3, 16, 16), 0..1."""
-    return load_images(config.data.root / "train")[:4] / 255
+    return load_images(config.data.root / "train", config.data.image_size)[:4] / 255
 
 
 def folder(config: Config) -> Path:

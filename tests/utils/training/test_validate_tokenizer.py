@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def images(config) -> torch.Tensor:
-    return load_images(config.data.root / "val")
+    return load_images(config.data.root / "val", config.data.image_size)
 
 
 def test_psnr_is_the_mean_over_images_in_decibels():
