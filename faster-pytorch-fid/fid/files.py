@@ -45,6 +45,7 @@ BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
+MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
 PLACES = {  # subject of an error without a file name
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), "output"),
     errno.ENOENT: "the current folder",
@@ -72,7 +73,6 @@ def note(text: str, once: str = "") -> None:
 
 def of_the_machine(error: BaseException, path: Path | str = "input or output") -> str | None:
     """Message for an error of memory or disk; None for any other error. path: if it names none."""
-    texts = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
     if isinstance(error, zipfile.BadZipFile) and error.__context__:
         error = error.__context__  # zipfile hides a disk error behind BadZipFile
     if isinstance(error, OSError) and error.errno:
@@ -81,7 +81,7 @@ def of_the_machine(error: BaseException, path: Path | str = "input or output") -
         return f"{error.filename or PLACES.get(error.errno, path)}: {error.strerror}"
     if "can't start new thread" in str(error):
         return "no more threads or processes are allowed (ulimit -u); try --num-workers 0"
-    if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
+    if isinstance(error, MemoryError) or any(text in str(error) for text in MEMORY_TEXTS):
         return "out of memory; lower --batch-size or --num-workers"
     return None
 

@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from config.errors import MachineError, UserError, printable
 
-MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
 SYSTEM = re.compile(r"\(os error (\d+)\)")  # how Rust libraries such as safetensors report errno
 NAMED = re.compile(r"^[\w.]*Error: |\berror: ")  # in the output of Python or a C++ compiler
 NO_THREADS = "can't start new thread"
@@ -88,7 +87,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error_number(error) is not None:
         return error_number(error) == errno.ENOMEM
     can_tell = isinstance(error, RuntimeError | OSError)  # OSError: Pillow's decoders
-    is_told = can_tell and any(text in str(error) for text in MEMORY_TEXTS)
+    is_told = can_tell and any(text in str(error) for text in files.MEMORY_TEXTS)
     return is_told or isinstance(error, MemoryError)
 
 
@@ -144,6 +143,6 @@ def refusal(error: pickle.UnpicklingError) -> str:
     return "holds more than tensors and is not opened"
 
 
-def message_of(error: Exception) -> str:
+def message_of(error: BaseException) -> str:
     """The first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
