@@ -47,7 +47,7 @@ def argument_parser() -> ArgumentParser:
     add_ignored_flags(parser)
     parser.add_argument(
         "--start-from-epoch",
-        type=int,
+        type=whole(0),
         metavar="N",
         help="resume from the run's last checkpoint, which must be after epoch N; 0: --restart",
     )
@@ -76,8 +76,6 @@ def argument_parser() -> ArgumentParser:
 def check_start(parser: ArgumentParser, args: Namespace) -> None:
     """Refuse contradictory arguments about where to start."""
     epoch = args.start_from_epoch
-    if epoch is not None and epoch < 0:
-        parser.error(f"--start-from-epoch {epoch}: allowed are 0 and more")
     if args.resume and epoch == 0:
         parser.error("--start-from-epoch 0 starts again, --resume does not; give one of them")
     if args.restart and epoch:

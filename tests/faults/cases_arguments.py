@@ -61,7 +61,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "resume and restart of stage 1": (f"{TOKENIZER} --resume --restart", "not allowed with"),
     "resume and start anew": (f"{TRANSFORMER} --resume --start-from-epoch 0", "starts again"),
     "restart and go on": (f"{TRANSFORMER} --restart --start-from-epoch 3", "resumes"),
-    "a negative epoch to go on from": (f"{TRANSFORMER} --start-from-epoch -1", "-1"),
+    "a negative epoch to go on from": (f"{TRANSFORMER} --start-from-epoch -1", "'-1' is not a"),
     "resume and other weights": (f"{TRANSFORMER} --resume --transformer a", "leave it out"),
     "a search and weights": (f"{TRANSFORMER} --lr-search --transformer a", "--lr-search"),
     "training data that is not there": (f"{TRANSFORMER} --data gone", "gone/train: no such folder"),
