@@ -245,6 +245,4 @@ def _is_header(names: list[str]) -> bool:
 def _is_numbered(names: list[str]) -> bool:
     """Whether the names end in consecutive numbers, as 0, 1, 2 or pixel0, pixel1, pixel2."""
     found = [re.search(r"\d{1,9}$", name) for name in names]
-    if None in found:
-        return False
-    return all(int(b[0]) - int(a[0]) == 1 for a, b in pairwise(found))
+    return None not in found and all(int(b[0]) - int(a[0]) == 1 for a, b in pairwise(found))
