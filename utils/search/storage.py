@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from config.errors import UserError, nearest
 from config.section import user_path
 from utils.io.files import make_folder
+from utils.io.messages import message_of
 
 DATABASES = ("sqlite", "postgresql", "mysql")
 EXAMPLES = "sqlite:///study.db (a file) and postgresql://user@host/name"
@@ -155,7 +156,7 @@ def storage_errors(url: URL) -> Iterator[None]:
 
 def _refusal(url: URL, error: BaseException) -> UserError:
     """The first line of an error, with the URL's passwords masked."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = message_of(error)
     values = [v for k, vs in url.normalized_query.items() if "pass" in k.lower() for v in vs]
     if text.endswith("database is locked"):
         text += f" by another process, or its file system has no locks; give --storage, {EXAMPLES}"
