@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from config.decoding import RULES
@@ -30,8 +29,8 @@ from utils.cli import ArgumentParser, add_config_arguments, first_line, run
 from utils.io.files import atomic, content_hash, write_text
 from utils.weights.description import TOKENIZER, TRANSFORMER, WEIGHTS_FILES
 from utils.weights.lab_file import read_lab_file
-from utils.weights.lab_keys import LabFile, Part
-from utils.weights.lab_layouts import LAYOUTS, Weights
+from utils.weights.lab_keys import LabFile, Part, one_of_each
+from utils.weights.lab_layouts import LAYOUTS
 from utils.weights.lab_naming import UNUSED, Roles, Settled
 from utils.weights.lab_questions import assumed
 from utils.weights.lab_shapes import KeyReport, cure, describe, key_report, not_followed
@@ -70,7 +69,7 @@ def import_lab(
     """
     settled = Settled(entry, roles or {}, attention, base.transformer.num_heads)
     files = [read_lab_file(path, settled) for path in paths]
-    parts = _one_of_each(files, choice)
+    parts = one_of_each(files, choice)
     lines = [line for f in files for line in (f"{f.name}:", *(f"  {note}" for note in f.notes))]
     keys, problems = [], []
     descriptions: dict[str, Any] = {}
@@ -96,34 +95,6 @@ def import_lab(
     with atomic(out / "config.yml") as temporary:
         save_config(config, temporary)
     return config, lines
-
-
-def _one_of_each(
-    files: list[LabFile], choice: Mapping[str, Path] | None
-) -> dict[str, tuple[LabFile, Part]]:
-    """Each network with a file that contains it, the chosen one if there is a choice.
-
-    Raises `UserError` for two that differ, without a choice.
-    """
-    parts: dict[str, tuple[LabFile, Part]] = {}
-    for file in files:
-        for kind, part in file.parts.items():
-            if choice and choice[kind] != Path(file.name):
-                file.notes.append(f"its {kind} is left out, as that of {choice[kind]} is taken")
-                continue
-            first, known = parts.setdefault(kind, (file, part))
-            if known is part:
-                continue
-            if not _equal(known.weights, part.weights):
-                raise UserError(
-                    f"{file.name}: a second {kind}, after that of {first.name}; give one of them"
-                )
-            file.notes.append(f"its {kind} is that of {first.name}")
-    return parts
-
-
-def _equal(one: Weights, other: Weights) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def _summary(part: Part, report: KeyReport, description: Any, expected: Any) -> list[str]:

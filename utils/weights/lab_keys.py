@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import permutations
+from pathlib import Path
+
+import torch
 
 from config.errors import UserError
 from utils.weights.description import TOKENIZER, TRANSFORMER
@@ -87,6 +91,34 @@ def read_keys(content: object, name: str, settled: Settled = UNSETTLED) -> LabFi
     if not parts:
         raise UserError(f"{name}: no entry {settled.entry}; found are {titles(networks)}")
     return LabFile(name, parts, notes)
+
+
+def one_of_each(
+    files: list[LabFile], choice: Mapping[str, Path] | None
+) -> dict[str, tuple[LabFile, Part]]:
+    """Each network with a file that contains it, the chosen one if there is a choice.
+
+    Raises `UserError` for two that differ, without a choice.
+    """
+    parts: dict[str, tuple[LabFile, Part]] = {}
+    for file in files:
+        for kind, part in file.parts.items():
+            if choice and choice[kind] != Path(file.name):
+                file.notes.append(f"its {kind} is left out, as that of {choice[kind]} is taken")
+                continue
+            first, known = parts.setdefault(kind, (file, part))
+            if known is part:
+                continue
+            if not _equal(known.weights, part.weights):
+                raise UserError(
+                    f"{file.name}: a second {kind}, after that of {first.name}; give one of them"
+                )
+            file.notes.append(f"its {kind} is that of {first.name}")
+    return parts
+
+
+def _equal(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def to_lab(kind: str, weights: Weights, naming: Naming) -> Weights:
