@@ -20,8 +20,9 @@ from fid.names import (
     trailing_number,
 )
 from fid.pixels import is_on_its_side
+from PIL import UnidentifiedImageError
 
-from config.errors import MachineError, UserError
+from config.errors import UserError
 from utils.io.images import HOLE_COLOUR, opened
 from utils.io.messages import note, note_once
 
@@ -149,9 +150,9 @@ def image_files(path: Path, allowed: str = "a folder or an image") -> list[Path]
     try:
         with opened(path, str(path)):  # an archive would count as one picture without a partner
             return [path]
-    except MachineError:
-        raise
     except UserError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
         raise UserError(f"{error}; name {allowed}") from None
 
 

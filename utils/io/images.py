@@ -219,8 +219,10 @@ def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     """
     if isinstance(mask, Image.Image):
         mask = _hole_of(upright(mask), "mask")
-    if mask.dtype not in (bool, np.uint8):  # fractions would all be below the threshold
-        raise UserError(f"mask: {mask.dtype} {mask.shape}; needed is bool or uint8 (H, W)")
+    is_whole = mask.dtype.kind in "bui"  # fractions would all be below the threshold
+    if not is_whole or mask.min(initial=0) < 0 or mask.max(initial=0) > KNOWN:
+        found = f"mask: {mask.dtype} {mask.shape}"
+        raise UserError(f"{found}; needed are bools or whole numbers from 0 to {KNOWN} (H, W)")
     hole = mask if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")

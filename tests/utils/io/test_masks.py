@@ -88,7 +88,19 @@ def test_a_mask_at_hand_in_colour_is_refused():
         as_hole(Image.new("RGB", (2, 2), (200, 0, 0)), IMAGE)
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.uint16])
-def test_an_array_of_another_type_is_no_mask(kind):
-    with pytest.raises(UserError, match=rf"mask: {np.dtype(kind)} \(2, 2\); needed is bool or"):
-        as_hole(CORNERS.astype(kind), IMAGE)
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.int64])
+def test_an_array_of_wider_whole_numbers_is_a_mask(kind):
+    assert as_hole(CORNERS.astype(kind), IMAGE).tolist() == as_hole(CORNERS, IMAGE).tolist()
+
+
+@pytest.mark.parametrize(
+    "mask", [CORNERS.astype(np.float32), CORNERS / 255, 257 * CORNERS.astype(int), CORNERS - 1.0]
+)
+def test_an_array_of_other_numbers_is_no_mask(mask):
+    with pytest.raises(UserError, match=rf"mask: {mask.dtype} \(2, 2\); needed are bools or"):
+        as_hole(mask, IMAGE)
+
+
+def test_an_array_of_negative_numbers_is_no_mask():
+    with pytest.raises(UserError, match="whole numbers from 0 to 255"):
+        as_hole(np.array([[-1, 0], [255, 255]]), IMAGE)
