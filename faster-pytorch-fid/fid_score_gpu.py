@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--predicted-path", type=user_path, help=text)
     truth = "the same for the ground truth; default: the predicted folder's manifest, test_gt.csv"
     add("--gt-path", "--gtcsv-path", type=user_path, help=truth)
-    text = "hole masks (255 known, 0 hole); default: the manifest's"
+    text = "hole masks (255 known, 0 hole, unless the manifest says inverted); default: its own"
     add("--mask-path", type=user_path, help=text)
     text = "training images of the network: how close repairs are to them"
     add("--train-path", type=user_path, help=text)

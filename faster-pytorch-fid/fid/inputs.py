@@ -193,7 +193,7 @@ def belonging(
         if wanted and _has(others, wanted):
             if (count := len(set(wanted))) < len(others):
                 text = f"{count} of the {len(others)} images have a partner"
-                note(f"{others.path}: {text}; the others are left out of every score")
+                note(f"{others.path}: {text}; the others are not used")
             return others.select(wanted)
     if not (images.has_names and others.has_names):
         if len(others) > len(images):

@@ -159,7 +159,9 @@ def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
 
 
 def check_counts(metrics: tuple[str, ...], predicted: int, reference: int) -> None:
-    """Raise `ScoreError` if sets of so many images are too small for prc or density."""
+    """Raise `ScoreError` if sets of so many images are too small for kid, prc or density."""
+    if "kid" in metrics and min(predicted, reference) < 2:
+        raise ScoreError("--metrics kid: needs at least two images in each set")
     if "prc" in metrics and min(predicted, reference) <= NEIGHBOURS:
         raise ScoreError(f"--metrics prc: needs more than {NEIGHBOURS} images in each set")
     if "density" in metrics and reference <= (k := COVERAGE_NEIGHBOURS):

@@ -888,6 +888,16 @@ def test_a_truth_of_several_samples_counts_once_among_its_neighbours(lab, comman
     assert "note: 16 images share 8 of ground truth, which count once in KID" in error
 
 
+def test_samples_of_one_picture_have_no_kernel_distance(lab, command):
+    results = lab / "test_results"
+    entries = json.loads((results / "manifest.json").read_text())["images"]
+    one = [entry | {"ground_truth": entries[0]["ground_truth"]} for entry in entries]
+    state(lab, images=one)
+    code, _, error = command("--predicted-path", results, "--metrics", "kid")
+    assert code == 2
+    assert "--metrics kid: needs at least two images in each set" in error
+
+
 def test_sets_of_other_numbers_or_sizes_are_noted(lab, command):
     write_folder(lab / "large", draw_images(9, seed=1, side=20))
     error = command(lab / "truth", lab / "large")[2]
@@ -1023,7 +1033,7 @@ def test_a_moved_csv_is_read_by_the_rows_that_the_manifest_states(lab, command):
     (lab / "test_gt.csv").rename(lab / "moved.csv")
     found = command(*flags, "--gt-path", lab / "moved.csv")
     assert found[:2] == expected[:2]
-    note = "8 of the 16 images have a partner; the others are left out of every score"
+    note = "8 of the 16 images have a partner; the others are not used"
     assert f"note: {lab / 'moved.csv'}: {note}\n" in found[2]
 
 
