@@ -97,12 +97,11 @@ class Manifest:
         Paths are relative to the manifest.
         """
         dataset, truth, folder = self.dataset, self.dataset.truth, self.path.parent
-        is_plain = not (dataset.invert_masks or dataset.from_alpha)  # as a scorer would read them
         samples = self.config.decoding.samples
         content = {
             "ground_truth": relative(truth.location, folder) if truth else None,
             "ground_truth_bytes": truth.bytes_on_disk() if truth else None,
-            "masks": relative(dataset.masks[0].parent, folder) if is_plain else None,
+            "masks": None if dataset.from_alpha else relative(dataset.masks[0].parent, folder),
             "inverted_masks": dataset.invert_masks,
             "mask_threshold": dataset.mask_threshold,
             "images": [
