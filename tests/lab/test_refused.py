@@ -133,3 +133,9 @@ def test_text_is_called_no_weights_file_whatever_its_first_letter(tiny, call, le
     said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
     assert said.startswith("error: bad.pt: damaged or no weights file")
     assert len(said.splitlines()) == 1
+
+
+def test_tensors_of_another_network_are_named_though_settings_lie_next_to_them(tiny, call):
+    torch.save({"conv1.weight": torch.zeros(2, 2), "args": argparse.Namespace()}, "other.pt")
+    said = call("python -m utils.weights.import_lab other.pt --config tiny.yml --out ours").err
+    assert "other.pt: 1 unexpected keys: conv1.weight; known are a lab tokenizer" in said

@@ -117,7 +117,7 @@ def _joined(keys: Weights, naming: Naming) -> list[tuple[str, Tensor, list[str]]
             value = reordered(keys[key], axes, STANDARD, len(rows), naming.heads)
             pieces |= dict(zip(rows, value.chunk(len(rows)), strict=True))
         if "q" in pieces:
-            pieces["q"] = pieces["q"] * naming.query_factor
+            pieces["q"] = pieces["q"].float() * naming.query_factor
         used = [key for key, rows in names.items() if rows != "o"]
         zeros = next(iter(keys.values())).new_zeros(width)
         if used:  # no bias at all unless one of the layers has one

@@ -27,7 +27,7 @@ from utils.io.messages import message_of, note_once, raise_if_machine, refusal
 from utils.weights.description import TRANSFORMER, Description, described
 from utils.weights.lab_keys import UNSETTLED, LabFile, read_keys
 from utils.weights.lab_naming import Settled
-from utils.weights.lab_networks import NothingFoundError
+from utils.weights.lab_networks import NothingFoundError, UnknownKeysError
 from utils.weights.lab_shapes import describe, not_followed
 
 BROKEN_FILE = (  # the unpickler takes a text's letters for its own instructions
@@ -72,8 +72,8 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
         raise UserError(f"{path}: {reason}") from None
     try:
         found = read_keys(content, str(path), settled)
-    except NothingFoundError:
-        if not left_out:
+    except NothingFoundError as error:
+        if not left_out or isinstance(error, UnknownKeysError):
             raise
         asks = f"holds more than tensors and is not opened (it asks for {left_out[0]})"
         raise UserError(f"{path}: {asks}{SAVE_AGAIN}") from None

@@ -32,6 +32,10 @@ class NothingFoundError(UserError):
     """A file without a known network."""
 
 
+class UnknownKeysError(NothingFoundError):
+    """A file of tensors that are those of no known network."""
+
+
 @dataclass(frozen=True)
 class Network:
     """Tensors of one network, under the file's names."""
@@ -200,7 +204,7 @@ def _nothing_found(content: object, name: str) -> NothingFoundError:
             "torch.save(model.state_dict(), 'transformer.pt') makes one"
         )
     known = "a lab tokenizer, transformer or whole model"
-    return NothingFoundError(_unexpected(name, tensors, known))
+    return UnknownKeysError(_unexpected(name, tensors, known))
 
 
 def _unexpected(name: str, keys: list[str], known: str) -> str:

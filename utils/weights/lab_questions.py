@@ -1,4 +1,4 @@
-"""What no lab file tells about attention: questions to the user, and notes on what is assumed.
+"""What no lab file tells about its blocks: questions to the user, and notes on what is assumed.
 
 Letters: B batch, N tokens, D width of the transformer, d = D / heads.
 """
