@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Inputs:
     train: Source | None
     paired: bool
 
+    @cached_property
     def truths(self) -> list[int] | None:
         """Numbers of the different reference images; None for statistics.
 

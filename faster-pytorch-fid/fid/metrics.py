@@ -199,14 +199,13 @@ def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float
     reference balls with a predicted feature inside. Raises `ScoreError` for fewer than six balls.
     """
     check_counts(("density",), len(predicted), len(reference))
-    k = COVERAGE_NEIGHBOURS
-    radii = neighbour_distances(reference, k)
+    radii = neighbour_distances(reference, COVERAGE_NEIGHBOURS)
     inside, reached = 0, torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
     for chunk in predicted.split(CHUNK_ROWS):
         balls = torch.cdist(chunk, reference) < radii  # (rows, m)
         inside += int(balls.sum())
         reached |= balls.any(dim=0)
-    return inside / (k * len(predicted)), float(reached.double().mean())
+    return inside / (COVERAGE_NEIGHBOURS * len(predicted)), float(reached.double().mean())
 
 
 def discriminative_scores(
@@ -215,8 +214,7 @@ def discriminative_scores(
     """P-IDS and U-IDS (Zhao et al. 2021, section 4): how often a linear SVM errs, 0 to 1.
 
     P-IDS: share of pairs whose prediction it scores as more real than the truth, None if the sets
-    are not paired. U-IDS: share of all images that it misclassifies. Raises `ScoreError` if
-    scikit-learn is not installed.
+    are not paired. U-IDS: share of all images that it misclassifies. Needs scikit-learn.
     """
     fake, real = (features.cpu().numpy() for features in (predicted, reference))
     features = np.concatenate([fake, real])
@@ -234,8 +232,8 @@ def linear_svm() -> type:
     try:
         from sklearn.svm import LinearSVC
     except ImportError:
-        install = "scikit-learn is missing (pip install scikit-learn)"
-        raise ScoreError(f"--metrics ids: {install}") from None
+        text = "--metrics ids: scikit-learn is missing (pip install scikit-learn)"
+        raise ScoreError(text) from None
     return LinearSVC
 
 

@@ -73,7 +73,7 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
     )
     if not all(map(math.isfinite, scores.values())):
         raise ScoreError(NOT_FINITE)
-    truths = inputs.truths()
+    truths = inputs.truths
     counts = predicted.count, reference.count if truths is None else len(truths)
     subset_size = default_subset_size(*counts) if "kid" in metrics else None
     return Outcome(scores, route, subset_size, inputs, counts, scorer.backend, scorer.device)
@@ -111,7 +111,7 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
 
 def _check_computable(metrics: tuple[str, ...], inputs: Inputs) -> None:
     """Raise now what computing the metrics would raise after all features are there."""
-    truths, predicted = inputs.truths(), inputs.predicted
+    truths, predicted = inputs.truths, inputs.predicted
     if "ids" in metrics:
         linear_svm()
     if "paired" in metrics:
@@ -131,7 +131,7 @@ def _further_scores(
 ) -> dict[str, float]:
     """The scores besides the distance of whole images, in table order."""
     predicted, reference = features = [side.features() for side in sides]
-    truths = inputs.truths()
+    truths = inputs.truths
     if truths is not None and reference is not None:  # a copy would be its nearest neighbour
         reference = reference[truths]
     fid, kid, seed = key("fid"), key("kid"), settings.seed
