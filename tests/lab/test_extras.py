@@ -170,7 +170,7 @@ def test_a_network_may_be_called_like_a_part_of_another(lab, prefix, assert_same
 def test_an_entry_leaves_out_what_is_beside_it(lab, base, tmp_path):
     state = {f"model.{key}": value for key, value in lab.state_dict().items()}
     state |= {"criterion.weight": torch.ones(CODES + 1), "mean": torch.zeros(3)}
-    with pytest.raises(UserError, match="unexpected keys: .*--entry .*leaves out what is beside"):
+    with pytest.raises(UserError, match="unexpected keys: .*--entry .*leaves out what is next to"):
         imported(state, base, tmp_path)
     _, _, lines = imported(state, base, tmp_path, entry="model")
     assert "left out, not in an entry: criterion.weight" in lines
@@ -212,8 +212,8 @@ def test_losses_beside_the_parts_of_a_network_are_left_out_by_an_entry(lab, solu
         "a.pt: 7 unexpected keys: loss.discriminator.main.0.weight, "
         "loss.discriminator.main.1.weight, loss.discriminator.main.2.weight, "
         "loss.discriminator.main.3.weight, loss.discriminator.main.4.weight, ...; known are a "
-        "lab's networks; --entry transformer of utils.weights.import_lab leaves out what is beside "
-        "one"
+        "lab's networks; --entry transformer of utils.weights.import_lab leaves out what is next "
+        "to one"
     )
     file = read_keys(state, "a.pt", Settled("transformer"))
     assert_same(dict(file.parts["transformer"].weights), dict(lab.state_dict()))

@@ -25,7 +25,7 @@ KNOWN_WORDS = set().union(*FIRST_WORDS.values()) - {"bias"}  # which any network
 LOSSES = {"loss", "criterion", "discriminator", "lpips", "perceptual_loss"}  # modules of training
 MAX_DEPTH = 5  # of nested dictionaries
 NAMES_SHOWN = 5  # offending keys in an error line
-BESIDE = "a lab's networks; --entry{} of utils.weights.import_lab leaves out what is beside one"
+NEXT_TO = "a lab's networks; --entry{} of utils.weights.import_lab leaves out what is next to one"
 
 
 class NothingFoundError(UserError):
@@ -137,8 +137,8 @@ def _networks(
             elif KNOWN_WORDS & _words(inner):
                 groups[f"{prefix}{word}."] = inner
             elif settled.entry is None:
-                beside = BESIDE.format(f" {level[-1].title}" if level else "")
-                raise UserError(_unexpected(name, names, beside))
+                known = NEXT_TO.format(f" {level[-1].title}" if level else "")
+                raise UserError(_unexpected(name, names, known))
             else:
                 notes.append(f"left out, not in an entry: {', '.join(names)}")
 
