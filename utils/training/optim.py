@@ -19,6 +19,7 @@ Part = TypeVar("Part")
 
 FINAL_SHARE = 0.01  # of the peak learning rate, at the end of a cosine
 PARTS, PART = 4, 8  # a batch is cut into a multiple of 4 parts of at most 8 images each
+LARGE_PARTS = 2  # for a large network: each part reads all weights and writes their gradients
 
 
 def may_share(config: Config, device: torch.device, world: int) -> bool:
@@ -28,8 +29,13 @@ def may_share(config: Config, device: torch.device, world: int) -> bool:
     """
     training = config.training
     is_plain = not training.compile and not training.checkpoint_activations
-    gains = config.transformer.dim < LARGE or workers() <= PARTS
+    gains = not is_large(config) or workers() <= LARGE_PARTS
     return device.type == "cpu" and world == 1 and is_plain and gains
+
+
+def is_large(config: Config) -> bool:
+    """Whether a CPU's time goes into matrix products, not into the overhead of each call."""
+    return config.transformer.dim >= LARGE
 
 
 def may_share_images(settings: TokenizerTraining, device: torch.device, world: int) -> bool:
@@ -67,12 +73,14 @@ def add_gradients(
     return sums
 
 
-def equal_parts(images: int) -> list[slice]:
+def equal_parts(images: int, *, large: bool = False) -> list[slice]:
     """Rows of the parts of a batch, as equal as possible, so that threads wait little.
 
-    Their number is a multiple of `PARTS`, or the number of images; it does not depend on threads.
+    Their number is a multiple of `PARTS`, of `LARGE_PARTS` for a large network, or the number of
+    images; it does not depend on threads.
     """
-    count = min(images, PARTS * math.ceil(images / (PARTS * PART)))
+    at_once = LARGE_PARTS if large else PARTS
+    count = min(images, at_once * math.ceil(images / (at_once * PART)))
     bounds = [images * part // count for part in range(count + 1)]
     return [slice(*pair) for pair in pairwise(bounds)]
 

@@ -27,6 +27,7 @@ from utils.training.optim import (
     EMA,
     add_gradients,
     equal_parts,
+    is_large,
     may_share,
     parameter_groups,
     set_learning_rate,
@@ -160,7 +161,7 @@ class TransformerTrainer(Trainer):
             weight = part.weight_in(batch, self.config.masking.loss_on)
             return {"loss": loss * weight * (1 / in_group)}
 
-        parts = equal_parts(len(batch.token_mask))
+        parts = equal_parts(len(batch.token_mask), large=is_large(self.config))
         with autocast(self.device, self.dtype):
             sums = add_gradients(losses, parts, self.objective.parameters(), self.device)
         return sums["loss"] * in_group

@@ -217,7 +217,7 @@ def add_shared(
     """The trainer's shared gradient of a batch, without a trainer's networks."""
 
     class Settings:
-        masking = objective.masking
+        masking, transformer = objective.masking, objective.transformer.config
 
     trainer = TransformerTrainer.__new__(TransformerTrainer)
     trainer.config, trainer.objective = Settings, objective
@@ -303,7 +303,7 @@ def test_compiled_or_recomputed_networks_do_not_share(config: Config, changed, k
     assert not may_share(config, CPU, 2)
 
 
-@pytest.mark.parametrize(("threads", "shared"), [(1, True), (4, True), (5, False)])
+@pytest.mark.parametrize(("threads", "shared"), [(1, True), (2, True), (3, False)])
 def test_a_large_network_shares_while_every_thread_gets_a_part(
     config: Config, changed, monkeypatch, threads, shared
 ):
@@ -313,10 +313,21 @@ def test_a_large_network_shares_while_every_thread_gets_a_part(
 
 
 @pytest.mark.parametrize(
-    ("images", "sizes"),
-    [(1, [1]), (3, [1, 1, 1]), (10, [2, 3, 2, 3]), (32, [8] * 4), (33, [4] * 7 + [5])],
+    ("images", "large", "sizes"),
+    [
+        (1, False, [1]),
+        (3, False, [1, 1, 1]),
+        (10, False, [2, 3, 2, 3]),
+        (32, False, [8] * 4),
+        (33, False, [4] * 7 + [5]),
+        (1, True, [1]),
+        (10, True, [5, 5]),
+        (17, True, [4, 4, 4, 5]),
+    ],
 )
-def test_parts_of_a_batch_are_of_almost_equal_size_and_a_multiple_of_four(images, sizes):
-    parts = equal_parts(images)
+def test_parts_of_a_batch_are_of_almost_equal_size_and_a_multiple_of_four_or_two(
+    images, large, sizes
+):
+    parts = equal_parts(images, large=large)
     assert [part.stop - part.start for part in parts] == sizes
     assert [i for part in parts for i in range(images)[part]] == list(range(images))
