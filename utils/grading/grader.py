@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fid import certificate
+from fid.inputs import Settings
 from fid.names import is_hidden
+from fid.process import Ranks
+from fid.scoring import score
+from fid_score_gpu import default_cache_dir
 from tqdm import tqdm
 
 from config.errors import StopRequested, UserError, printable
@@ -26,12 +30,13 @@ from utils.inpainting.job import inpaint_set
 from utils.inpainting.outputs import RESULTS
 from utils.io.files import content_hash, make_folder, write_text
 from utils.io.images import load_rgb
-from utils.io.messages import line_about, message_of, raise_if_machine
+from utils.io.messages import as_user_error, line_about, message_of, raise_if_machine
 from utils.weights.description import TRANSFORMER
 from utils.weights.import_lab import import_lab
 from utils.weights.lab_naming import Settled
 
-SCORE_PROGRAM = Path(__file__).resolve().parents[2] / "faster-pytorch-fid" / "fid_score_gpu.py"
+READERS = 4  # threads that read images for a GPU
+DIGITS = 4  # of a score, as the scorer prints it
 DETAILS = ("  keys: ", "  renamed: ", "  read from the shapes: ")  # lines of an import, no notes
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
 
@@ -164,24 +169,24 @@ class Grader:
         }
 
     def _scored(self, results: Path, place: Path) -> dict[str, Any]:
-        """Run the scorer, which writes a certificate; returns the score and its name."""
-        config, certificate = self.base, place / CERTIFICATE
+        """Score the images and write a certificate; returns the score and its name."""
+        scoring = self.base.scoring
+        settings = Settings(
+            predicted_path=str(results),
+            gt_path=str(self.dataset.truth.location),
+            features=scoring.features,
+            device=self.base.device,
+            batch_size=scoring.batch_size,
+            workers=READERS,
+            cache_dir=default_cache_dir(),
+        )
         make_folder(place)
-        given = {
-            "predicted-path": results,
-            "json": certificate,
-            "gt-path": self.dataset.truth.location,
-            "features": config.scoring.features,
-            "device": config.device,
-            "batch-size": config.scoring.batch_size,
-        }
-        words = [f"--{flag}={value}" for flag, value in given.items()]  # a name may start with -
-        command = [sys.executable, str(SCORE_PROGRAM), *words]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise UserError((ended.stderr.strip().splitlines() or ["the scorer failed"])[-1])
-        name, value = ended.stdout.splitlines()[0].rsplit(": ", 1)
-        return {"score": float(value), "what": name}
+        with as_user_error():
+            outcome = score(settings, Ranks())
+            certificate.write(place / CERTIFICATE, certificate.build(settings, outcome, place))
+        backend = outcome.backend
+        found = round(outcome.scores[backend.key("fid")], DIGITS)
+        return {"score": found, "what": backend.distance}
 
 
 def _reason(error: Exception) -> str:

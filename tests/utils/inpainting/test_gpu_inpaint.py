@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from utils.data.datasets import InpaintingSet
 from utils.inpainting.inpainter import Inpainter
 
 GPU = torch.device("cuda", 0)
+PAIRS = [*zip(RULES, cycle(ORDERS), strict=False), *(("maskgit", order) for order in ORDERS)]
+EACH = [*dict.fromkeys(PAIRS)]  # rule and every order
 MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
@@ -106,8 +109,7 @@ def test_what_mixes_devices_is_caught(gpu):
         on_gpu + torch.ones(3)
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("rule", "order"), EACH)
 def test_a_gpu_decodes_what_a_cpu_decodes(weights, job, changed, request, rule, order):
     config = changed(weights, {"decoding.rule": rule, "decoding.order": order})
     items = list(InpaintingSet(job))

@@ -87,6 +87,11 @@ def training(monkeypatch) -> Training:
 
 
 @pytest.fixture(autouse=True)
+def no_collection_after_each_trial(monkeypatch) -> None:
+    monkeypatch.setattr("gc.collect", lambda: 0)
+
+
+@pytest.fixture(autouse=True)
 def no_waiting_for_the_disk() -> Iterator[None]:
     def hurry(connection, _):
         connection.execute("PRAGMA synchronous=OFF")
