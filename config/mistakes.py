@@ -34,9 +34,9 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
         known = _known_names(key[:-1])
         hint = _nearest_key(str(key[-1]), known)
         return f"{where}: unknown key {dotted}{hint}; known: {', '.join(known)}"
-    if first["type"] == "literal_error" and (dotted, first["input"]) in REMOVED_VALUES:
-        advice = REMOVED_VALUES[dotted, first["input"]]
-        return f"{where}: {dotted}: {first['input']} was removed; {advice}"
+    value = str(first["input"])  # hashable, unlike a list
+    if first["type"] == "literal_error" and (dotted, value) in REMOVED_VALUES:
+        return f"{where}: {dotted}: {value} was removed; {REMOVED_VALUES[dotted, value]}"
     alternatives = [_message(mistake, key) for other, mistake in mistakes if other == key]
     message = ", or ".join(dict.fromkeys(alternatives))
     if not key or isinstance(first["input"], dict | BaseModel):

@@ -196,6 +196,12 @@ MISTAKES = {
         2,
         ["masking.mask_schedule is 'cosin'", "'maskgit_cosine'", "mean 'cosine'?"],
     ),
+    "a list for a word": (
+        "decoding:\n  mask_schedule: [cosine, linear]\n",
+        2,
+        ["decoding.mask_schedule is ['cosine', 'linear']: input should be 'cosine', "],
+    ),
+    "a section for a word": ("data: {hole_kind: {a: 1}}\n", 1, ["data.hole_kind: input should"]),
     "wrong place in a list": (
         "tokenizer:\n  downsample_after:\n    - 2\n    - x\n",
         4,
