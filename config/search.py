@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from config.errors import nearest
-from config.section import Finite, PositiveInt, Rate, Section, reason_against
+from config.section import Finite, NoBool, PositiveInt, Rate, Section, reason_against
 from config.transformer import MaskingConfig, TrainingConfig, TransformerConfig
 
 SEARCHED = {"transformer": TransformerConfig, "masking": MaskingConfig, "training": TrainingConfig}
@@ -22,9 +22,9 @@ NOT_SEARCHED = {  # fixed by the tokenizer, or part of a trial's budget or objec
 class SearchRange(Section):
     """The range of one setting that a search varies."""
 
-    low: Annotated[float, Finite]
+    low: Annotated[float, Finite, NoBool]
     """Lower end."""
-    high: Annotated[float, Finite]
+    high: Annotated[float, Finite, NoBool]
     """Upper end."""
     log: bool = False
     """Draw evenly on a logarithmic scale."""

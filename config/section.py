@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -21,16 +22,25 @@ from pydantic import (
 from config.errors import UserError
 from config.removed import without_removed
 
+
+def _no_truth_value(value: object) -> object:
+    """YAML reads yes and on as true, which would count as 1; strict floats would refuse 1e-4."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a valid number")
+    return value
+
+
+NoBool = BeforeValidator(_no_truth_value)
 Finite = Field(allow_inf_nan=False)
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 Width = Annotated[int, Field(ge=1, le=16_384, strict=True)]
 Depth = Annotated[int, Field(ge=1, le=512, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-ProperShare = Annotated[float, Field(ge=0.0, lt=1.0)]
-Rate = Annotated[float, Field(gt=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0), Finite]
-NonNegativeFloat = Annotated[float, Field(ge=0.0), Finite]
+Share = Annotated[float, Field(ge=0.0, le=1.0), NoBool]
+ProperShare = Annotated[float, Field(ge=0.0, lt=1.0), NoBool]
+Rate = Annotated[float, Field(gt=0.0, le=1.0), NoBool]
+PositiveFloat = Annotated[float, Field(gt=0.0), Finite, NoBool]
+NonNegativeFloat = Annotated[float, Field(ge=0.0), Finite, NoBool]
 Key = tuple[str | int, ...]  # path of a value, e.g. ("training", "learning_rate")
 MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine", "sqrt", "constant"]
 LearningRateSchedule = Literal["constant", "cosine"]
@@ -89,6 +99,7 @@ def reason_against(section: type[Section], name: str, value: object) -> str | No
         section.model_validate({name: value})
     except ValidationError as error:
         found = next((e["msg"] for e in error.errors() if e["loc"][:1] == (name,)), None)
+        found = found and found.removeprefix("Value error, ")
         return found and found[0].lower() + found[1:]
     return None
 

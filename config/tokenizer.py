@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from config.section import (
     Depth,
     LearningRateSchedule,
+    NoBool,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -21,17 +22,19 @@ from config.section import (
     Width,
 )
 
+Level = Annotated[int, Field(strict=True)]
+
 
 class TokenizerConfig(Section):
     """The VQGAN. The defaults are the lab's network."""
 
     encoder_channels: list[Width] = [128, 128, 128, 256, 256, 512]
     """Width after the first convolution, then after each level of the encoder."""
-    encoder_kernels: list[Literal[1, 3]] = [3, 3, 3, 3, 3]
+    encoder_kernels: list[Annotated[Literal[1, 3], NoBool]] = [3, 3, 3, 3, 3]
     """Kernel size at each level; 1 does not widen a token's receptive field."""
     encoder_blocks: Depth = 2
     """Residual blocks at each encoder level."""
-    downsample_after: list[int] = [2, 4]
+    downsample_after: list[Level] = [2, 4]
     """Encoder levels, counted from 0, after which the grid is halved."""
     downsample_kernel: Literal[2, 3] = 3
     """3: the lab's padded convolution; 2: unpadded, patches do not overlap."""
@@ -41,7 +44,7 @@ class TokenizerConfig(Section):
     """Width of each decoder level, from the image (first) to the token grid (last)."""
     decoder_blocks: Depth = 3
     """Residual blocks at each decoder level."""
-    upsample_after: list[int] = [4, 2]
+    upsample_after: list[Level] = [4, 2]
     """Decoder levels, counted from the image, after which the grid is doubled."""
     decoder_attention: bool = True
     """Attention at the token grid in the decoder."""
