@@ -31,6 +31,11 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
     if first["type"] == "extra_forbidden":
         if dotted in REMOVED:
             return f"{where}: {dotted} was removed; {REMOVED[dotted].advice}"
+        section, _, name = dotted.rpartition(".")
+        if "." in str(key[-1]) and section in _sections():
+            return (
+                f"{where}: {key[-1]} is written with a dot; write {name} below {section}:, indented"
+            )
         known = _known_names(key[:-1])
         hint = _nearest_key(str(key[-1]), known)
         return f"{where}: unknown key {dotted}{hint}; known: {', '.join(known)}"
@@ -90,6 +95,11 @@ def _nearest_key(found: str, known: list[str]) -> str:
     places.update((name, [name]) for name in known)
     name = closest(found, places)
     return f" (did you mean {' or '.join(map(repr, places[name]))}?)" if name else ""
+
+
+def _sections() -> set[str]:
+    """Dotted names of all sections."""
+    return {dotted.rpartition(".")[0] for _, dotted in _settings(Config)}
 
 
 def _settings(section: Any, place: str = "") -> Iterator[tuple[str, str]]:

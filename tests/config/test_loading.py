@@ -146,6 +146,11 @@ MISTAKES = {
         3,
         ["tokenizer.training.epoch", "'epochs'?"],
     ),
+    "dotted key": (
+        "seed: 1\ntokenizer.training.epochs: 3\n",
+        2,
+        ["is written with a dot; write epochs below tokenizer.training:, indented"],
+    ),
     "key of another section": (
         "seed: 1\ntotal_itr: 8\n",
         2,
