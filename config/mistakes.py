@@ -45,10 +45,22 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
     alternatives = [_message(mistake, key) for other, mistake in mistakes if other == key]
     message = ", or ".join(dict.fromkeys(alternatives))
     if not key or isinstance(first["input"], dict | BaseModel):
+        if first["type"] == "value_error":  # keys that do not fit together
+            flags = dict.fromkeys(flag for flag in _flags(key, file, sources) if flag != where)
+            where += f" with {' and '.join(flags)}" if flags else ""
         return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"
     others = len({other for other, _ in mistakes}) - 1
     more = f" (and {others} more)" if others else ""
     return f"{where}: {dotted} is {shorten(repr(first['input']))}: {message}{_hint(first)}{more}"
+
+
+def _flags(section: Key, file: str, sources: dict[Key, str]) -> list[str]:
+    """The flags that set keys of a section, or for () of any."""
+    return [
+        place
+        for key, place in sources.items()
+        if len(key) > 1 and key[: len(section)] == section and not place.startswith(f"{file}:")
+    ]
 
 
 def _key(place: Key, values: Any) -> Key:

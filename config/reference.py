@@ -16,9 +16,9 @@ HEAD = """# Every setting
 Written from `config/schema.py` by `python -m config.reference`; do not edit.
 
 A config is a YAML file of these sections; what it leaves out has the default. Any key can be set on
-the command line: `--set decoding.total_iter=8`. Unknown keys, wrong values and values that do not
-fit together are errors that name the file and the line. The defaults are the run of
-[the report](from-the-lab.md), except for `precision` and `training.mirror`.
+the command line: `--set decoding.total_iter=8`. Unknown keys and wrong values are errors that name
+the file and the line; values that do not fit together are errors that name the keys. The defaults
+are the run of [the report](from-the-lab.md), except for `precision` and `training.mirror`.
 """
 
 

@@ -336,6 +336,15 @@ def test_a_wrong_override_is_blamed_on_itself(write, override, start):
     assert refusal(path, override).startswith(start)
 
 
+def test_keys_that_do_not_fit_together_name_the_flags_that_set_them(write):
+    path = write("tokenizer:\n  downsample_after: [2, 4]\n")
+    size, levels = "data.image_size=128", "tokenizer.downsample_after=[2]"
+    assert refusal(path, "seed=1", size).startswith(f"{path} with --set {size}: transformer.num_")
+    assert refusal(path, size, levels).startswith(f"{path}:1 with --set {levels}: tokenizer: ")
+    both = refusal(path, size, levels, "tokenizer.upsample_after=[2]")
+    assert f" with --set {size} and --set {levels} and --set tokenizer.up" in both
+
+
 @pytest.mark.parametrize(
     "text",
     [
