@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,12 @@ from pydantic import ValidationError
 from config.errors import UserError, shorten
 from config.schema import Config
 from config.section import Key, dotted
+from config.yaml_file import ConfigLoader, read_yaml
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 SYNONYMS = {("training", "lr"): ("training", "learning_rate")}
 LAB_FORM = "model_param"  # the one key that is read of a config in the lab's own form
-MAX_CONFIG_BYTES = 1 << 16
-MAX_NESTING = 10
 PLACES = ("weights", "root", "train", "val")  # keys of paths, which may change
-TIGHT_COLON = re.compile(r"\s*(\w+:)[^\s:]")
-STRING_TAG = "tag:yaml.org,2002:str"
 
 Override = str | tuple[str, Any] | tuple[str, Any, str]
 
@@ -98,93 +94,6 @@ def yaml_text(text: str) -> str:
     return dumped.removesuffix("\n").removesuffix("\n...")
 
 
-def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
-    """The contents of a YAML file, and the line of each key; kind: its name in errors.
-
-    Raises `UserError` for a file that is missing, too large, invalid or unsafe YAML, or has
-    duplicate keys.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: cannot be read as text (is no file)")  # a pipe would hang
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a {kind}")
-        text = path.read_text(encoding="utf-8")
-        loader = _Loader(text, lambda line: f"{path}:{line}")
-        root = loader.get_single_node()
-        lines: dict[Key, int] = {}
-        _note_lines(path, root, (), lines)
-        return (None if root is None else loader.construct_document(root)), lines
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such {kind} file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(_explain_yaml(error, path, text)) from None
-
-
-def _explain_yaml(error: Exception, path: Path, text: str) -> str:
-    """One-line YAML error; points out a colon without a space, which breaks later lines."""
-    mark = getattr(error, "problem_mark", None)
-    number = mark.line + 1 if mark else 0
-    above = enumerate(text.splitlines()[:number], 1)
-    tight = [(line, found[1]) for line, row in above if (found := TIGHT_COLON.match(row))]
-    if tight:
-        number, key = tight[-1]
-        return f"{path}:{number}: not valid YAML: a space must follow the colon of {key}"
-    where = f"{path}:{number}" if mark else str(path)
-    what = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{where}: not valid YAML ({what})"
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases and deep nesting, with which a few lines can expand
-    without bound, and without null bytes.
-    """
-
-    def __init__(self, text: str, place: Callable[[int], str]) -> None:
-        """place: names a line, counted from 1, in errors."""
-        super().__init__(text)
-        self.place, self.depth = place, 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        where, is_inner = (
-            self.place(event.start_mark.line + 1),
-            isinstance(event, yaml.CollectionStartEvent),
-        )
-        if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
-            raise UserError(f"{where}: a zero byte found; no name or number contains one")
-        if isinstance(event, yaml.AliasEvent):
-            raise UserError(f"{where}: alias *{event.anchor} found; write the value out")
-        if self.depth + is_inner > MAX_NESTING:
-            raise UserError(f"{where}: nested deeper than {MAX_NESTING} levels, not a config")
-        self.depth += is_inner
-        node = super().compose_node(parent, index)
-        self.depth -= is_inner
-        return node
-
-
-def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) -> None:
-    """Record the line of every key below ``node``; a key given twice is an error."""
-    if isinstance(node, yaml.SequenceNode):
-        for index, child in enumerate(node.value):
-            lines[(*key, index)] = child.start_mark.line + 1
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for name, child in node.value:
-        below, line = (*key, name.value), name.start_mark.line + 1
-        if name.tag != STRING_TAG:
-            raise UserError(f"{path}:{line}: key {name.value} is no plain word; put it in quotes")
-        if below in lines:
-            dotted = ".".join(map(str, below))
-            raise UserError(
-                f"{path}:{line}: {dotted} is given twice, first on line {lines[below]}; keep one"
-            )
-        lines[below] = line
-        _note_lines(path, child, below, lines)
-
-
 def _rename(values: dict[str, Any], sources: dict[Key, str]) -> None:
     """Replace accepted synonyms by the actual key."""
     for (section, old), (_, new) in SYNONYMS.items():
@@ -214,7 +123,7 @@ def _parse_text(text: str) -> tuple[Key, Any]:
     if not equals or not all(key):
         raise UserError(f"--set {text}: expected section.key=value")
     try:
-        value = _Loader(raw, lambda _: f"--set {shorten(text)}").get_single_data()
+        value = ConfigLoader(raw, lambda _: f"--set {shorten(text)}").get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {shorten(text)}: the value is not valid YAML") from None
     if "#" in raw and "#" not in str(value):
