@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,13 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
     sources = {key: f"{path}:{line}" for key, line in lines.items()}
     _rename(values, sources)
     for override in overrides:
-        key, value, where = _parse_override(override)
-        _assign(values, key, value, where)
-        sources = {known: at for known, at in sources.items() if known[: len(key)] != key}
-        for length in range(1, len(key) + 1):
-            sources.setdefault(key[:length], where)
-        _rename(values, sources)
+        whole, contents, where = _parse_override(override)
+        for key, value in _single_settings(whole, contents, where):
+            _assign(values, key, value, where)
+            sources = {known: at for known, at in sources.items() if known[: len(key)] != key}
+            for length in range(1, len(key) + 1):
+                sources.setdefault(key[:length], where)
+            _rename(values, sources)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -129,6 +130,24 @@ def _parse_text(text: str) -> tuple[Key, Any]:
     if "#" in raw and "#" not in str(value):
         raise UserError(f"--set {shorten(text)}: # begins a comment; put the value in quotes")
     return SYNONYMS.get(key, key), value
+
+
+def _single_settings(key: Key, value: Any, where: str) -> Iterator[tuple[Key, Any]]:
+    """An override as single settings: keys that a section's mapping leaves out stay as they are."""
+    kind: Any = Config
+    for name in key:
+        field = getattr(kind, "model_fields", {}).get(name)
+        kind = field and field.annotation
+    is_section = hasattr(kind, "model_fields")
+    if is_section and value is None:
+        name = ".".join(map(str, key))
+        raise UserError(f"{where}: {name} is a section; name the key to change, {name}.key=value")
+    if is_section and isinstance(value, dict):
+        for name, below in value.items():
+            inner = (*key, name)
+            yield from _single_settings(SYNONYMS.get(inner, inner), below, where)
+    else:
+        yield key, value
 
 
 def _assign(values: dict[str, Any], key: Key, value: Any, where: str) -> None:

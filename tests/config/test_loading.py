@@ -311,6 +311,13 @@ def test_a_synonym_inside_an_overridden_section_counts(write):
     assert load_config(write(""), ["training={lr: 0.5}"]).training.learning_rate == 0.5
 
 
+def test_an_overridden_section_keeps_its_other_keys(write):
+    path = write("training: {lr: 0.25, accumulate: 5}\ntokenizer: {training: {batch_size: 3}}\n")
+    sections = ["training={lr: 0.5, epochs: 3}", "tokenizer={training: {epochs: 2}}", "data={}"]
+    named = ["training.lr=0.5", "training.epochs=3", "tokenizer.training.epochs=2"]
+    assert load_config(path, sections) == load_config(path, named)
+
+
 def test_a_key_and_its_synonym_together_are_refused(write):
     path = write("training:\n  learning_rate: 0.1\n  lr: 0.2\n")
     assert refusal(path).startswith(f"{path}:3: training.lr and training.learning_rate")
@@ -325,6 +332,9 @@ def test_an_empty_section_keeps_its_defaults(write):
     [
         ("trainin.epochs=2", "--set trainin.epochs=2: unknown key trainin (did you mean"),
         ("training.epochs.x=3", "--set training.epochs.x=3: training.epochs"),
+        ("training=null", "--set training=null: training is a section; name the key to change, "),
+        ("tokenizer={training: }", "--set tokenizer={training: }: tokenizer.training is a section"),
+        ("training={1: 2}", "--set training={1: 2}: "),
         ("training={epochs: 0}", "--set training={epochs: 0}: training.epochs is 0"),
         ("run=2024-99-99", "--set run=2024-99-99: the value is not valid YAML"),
         ("run=lr #1", "--set run=lr #1: # begins a comment; put the value in quotes"),
