@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from config.errors import closest, nearest, shorten
 from config.removed import REMOVED, REMOVED_VALUES
 from config.schema import Config
-from config.section import Key
+from config.section import NOTHING, Key
 
 PLAIN_MESSAGES = {  # instead of pydantic's, which use Python terms
     "model_type": "expected a section of keys",
@@ -92,11 +92,12 @@ def _message(mistake: Mistake, key: Key) -> str:
 
 def _hint(mistake: Mistake) -> str:
     """Suggest the closest allowed word, or null for "none" and the like."""
-    found = str(mistake["input"])
+    found = mistake["input"]
     if mistake["type"] == "literal_error":
         choices = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return nearest(found, choices)
-    return " (write null for nothing)" if found.lower() in ("none", "nil") else ""
+        return nearest(str(found), choices)
+    is_nothing = isinstance(found, str) and found.lower() in NOTHING
+    return " (write null for nothing)" if is_nothing else ""
 
 
 def _nearest_key(found: str, known: list[str]) -> str:

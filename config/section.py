@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -41,6 +42,7 @@ ProperShare = Annotated[float, Field(ge=0.0, lt=1.0), NoBool]
 Rate = Annotated[float, Field(gt=0.0, le=1.0), NoBool]
 PositiveFloat = Annotated[float, Field(gt=0.0), Finite, NoBool]
 NonNegativeFloat = Annotated[float, Field(ge=0.0), Finite, NoBool]
+NOTHING = ("none", "nil", "null")  # words for null, which YAML and Python read as text
 Key = tuple[str | int, ...]  # path of a value, e.g. ("training", "learning_rate")
 MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine", "sqrt", "constant"]
 LearningRateSchedule = Literal["constant", "cosine"]
@@ -89,8 +91,13 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _home_is_found(cls, value: object) -> object:
-        return user_path(value) if isinstance(value, Path) else value
+    def _home_is_found(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, Path):
+            return value
+        may_be_null = cls.model_fields[info.field_name].annotation == Path | None
+        if may_be_null and str(value).lower() in NOTHING:
+            raise ValueError("expected a path")
+        return user_path(value)
 
 
 def reason_against(section: type[Section], name: str, value: object) -> str | None:

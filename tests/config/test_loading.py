@@ -180,6 +180,12 @@ MISTAKES = {
         ["seed is -1: input should be greater than or equal to 0 (and 1 more)"],
     ),
     "none for null": ("decoding: {sweet_spot: none}\n", 1, ["is 'none': ", "write null"]),
+    "None for a path": (
+        "transformer: {weights: None}\n",
+        1,
+        ["transformer.weights is 'None': expected a path (write null for nothing)"],
+    ),
+    "null for a mapping": ("search: {space: null}\n", 1, ["space is None: input should be a"]),
     "unknown device": ("device: gpu\n", 1, ["allowed are auto, cpu, cuda and cuda:N"]),
     "one end of a range": (
         "search: {space: {training.weight_decay: {low: 1}}}\n",
