@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from config.section import (
+    Finite,
     MaskSchedule,
+    NoBool,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -84,7 +86,7 @@ class DecodingConfig(Section):
     """Which tokens are revealed first; revise may change its own choices, never known ones."""
     token_choice: Literal["rule", "argmax", "sample"] = "rule"
     """The most probable token or a sample; rule: as the rule says."""
-    temperature: PositiveFloat = 1.0
+    temperature: Annotated[float, Field(ge=1e-6), Finite, NoBool] = 1.0
     """Divides the logits when sampling tokens; confidences are unaffected."""
     hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
     """What fills holes before encoding: the lab's grey, the known mean, or a smooth fill."""

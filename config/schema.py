@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from config.decoding import DecodingConfig
 from config.search import SearchConfig
-from config.section import PositiveInt, Rate, Section, Share
+from config.section import NoBool, PositiveInt, Section, Share
 from config.tokenizer import TokenizerConfig, TokenizerSection, TokenizerTraining
 from config.transformer import (
     MaskingConfig,
@@ -37,6 +37,9 @@ __all__ = [
     "TransformerSection",
 ]
 
+# A quarter of a grey level; far smaller ones overflow in fp16
+Deviation = Annotated[float, Field(ge=1e-3, le=1.0), NoBool]
+
 
 class DataConfig(Section):
     """The prepared folder (prepare_data.py) and how pixels become numbers."""
@@ -51,7 +54,7 @@ class DataConfig(Section):
     """Side of the square images in pixels."""
     mean: tuple[Share, Share, Share] = (0.4868, 0.4341, 0.3844)
     """Channel means, 0 to 1 (the lab's)."""
-    std: tuple[Rate, Rate, Rate] = (0.2620, 0.2527, 0.2543)
+    std: tuple[Deviation, Deviation, Deviation] = (0.2620, 0.2527, 0.2543)
     """Channel standard deviations, 0 to 1."""
     views: Annotated[int, Field(ge=2, le=256, strict=True)] = 2
     """Cached encodings of each training image: itself, its mirror image, then augmented ones."""

@@ -240,6 +240,16 @@ MISTAKES = {
         None,
         ["transformer.codebook_size 1024", "tokenizer.codebook_size 512"],
     ),
+    "temperature too small to divide by": (
+        "decoding: {temperature: 1e-320}\n",
+        1,
+        ["decoding.temperature is ", "greater than or equal to 0.000001"],
+    ),
+    "deviation too small to divide by": (
+        "data: {std: [1e-320, 1, 1]}\n",
+        1,
+        ["data.std.0 is ", "greater than or equal to 0.001"],
+    ),
     "range upside down": ("search: {low: 0.1, high: 0.01}\n", 1, ["low 0.1", "high 0.01"]),
     "key given twice": (
         "training:\n  epochs: 3\n  accumulate: 2\n  epochs: 4\n",
