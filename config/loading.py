@@ -36,9 +36,11 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
         values = {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: contains a {type(values).__name__}; allowed are sections of keys")
-    if isinstance(values.get(LAB_FORM), dict):
+    if LAB_FORM in values:
         from config.lab_form import from_lab_form
 
+        if not isinstance(values[LAB_FORM], dict):
+            raise UserError(f"{path}:{lines[(LAB_FORM,)]}: {LAB_FORM}: expected a section of keys")
         if ignored := [name for name in values if name in Config.model_fields]:
             names = f"{', '.join(ignored)} next to {LAB_FORM}, the lab's form, would be ignored"
             raise UserError(f"{path}:{lines[(ignored[0],)]}: {names}; set keys with --set instead")

@@ -11,11 +11,14 @@ from pydantic import BaseModel, ValidationError
 from config.errors import closest, nearest, shorten
 from config.removed import REMOVED, REMOVED_VALUES
 from config.schema import Config
+from config.search import SEARCHED
 from config.section import NOTHING, Key
 
+EXAMPLE_RANGE = "training.weight_decay: {low: 0.0, high: 0.1}"
 PLAIN_MESSAGES = {  # instead of pydantic's, which use Python terms
     "model_type": "expected a section of keys",
     "path_type": "expected a path",
+    "dict_type": f"expected dotted keys and their ranges, such as {EXAMPLE_RANGE}",  # search.space
     "string_pattern_mismatch": "allowed are auto, cpu, cuda and cuda:N",  # only of device
 }
 
@@ -86,6 +89,8 @@ def _message(mistake: Mistake, key: Key) -> str:
         example = list(reduce(getattr, key, Config()))
         count = "" if kind == "list_type" else f"{len(example)} "
         return f"expected {count}values in brackets, such as {example}"
+    if key[:2] == ("search", "space") and key[2:3] and key[2] in SEARCHED:
+        return f"expected a dotted key, such as {EXAMPLE_RANGE}"
     message = PLAIN_MESSAGES.get(kind, mistake["msg"].removeprefix("Value error, "))
     return message[0].lower() + message[1:]
 
@@ -95,7 +100,8 @@ def _hint(mistake: Mistake) -> str:
     found = mistake["input"]
     if mistake["type"] == "literal_error":
         choices = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return nearest(str(found), choices)
+        is_quoted = str(found) in choices
+        return " (write it without quotes)" if is_quoted else nearest(str(found), choices)
     is_nothing = isinstance(found, str) and found.lower() in NOTHING
     return " (write null for nothing)" if is_nothing else ""
 
@@ -106,7 +112,7 @@ def _nearest_key(found: str, known: list[str]) -> str:
     for name, dotted in _settings(Config):
         places.setdefault(name, []).append(dotted)
     places.update((name, [name]) for name in known)
-    name = closest(found, places)
+    name = closest(found.lower().replace("-", "_"), places)
     return f" (did you mean {' or '.join(map(repr, places[name]))}?)" if name else ""
 
 

@@ -14,7 +14,11 @@ from config.section import Key
 
 MAX_CONFIG_BYTES = 1 << 16
 MAX_NESTING = 10
-TIGHT_COLON = re.compile(r"\s*(\w+:)[^\s:]")
+SLIPS = {  # of typing, which YAML notices on a later line, if at all: what to say of each
+    re.compile(r"\s*(\w+:)[^\s:]"): "a space must follow the colon of {}",
+    re.compile(r"\s*(\w+)\s*="): "write {0}: instead of {0} =",
+    re.compile(r"\s*\w*:?([^\S \t])"): "a space that is no plain one, such as a no-break space",
+}
 STRING_TAG = "tag:yaml.org,2002:str"
 
 
@@ -44,14 +48,13 @@ def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
 
 
 def _explain_yaml(error: Exception, path: Path, text: str) -> str:
-    """One-line YAML error; points out a colon without a space, which breaks later lines."""
+    """One-line YAML error; points out the last slip of typing, which breaks later lines."""
     mark = getattr(error, "problem_mark", None)
     number = mark.line + 1 if mark else 0
-    above = enumerate(text.splitlines()[:number], 1)
-    tight = [(line, found[1]) for line, row in above if (found := TIGHT_COLON.match(row))]
-    if tight:
-        number, key = tight[-1]
-        return f"{path}:{number}: not valid YAML: a space must follow the colon of {key}"
+    for line, row in reversed(list(enumerate(text.splitlines()[:number], 1))):
+        for slip, advice in SLIPS.items():
+            if found := slip.match(row):
+                return f"{path}:{line}: not valid YAML: {advice.format(found[1])}"
     where = f"{path}:{number}" if mark else str(path)
     what = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f"{where}: not valid YAML ({what})"
@@ -95,7 +98,7 @@ def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) ->
     for name, child in node.value:
         below, line = (*key, name.value), name.start_mark.line + 1
         if name.tag != STRING_TAG:
-            raise UserError(f"{path}:{line}: key {name.value} is no plain word; put it in quotes")
+            raise UserError(f"{path}:{line}: key {name.value} is no plain word")
         if below in lines:
             dotted = ".".join(map(str, below))
             raise UserError(

@@ -185,7 +185,11 @@ MISTAKES = {
         1,
         ["transformer.weights is 'None': expected a path (write null for nothing)"],
     ),
-    "null for a mapping": ("search: {space: null}\n", 1, ["space is None: input should be a"]),
+    "null for a mapping": (
+        "search: {space: null}\n",
+        1,
+        ["space is None: expected dotted keys and their ranges, such as"],
+    ),
     "unknown device": ("device: gpu\n", 1, ["allowed are auto, cpu, cuda and cuda:N"]),
     "one end of a range": (
         "search: {space: {training.weight_decay: {low: 1}}}\n",
@@ -197,6 +201,34 @@ MISTAKES = {
         2,
         ["not valid YAML: a space must follow the colon of rule:"],
     ),
+    "colon before a no-break space": (
+        "decoding:\n  rule:\u00a0maskgit\n  total_iter: 8\n",
+        2,
+        ["not valid YAML: a space that is no plain one, such as a no-break space"],
+    ),
+    "no-break spaces as indentation": (
+        "decoding:\n\u00a0 rule: maskgit\n  total_iter: 8\n",
+        2,
+        ["a no-break space"],
+    ),
+    "equals sign": (
+        "training:\n  epochs = 3\n  batch_size: 4\n",
+        2,
+        ["not valid YAML: write epochs: instead of epochs ="],
+    ),
+    "quoted number": (
+        "transformer: {conv_kernel: '3'}\n",
+        1,
+        ["conv_kernel is '3': input should be 0 or 3 (write it without quotes)"],
+    ),
+    "key in capitals": ("training: {EPOCHS: 3}\n", 1, ["(did you mean 'epochs'?)"]),
+    "key with a dash": ("decoding: {mask-func: cosine}\n", 1, ["(did you mean 'mask_schedule'?)"]),
+    "ranges by section": (
+        "search: {space: {training: {weight_decay: {low: 0, high: 1}}}}\n",
+        1,
+        ["expected a dotted key, such as training.weight_decay: {low: 0.0, high: 0.1}"],
+    ),
+    "lab form without keys": ("seed: 1\nmodel_param: 3\n", 2, ["expected a section of keys"]),
     "wrong type": ("training:\n  epochs: many\n", 2, ["training.epochs", "'many'", "integer"]),
     "yes for a number": ("training:\n  lr: yes\n", 2, ["is True: input should be a valid number"]),
     "a fraction for a count": ("training:\n  epochs: 2.5\n", 2, ["training.epochs", "2.5"]),

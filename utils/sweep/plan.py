@@ -160,19 +160,20 @@ def read_grid(config: Config, path: Path) -> Study:
     """
     known = sorted(DecodingConfig.model_fields.keys() - OUTPUT_ONLY)
     axes: Axes = {}
-    lists, _ = read_yaml(path, "grid")
+    lists, lines = read_yaml(path, "grid")
     if not isinstance(lists, dict) or not lists:
         raise UserError(f"{path}: allowed are keys of decoding, each with a list of values")
     for key, values in lists.items():
+        where = f"{path}:{lines[(key,)]}"
         if key not in known:
             hint = nearest(key, known)
-            raise UserError(f"{path}: unknown key {key}{hint}; allowed are {', '.join(known)}")
+            raise UserError(f"{where}: unknown key {key}{hint}; allowed are {', '.join(known)}")
         if not isinstance(values, list) or not values:
             found = shorten(repr(values))
-            raise UserError(f"{path}: {key} is {found}; allowed is a list of values")
+            raise UserError(f"{where}: {key} is {found}; allowed is a list of values")
         for value in values:
             if reason := reason_against(DecodingConfig, key, value):
-                raise UserError(f"{path}: {key} {shorten(repr(value))}: {reason}")
+                raise UserError(f"{where}: {key} {shorten(repr(value))}: {reason}")
         axes[key] = {yaml_word(value): {key: value} for value in values}
     count = math.prod(map(len, axes.values()))
     if count > MAX_SETTINGS:

@@ -115,12 +115,15 @@ def test_a_sweet_spot_beyond_the_last_iteration_is_the_last_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("totl_iter: [5]", r"g.yml: unknown key totl_iter \(did you mean 'total_iter'\?\)"),
+        ("totl_iter: [5]", r"g.yml:1: unknown key totl_iter \(did you mean 'total_iter'\?\)"),
         ("batch_size: [5]", "unknown key batch_size"),  # changes no pixel
         ("total_iter: 5", "total_iter is 5; allowed is a list of values"),
         ("total_iter: []", "allowed is a list of values"),
-        ("total_iter: [0]", "g.yml: total_iter 0: input should be greater than or equal to 1"),
-        ("rule: [paper]", "g.yml: rule 'paper': input should be 'listing', 'maskgit', 'lab', "),
+        ("total_iter: [0]", "g.yml:1: total_iter 0: input should be greater than or equal to 1"),
+        (
+            "total_iter: [5]\nrule: [paper]",
+            "g.yml:2: rule 'paper': input should be 'listing', 'maskgit', 'lab', ",
+        ),
         ("- 5", "allowed are keys of decoding"),
         ("a: [", "not valid YAML"),
         ("temperature: [" + "1, " * 2000 + "1]", None),
