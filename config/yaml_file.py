@@ -19,6 +19,7 @@ SLIPS = {  # of typing, which YAML notices on a later line, if at all: what to s
     re.compile(r"\s*(\w+)\s*="): "write {0}: instead of {0} =",
     re.compile(r"\s*\w*:?([^\S \t])"): "a space that is no plain one, such as a no-break space",
 }
+ODD_NUMBER = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # 010 is 8, 1:30 90
 STRING_TAG = "tag:yaml.org,2002:str"
 
 
@@ -62,13 +63,18 @@ def _explain_yaml(error: Exception, path: Path, text: str) -> str:
 
 class ConfigLoader(yaml.SafeLoader):
     """PyYAML's safe loader without aliases and deep nesting, with which a few lines can expand
-    without bound, and without null bytes.
+    without bound, without null bytes, and without the numbers of YAML 1.1 that surprise.
     """
 
     def __init__(self, text: str, place: Callable[[int], str]) -> None:
         """place: names a line, counted from 1, in errors."""
         super().__init__(text)
         self.place, self.depth = place, 0
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        if kind is yaml.ScalarNode and ODD_NUMBER.fullmatch(value):
+            return STRING_TAG
+        return super().resolve(kind, value, implicit)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()

@@ -231,6 +231,8 @@ MISTAKES = {
     "lab form without keys": ("seed: 1\nmodel_param: 3\n", 2, ["expected a section of keys"]),
     "wrong type": ("training:\n  epochs: many\n", 2, ["training.epochs", "'many'", "integer"]),
     "yes for a number": ("training:\n  lr: yes\n", 2, ["is True: input should be a valid number"]),
+    "octal number": ("seed: 010\n", 1, ["seed is '010': input should be a valid integer"]),
+    "minutes and seconds": ("training: {max_minutes: 1:30}\n", 1, ["max_minutes is '1:30'"]),
     "a fraction for a count": ("training:\n  epochs: 2.5\n", 2, ["training.epochs", "2.5"]),
     "a mapping for a number": ("training:\n  epochs: {a: 1}\n", 2, ["training.epochs", "integer"]),
     "a number for a section": ("seed: 1\ntraining: 3\n", 2, ["training", "3"]),
