@@ -52,11 +52,17 @@ REMOVED_VALUES = {  # removed values of settings that still exist
 }
 
 
-def without_removed(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    """A section's values without removed keys that were switched off."""
-    gone = {key.rpartition(".")[2]: removed.off for key, removed in REMOVED.items()}
+def without_removed(values: dict[str, Any], class_name: str) -> dict[str, Any]:
+    """A section's values without its removed keys that were switched off.
+
+    class_name: of the section, e.g. TokenizerTraining for tokenizer.training.
+    """
+    name_of_section = class_name.removesuffix("Config").removesuffix("Section")
+    gone = {}
+    for key, removed in REMOVED.items():
+        section, _, name = key.rpartition(".")
+        if section.title().replace(".", "") == name_of_section:
+            gone[name] = removed.off
     return {
-        name: value
-        for name, value in values.items()
-        if name in known or name not in gone or value != gone[name]
+        name: value for name, value in values.items() if name not in gone or value != gone[name]
     }

@@ -87,7 +87,7 @@ class Section(BaseModel):
         """Accept removed settings in configs of earlier versions if they are switched off."""
         if not isinstance(values, dict):
             return values
-        return without_removed(values, set(cls.model_fields))
+        return without_removed(values, cls.__name__)
 
     @field_validator("*")
     @classmethod

@@ -466,6 +466,9 @@ def test_a_key_that_is_gone_may_be_off_and_else_says_what_to_do(tmp_path, key, o
     above = "".join(f"{'  ' * depth}{section}:\n" for depth, section in enumerate(sections))
     path.write_text(f"{above}{'  ' * len(sections)}{name}: {off}\n")
     assert load_config(path) == Config()
+    path.write_text(f"scoring: {{{name}: {off}}}\n")  # in a section that never had the key
+    with pytest.raises(UserError, match=f":1: unknown key scoring.{name}"):
+        load_config(path)
     path.write_text(f"{above}{'  ' * len(sections)}{name}: {on}\n")
     with pytest.raises(UserError) as error:
         load_config(path)
