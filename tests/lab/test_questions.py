@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 import torch
 from lab_reference import LabTransformer, fill_randomly
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 
 from config.errors import UserError
 from utils.weights.import_lab import import_lab
+from utils.weights.lab_file import read_lab_file
+from utils.weights.lab_keys import read_keys
+from utils.weights.lab_naming import Settled
 from utils.weights.store import load_transformer
 
 WIDTH, HEADS = 32, 4
@@ -342,3 +347,37 @@ def test_an_output_that_unifies_heads_is_no_list_of_heads(base, tmp_path):
     config, _ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base)
     assert config.transformer.num_heads == HEADS
     check_same(load_transformer(config.transformer_weights, config.transformer), lab)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"hyper_parameters": {"n_heads": 4}}, "hyper_parameters.n_heads"),
+        ({"num_heads": 4, "epoch": 3}, "num_heads"),
+        ({"args": argparse.Namespace(model={"nhead": 4})}, "args.model.nhead"),
+    ],
+)
+def test_a_number_of_heads_among_the_settings_is_asked_about_if_another_is_assumed(
+    tmp_path, settings, key
+):
+    path = tmp_path / "lab.pt"
+    torch.save({"state_dict": built(Fused, ("qkv", "proj"), False).state_dict()} | settings, path)
+    with pytest.raises(UserError) as error:
+        read_lab_file(path, Settled(heads=16))
+    assert str(error.value) == (
+        f"{path}: the file says {key} 4, but transformer.num_heads is 16; say --set "
+        "transformer.num_heads=4 or, if these are not its heads, --attention standard of "
+        "utils.weights.import_lab"
+    )
+    for settled in (Settled(heads=8), Settled(heads=16, layout="standard")):  # said by the user
+        said = f"the file says {key} 4; taken are {settled.heads} heads"
+        file = read_lab_file(path, settled)
+        assert said in file.notes
+        assert said in file.part("transformer").notes
+    assert "the file says" not in " ".join(read_lab_file(path, Settled(heads=4)).notes)
+
+
+def test_heads_counted_in_a_list_need_no_answer():
+    state = {"state_dict": built(ListedHeads).state_dict(), "args": {"heads": HEADS}}
+    file = read_keys(state, "a.pt", Settled(heads=16, layout="standard"))
+    assert "the file says" not in " ".join(file.notes)

@@ -114,7 +114,9 @@ def read_network(
 
 
 class LeftOut:
-    """Stands for an object of any class; forgets what the pickle says about it."""
+    """Stands for an object of any class; only keeps its attributes, such as those of arguments."""
+
+    attributes: object = None
 
     def __new__(cls, *_arguments: object) -> LeftOut:
         return super().__new__(cls)
@@ -122,8 +124,8 @@ class LeftOut:
     def __init__(self, *_arguments: object) -> None:
         pass
 
-    def __setstate__(self, _state: object) -> None:
-        pass
+    def __setstate__(self, state: object) -> None:
+        self.attributes = state
 
     def __repr__(self) -> str:
         return "an object"

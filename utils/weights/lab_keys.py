@@ -25,6 +25,7 @@ from config.errors import UserError
 from utils.weights.description import TOKENIZER, TRANSFORMER
 from utils.weights.lab_attention import from_naming
 from utils.weights.lab_extras import plain_name, refuse_parts, without_extras, without_unused
+from utils.weights.lab_heads import ask_heads
 from utils.weights.lab_layouts import KEY, Weights, renamed
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, to_naming
 from utils.weights.lab_networks import FIRST_WORDS, Network, choose, find_networks, titles
@@ -79,7 +80,7 @@ class LabFile:
 def read_keys(content: object, name: str, settled: Settled = UNSETTLED) -> LabFile:
     """Split the content of a file called ``name`` into networks, under our names.
 
-    Raises `UserError` if there is no network, or more than one of a kind.
+    Raises `UserError` if there is no network, more than one of a kind, or a question to the user.
     """
     notes: list[str] = []
     networks = find_networks(content, name, settled, notes)
@@ -88,6 +89,10 @@ def read_keys(content: object, name: str, settled: Settled = UNSETTLED) -> LabFi
         chosen = choose([n for n in networks if n.kind == kind], settled.entry, name, notes)
         if chosen:
             parts[kind] = _convert(chosen, name, notes, settled)
+    if TRANSFORMER in parts:
+        said = ask_heads(content, parts[TRANSFORMER].naming, name, settled)
+        notes += said
+        parts[TRANSFORMER].notes.extend(said)
     if not parts:
         raise UserError(f"{name}: no entry {settled.entry}; found are {titles(networks)}")
     return LabFile(name, parts, notes)
