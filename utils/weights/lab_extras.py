@@ -139,7 +139,8 @@ def _factor(key: str, value: Tensor, weights: Weights, heads: int, name: str) ->
     if any(isclose(found, usual, rel_tol=TOLERANCE) for usual in allowed):
         return "the factor of the scores, as here"
     meant = width * min(found, 1 / found) ** 2 if found > 0 else 0
-    fits = round(meant) > 0 and width % round(meant) == 0 and abs(meant - round(meant)) < 0.05
+    is_divisor = 0 < round(meant) < width and width % round(meant) == 0  # width itself: a 1.0
+    fits = is_divisor and abs(meant - round(meant)) < 0.05
     cure = f"; of {round(meant)} heads it is: --set transformer.num_heads={round(meant)}"
     if round(meant) == 1:
         cure += f", or, of several, --attention {ROOT_OF_WIDTH} of utils.weights.import_lab"
