@@ -59,7 +59,7 @@ def without_unused(weights: Weights, roles: Roles, name: str, notes: list[str]) 
 
 def without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
     """Drop the buffer with the mask token's id if it is the last id, as ours is."""
-    single = (key for key, value in weights.items() if value.numel() == 1)
+    single = (k for k, v in weights.items() if v.numel() == 1 and not IN_BLOCK.search(k))
     key = next((key for key in single if "mask" in key.split(".")[-1]), None)
     if key is None:
         return weights
@@ -131,8 +131,9 @@ def _factor(key: str, value: Tensor, weights: Weights, heads: int, name: str) ->
     That is the root of a head's width or its inverse; the forward pass tells which is meant.
     """
     is_number = IN_BLOCK.match(key) and value.is_floating_point() and value.numel() == 1
+    is_mask = "mask" in key.split(".")[-1]  # a score of what is hidden, such as masked_bias
     table = weights.get("tok_emb.weight")
-    if not is_number or not heads or table is None or table.ndim != 2:
+    if not is_number or is_mask or not heads or table is None or table.ndim != 2:
         return None
     found, width = value.item(), table.shape[1]
     allowed = [(width / heads) ** power for power in (-0.5, 0.5)]
