@@ -74,7 +74,7 @@ HARMFUL = {
     "one": (in_attention(temperature=torch.tensor(1.0)), "0.3536 or 2.828$"),
     "causal": (in_attention(mask=torch.ones(16, 16).tril()), "2 keys unexpected: blocks.0.Att"),
     "a hidden score": (in_attention(masked_bias=torch.tensor(-1e4)), "2 keys unexpected: blocks.0."
-                       "Attention.masked_bias, blocks.1.Attention.masked_bias"),
+                       "Attention.masked_bias, blocks.1.Attention.masked_bias$"),
     "another mask id": (lambda _: {"mask_id": torch.tensor(0)}, "mask_id is 0; allowed is the la"),
     "an untied head": (lambda s: {"head.weight": s["tok_emb.weight"] + 1}, "unexpected: head.weig"),
     "quantised": (in_attention(**{"qkv.zero_point": torch.tensor(1)}), "undoing the quantisation"),

@@ -16,7 +16,7 @@ from models.vqgan import VQGAN
 from utils.weights.description import TRANSFORMER, read_header
 from utils.weights.import_lab import import_lab
 from utils.weights.lab_keys import read_keys, to_lab
-from utils.weights.lab_naming import Naming
+from utils.weights.lab_naming import Naming, Settled
 from utils.weights.store import load_transformer, save_weights
 
 WIDTH, HEADS = 32, 4
@@ -355,6 +355,18 @@ def test_a_bare_parameter_is_refused_until_its_use_is_said(make, base, tmp_path,
     second, _ = imported(turned, base, tmp_path, "standard")
     again = load_file(second.transformer_weights)
     assert all(torch.equal(weights[key], again[key]) for key in weights)
+
+
+@pytest.mark.parametrize("name", ["b{}", "bias_{}", "B_{}"])
+def test_biases_of_bare_parameters_are_recognised(make, name):
+    old = make(Bare).state_dict()
+    new = {re.sub(r"\bb_(\w)", lambda m: name.format(m[1]), key): key for key in old}
+    settled = Settled(layout="inputs-first")
+    expected = read_keys(dict(old), "a.pt", settled).part(TRANSFORMER).weights
+    found = read_keys({key: old[was] for key, was in new.items()}, "a.pt", settled)
+    weights = found.part(TRANSFORMER).weights
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
 def test_rows_by_head_need_a_number_of_heads_that_divides_the_width(make, base, changed, tmp_path):

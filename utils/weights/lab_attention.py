@@ -44,6 +44,7 @@ from utils.weights.lab_naming import (
 from utils.weights.lab_questions import FITS, ask, no_attention, notes_on
 
 OTHER_LAYERS = ("LayerNorm1.", "LayerNorm2.", "MLP.")
+BARE_BIAS = re.compile(r"b(ias)?_?[qkvo]+", re.IGNORECASE)  # bq, bias_qkv
 
 
 def from_naming(
@@ -200,8 +201,11 @@ def _biases(keys: Weights, weights: Roles, width: int) -> Roles:
     found: Roles = {}
     layers = {layer_of(key): rows for key, rows in weights.items()}
     for key, value in keys.items():
-        layer, words = layer_of(key), words_of([layer_of(key).split(".")[-1]])
-        if value.ndim != 1 or not (key.endswith("bias") or "b" in words):
+        layer = layer_of(key)
+        own = layer.split(".")[-1]
+        words = words_of([own])
+        is_bias = key.endswith("bias") or "b" in words or BARE_BIAS.fullmatch(own)
+        if value.ndim != 1 or not is_bias:
             continue
         rows, count = layers.get(layer, ""), len(value) // width
         if not rows and not any(layer_of(other) == layer and other != key for other in keys):

@@ -16,6 +16,7 @@ from config.errors import UserError
 from config.schema import TokenizerConfig, TransformerConfig
 from utils.weights.description import Description, network_shapes, shapes_of
 from utils.weights.lab_attention import width_of
+from utils.weights.lab_extras import IN_BLOCK
 from utils.weights.lab_keys import FINAL_NORM, Part
 from utils.weights.lab_layouts import Weights
 from utils.weights.lab_networks import NAMES_SHOWN
@@ -237,4 +238,7 @@ def cure(part: Part, description: TokenizerConfig | TransformerConfig) -> str:
             f"; {part.sources[FINAL_NORM]} is a norm before the head, as pre-norm networks have: "
             "if this is one, --set transformer.norm=pre"
         )
-    return "; outside attention, keys must be the lab's"
+    needed, found = network_shapes(description), shapes_of(part.weights)
+    wrong = [key for key in needed.keys() | found if needed.get(key) != found.get(key)]
+    is_outside = not all(map(IN_BLOCK.match, wrong))
+    return "; outside attention, keys must be the lab's" if is_outside else ""
