@@ -103,6 +103,36 @@ def test_what_may_change_the_logits_is_refused(lab, base, tmp_path, case):
     assert not (tmp_path / "ours").exists()
 
 
+OTHER_TENSORS = {  # how matrices are stored, what is said
+    "int8": (
+        lambda v: (v * 100).to(torch.int8),
+        " has values of torch.int8; allowed are fl",
+    ),
+    "complex": (lambda v: v.to(torch.complex64), " has values of torch.complex64; allowed"),
+    "sparse": (
+        lambda v: v.to_sparse(),
+        " is a torch.sparse_coo tensor on cpu; allowed are d",
+    ),
+    "meta": (lambda v: v.to("meta"), " is a torch.strided tensor on meta; allowed are dense"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TENSORS)
+def test_tensors_of_other_than_dense_floating_point_numbers_are_refused(lab, solution, case):
+    change, said = OTHER_TENSORS[case]
+    whole_model = lab.state_dict() | {"mask_token_tensor": torch.tensor(CODES)}
+    for state in (whole_model, solution("report").vqgan.state_dict()):
+        changed = {k: change(v) if v.ndim == 2 or case == "meta" else v for k, v in state.items()}
+        with pytest.raises(UserError, match=said):
+            read_keys(changed, "a.pt")
+
+
+def test_floats_of_8_bits_are_read_as_those_of_32(lab, assert_same):
+    short = {key: value.to(torch.float8_e4m3fn) for key, value in lab.state_dict().items()}
+    found = read_keys(short, "a.pt").part("transformer").weights
+    assert_same(dict(found), {key: value.float() for key, value in short.items()})
+
+
 @pytest.mark.parametrize("shape", [(), (17,), (1, 17), (1, 1, 17), (16, 1), (1, 16, 17)])
 def test_a_bias_of_fewer_values_is_spread_over_positions_and_codes(lab, base, tmp_path, shape):
     lab.bias = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(1)))

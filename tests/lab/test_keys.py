@@ -23,10 +23,15 @@ from utils.weights.store import load_transformer
 DATA = Path(__file__).parents[1] / "data"
 
 
+def zeros(*shape: int) -> torch.Tensor:
+    """Zeros that take no memory."""
+    return torch.zeros(()).expand(shape)
+
+
 def listing(name: str) -> dict[str, torch.Tensor]:
     """A full-size file without its numbers."""
     shapes = json.loads((DATA / f"lab_{name}_keys.json").read_text())
-    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    return {key: zeros(*shape) for key, shape in shapes.items()}
 
 
 def variant_of(weights: dict, variant: str) -> dict:
@@ -39,12 +44,12 @@ def variant_of(weights: dict, variant: str) -> dict:
         elif variant == "fused":
             out[key] = value
             if rest == "qkv.weight":
-                out[f"{block}.Attention.qkv.bias"] = torch.empty(len(value), device="meta")
+                out[f"{block}.Attention.qkv.bias"] = zeros(len(value))
         elif rest == "qkv.weight":
             side = value.shape[1]
             for name in ("query", "key", "value"):
-                out[f"{block}.Attention.{name}.weight"] = torch.empty(side, side, device="meta")
-                out[f"{block}.Attention.{name}.bias"] = torch.empty(side, device="meta")
+                out[f"{block}.Attention.{name}.weight"] = zeros(side, side)
+                out[f"{block}.Attention.{name}.bias"] = zeros(side)
         else:
             out[f"{block}.Attention.output_layer.{rest.removeprefix('proj.')}"] = value
     return out

@@ -45,6 +45,31 @@ def refuse_parts(weights: Weights, name: str) -> None:
             raise UserError(f"{name}: {found} is only a part of a weight; save again after {cure}")
 
 
+def plain_values(weights: Weights, name: str) -> Weights:
+    """The tensors, with floats of 8 bits as float32; raises `UserError` for any that is not dense.
+
+    PyTorch neither joins nor compares floats of 8 bits.
+    """
+    for key, value in weights.items():
+        if value.layout != torch.strided or value.is_meta:
+            raise UserError(
+                f"{name}: {key} is a {value.layout} tensor on {value.device}; allowed are dense "
+                "tensors with values"
+            )
+    short = {k for k, value in weights.items() if value.is_floating_point() and value.itemsize == 1}
+    return {key: value.float() if key in short else value for key, value in weights.items()}
+
+
+def refuse_other_numbers(weights: Weights, name: str) -> None:
+    """Raise `UserError` for parameters of whole or complex numbers, such as quantised ones."""
+    for key, value in weights.items():
+        is_known = value.is_floating_point() or value.dtype == torch.bool  # a mask's, refused later
+        if value.numel() > 1 and not is_known:
+            raise UserError(
+                f"{name}: {key} has values of {value.dtype}; allowed are floating-point numbers"
+            )
+
+
 def without_unused(weights: Weights, roles: Roles, name: str, notes: list[str]) -> Weights:
     """Drop layers that --map calls unused, in every block; raises `UserError` if none has one."""
     unused = {layer for layer, role in roles.items() if role == UNUSED}
@@ -59,7 +84,8 @@ def without_unused(weights: Weights, roles: Roles, name: str, notes: list[str]) 
 
 def without_mask_id(weights: Weights, name: str, notes: list[str]) -> Weights:
     """Drop the buffer with the mask token's id if it is the last id, as ours is."""
-    single = (k for k, v in weights.items() if v.numel() == 1 and not IN_BLOCK.search(k))
+    outside = {k: v for k, v in weights.items() if not (IN_BLOCK.search(k) or v.is_meta)}
+    single = (key for key, value in outside.items() if value.numel() == 1)
     key = next((key for key in single if "mask" in key.split(".")[-1]), None)
     if key is None:
         return weights

@@ -24,7 +24,14 @@ import torch
 from config.errors import UserError
 from utils.weights.description import TOKENIZER, TRANSFORMER
 from utils.weights.lab_attention import from_naming
-from utils.weights.lab_extras import plain_name, refuse_parts, without_extras, without_unused
+from utils.weights.lab_extras import (
+    plain_name,
+    plain_values,
+    refuse_other_numbers,
+    refuse_parts,
+    without_extras,
+    without_unused,
+)
 from utils.weights.lab_heads import ask_heads
 from utils.weights.lab_layouts import KEY, Weights, renamed
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, to_naming
@@ -137,8 +144,10 @@ def _convert(network: Network, name: str, notes: list[str], settled: Settled) ->
     if network.prefix:
         notes.append(f"prefix {network.prefix} taken off {len(network.weights)} keys")
     names = {plain_name(key): network.prefix + key for key in network.weights}
-    weights = {plain_name(key): value for key, value in network.weights.items()}
+    values = plain_values(network.weights, name)
+    weights = {plain_name(key): value for key, value in values.items()}
     if network.kind == TOKENIZER:
+        refuse_other_numbers(weights, name)
         return Part(TOKENIZER, VARIANTS["report"], weights, names)
     weights = without_unused(weights, settled.roles, name, notes)
     layers = _other_names(weights)
@@ -149,6 +158,7 @@ def _convert(network: Network, name: str, notes: list[str], settled: Settled) ->
     taken = _notes_on(layers, FINAL_NORM in weights)
     weights = without_extras(weights, settled, name, notes)
     names = {key: names.get(key, "zeros") for key in weights}
+    refuse_other_numbers({names[key]: value for key, value in weights.items()}, name)
     roles = {layer: role for layer, role in settled.roles.items() if role != UNUSED}
     settled = replace(settled, roles=roles)
     naming, weights, names = from_naming(weights, names, name, taken, settled)
