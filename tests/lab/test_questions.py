@@ -338,6 +338,28 @@ def test_one_head_in_a_list_is_one_head(base, tmp_path):
     assert "1 head, counted in Attention.heads.*.q" in said
 
 
+@pytest.mark.parametrize("name", ["qkv", "to_qkv", "qkv_list"])
+def test_three_layers_in_a_list_may_be_three_fused_heads(name):
+    lab = LabTransformer(48, 3, 2, 64, 16, 16, "separate")
+    state = lab.state_dict()
+    for number, role in enumerate(("query", "key", "value")):
+        new = f"{name}.{number}"
+        state = {key.replace(f".{role}.", f".{new}."): value for key, value in state.items()}
+    start = f"blocks.0.Attention.{name}"
+    with pytest.raises(UserError) as error:
+        read_keys(state, "a.pt", Settled(heads=3))
+    assert str(error.value) == (
+        f"a.pt: {start}.0, {start}.1, {start}.2 are q, k and v, or three heads with the rows of q, "
+        f"k and v in each, which no file tells; say --map {start}.0=q,{start}.1=k,{start}.2=v of "
+        "utils.weights.import_lab, or save the heads concatenated, as one layer, for --attention "
+        "rows-by-head"
+    )
+    roles = {f"Attention.{name}.{number}": role for number, role in enumerate("qkv")}
+    for settled in (Settled(heads=3, roles=roles), Settled(heads=4)):
+        weights = read_keys(state, "a.pt", settled).part("transformer").weights
+        assert weights["blocks.0.Attention.qkv.weight"][:48].equal(state[f"{start}.0.weight"])
+
+
 def test_an_output_that_unifies_heads_is_no_list_of_heads(base, tmp_path):
     lab = built(Fused, ("qkv", "proj"), False)
     state = {

@@ -6,10 +6,10 @@ Letters: B batch, N tokens, D width of the transformer, d = D / heads.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 
 from config.errors import UserError
-from utils.weights.lab_layouts import ROOT_OF_WIDTH, Weights, is_bare
+from utils.weights.lab_layouts import ROOT_OF_WIDTH, Weights, is_bare, starred
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, layer_of
 from utils.weights.lab_sources import ask_source
 
@@ -50,7 +50,24 @@ def ask(block: str, matrices: dict[str, int], name: str, settled: Settled) -> No
                 "dimensions-first of utils.weights.import_lab, or, if the rows are whole matrices "
                 f"q, v, k, --map {block}{layer}=qvk"
             )
+    _ask_list(block, matrices, name, settled)
     ask_source(block, matrices, name, settled)
+
+
+def _ask_list(block: str, matrices: dict[str, int], name: str, settled: Settled) -> None:
+    """Raise `UserError` for a list of three layers of D rows: q, k and v, or three heads of 3 d."""
+    lists: dict[str, list[str]] = defaultdict(list)
+    for layer in sorted(layer_of(key) for key in matrices):
+        lists[starred(layer)].append(layer)
+    for layers in lists.values():
+        if settled.heads == len(layers) == 3 and not settled.roles.keys() & set(layers):
+            roles = ",".join(f"{block}{layer}={r}" for layer, r in zip(layers, "qkv", strict=True))
+            raise UserError(
+                f"{name}: {', '.join(block + layer for layer in layers)} are q, k and v, or three "
+                "heads with the rows of q, k and v in each, which no file tells; say --map "
+                f"{roles} of utils.weights.import_lab, or save the heads concatenated, as one "
+                "layer, for --attention rows-by-head"
+            )
 
 
 def ask_activation(layers: dict[str, str], name: str, settled: Settled) -> None:
