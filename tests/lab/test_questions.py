@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 import torch
@@ -358,6 +359,15 @@ def test_three_layers_in_a_list_may_be_three_fused_heads(name):
     for settled in (Settled(heads=3, roles=roles), Settled(heads=4)):
         weights = read_keys(state, "a.pt", settled).part("transformer").weights
         assert weights["blocks.0.Attention.qkv.weight"][:48].equal(state[f"{start}.0.weight"])
+
+
+def test_lists_that_may_contain_one_head_are_noted():
+    state = built(Separate, "q k v out").state_dict()
+    listed = {re.sub(r"\.([qkv])\.", r".\1s.0.", key): value for key, value in state.items()}
+    said = "Attention.qs.0, Attention.ks.0, Attention.vs.0: if lists of one head, --set transformer"
+    for heads, is_said in ((HEADS, True), (1, False)):
+        notes = read_keys(listed, "a.pt", Settled(heads=heads)).notes
+        assert any(note.startswith(said) for note in notes) == is_said
 
 
 def test_an_output_that_unifies_heads_is_no_list_of_heads(base, tmp_path):

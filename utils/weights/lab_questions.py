@@ -18,6 +18,7 @@ QUERY_SOFTMAX = re.compile(r"\bself_attention_heads\.\*")  # a list in dome272's
 DIMENSIONS_FIRST = "to_qvk"  # AI Summer's layer
 ENCODER_LAYER = ("linear1", "linear2")  # the MLP of nn.TransformerEncoderLayer
 NORMS = ("LN", "LayerNorm", "final_norm", "Token_Prediction.2")  # our keys begin so
+FIRST = re.compile(r"(?<!\d)0$")  # qs.0, the first layer of a list
 SHOWN = 4  # tensors in an error line
 
 
@@ -142,6 +143,9 @@ def notes_on(naming: Naming, settled: Settled) -> list[str]:
             )
         elif naming not in (VARIANTS["report"], VARIANTS["fused"]):
             notes.append(f"{layer_of(key)}: its rows are taken in the order {rows}{how}")
+    first = [layer_of(key) for key, rows in naming.weights.items() if rows != "o"]
+    if settled.heads != 1 and all(map(FIRST.search, first)):  # nn.Sequential has such keys as well
+        notes.append(f"{', '.join(first)}: if lists of one head, --set transformer.num_heads=1")
     if any("*" in key for key in naming.weights):
         heads = f"{naming.heads} head{'s' * (naming.heads != 1)}"
         notes.append(f"{heads}, counted in {layer_of(next(iter(naming.weights)))}")
