@@ -206,6 +206,67 @@ KINDS = [
 ]
 
 
+class Einsum(nn.Module):
+    """Bare parameters of q, k and v with an axis of heads, in separate tensors."""
+
+    shape, inputs = (HEADS, WIDTH, WIDTH // HEADS), "hid"
+
+    def __init__(self) -> None:
+        super().__init__()
+        for role in "qkv":
+            setattr(self, f"W_{role}", nn.Parameter(torch.zeros(self.shape)))
+        self.fc = nn.Linear(WIDTH, WIDTH)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        equation = f"bni,{self.inputs}->bhnd"
+        return tuple(torch.einsum(equation, x, w) for w in (self.W_q, self.W_k, self.W_v))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(attended(*self.heads(x)))
+
+
+class EinsumInputsFirst(Einsum):
+    shape, inputs = (WIDTH, HEADS, WIDTH // HEADS), "ihd"
+
+
+class EinsumOutput(Einsum):
+    """An output with an axis of heads, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.fc
+        self.W_o = nn.Parameter(torch.zeros(HEADS, WIDTH // HEADS, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = attended(*self.heads(x)).unflatten(2, (HEADS, -1))
+        return torch.einsum("bnhd,hdo->bno", values, self.W_o)
+
+
+class EinsumFused(Einsum):
+    shape, equation = (3, HEADS, WIDTH, WIDTH // HEADS), "bni,rhid->rbhnd"
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.W_q, self.W_k, self.W_v
+        self.qkv = nn.Parameter(torch.zeros(self.shape))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.einsum(self.equation, x, self.qkv))
+
+
+class EinsumStacked(EinsumFused):
+    """Whole matrices on one another."""
+
+    shape = (3, WIDTH, WIDTH)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        parts = torch.einsum("bni,rio->rbno", x, self.qkv)
+        return tuple(part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in parts)
+
+
+EINSUMS = {Einsum: 16, EinsumInputsFirst: 16, EinsumOutput: 16, EinsumFused: 16, EinsumStacked: 4}
+
+
 @pytest.fixture
 def make():
     """A lab transformer with some kind of attention."""
@@ -311,6 +372,28 @@ def test_layers_that_all_heads_share_are_written_out_for_each(
     ours = load_transformer(config.transformer_weights, config.transformer)
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), lab(ids), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", EINSUMS)
+def test_parameters_of_an_einsum_are_matrices_of_heads(make, base, changed, tmp_path, kind):
+    lab = make(kind)
+    other = changed(base, {"transformer.num_heads": EINSUMS[kind]})  # counted where shapes tell
+    with pytest.raises(UserError, match="; --attention inputs-first of .* turns them$"):
+        read_keys(lab.state_dict(), "a.pt")
+    config, said = imported(lab.state_dict(), other, tmp_path, "inputs-first")
+    ours = load_transformer(config.transformer_weights, config.transformer)
+    ids = torch.randint(17, (5, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), lab(ids), rtol=0, atol=1e-4)
+    what = "whole matrices" if kind is EinsumStacked else "those of 4 heads"
+    assert f": taken as {what}; exports contain matrices for x @ W" in said
+
+
+def test_queries_whose_inputs_come_last_are_not_turned(make, base, tmp_path):
+    state = make(Einsum).state_dict()
+    turned = {k: v.transpose(1, 2) if v.ndim == 3 else v for k, v in state.items()}
+    with pytest.raises(UserError, match="attention is not recognised among blocks.0.Attention"):
+        imported(turned, base, tmp_path, "inputs-first")
 
 
 def test_two_layers_of_a_heads_width_are_no_attention(make, base, tmp_path):

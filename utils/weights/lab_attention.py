@@ -23,6 +23,7 @@ from utils.weights.lab_layouts import (
     ROOT_OF_WIDTH,
     STANDARD,
     Weights,
+    einsum_matrices,
     heads_joined,
     heads_written_out,
     inputs_first,
@@ -77,16 +78,28 @@ def from_naming(
         _rename(block, blocks[block][0], naming, out, found_in)
     notes += notes_on(naming, settled)
     file = _attention(weights)[alike[0]]
-    if shared := [key for key in naming.weights if key in file and len(file[key]) < width]:
-        layers = ", ".join(map(layer_of, shared))
-        notes.append(f"{layers}: shared by {naming.heads} heads; exports contain each head's")
+    notes += _notes_on_shapes(file, naming, width)
     convolutions = {
         known: value.ndim - 2
         for key, value in file.items()
         for known in {key, starred(key)} & naming.weights.keys()
-        if value.ndim > 2
+        if _squeezed(value).ndim < value.ndim
     }
     return replace(naming, convolutions=convolutions), out, found_in
+
+
+def _notes_on_shapes(file: Weights, naming: Naming, width: int) -> list[str]:
+    """Which of a block's tensors an export writes in other shapes."""
+    flat = {key: _squeezed(file[key]) for key in naming.weights if key in file}
+    shared = ", ".join(layer_of(k) for k, v in flat.items() if v.ndim == 2 and len(v) < width)
+    einsum = ", ".join(key for key, value in flat.items() if value.ndim > 2)
+    notes = []
+    if shared:
+        notes.append(f"{shared}: shared by {naming.heads} heads; exports contain each head's")
+    if einsum:
+        what = f"those of {naming.heads} heads" if naming.heads else "whole matrices"
+        notes.append(f"{einsum}: taken as {what}; exports contain matrices for x @ W")
+    return notes
 
 
 def _rename(
@@ -151,6 +164,9 @@ def _whole(keys: Weights, width: int, layout: str | None) -> tuple[Weights, int]
     Returns them, and the number of heads if the shapes or a list of heads tell, else 0.
     """
     flat, heads = heads_written_out({k: _squeezed(value) for k, value in keys.items()}, width)
+    if layout == "inputs-first":
+        flat, counted = einsum_matrices(flat, width)
+        heads = heads or counted
     matrices = [key for key, value in flat.items() if value.ndim == 2 and width in value.shape]
     turned = inputs_first(matrices, layout)
     whole = {key: value.T if key in turned else value for key, value in flat.items()}

@@ -89,6 +89,26 @@ def heads_written_out(keys: Weights, width: int) -> tuple[Weights, int]:
     return keys | matrices | {key: keys[key].repeat(heads) for key in biases}, heads
 
 
+def einsum_matrices(keys: Weights, width: int) -> tuple[Weights, int]:
+    """Parameters of an einsum as matrices (inputs, outputs), and the number of heads if d tells.
+
+    (..., D, d) and (D, ..., d), whose other axes are heads, or q, k, v and heads, become
+    (D, outputs); a single (H, d, D), which is the output's, becomes (D, D).
+    """
+    out, sizes = dict(keys), set()
+    axes = {key: value for key, value in keys.items() if value.ndim > 2 and is_bare(key)}
+    outputs = [k for k, v in axes.items() if v.shape[-1] == width and width not in v.shape[:-1]]
+    for key, value in axes.items():
+        if width in (len(value), value.shape[-2]):
+            inputs = -2 if value.shape[-2] == width else 0
+            out[key] = value.movedim(inputs, 0).flatten(1)
+            sizes.add(value.shape[-1])
+        elif outputs == [key]:
+            out[key] = value.flatten(0, -2)
+    head = sizes.pop() if len(sizes) == 1 else width
+    return out, 0 if head == width or width % head else width // head
+
+
 def heads_joined(keys: Weights, width: int) -> tuple[Weights, int]:
     """Concatenate tensors of heads, `heads.0.query.weight` (d, D), as `heads.*.query.weight`.
 
