@@ -31,10 +31,13 @@ def subplots(
 ) -> tuple[Figure, Any]:
     """A figure and its axes, without pyplot, which would need a display and keep every figure.
 
-    ``figsize`` is (width, height) in inches. Imports matplotlib on demand, most of a second.
+    ``figsize`` is (width, height) in inches. Imports matplotlib on demand, most of a second. The
+    user's matplotlibrc is not heeded: with text.usetex figures would need LaTeX.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcdefaults()
     figure = Figure(figsize=figsize, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 

@@ -72,3 +72,11 @@ def test_curves_leave_no_figure_open(tmp_path):
     save_loss_curve(tmp_path / "a.png", ROWS)
     save_curves(tmp_path / "b.png", ROWS)
     assert pyplot.get_fignums() == []
+
+
+def test_curves_do_not_heed_the_user_s_matplotlibrc(tmp_path):
+    import matplotlib
+
+    with matplotlib.rc_context({"text.usetex": True, "savefig.format": "pdf"}):
+        save_loss_curve(tmp_path / "curve.png", ROWS)
+        assert not matplotlib.rcParams["text.usetex"]

@@ -100,7 +100,9 @@ class Run:
                     self.validate_and_log(self.log, numbers)
                 if trainer.saves_now:
                     self.save()
-                if self.log:
+                if self.log:  # after saving, so that no plot or picture that fails costs an epoch
+                    if trainer.saves_now:
+                        trainer.draw_curves(self.folder, self.log.rows())
                     for name, picture in trainer.pictures().items():
                         self.log.picture(name, picture, place.epoch)
         if self.log:
@@ -144,10 +146,7 @@ class Run:
         bar.set_postfix_str(", ".join(shown))
 
     def validate_and_log(self, log: RunLog, numbers: dict[str, float]) -> None:
-        """Validate when due, keep the averaged weights if they are the best, and log the epoch.
-
-        Curves are drawn in epochs that save a checkpoint.
-        """
+        """Validate when due, keep the averaged weights if they are the best, and log the epoch."""
         trainer, place = self.trainer, self.trainer.position
         if trainer.is_due(trainer.settings.validate_every):
             numbers |= trainer.validate()
@@ -159,8 +158,6 @@ class Run:
             numbers[f"best_{trainer.judged_by}"] = place.best_loss
             numbers["best_epoch"] = place.best_epoch
         log.epoch(place.epoch, numbers)
-        if trainer.saves_now:
-            trainer.draw_curves(self.folder, log.rows())
 
     def save(self) -> None:
         """Write the averaged weights and the training state; a collective call."""

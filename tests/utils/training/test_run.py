@@ -13,12 +13,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from config.errors import StopRequested
+import utils.training.transformer_step
+from config.errors import StopRequested, UserError
 from config.loading import load_config
 from config.schema import Config
 from utils.device import environment
 from utils.io.files import read_rows
-from utils.training.run import RunLog
+from utils.training.run import STATE, RunLog
 from utils.training.state import Position
 from utils.training.transformer import train_transformer
 
@@ -118,3 +119,14 @@ def test_tensorboard_is_closed_although_the_run_ends_early(weights, monkeypatch)
     with pytest.raises(StopRequested):
         train_transformer(weights, resume=False, callback=stop)
     assert len(closed) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_epoch_is_saved_although_its_curve_cannot_be_drawn(weights, monkeypatch):
+    def fail(_path: Path, _rows: list[dict]) -> None:
+        raise UserError("no room for a curve")
+
+    monkeypatch.setattr(utils.training.transformer_step, "save_loss_curve", fail)
+    with pytest.raises(UserError, match="no room"):
+        train_transformer(weights, resume=False)
+    assert (weights.run / "transformer" / STATE).exists()
