@@ -180,11 +180,13 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
     outcome = score(settings, ranks)
     if ranks.rank > 0:
         return 0
-    print(*certificate.table(outcome), sep="\n")  # first: a full disk does not cost the score
-    for text in notes(outcome):
-        note(text)
-    if args.json:
-        certificate.write(args.json, certificate.build(settings, outcome, args.json.parent))
+    try:
+        print(*certificate.table(outcome), sep="\n")  # first: a full disk does not cost the score
+        for text in notes(outcome):
+            note(text)
+    finally:  # nor does a reader that is gone cost the certificate
+        if args.json:
+            certificate.write(args.json, certificate.build(settings, outcome, args.json.parent))
     if args.verify:
         found = certificate.build(settings, outcome, args.verify.parent)
         lines = certificate.differences(stated, found)

@@ -307,6 +307,16 @@ def test_a_certificate_states_its_sources_and_verifies(lab, command):
     assert (code, output.splitlines()[-1].partition(": ")[2]) == (0, "verified")
 
 
+def test_a_certificate_is_written_although_the_tables_reader_is_gone(lab, command, monkeypatch):
+    def gone(_outcome: object) -> list[str]:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(fid_score_gpu.certificate, "table", gone)
+    code, *_ = command("--predicted-path", lab / "test_results", "--json", lab / "c.json")
+    assert code == fid_score_gpu.READER_GONE
+    assert json.loads((lab / "c.json").read_text())["scores"]
+
+
 def test_a_certificate_behind_a_link_to_the_file_verifies(lab, command):
     command("--predicted-path", lab / "test_results", "--json", lab / "score.json")
     link = lab.parent / "elsewhere" / "score.json"
