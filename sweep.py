@@ -58,11 +58,13 @@ def main() -> None:
         computed = sweep.run(studies)
         if not is_main():
             return
-        for study in studies:
+        pages = []
+        for study in studies:  # all are saved before one is printed, perhaps to a reader that left
             folder, table = output / study.name, table_of(sweep, study)
             save_table(folder, table)
-            page = save_study_page(folder, sweep, table)
-            print((folder / MARKDOWN).read_text(encoding="utf-8"))
+            pages.append(save_study_page(folder, sweep, table))
+        for page in pages:
+            print((page.parent / MARKDOWN).read_text(encoding="utf-8"))
             print(f"report: {page}")
         print(f"{computed} cells computed now, any others reused: {output}")
 

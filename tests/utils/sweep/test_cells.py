@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,8 @@ import sweep as sweep_script
 import utils.io.files
 import utils.sweep.cells
 import utils.sweep.decode
+import utils.sweep.page
+import utils.sweep.tables
 from config.errors import MachineError, UserError
 from config.loading import save_config
 from config.schema import Config
@@ -318,6 +321,29 @@ def test_the_command_writes_everything_and_says_where(weights, job, tmp_path, mo
         assert said in capsys.readouterr().out
     names = {path.name for path in (weights.run / "sweep" / "grid-g").iterdir()}
     assert names == {"results.csv", "table.md", "table.tex", "scores.png", "report.html"}
+
+
+def test_every_study_is_saved_before_one_is_printed(weights, job, tmp_path, monkeypatch):
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    def save(folder: Path, _table: object) -> None:
+        folder.mkdir()
+        (folder / utils.sweep.tables.MARKDOWN).touch()
+        saved.append(folder)
+
+    saved, ready = [], SimpleNamespace(run=lambda studies: 0)
+    monkeypatch.setattr(utils.sweep.cells, "open_sweep", lambda *_, **__: nullcontext(ready))
+    monkeypatch.setattr(utils.sweep.tables, "table_of", lambda sweep, study: study)
+    monkeypatch.setattr(utils.sweep.tables, "save_table", save)
+    monkeypatch.setattr(utils.sweep.page, "save_study_page", lambda folder, *_: folder / "page")
+    monkeypatch.setattr(sweep_script, "print", gone, raising=False)
+    words = ["sweep.py", "schedules", "sweet-spot", "--data", job, "--output", tmp_path]
+    save_config(weights, tmp_path / "c.yml")
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--config", str(tmp_path / "c.yml")])
+    with pytest.raises(BrokenPipeError):
+        sweep_script.main()
+    assert saved == [tmp_path / "schedules", tmp_path / "sweet-spot"]
 
 
 # Mistakes
