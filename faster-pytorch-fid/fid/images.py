@@ -14,12 +14,10 @@ import math
 import re
 import zipfile
 from abc import ABC, abstractmethod
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -126,7 +124,7 @@ class ZipImages(ImageSet):
             found = of_the_machine(error, self.path) or f"{self.path}: not a readable zip ({error})"
             raise ScoreError(found) from None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "archive"}
 
     def stored_bytes(self, index: int) -> bytes:
@@ -163,7 +161,9 @@ class CsvImages(ImageSet):
         super().__init__(path, map(str, range(len(self.spans))))
         self.side, self.skip = _columns_of(header, path)
         if self.skip:
-            note(f"{path}: its first column is taken for an index")
+            firsts = [_fields(self.stored_bytes(i))[0] for i in range(len(self))[:3]]
+            order = "" if _is_numbered(firsts) else f"; rows are not paired by {', '.join(firsts)}"
+            note(f"{path}: its first column is taken for an index{order}")
 
     def label(self, index: int) -> str:
         return f"{self.path}, row {self.names[index]}"
@@ -193,10 +193,9 @@ class CsvImages(ImageSet):
         return values.astype(np.uint8).reshape(self.side, self.side, 3)
 
     def select(self, selection: Sequence[str | int]) -> ImageSet:
-        rows = range(len(self))
         for row in selection:
-            if type(row) is not int or row not in rows:  # True is an int too
-                raise ScoreError(f"{self.path}: no row {row!r}, it has rows 0 to {rows[-1]}")
+            if type(row) is not int or row not in range(len(self)):  # True is an int too
+                raise ScoreError(f"{self.path}: no row {row!r}, it has rows 0 to {len(self) - 1}")
         return self.named(map(str, selection))
 
 
@@ -214,7 +213,7 @@ def _columns_of(header: bytes, path: Path) -> tuple[int, int]:
 
     Raises `ScoreError` if the first row is an image, or if the pixels of none fit the columns.
     """
-    if header.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+    if header.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ScoreError(f"{path}: is UTF-16; save it as UTF-8")
     names = _fields(header)
     if not _is_header(names):
@@ -226,7 +225,8 @@ def _columns_of(header: bytes, path: Path) -> tuple[int, int]:
         used = next((what for mark, what in SEPARATORS.items() if mark in names[0]), None)
         advice = f"; separate values by commas, not by {used}" if used and len(names) == 1 else ""
         raise ScoreError(f"{path}: {found}, in its first row{advice}")
-    if skip and _is_numbered(names[:-1]) and not _is_numbered(names[1:]):
+    kinds = [re.sub(r"\d+", "0", name) for name in names]
+    if skip and kinds.count(kinds[0]) > 1 == kinds.count(kinds[-1]):  # r0, g0, b0, r1, ..., label
         raise ScoreError(f"{path}: its last column, {names[-1]!r}, holds no pixels; remove it")
     return side, skip
 

@@ -359,6 +359,9 @@ def test_rows_of_a_csv_may_begin_with_spaces(tmp_path):
 
 UNREADABLE_TABLES = {  # the first row: what is said of it
     "0,1,2,label": "its last column, 'label', holds no pixels; remove it",
+    "p0,p1,p2,class2": "its last column, 'class2', holds no pixels; remove it",
+    ",".join(f"{c}{i}" for i in range(4) for c in "rgb") + ",label": "its last column, 'label'",
+    ",".join(f"{i}_0_{c}" for i in range(4) for c in "RGB") + ",id": "its last column, 'id'",
     "p0,p1,p2,": "its last column, '', holds no pixels; remove it",
     "0;1;2": "in its first row; separate values by commas, not by semicolons",
     "0\t1\t2": "in its first row; separate values by commas, not by tabs",
@@ -386,7 +389,10 @@ def test_a_csv_may_carry_an_index(tmp_path, capsys):
     path = tmp_path / "t.csv"
     path.write_text(",0,1,2\n0,9,2,3\n1,4,5,6\n")  # as pandas writes it
     assert open_images(path).pixels(1).tolist() == [[[4, 5, 6]]]
-    assert "its first column is taken for an index" in capsys.readouterr().err
+    assert "its first column is taken for an index\n" in capsys.readouterr().err
+    path.write_text("name,p0,p1,p2\nb_2.png,9,2,3\nb_0.png,4,5,6\n")
+    assert open_images(path).pixels(1).tolist() == [[[4, 5, 6]]]
+    assert "an index; rows are not paired by b_2.png, b_0.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
