@@ -215,6 +215,8 @@ def _columns_of(header: bytes, path: Path) -> tuple[int, int]:
     """
     if header.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ScoreError(f"{path}: is UTF-16; save it as UTF-8")
+    if b"\r" in header.rstrip():  # as Excel for Mac saved
+        raise ScoreError(f"{path}: its lines end in CR alone; save it with LF or CR LF")
     names = _fields(header)
     if not _is_header(names):
         raise ScoreError(f"{path}: has no header; its first row would be lost")

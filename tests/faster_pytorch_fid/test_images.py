@@ -378,6 +378,13 @@ def test_a_table_whose_columns_are_not_the_pixels_is_refused(tmp_path, row, said
         open_images(path)
 
 
+def test_a_table_whose_lines_end_in_cr_is_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"r,g,b\r9,2,3\r4,5,6\r")
+    with pytest.raises(ScoreError, match="t.csv: its lines end in CR alone; save it with LF or CR"):
+        open_images(path)
+
+
 def test_a_table_in_utf_16_is_refused(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("0,1,2\n9,2,3\n", encoding="utf-16")
