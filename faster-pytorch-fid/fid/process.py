@@ -18,7 +18,8 @@ from fid.files import ScoreError, note, of_the_machine
 
 Result = TypeVar("Result")
 ELASTIC = "TORCHELASTIC_RUN_ID"  # variable that only torchrun sets
-COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # variable: smallest value
+OPTIONAL = "LOCAL_WORLD_SIZE"  # not every launcher sets it
+COUNTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, OPTIONAL: 1}  # variable: smallest value
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(days=1)  # timeout while rank 0 reads caches and compares sets alone
 MEETING_TIME = timedelta(minutes=10)  # from the first process's start to the last one's
@@ -59,11 +60,12 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 
 class Ranks(NamedTuple):
-    """This process's place among torchrun's: rank, world size, and rank on this machine."""
+    """This process's place among torchrun's: rank and world size, and both on this machine."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    local_world_size: int = 1
 
     @classmethod
     def start(cls) -> Ranks:
@@ -141,7 +143,7 @@ def own_ranks() -> Ranks:
             allowed = f"allowed are whole numbers from {smallest}, or unset it"
             raise ScoreError(f"the environment has {name}={text!r}; {allowed}")
     asked = Ranks(*(int(found[name] or smallest) for name, smallest in COUNTS.items()))
-    missing = [name for name, text in found.items() if not text]
+    missing = [name for name, text in found.items() if not text and name != OPTIONAL]
     if missing:
         if asked.rank or asked.world_size > 1:
             has = ", ".join(f"{name}={found[name]}" for name in COUNTS if found[name] is not None)

@@ -41,6 +41,7 @@ def test_without_any_variable_a_process_is_alone(among, capsys):
 
 def test_the_whole_set_names_the_ranks(among, capsys):
     assert among(**WHOLE) == Ranks(rank=1, world_size=3, local_rank=0)
+    assert among(**WHOLE, LOCAL_WORLD_SIZE="2").local_world_size == 2
     assert capsys.readouterr().err == ""
 
 
@@ -57,7 +58,10 @@ def test_a_part_of_the_set_is_ignored_with_one_note(among, capsys, missing, is_e
     assert said.count("note") == 1
 
 
-@pytest.mark.parametrize("left", [{"MASTER_ADDR": "a"}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "3"}])
+@pytest.mark.parametrize(
+    "left",
+    [{"MASTER_ADDR": "a"}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "3"}, {"LOCAL_WORLD_SIZE": "8"}],
+)
 def test_what_would_change_nothing_is_ignored_without_a_word(among, capsys, left):
     assert among(**left) == Ranks()
     assert capsys.readouterr().err == ""
@@ -65,7 +69,10 @@ def test_what_would_change_nothing_is_ignored_without_a_word(among, capsys, left
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("RANK", ""), ("RANK", "-1"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "two"), ("LOCAL_RANK", "x")],
+    [
+        *(("RANK", ""), ("RANK", "-1"), ("WORLD_SIZE", "0"), ("WORLD_SIZE", "two")),
+        *(("LOCAL_RANK", "x"), ("LOCAL_WORLD_SIZE", "0")),
+    ],
 )
 @pytest.mark.parametrize("others", [{}, WHOLE])
 def test_a_value_that_no_launcher_sets_is_named(among, name, value, others):

@@ -22,9 +22,11 @@ from functools import cache
 from itertools import repeat
 
 import numpy as np
+from fid.process import own_ranks
 from threadpoolctl import threadpool_limits
 
 from config.errors import UserError, one_of
+from utils.io.messages import as_user_error
 
 HoleKind = Callable[[np.random.Generator, int, float], np.ndarray]
 HowFilled = tuple[str, str, int]  # kind of holes, their fill, seed
@@ -168,7 +170,8 @@ def begin_filling(
 def _pool() -> ProcessPoolExecutor:
     """One worker process for each available core, divided among torchrun's processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    with as_user_error():
+        share = max(1, cores // own_ranks().local_world_size)
     return ProcessPoolExecutor(share, multiprocessing.get_context("spawn"), _one_of_many)
 
 

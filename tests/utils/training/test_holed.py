@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from config.errors import UserError
 from models.masking import token_mask_from_holes
 from utils.data import holes as hole_module
 from utils.data.augment import MIRRORED, Views
@@ -117,7 +118,14 @@ def test_processes_of_torchrun_share_the_cores(monkeypatch):
     monkeypatch.setattr(hole_module.os, "sched_getaffinity", lambda _pid: range(9), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with hole_module._pool.__wrapped__() as pool:
+        assert pool._max_workers == 9  # left over from an outer job
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "4" if name == "WORLD_SIZE" else "1")
+    with hole_module._pool.__wrapped__() as pool:
         assert pool._max_workers == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "")
+    with pytest.raises(UserError, match="has LOCAL_WORLD_SIZE=''; allowed are whole numbers"):
+        hole_module._pool.__wrapped__()
 
 
 def test_batches_that_are_begun_ahead_are_the_same(batches, monkeypatch):
