@@ -21,6 +21,7 @@ from fid.files import naming
 from torch import Tensor
 from tqdm import tqdm
 
+from config.errors import UserError
 from config.schema import DataConfig, TokenizerConfig
 from models.parallel import one_thread, parallel_map, workers
 from models.vqgan import VQGAN, full_fp32
@@ -29,6 +30,7 @@ from utils.data.augment import PLAIN_VIEWS, Views
 from utils.data.datasets import normalise, split_images
 from utils.data.pairs import list_images
 from utils.io.files import atomic, content_hash
+from utils.io.messages import note
 
 CPU_BATCH = 16  # larger ones fall out of the processor's cache
 GPU_BATCH = 128  # a layer of the lab's encoder takes 2 MiB an image
@@ -56,7 +58,8 @@ def cached_tokens(
 def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
     """The array of a file, which is built and written whole if there is none, or a damaged one.
 
-    It is mapped so that PyTorch may write to it and the file stays as it is.
+    It is mapped so that PyTorch may write to it and the file stays as it is. Where the file cannot
+    be written, the array stays in memory, and each process builds its own.
     """
     try:
         with naming(path):
@@ -69,9 +72,13 @@ def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
     except (ValueError, EOFError, SyntaxError, TokenError):  # the last two from its header
         print(f"{path}: damaged token cache, made again", file=sys.stderr)
     content = io.BytesIO()  # into a file NumPy writes by itself and does not notice a full disk
-    np.save(content, build())
-    with atomic(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    np.save(content, rows := build())
+    try:
+        with atomic(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+    except UserError as error:  # a read-only data set
+        note(f"tokens are not cached: {error}")
+        return rows
     return np.load(path, mmap_mode="c")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from config.errors import UserError
 from config.schema import Config
 from models.vqgan import VQGAN
 from utils.data import augment
@@ -182,6 +183,19 @@ def test_touching_and_renaming_keep_the_file(tokenizer, config, cache):
         path.rename(path.with_name("renamed_" + path.name))
     cached_tokens(tokenizer, config.data, "train", cache, CPU)
     assert len(files(cache)) == 1
+
+
+def test_tokens_that_cannot_be_kept_are_used_all_the_same(
+    tokenizer, config, cache, capsys, monkeypatch
+):
+    def read_only(path: Path) -> None:
+        raise UserError(f"{path}: cannot be written: Read-only file system")
+
+    monkeypatch.setattr(token_cache, "atomic", read_only)
+    tokens = cached_tokens(tokenizer, config.data, "train", cache, CPU)
+    assert tokens.shape == (11, 2, 16)
+    assert tokens.flags.writeable
+    assert f"note: tokens are not cached: {cache}" in capsys.readouterr().err
 
 
 def test_two_processes_that_build_at_once_both_succeed(tokenizer, config, cache, monkeypatch):
