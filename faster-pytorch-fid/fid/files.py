@@ -40,7 +40,10 @@ DEFAULT_LIMITS = {
 CHUNK_BYTES = 1 << 20
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 KEPT = 20  # characters of the file name kept in its temporary name, which must not get too long
-PASSWORD = re.compile(r"(:/{1,2}[^\s:/@]*:)(?:\S+|[^\s:@][^:@]*)(?=@)")  # a Path has one slash
+PASSWORDS = (  # in URLs, in any parameter; the suite hides the same ones
+    re.compile(r"(:/{1,2}[^\s:/@]*:)(?:\S+|[^\s:@][^:@]*)(?=@)"),  # a Path has one slash
+    re.compile(r"(\w*(?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
+)
 BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
@@ -57,7 +60,8 @@ class ScoreError(Exception):
 
     def __str__(self) -> str:
         text = " ".join(super().__str__().splitlines())  # a file name may contain line breaks
-        text = PASSWORD.sub(r"\1***", text)
+        for secret in PASSWORDS:
+            text = secret.sub(r"\1***", text)
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fid import files
 from fid.files import ScoreError, note
 from fid.images import FolderImages
 from fid.inputs import belonging, open_images
@@ -20,6 +21,7 @@ from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
+from config import errors
 from config.errors import UserError
 from utils.data.pairs import list_images, pair
 from utils.data.sources import open_source
@@ -572,6 +574,8 @@ def test_a_password_of_a_url_is_hidden_as_by_the_suite():
     for text in ("https:/me:secret@host/a.zip: no such file", "http://me:my secret@host", "a: b@c"):
         assert str(ScoreError(text)) == str(UserError(text))
     assert str(ScoreError("https:/me:secret@host/a.zip")) == "https:/me:***@host/a.zip"
+    assert files.PASSWORDS == errors.PASSWORDS
+    assert str(ScoreError("https:/h/x?passwd=secret&a=b: gone")).endswith("?passwd=***&a=b: gone")
 
 
 def test_a_manifest_may_write_an_accent_otherwise_than_the_folder(tmp_path, pixels):
