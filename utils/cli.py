@@ -27,6 +27,7 @@ from fid import whole as whole  # for the scripts
 from config.errors import StopRequested, UserError, printable
 from config.loading import Override
 from config.section import user_path
+from utils.io.files import of_project
 from utils.io.messages import line_about
 
 Options = dict[str, tuple[str, type, str]]  # flag: config key, type, help
@@ -139,7 +140,7 @@ def add_ignored_flags(parser: ArgumentParser) -> None:
 def add_config_arguments(parser: ArgumentParser, options: Options) -> None:
     """Add the arguments of every script's config: a file, keys, and short flags."""
     text = f"YAML file (default {DEFAULT_CONFIG})"
-    parser.add_flag("--config", type=Path, default=DEFAULT_CONFIG, help=text)
+    parser.add_flag("--config", type=Path, default=of_project(DEFAULT_CONFIG), help=text)
     parser.add_argument(
         "--set",
         action="append",

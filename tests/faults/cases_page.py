@@ -26,7 +26,6 @@ CASES = [
     _page("at an address that is none", "app.py tiny.yml --host a..b", "a..b:"),
     _page("with an unknown flag", "app.py tiny.yml --share", "unrecognized arguments: --share"),
     _page("of a checkpoint that is not there", "app.py gone", "gone: no checkpoint; allowed are"),
-    _page("without the released weights", "app.py", "models/pretrained/cats64: no checkpoint"),
     _page("of a folder of something else", "app.py data", "data: no checkpoint; allowed are"),
     _page("of a pipe", "app.py /dev/stdin", "/dev/stdin: no checkpoint"),
     _page("of a picture", "app.py data/train/image_0.png", "image_0.png: cannot be read as text"),

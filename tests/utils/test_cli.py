@@ -18,6 +18,7 @@ import torch
 from config.errors import StopRequested, UserError
 from config.loading import load_config, save_config
 from utils.cli import (
+    DEFAULT_CONFIG,
     ArgumentParser,
     add_config_arguments,
     add_start_arguments,
@@ -164,6 +165,18 @@ def parsed(*arguments: str) -> list[str]:
     parser = ArgumentParser(prog="script.py")
     add_config_arguments(parser, OPTIONS)
     return as_overrides(parser.parse_args(arguments), OPTIONS)
+
+
+def test_the_default_config_is_found_from_any_folder_but_one_here_comes_first(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for expected in (ROOT / DEFAULT_CONFIG, Path(DEFAULT_CONFIG)):
+        parser = ArgumentParser()
+        add_config_arguments(parser, {})
+        assert parser.parse_args([]).config == expected
+        Path("config").mkdir(exist_ok=True)
+        Path(DEFAULT_CONFIG).touch()
 
 
 def test_only_flags_that_were_given_override_and_they_come_last():

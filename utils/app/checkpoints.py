@@ -13,6 +13,7 @@ from config.loading import load_config, yaml_text
 from config.schema import Config
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.pretrained import or_pretrained
+from utils.io.files import of_project
 from utils.weights.description import WEIGHTS_FILES
 
 RELEASED = Path("models/pretrained/cats64")
@@ -46,6 +47,8 @@ def find_checkpoint(place: Path) -> Checkpoint:
 
     Raises `UserError` for any other path.
     """
+    if place == RELEASED:
+        place = of_project(place)
     if place.is_file():
         return Checkpoint(place.stem, place)
     title = Path(os.path.abspath(place)).name  # resolves . and ..
@@ -56,7 +59,7 @@ def find_checkpoint(place: Path) -> Checkpoint:
             found = tuple((key, path) for key, path in files if os.path.isfile(path))
             places = (("run", str(place)),) if "/" in name else found
             return Checkpoint(title, place / name, places)
-    if (preset := Path("config") / f"{title}.yml").is_file() and place.is_dir():
+    if (preset := of_project(f"config/{title}.yml")).is_file() and place.is_dir():
         return Checkpoint(title, preset, files)
     raise UserError(
         f"{place}: no checkpoint; allowed are a run folder, a folder of imported lab files, "

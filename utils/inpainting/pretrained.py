@@ -9,10 +9,10 @@ from config.loading import load_config
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from config.section import user_path
 from utils.device import is_main
+from utils.io.files import ROOT
 from utils.io.messages import message_of, note, note_once
 from utils.weights.description import WEIGHTS_FILES
 
-ROOT = Path(__file__).resolve().parents[2]
 OF_TRAINING = {"dropout"}  # network settings without effect at inference
 FLAT_FILLS = {"grey", "mean"}
 DECODING = "decoding.yml"  # the best decoding settings for these networks

@@ -20,6 +20,13 @@ from config.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+ROOT = Path(__file__).resolve().parents[2]  # of the project
+
+
+def of_project(path: str | Path) -> Path:
+    """A path relative to the current folder or, if nothing is there, to the project."""
+    return Path(path) if os.path.exists(path) else ROOT / path
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:

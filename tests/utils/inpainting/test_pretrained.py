@@ -14,16 +14,17 @@ import yaml
 from PIL import Image
 
 from config.errors import StopRequested, UserError
+from utils.app.checkpoints import Checkpoints, find_checkpoint
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.job import inpaint_set
 from utils.inpainting.pretrained import (
     DECODING,
-    ROOT,
     as_loaded,
     or_pretrained,
     pretrained_folder,
 )
+from utils.io.files import ROOT
 
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
 RELEASED = "models/pretrained/cats64"
@@ -176,6 +177,13 @@ def test_the_released_decoding_is_that_of_the_preset():
         for path in (f"{RELEASED}/{DECODING}", "config/cats64.yml")
     )
     assert own == preset
+
+
+def test_the_web_demo_finds_the_released_networks_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (found,) = Checkpoints([]).checkpoints.values()
+    assert (found.name, found.file) == ("cats64", ROOT / "config" / "cats64.yml")
+    assert found == find_checkpoint(Path(RELEASED))
 
 
 def test_a_folder_without_networks_is_refused(tmp_path):
