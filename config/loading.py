@@ -165,4 +165,3 @@ def _assign(values: dict[str, Any], key: Key, value: Any, where: str) -> None:
 
 if __name__ == "__main__":  # python -m config.loading: regenerate config/schema.json
     SCHEMA_FILE.write_text(json_schema())
-    print(f"wrote {SCHEMA_FILE.relative_to(Path.cwd())}")

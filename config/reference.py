@@ -85,4 +85,3 @@ def _one_line(text: str | None) -> str:
 
 if __name__ == "__main__":
     REFERENCE_PAGE.write_text(reference(), encoding="utf-8")
-    print(f"wrote {REFERENCE_PAGE.relative_to(Path.cwd())}")

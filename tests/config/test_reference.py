@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
+import pytest
+
+import config.reference
+from config.loading import json_schema
 from config.reference import REFERENCE_PAGE, reference
 from config.schema import Config
 
@@ -29,6 +36,15 @@ def test_the_committed_page_is_in_step():
     assert REFERENCE_PAGE.read_text(encoding="utf-8") == reference(), (
         "run `python -m config.reference`"
     )
+
+
+@pytest.mark.parametrize("name", ["reference.py", "loading.py"])
+def test_generated_files_are_written_from_any_folder(tmp_path, monkeypatch, name):
+    written = []
+    monkeypatch.setattr(Path, "write_text", lambda path, text, **_: written.append(text))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(Path(config.reference.__file__).with_name(name)), run_name="__main__")
+    assert written == [reference() if name == "reference.py" else json_schema()]
 
 
 def test_every_setting_has_a_line_and_nothing_else_has():
