@@ -231,6 +231,11 @@ class _Notes:
         _flush_or_drop(self._stream)
 
 
+try:
+    os.getcwd()
+except FileNotFoundError as gone:  # there libraries of PyTorch cannot be loaded, which aborts
+    print(f"error: the current folder: {gone.strerror}", file=sys.stderr)
+    sys.exit(MISTAKE)
 sys.excepthook, threading.excepthook = end_in_one_line, end_thread
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # neither ignored nor handled
     with contextlib.suppress(ValueError):  # not in the main thread

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import fid
 import pytest
 from fid import failed_import, keep_warnings_harmless, leave_out_unreadable
 
@@ -96,6 +99,17 @@ def test_a_library_that_is_missing_is_one_line_and_2():
     ended = python("-c", "import utils, no_such_library")
     line = f"error: no_such_library is not installed for {sys.executable}; activate its environment"
     assert (ended.returncode, ended.stderr) == (2, f"{line}\n")
+
+
+def test_a_current_folder_that_is_gone_is_one_line_and_2(monkeypatch, capsys):
+    def gone() -> str:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "getcwd", gone)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(fid.__file__)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: the current folder: No such file or directory\n"
 
 
 def test_an_error_of_ours_keeps_its_traceback():
