@@ -100,6 +100,7 @@ SCRIPTS = {
         ("disk/*/*.png",),
         reads=(JOB_PICTURE, "job/masked_image/image_2.png"),
         damages=("disk/*/*_1.png", "disk/*/*_001.png", "disk/test_results/manifest.json"),
+        locks=True,
     ),
     "sweep": Script(
         SWEEP.replace("--output out", "--output disk"),

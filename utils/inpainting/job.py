@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,13 @@ from config.errors import UserError, printable
 from config.schema import Config
 from models.parallel import one_thread
 from utils.data.datasets import InpaintingItem, InpaintingSet
-from utils.device import rank, world_size
+from utils.device import is_main, rank, world_size
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.manifest import Manifest
-from utils.inpainting.outputs import Outputs, Repair, input_digest, settings_of
+from utils.inpainting.outputs import RESULTS, Outputs, Repair, input_digest, settings_of
 from utils.io.files import WriteBehind, read_ahead
 from utils.io.images import opened
+from utils.io.lock import alone_in
 
 THREADS = 2  # that read, and that write
 HELD_BYTES = 1 << 28  # of images read ahead, and of those waiting to be written
@@ -139,20 +141,23 @@ def inpaint_set(
     Under torchrun each process takes its share, and the last one to finish writes the manifest
     with the times of all. Returns this process's seconds, images repaired, images per second and
     images skipped. Raises `UserError` for weights or images that do not fit, and for an output
-    that cannot be written or contains repairs of other pictures; finished images are kept.
+    that cannot be written, contains repairs of other pictures or inputs, or in which another run
+    is at work; finished images are kept.
     """
     inpainter, began = Inpainter(config), time.perf_counter()
     job = Job(inpainter, dataset, output, restart)
-    job.manifest.begin(restart)
+    job.manifest.refuse_inputs()
     mine = range(rank(), len(dataset), world_size())
-    try:
-        _repair_all(job, mine, verbose)
-    except UserError as error:
-        finished = job.skipped + job.written // config.decoding.samples
-        rest = f"; {finished} of {len(mine)} images are finished and stay" if finished else ""
-        raise UserError(f"{error}{rest}") from error
-    seconds = time.perf_counter() - began
-    return job.manifest.finish(len(mine) - job.skipped, job.skipped, seconds)
+    with alone_in(output / RESULTS) if is_main() else nullcontext():
+        job.manifest.begin(restart)
+        try:
+            _repair_all(job, mine, verbose)
+        except UserError as error:
+            finished = job.skipped + job.written // config.decoding.samples
+            rest = f"; {finished} of {len(mine)} images are finished and stay" if finished else ""
+            raise UserError(f"{error}{rest}") from error
+        seconds = time.perf_counter() - began
+        return job.manifest.finish(len(mine) - job.skipped, job.skipped, seconds)
 
 
 def _repair_all(job: Job, indices: range, verbose: bool) -> None:

@@ -57,10 +57,9 @@ class Manifest:
     def begin(self, restart: bool) -> None:
         """Make the folders, and remove an earlier manifest, which would no longer be true.
 
-        Raises `UserError` where an input, or without ``restart`` the repair of a picture that is
-        not in the job or another program's picture, would be replaced.
+        Raises `UserError` where without ``restart`` the repair of a picture that is not in the job
+        or another program's picture would be replaced.
         """
-        self._refuse_inputs()
         self.outputs.make_folders()
         before = _read(self.path)
         self.before = before if isinstance(before.get("settings"), dict) else {}
@@ -74,7 +73,10 @@ class Manifest:
         self._part_path(rank()).unlink(missing_ok=True)
 
     def finish(self, repaired: int, skipped: int, seconds: float) -> dict[str, float]:
-        """Return this process's timing; the last process writes the manifest with that of all."""
+        """Return this process's timing; the last process writes the manifest with that of all.
+
+        Raises `UserError` if the only process does not find its results.
+        """
         is_same = self.before.get("settings") == self.settings and self.before.keys() >= set(TIMES)
         part = {
             "digest": self.digest,
@@ -87,8 +89,11 @@ class Manifest:
         if world > 1:
             write_text(self._part_path(rank()), json.dumps(part) + "\n")
             parts = [_read(self._part_path(other)) for other in range(world)]
-        if all(p.get("digest") == self.digest for p in parts) and (world == 1 or self._is_whole()):
+        if all(p.get("digest") == self.digest for p in parts) and self._is_whole():
             self._write(_timing(parts, world))
+        elif world == 1:  # on a disk without locks
+            text = "another process replaced or removed results meanwhile; repeat the command"
+            raise UserError(f"{self.path.parent}: {text}")
         return _timing([part], world)
 
     def _write(self, timing: dict[str, float]) -> None:
@@ -137,7 +142,7 @@ class Manifest:
         stamps = (read_stamp(self.path.with_name(name)) for name in self.results)
         return all((stamp or "").startswith(self.digest) for stamp in stamps)
 
-    def _refuse_inputs(self) -> None:
+    def refuse_inputs(self) -> None:
         """Raise `UserError` if an input lies in, or is a link into, a folder that is written to."""
         written = {os.path.realpath(self.outputs.folder / name) for name in FOLDERS}
         truths = self.dataset.truth.files if self.dataset.truth else ()

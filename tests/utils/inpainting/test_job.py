@@ -32,6 +32,7 @@ from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.outputs import Outputs
 from utils.io.files import WriteBehind
 from utils.io.images import encode_png, load_rgb
+from utils.io.lock import alone_in
 
 ROOT, COUNT, SIDE = Path(__file__).parents[3], 5, 16
 ANEW = "images are made again"
@@ -43,7 +44,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every picture below a folder by its name."""
-    pictures = (path for path in folder.rglob("*.*") if path.suffix != ".json")
+    pictures = (path for path in folder.rglob("[!.]*.*") if path.suffix != ".json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in pictures}
 
 
@@ -328,6 +329,34 @@ def test_two_processes_leave_what_one_does(repair, weights, job, tmp_path):
     assert stated(output)["processes"] == 2
     ((_, said, _),) = run_script(tmp_path / "c.yml", "--data", job, "--output", output, processes=1)
     assert said.startswith("all results exist already (--restart repairs them again): ")
+
+
+def test_a_second_run_at_once_is_refused(repair, tmp_path):
+    output, second = tmp_path / "shared", pytest.raises(UserError, match="another process is at")
+    with alone_in(output / "test_results"), second:
+        repair(output=output)
+    assert files(output) == {}
+
+
+def test_a_result_that_another_run_replaces_meanwhile_is_told(repair, tmp_path, monkeypatch):
+    place = Path("test_results", "image_001.png")  # on a disk without locks
+    output, others, plain = (
+        tmp_path / "shared",
+        repair({"seed": 1}),
+        utils.inpainting.job._repair_all,
+    )
+
+    def repair_all(*arguments: object) -> None:
+        plain(*arguments)
+        shutil.copy(others / place, output / place)
+
+    monkeypatch.setattr(utils.inpainting.job, "_repair_all", repair_all)
+    with pytest.raises(UserError, match="another process replaced or removed results"):
+        repair(output=output)
+    assert not (output / "test_results" / "manifest.json").exists()
+    monkeypatch.undo()
+    repair(output=output)
+    assert files(output) == files(repair())
 
 
 def test_a_process_that_is_not_the_last_writes_no_manifest(repair, become):
