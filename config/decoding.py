@@ -127,9 +127,14 @@ class DecodingConfig(Section):
     def _samples_differ(self) -> DecodingConfig:
         draws = self.token == "sample"
         is_noisy = self.order in ("confidence", "revise") and self.choice_temperature > 0
-        if self.samples > 1 and not (draws or is_noisy or self.order == "random"):
+        is_gradual = self.mask_schedule != "constant" or self.choices.hidden == "paced"
+        order_matters = self.steps > 1 and is_gradual  # else one step decides all tokens
+        if self.samples > 1 and not (
+            draws or (order_matters and (is_noisy or self.order == "random"))
+        ):
             raise ValueError(
-                f"samples {self.samples} would all be equal, since nothing is drawn; allowed is 1, "
-                "or choice_temperature above 0, or token_choice sample"
+                f"samples {self.samples} would all be equal, since nothing is drawn that matters; "
+                "allowed is 1, or token_choice sample, or several steps of a schedule other than "
+                "constant with choice_temperature above 0"
             )
         return self
