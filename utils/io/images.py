@@ -223,7 +223,7 @@ def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     if not is_whole or mask.min(initial=0) < 0 or mask.max(initial=0) > KNOWN:
         found = f"mask: {mask.dtype} {mask.shape}"
         raise UserError(f"{found}; needed are bools or whole numbers from 0 to {KNOWN} (H, W)")
-    hole = mask if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
+    hole = mask.copy() if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")
     if hole.shape != image.shape[:2]:

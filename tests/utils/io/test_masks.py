@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from config.errors import UserError
@@ -75,6 +76,14 @@ def test_a_mask_at_hand_is_read_as_one_of_a_file(known, kind):
 def test_an_array_of_zeros_and_ones_is_a_mask_and_booleans_are_holes():
     assert as_hole(CORNERS.astype(np.uint8), IMAGE).tolist() == [[True, False], [False, True]]
     assert as_hole(CORNERS.astype(bool), IMAGE).tolist() == [[False, True], [True, False]]
+
+
+def test_a_hole_can_be_a_tensor_whatever_view_the_mask_is():
+    mask = np.eye(4, dtype=bool)[::-1]
+    mask.flags.writeable = False
+    hole = as_hole(mask, np.zeros((4, 4, 3), np.uint8))
+    assert hole.flags.writeable  # else PyTorch warns
+    assert (torch.from_numpy(hole).numpy() == mask).all()
 
 
 def test_a_mask_at_hand_is_turned_by_its_exif_as_its_image_is():
