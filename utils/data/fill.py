@@ -129,7 +129,8 @@ def _from_half_size(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     small = sum(np.where(hidden[quarter], 0, image[quarter]) for quarter in quarters)
     small /= np.maximum(known, 1)
     gone = known[..., 0] == 0
-    small[gone] = harmonic(small, gone)
+    if gone.any():  # thin parts are gone themselves
+        small[gone] = harmonic(small, gone)
     large = zoom(small, (2, 2, 1), order=1, mode="nearest", grid_mode=True)
     return large[: hole.shape[0], : hole.shape[1]][hole]
 

@@ -101,6 +101,13 @@ def test_a_large_hole_is_filled_from_half_the_size_almost_as_exactly(monkeypatch
     assert error.mean() < 1.5
 
 
+def test_a_large_hole_of_thin_lines_is_filled_though_none_is_left_at_half_the_size(monkeypatch):
+    monkeypatch.setattr("utils.data.fill.LARGEST_BAND", 0)
+    hole = np.zeros((SIDE, SIDE), bool)
+    hole[1::2] = True
+    np.testing.assert_allclose(harmonic(np.full((SIDE, SIDE, 3), 7.0), hole), 7, atol=1e-6)
+
+
 def test_biharmonic_continues_a_quadratic_away_from_the_edge():
     # The bilaplacian of any polynomial below the fourth degree vanishes.
     bowl = colours(ROWS**2 / 2, COLUMNS**2 - ROWS * COLUMNS / 3, ROWS**3 / 50)
