@@ -126,9 +126,10 @@ def read_image(source: Path | BinaryIO, name: str) -> Image.Image:
 
 
 def _open(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Read an image's header; lifts Pillow's pixel limit if ours is higher."""
-    if Image.MAX_IMAGE_PIXELS and limit("pixels") > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = None
+    """Read an image's header. Pillow's own limit is four times ours: a comparison has three images,
+    and headers of further frames, which it checks alone, must not fill the memory.
+    """
+    Image.MAX_IMAGE_PIXELS = 2 * limit("pixels")  # it refuses twice as many
     try:
         return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError as error:  # declared sizes far beyond the limit

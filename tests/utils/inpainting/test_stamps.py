@@ -63,11 +63,14 @@ def test_a_png_that_is_damaged_behind_its_stamp_has_none(tmp_path, where):
     assert read_stamp(path) is None
 
 
-def test_a_file_that_claims_to_be_huge_has_none(tmp_path, monkeypatch):
-    save_stamped_png(tmp_path / "a.png", image(), STAMP)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 35)  # 8 x 9 is more than twice that
-    monkeypatch.setenv("INPUT_LIMITS", "pixels=35")
-    assert read_stamp(tmp_path / "a.png") is None
+@pytest.mark.parametrize(("pixels", "stamp"), [(24, STAMP), (17, None)])
+def test_three_images_of_the_limit_have_a_stamp_and_what_claims_to_be_huge_has_none(
+    tmp_path, monkeypatch, pixels, stamp
+):
+    save_stamped_png(tmp_path / "a.png", image(), STAMP)  # of 8 x 9
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+    monkeypatch.setenv("INPUT_LIMITS", f"pixels={pixels}")
+    assert read_stamp(tmp_path / "a.png") == stamp
 
 
 def test_the_input_is_known_pixels_and_the_hole_and_nothing_in_it():
