@@ -317,7 +317,7 @@ def test_a_jpeg_mask_is_split_in_the_middle_and_says_so_once(tmp_path, square, c
     assert (job[0].hole == (square == 0)).all()
     assert (job[0].hole == (square == 0)).all()
     said = capsys.readouterr().err
-    assert said.count("below 128 is a hole (--mask-threshold)") == 1
+    assert said.count("split at 128 (--mask-threshold)") == 1
 
 
 def test_a_threshold_of_255_reads_as_the_lab_does(tmp_path, square):
@@ -355,7 +355,7 @@ def test_pixels_that_white_is_mixed_into_are_holes_unless_a_threshold_is_given(
     item = InpaintingSet(tmp_path, Path("alpha"))[0]
     assert item.hole[0, :4].tolist() == [True, True, True, False]
     assert (item.image[~item.hole] == 90).all()
-    assert "in masks; below 255 is a hole (--mask-threshold)" in capsys.readouterr().err
+    assert "in masks, split at 255 (--mask-threshold)" in capsys.readouterr().err
     given = InpaintingSet(tmp_path, Path("alpha"), mask_threshold=128)[0]
     assert given.hole[0, :4].tolist() == [False, False, True, False]
 

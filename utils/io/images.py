@@ -201,7 +201,7 @@ def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> 
     with as_user_error():
         values = mask_values(image, name)
     if values.max(initial=0) == 1:
-        note_once("mask 0/1", f"{name}: a mask of 0 and 1, taken as 0 (hole) and 255 (known)")
+        note_once("mask 0/1", f"{name}: a mask of 0 and 1; they are read as 0 and 255")
     else:
         _tell_of_soft(values, name, threshold)
     return holes(values, threshold)
@@ -209,7 +209,7 @@ def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> 
 
 def _tell_of_soft(values: np.ndarray, name: str, threshold: int) -> None:
     if not ((values == KNOWN) | (values == HOLE)).all():
-        text = f"values other than 0 and 255 in masks; below {threshold} is a hole"
+        text = f"values other than 0 and 255 in masks, split at {threshold}"
         note_once("mask values", f"{name}: {text} (--mask-threshold)")
 
 

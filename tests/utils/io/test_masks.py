@@ -58,7 +58,7 @@ def test_a_mask_of_zeros_and_ones_is_told_in_every_type(tmp_path, capsys, monkey
     for number, kind in enumerate((np.uint8, np.uint16, np.int32, np.float32)):
         monkeypatch.setattr(messages, "_told", set())
         load_mask(saved(tmp_path / f"{number}.tif", CORNERS.astype(kind)))
-        assert f"{number}.tif: a mask of 0 and 1, taken as" in capsys.readouterr().err
+        assert f"{number}.tif: a mask of 0 and 1; they are read as" in capsys.readouterr().err
 
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
