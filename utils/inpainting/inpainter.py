@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -64,7 +64,9 @@ class Inpainter:
         tokenizer.to(memory_format=torch.channels_last)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, device: str = "auto", seed: int = 0) -> Inpainter:
+    def from_pretrained(
+        cls, name: str | Path, *, device: str | torch.device = "auto", seed: SupportsIndex = 0
+    ) -> Inpainter:
         """Load networks from a folder or the Hub; raises `UserError` if there are none."""
         return cls(pretrained_config(pretrained_folder(name), device, seed))
 

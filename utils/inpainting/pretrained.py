@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from operator import index
 from pathlib import Path
+from typing import TYPE_CHECKING, SupportsIndex
 
 from config.errors import StopRequested, UserError
 from config.loading import load_config
@@ -12,6 +14,9 @@ from utils.device import is_main
 from utils.io.files import ROOT
 from utils.io.messages import message_of, note, note_once
 from utils.weights.description import WEIGHTS_FILES
+
+if TYPE_CHECKING:
+    import torch  # takes seconds
 
 OF_TRAINING = {"dropout"}  # network settings without effect at inference
 FLAT_FILLS = {"grey", "mean"}
@@ -46,10 +51,12 @@ def pretrained_folder(name: str | Path) -> Path:
         raise UserError(f"{name}: no such folder, nor to be had from the Hub ({reason})") from None
 
 
-def pretrained_config(folder: Path, device: str = "auto", seed: int = 0) -> Config:
+def pretrained_config(
+    folder: Path, device: str | torch.device = "auto", seed: SupportsIndex = 0
+) -> Config:
     """A config for the networks of a folder, with their decoding settings."""
     places = [(f"{part}.weights", str(folder / name)) for part, name in WEIGHTS_FILES.items()]
-    overrides = [("device", device), ("seed", seed), *places]
+    overrides = [("device", str(device)), ("seed", index(seed)), *places]
     return load_config(folder / DECODING, overrides)
 
 

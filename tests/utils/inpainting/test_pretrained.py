@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -22,6 +23,7 @@ from utils.inpainting.pretrained import (
     DECODING,
     as_loaded,
     or_pretrained,
+    pretrained_config,
     pretrained_folder,
 )
 from utils.io.files import ROOT
@@ -157,6 +159,11 @@ def test_a_photograph_on_its_side_is_repaired_upright(released):
 def test_a_picture_without_a_hole_stays_as_it_is(released, side):
     image, hole = photo(side)
     assert (released(image, np.zeros_like(hole)) == image).all()
+
+
+def test_device_and_seed_may_be_of_the_types_of_pytorch_and_numpy():
+    config = pretrained_config(ROOT / RELEASED, torch.device("cpu"), np.int64(3))
+    assert (config.device, config.seed) == ("cpu", 3)
 
 
 def test_a_mask_of_another_size_is_refused(released):
