@@ -20,6 +20,8 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # e.g. "200000 100000": microseconds of each period
+_limits: list[threadpool_limits] = []  # of each thread's outermost block, the first at its start
+_limiting = threading.Lock()  # BLAS libraries have one number of threads for all of ours
 _block = threading.local()  # count: of the innermost block of `threads` around this thread's work
 
 
@@ -81,10 +83,18 @@ def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     _block.count = count
+    with _limiting:
+        own = threadpool_limits(count, user_api="blas")
+        if outer is None:
+            _limits.append(own)
     try:
-        with threadpool_limits(count, user_api="blas"):
-            yield
+        yield
     finally:
+        with _limiting:
+            if outer is None:
+                own = _limits.pop()  # the first thread's if this one is the last to leave
+            if outer is not None or not _limits:
+                own.restore_original_limits()
         torch.set_num_threads(before)
         _block.count = outer
 
@@ -96,3 +106,8 @@ def _pool(count: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_pool.cache_clear)  # whose threads exist in the parent only
+    os.register_at_fork(
+        before=_limiting.acquire,
+        after_in_parent=_limiting.release,
+        after_in_child=_limiting.release,
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,12 +119,30 @@ def test_operations_stay_in_one_thread_for_as_long_as_asked():
         torch.set_num_threads(before)
 
 
+def test_blas_has_its_threads_again_when_the_last_of_several_threads_leaves(monkeypatch):
+    blas = [8]
+
+    def limits(count: int, user_api: str) -> SimpleNamespace:
+        before, blas[0] = blas[0], count
+        return SimpleNamespace(restore_original_limits=lambda: blas.__setitem__(0, before))
+
+    monkeypatch.setattr(parallel, "threadpool_limits", limits)
+    first, second = one_thread(), one_thread()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(first.__enter__).result()
+        other.submit(second.__enter__).result()
+        one.submit(first.__exit__, None, None, None).result()
+        assert blas == [1], "the second thread still works"
+        other.submit(second.__exit__, None, None, None).result()
+    assert blas == [8]
+
+
 def test_a_block_within_its_like_costs_nothing_but_others_hold_until_they_end(monkeypatch):
     limited, before, counts = [], torch.get_num_threads(), []
 
-    def limits(count: int, user_api: str) -> AbstractContextManager[None]:
+    def limits(count: int, user_api: str) -> SimpleNamespace:
         limited.append(count)
-        return nullcontext()
+        return SimpleNamespace(restore_original_limits=int)
 
     monkeypatch.setattr(parallel, "threadpool_limits", limits)
     with threads(1):
