@@ -93,7 +93,8 @@ class Inpainter:
     def repair(self, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """Fill the hole of one picture, (H, W, 3) uint8 and (H, W) bool, as inpainting.py does."""
         if hole.shape == (self.config.data.image_size,) * 2:
-            token_ids = self.trace(image[None], hole[None], [0]).token_ids[-1][:1]
+            filled = self.fill(image, hole)[None]
+            token_ids = self.decode(filled, hole[None], [0], samples=1).token_ids[-1]
             return self.pixels(token_ids, image[None], hole[None])[0]
         rounds = self.repair_in_windows(image, hole, shows_rounds=False)
         (repaired,) = deque(rounds, maxlen=1)  # all of a large picture's would fill the memory

@@ -644,6 +644,21 @@ def test_a_picture_beyond_pillows_own_limit_is_repaired_where_ours_allows_it(
     assert pixels(output / "test_results" / "image_000.png").shape == photo[2].shape
 
 
+def test_one_picture_is_decoded_once_however_many_samples_a_job_makes(
+    weights, changed, monkeypatch
+):
+    inpainter, plain, rows = (
+        Inpainter(changed(weights, {"decoding.samples": 3})),
+        MaskGIT.finish,
+        [],
+    )
+    monkeypatch.setattr(
+        MaskGIT, "finish", lambda *a, **how: rows.append(how["samples"]) or plain(*a, **how)
+    )
+    inpainter(np.zeros((SIDE, SIDE, 3), np.uint8), np.ones((SIDE, SIDE), bool))
+    assert rows == [1]
+
+
 def test_rounds_of_a_picture_of_any_size_are_kept_for_its_animation_alone(
     repair, photo, monkeypatch
 ):
