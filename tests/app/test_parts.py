@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from config.errors import UserError
 from config.loading import load_config
-from config.schema import Config, DecodingConfig
+from config.schema import DecodingConfig
 from models.cpu_kernels import IMAGES_AT_ONCE
 from utils.io.images import encode_png
 
@@ -157,11 +157,20 @@ def test_controls_offer_what_the_schema_allows_in_its_own_words():
     assert by_name["total_iter"].control().minimum == 1
 
 
-def test_what_a_control_shows_is_read_back_as_the_same_config():
-    config, asked = Config(), controls.settings()
+def test_what_a_control_shows_is_read_back_as_the_same_config(tmp_path):
+    (tmp_path / "c.yml").write_text("decoding: {rule: {hidden: paced}, sweet_spot: 3}")
+    config, asked = load_config(tmp_path / "c.yml"), controls.settings()
     held = controls.control_values(config, asked)
-    pairs = [setting.read(value) for setting, value in zip(asked, held, strict=True)]
-    assert all(getattr(config.decoding, key.split(".")[1]) == value for key, value in pairs)
+    overrides = [setting.read(value) for setting, value in zip(asked, held, strict=True)]
+    (tmp_path / "c.yml").write_text("")
+    assert load_config(tmp_path / "c.yml", overrides) == config
+
+
+def test_aliases_that_a_visitor_types_are_not_expanded(tmp_path):
+    rule = next(setting for setting in controls.settings() if setting.name == "rule")
+    (tmp_path / "c.yml").write_text("")
+    with pytest.raises(UserError, match=r"alias \*a found; write the value out"):
+        load_config(tmp_path / "c.yml", [rule.read("{hidden: &a paced, trust: *a}")])
 
 
 # Checkpoints

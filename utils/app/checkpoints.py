@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError, one_of
-from config.loading import load_config, yaml_text
+from config.loading import Override, load_config, yaml_text
 from config.schema import Config
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.pretrained import or_pretrained
@@ -30,7 +30,7 @@ class Checkpoint:
     file: Path
     places: tuple[Pair, ...] = ()
 
-    def config(self, overrides: Sequence[Pair] = ()) -> Config:
+    def config(self, overrides: Sequence[Override] = ()) -> Config:
         """The config with overrides; raises `UserError` for invalid values."""
         return or_pretrained(load_config(self.file, [*self.places, *overrides]))
 

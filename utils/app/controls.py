@@ -10,10 +10,8 @@ import gradio as gr
 import yaml
 from pydantic import BaseModel
 
-from config.errors import UserError
-from config.loading import yaml_word
+from config.loading import Override, yaml_word
 from config.schema import Config, DecodingConfig
-from utils.app.checkpoints import Pair
 from utils.inpainting.outputs import OUTPUT_ONLY
 
 FIRST = (  # always visible, in this order; all others are under "More settings"
@@ -60,14 +58,12 @@ class Control:
             return yaml_word(value.model_dump(mode="json"))
         return value if self._is_plain() else yaml.safe_dump(value).strip("\n.")
 
-    def read(self, value: Any) -> Pair:
-        """Config key and value of the control."""
+    def read(self, value: Any) -> Override:
+        """Override of the config by the control; what is typed is parsed there, without aliases."""
+        key = f"decoding.{self.name}"
         if not self._is_plain() or (self.takes_yaml and value not in self.choices):
-            try:
-                value = yaml.safe_load(value)
-            except yaml.YAMLError:
-                raise UserError(f"{self.name} is {value!r}, which is no YAML value") from None
-        return f"decoding.{self.name}", value
+            return f"{key}={value}"
+        return key, value
 
     def _is_plain(self) -> bool:
         return bool(self.choices) or self.kind == "boolean" or self.kind in NUMBER_STEPS

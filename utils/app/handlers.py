@@ -14,8 +14,9 @@ import gradio as gr
 import numpy as np
 
 from config.errors import UserError
+from config.loading import Override
 from config.schema import Config
-from utils.app.checkpoints import Checkpoints, Pair
+from utils.app.checkpoints import Checkpoints
 from utils.app.controls import MAX_ITERATIONS, Control, control_values
 from utils.app.pictures import Painted, as_painted, drawn, photographs, read_painted, read_upload
 from utils.app.records import PINNED, Record, repair
@@ -77,7 +78,7 @@ class Handlers:
         try:
             count = len(self.settings)
             held = {"A": controls[:count]} | ({"B": controls[count:]} if compare else {})
-            settings = {key: self._pairs(values) for key, values in held.items()}
+            settings = {key: self._overrides(values) for key, values in held.items()}
             records = self._plan(name, painted, seed or 0, samples, settings)
             yield from self._decode(self.checkpoints.inpainter(name), records)
         except UserError as error:
@@ -102,11 +103,16 @@ class Handlers:
         seconds = time.perf_counter() - began
         yield news_of(*records), info_html(f"Repaired in {seconds:.1f} s. Step through it below.")
 
-    def _pairs(self, values: Sequence[Any]) -> list[Pair]:
+    def _overrides(self, values: Sequence[Any]) -> list[Override]:
         return [one.read(value) for one, value in zip(self.settings, values, strict=True)]
 
     def _plan(
-        self, name: str, painted: object, seed: int, samples: int, settings: dict[str, list[Pair]]
+        self,
+        name: str,
+        painted: object,
+        seed: int,
+        samples: int,
+        settings: dict[str, list[Override]],
     ) -> list[Record]:
         """One record per sample and setting, all validated before the first is decoded."""
         checkpoint = self.checkpoints.checkpoint(name)
@@ -115,8 +121,8 @@ class Handlers:
         _check_count("samples", samples, MAX_SAMPLES)
         records = []
         for sample in range(1, samples + 1):
-            for key, pairs in settings.items():
-                config = checkpoint.config([*pairs, *PINNED, ("seed", seed + sample - 1)])
+            for key, overrides in settings.items():
+                config = checkpoint.config([*overrides, *PINNED, ("seed", seed + sample - 1)])
                 _check_count("total_iter", config.decoding.total_iter, MAX_ITERATIONS)
                 records.append(Record(key, sample, checkpoint, config, dtype, image, hole))
         return records
