@@ -73,6 +73,7 @@ GOOD = as_painted(IMAGE, HOLE)
         ({**GOOD, "image": 7}, "own form"),
         ({**GOOD, "hole": [1, 0]}, "own form"),
         ({**GOOD, "image": "data:image/png;base64,???"}, "own form"),
+        ({**GOOD, "image": "data:image/png;base64,é"}, "own form"),
         ({**GOOD, "image": "data:image/png;base64,AAAA"}, "the picture"),
         ({**GOOD, "hole": GOOD["hole"][1:]}, "not 8 x 8"),
         ({**GOOD, "hole": "2" * SIDE**2}, "not 8 x 8"),

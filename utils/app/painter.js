@@ -16,6 +16,7 @@ function read() {
   element.querySelector(".stage").classList.toggle("has-picture", Boolean(value));
   if (!value) { report(); return; }
   if (value.side !== side || value.image !== picture.src) past = [];
+  else if (value.hole !== hole.join("")) remember();  // a random hole, or the sample again
   side = value.side;
   hole = Uint8Array.from(value.hole, Number);
   canvas.width = canvas.height = side * CELL;
@@ -121,7 +122,10 @@ canvas.addEventListener("pointercancel", () => { if (last) { last = null; commit
 canvas.addEventListener("pointerleave", () => { if (!last) { cursor = null; draw(); } });
 canvas.addEventListener("focus", () => { if (side && canvas.matches(":focus-visible")) {
   cursor ??= {x: side >> 1, y: side >> 1}; draw(); } });
-canvas.addEventListener("blur", () => { spaceHeld = false; cursor = null; draw(); });
+canvas.addEventListener("blur", () => {
+  if (spaceHeld) commit();
+  spaceHeld = false; cursor = null; draw();
+});
 
 const MOVES = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
 

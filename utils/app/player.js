@@ -127,7 +127,8 @@ function showFiles(node, record) {
     link("zip", ".zip", "All files and the command"),
     make("details", {}, make("summary", {}, "Command line that repeats this exactly"),
       make("p", {}, "Unpack the zip in the repository, then run:"),
-      make("pre", {tabindex: "0"}, make("code", {}, record.files.command)), copy));
+      make("pre", {tabindex: "0"}, make("code", {}, record.files.command)),
+      ...(navigator.clipboard ? [copy] : [])));  // browsers have none over plain http
 }
 
 function showStep(card, record, at) {
