@@ -10,7 +10,6 @@ from config.section import (
     Finite,
     MaskSchedule,
     NoBool,
-    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -80,7 +79,7 @@ class DecodingConfig(Section):
     """Stop after this many iterations, or after total_iter if those are fewer; null: run all."""
     stop: Annotated[Literal["at", "after"], Field(exclude_if=lambda stop: stop == "at")] = "at"
     """at: run sweet_spot iterations. after: one more, as some public solutions do."""
-    choice_temperature: NonNegativeFloat = 4.5
+    choice_temperature: Annotated[float, Field(ge=0.0, le=1e6), NoBool] = 4.5
     """Scale of the Gumbel noise on confidences; the rule's noise multiplies it."""
     order: Literal["confidence", "random", "halton", "revise"] = "confidence"
     """Which tokens are revealed first; revise may change its own choices, never known ones."""

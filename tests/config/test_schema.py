@@ -80,6 +80,7 @@ def test_every_setting_is_documented():
         (TrainingConfig, {"max_grad_norm": 0}),
         (MaskingConfig, {"label_smoothing": 1.0}),
         (DecodingConfig, {"choice_temperature": -1}),
+        (DecodingConfig, {"choice_temperature": 1e7}),
         (DecodingConfig, {"choice_temperature": float("nan")}),
         (DecodingConfig, {"sweet_spot": 0}),
         (DecodingConfig, {"samples": 2, "choice_temperature": 0}),
