@@ -188,10 +188,10 @@ def _repair_all(job: Job, indices: range, verbose: bool) -> None:
 
 
 def _bytes_of(dataset: InpaintingSet, index: int) -> int:
-    """Bytes of an image's pixels, by its header."""
+    """Bytes of an image, its hole and its ground truth, if any, by its header."""
     path = dataset.images[index]
     try:
         with opened(path, str(path)) as image:
-            return 3 * image.width * image.height
+            return (7 if dataset.truth else 4) * image.width * image.height
     except UserError:  # reading it says what is wrong with it
         return 0

@@ -120,12 +120,16 @@ def is_unstamped(path: Path) -> bool:
 
 
 def save_stamped_png(
-    path: Path, image: np.ndarray, stamp: str, profile: bytes | None = None
+    path: Path, image: np.ndarray, stamp: str, profile: bytes | None = None, level: int = -1
 ) -> None:
-    """Write a PNG (H, W, 3) uint8 with its stamp and colour profile, wholly or not at all."""
+    """Write a PNG (H, W, 3) uint8 with its stamp and colour profile, wholly or not at all.
+
+    level: of the compression; 1 is four times as fast as the default, a fifth larger.
+    """
     text, buffer = PngInfo(), io.BytesIO()
     text.add_text(KEY, stamp)
-    Image.fromarray(image).save(buffer, format="PNG", pnginfo=text, icc_profile=profile)
+    options = {"pnginfo": text, "icc_profile": profile, "compress_level": level}
+    Image.fromarray(image).save(buffer, format="PNG", **options)
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
@@ -196,11 +200,11 @@ class Outputs:
             save_stamped_png(paths[MASKS], grid, repair.stamp)
         if STEPS in paths:
             grid = image_grid([masked, *repair.images], steps)
-            save_stamped_png(paths[STEPS], grid, repair.stamp, profile)
+            save_stamped_png(paths[STEPS], grid, repair.stamp, profile, level=1)
         if COMPARISON in paths:
             strip = comparison_strip(masked, result, repair.truth)
             stamp = comparison_stamp(repair.stamp, repair.truth)
-            save_stamped_png(paths[COMPARISON], strip, stamp, profile)
+            save_stamped_png(paths[COMPARISON], strip, stamp, profile, level=1)
         if ANIMATION in paths:
             kind = self.settings.animation
             content = encode_animation([masked, *repair.images], kind, repair.stamp, profile)

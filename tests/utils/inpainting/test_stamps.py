@@ -63,6 +63,15 @@ def test_a_png_that_is_damaged_behind_its_stamp_has_none(tmp_path, where):
     assert read_stamp(path) is None
 
 
+def test_a_lower_level_of_compression_makes_another_file_of_the_same_pixels(tmp_path):
+    pixels = np.arange(3 * 64 * 64).reshape(64, 64, 3).astype(np.uint8)
+    save_stamped_png(tmp_path / "a.png", pixels, STAMP)
+    save_stamped_png(tmp_path / "b.png", pixels, STAMP, level=1)
+    first, second = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert first != second
+    assert (np.asarray(Image.open(tmp_path / "b.png")) == pixels).all()
+
+
 @pytest.mark.parametrize(("pixels", "stamp"), [(24, STAMP), (17, None)])
 def test_three_images_of_the_limit_have_a_stamp_and_what_claims_to_be_huge_has_none(
     tmp_path, monkeypatch, pixels, stamp
