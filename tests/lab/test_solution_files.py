@@ -136,11 +136,36 @@ def test_a_config_is_told_from_other_yaml_files_by_its_sections(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     base = Config()
-    assert Solution.of(tmp_path).config(base, []) is base
+    assert Solution.of(tmp_path).config(base, [], []) is base
     (tmp_path / "b.yml").write_text("decoding: {total_iter: 5}\n")
-    assert Solution.of(tmp_path).config(base, []).decoding.total_iter == 5
+    assert Solution.of(tmp_path).config(base, [], []).decoding.total_iter == 5
     (tmp_path / "z.yml").write_text("model_param: {Transformer_param: {n_layers: 7}}\n")
-    assert Solution.of(tmp_path).config(base, ["seed=2"]).transformer.num_layers == 7
+    assert Solution.of(tmp_path).config(base, ["seed=2"], []).transformer.num_layers == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model_param: {Transformer_param: {n_heads: &n 8, n_layers: *n}}",
+        "model_param: {Transformer_param: {n_heads: 8, n_heads: 8}}",
+        "model_param: {transformer_param: {n_heads: 8}}",
+        "Model_param: {Transformer_param: {n_heads: 8}}",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_config_in_the_labs_form_that_cannot_be_used_is_an_error(tmp_path, text, encoding):
+    (tmp_path / "MaskGit.YML").write_text(text, encoding=encoding)
+    with pytest.raises(UserError, match=r"MaskGit\.YML"):
+        Solution.of(tmp_path).config(Config(), [], [])
+
+
+def test_of_two_configs_in_the_labs_form_the_first_is_taken_with_a_note(tmp_path):
+    for name, layers in {"a.YML": 7, "b.yml": 8}.items():
+        text = f"model_param: {{Transformer_param: {{n_layers: {layers}}}}}"
+        (tmp_path / name).write_text(text)
+    notes = []
+    assert Solution.of(tmp_path).config(Config(), [], notes).transformer.num_layers == 7
+    assert notes == [f"{tmp_path / 'a.YML'}: this config is taken, not {tmp_path / 'b.yml'}"]
 
 
 def with_images(folder: Path, counts: dict[str, int]) -> Solution:

@@ -126,7 +126,7 @@ class Grader:
         Adds notes on the choice of files and on the import.
         """
         if solution.weights:
-            config = solution.config(self.base, self.overrides)
+            config = solution.config(self.base, self.overrides, notes)
             found = solution.networks(Settled(heads=config.transformer.num_heads), notes)
             if any(TRANSFORMER in some for some in found):
                 return self._repaired_by(config, *found, place, notes)

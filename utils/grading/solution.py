@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ SECTIONS = {  # of a config of ours: their keys
 }
 INPUTS = {IMAGES, MASKS, TRUTH, "train", "val"}  # folders of the lab's data
 NAMES_SHOWN = 5  # folders in an error line
-LAB_TRANSFORMER = "Transformer_param"  # a section of the lab's form
+LAB_TRANSFORMER = "transformer_param"  # a section of the lab's form, casefolded
 STATE = "state"  # beginning of the name of a training's state, next to its weights
 EPOCH = re.compile(r"(?:epoch|ep|step|checkpoint)s?[\W_]*(\d{1,9})", re.IGNORECASE)
 LOSS = re.compile(r"[_-]?\d+\.\d+")  # in the name of an epoch, as in 30_0.81.pt
@@ -57,15 +56,19 @@ class Solution:
         """All files that may contain networks."""
         return [path for path in self.files if path.suffix.lower() in WEIGHTS_SUFFIXES]
 
-    def config(self, base: Config, overrides: Sequence[Override]) -> Config:
+    def config(self, base: Config, overrides: Sequence[Override], notes: list[str]) -> Config:
         """The solution's own config with overrides, or `base` if it brings none.
 
-        A transformer's config in the lab's form comes before one in ours; of several the first.
+        A transformer's config in the lab's form comes before one in ours; of several the first,
+        with a note. Raises `UserError` for one in the lab's form that cannot be read.
         """
-        contents = {p: _contents(p) for p in self.files if p.suffix in (".yml", ".yaml")}
-        forms = (_is_labs, _is_ours)
-        own = [path for is_one in forms for path, values in contents.items() if is_one(values)]
-        return load_config(own[0], overrides) if own else base
+        contents = {p: _contents(p) for p in self.files if p.suffix.lower() in (".yml", ".yaml")}
+        for is_one in (_is_labs, _is_ours):
+            own = [path for path, values in contents.items() if is_one(values)]
+            if own:
+                notes += [f"{own[0]}: this config is taken, not {path}" for path in own[1:]]
+                return load_config(own[0], overrides)
+        return base
 
     def networks(
         self, settled: Settled, notes: list[str]
@@ -126,17 +129,24 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _contents(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; none if it cannot be read."""
-    with suppress(UserError):
+    """The keys and values of a YAML file; none if it cannot be read and is not the lab's."""
+    try:
         values, _ = read_yaml(path, "config")
-        return values if isinstance(values, dict) else {}
-    return {}
+    except UserError:
+        text = path.read_bytes().replace(b"\0", b"").lower()  # UTF-16 has zeros between letters
+        if LAB_TRANSFORMER.encode() in text:
+            raise
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _is_labs(values: dict[str, Any]) -> bool:
-    """Whether a config is the lab's of a transformer, unlike that of its VQGAN."""
-    section = values.get(LAB_FORM)
-    return isinstance(section, dict) and LAB_TRANSFORMER in section
+    """Whether a config is the lab's of a transformer, unlike that of its VQGAN, in any case."""
+    sections = [inner for key, inner in values.items() if str(key).casefold() == LAB_FORM]
+    return any(
+        isinstance(section, dict) and LAB_TRANSFORMER in (str(key).casefold() for key in section)
+        for section in sections
+    )
 
 
 def _is_ours(values: dict[str, Any]) -> bool:
