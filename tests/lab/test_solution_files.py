@@ -106,6 +106,15 @@ def test_a_loss_at_the_end_of_a_name_is_no_epoch(names):
     assert found == sorted(set(found))
 
 
+@pytest.mark.parametrize("other", ["checkpoint-500", "epoch_9"])
+def test_a_folder_called_best_comes_before_one_of_an_epoch(lab, handed_in, other):
+    weights = lab.transformer.state_dict()
+    folder = handed_in({"best_model/model.bin": weights, f"{other}/model.bin": weights})
+    ours, foreign = Solution.of(folder).networks(Settled(heads=16), [])
+    assert ours | foreign == {"transformer": folder / "best_model/model.bin"}
+    assert progress(Path("best/best.pt")) > progress(Path("best/epoch_9.pt"))
+
+
 def test_images_need_no_network_and_without_them_a_file_says_what_is_missing(lab, handed_in):
     folder = handed_in({"optimizer.pt": STATE})
     with pytest.raises(UserError, match=r"optimizer\.pt: expected a dictionary of tensors"):

@@ -129,7 +129,9 @@ class Grader:
             config = solution.config(self.base, self.overrides, notes)
             found = solution.networks(Settled(heads=config.transformer.num_heads), notes)
             if any(TRANSFORMER in some for some in found):
-                return self._repaired_by(config, *found, place, notes)
+                fields = self._repaired_by(config, *found, place, notes)
+                names = [solution.name_of(path) for some in found for path in some.values()]
+                return fields | {"weights": ", ".join(dict.fromkeys(names))}
         dataset = self.dataset
         results = solution.results(len(dataset))
         images = list_images(results)
@@ -162,7 +164,6 @@ class Grader:
         inpaint_set(config, self.dataset, place)
         variant = [line.split("attention variant ")[1] for line in lines if "attention var" in line]
         return {
-            "weights": ", ".join(path.name for path in dict.fromkeys(networks.values())),
             "attention": variant[0].rpartition(", ")[0] if variant else "",
             "rule": f"{config.decoding.rule} {config.decoding.mask_schedule}",
             "results": str(place / RESULTS),

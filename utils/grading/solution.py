@@ -36,7 +36,7 @@ STATE = "state"  # beginning of the name of a training's state, next to its weig
 EPOCH = re.compile(r"(?:epoch|ep|step|checkpoint)s?[\W_]*(\d{1,9})", re.IGNORECASE)
 LOSS = re.compile(r"[_-]?\d+\.\d+")  # in the name of an epoch, as in 30_0.81.pt
 HEX = re.compile(r"[0-9a-f]{1,8}")  # how some name epochs before a loss, as in 3c_1.0512.pt
-Progress = tuple[bool, bool, bool, int]
+Progress = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class Solution:
     def weights(self) -> list[Path]:
         """All files that may contain networks."""
         return [path for path in self.files if path.suffix.lower() in WEIGHTS_SUFFIXES]
+
+    def name_of(self, path: Path) -> str:
+        """A file's path within the solution, or its name if it is the solution."""
+        return path.name if path == self.path else path.relative_to(self.path).as_posix()
 
     def config(self, base: Config, overrides: Sequence[Override], notes: list[str]) -> Config:
         """The solution's own config with overrides, or `base` if it brings none.
@@ -206,9 +210,9 @@ def _order(path: Path) -> tuple[Progress, tuple]:
 
 
 def progress(path: Path) -> Progress:
-    """How far training was by a file's name: sorts the best after the last after other epochs.
+    """How far training was by a file's and its folder's name: sorts the best after the last.
 
-    Of several best ones that by validation is the last.
+    The last sorts after other epochs; of several best ones that by validation is the last.
     """
     name = path.stem.casefold()
     epoch = LOSS.sub("", name)
@@ -218,6 +222,8 @@ def progress(path: Path) -> Progress:
         number = int(epochs[-1])
     else:
         number = trailing_number(f"{epoch}{path.suffix}")
-    is_last = any(word in name for word in ("last", "latest", "final"))
-    is_best = "best" in name
-    return is_best, is_best and "val" in name, is_last, -1 if number is None else number
+    both = name, f"{path.parent.name}/{name}".casefold()  # its own name counts more
+    is_last = sum(any(word in text for word in ("last", "latest", "final")) for text in both)
+    is_best = sum("best" in text for text in both)
+    by_val = sum("val" in text for text in both) if is_best else 0
+    return is_best, by_val, is_last, -1 if number is None else number
