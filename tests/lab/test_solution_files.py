@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,20 @@ def test_a_folder_called_best_comes_before_one_of_an_epoch(lab, handed_in, other
     ours, foreign = Solution.of(folder).networks(Settled(heads=16), [])
     assert ours | foreign == {"transformer": folder / "best_model/model.bin"}
     assert progress(Path("best/best.pt")) > progress(Path("best/epoch_9.pt"))
+
+
+def test_losses_and_arguments_are_left_out_with_a_note_unless_there_is_nothing_else(lab, handed_in):
+    folder = handed_in({"losses.pt": Namespace(lr=0.1), "VQGAN.pt": lab.vqgan.state_dict()})
+    with pytest.raises(UserError, match=r"losses\.pt: holds more than tensors"):
+        taken(folder)
+    (folder / "image_0.png").touch()
+    found, notes = taken(folder)
+    assert "transformer" not in found
+    assert "losses.pt: holds more than tensors" in notes[0]
+    handed_in({"a.pt": lab.transformer.state_dict()})
+    found, notes = taken(folder)
+    assert found == {"tokenizer": "VQGAN.pt", "transformer": "a.pt"}
+    assert "losses.pt: holds more than tensors" in notes[0]
 
 
 def test_images_need_no_network_and_without_them_a_file_says_what_is_missing(lab, handed_in):

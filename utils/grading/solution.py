@@ -22,7 +22,7 @@ from utils.inpainting.outputs import RESULTS
 from utils.weights.description import TRANSFORMER, WEIGHTS_FILES, described
 from utils.weights.lab_file import WEIGHTS_SUFFIXES, read_lab_file
 from utils.weights.lab_naming import Settled
-from utils.weights.lab_networks import FIRST_WORDS, NothingFoundError
+from utils.weights.lab_networks import FIRST_WORDS, NothingFoundError, NotOpenedError
 
 SECTIONS = {  # of a config of ours: their keys
     name: field.annotation.model_fields.keys()
@@ -171,13 +171,15 @@ def pick_files(
 
     Names tell, as in best.pt, final.pt and epoch_20.pt; the last of equally good ones is taken,
     with a note. Networks in ``brought`` need no file. Files without a network, such as the state of
-    an optimizer, are left out. Raises `NothingFoundError` if no file has a network. Errors of
-    `read_lab_file`, unless a better file has a transformer: then they become notes.
+    an optimizer, are left out. Raises `NothingFoundError` if no file has a network, and
+    `NotOpenedError` if none has a transformer: else files that are not opened become notes. Errors
+    of `read_lab_file`, unless a better file has a transformer: then they become notes.
     """
     missing = FIRST_WORDS.keys() - brought
     picked: dict[str, Path] = {}
     runs: dict[str, Progress] = {}  # name without the epoch -> progress of the epoch that is read
     nothing: NothingFoundError | None = None
+    not_opened: NotOpenedError | None = None
     for path in sorted(paths, key=_order, reverse=True):
         reached = progress(path)
         better = {kind for kind, found in picked.items() if progress(found) > reached}
@@ -187,6 +189,10 @@ def pick_files(
             continue
         try:
             kinds = read_lab_file(path, settled).parts
+        except NotOpenedError as error:  # losses or arguments, but perhaps a whole model
+            not_opened = not_opened or error
+            notes.append(f"left out: {error}")
+            continue
         except NothingFoundError as error:
             nothing = nothing or error
             continue
@@ -199,6 +205,8 @@ def pick_files(
             taken = picked.setdefault(kind, path)
             if taken != path and kind not in better:
                 notes.append(f"{taken}: its {kind} is taken; by its name {path} is equally good")
+    if not_opened and TRANSFORMER not in {*picked, *brought}:
+        raise not_opened
     if nothing and not picked and not brought:
         raise nothing
     return picked

@@ -27,7 +27,7 @@ from utils.io.messages import message_of, note_once, raise_if_machine, refusal
 from utils.weights.description import TRANSFORMER, Description, described
 from utils.weights.lab_keys import UNSETTLED, LabFile, read_keys
 from utils.weights.lab_naming import Settled
-from utils.weights.lab_networks import NothingFoundError, UnknownKeysError
+from utils.weights.lab_networks import NothingFoundError, NotOpenedError, UnknownKeysError
 from utils.weights.lab_shapes import describe, not_followed
 
 BROKEN_FILE = (  # the unpickler takes a text's letters for its own instructions
@@ -76,7 +76,7 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
         if not left_out or isinstance(error, UnknownKeysError):
             raise
         asks = f"holds more than tensors and is not opened (it asks for {left_out[0]})"
-        raise UserError(f"{path}: {asks}{SAVE_AGAIN}") from None
+        raise NotOpenedError(f"{path}: {asks}{SAVE_AGAIN}") from None
     if left_out:
         found.notes.append(f"not opened: objects of {', '.join(left_out)}")
     return found

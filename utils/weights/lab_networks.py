@@ -36,6 +36,10 @@ class UnknownKeysError(NothingFoundError):
     """A file of tensors that are those of no known network."""
 
 
+class NotOpenedError(NothingFoundError):
+    """A file of objects that are not opened, with no known network next to them."""
+
+
 @dataclass(frozen=True)
 class Network:
     """Tensors of one network, under the file's names."""
