@@ -70,6 +70,15 @@ def test_a_transformer_in_our_form_is_taken_before_that_of_a_whole_checkpoint(la
     assert found == {"transformer": "transformer.safetensors", "tokenizer": "whole.pt"}
 
 
+def test_a_state_dict_next_to_a_tokenizer_in_our_form_is_no_state_of_a_training(
+    lab, handed_in, save
+):
+    folder = handed_in({"state_dict.pt": lab.transformer.state_dict()})
+    import_lab([save(lab.vqgan.state_dict(), "theirs.pt")], folder, Config())
+    found, _ = taken(folder)
+    assert found == {"transformer": "state_dict.pt", "tokenizer": "vqgan.safetensors"}
+
+
 def test_of_two_best_files_that_by_validation_is_taken_and_else_the_last_with_a_note(
     lab, handed_in
 ):
