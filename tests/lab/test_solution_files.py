@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import tarfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from config.errors import UserError
 from config.schema import Config
 from utils.grading.solution import Solution, progress
 from utils.weights.import_lab import import_lab
+from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_naming import Settled
 
 STATE = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
@@ -137,6 +140,19 @@ def test_losses_and_arguments_are_left_out_with_a_note_unless_there_is_nothing_e
     found, notes = taken(folder)
     assert found == {"tokenizer": "VQGAN.pt", "transformer": "a.pt"}
     assert "losses.pt: holds more than tensors" in notes[0]
+
+
+def test_a_tar_archive_names_its_checkpoints_and_a_plain_pickle_what_it_asks_for(handed_in):
+    folder = handed_in({"model.pth": {"pos_emb": torch.zeros(1)}})
+    with tarfile.open(folder / "all.tar", "w") as archive:
+        archive.add(folder / "model.pth", "hw/model.pth")
+        archive.add(folder / "model.pth", "__MACOSX/hw/._a.pt")
+    with pytest.raises(UserError, match=r"an archive that contains hw/model\.pth; unpack"):
+        read_lab_file(folder / "all.tar")
+    with (folder / "plain.pt").open("wb") as file:
+        pickle.dump({"pos_emb": torch.zeros(1)}, file, 2)
+    with pytest.raises(UserError, match=r"asks for torch\.storage.*save it again"):
+        read_lab_file(folder / "plain.pt")
 
 
 def test_images_need_no_network_and_without_them_a_file_says_what_is_missing(lab, handed_in):

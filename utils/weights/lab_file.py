@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from fid.names import is_hidden
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -86,11 +87,12 @@ def _other_archive(path: Path) -> str | None:
     """What an archive of another kind holds, and what to do with it; None for any other file."""
     names: list[str] = []
     with suppress(*BROKEN_FILE, zipfile.BadZipFile, tarfile.TarError):
-        if zipfile.is_zipfile(path):
-            names = zipfile.ZipFile(path).namelist()
-        elif tarfile.is_tarfile(path):
+        if tarfile.is_tarfile(path):  # first, as one of checkpoints ends as a zip file does
             with tarfile.open(path) as archive:
                 names = archive.getnames()
+        elif zipfile.is_zipfile(path):
+            names = zipfile.ZipFile(path).namelist()
+    names = [name for name in names if not is_hidden(name)]
     if any(name.endswith("/constants.pkl") for name in names):
         return f"is a TorchScript program, which is not opened{SAVE_AGAIN}"
     if inner := [name for name in names if name.lower().endswith(WEIGHTS_SUFFIXES)]:
@@ -168,7 +170,7 @@ def _read_data(path: Path) -> tuple[object, list[str]]:
                 known = name in stand_ins
             else:
                 raise (error if "GLOBAL" in str(error) else first) from None
-            if not known:
+            if not known or name.startswith("torch.storage."):  # of a tensor, in a plain pickle
                 raise
             stand_ins[name] = kind
     assert first
