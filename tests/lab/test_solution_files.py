@@ -155,6 +155,15 @@ def test_a_tar_archive_names_its_checkpoints_and_a_plain_pickle_what_it_asks_for
         read_lab_file(folder / "plain.pt")
 
 
+def test_equal_networks_in_one_file_count_as_one(lab, handed_in):
+    weights = lab.transformer.state_dict()
+    folder = handed_in({"a.pt": {"model": weights, "best": weights}})
+    assert taken(folder) == ({"transformer": "a.pt"}, [])
+    handed_in({"a.pt": {"model": weights, "best": weights | {"bias": weights["bias"] + 1}}})
+    with pytest.raises(UserError, match="holds 2 transformers"):
+        taken(folder)
+
+
 def test_images_need_no_network_and_without_them_a_file_says_what_is_missing(lab, handed_in):
     folder = handed_in({"optimizer.pt": STATE})
     with pytest.raises(UserError, match=r"optimizer\.pt: expected a dictionary of tensors"):

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from config.errors import UserError
@@ -77,6 +78,9 @@ def choose(
     """The one network of a kind to use, or None; raises `UserError` if ambiguous."""
     if len(networks) > 1 and entry is not None:
         networks = [n for n in networks if entry in (n.title, *n.title.split("."))]
+    if len(networks) > 1 and all(_equal(networks[0], other) for other in networks[1:]):
+        notes.append(f"equal {networks[0].kind}s count as one: {titles(networks)}")
+        networks = networks[:1]
     if len(networks) > 1:
         raise UserError(
             f"{name}: holds {len(networks)} {networks[0].kind}s: {titles(networks)}; "
@@ -85,6 +89,13 @@ def choose(
     if networks and entry:
         notes.append(f"--entry {entry}: the {networks[0].kind} of '{networks[0].title}' is taken")
     return networks[0] if networks else None
+
+
+def _equal(one: Network, other: Network) -> bool:
+    """Whether two networks have the same tensors under the same names."""
+    return one.weights.keys() == other.weights.keys() and all(
+        torch.equal(value, other.weights[key]) for key, value in one.weights.items()
+    )
 
 
 def titles(networks: list[Network]) -> str:
