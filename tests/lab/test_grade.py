@@ -89,6 +89,8 @@ def test_five_solutions_are_ranked_and_one_that_fails_stops_no_other(desk, call)
 
 def test_a_folder_without_solutions_is_refused(desk, call):
     Path("none").mkdir()
+    for name in ("README.md", "Thumbs.db", "desktop.ini"):
+        Path("none", name).touch()
     left = call("python grade.py none --config tiny.yml --data cat_face")
     assert (left.code, left.err) == (2, "error: none: contains no solution\n")
 

@@ -38,6 +38,7 @@ from utils.weights.lab_naming import Settled
 READERS = 4  # threads that read images for a GPU
 DIGITS = 4  # of a score, as the scorer prints it
 DETAILS = ("  keys: ", "  renamed: ", "  read from the shapes: ")  # lines of an import, no notes
+NO_SOLUTIONS = {".md", ".txt", ".db", ".ini"}  # as README.md, Thumbs.db and desktop.ini
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
 
 
@@ -80,6 +81,7 @@ class Grader:
             raise UserError(f"{folder}: no such folder of solutions")
         own = os.path.realpath(self.output)  # the output folder may be among the solutions
         found = (path for path in folder.iterdir() if not is_hidden(path.name))
+        found = (path for path in found if path.is_dir() or path.suffix.lower() not in NO_SOLUTIONS)
         solutions = sorted(path for path in found if os.path.realpath(path) != own)
         if not solutions:
             raise UserError(f"{folder}: contains no solution")
