@@ -165,7 +165,7 @@ BOMBS = [
     *(Case(f"a zip {what} to score", f"{SCORED_ZIP} --metrics fid,paired", "", make, REPAIRED)
       for what, make in (("of a Mac", _foreign(of_macs)), ("of Windows", _foreign(_of_windows)))),
     Case("a storage server's thumbnails among pictures to prepare",
-         PREPARE.replace("6 3 2", "7 3 2"), "pictures: 11 images, but --split asks for",
+         PREPARE.replace("6 3 2", "7 3 2"), "pictures: too few usable images (11 files",
          put("pictures/@eaDir/image_1.png/SYNOPHOTO_THUMB_M.png", encoded(pixels(99)))),
     Case("a pipe as zip to prepare", ZIPPED, "bad.zip: is neither a folder nor a zip file",
          lambda folder: os.mkfifo(folder / "bad.zip")),

@@ -74,8 +74,6 @@ class ImageFiles:
         few.
         """
         wanted, number = sum(counts.values()), len(self.files)
-        if number < wanted:
-            raise too_few(f"{self.label}: {number} images", counts, number)
         names = [self.files[i] for i in np.random.default_rng(seed).permutation(number)]
         images: dict[bytes, np.ndarray] = {}
         copies: Counts = {}
@@ -143,8 +141,8 @@ def deal(copies: Counts, counts: Counts) -> dict[str, list[str]] | None:
 def too_few(found: str, counts: Counts, number: int) -> UserError:
     """The error for a split larger than the number of images; suggests one that fits."""
     wanted = " + ".join(str(counts[split]) for split in SPLIT_NAMES)
-    tenth = max(1, number // 10)
-    advice = f"; try --split {number - 2 * tenth} {tenth} {tenth}" if number >= 3 else ""
+    tenth = max(2, number // 10)  # a score needs two
+    advice = f"; try --split {number - 2 * tenth} {tenth} {tenth}" if number >= 6 else ""
     return UserError(f"{found}, but --split asks for {wanted} = {sum(counts.values())}{advice}")
 
 

@@ -200,7 +200,11 @@ def load_mask(
 def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> np.ndarray:
     with as_user_error():
         values = mask_values(image, name)
-    if values.max(initial=0) == 1:
+    low, high = values.min(initial=KNOWN), values.max(initial=0)
+    if 1 < high < min(threshold, MASK_THRESHOLD) and low < high:
+        found = f"values {low:g} to {high:g}, all below {threshold}"
+        raise UserError(f"{name}: {found}; known is {KNOWN}, or give --mask-threshold")
+    if high == 1:
         note_once("mask 0/1", f"{name}: a mask of 0 and 1; they are read as 0 and 255")
     else:
         _tell_of_soft(values, name, threshold)
@@ -220,12 +224,16 @@ def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     """
     if isinstance(mask, Image.Image):
         mask = _hole_of(upright(mask), "mask")
+    for name, given in (("mask", mask), ("image", image)):
+        if not isinstance(given, np.ndarray):
+            found = type(given).__name__
+            raise UserError(f"{name}: {found}; needed is an image of PIL or an array of NumPy")
     is_whole = mask.dtype.kind in "bui"  # fractions would all be below the threshold
     if not is_whole or mask.min(initial=0) < 0 or mask.max(initial=0) > KNOWN:
         found = f"mask: {mask.dtype} {mask.shape}"
         raise UserError(f"{found}; needed are bools or whole numbers from 0 to {KNOWN} (H, W)")
     hole = mask.copy() if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")
     if hole.shape != image.shape[:2]:
         raise UserError(f"mask: {hole.shape}, but the image is {image.shape[:2]}")

@@ -113,3 +113,17 @@ def test_an_array_of_other_numbers_is_no_mask(mask):
 def test_an_array_of_negative_numbers_is_no_mask():
     with pytest.raises(UserError, match="whole numbers from 0 to 255"):
         as_hole(np.array([[-1, 0], [255, 255]]), IMAGE)
+
+
+def test_a_mask_of_two_values_that_are_both_below_the_threshold_is_refused():
+    labels = Image.fromarray(CORNERS.astype(np.uint8) * 2)
+    with pytest.raises(UserError, match="mask: values 0 to 2, all below 128"):
+        as_hole(labels, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("mask", "image"), [("hole.png", IMAGE), (CORNERS, [[1]]), (CORNERS, np.zeros((0, 0, 3)))]
+)
+def test_what_is_no_array_is_one_line(mask, image):
+    with pytest.raises(UserError, match="needed is"):
+        as_hole(mask, image)
