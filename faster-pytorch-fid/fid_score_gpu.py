@@ -33,6 +33,7 @@ from fid import (
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
 from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
+from fid.names import MANIFEST
 from fid.notes import notes
 from fid.pixels import Size
 from fid.process import Ranks, handled, leave
@@ -172,6 +173,8 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
     settings = settings_from(args)
     if place := args.json or args.save_stats:
         ranks.on_first(lambda: check_place(place))
+    if args.json and (args.json.suffix.lower() != ".json" or args.json.name == MANIFEST):
+        raise ScoreError(f"{args.json}: --json writes a file that ends in .json, no {MANIFEST}")
     if args.save_stats:
         save_predicted_statistics(settings, ranks, args.save_stats, args.keep_features)
         if ranks.rank == 0:

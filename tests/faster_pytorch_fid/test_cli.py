@@ -158,6 +158,14 @@ def test_a_device_or_pipe_is_not_replaced_by_a_file(lab, command, flag):
     assert pipe.is_fifo()
 
 
+@pytest.mark.parametrize("place", ["test_results/manifest.json", "truth/image_000.png"])
+def test_a_certificate_does_not_replace_what_is_read(lab, command, place):
+    before = (lab / place).read_bytes()
+    code, _, error = command("--predicted-path", lab / "test_results", "--json", lab / place)
+    assert (code, (lab / place).read_bytes()) == (2, before)
+    assert "--json writes a file that ends in .json, no manifest.json" in error
+
+
 def test_every_form_of_the_same_images_has_the_same_score(lab, command, tmp_path):
     truth, results = draw_images(8, seed=1), lab / "test_results"
     with zipfile.ZipFile(lab / "truth.zip", "w") as archive:
