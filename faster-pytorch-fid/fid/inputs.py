@@ -11,7 +11,7 @@ from typing import Any
 from fid.files import ScoreError, check_limit, composed, note
 from fid.images import CsvImages, FolderImages, ImageSet, ZipImages
 from fid.manifest import column_of, note_other_truth, path_in, read_manifest, stated_names
-from fid.names import MANIFEST, folder_names, natural_key, partners, stem
+from fid.names import MANIFEST, folder_names, natural_key, partners, rows_by_name, stem
 from fid.pixels import Size
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
@@ -186,8 +186,9 @@ def belonging(
     """The partner in `others` of each image, matched by name (names.py).
 
     names: what the manifest calls the partners, used if all are there, else the images' own names.
-    Rows of a csv else match by position. Unmatched ones are dropped with a note. Sets of different
-    length and files of statistics are returned unchanged.
+    Rows of a csv else match by the images' numbers or by position (`rows_by_name`). Unmatched ones
+    are dropped with a note. Sets of different length and files of statistics are returned
+    unchanged.
     """
     if isinstance(images, Path) or isinstance(others, Path):
         return others
@@ -198,9 +199,13 @@ def belonging(
                 note(f"{others.path}: {text}; the others are not used")
             return others.select(wanted)
     if not (images.has_names and others.has_names):
-        if len(others) > len(images):
-            note(f"{others.path}: the first {len(images)} images are used")
-        return others.named(others.names[: len(images)])
+        rows: Sequence[int] = range(min(len(images), len(others)))
+        if (surplus := len(others) - len(images)) > 0:
+            how = "they have the first rows, in order"
+            if images.has_names:
+                rows, how = rows_by_name(images.names, len(others))
+            note(f"{others.path}: {surplus} rows more than images are left out; {how}")
+        return others.named(others.names[row] for row in rows)
     if len(images) != len(others):
         return others
     found = partners(images.names, others.names)

@@ -81,6 +81,22 @@ def trailing_number(name: str) -> int | None:
     return _last_number(stem(name))
 
 
+def rows_by_name(names: Sequence[str], count: int) -> tuple[Sequence[int], str]:
+    """The row of each image in a table of more rows, count, and how it was found, for a note.
+
+    It is the number at the end of the name where all numbers differ and are numbers of rows; else
+    the image's position. Numbers from 1 to the number of images are positions, and one that equals
+    count shows that they begin at 1. A single image of number 1 tells nothing.
+    """
+    numbers = [trailing_number(name) for name in names]
+    first = 1 if count in numbers and 0 not in numbers else 0
+    rows = [number - first for number in numbers if number is not None]
+    is_full = set(numbers) == set(range(1, len(names) + 1)) != {1}
+    if is_full or len({*rows}.intersection(range(count))) < len(names):
+        return range(len(names)), "they have the first rows, in order"
+    return rows, f"each has the row of its number, counted from {first}"
+
+
 def stem(name: str) -> str:
     """The name without folders and suffixes: photo for photo.jpg and its mask photo.jpg.png."""
     found = PurePosixPath(PurePosixPath(name).stem)

@@ -299,13 +299,20 @@ def test_files_that_do_not_pair_are_named(tmp_path):
         belonging(*sets)
 
 
-def test_surplus_rows_of_a_csv_are_left_out_with_a_note(tmp_path, pixels, capsys):
-    table = open_images(write_csv(tmp_path / "a.csv", pixels))
-    assert belonging(FolderImages(tmp_path, ["test_0.png", "test_1.png"]), table).names == [
-        "0",
-        "1",
-    ]
-    assert "the first 2 images are used" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("names", "rows", "how"),
+    [
+        (["test_0.png", "test_1.png"], ["0", "1"], "of its number, counted from 0"),
+        (["test_1.png", "test_3.png"], ["1", "3"], "of its number, counted from 0"),
+        (["a.png", "b.png"], ["0", "1"], "they have the first rows, in order"),
+    ],
+)
+def test_surplus_rows_of_a_csv_are_left_out_with_a_note(tmp_path, capsys, names, rows, how):
+    table = open_images(write_csv(tmp_path / "a.csv", draw_images(5, seed=1)))
+    assert belonging(FolderImages(tmp_path, names), table).names == rows
+    said = capsys.readouterr().err
+    assert "a.csv: 3 rows more than images are left out; " in said
+    assert how in said
 
 
 FIRST_ROWS = {  # of a table: whether it names columns

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from fid.names import trailing_number
+from fid.names import rows_by_name
 
 from config.errors import UserError
 from utils.data.pairs import image_files, pair
@@ -62,7 +62,7 @@ class TruthTable:
             if len(places) == len(self.rows):
                 self.row_of, how = [places[mask] for mask in masks], "each has its mask's row"
             else:
-                self.row_of, how = rows_by_name(images, len(self.rows))
+                self.row_of, how = rows_by_name([path.name for path in images], len(self.rows))
             note(f"{path}: {surplus} rows more than images are left out; {how}")
 
     def name(self, index: int) -> int:
@@ -77,22 +77,6 @@ class TruthTable:
         """Read the row of an image, which is square, uint8 (H, W, 3)."""
         with as_user_error():
             return self.rows.decoded(self.row_of[index])
-
-
-def rows_by_name(images: Sequence[Path], count: int) -> tuple[Sequence[int], str]:
-    """The row of each image in a table of more rows, count, and how it was found, for a note.
-
-    It is the number at the end of the name where all numbers differ and are numbers of rows; else
-    the image's position. Numbers from 1 to the number of images are positions, and one that equals
-    count shows that they begin at 1. A single image of number 1 tells nothing.
-    """
-    numbers = [trailing_number(path.name) for path in images]
-    first = 1 if count in numbers and 0 not in numbers else 0
-    rows = [number - first for number in numbers if number is not None]
-    is_full = set(numbers) == set(range(1, len(images) + 1)) != {1}
-    if is_full or len({*rows}.intersection(range(count))) < len(images):
-        return range(len(images)), "they have the first rows, in order"
-    return rows, f"each has the row of its number, counted from {first}"
 
 
 Truth = TruthFiles | TruthTable
