@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fid.features import BACKENDS, Backend, BackendOptions
-from fid.files import ScoreError, note
+from fid.files import BROKEN_ZIP, ScoreError, note
 from fid.images import ImageSet
 from fid.inputs import Inputs, Settings, Source
 from fid.metrics import frechet_distance
@@ -32,6 +32,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 CPU_PART = 2  # batch size per CPU thread, small enough for its cache
 PIXELS = f"1, Pillow {PIL.__version__}"  # what decodes images; count up where `pixels` changes any
+
+
+def size_of(source: Source) -> str | None:
+    """Width x height of the first image in pixels; None for statistics that do not state it."""
+    if isinstance(source, ImageSet):
+        return "{1} x {0}".format(*source.pixels(0).shape)
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            found = file["size"]
+    except (KeyError, *BROKEN_ZIP):
+        return None
+    return str(found) if found.dtype.kind == "U" and found.shape == () else None
 
 
 def choose_device(asked: str, ranks: Ranks) -> torch.device:
@@ -203,6 +215,11 @@ class Scorer:
             self.backend, images, indices, self.device, size, workers, keep_features
         )
         return part.to(torch.device("cpu")) if self.ranks.world_size > 1 else part
+
+    def provenance_of(self, source: Source) -> dict[str, str]:
+        """What a file of statistics says of its features and, if known, of its images' size."""
+        size = size_of(source)
+        return self.backend.provenance | ({"size": size} if size else {})
 
     def _load(self, path: Path) -> FeatureStatistics:
         return load_statistics(path, self.backend.dims, self.backend.provenance)

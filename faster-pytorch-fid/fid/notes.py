@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fid.extraction import size_of
 from fid.features import FID_HASH_PREFIX
 from fid.images import ImageSet
 from fid.metrics import KERNEL_SUBSET_SIZE
@@ -60,8 +61,8 @@ def _unequal(outcome: Outcome) -> list[str]:
         text = "share {}, which count once in KID, precision, recall, density and coverage"
         text = text if is_shared else "are compared with {}"
         found.append(f"{count1} images {text.format(f'{count2} of ground truth')}")
-    sizes = ["{1} x {0}".format(*side.pixels(0).shape) for side in sets]
-    if len(set(sizes)) == 2:
+    sizes = [size_of(side) for side in (inputs.predicted, inputs.reference)]
+    if None not in sizes and sizes[0] != sizes[1]:
         found.append(
             f"the images have {sizes[0]} pixels, the ground truth {sizes[1]}: the distance is of "
             "that too (see --resize)"

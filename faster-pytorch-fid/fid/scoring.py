@@ -170,7 +170,7 @@ def save_predicted_statistics(
     predicted, _ = ranks.on_first(lambda: open_predicted(settings))
     scorer = Scorer(settings, ranks)
     statistics = scorer.statistics(predicted, keep_features)
-    ranks.on_first(lambda: save_statistics(path, statistics, scorer.backend.provenance))
+    ranks.on_first(lambda: save_statistics(path, statistics, scorer.provenance_of(predicted)))
 
 
 class Interval(NamedTuple):

@@ -166,6 +166,13 @@ def test_a_certificate_does_not_replace_what_is_read(lab, command, place):
     assert "--json writes a file that ends in .json, no manifest.json" in error
 
 
+def test_statistics_remember_the_size_of_their_images(lab, command, tmp_path):
+    images, path = lab / "test_results", tmp_path / "small.npz"
+    assert command("--resize", "16x12:nearest", "--save-stats", images, path)[0] == 0
+    _, _, said = command("--predicted-path", images, "--gt-path", path)
+    assert f"the images have {SIDE} x {SIDE} pixels, the ground truth 16 x 12: the" in said
+
+
 def test_every_form_of_the_same_images_has_the_same_score(lab, command, tmp_path):
     truth, results = draw_images(8, seed=1), lab / "test_results"
     with zipfile.ZipFile(lab / "truth.zip", "w") as archive:
