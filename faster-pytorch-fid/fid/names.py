@@ -149,9 +149,10 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
     _note_left_out(path, names)
     if not recursive and (inner := inner_folder(path)):
         if not found:
-            raise ScoreError(
-                f"{path}: no images, but {inner} holds some; name it or use --recursive"
-            )
+            advice = "name it or use --recursive"
+            if results := min(path.glob(f"*/{MANIFEST}"), default=None):  # of the whole run
+                inner, advice = results.parent, "name it"
+            raise ScoreError(f"{path}: no images, but {inner} holds some; {advice}")
         note(f"{path}: {inner} holds images too, left out without --recursive", once=str(inner))
     return sorted(found, key=natural_key)
 

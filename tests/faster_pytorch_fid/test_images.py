@@ -315,6 +315,14 @@ def test_surplus_rows_of_a_csv_are_left_out_with_a_note(tmp_path, capsys, names,
     assert how in said
 
 
+def test_a_folder_of_results_is_advised_before_another(tmp_path, pixels):
+    for name in ("masks", "test_results"):
+        write_folder(tmp_path / name, pixels)
+    (tmp_path / "test_results" / "manifest.json").touch()
+    with pytest.raises(ScoreError, match="but .*/test_results holds some; name it$"):
+        folder_names(tmp_path)
+
+
 FIRST_ROWS = {  # of a table: whether it names columns
     "a,b,c": True,
     "0,1,2": True,  # as pandas counts
