@@ -105,14 +105,14 @@ def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """Tensors by name and the file's SHA-256; only tensors are unpickled, never code.
 
-    Raises `ScoreError` where the file's name has another hash or torch cannot read the file.
+    Raises `ScoreError` for the public file's name with another hash, and what torch cannot read.
     """
     sha256 = sha256_of_file(path)
-    named = HASH_IN_NAME.search(path.name)
-    if named and not sha256.startswith(named[1]):
+    is_public = path.name.endswith(f"-{FID_HASH_PREFIX}.pth")  # other digits may be a date
+    if is_public and not sha256.startswith(FID_HASH_PREFIX):
         raise ScoreError(
             f"{path}: wrong or truncated: its sha256 begins {sha256[:8]}, its name says "
-            f"{named[1]}; delete it to have it downloaded again"
+            f"{FID_HASH_PREFIX}; delete it to have it downloaded again"
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
