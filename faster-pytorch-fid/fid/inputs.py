@@ -206,11 +206,15 @@ def belonging(
                 rows, how = rows_by_name(images.names, len(others))
             note(f"{others.path}: {surplus} rows more than images are left out; {how}")
         return others.named(others.names[row] for row in rows)
+    spare = len(others) > len(images)
+    found = partners(images.names, others.names, spare)
+    if found is not None:
+        if spare:
+            text = f"{len(images)} of the {len(others)} images have a partner"
+            note(f"{others.path}: {text}; the others are not used")
+        return others.named(others.names[place] for place in found)
     if len(images) != len(others):
         return others
-    found = partners(images.names, others.names)
-    if found is not None:
-        return others.named(others.names[place] for place in found)
     alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
     shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
     raise ScoreError(

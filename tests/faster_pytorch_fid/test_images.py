@@ -293,6 +293,12 @@ def test_scorer_and_suite_pair_files_alike(tmp_path, case):
         assert [path.name for path in partners] == expected
 
 
+def test_more_truths_pair_by_stem_too(tmp_path, capsys):
+    names = ["a_1.png", "a_2.png"], ["a_0.jpg", "a_1.jpg", "a_2.jpg"]
+    assert belonging(*(FolderImages(tmp_path, side) for side in names)).names == names[1][1:]
+    assert "2 of the 3 images have a partner; the others are not used" in capsys.readouterr().err
+
+
 def test_files_that_do_not_pair_are_named(tmp_path):
     sets = [FolderImages(tmp_path, names) for names in (["a.png", "b.png"], ["a.png", "c.png"])]
     with pytest.raises(ScoreError, match="without a partner: b, c"):
