@@ -24,9 +24,11 @@ SMALLEST_CROP = 0.5  # of the image's height and width, so at least a quarter of
 
 
 def psnr(error: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of errors on the 0..255 scale; 100 for identical images."""
+    """Peak signal-to-noise ratio in dB of errors on the 0..255 scale; at most 100."""
     mean_square = float(np.square(error, dtype=np.float64).mean())
-    return 10 * math.log10(255**2 / mean_square) if mean_square > 0 else IDENTICAL_PSNR
+    if mean_square == 0:
+        return IDENTICAL_PSNR
+    return min(IDENTICAL_PSNR, 10 * math.log10(255**2 / mean_square))
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:

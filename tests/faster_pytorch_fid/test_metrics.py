@@ -143,6 +143,12 @@ def test_ssim_and_psnr_equal_scikit_images():
     assert psnr(first.astype(int) - first) == 100
 
 
+def test_no_image_has_a_higher_psnr_than_an_identical_one():
+    error = np.zeros((1000, 1000))
+    error[0, 0] = 1
+    assert psnr(error) == psnr(error * 0) == 100
+
+
 def test_hole_errors_count_only_hidden_pixels(tmp_path):
     truth = [np.full((12, 12, 3), 100, np.uint8)] * 2
     mask = np.full((12, 12), 255, np.uint8)
