@@ -194,7 +194,9 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
         found = certificate.build(settings, outcome, args.verify.parent)
         lines = certificate.differences(stated, found)
         end = f"{len(lines)} differences" if lines else "verified"
-        print(*(f"differs: {line}" for line in lines), f"{args.verify}: {end}", sep="\n")
+        print(
+            *(f"differs: {ScoreError(line)}" for line in lines), f"{args.verify}: {end}", sep="\n"
+        )
         return DISAGREES if lines else 0
     return 0
 

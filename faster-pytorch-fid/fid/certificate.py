@@ -30,7 +30,7 @@ FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # in addition to the metric's absolute tolerance
 MAX_FLOAT = sys.float_info.max  # no score is nan or infinite
 SOURCES = ("predicted", "reference", "masks", "train")
-COMPARED = ("weights_sha256", "dims", "resize", "route", "kernel_subset_size")
+COMPARED = ("score_name", "weights_sha256", "dims", "resize", "route", "kernel_subset_size")
 LATER_SETTINGS = {"recursive": False, "train_path": None, "resize": None}  # added later
 PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")
 

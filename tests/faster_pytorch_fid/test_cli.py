@@ -166,6 +166,14 @@ def test_a_certificate_does_not_replace_what_is_read(lab, command, place):
     assert "--json writes a file that ends in .json, no manifest.json" in error
 
 
+def test_a_certificate_with_another_label_does_not_verify(lab, command):
+    command("--predicted-path", lab / "test_results", "--json", lab / "a.json")
+    stated = json.loads((lab / "a.json").read_text()) | {"score_name": "FID\x1b[2K"}
+    (lab / "a.json").write_text(json.dumps(stated))
+    code, output, _ = command("--verify", lab / "a.json", network=False)
+    assert (code, "score_name: certificate FID\\x1b[2K, found Inception-64" in output) == (1, True)
+
+
 def test_statistics_remember_the_size_of_their_images(lab, command, tmp_path):
     images, path = lab / "test_results", tmp_path / "small.npz"
     assert command("--resize", "16x12:nearest", "--save-stats", images, path)[0] == 0
