@@ -32,6 +32,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     entries = manifest.get("images") if isinstance(manifest, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ScoreError(f"{path}: expected an object with a list of objects under 'images'")
+    if not entries:
+        raise ScoreError(f"{path}: lists no images")
     for key, (kind, what) in KEYS.items():
         if not isinstance(manifest.get(key), kind | None):
             raise ScoreError(f"{path}: {key!r} must be {what} or null")

@@ -15,6 +15,7 @@ from fid import files
 from fid.files import ScoreError, note
 from fid.images import FolderImages
 from fid.inputs import belonging, open_images
+from fid.manifest import read_manifest
 from fid.names import folder_names, is_picture, natural_key
 from fid.pixels import decode_image, mask_values
 from fid_test_images import draw_images, write_csv, write_folder
@@ -607,3 +608,9 @@ def test_a_manifest_may_write_an_accent_otherwise_than_the_folder(tmp_path, pixe
         images = open_images(folder, [asked, "image_001.png"])
         assert images.names == [there, "image_001.png"]
         (folder / there).rename(folder / "image_000.png")
+
+
+def test_a_manifest_without_images_is_named(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"images": []}')
+    with pytest.raises(ScoreError, match=r"manifest\.json: lists no images"):
+        read_manifest(tmp_path)
