@@ -97,8 +97,9 @@ class TokenizerTrainer(Trainer):
         """Everything that the weights depend on; a transformer by its weights, not by its path."""
         settings = self.settings_in("tokenizer")
         del settings["tokenizer.training.transformer"]
-        pixels = hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()
-        settings["pixels of the images"] = pixels[:FINGERPRINT]
+        for name, pixels in (("images", images), ("validation images", self.val)):
+            digest = hashlib.sha256(pixels.cpu().contiguous().numpy()).hexdigest()
+            settings[f"pixels of the {name}"] = digest[:FINGERPRINT]
         return settings | (self.holed.settings() if self.holed else {})
 
     def _place(self, network: torch.nn.Module) -> torch.nn.Module:

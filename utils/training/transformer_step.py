@@ -107,9 +107,9 @@ class TransformerTrainer(Trainer):
         tokens, settings = self.tokens, self.settings_in("transformer", "masking", "training")
         settings["codes of the tokenizer"] = tokens.codes_sha256[:FINGERPRINT]
         settings["tokens of the images"] = tokens.fingerprint()[:FINGERPRINT]
-        if tokens.holed is not None:
-            settings["decoding.hole_fill"] = self.config.decoding.hole_fill
-        return settings
+        settings["tokens of the validation images"] = tokens.fingerprint("val")[:FINGERPRINT]
+        fill = {"decoding.hole_fill": self.config.decoding.hole_fill}
+        return settings if tokens.holed is None else settings | fill
 
     def start_from(self, network: BidirectionalTransformer) -> None:
         """Start from another network's weights instead of a random initialisation.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -163,8 +165,9 @@ def another_transformer(weights: Config) -> None:
     save_weights(weights.transformer_weights, network.state_dict(), network.config, {})
 
 
-def another_image(weights: Config) -> None:
-    save_png(weights.data.root / "train" / "image_0.png", np.zeros((16, 16, 3), np.uint8))
+def another_image(weights: Config, split: str = "train") -> None:
+    path = next((weights.data.root / split).glob("*.png"))
+    save_png(path, np.zeros((16, 16, 3), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +179,7 @@ def another_image(weights: Config) -> None:
         ({"tokenizer.training.transformer": None}, "weights of the sampling transformer"),
         (another_transformer, "weights of the sampling transformer"),
         (another_image, "pixels of the images"),
+        (partial(another_image, split="val"), "pixels of the validation images"),
     ],
 )
 def test_such_a_run_resumes_only_with_what_it_was_begun_with(
