@@ -37,7 +37,7 @@ LOOK_IMAGES = 64  # validation images per report; the final loss uses all
 SUBSET_STREAM = 77  # random stream that picks the images of trials
 NOT_ASKED = (  # settings that do not affect a trial, or may be raised later
     *("training.epochs", "training.max_minutes", "training.validate_every"),
-    *("training.checkpoint_every", "search.trials", "search.seeds"),
+    *("training.checkpoint_every", "training.pictures_every", "search.trials", "search.seeds"),
 )
 STEP_COUNTS = {"training.warmup_steps", "training.batch_size", "training.accumulate"}
 Values = dict[str, float | int]

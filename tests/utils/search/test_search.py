@@ -213,6 +213,13 @@ def test_other_images_begin_another_study_even_if_there_are_as_many(config, spli
     assert first.fingerprint != second.fingerprint
 
 
+def test_pictures_during_the_training_begin_no_other_study(config, changed):
+    rows = np.zeros((40, 2, 16), np.uint16)
+    tokens = Tokens(rows, rows, torch.zeros(16, 8), "theirs")
+    drawing = changed(config, {"training.pictures_every": 3})
+    assert TrainingLoss(drawing, tokens).fingerprint == TrainingLoss(config, tokens).fingerprint
+
+
 def test_a_rate_that_diverges_is_pruned_with_its_reason(config, training, changed):
     search_learning_rate(changed(config, {"training.learning_rate": 0.05}))
     first = study_of(config).trials[0]
