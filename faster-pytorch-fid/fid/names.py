@@ -23,7 +23,7 @@ OTHER_EXTENSIONS = frozenset(  # images, and archives of them, that are skipped 
     {".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".eps", ".exr", ".hdr", ".heic"}
     | {".heif", ".hif", ".ico", ".j2k", ".jp2", ".jpe", ".jps", ".jxl", ".mpo", ".nef", ".orf"}
     | {".pbm", ".pcx", ".pef", ".pnm", ".psd", ".qoi", ".raf", ".rw2", ".svg", ".tga", ".xcf"}
-    | {".7z", ".rar", ".tar", ".zip"}
+    | {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"}
 )
 SYSTEM_FOLDERS = frozenset(  # copies, thumbnails and bins of macOS, NAS, Windows and Linux
     ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "lost+found")

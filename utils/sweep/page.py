@@ -72,14 +72,9 @@ class Pictures:
         steps = [ids[None].to(self.sweep.device) for ids in token_ids]
         shown = decoder.known(cell)
         shown = shown if shown is None else shown[place, None]
+        images = decoder.inpainter.decoded_steps(steps, shown)[:, 0]
         known = self.inputs.images[place], self.inputs.holes[place]
-        frames: list[np.ndarray] = []
-        before = None
-        for image in decoder.inpainter.decoded_steps(steps, shown)[:, 0]:
-            is_new = before is None or (image != before).any()  # most of many steps change nothing
-            frames.append(decoder.under(cell).join(image, *known) if is_new else frames[-1])
-            before = image
-        return frames
+        return [decoder.under(cell).join(image, *known) for image in images]
 
 
 def save_study_page(folder: Path, sweep: Sweep, table: Table) -> Path:

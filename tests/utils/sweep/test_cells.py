@@ -414,21 +414,3 @@ def test_a_picture_that_a_failing_disk_hides_is_not_drawn_again(tmp_path, monkey
     monkeypatch.setattr(Cell, "key", lambda *_: "key")
     with pytest.raises(MachineError, match=r"\.png: cannot be read"):
         Pictures(sweep).frames(SimpleNamespace(decoding=None), 0)
-
-
-def test_a_step_that_changes_nothing_is_not_joined_again(tmp_path):
-    joined = []
-    one, other = (np.full((2, 2, 3), value, np.uint8) for value in (1, 2))
-    decoder = SimpleNamespace(
-        known=lambda _: None,
-        inpainter=SimpleNamespace(decoded_steps=lambda *_: np.stack([one, other, other])[:, None]),
-        under=lambda _: SimpleNamespace(join=lambda image, *_: joined.append(image) or image + 1),
-    )
-    trace = np.zeros((3, 1, 4)), None
-    inputs = SimpleNamespace(images=[one], holes=[one])
-    sweep = SimpleNamespace(
-        output=tmp_path, inputs=inputs, decoder=decoder, device="cpu", trace=lambda _: trace
-    )
-    frames = Pictures(sweep)._decode(None, 0)
-    assert len(joined) == 2
-    assert [int(frame[0, 0, 0]) for frame in frames] == [2, 3, 3]
