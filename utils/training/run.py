@@ -60,8 +60,7 @@ def train(
     neither resumed nor overwritten, out of memory and a loss that is not finite, `StopRequested`
     after a clean stop.
     """
-    replaced = (trainer.weights_file, BEST)
-    state = open_state(folder / STATE, trainer.settings_of_run, opening, replaced)
+    state = open_state(folder / STATE, trainer.settings_of_run, opening)
     if state is not None:
         trainer.load_state_dict(state)
         del state  # as large as the trainer

@@ -14,7 +14,6 @@ import textwrap
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -167,12 +166,8 @@ class Opening:
     from_epoch: int | None = None  # the number of epochs that the checkpoint must have finished
 
 
-def open_state(
-    path: Path, settings: dict[str, Any], opening: Opening, weights: Iterable[str] = ()
-) -> State | None:
+def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State | None:
     """The state to resume from, or None for a new run; ``settings``: all the result depends on.
-
-    weights: names of files that a new run replaces.
 
     With nothing to resume, True prints a line and "auto" starts silently. Settings that are newer
     than the state are not compared.
@@ -181,8 +176,7 @@ def open_state(
     not after the requested epoch, and if settings differ without --allow-config-change.
     """
     if not opening.resume:
-        kept = [path, previous(path), *(path.with_name(name) for name in weights)]
-        if any(file.exists() for file in kept) and not opening.restart:
+        if (path.exists() or previous(path).exists()) and not opening.restart:
             raise UserError(f"{path.parent}: already contains a run; use --resume or --restart")
         return None
     state = load_state(path)

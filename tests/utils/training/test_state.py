@@ -12,7 +12,7 @@ import torch
 
 from config.errors import MachineError, UserError
 from utils.training import state
-from utils.training.state import Opening, load_state, open_state, previous, save_state
+from utils.training.state import load_state, previous, save_state
 
 
 @pytest.fixture
@@ -67,12 +67,3 @@ def test_where_the_one_before_cannot_be_read_nothing_is_set_aside(saved, monkeyp
     with pytest.raises(UserError, match=f"while reading {previous(saved)}"):
         load_state(saved)
     assert names(saved) == ["state.previous.pt", "state.pt"]
-
-
-def test_weights_without_a_state_are_replaced_only_by_a_restart(tmp_path):
-    path, weights = tmp_path / "state.pt", ["vqgan.safetensors", "best.safetensors"]
-    assert open_state(path, {}, Opening(), weights) is None
-    (tmp_path / weights[1]).touch()
-    with pytest.raises(UserError, match="already contains a run; use --resume or --restart"):
-        open_state(path, {}, Opening(), weights)
-    assert open_state(path, {}, Opening(restart=True), weights) is None
