@@ -192,11 +192,9 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
             certificate.write(args.json, certificate.build(settings, outcome, args.json.parent))
     if args.verify:
         found = certificate.build(settings, outcome, args.verify.parent)
-        lines = certificate.differences(stated, found)
+        lines = [f"differs: {ScoreError(line)}" for line in certificate.differences(stated, found)]
         end = f"{len(lines)} differences" if lines else "verified"
-        print(
-            *(f"differs: {ScoreError(line)}" for line in lines), f"{args.verify}: {end}", sep="\n"
-        )
+        print(*lines, f"{args.verify}: {end}", sep="\n")
         return DISAGREES if lines else 0
     return 0
 

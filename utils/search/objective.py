@@ -163,6 +163,7 @@ class TrainingLoss:
                 budget = "lower it, or raise search.epochs or search.steps"
                 raise UserError(f"search: in a trial {_reason(error)}; {budget}") from None
             trial.set_user_attr("reason", _reason(error))
+            print(f"{name}: {_reason(error)}", flush=True)
             raise TrialPruned from error
         finally:
             trial.set_user_attr("seconds", round(time.monotonic() - began, 2))

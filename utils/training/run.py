@@ -27,11 +27,11 @@ from utils.io.files import atomic, make_folder, read_rows, write_text
 from utils.io.images import save_png
 from utils.io.lock import alone_in
 from utils.io.messages import is_out_of_memory
-from utils.training.state import Opening, clear_run, open_state, save_state
+from utils.training.state import BEST, LOG, Opening, clear_run, open_state, save_state
 from utils.training.throughput import Peak, Speed
 from utils.training.trainer import LOOK_EVERY, Trainer
 
-BEST, STATE = "best.safetensors", "state.pt"
+STATE = "state.pt"
 Callback = Callable[[Any], None]  # called with the trainer
 
 
@@ -73,7 +73,9 @@ def train(
         with threads, memory_for(trainer.device, advice):
             Run(trainer, folder, callback).train()
     elif is_main():
-        print(f"{folder}: all {trainer.position.epoch} epochs are done")
+        done, wanted = trainer.position.epoch, trainer.settings.epochs
+        limited = f"{done} of {wanted} epochs are done; training.max_minutes is used up"
+        print(f"{folder}: {limited if done < wanted else f'all {done} epochs are done'}")
     return folder / trainer.weights_file
 
 
@@ -187,7 +189,7 @@ class RunLog:
             save_config(trainer.config, temporary)
         stated = json.dumps(environment(trainer.device), indent=1)
         write_text(folder / "environment.json", stated + "\n")
-        self.folder, self.path, done = folder, folder / "log.jsonl", trainer.position.epoch
+        self.folder, self.path, done = folder, folder / LOG, trainer.position.epoch
         kept = [row for row in self.rows() if row["epoch"] <= done]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self.board = SummaryWriter(folder / "tensorboard", purge_step=done + 1)

@@ -29,6 +29,7 @@ from utils.weights.store import write_tensors
 
 State = dict[str, Any]
 Resume = bool | Literal["auto"]
+BEST, LOG = "best.safetensors", "log.jsonl"
 BROKEN_STATE = (  # what reading one that is damaged, or cannot be read, raises
     *(RuntimeError, EOFError, OSError, ValueError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError),
@@ -175,13 +176,17 @@ def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State 
     Raises `UserError` if a run would be overwritten without --restart, if the state is not ours or
     not after the requested epoch, and if settings differ without --allow-config-change.
     """
+    weights = _left_weights(path.parent)
     if not opening.resume:
-        if (path.exists() or previous(path).exists()) and not opening.restart:
+        is_run = path.exists() or previous(path).exists() or weights
+        if is_run and not opening.restart:
             raise UserError(f"{path.parent}: already contains a run; use --resume or --restart")
         return None
     state = load_state(path)
     if state is None:
         _require_epoch(path, None, opening)
+        if weights:
+            raise UserError(f"{weights}: has no {path.name} to resume; --restart would replace it")
         if opening.resume != "auto" and is_main():
             print(f"{path.parent}: nothing to resume, starts a new run")
         return None
@@ -197,6 +202,15 @@ def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State 
         )
     _require_epoch(path, state["position"]["epoch"], opening)
     return state
+
+
+def _left_weights(folder: Path) -> Path | None:
+    """The weights of a run whose states may be gone; None without a log, or weights but the best.
+
+    The best ones are written before the first state.
+    """
+    found = [p for p in folder.glob("*.safetensors") if p.name != BEST]
+    return found[0] if found and (folder / LOG).exists() else None
 
 
 def _require_epoch(path: Path, done: int | None, opening: Opening) -> None:

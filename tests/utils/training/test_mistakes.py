@@ -91,6 +91,17 @@ def test_starting_anew_does_not_destroy_a_finished_run_silently(weights):
         train_transformer(weights, resume=False)
 
 
+@pytest.mark.parametrize("resume", [False, True, "auto"])
+def test_weights_whose_states_are_gone_are_not_replaced_silently(weights, resume):
+    train_transformer(weights, resume=False)
+    kept = weights.transformer_weights.read_bytes()
+    for path in weights.transformer_weights.parent.glob("state*"):
+        path.unlink()
+    with pytest.raises(UserError, match="--restart"):
+        train_transformer(weights, resume=resume)
+    assert weights.transformer_weights.read_bytes() == kept
+
+
 def test_a_state_of_something_else_is_one_line(tmp_path, weights):
     path = weights.run / "transformer" / "state.pt"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -687,7 +687,7 @@ def test_a_limited_run_that_is_resumed_goes_on_with_the_time_that_is_left(
     train_transformer(limited, resume=False)
     epochs = load_state(folder(config) / "state.pt")["position"]["epoch"]
     train_transformer(limited, resume=True)
-    assert f"all {epochs} epochs are done" in capsys.readouterr().out
+    assert f"{epochs} of 1000 epochs are done; training.max_minutes" in capsys.readouterr().out
     longer = changed(limited, {"training.max_minutes": 1.5})
     train_transformer(longer, resume=True)
     again = load_state(folder(config) / "state.pt")["position"]["epoch"]
