@@ -57,7 +57,7 @@ configs = st.fixed_dictionaries(
             }
         ),
         "decoding": st.fixed_dictionaries(
-            {"mask_schedule": schedules, "choice_temperature": st.floats(0, 1e9)}
+            {"mask_schedule": schedules, "choice_temperature": st.floats(0, 1e6)}
         ),
     },
 )

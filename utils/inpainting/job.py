@@ -25,7 +25,7 @@ from utils.data.datasets import InpaintingItem, InpaintingSet
 from utils.device import is_main, rank, world_size
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.manifest import Manifest
-from utils.inpainting.outputs import RESULTS, Outputs, Repair, input_digest, settings_of
+from utils.inpainting.outputs import Outputs, Repair, input_digest, settings_of
 from utils.io.files import WriteBehind, read_ahead
 from utils.io.images import opened
 from utils.io.lock import alone_in
@@ -148,7 +148,7 @@ def inpaint_set(
     job = Job(inpainter, dataset, output, restart)
     job.manifest.refuse_inputs()
     mine = range(rank(), len(dataset), world_size())
-    with alone_in(output / RESULTS) if is_main() else nullcontext():
+    with alone_in(output) if is_main() else nullcontext():
         job.manifest.begin(restart)
         try:
             _repair_all(job, mine, verbose)

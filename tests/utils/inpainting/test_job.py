@@ -333,7 +333,7 @@ def test_two_processes_leave_what_one_does(repair, weights, job, tmp_path):
 
 def test_a_second_run_at_once_is_refused(repair, tmp_path):
     output, second = tmp_path / "shared", pytest.raises(UserError, match="another process is at")
-    with alone_in(output / "test_results"), second:
+    with alone_in(output), second:
         repair(output=output)
     assert files(output) == {}
 
