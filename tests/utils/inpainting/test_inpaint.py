@@ -291,7 +291,7 @@ def test_missing_weights_are_one_line(repair, weights):
 
 def test_an_output_that_is_a_file_is_one_line(weights, job, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match=r"out/test_results: cannot be made: Not a directory"):
+    with pytest.raises(UserError, match=r"out: cannot be made: File exists"):
         inpaint_set(weights, InpaintingSet(job), tmp_path / "out")
 
 
