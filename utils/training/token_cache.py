@@ -72,7 +72,8 @@ def _kept(path: Path, build: Callable[[], np.ndarray]) -> np.ndarray:
     except (ValueError, EOFError, SyntaxError, TokenError):  # the last two from its header
         print(f"{path}: damaged token cache, made again", file=sys.stderr)
     content = io.BytesIO()  # into a file NumPy writes by itself and does not notice a full disk
-    np.save(content, rows := build())
+    rows = build()
+    np.save(content, rows)
     try:
         with atomic(path) as temporary:
             temporary.write_bytes(content.getbuffer())

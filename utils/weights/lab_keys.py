@@ -19,8 +19,6 @@ from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
 
-import torch
-
 from config.errors import UserError
 from utils.weights.description import TOKENIZER, TRANSFORMER
 from utils.weights.lab_attention import from_naming
@@ -35,7 +33,14 @@ from utils.weights.lab_extras import (
 from utils.weights.lab_heads import ask_heads
 from utils.weights.lab_layouts import KEY, Weights, renamed
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, to_naming
-from utils.weights.lab_networks import FIRST_WORDS, Network, choose, find_networks, titles
+from utils.weights.lab_networks import (
+    FIRST_WORDS,
+    Network,
+    choose,
+    find_networks,
+    same_weights,
+    titles,
+)
 from utils.weights.lab_questions import ask_activation
 
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # in an exported whole model
@@ -121,16 +126,12 @@ def one_of_each(
             first, known = parts.setdefault(kind, (file, part))
             if known is part:
                 continue
-            if not _equal(known.weights, part.weights):
+            if not same_weights(known.weights, part.weights):
                 raise UserError(
                     f"{file.name}: a second {kind}, after that of {first.name}; give one of them"
                 )
             file.notes.append(f"its {kind} is that of {first.name}")
     return parts
-
-
-def _equal(one: Weights, other: Weights) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def to_lab(kind: str, weights: Weights, naming: Naming) -> Weights:

@@ -78,7 +78,9 @@ def choose(
     """The one network of a kind to use, or None; raises `UserError` if ambiguous."""
     if len(networks) > 1 and entry is not None:
         networks = [n for n in networks if entry in (n.title, *n.title.split("."))]
-    if len(networks) > 1 and all(_equal(networks[0], other) for other in networks[1:]):
+    if len(networks) > 1 and all(
+        same_weights(networks[0].weights, other.weights) for other in networks[1:]
+    ):
         notes.append(f"equal {networks[0].kind}s count as one: {titles(networks)}")
         networks = networks[:1]
     if len(networks) > 1:
@@ -91,11 +93,9 @@ def choose(
     return networks[0] if networks else None
 
 
-def _equal(one: Network, other: Network) -> bool:
+def same_weights(one: Weights, other: Weights) -> bool:
     """Whether two networks have the same tensors under the same names."""
-    return one.weights.keys() == other.weights.keys() and all(
-        torch.equal(value, other.weights[key]) for key, value in one.weights.items()
-    )
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def titles(networks: list[Network]) -> str:
