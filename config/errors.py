@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 
 MAX_SHOWN = 80  # characters of a wrong value
+MAX_READ = 2000  # of them in which passwords are looked for, in quadratic time
 PASSWORDS = (  # in URLs, in any flag or key; the part that is kept, the part that is hidden
     re.compile(r"(:/{1,2}[^\s:/@]*:)(?:\S+|[^\s:@][^:@]*)(?=@)"),  # a Path has one slash
-    re.compile(r"(\w*(?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
+    re.compile(r"((?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
 )
 
 
@@ -55,7 +56,7 @@ class StopRequested(Exception):
 
 def shorten(text: str) -> str:
     """A text truncated to fit an error line; passwords go first, as a cut one is not recognised."""
-    text = without_passwords(text)
+    text = without_passwords(text[:MAX_READ])
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 

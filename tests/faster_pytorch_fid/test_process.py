@@ -148,7 +148,6 @@ finally: ranks.stop()
     ("error", "says", "second_says"),
     [
         ("PermissionError(13, 'Permission denied', 'w.pth')", "w.pth: Permission denied\n", None),
-        ("MemoryError()", "out of memory; lower --batch-size or --num-workers\n", None),
         ("KeyError('a bug')", "another process of this run died; start all of them again\n", ""),
     ],
 )

@@ -49,7 +49,13 @@ def warning(case: Case, err: str) -> str:
     return next((line for line in lines if case.says in line), "")
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.long] if case.flags else [])
+        for case in CASES
+    ],
+)
 def test_a_bad_input(case: Case, workspace: Path, shell, outcomes, monkeypatch):
     case.make(workspace)
     if case.command.startswith("app.py") and not case.code:  # the page opens

@@ -180,15 +180,14 @@ def assert_decodes_like_the_reference(
     ],
 )
 def test_decoding_equals_the_slow_reference_step_by_step(rule, model_schedule, schedule, order):
-    for case in range(2):
-        place = SCHEDULES.index(schedule), SCHEDULES.index(model_schedule), [*ORDERS].index(order)
-        rng = np.random.default_rng([case, *place])
-        settings = random_settings(rule, schedule, rng, order)
-        assert_decodes_like_the_reference(settings, model_schedule, rng)
+    place = SCHEDULES.index(schedule), SCHEDULES.index(model_schedule), [*ORDERS].index(order)
+    rng = np.random.default_rng(place)
+    settings = random_settings(rule, schedule, rng, order)
+    assert_decodes_like_the_reference(settings, model_schedule, rng)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("sweet_spot", range(1, 11))
+@pytest.mark.parametrize("sweet_spot", [1, 2, 5, 9, 10])
 @pytest.mark.parametrize("rule", RULES)
 def test_every_sweet_spot_equals_the_slow_reference(rule, sweet_spot, order):
     settings = DecodingConfig(rule=rule, total_iter=10, sweet_spot=sweet_spot, order=order)
