@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
+import runpy
 import signal
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -48,6 +53,49 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector from visiting modules and tests, which stay till the end."""
     gc.collect()
     gc.freeze()
+
+
+class Ended(NamedTuple):
+    """A process that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def in_copies(tmp_path) -> Callable[..., list[Ended]]:
+    """Run a script in copies of this process, which has imported everything already."""
+
+    def run(*command: object, torchrun: bool = True, count: int = 2) -> list[Ended]:
+        with socket.create_server(("127.0.0.1", 0)) as found_free:
+            shared = dict.fromkeys(["WORLD_SIZE", "LOCAL_WORLD_SIZE"], str(count))
+            shared |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "none"}
+            shared |= {"MASTER_PORT": str(found_free.getsockname()[1])}
+        places = [[tmp_path / f"out-{rank}", tmp_path / f"err-{rank}"] for rank in range(count)]
+        copies = []
+        for rank, place in enumerate(places):
+            variables = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if torchrun else {}
+            arguments = (list(map(str, command)), variables, place)
+            copies.append(multiprocessing.get_context("fork").Process(target=_copy, args=arguments))
+            copies[-1].start()
+        for copy in copies:
+            copy.join()
+        return [
+            Ended(copy.exitcode, *(path.read_text() for path in place))
+            for copy, place in zip(copies, places, strict=True)
+        ]
+
+    return run
+
+
+def _copy(command: list[str], variables: dict[str, str], place: list[Path]) -> None:
+    os.environ.update(variables)
+    for stream, path in enumerate(place, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import unicodedata
@@ -418,52 +417,30 @@ def test_full_rank_scores_equal_pytorch_fids_within_a_thousandth(
     assert distance(output) == pytest.approx(expected, abs=1e-3)
 
 
-def run_ranks(fid_folder, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
-    """Two processes with the environment that torchrun gives them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"TORCHELASTIC_RUN_ID": "none"}
-    line = [sys.executable, fid_folder / "fid_score_gpu.py", "--device", "cpu", *arguments]
-    ranks = [
-        subprocess.Popen(
-            list(map(str, line)),
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [rank.communicate(timeout=120) for rank in ranks]
-    return [
-        subprocess.CompletedProcess(line, rank.returncode, *output)
-        for rank, output in zip(ranks, outputs, strict=True)
-    ]
-
-
-def test_two_processes_score_as_one(lab, stem_weights, command, fid_folder):
+def test_two_processes_score_as_one(lab, stem_weights, command, fid_folder, in_copies):
     arguments = ["--predicted-path", lab / "test_results", "--metrics", "fid,kid"]
     arguments += ["--json", lab / "c.json", "--no-cache"]
     command(*arguments)
     alone = json.loads((lab / "c.json").read_text())["scores"]
     arguments += ["--dims", 64, "--weights", stem_weights]
-    first, second = run_ranks(fid_folder, *arguments)
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert "distance:" in first.stdout
-    assert second.stdout == second.stderr == ""
+    first, second = in_copies(fid_folder / "fid_score_gpu.py", "--device", "cpu", *arguments)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert "distance:" in first.out
+    assert second.out == second.err == ""
     together = json.loads((lab / "c.json").read_text())["scores"]
     assert together == pytest.approx(alone, rel=1e-6)
 
 
-def test_a_mistake_in_one_processs_share_ends_both_with_one_line(lab, stem_weights, fid_folder):
+def test_a_mistake_in_one_processs_share_ends_both_with_one_line(
+    lab, stem_weights, fid_folder, in_copies
+):
     (lab / "truth" / "image_007.png").write_bytes(b"broken")  # in the second rank's share
     arguments = ["--predicted-path", lab / "test_results", "--dims", 64, "--weights", stem_weights]
-    first, second = run_ranks(fid_folder, *arguments, "--no-cache")
-    assert (first.returncode, second.returncode) == (2, 2)
-    assert re.fullmatch(r"error: .*image_007.png: not a readable image.*\n", first.stderr)
-    assert second.stderr == ""
+    arguments += ["--no-cache", "--device", "cpu"]
+    first, second = in_copies(fid_folder / "fid_score_gpu.py", *arguments)
+    assert (first.code, second.code) == (2, 2)
+    assert re.fullmatch(r"error: .*image_007.png: not a readable image.*\n", first.err)
+    assert second.err == ""
 
 
 @pytest.mark.parametrize(

@@ -151,22 +151,11 @@ finally: ranks.stop()
         ("KeyError('a bug')", "another process of this run died; start all of them again\n", ""),
     ],
 )
-def test_an_error_of_one_process_ends_the_others_in_one_line(error, says, second_says):
-    with socket.create_server(("127.0.0.1", 0)) as found_free:
-        port = str(found_free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, ELASTIC: "none"}
-    command = [sys.executable, "-c", SECOND_FAILS, str(Path(process.__file__).parents[1]), error]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    (first, quiet), (second, loud) = (rank.communicate(timeout=120) for rank in ranks)
-    assert (first, quiet) == (says, "")
-    assert second == (says if second_says is None else second_says)
-    assert loud.endswith("KeyError: 'a bug'\n") == ("bug" in error)
+def test_an_error_of_one_process_ends_the_others_in_one_line(
+    in_copies, tmp_path, error, says, second_says
+):
+    (tmp_path / "job.py").write_text(SECOND_FAILS)
+    first, second = in_copies(tmp_path / "job.py", Path(process.__file__).parents[1], error)
+    assert (first.out, first.err) == (says, "")
+    assert second.out == (says if second_says is None else second_says)
+    assert second.err.endswith("KeyError: 'a bug'\n") == ("bug" in error)

@@ -436,7 +436,14 @@ def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch)
     return Bench(name, shell, undisturbed[name])
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        # they end a script as SIGTERM does
+        pytest.param(name, marks=[pytest.mark.long] if name in ("SIGHUP", "SIGXCPU") else [])
+        for name in FAULTS
+    ],
+)
 @pytest.mark.parametrize("bench", SCRIPTS, indirect=True)
 def test_a_script_in_the_middle_of_its_work(bench, fault, cells):
     reason = bench.script.without.get(fault)

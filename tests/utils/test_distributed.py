@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -245,20 +244,17 @@ def test_a_search_is_not_for_torchrun(become, monkeypatch, capsys):
     assert "--lr-search runs in one process" in capsys.readouterr().err
 
 
-def in_two_processes(script: str, config: Config, file: Path) -> str:
-    """Train under torchrun; what was printed."""
-    save_config(config, file)
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    said = subprocess.run(
-        [sys.executable, "-m", *command, str(ROOT / script), "--config", str(file)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert said.returncode == 0, said.stderr[-3000:]
-    return said.stdout
+@pytest.fixture
+def in_two_processes(in_copies, tmp_path) -> Callable[[str, Config], str]:
+    """Train in two processes; what they printed."""
+
+    def train(script: str, config: Config) -> str:
+        save_config(config, tmp_path / "config.yml")
+        ends = in_copies(ROOT / script, "--config", tmp_path / "config.yml")
+        assert [end.code for end in ends] == [0, 0], ends
+        return "".join(end.out for end in ends)
+
+    return train
 
 
 def movement(state: dict, start: dict, part: str) -> torch.Tensor:
@@ -272,14 +268,14 @@ SEEING = {"transformer.conditioning": "pixels", "masking.hole_share": 0.5}
 
 @pytest.mark.parametrize("keys", [{}, pytest.param(SEEING, marks=pytest.mark.long)])
 def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
-    config, changed, tmp_path, keys
+    config, changed, tmp_path, in_two_processes, keys
 ):
     config = changed(config, keys)
     section = config.tokenizer.model_copy(update={"weights": config.tokenizer_weights})
     alone = config.model_copy(update={"run": tmp_path / "alone", "tokenizer": section})
     train_transformer(alone, resume=False)
     shared = changed(config, {"training.batch_size": 2})
-    said = in_two_processes("training_transformer.py", shared, tmp_path / "config.yml")
+    said = in_two_processes("training_transformer.py", shared)
     folders = [c.run / "transformer" for c in (alone, shared)]
     states = [load_state(folder / "state.pt") for folder in folders]
     for part in ("transformer", "averaged"):
@@ -297,7 +293,7 @@ def test_two_processes_end_with_the_weights_of_one_with_the_same_global_batch(
 
 @pytest.mark.parametrize("codebook", ["ema", pytest.param("loss", marks=pytest.mark.long)])
 def test_two_processes_make_the_tokenizer_of_one_with_the_same_global_batch(
-    config, changed, tmp_path, codebook
+    config, changed, tmp_path, in_two_processes, codebook
 ):
     # Three steps; the last batch has 3 images, two for one process and one for the other. Weights
     # are compared as a whole: AdamW turns gradients that are nothing but rounding into whole steps.
@@ -307,7 +303,7 @@ def test_two_processes_make_the_tokenizer_of_one_with_the_same_global_batch(
     alone = changed(config, {f"tokenizer.training.{k}": v for k, v in settings.items()})
     shared = changed(alone, {"tokenizer.training.batch_size": 2, "run": tmp_path / "shared"})
     train_tokenizer(alone, resume=False, restart=True)
-    said = in_two_processes("training_vqgan.py", shared, tmp_path / "config.yml")
+    said = in_two_processes("training_vqgan.py", shared)
     one, two = (load_state(c.run / "tokenizer" / "state.pt") for c in (alone, shared))
     pictures = torch.zeros(11, 3, 16, 16, dtype=torch.uint8)
     start = TokenizerTrainer(alone, pictures, pictures, Compute.of(alone)).state_dict()

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 import unicodedata
@@ -292,43 +291,20 @@ def test_an_interrupted_job_leaves_finished_images_and_no_manifest(repair, monke
 # Several processes
 
 
-def run_script(config: Path, *arguments: str | Path, processes: int):
-    """Start inpainting.py as one or more processes, as torchrun tells them who they are."""
-    command = [sys.executable, ROOT / "inpainting.py", "--config", config, *arguments]
-    started = [
-        subprocess.Popen(
-            command,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "RANK": str(r),
-                "LOCAL_RANK": str(r),
-                "WORLD_SIZE": f"{processes}",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": "1",  # nobody meets there
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in range(processes)
-    ]
-    said = [process.communicate(timeout=120) for process in started]
-    return [(p.returncode, *text) for p, text in zip(started, said, strict=True)]
-
-
-def test_two_processes_leave_what_one_does(repair, weights, job, tmp_path):
+def test_two_processes_leave_what_one_does(repair, weights, job, in_copies, tmp_path):
     save_config(weights, tmp_path / "c.yml")
     output = tmp_path / "shared"
-    ends = run_script(tmp_path / "c.yml", "--data", job, "--output", output, processes=2)
-    assert [code for code, *_ in ends] == [0, 0], ends
-    assert sorted(out.split()[0] for _, out, _ in ends) == ["2", "3"]
+    command = ROOT / "inpainting.py", "--config", tmp_path / "c.yml", "--data", job
+    ends = in_copies(*command, "--output", output)
+    assert [end.code for end in ends] == [0, 0], ends
+    assert sorted(end.out.split()[0] for end in ends) == ["2", "3"]
     alone = repair()
     assert files(output) == files(alone)
     assert stated(output)["images"] == stated(alone)["images"]
     assert stated(output)["processes"] == 2
-    ((_, said, _),) = run_script(tmp_path / "c.yml", "--data", job, "--output", output, processes=1)
-    assert said.startswith("all results exist already (--restart repairs them again): ")
+    ends = in_copies(*command, "--output", output, torchrun=False)
+    text = "all results exist already (--restart repairs them again): "
+    assert any(end.out.startswith(text) for end in ends), ends
 
 
 def test_a_second_run_at_once_is_refused(repair, tmp_path):
