@@ -35,9 +35,6 @@ LEGACY_EPS = 1e-6
 IMAGINARY_TOLERANCE = 1e-3
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
-NEIGHBOURS = 3  # of precision and recall
-COVERAGE_NEIGHBOURS = 5  # as Naeem et al. advise
-CHUNK_ROWS = 4096  # of a distance matrix at once
 
 Route = Literal["nuclear", "eigen", "legacy"]
 
@@ -158,56 +155,6 @@ def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     return within / (m * (m - 1)) - 2 * kernel(x, y).mean()
 
 
-def check_counts(metrics: tuple[str, ...], predicted: int, reference: int) -> None:
-    """Raise `ScoreError` if sets of so many images are too small for kid, prc or density."""
-    if "kid" in metrics and min(predicted, reference) < 2:
-        raise ScoreError("--metrics kid: needs at least two images in each set")
-    if "prc" in metrics and min(predicted, reference) <= NEIGHBOURS:
-        raise ScoreError(f"--metrics prc: needs more than {NEIGHBOURS} images in each set")
-    if "density" in metrics and reference <= (k := COVERAGE_NEIGHBOURS):
-        raise ScoreError(f"--metrics density: needs more than {k} images of ground truth")
-
-
-def precision_recall(predicted: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019), k = 3.
-
-    Precision: share of predicted features inside some reference feature's ball, whose radius is the
-    distance to its third neighbour; recall: the same with the roles exchanged. Raises `ScoreError`
-    for fewer than four images in a set.
-    """
-    check_counts(("prc",), len(predicted), len(reference))
-    return _covered(predicted, reference), _covered(reference, predicted)
-
-
-def _covered(points: Tensor, centres: Tensor) -> float:
-    """Share of points inside at least one centre's ball, (n, d), (m, d)."""
-    radii = neighbour_distances(centres, NEIGHBOURS)
-    inside = [(torch.cdist(c, centres) <= radii).any(dim=1) for c in points.split(CHUNK_ROWS)]
-    return float(torch.cat(inside).double().mean())
-
-
-def neighbour_distances(points: Tensor, k: int) -> Tensor:
-    """Distance of each point to its k-th nearest other one, (n, d) -> (n,)."""
-    distances = (torch.cdist(chunk, points) for chunk in points.split(CHUNK_ROWS))
-    return torch.cat([rows.kthvalue(k + 1).values for rows in distances])  # + 1: itself
-
-
-def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Density and coverage (Naeem et al. 2020, equations 3 and 4), k = 5.
-
-    Density: mean number of reference balls around a predicted feature, over k; coverage: share of
-    reference balls with a predicted feature inside. Raises `ScoreError` for fewer than six balls.
-    """
-    check_counts(("density",), len(predicted), len(reference))
-    radii = neighbour_distances(reference, COVERAGE_NEIGHBOURS)
-    inside, reached = 0, torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
-    for chunk in predicted.split(CHUNK_ROWS):
-        balls = torch.cdist(chunk, reference) < radii  # (rows, m)
-        inside += int(balls.sum())
-        reached |= balls.any(dim=0)
-    return inside / (COVERAGE_NEIGHBOURS * len(predicted)), float(reached.double().mean())
-
-
 def discriminative_scores(
     predicted: Tensor, reference: Tensor, is_paired: bool
 ) -> tuple[float | None, float]:
@@ -235,16 +182,3 @@ def linear_svm() -> type:
         text = "--metrics ids: scikit-learn is missing (pip install scikit-learn)"
         raise ScoreError(text) from None
     return LinearSVC
-
-
-def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> tuple[float, float, float]:
-    """Whether predictions memorise the training set: (n, d), (n, d) in pairs, (m, d).
-
-    Mean distances of predictions and of truths to the nearest training feature, and the share of
-    pairs, 0 to 1, whose prediction is nearer to it than its truth.
-    """
-    fake, real = (
-        torch.cat([torch.cdist(c, train).amin(dim=1) for c in rows.split(CHUNK_ROWS)])
-        for rows in (predicted, reference)
-    )
-    return float(fake.mean()), float(real.mean()), float((fake < real).double().mean())
