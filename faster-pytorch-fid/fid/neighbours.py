@@ -14,6 +14,7 @@ from fid.files import ScoreError
 
 NEIGHBOURS = 3  # of precision and recall
 COVERAGE_NEIGHBOURS = 5  # as Naeem et al. advise
+SAME = 1e-6  # of the longest feature vector: nearer ones are equal
 DISTANCES = 1 << 24  # at once: 128 MB, and a few times that while they are computed
 
 
@@ -52,9 +53,15 @@ def neighbour_distances(points: Tensor, k: int) -> Tensor:
 
 
 def _distances(points: Tensor, others: Tensor) -> Iterator[Tensor]:
-    """Distances of a few points at a time to all others, (n, d), (m, d) -> (rows, m)."""
+    """Distances of a few points at a time to all others, (n, d), (m, d) -> (rows, m) float32.
+
+    Those within the rounding of products are 0, and the last bits, in which two computations of the
+    same distance differ, are cut: otherwise rounding would decide which of equal ones is nearer.
+    """
+    same = SAME * others.norm(dim=1).max()
     for chunk in points.split(max(1, DISTANCES // len(others))):
-        yield torch.cdist(chunk, others)
+        distances = torch.cdist(chunk, others)
+        yield distances.masked_fill_(distances < same, 0).float()
 
 
 def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float]:
@@ -83,4 +90,5 @@ def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> tuple[float
         torch.cat([rows.amin(dim=1) for rows in _distances(points, train)])
         for points in (predicted, reference)
     )
-    return float(fake.mean()), float(real.mean()), float((fake < real).double().mean())
+    means = (found.double().mean() for found in (fake, real, fake < real))
+    return tuple(map(float, means))

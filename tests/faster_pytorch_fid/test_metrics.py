@@ -232,6 +232,13 @@ def test_equal_sets_are_covered_and_far_ones_are_not():
     assert density_coverage(points + 1000, points) == (0.0, 0.0)
 
 
+def test_equal_features_are_at_distance_0_although_products_round():
+    points = normal(100, 0, dims=512)
+    # each ball holds its own point and the four nearer than its radius: 5 of k = 5
+    assert density_coverage(points, points) == (1.0, 1.0)
+    assert nearness(points[:50], points[50:], points) == (0.0, 0.0, 0.0)
+
+
 def test_coverage_needs_more_images_than_neighbours():
     with pytest.raises(ScoreError, match="needs more than 5 images of ground truth"):
         density_coverage(normal(9, 0), normal(5, 1))
