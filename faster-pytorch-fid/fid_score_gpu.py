@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
 
-import fid  # noqa: F401  first: Ctrl-C and failed imports end in one line
+import fid  # first: Ctrl-C and failed imports end in one line
 
 # isort: split
 import argparse
@@ -21,15 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fid import (
-    INTERRUPTED,
-    MISTAKE,
-    READER_GONE,
-    certificate,
-    empty_argument,
-    usable_streams,
-    whole,
-)
+from fid import INTERRUPTED, MISTAKE, READER_GONE, certificate
 from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
 from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
@@ -48,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, arguments: list[str] | None = None) -> argparse.Namespace:
         self.register("type", Path, lambda text: Path(user_path(text)))
         words = sys.argv[1:] if arguments is None else arguments
-        if reason := empty_argument(words):
+        if reason := fid.empty_argument(words):
             self.error(reason)
         return super().parse_args(words)
 
@@ -95,15 +87,15 @@ def _add_scores(add: Callable[..., argparse.Action]) -> None:
     add("--weights-dir", type=Path, help="where that file is kept; default: torch hub's folder")
     names = ",".join(METRICS) + ", or all (default fid)"
     add("--metrics", type=metric_names, help=names)
-    redraws, seeds = whole(1, MAX_BOOTSTRAP_SAMPLES), whole(0, 2**32 - 1)
+    redraws, seeds = fid.whole(1, MAX_BOOTSTRAP_SAMPLES), fid.whole(0, 2**32 - 1)
     add("--bootstrap-samples", type=redraws, help="of the interval (default 100)")
     text = "pytorch-fid's matrix root with eps 1e-6"
     add("--legacy", action="store_true", default=None, help=text)
     add("--seed", type=seeds, help="of KID subsets and bootstrap (default 2020)")
     add("--device", default="auto", help="auto, cpu or cuda:N (default auto)")
-    add("--batch-size", type=whole(1), help="images at once on a GPU (default 16)")
+    add("--batch-size", type=fid.whole(1), help="images at once on a GPU (default 16)")
     readers = "threads that read for a GPU; a CPU's read their own"
-    add("--num-workers", dest="workers", type=whole(0), default=4, help=readers)
+    add("--num-workers", dest="workers", type=fid.whole(0), default=4, help=readers)
 
 
 def _add_results(group: argparse._ArgumentGroup) -> None:
@@ -117,15 +109,23 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
     add("--no-cache", action="store_true", help="neither read nor write reference statistics")
 
 
+def refuse_unread(args: argparse.Namespace) -> None:
+    """Raise `ScoreError` for a flag that would be ignored."""
+    saves = args.save_stats is not None
+    unread = ("gt_path", "mask_path", "train_path", "metrics") if saves else ("keep_features",)
+    if flag := next((name.replace("_", "-") for name in unread if getattr(args, name)), None):
+        how = "--save-stats reads the predicted images alone" if saves else "needs --save-stats"
+        raise ScoreError(f"--{flag}: {how}")
+
+
 def sort_paths(args: argparse.Namespace) -> None:
     """Assign positional paths like pytorch-fid: predicted images, then ground truth.
 
     With --save-stats: the images to read, and the .npz to write, which may come first.
     """
-    named = [str(args.save_stats)] if args.save_stats else []  # False: the flag alone
     if args.save_stats is not None and not (args.predicted_path or args.paths):
         raise ScoreError("--save-stats: name the folder to read and the .npz to write")
-    given = named + args.paths
+    given = ([str(args.save_stats)] if args.save_stats else []) + args.paths  # False: flag alone
     words = iter(given if args.save_stats is None else sorted(given, key=_is_npz))
     args.predicted_path = args.predicted_path or next(words, None)
     if args.save_stats is None:
@@ -165,6 +165,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 def main(args: argparse.Namespace, ranks: Ranks) -> int:
     """Do what the arguments ask; the exit code."""
+    refuse_unread(args)
     if args.verify:
         stated = certificate.read(args.verify)
         take_stated(args, stated["settings"])
@@ -218,7 +219,7 @@ def take_stated(args: argparse.Namespace, stated: dict[str, Any]) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Parse and run; a user's mistake becomes one line and exit code 2."""
-    with usable_streams():
+    with fid.usable_streams():
         ranks = Ranks()
         try:
             args = build_parser().parse_args(arguments)
