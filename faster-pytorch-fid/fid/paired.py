@@ -96,7 +96,7 @@ def read_hole(masks: ImageSet, index: int) -> np.ndarray:
     wrong = mask[(mask != known) & (mask != HOLE)]
     if len(wrong) and masks.threshold is None:
         raise ScoreError(f"{name}: value {wrong[0]:g}, allowed are {KNOWN} and {HOLE}")
-    hole = holes(mask, masks.threshold or KNOWN)
+    hole = holes(mask, masks.threshold or KNOWN, name)
     hole = ~hole if masks.inverted else hole
     if masks.size is None:
         return hole

@@ -44,6 +44,7 @@ CLOSE = 0.01  # tolerance for these values
 ADOBE_RGB = "R03"  # written by cameras to EXIF instead of a profile
 COLOURED = 48  # channel difference in a mask that JPEG artefacts cannot explain
 LARGEST = (1, 255, 2**16 - 1, 2**32 - 1)  # possible values of "known" in a mask
+MASK_THRESHOLD = 128  # values below are a hole, unless another threshold is stated
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
@@ -72,10 +73,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def profile_of(image: Image.Image) -> bytes | None:
-    """An image's ICC profile for RGB values, for a result to keep, or None.
-
-    None also for a profile larger than PNG readers decompress.
-    """
+    """An image's ICC profile for RGB values; None for one larger than PNG readers decompress."""
     profile = image.info.get(PROFILE)
     if not isinstance(profile, bytes) or profile[SPACE] != b"RGB ":  # a TIFF may have a number
         return None
@@ -191,8 +189,7 @@ def decode_image(
 def mask_values(image: Image.Image, name: str) -> np.ndarray:
     """Values of a mask, (H, W) in 0..255; a mask of only 0 and 1 is returned unscaled.
 
-    Raises:
-        ScoreError: a mask with colour, transparency, or values outside the allowed ranges.
+    Raises `ScoreError` for colour, transparency, or values outside the allowed ranges.
     """
     if image.mode.startswith(("F", "I")):  # floating point, 16 or 32 bits
         return _scaled(np.asarray(image).astype(np.float64), name)
@@ -207,18 +204,22 @@ def mask_values(image: Image.Image, name: str) -> np.ndarray:
     return pixels[..., 0]
 
 
-def holes(values: np.ndarray, threshold: int) -> np.ndarray:
-    """Hole pixels of a mask, bool: values below the threshold, or 0 in a mask of 0 and 1."""
-    return values == 0 if values.max(initial=0) == 1 else values < threshold
+def holes(values: np.ndarray, threshold: int, name: str) -> np.ndarray:
+    """Hole pixels of a mask, bool: values below the threshold, or 0 in a mask of 0 and 1.
+
+    Raises `ScoreError` for different values that are all dark, as those of a label map.
+    """
+    low, high = values.min(initial=255), values.max(initial=0)
+    if low < high and 1 < high < min(threshold, MASK_THRESHOLD):
+        raise ScoreError(f"{name}: values {low:g} to {high:g}, all below {threshold}; known is 255")
+    return values == 0 if high == 1 else values < threshold
 
 
 def _scaled(values: np.ndarray, name: str) -> np.ndarray:
     low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
     if not 0 <= low <= high <= LARGEST[-1]:  # also rejects NaN
-        raise ScoreError(
-            f"{name}: a mask with values from {low:g} to {high:g}; allowed are 0 (hole) to 1, 255 "
-            "or 65535 (known)"
-        )
+        found = f"a mask with values from {low:g} to {high:g}"
+        raise ScoreError(f"{name}: {found}; allowed are 0 (hole) to 1, 255 or 65535 (known)")
     if ((values == 0) | (values == 1)).all():
         return values
     return values / min(top for top in LARGEST if high <= top) * 255

@@ -14,7 +14,7 @@ from fid.metrics import (
     squared_mmd,
 )
 from fid.neighbours import density_coverage, nearness, precision_recall
-from fid.paired import paired_metrics, psnr, ssim
+from fid.paired import paired_metrics, psnr, read_hole, ssim
 from fid.scoring import bootstrap_interval, kind_of
 from fid.statistics import FeatureStatistics
 from fid_test_images import draw_images, write_folder
@@ -178,6 +178,13 @@ def test_hole_errors_count_only_hidden_pixels(tmp_path):
     assert found["hole_mae"] == pytest.approx(10)
     assert found["hole_psnr"] == pytest.approx(10 * np.log10(255**2 / 10**2))
     assert "hole_mae" not in paired_metrics(folders[0], folders[1], None)
+
+
+def test_masks_of_two_dark_values_are_refused_with_a_threshold_too(tmp_path):
+    masks = open_images(write_folder(tmp_path / "m", [np.uint8([[0, 2], [2, 2]])] * 2))
+    masks.threshold = 128
+    with pytest.raises(ScoreError, match="values 0 to 2, all below 128; known is 255"):
+        read_hole(masks, 0)
 
 
 def test_pairs_must_match_in_size(tmp_path):

@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from fid.names import FORMATS
 from fid.pixels import (
+    MASK_THRESHOLD,
     PROFILE,
     as_rgb,
     describes_srgb,
@@ -37,7 +38,6 @@ PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # importing these two, and with pr
 Image.preinit()  # the other formats, keeps Image.open from importing all of Pillow's, 0.2 s
 KNOWN, HOLE = 255, 0  # values of a mask file
 HOLE_COLOUR = 128  # grey of painted holes in masked images
-MASK_THRESHOLD = 128  # values below are a hole
 ANIMATED = ("GIF", "PNG", "TIFF", "WEBP")  # formats for which further frames are noted
 LOSSES = {  # what a conversion loses: text of its note
     "frames": "has several frames or pages; the first is used",
@@ -200,15 +200,12 @@ def load_mask(
 def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> np.ndarray:
     with as_user_error():
         values = mask_values(image, name)
-    low, high = values.min(initial=KNOWN), values.max(initial=0)
-    if 1 < high < min(threshold, MASK_THRESHOLD) and low < high:
-        found = f"values {low:g} to {high:g}, all below {threshold}"
-        raise UserError(f"{name}: {found}; known is {KNOWN}, or give --mask-threshold")
-    if high == 1:
+        hole = holes(values, threshold, name)
+    if values.max(initial=0) == 1:
         note_once("mask 0/1", f"{name}: a mask of 0 and 1; they are read as 0 and 255")
     else:
         _tell_of_soft(values, name, threshold)
-    return holes(values, threshold)
+    return hole
 
 
 def _tell_of_soft(values: np.ndarray, name: str, threshold: int) -> None:
@@ -217,6 +214,7 @@ def _tell_of_soft(values: np.ndarray, name: str, threshold: int) -> None:
         note_once("mask values", f"{name}: {text} (--mask-threshold)")
 
 
+@as_user_error()
 def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     """Convert a mask to a hole (H, W) bool for an image (H, W, 3) uint8.
 
@@ -232,7 +230,7 @@ def as_hole(mask: Image.Image | np.ndarray, image: np.ndarray) -> np.ndarray:
     if not is_whole or mask.min(initial=0) < 0 or mask.max(initial=0) > KNOWN:
         found = f"mask: {mask.dtype} {mask.shape}"
         raise UserError(f"{found}; needed are bools or whole numbers from 0 to {KNOWN} (H, W)")
-    hole = mask.copy() if mask.dtype == bool else holes(mask, MASK_THRESHOLD)
+    hole = mask.copy() if mask.dtype == bool else holes(mask, MASK_THRESHOLD, "mask")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise UserError(f"image: {image.dtype} {image.shape}; needed is uint8 (H, W, 3)")
     if hole.shape != image.shape[:2]:

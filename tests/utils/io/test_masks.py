@@ -116,9 +116,10 @@ def test_an_array_of_negative_numbers_is_no_mask():
 
 
 def test_a_mask_of_two_values_that_are_both_below_the_threshold_is_refused():
-    labels = Image.fromarray(CORNERS.astype(np.uint8) * 2)
-    with pytest.raises(UserError, match="mask: values 0 to 2, all below 128"):
-        as_hole(labels, IMAGE)
+    labels = np.uint8([[0, 2], [2, 2]])
+    for mask in (labels, Image.fromarray(labels)):
+        with pytest.raises(UserError, match="mask: values 0 to 2, all below 128; known is 255"):
+            as_hole(mask, IMAGE)
 
 
 @pytest.mark.parametrize(
