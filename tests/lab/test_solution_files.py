@@ -96,11 +96,19 @@ def test_of_two_best_files_that_by_validation_is_taken_and_else_the_last_with_a_
     assert notes == [f"{folder / 'a/run10_best.pth'}: its transformer is taken; {other}"]
 
 
-def test_tensors_of_something_else_are_left_out(lab, handed_in):
+def test_tensors_of_something_else_are_left_out_with_a_note(lab, handed_in):
     losses = {"train": torch.zeros(3), "val": torch.zeros(3)}
+    vit = {"cls_token": torch.zeros(1), "blocks.0.attn.qkv.weight": torch.zeros(6, 2)}
+    efficientnet = {"conv_stem.weight": torch.zeros(1), "blocks.0.0.bn1.weight": torch.zeros(2)}
     weights = lab.transformer.state_dict()
-    folder = handed_in({"transformer.pt": weights, "losses.pt": losses, "zz_rng_state.pth": losses})
-    assert taken(folder) == ({"transformer": "transformer.pt"}, [])
+    folder = handed_in(
+        {"transformer.pt": weights, "a.pt": losses, "vit.pth": vit, "z.pth": efficientnet}
+    )
+    found, notes = taken(folder)
+    assert found == {"transformer": "transformer.pt"}
+    assert [note.partition(" unexpected keys: ")[0] for note in notes] == [
+        f"left out: {folder / name}: 2" for name in ("z.pth", "vit.pth", "a.pt")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -171,9 +171,10 @@ def pick_files(
 
     Names tell, as in best.pt, final.pt and epoch_20.pt; the last of equally good ones is taken,
     with a note. Networks in ``brought`` need no file. Files without a network, such as the state of
-    an optimizer, are left out. Raises `NothingFoundError` if no file has a network, and
-    `NotOpenedError` if none has a transformer: else files that are not opened become notes. Errors
-    of `read_lab_file`, unless a better file has a transformer: then they become notes.
+    an optimizer, are left out, those of other networks with a note. Raises `NothingFoundError` if
+    no file has a network, and `NotOpenedError` if none has a transformer: else files that are not
+    opened become notes. Errors of `read_lab_file`, unless a better file has a transformer: then
+    they become notes.
     """
     missing = FIRST_WORDS.keys() - brought
     picked: dict[str, Path] = {}
@@ -189,17 +190,15 @@ def pick_files(
             continue
         try:
             kinds = read_lab_file(path, settled).parts
-        except NotOpenedError as error:  # losses or arguments, but perhaps a whole model
-            not_opened = not_opened or error
-            notes.append(f"left out: {error}")
-            continue
-        except NothingFoundError as error:
-            nothing = nothing or error
-            continue
         except UserError as error:
-            if isinstance(error, MachineError) or TRANSFORMER not in better:
+            if isinstance(error, NotOpenedError):  # losses or arguments, but perhaps a whole model
+                not_opened = not_opened or error
+            elif isinstance(error, NothingFoundError):
+                nothing = nothing or error
+            elif isinstance(error, MachineError) or TRANSFORMER not in better:
                 raise
-            notes.append(f"left out: {error}")
+            if type(error) is not NothingFoundError:  # that is a state without tensors of its own
+                notes.append(f"left out: {error}")
             continue
         for kind in (kind for kind in kinds if kind in missing):
             taken = picked.setdefault(kind, path)

@@ -23,6 +23,7 @@ FIRST_WORDS = {
     TRANSFORMER: {"pos_emb", "tok_emb", "bias", "blocks", "LN", "Token_Prediction"},
 }
 KNOWN_WORDS = set().union(*FIRST_WORDS.values()) - {"bias"}  # which any network has
+OWN_WORDS = KNOWN_WORDS - {"encoder", "decoder", "blocks"}  # which a ViT or EfficientNet has too
 LOSSES = {"loss", "criterion", "discriminator", "lpips", "perceptual_loss"}  # modules of training
 MAX_DEPTH = 5  # of nested dictionaries
 NAMES_SHOWN = 5  # offending keys in an error line
@@ -112,7 +113,7 @@ def _dictionaries(
     if not isinstance(content, dict) or depth > MAX_DEPTH:
         return
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    is_network = any(KNOWN_WORDS & set(key.split(".")) for key in tensors)
+    is_network = bool(OWN_WORDS & _words(tensors))
     if is_network:
         if path:
             notes.append(f"taken out of '{path}'")
