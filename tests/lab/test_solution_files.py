@@ -127,6 +127,18 @@ def test_a_loss_at_the_end_of_a_name_is_no_epoch(names):
     assert found == sorted(set(found))
 
 
+@pytest.mark.parametrize(
+    ("name", "is_zip"), [("model_7.pth.tar", True), ("a.th", True), ("a.pkl", False)]
+)
+def test_checkpoints_of_other_suffixes_are_found_by_their_first_bytes(lab, handed_in, name, is_zip):
+    folder, weights = handed_in({"state.pth": STATE}), lab.transformer.state_dict()
+    torch.save(weights, folder / name, _use_new_zipfile_serialization=is_zip)
+    for other in ("history.pkl", "data.tar", "notes.th"):
+        (folder / other).write_bytes(pickle.dumps([1.0, 0.5]))
+    assert taken(folder) == ({"transformer": name}, [])
+    assert progress(Path("model_10.pth.tar")) > progress(Path("model_9.pth.tar"))
+
+
 @pytest.mark.parametrize("other", ["checkpoint-500", "epoch_9"])
 def test_a_folder_called_best_comes_before_one_of_an_epoch(lab, handed_in, other):
     weights = lab.transformer.state_dict()

@@ -20,7 +20,7 @@ from config.yaml_file import read_yaml
 from utils.data.pairs import IMAGES, MASKS, TRUTH
 from utils.inpainting.outputs import RESULTS
 from utils.weights.description import TRANSFORMER, WEIGHTS_FILES, described
-from utils.weights.lab_file import WEIGHTS_SUFFIXES, read_lab_file
+from utils.weights.lab_file import may_have_weights, read_lab_file
 from utils.weights.lab_naming import Settled
 from utils.weights.lab_networks import FIRST_WORDS, NothingFoundError, NotOpenedError
 
@@ -54,7 +54,7 @@ class Solution:
     @property
     def weights(self) -> list[Path]:
         """All files that may contain networks."""
-        return [path for path in self.files if path.suffix.lower() in WEIGHTS_SUFFIXES]
+        return list(filter(may_have_weights, self.files))
 
     def name_of(self, path: Path) -> str:
         """A file's path within the solution, or its name if it is the solution."""
@@ -221,7 +221,7 @@ def progress(path: Path) -> Progress:
 
     The last sorts after other epochs; of several best ones that by validation is the last.
     """
-    name = path.stem.casefold()
+    name = path.stem.casefold().removesuffix(".pth")  # of .pth.tar
     epoch = LOSS.sub("", name)
     if epoch != name and HEX.fullmatch(epoch):  # this also sorts decimal numbers
         number = int(epoch, 16)

@@ -36,10 +36,21 @@ BROKEN_FILE = (  # the unpickler takes a text's letters for its own instructions
     *(struct.error, AttributeError, AssertionError),
 )
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+OTHER_SUFFIXES = (".th", ".tar", ".pkl")  # as in .pth.tar; of other files too
+MAGIC = (b"PK\3\4", b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19")  # of torch.save since 1.6, before
 SAVE_AGAIN = "; save it again: torch.save(model.state_dict(), 'transformer.pt')"
 UNKNOWN = re.compile(r"Unsupported global: GLOBAL ([\w.]+) was")
 UNFIT = re.compile(r"Can only (?P<verb>\w+) .*got <class '(?P<name>[\w.]+)'>")
 MAX_TRIES = 60  # each replaces one class
+
+
+def may_have_weights(path: Path) -> bool:
+    """Whether a file's suffix, or for some its first bytes, are those of a checkpoint."""
+    suffix = path.suffix.lower()
+    if suffix not in OTHER_SUFFIXES:
+        return suffix in WEIGHTS_SUFFIXES
+    with path.open("rb") as file:
+        return file.read(max(map(len, MAGIC))).startswith(MAGIC)
 
 
 def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
