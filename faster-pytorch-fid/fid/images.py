@@ -179,15 +179,15 @@ class CsvImages(ImageSet):
 
     def decoded(self, index: int) -> np.ndarray:
         found, label = _fields(self.stored_bytes(index))[self.skip :], self.label(index)
-        values = np.empty(3 * self.side**2)
-        if len(found) != len(values):
-            raise ScoreError(f"{label}: {len(found):,} columns, the first row has {len(values):,}")
-        for column, field in enumerate(found):
-            try:
-                values[column] = float(field)
-            except ValueError:
-                reason = f"column {column} is {field[:20]!r}, expected a number"
-                raise ScoreError(f"{label}: {reason}") from None
+        if len(found) != (wanted := 3 * self.side**2):
+            raise ScoreError(f"{label}: {len(found):,} columns, the first row has {wanted:,}")
+        numbers: list[float] = []
+        try:
+            numbers.extend(map(float, found))  # an error keeps those before it
+        except ValueError:
+            reason = f"column {len(numbers)} is {found[len(numbers)][:20]!r}, expected a number"
+            raise ScoreError(f"{label}: {reason}") from None
+        values = np.array(numbers)
         if not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
             raise ScoreError(f"{label}: values must be whole numbers from 0 to 255")
         return values.astype(np.uint8).reshape(self.side, self.side, 3)
