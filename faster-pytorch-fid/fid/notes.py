@@ -26,6 +26,8 @@ def notes(outcome: Outcome) -> list[str]:
             f"a hyperplane separates nearly any {sum(known)} images in {dims} features, so P-IDS "
             "and U-IDS are low for any images"
         )
+    if outcome.backend.key("u_ids") in scores and outcome.backend.key("p_ids") not in scores:
+        found.append("P-IDS is left out: the images do not pair with the ground truth")
     if scores.get(outcome.backend.key("kid") + "_mean", 0) < 0:
         found.append(
             "the kernel distance may be negative near 0: it is unbiased for independent sets, and "

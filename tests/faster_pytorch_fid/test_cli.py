@@ -901,6 +901,16 @@ def test_a_truth_of_several_samples_counts_once_among_its_neighbours(lab, comman
     assert "note: 16 images share 8 of ground truth, which count once in KID" in error
 
 
+def test_sets_that_do_not_pair_have_no_p_ids_and_a_note_says_so(lab, command):
+    drop_truth(lab)
+    flags = ("--gt-path", lab / "truth", "--metrics", "ids")
+    code, output, error = command("--predicted-path", lab / "test_results", *flags)
+    assert code == 0, error
+    assert "u_ids" in output
+    assert "p_ids" not in output
+    assert "note: P-IDS is left out: the images do not pair with the ground truth\n" in error
+
+
 def test_samples_of_one_picture_have_no_kernel_distance(lab, command):
     results = lab / "test_results"
     entries = json.loads((results / "manifest.json").read_text())["images"]
