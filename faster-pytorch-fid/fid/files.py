@@ -42,7 +42,7 @@ NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 KEPT = 20  # characters of the file name kept in its temporary name, which must not get too long
 PASSWORDS = (  # in URLs, in any parameter; the suite hides the same ones
     re.compile(r"(:/{1,2}[^\s:/@]*:)(?:\S+|[^\s:@][^:@]*)(?=@)"),  # a Path has one slash
-    re.compile(r"(\w*(?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
+    re.compile(r"((?:passw|passphrase|pwd)\w*=)[^\s&;'\"]+", re.IGNORECASE),
 )
 BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError),
