@@ -107,14 +107,10 @@ def side(name: str) -> ProcessPoolExecutor:
 
 
 def start(name: str) -> None:
-    """Set up the threading of a side's process."""
+    """Set up a side's process; the old one threads within operations and shares nothing."""
     sys.stdout = sys.stderr  # stdout ends with the result
-    if name == OLD:
-        as_before()
-
-
-def as_before() -> None:
-    """Thread within operations, with as many threads as there are workers, and share nothing."""
+    if name == NEW:
+        return
     torch.set_num_threads(parallel.workers())
     parallel.workers = lambda: 1
     parallel.one_thread = as_they_are  # for what is imported from here on

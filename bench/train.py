@@ -1,6 +1,6 @@
 """Side by side: a plain training loop of stage 2, written from the report, and ours.
 
-    python -m bench.train [--quick] [--presets lab cats64] [--seconds 8]
+    python -m bench.train [--quick] [--presets lab cats64]
 
 The plain loop is the report's: fp32, the tokenizer at every step, attention written out, logits of
 all tokens, batches of 10, an optimiser step every 10 batches. Ours is `TransformerTrainer` over a
@@ -155,14 +155,12 @@ def compare(preset: str, seconds: float, rounds: int) -> tuple[dict, dict]:
 
 def main() -> None:
     """Compare the sizes, report."""
-    parser = common.parser_of(__doc__, has_presets=True)
-    parser.add_argument("--seconds", type=float, help="measured time of each process")
-    args = parser.parse_args()
+    args = common.parser_of(__doc__, has_presets=True).parse_args()
     device = pick_device("auto")
-    seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS[device.type])
+    seconds = QUICK_SECONDS if args.quick else SECONDS[device.type]
     result, details = {}, {"dtype": str(pick_dtype("auto", device))}
+    rounds = 1 if args.quick else common.ROUNDS
     for preset in args.presets:
-        rounds = 1 if args.quick else common.ROUNDS
         result[preset], details[preset] = compare(preset, seconds, rounds)
     common.report("train", result, details, args.quick)
 

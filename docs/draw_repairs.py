@@ -21,7 +21,6 @@ from utils.data.photos import photo_path
 from utils.data.sources import square_crop
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.pretrained import pretrained_config, pretrained_folder
-from utils.inpainting.windows import repair_in_windows
 from utils.io.images import HOLE_COLOUR, load_rgb, save_png
 from utils.io.pictures import ENLARGED, enlarged, tile
 
@@ -65,14 +64,7 @@ def large(inpainter: Inpainter) -> list[np.ndarray]:
         pen.line(scratch, fill=1, width=SCRATCH_WIDTH)
     hole = np.asarray(drawn)
     masked = np.where(hole[..., None], np.uint8(HOLE_COLOUR), photograph)
-
-    def decode(images: np.ndarray, holes: np.ndarray, numbers: list[int]) -> np.ndarray:
-        trace = inpainter.trace(images, holes, numbers)
-        return inpainter.decoded(trace.token_ids[-1], trace.known)
-
-    width = inpainter.config.decoding.feather_width
-    *_, repaired = repair_in_windows(masked, hole, SIDE, decode, width)
-    return [masked, repaired]
+    return [masked, inpainter.repair(masked, hole)]
 
 
 def reconstructed(inpainter: Inpainter, images: np.ndarray) -> np.ndarray:
