@@ -54,7 +54,6 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
             sources = {known: at for known, at in sources.items() if known[: len(key)] != key}
             for length in range(1, len(key) + 1):
                 sources.setdefault(key[:length], where)
-            _rename(values, sources)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -111,27 +110,23 @@ def _rename(values: dict[str, Any], sources: dict[Key, str]) -> None:
 
 
 def _parse_override(override: Override) -> tuple[Key, Any, str]:
-    """``training.lr=1e-4`` -> (("training", "learning_rate"), 1e-4, what to call it)."""
+    """``training.lr=1e-4`` -> (("training", "lr"), 1e-4, what to call it)."""
     if isinstance(override, tuple):
         dotted, value, *flag = override
         where = f"{flag[0]} {value}" if flag else f"{dotted}={value}"
         return tuple(dotted.split(".")), value, where
-    key, value = _parse_text(override)
-    return key, value, f"--set {override}"
-
-
-def _parse_text(text: str) -> tuple[Key, Any]:
-    dotted, equals, raw = text.partition("=")
+    where, short = f"--set {override}", f"--set {shorten(override)}"
+    dotted, equals, raw = override.partition("=")
     key: Key = tuple(dotted.strip().split("."))
     if not equals or not all(key):
-        raise UserError(f"--set {text}: expected section.key=value")
+        raise UserError(f"{where}: expected section.key=value")
     try:
-        value = ConfigLoader(raw, lambda _: f"--set {shorten(text)}").get_single_data()
+        value = ConfigLoader(raw, lambda _: short).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"--set {shorten(text)}: the value is not valid YAML") from None
+        raise UserError(f"{short}: the value is not valid YAML") from None
     if "#" in raw and "#" not in str(value):
-        raise UserError(f"--set {shorten(text)}: # begins a comment; put the value in quotes")
-    return SYNONYMS.get(key, key), value
+        raise UserError(f"{short}: # begins a comment; put the value in quotes")
+    return key, value, where
 
 
 def _single_settings(key: Key, value: Any, where: str) -> Iterator[tuple[Key, Any]]:
@@ -146,10 +141,9 @@ def _single_settings(key: Key, value: Any, where: str) -> Iterator[tuple[Key, An
         raise UserError(f"{where}: {name} is a section; name the key to change, {name}.key=value")
     if is_section and isinstance(value, dict):
         for name, below in value.items():
-            inner = (*key, name)
-            yield from _single_settings(SYNONYMS.get(inner, inner), below, where)
+            yield from _single_settings((*key, name), below, where)
     else:
-        yield key, value
+        yield SYNONYMS.get(key, key), value
 
 
 def _assign(values: dict[str, Any], key: Key, value: Any, where: str) -> None:

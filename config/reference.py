@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from config.loading import yaml_word
 from config.schema import Config
-from config.section import Section
 
 REFERENCE_PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEAD = """# Every setting
@@ -24,31 +21,33 @@ are the run of [the report](from-the-lab.md), except for `precision` and `traini
 
 def reference() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *_section(Config, "", Config.model_json_schema())])
+    root = Config.model_json_schema()
+    return "\n".join([HEAD, *_section(root, "", root)])
 
 
-def _section(model: type[Section], path: str, schema: dict[str, Any]) -> list[str]:
+def _section(schema: dict[str, Any], path: str, root: dict[str, Any]) -> list[str]:
     """A table of a section's keys, then its subsections."""
-    own = schema if model is Config else schema["$defs"][model.__name__]
-    fields, below = model.model_fields, []
-    lines = [f"## {path or 'Top level'}", (model.__doc__ or "").split("\n\n")[0].strip(), ""]
+    lines, below = [f"## {path or 'Top level'}", schema["description"].split("\n\n")[0], ""], []
     lines += ["| key | values | default | meaning |", "|---|---|---|---|"]
-    for name, field in fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            below.append((kind, f"{path}.{name}".lstrip(".")))
+    for name, field in schema["properties"].items():
+        if "$ref" in field:
+            below += _section(_definition(field, root), f"{path}.{name}".lstrip("."), root)
             continue
-        values = _values(own["properties"][name], schema)
-        default = yaml_word(own["properties"][name].get("default"))
-        lines.append(f"| `{name}` | {values} | `{default}` | {_one_line(field.description)} |")
-    lines.append("")
-    return lines + [line for kind, name in below for line in _section(kind, name, schema)]
+        values, default = _values(field, root), yaml_word(field.get("default"))
+        meaning = " ".join(field["description"].replace("|", r"\|").replace("<", "&lt;").split())
+        lines.append(f"| `{name}` | {values} | `{default}` | {meaning} |")
+    return [*lines, "", *below]
+
+
+def _definition(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """The schema that a reference leads to."""
+    return root["$defs"][schema["$ref"].rpartition("/")[2]]
 
 
 def _values(schema: dict[str, Any], root: dict[str, Any]) -> str:
     """The values a JSON schema allows, in words."""
     if "$ref" in schema:
-        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+        schema = _definition(schema, root)
     if options := schema.get("anyOf") or schema.get("oneOf"):
         return " or ".join(_values(option, root) for option in options)
     if "enum" in schema or "const" in schema:
@@ -77,10 +76,6 @@ def _bounds(schema: dict[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     found = [f"{sign} {yaml_word(schema[key])}" for key, sign in signs.items() if key in schema]
     return f" {', '.join(found)}" if found else ""
-
-
-def _one_line(text: str | None) -> str:
-    return " ".join((text or "").replace("|", r"\|").replace("<", "&lt;").split())
 
 
 if __name__ == "__main__":

@@ -77,17 +77,12 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_is_default(cls, values: object) -> object:
-        """A section whose keys are all commented out reads as null and keeps its defaults."""
+    def _may_be_empty_or_old(cls, values: object) -> object:
+        """A section whose keys are all commented out reads as null and keeps its defaults. Removed
+        settings in configs of earlier versions are accepted if they are switched off."""
+        if isinstance(values, dict):
+            return without_removed(values, cls.__name__)
         return {} if values is None else values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _removed_keys_may_be_off(cls, values: object) -> object:
-        """Accept removed settings in configs of earlier versions if they are switched off."""
-        if not isinstance(values, dict):
-            return values
-        return without_removed(values, cls.__name__)
 
     @field_validator("*")
     @classmethod

@@ -78,10 +78,8 @@ class ConfigLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
-        where, is_inner = (
-            self.place(event.start_mark.line + 1),
-            isinstance(event, yaml.CollectionStartEvent),
-        )
+        where = self.place(event.start_mark.line + 1)
+        is_inner = isinstance(event, yaml.CollectionStartEvent)
         if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
             raise UserError(f"{where}: a zero byte found; no name or number contains one")
         if isinstance(event, yaml.AliasEvent):
