@@ -18,7 +18,6 @@ from utils.device import environment, pick_device
 from utils.io.files import write_text
 from utils.io.tables import markdown_table
 from utils.pages import save_figure
-from utils.search.seeds import seed_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +43,7 @@ def describe_search(
 
     repeats: the best values with other seeds. images: number seen over a trial's whole training.
     """
-    rows = [_row(trial, config.seed) for trial in trials]
-    repeated = [_row(trial, seed_of(trial)) for trial in repeats]
+    rows, repeated = ([_row(trial, config.seed) for trial in each] for each in (trials, repeats))
     winner = next(row for row in rows if row["trial"] == best.number)
     deviation = noise(winner["loss"], repeated)
     return {
@@ -63,17 +61,18 @@ def describe_search(
 
 
 def _row(trial: FrozenTrial, seed: int) -> TrialRow:
-    looks = trial.intermediate_values
+    """The numbers of a trial; seed: of trials that did not choose their own."""
+    looks, noted = trial.intermediate_values, trial.user_attrs
     return {
         "trial": trial.number,
         "params": trial.params,
         "state": trial.state.name.lower(),
         "loss": trial.value if trial.state.name == "COMPLETE" else None,
         "looks": {str(look): value for look, value in looks.items() if math.isfinite(value)},
-        "share": trial.user_attrs.get("share", 0.0),
-        "seconds": trial.user_attrs.get("seconds", 0.0),
-        "seed": seed,
-        "reason": trial.user_attrs.get("reason", ""),
+        "share": noted.get("share", 0.0),
+        "seconds": noted.get("seconds", 0.0),
+        "seed": noted.get("seed", seed),
+        "reason": noted.get("reason", ""),
     }
 
 
@@ -124,17 +123,16 @@ def cells(result: SearchResult) -> list[list[str]]:
         key=lambda row: (row["loss"] is None, row["loss"] or 0, -row["share"], row["trial"]),
     )
     best = result["best"]["trial"]
-    return [heading, *(_cells_of(row, names, is_best=row["trial"] == best) for row in rows)]
-
-
-def _cells_of(row: TrialRow, names: list[str], *, is_best: bool) -> list[str]:
-    return [
-        str(row["trial"]),
-        *(f"{row['params'][name]:.4g}" if name in row["params"] else "" for name in names),
-        "" if row["loss"] is None else f"{row['loss']:.4f}",
-        f"{row['share']:.0%}",
-        f"{row['seconds']:.1f}",
-        (row["reason"] or "complete") + (", best" if is_best else ""),
+    return [heading] + [
+        [
+            str(row["trial"]),
+            *(f"{row['params'][name]:.4g}" if name in row["params"] else "" for name in names),
+            "" if row["loss"] is None else f"{row['loss']:.4f}",
+            f"{row['share']:.0%}",
+            f"{row['seconds']:.1f}",
+            (row["reason"] or "complete") + (", best" if row["trial"] == best else ""),
+        ]
+        for row in rows
     ]
 
 
