@@ -33,7 +33,6 @@ Attend = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
-    """Measure both sizes, report."""
     keep_freed_memory()
     parser = common.parser_of(__doc__, has_presets=True)
     args = parser.parse_args()

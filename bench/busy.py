@@ -45,7 +45,6 @@ Work = Callable[[], int]  # does one piece of work; returns its number of images
 
 
 def main() -> None:
-    """Start both sides, measure every work next to each number of busy processes, report."""
     parser = common.parser_of(__doc__)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--others", nargs="+", type=int, default=OTHERS, help="busy processes")

@@ -122,7 +122,6 @@ def _workers() -> int:
 
 
 def main() -> None:
-    """Prepare weights and images, compare all sides in turns, report."""
     args = common.parser_of(__doc__).parse_args()
     count, dims = (QUICK_IMAGES, QUICK_DIMS) if args.quick else (IMAGES, DIMS)
     with tempfile.TemporaryDirectory() as folder:

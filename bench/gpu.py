@@ -37,7 +37,6 @@ TEST_MINUTES = 2.5
 
 
 def main() -> None:
-    """Run all parts, write both files, print the result."""
     parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--minutes", type=float, default=8, help="start no part after this time")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="output folder")

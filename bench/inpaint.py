@@ -61,7 +61,6 @@ GROWTH_IMAGES = 32
 
 
 def main() -> None:
-    """Prepare weights and images, compare, report."""
     args = common.parser_of(__doc__, has_presets=True).parse_args()
     device = pick_device("auto")
     counts = IMAGES["quick" if args.quick else device.type]

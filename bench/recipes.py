@@ -59,7 +59,6 @@ SHOWN = ("val_loss", "val_accuracy", "images_per_second")
 
 
 def main() -> None:
-    """Train every recipe, report."""
     parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="prepared folder of cats")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the images")

@@ -25,7 +25,6 @@ SECONDS, QUICK_SECONDS = 4.0, 0.1  # how long each cell is repeated
 
 
 def main() -> None:
-    """Measure both sizes, report."""
     keep_freed_memory()
     args = common.parser_of(__doc__, has_presets=True).parse_args()
     device, seconds = pick_device("auto"), QUICK_SECONDS if args.quick else SECONDS

@@ -154,7 +154,6 @@ def compare(preset: str, seconds: float, rounds: int) -> tuple[dict, dict]:
 
 
 def main() -> None:
-    """Compare the sizes, report."""
     args = common.parser_of(__doc__, has_presets=True).parse_args()
     device = pick_device("auto")
     seconds = QUICK_SECONDS if args.quick else SECONDS[device.type]

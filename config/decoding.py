@@ -6,14 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from config.section import (
-    Finite,
-    MaskSchedule,
-    NoBool,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-)
+from config.section import Finite, MaskSchedule, NoBool, PositiveFloat, PositiveInt, Section
 
 RuleName = Literal[
     "listing", "maskgit", "lab", "lab_ceil", "lab_from_zero", "lab_remaining", "lab_sampled"

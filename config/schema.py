@@ -15,12 +15,7 @@ from config.decoding import DecodingConfig
 from config.search import SearchConfig
 from config.section import NoBool, PositiveInt, Section, Share
 from config.tokenizer import TokenizerConfig, TokenizerSection, TokenizerTraining
-from config.transformer import (
-    MaskingConfig,
-    TrainingConfig,
-    TransformerConfig,
-    TransformerSection,
-)
+from config.transformer import MaskingConfig, TrainingConfig, TransformerConfig, TransformerSection
 
 __all__ = [
     "Config",
