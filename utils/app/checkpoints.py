@@ -52,11 +52,10 @@ def find_checkpoint(place: Path) -> Checkpoint:
     if place.is_file():
         return Checkpoint(place.stem, place)
     title = Path(os.path.abspath(place)).name  # resolves . and ..
-    tokenizer, transformer = (str(place / name) for name in WEIGHTS_FILES.values())
-    files = (("tokenizer.weights", tokenizer), ("transformer.weights", transformer))
+    files = tuple((f"{kind}.weights", str(place / name)) for kind, name in WEIGHTS_FILES.items())
     for name in CONFIGS:  # whose own paths predate any move of the folder
         if (place / name).is_file():
-            found = tuple((key, path) for key, path in files if os.path.isfile(path))
+            found = tuple(pair for pair in files if os.path.isfile(pair[1]))
             places = (("run", str(place)),) if "/" in name else found
             return Checkpoint(title, place / name, places)
     if (preset := of_project(f"config/{title}.yml")).is_file() and place.is_dir():

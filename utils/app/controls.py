@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import yaml
 from pydantic import BaseModel
 
-from config.loading import Override, yaml_word
+from config.loading import Override, yaml_text, yaml_word
 from config.schema import Config, DecodingConfig
 from utils.inpainting.outputs import OUTPUT_ONLY
 
@@ -56,7 +55,7 @@ class Control:
         """The control's value for a value of the config."""
         if isinstance(value, BaseModel):
             return yaml_word(value.model_dump(mode="json"))
-        return value if self._is_plain() else yaml.safe_dump(value).strip("\n.")
+        return value if self._is_plain() else yaml_text(value)
 
     def read(self, value: Any) -> Override:
         """Override of the config by the control; what is typed is parsed there, without aliases."""
