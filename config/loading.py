@@ -90,9 +90,9 @@ def yaml_word(value: object) -> str:
     return "2^63" if value == 1 << 63 else str(value)
 
 
-def yaml_text(value: Any) -> str:
-    """A value that --set reads back unchanged, text quoted if necessary: 'lr #1'."""
-    dumped = yaml.safe_dump(value, allow_unicode=True, width=math.inf)
+def yaml_text(text: str) -> str:
+    """Text that --set reads back unchanged, quoted if necessary: 'lr #1'."""
+    dumped = yaml.safe_dump(text, allow_unicode=True, width=math.inf)
     return dumped.removesuffix("\n").removesuffix("\n...")
 
 

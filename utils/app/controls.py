@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from pydantic import BaseModel
 
-from config.loading import Override, yaml_text, yaml_word
+from config.loading import Override, yaml_word
 from config.schema import Config, DecodingConfig
 from utils.inpainting.outputs import OUTPUT_ONLY
 
@@ -27,7 +27,7 @@ class Control:
 
     name: str
     kind: str
-    """JSON type: string, integer, number or boolean; other types are entered as YAML."""
+    """JSON type: string, integer or number."""
     choices: list[str]
     limits: dict[str, float]
     may_be_empty: bool
@@ -43,29 +43,18 @@ class Control:
                 allow_custom_value=self.takes_yaml,
                 **texts,
             )
-        if self.kind == "boolean":
-            return gr.Checkbox(**texts)
-        if self.kind in NUMBER_STEPS:
-            step, digits = NUMBER_STEPS[self.kind]
-            empty = "null" if self.may_be_empty else None
-            return gr.Number(step=step, precision=digits, placeholder=empty, **self.limits, **texts)
-        return gr.Textbox(**texts)
+        step, digits = NUMBER_STEPS[self.kind]
+        empty = "null" if self.may_be_empty else None
+        return gr.Number(step=step, precision=digits, placeholder=empty, **self.limits, **texts)
 
     def show(self, value: Any) -> Any:
         """The control's value for a value of the config."""
-        if isinstance(value, BaseModel):
-            return yaml_word(value.model_dump(mode="json"))
-        return value if self._is_plain() else yaml_text(value)
+        return yaml_word(value.model_dump()) if isinstance(value, BaseModel) else value
 
     def read(self, value: Any) -> Override:
         """Override of the config by the control; what is typed is parsed there, without aliases."""
-        key = f"decoding.{self.name}"
-        if not self._is_plain() or (self.takes_yaml and value not in self.choices):
-            return f"{key}={value}"
-        return key, value
-
-    def _is_plain(self) -> bool:
-        return bool(self.choices) or self.kind == "boolean" or self.kind in NUMBER_STEPS
+        key, is_typed = f"decoding.{self.name}", self.takes_yaml and value not in self.choices
+        return f"{key}={value}" if is_typed else (key, value)
 
 
 def settings() -> list[Control]:
@@ -81,14 +70,13 @@ def control_values(config: Config, asked: Sequence[Control]) -> list[Any]:
 
 def _setting(name: str, described: dict[str, Any]) -> Control:
     options = described.get("anyOf") or described.get("oneOf") or [described]
-    real = [o for o in options if o.get("type") != "null" and "$ref" not in o]  # without sections
-    main = real[0] if len(real) == 1 else {}  # a union of types is entered as YAML
+    (main,) = (o for o in options if o.get("type") != "null" and "$ref" not in o)  # no section
     limits = {key: main[key] for key in ("minimum", "maximum") if key in main}
     if name == "total_iter":
         limits["maximum"] = MAX_ITERATIONS
     return Control(
         name=name,
-        kind=main.get("type", ""),
+        kind=main["type"],
         choices=main.get("enum", []),
         limits=limits,
         may_be_empty=any(option.get("type") == "null" for option in options),
