@@ -35,10 +35,10 @@ def explain(error: ValidationError, values: Any, file: str, sources: dict[Key, s
         if dotted in REMOVED:
             return f"{where}: {dotted} was removed; {REMOVED[dotted].advice}"
         section, _, name = dotted.rpartition(".")
-        if "." in str(key[-1]) and section in _sections():
-            return (
-                f"{where}: {key[-1]} is written with a dot; write {name} below {section}:, indented"
-            )
+        sections = {setting.rpartition(".")[0] for setting in _settings(Config)}
+        if "." in str(key[-1]) and section in sections:
+            advice = f"write {name} below {section}:, indented"
+            return f"{where}: {key[-1]} is written with a dot; {advice}"
         known = _known_names(key[:-1])
         hint = _nearest_key(str(key[-1]), known)
         return f"{where}: unknown key {dotted}{hint}; known: {', '.join(known)}"
@@ -109,25 +109,20 @@ def _hint(mistake: Mistake) -> str:
 def _nearest_key(found: str, known: list[str]) -> str:
     """Suggest the closest name in the section or among all other settings."""
     places: dict[str, list[str]] = {}
-    for name, dotted in _settings(Config):
-        places.setdefault(name, []).append(dotted)
+    for dotted in _settings(Config):
+        places.setdefault(dotted.rpartition(".")[2], []).append(dotted)
     places.update((name, [name]) for name in known)
     name = closest(found.lower().replace("-", "_"), places)
     return f" (did you mean {' or '.join(map(repr, places[name]))}?)" if name else ""
 
 
-def _sections() -> set[str]:
-    """Dotted names of all sections."""
-    return {dotted.rpartition(".")[0] for _, dotted in _settings(Config)}
-
-
-def _settings(section: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Name and dotted key of every setting in a section and its subsections."""
+def _settings(section: Any, place: str = "") -> Iterator[str]:
+    """Dotted key of every setting in a section and its subsections."""
     for name, field in section.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             yield from _settings(field.annotation, f"{place}{name}.")
         else:
-            yield name, f"{place}{name}"
+            yield f"{place}{name}"
 
 
 def _known_names(section: Key) -> list[str]:

@@ -154,10 +154,6 @@ def _all_controls(handlers: Handlers) -> tuple[Controls, Controls, Controls]:
 
 def _controls(asked: list[Control]) -> Controls:
     """One control per setting, those not in `FIRST` in an accordion."""
-    usual = [setting for setting in asked if setting.name in FIRST]
-    rest = [setting for setting in asked if setting.name not in FIRST]
-    made = [setting.control() for setting in usual]
-    if rest:
-        with gr.Accordion("More settings", open=False):
-            made += [setting.control() for setting in rest]
-    return made
+    made = [setting.control() for setting in asked if setting.name in FIRST]
+    with gr.Accordion("More settings", open=False):
+        return made + [setting.control() for setting in asked if setting.name not in FIRST]
