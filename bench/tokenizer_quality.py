@@ -33,9 +33,6 @@ from utils.scoring import HELD_OUT, FeatureDistance
 from utils.training.validate_tokenizer import TokenizerValidation
 from utils.weights.store import load_tokenizer
 
-OPTIONS = CONFIG_OPTIONS | {
-    "--images": ("tokenizer.training.validation_images", int, "images of val/ to reconstruct"),
-}
 ENCODED_AT_ONCE = 16  # larger batches exceed the CPU cache
 FARTHEST = 4  # distances from here on are counted together
 
@@ -82,10 +79,10 @@ def token_distance(holes: np.ndarray, num_tokens: int) -> np.ndarray:
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    add_config_arguments(parser, OPTIONS)
+    add_config_arguments(parser, CONFIG_OPTIONS)
     add_quick(parser)
     args = parser.parse_args()
-    config = load_config(args.config, as_overrides(args, OPTIONS))
+    config = load_config(args.config, as_overrides(args, CONFIG_OPTIONS))
     device = pick_device(config.device)
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
     images = load_images(config.data.root / "val", config.data.image_size)
