@@ -45,13 +45,14 @@ def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: model_param.{place} is not known; allowed are {allowed}")
         for key in KEYS.get(place, ()):
             section, _, name = key.partition(".")
-            out[section][name] = _schedule(value, path) if name == "mask_schedule" else value
+            out[section][name] = value
+    schedule = out["decoding"]["mask_schedule"]
+    if schedule is None:
+        raise UserError(f"{path}: model_param.gamma_type is null; name a schedule, such as cosine")
+    out["decoding"]["mask_schedule"] = schedule_name(str(schedule))
     return out
 
 
-def _schedule(value: Any, path: Path) -> str:
-    """The mask schedule that `gamma_type` means: a name in any case, or the lab's 0 for cosine."""
-    if value is None:
-        raise UserError(f"{path}: model_param.gamma_type is null; name a schedule, such as cosine")
-    name = str(value).lower()
-    return "cosine" if name == "0" else name
+def schedule_name(text: str) -> str:
+    """The mask schedule that the lab means: a name in any case, or 0 for cosine."""
+    return "cosine" if text == "0" else text.lower()

@@ -25,6 +25,7 @@ from fid import (
 from fid import whole as whole  # for the scripts
 
 from config.errors import StopRequested, UserError, printable
+from config.lab_form import schedule_name as schedule_name  # for the scripts
 from config.loading import Override
 from config.section import user_path
 from utils.io.files import of_project
@@ -94,11 +95,6 @@ class ArgumentParser(argparse.ArgumentParser):
 def first_line(documentation: str | None) -> str | None:
     """The first line of a module's docstring, which `python -OO` leaves out."""
     return documentation and documentation.splitlines()[0]
-
-
-def schedule_name(text: str) -> str:
-    """The value of --mask-func: a schedule in any case, or the lab's 0 for cosine."""
-    return "cosine" if text == "0" else text.lower()
 
 
 def steps_or_all(text: str) -> int | None:
