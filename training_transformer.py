@@ -107,11 +107,16 @@ def main() -> None:
         overrides.append(("search.trials", args.lr_search))
     config = load_config(args.config, overrides)
     searching = check_search(parser, args)
+    resume = args.resume or bool(args.start_from_epoch)
+    restart = args.restart or args.start_from_epoch == 0
+    from utils.training.state import STATE, require_no_run
     from utils.training.transformer import as_in_start, train_transformer
 
     if args.transformer:
         config = as_in_start(config, args.transformer)
     if searching:
+        if not (resume or restart or args.lr_search_only):
+            require_no_run(config.run / "transformer" / STATE)  # not only after hours of search
         from utils.search.search import search_learning_rate  # Optuna takes seconds to import
 
         best = search_learning_rate(config, args.storage)
@@ -120,8 +125,8 @@ def main() -> None:
         return
     train_transformer(
         config,
-        resume=args.resume or bool(args.start_from_epoch),
-        restart=args.restart or args.start_from_epoch == 0,
+        resume=resume,
+        restart=restart,
         allow_config_change=args.allow_config_change,
         from_epoch=args.start_from_epoch,
         start=args.transformer,

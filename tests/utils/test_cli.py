@@ -277,6 +277,21 @@ def test_the_search_hands_its_rate_to_the_training(call, config, monkeypatch):
     assert trained.training.weight_decay == 0.01
 
 
+def test_an_existing_run_is_refused_before_the_search(call, config, monkeypatch):
+    import utils.search.search
+
+    searched = []
+    search = lambda *_: searched.append(1) or {}  # noqa: E731
+    monkeypatch.setattr(utils.search.search, "search_learning_rate", search)
+    (config.run / "transformer").mkdir(parents=True)
+    (config.run / "transformer" / "state.pt").touch()
+    code, said = call("training_transformer.py", "--lr-search")
+    assert (code, searched) == (2, [])
+    assert said.endswith("already contains a run; use --resume or --restart")
+    assert call("training_transformer.py", "--lr-search-only") == (0, "")
+    assert searched == [1]
+
+
 @pytest.mark.parametrize(
     ("given", "found"), [([], False), (["--resume"], True), (["--resume", "auto"], "auto")]
 )

@@ -27,11 +27,10 @@ from utils.io.files import atomic, make_folder, read_rows, write_text
 from utils.io.images import save_png
 from utils.io.lock import alone_in
 from utils.io.messages import is_out_of_memory
-from utils.training.state import BEST, LOG, Opening, clear_run, open_state, save_state
+from utils.training.state import BEST, LOG, STATE, Opening, clear_run, open_state, save_state
 from utils.training.throughput import Peak, Speed
 from utils.training.trainer import LOOK_EVERY, Trainer
 
-STATE = "state.pt"
 Callback = Callable[[Any], None]  # called with the trainer
 
 

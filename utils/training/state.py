@@ -29,7 +29,7 @@ from utils.weights.store import write_tensors
 
 State = dict[str, Any]
 Resume = bool | Literal["auto"]
-BEST, LOG = "best.safetensors", "log.jsonl"
+STATE, BEST, LOG = "state.pt", "best.safetensors", "log.jsonl"
 BROKEN_STATE = (  # what reading one that is damaged, or cannot be read, raises
     *(RuntimeError, EOFError, OSError, ValueError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError),
@@ -176,16 +176,14 @@ def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State 
     Raises `UserError` if a run would be overwritten without --restart, if the state is not ours or
     not after the requested epoch, and if settings differ without --allow-config-change.
     """
-    weights = _left_weights(path.parent)
     if not opening.resume:
-        is_run = path.exists() or previous(path).exists() or weights
-        if is_run and not opening.restart:
-            raise UserError(f"{path.parent}: already contains a run; use --resume or --restart")
+        if not opening.restart:
+            require_no_run(path)
         return None
     state = load_state(path)
     if state is None:
         _require_epoch(path, None, opening)
-        if weights:
+        if weights := _left_weights(path.parent):
             raise UserError(f"{weights}: has no {path.name} to resume; --restart would replace it")
         if opening.resume != "auto" and is_main():
             print(f"{path.parent}: nothing to resume, starts a new run")
@@ -202,6 +200,12 @@ def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State 
         )
     _require_epoch(path, state["position"]["epoch"], opening)
     return state
+
+
+def require_no_run(path: Path) -> None:
+    """Raise `UserError` for a training state, or for the weights of a run whose states are gone."""
+    if path.exists() or previous(path).exists() or _left_weights(path.parent):
+        raise UserError(f"{path.parent}: already contains a run; use --resume or --restart")
 
 
 def _left_weights(folder: Path) -> Path | None:
