@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
 import utils  # noqa: F401  first: makes failed imports one-line errors
-from config.loading import load_config
+from config.loading import load_config, with_settings
 from utils.cli import (
     ArgumentParser,
     add_config_arguments,
@@ -119,8 +119,7 @@ def main() -> None:
             require_no_run(config.run / "transformer" / STATE)  # not only after hours of search
         from utils.search.search import search_learning_rate  # Optuna takes seconds to import
 
-        best = search_learning_rate(config, args.storage)
-        config = load_config(args.config, [*overrides, *best.items()])
+        config = with_settings(config, search_learning_rate(config, args.storage))
     if args.lr_search_only:
         return
     train_transformer(

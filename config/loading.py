@@ -62,6 +62,14 @@ def load_config(path: str | Path, overrides: Sequence[Override] = ()) -> Config:
         raise UserError(explain(error, values, str(path), sources)) from None
 
 
+def with_settings(config: Config, settings: dict[str, Any]) -> Config:
+    """A config with other values of some dotted keys; raises `ValidationError` if they conflict."""
+    values = config.model_dump()
+    for key, value in settings.items():
+        _assign(values, tuple(key.split(".")), value, key)
+    return Config.model_validate(values)
+
+
 def save_config(config: Config, path: Path) -> None:
     """Write a resolved config that `load_config` reads back unchanged."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -266,13 +266,19 @@ def test_flags_of_inpainting_reach_their_keys(call):
 
 
 @pytest.mark.usefixtures("weights", "quick")
-def test_the_search_hands_its_rate_to_the_training(call, config, monkeypatch):
+def test_the_search_hands_its_rate_to_the_training(call, config, monkeypatch, tmp_path):
     import utils.search.search
 
     found = {"training.learning_rate": 0.00123, "training.weight_decay": 0.01}
-    monkeypatch.setattr(utils.search.search, "search_learning_rate", lambda config, storage: found)
+
+    def search(*_: object) -> dict[str, float]:
+        (tmp_path / "tiny.yml").write_text("seed: 7")  # the config is read before
+        return found
+
+    monkeypatch.setattr(utils.search.search, "search_learning_rate", search)
     assert call("training_transformer.py", "--lr-search")[0] == 0
     trained = load_config(config.run / "transformer" / "config.yml")
+    assert trained.seed == config.seed
     assert trained.training.learning_rate == 0.00123
     assert trained.training.weight_decay == 0.01
 

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from config.errors import DivergedError, SettingsError, UserError
-from config.loading import flat
+from config.loading import flat, with_settings
 from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
 from utils.rng import generator_for
@@ -171,17 +171,13 @@ class TrainingLoss:
 
     def _config_of(self, values: Values, seed: int, name: str) -> Config:
         """The config of a trial; raises `ValidationError` if its values conflict."""
-        epochs, tree = self.budget.epochs, self.config.model_dump()
-        for key, value in values.items():
-            section, setting = key.split(".")
-            tree[section][setting] = value
-        tree["training"] |= {"epochs": epochs, "max_minutes": None}
-        tree["training"] |= {"validate_every": epochs, "checkpoint_every": epochs}
-        tree["training"] |= {"pictures_every": 0}  # which would save weights
-        tree["tokenizer"]["weights"] = self.config.tokenizer_weights
-        return Config.model_validate(
-            tree | {"run": self.config.run / "search" / name, "seed": seed}
-        )
+        epochs = self.budget.epochs
+        trial = {"run": self.config.run / "search" / name, "seed": seed}
+        trial |= {"training.epochs": epochs, "training.max_minutes": None}
+        trial |= {"training.validate_every": epochs, "training.checkpoint_every": epochs}
+        trial |= {"training.pictures_every": 0}  # which would save weights
+        trial |= {"tokenizer.weights": self.config.tokenizer_weights}
+        return with_settings(self.config, values | trial)
 
 
 def key_of(name: str) -> str:
