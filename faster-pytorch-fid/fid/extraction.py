@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,7 @@ from fid.images import ImageSet
 from fid.inputs import Inputs, Settings, Source
 from fid.metrics import frechet_distance
 from fid.paired import HoleCrops, with_hole
-from fid.process import Ranks
+from fid.process import Pool, Ranks
 from fid.statistics import FeatureStatistics, load_statistics, save_statistics
 
 Item = TypeVar("Item")
@@ -88,7 +88,7 @@ def in_threads(
     a busy CPU), and results do not depend on their number.
     """
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with Pool(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > threads:

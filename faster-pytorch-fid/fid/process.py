@@ -9,9 +9,10 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from fid import interrupt
 from fid.files import ScoreError, note, of_the_machine
@@ -35,11 +36,42 @@ INSISTING = [  # a second one is intended; others are resent automatically, all 
 ]
 
 
+class Pool(ThreadPoolExecutor):
+    """A pool of threads whose `submit` is not interrupted by what a handler of `handled` raises.
+
+    That would leave a lock taken for which its threads wait forever, or a thread that `shutdown`
+    does not know.
+    """
+
+    postponed: ClassVar[list[int]] = []  # signals received meanwhile
+
+    def submit(self, *work: Any, **named: Any) -> Future:
+        try:
+            return self._submit(*work, **named)
+        finally:
+            if self.postponed:
+                signal.raise_signal(self.postponed.pop())
+
+    def _submit(self, *work: Any, **named: Any) -> Future:
+        return super().submit(*work, **named)
+
+
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any] | int) -> Iterator[None]:
     """Install a handler for `STOPS`; signals already ignored, as under nohup, stay ignored."""
+
+    def between_jobs(number: int, frame: FrameType | None) -> None:
+        caller = frame
+        while caller and caller.f_code is not Pool._submit.__code__:
+            caller = caller.f_back
+        if caller:
+            Pool.postponed.append(number)
+        else:
+            handler(number, frame)
+
     free = [n for n in STOPS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
-    before = {number: signal.signal(number, handler) for number in free}
+    installed = between_jobs if callable(handler) else handler
+    before = {number: signal.signal(number, installed) for number in free}
     try:
         yield
     finally:

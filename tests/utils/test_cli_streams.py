@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fid.process import STOPS, handled, leave
+from fid.process import STOPS, Pool, handled, leave
 
 ROOT = Path(__file__).parents[2]
 SAYS = "open('done', 'w').write('all'); print('noted', file=sys.stderr); print('said')"
@@ -172,3 +172,18 @@ def test_signals_that_repeat_do_not_disturb_how_the_scorer_and_the_page_clear_up
     with handled(leave), pytest.raises(KeyboardInterrupt):
         work()
     assert len(cleared) == 3
+
+
+@pytest.mark.usefixtures("in_terminal")
+def test_a_signal_while_a_pool_takes_a_job_comes_after_that(monkeypatch):
+    # in the middle it left a lock taken that the threads wait for at their end
+    taken, take = [], Pool._adjust_thread_count
+
+    def interrupted(pool: Pool) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        taken.append(take(pool))
+
+    monkeypatch.setattr(Pool, "_adjust_thread_count", interrupted)
+    with Pool(1) as pool, handled(leave), pytest.raises(KeyboardInterrupt):
+        pool.submit(int)
+    assert len(taken) == 1

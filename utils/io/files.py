@@ -8,12 +8,13 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from fid.files import KEPT, naming, sync
+from fid.process import Pool
 
 from config.errors import UserError
 
@@ -100,7 +101,7 @@ def read_ahead(
     bytes_of: what the result of an item will hold. Those computed hold at most ``most_bytes``
     together; a larger one is computed alone.
     """
-    pool = ThreadPoolExecutor(threads)
+    pool = Pool(threads)
     waiting: deque[tuple[Future[Result], int]] = deque()  # with the bytes each one holds
     try:
         for item in items:
@@ -124,7 +125,7 @@ class WriteBehind:
     """
 
     def __init__(self, threads: int, pending: int, most_bytes: int) -> None:
-        self.pool, self.pending, self.most_bytes = ThreadPoolExecutor(threads), pending, most_bytes
+        self.pool, self.pending, self.most_bytes = Pool(threads), pending, most_bytes
         self.waiting: deque[tuple[Future[None], int]] = deque()  # with the bytes each one holds
 
     def submit(self, job: Callable[[], None], size: int) -> None:
