@@ -8,6 +8,7 @@ Shapes: N tokens, D width, K codebook size, C code channels.
 from __future__ import annotations
 
 import json
+import platform
 import time
 from pathlib import Path
 
@@ -82,6 +83,16 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, rounds: int = PEAK_ROU
     return best
 
 
+def processor() -> str:
+    """The CPU's model name on Linux, where `platform` knows only the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def _timed(a: torch.Tensor, b: torch.Tensor, products: int) -> float:
     """Seconds for this many products."""
     began = _now(a.device)
@@ -105,8 +116,8 @@ class Peak:
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-        self.key = f"{device.type} {gpu} {workers()} threads {dtype}"
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+        self.key = f"{device.type} {name} {workers()} threads {dtype}"
         self.path, self.device, self.dtype = folder / "matmul_peak.json", device, dtype
         self.best, self.reached = self._known().get(self.key, 0.0), 0.0
         self._measure(PEAK_ROUNDS)

@@ -83,6 +83,13 @@ def test_the_peak_is_the_best_of_rounds_spread_over_the_run_and_its_resumes(tmp_
     assert Peak(tmp_path, CPU, torch.bfloat16).best == 3.0, "each dtype has its own"
 
 
+def test_each_processor_has_a_peak_of_its_own(tmp_path, measured, monkeypatch):
+    measured += [9.0, 4.0, 3.0]
+    for name, best in (("fast", 9.0), ("slow", 4.0), ("fast", 9.0)):
+        monkeypatch.setattr(throughput, "processor", lambda name=name: name)
+        assert Peak(tmp_path, CPU, torch.float32).best == best
+
+
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_damaged_file_of_peaks_is_replaced(tmp_path, measured, text):
     (tmp_path / "matmul_peak.json").write_text(text)
