@@ -88,16 +88,23 @@ class TimeLimit:
 def load_parts(parts: dict[str, Any], state: State) -> None:
     """Load the state of each part, such as a network or an optimiser, by name.
 
-    Raises `UserError` for a state that does not fit.
+    Raises `UserError` for a state that does not fit, or of another version of this program.
     """
+    other = [f"no {name}" for name in parts if name not in state]
+    other += [f"position.{name}" for name in state["position"] if name not in vars(Position())]
+    if other:
+        raise UserError(
+            f"the state has {', '.join(other)}: another version of this program wrote it; resume "
+            "with that one, or start again with --restart"
+        )
     for name, part in parts.items():
         if not state[name]:  # of a disabled gradient scaler
             continue
-        if isinstance(part, torch.optim.Optimizer):
-            _take_settings(state[name], part)
         try:
+            if isinstance(part, torch.optim.Optimizer):
+                _take_settings(state[name], part)
             part.load_state_dict(state[name])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, KeyError) as error:
             if is_out_of_memory(error):
                 raise
             first = textwrap.shorten(str(error).splitlines()[:2][-1], LONGEST_REASON)
@@ -188,7 +195,8 @@ def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State 
         if opening.resume != "auto" and is_main():
             print(f"{path.parent}: nothing to resume, starts a new run")
         return None
-    if not isinstance(state, dict) or not {"settings", "position"} <= state.keys():
+    is_ours = isinstance(state, dict) and isinstance(state.get("settings"), dict)
+    if not is_ours or not isinstance(state.get("position"), dict):
         raise UserError(f"{path}: is no training state of ours")
     found = state["settings"]
     changed = sorted(key for key in settings.keys() & found.keys() if settings[key] != found[key])
@@ -198,7 +206,7 @@ def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State 
             f"{path}: the run was begun with other {', '.join(changed)} ({first} was "
             f"{found[first]}, is {settings[first]}); --allow-config-change goes on all the same"
         )
-    _require_epoch(path, state["position"]["epoch"], opening)
+    _require_epoch(path, state["position"].get("epoch"), opening)
     return state
 
 

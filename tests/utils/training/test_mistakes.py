@@ -102,12 +102,24 @@ def test_weights_whose_states_are_gone_are_not_replaced_silently(weights, resume
     assert weights.transformer_weights.read_bytes() == kept
 
 
-def test_a_state_of_something_else_is_one_line(tmp_path, weights):
+@pytest.mark.parametrize("content", [{"anything": 1}, {"settings": [], "position": 1}])
+def test_a_state_of_something_else_is_one_line(weights, content):
     path = weights.run / "transformer" / "state.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"anything": 1}, path)
-    with pytest.raises(UserError):
+    torch.save(content, path)
+    with pytest.raises(UserError, match="is no training state of ours"):
         train_transformer(weights, resume=True)
+
+
+def test_a_state_of_another_version_is_one_line(weights):
+    trainer = TransformerTrainer(weights, load_tokens(weights, CPU), Compute.of(weights))
+    state = trainer.state_dict()
+    state["position"]["luck"] = state.pop("scaler")
+    with pytest.raises(UserError, match="the state has no scaler, position.luck: another version"):
+        trainer.load_state_dict(state)
+    del state["position"]["luck"], state["optimizer"]["param_groups"]
+    with pytest.raises(UserError, match="the state's optimizer does not fit"):
+        trainer.load_state_dict({**state, "scaler": {}})
 
 
 def test_the_cache_knows_the_network_not_only_its_weights(tokenizer, config, tmp_path):
