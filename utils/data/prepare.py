@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -133,10 +133,10 @@ def _write_images(
     def write(file: tuple[str, np.ndarray]) -> None:
         (folder / file[0]).write_bytes(encode_png(file[1]))
 
-    written = read_ahead(write, files, workers, WRITTEN_AHEAD)
-    bar = tqdm(written, total=len(files), desc="writing", unit="file")
-    for (name, pixels), _ in zip(files, bar, strict=True):
-        digest.update(name.encode() + b"\0" + pixels.tobytes())
+    with closing(read_ahead(write, files, workers, WRITTEN_AHEAD)) as written:
+        bar = tqdm(written, total=len(files), desc="writing", unit="file")
+        for (name, pixels), _ in zip(files, bar, strict=True):
+            digest.update(name.encode() + b"\0" + pixels.tobytes())
     mean, std = channel_statistics(splits["train"])
     return {"content_sha256": digest.hexdigest(), "mean": mean, "std": std}
 

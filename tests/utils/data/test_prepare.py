@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 import unicodedata
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -353,6 +355,27 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, monkeypatch, faul
     left = {path.name for path in tmp_path.iterdir()}
     assert left == ({"in", "out"} if with_older else {"in"})
     assert not with_older or everything(out) == before
+
+
+def test_no_thread_writes_any_more_when_an_interrupted_set_is_deleted(tmp_path, monkeypatch):
+    folder, at_work, found = put(tmp_path / "in", range(11)), [], []
+
+    def slowly(_pixels: np.ndarray) -> bytes:
+        at_work.append(1)
+        time.sleep(0.02)
+        at_work.pop()
+        return b""
+
+    def interrupted(files: Iterator, **_options: object) -> Iterator:
+        yield next(files)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "encode_png", slowly)
+    monkeypatch.setattr(preparing, "tqdm", interrupted)
+    monkeypatch.setattr(preparing.shutil, "rmtree", lambda *_, **__: found.append(len(at_work)))
+    with pytest.raises(KeyboardInterrupt):
+        make(folder, tmp_path / "out")
+    assert found == [0]
 
 
 def test_an_out_that_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch):
