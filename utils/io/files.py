@@ -50,6 +50,12 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete temporary files of `atomic` that killed processes left; nobody may be writing any."""
+    for path in folder.glob(".*-????????.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder; raises `UserError` if it cannot be created or written to."""
     try:

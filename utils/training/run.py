@@ -23,7 +23,7 @@ from config.loading import save_config
 from models.parallel import one_thread
 from utils import distributed
 from utils.device import environment, is_main
-from utils.io.files import atomic, make_folder, read_rows, write_text
+from utils.io.files import atomic, make_folder, read_rows, remove_unfinished, write_text
 from utils.io.images import save_png
 from utils.io.lock import alone_in
 from utils.io.messages import is_out_of_memory
@@ -40,8 +40,10 @@ def ignore(_trainer: Trainer) -> None:
 
 @contextmanager
 def run_alone(folder: Path, device: torch.device) -> Iterator[None]:
-    """Lock the folder against other runs, and join this run's processes."""
+    """Lock the folder against other runs, tidy it, and join this run's processes."""
     with alone_in(folder) if is_main() else nullcontext(), distributed.joined(device):
+        if is_main():
+            remove_unfinished(folder)
         yield
 
 

@@ -19,7 +19,7 @@ from config.loading import load_config
 from config.schema import Config
 from utils.device import environment
 from utils.io.files import read_rows
-from utils.training.run import STATE, RunLog
+from utils.training.run import STATE, RunLog, run_alone
 from utils.training.state import Position
 from utils.training.transformer import train_transformer
 
@@ -107,6 +107,14 @@ def test_a_picture_is_kept_by_its_epoch(tmp_path, config):
     log.board.close()
     found = Image.open(tmp_path / "log" / "samples" / "sample_0007.png")
     assert (np.asarray(found) == image.numpy()).all()
+
+
+def test_files_that_a_killed_run_was_writing_are_removed_by_the_next(tmp_path):
+    killed = tmp_path / ".state.pt.123-0123abcd.tmp"
+    for path in (killed, tmp_path / ".notes.tmp"):
+        path.touch()
+    with run_alone(tmp_path, torch.device("cpu")):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", ".notes.tmp"}
 
 
 @pytest.mark.usefixtures("quick")
