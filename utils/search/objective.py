@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from pydantic import ValidationError
 
-from config.errors import DivergedError, SettingsError, UserError
+from config.errors import DivergedError, SettingsError, StopRequested, UserError
 from config.loading import flat, with_settings
 from config.schema import Config, SearchConfig, TrainingConfig
 from config.search import is_whole
@@ -165,6 +166,9 @@ class TrainingLoss:
             trial.set_user_attr("reason", _reason(error))
             print(f"{name}: {_reason(error)}", flush=True)
             raise TrialPruned from error
+        except StopRequested:
+            shutil.rmtree(self.config.run / "search" / name, ignore_errors=True)  # begins again
+            raise StopRequested(f"stopped in {name}; the same command continues") from None
         finally:
             trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
             trial.set_user_attr("share", callback.share)

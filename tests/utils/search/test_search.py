@@ -394,6 +394,14 @@ def test_the_loss_of_a_trial_is_what_the_training_itself_would_report(weights, c
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_trial_that_is_stopped_leaves_nothing_and_says_how_to_continue(weights, stop_after):
+    stop_after(1)
+    with pytest.raises(StopRequested, match="stopped in trial_0; the same command continues$"):
+        search_learning_rate(weights)
+    assert [path.name for path in (weights.run / "search").iterdir()] == ["study.db"]
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_look_at_images_with_holes_is_at_as_many_as_without(weights, changed, monkeypatch):
     monkeypatch.setattr(objective, "LOOK_IMAGES", 2)  # of 6, and fewer than a forward pass takes
     keys = {"search.trials": 1, "search.low": 1e-3, "search.high": 0.05}
