@@ -139,7 +139,8 @@ def _best(trials: list[FrozenTrial], config: Config) -> FrozenTrial:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise UserError(
-            f"search: no trial kept its loss finite and below its start, from {config.search.low} "
-            f"to {config.search.high}; lower search.high, or lengthen the trials"
+            f"search: no trial reached its end, from {config.search.low} to {config.search.high} "
+            f"({trials[0].user_attrs.get('reason')}); lower search.high, narrow "
+            "search.space, or lengthen the trials"
         )
     return min(complete, key=lambda trial: trial.value)

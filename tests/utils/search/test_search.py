@@ -232,7 +232,8 @@ def test_a_loss_above_its_start_is_pruned_with_its_reason(config, training, monk
         return START + (trainer.position.step > 0)
 
     monkeypatch.setattr(objective, "validation_loss", loss)
-    with pytest.raises(UserError, match="no trial kept its loss finite and below its start"):
+    said = r"no trial reached its end, .* \(loss 8.0000 above its start 7.0000\); lower search.high"
+    with pytest.raises(UserError, match=said):
         search_learning_rate(config)
     first = study_of(config).trials[0]
     assert first.user_attrs["reason"] == "loss 8.0000 above its start 7.0000"
