@@ -204,7 +204,8 @@ def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State 
         first = changed[0]
         raise UserError(
             f"{path}: the run was begun with other {', '.join(changed)} ({first} was "
-            f"{found[first]}, is {settings[first]}); --allow-config-change goes on all the same"
+            f"{found[first]}, is {settings[first]}); its config is {path.with_name('config.yml')}; "
+            "--allow-config-change goes on all the same"
         )
     _require_epoch(path, state["position"].get("epoch"), opening)
     return state

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from config.errors import StopRequested, UserError
+from config.loading import load_config
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils.inpainting.inpainter import Inpainter
 from utils.training import run
@@ -80,6 +81,19 @@ def test_weights_without_conditioning_grow_for_the_patches_of_the_config(weights
     config = as_in_start(seeing(weights, changed), path)
     assert config.transformer.patch_size == 4
     train_transformer(config, resume=False, start=path)
+
+
+def test_a_run_from_weights_of_another_shape_names_the_config_that_resumes_it(weights, changed):
+    deeper = changed(weights, {"transformer.num_layers": 3})
+    path = weights.run / "start.safetensors"
+    network = BidirectionalTransformer(deeper.transformer)
+    save_weights(path, network.state_dict(), deeper.transformer, {})
+    train_transformer(as_in_start(weights, path), resume=False, start=path)
+    own = weights.run / "transformer" / "config.yml"
+    said = rf"other transformer.num_layers \(.* was 3, is 2\); its config is {own};"
+    with pytest.raises(UserError, match=said):
+        train_transformer(weights, resume=True)
+    train_transformer(load_config(own), resume=True)
 
 
 def test_networks_to_start_from_and_states_leave_memory_before_the_first_step(
