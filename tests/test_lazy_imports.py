@@ -39,15 +39,14 @@ def test_help_imports_nothing_heavy(script):
 
 
 @pytest.mark.parametrize(
-    ("module", "unused"),
+    ("modules", "unused"),
     [
-        ("training.tokenizer", OPTIONAL),
-        ("training.transformer", OPTIONAL),
-        ("inpainting.job", OPTIONAL | {"sklearn", "skimage"}),
+        ("utils.training.tokenizer, utils.training.transformer", OPTIONAL),
+        ("utils.inpainting.job", OPTIONAL | {"sklearn", "skimage"}),
     ],
 )
-def test_work_imports_only_what_it_computes_with(module, unused):
-    found = loaded(f"import sys, utils.{module}")
+def test_work_imports_only_what_it_computes_with(modules, unused):
+    found = loaded(f"import sys, {modules}")
     assert "torch" in found
     assert found & unused == set()
 

@@ -195,10 +195,11 @@ def test_every_sweet_spot_equals_the_slow_reference(rule, sweet_spot, order):
     assert_decodes_like_the_reference(settings, "cosine", rng)
 
 
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("rule", RULES)
-def test_more_steps_than_hidden_tokens_equal_the_slow_reference(rule, schedule, order):
+def test_more_steps_than_hidden_tokens_equal_the_slow_reference(rule, schedule):
+    place = [*RULES].index(rule) + SCHEDULES.index(schedule)
+    order = [*ORDERS][place % len(ORDERS)]
     settings = DecodingConfig(rule=rule, mask_schedule=schedule, total_iter=12, order=order)
     assert_decodes_like_the_reference(settings, schedule, np.random.default_rng(12), max_tokens=9)
 
