@@ -92,9 +92,9 @@ def in_threads(
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > threads:
-                yield waiting.popleft().result()
+                yield pool.result(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield pool.result(waiting.popleft())
 
 
 def read_images(images: ImageSet, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -37,32 +38,46 @@ INSISTING = [  # a second one is intended; others are resent automatically, all 
 
 
 class Pool(ThreadPoolExecutor):
-    """A pool of threads whose `submit` is not interrupted by what a handler of `handled` raises.
+    """A pool of threads that what a handler of `handled` raises interrupts between its steps alone.
 
-    That would leave a lock taken for which its threads wait forever, or a thread that `shutdown`
-    does not know.
+    Else it could leave a lock taken for which the threads wait forever, or a thread that
+    `shutdown` does not know.
     """
 
-    postponed: ClassVar[list[int]] = []  # signals received meanwhile
+    postponed: ClassVar[list[int]] = []  # signals received within a step
 
     def submit(self, *work: Any, **named: Any) -> Future:
+        return self._step(self._submit, *work, **named)
+
+    def _submit(self, *work: Any, **named: Any) -> Future:
+        future = super().submit(*work, **named)
+        future.ended = SimpleQueue()
+        future.add_done_callback(future.ended.put)
+        return future
+
+    def result(self, future: Future) -> Any:
+        """Wait for a job, and return its result or raise its error; once for each job."""
+        future.ended.get()  # its lock is released whatever interrupts it
+        return self._step(future.result)
+
+    def _step(self, step: Callable, *arguments: Any, **named: Any) -> Any:
         try:
-            return self._submit(*work, **named)
+            return self._whole(step, *arguments, **named)
         finally:
             if self.postponed:
                 signal.raise_signal(self.postponed.pop())
 
-    def _submit(self, *work: Any, **named: Any) -> Future:
-        return super().submit(*work, **named)
+    def _whole(self, step: Callable, *arguments: Any, **named: Any) -> Any:
+        return step(*arguments, **named)
 
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any] | int) -> Iterator[None]:
     """Install a handler for `STOPS`; signals already ignored, as under nohup, stay ignored."""
 
-    def between_jobs(number: int, frame: FrameType | None) -> None:
+    def between_steps(number: int, frame: FrameType | None) -> None:
         caller = frame
-        while caller and caller.f_code is not Pool._submit.__code__:
+        while caller and caller.f_code is not Pool._whole.__code__:
             caller = caller.f_back
         if caller:
             Pool.postponed.append(number)
@@ -70,7 +85,7 @@ def handled(handler: Callable[[int, FrameType | None], Any] | int) -> Iterator[N
             handler(number, frame)
 
     free = [n for n in STOPS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
-    installed = between_jobs if callable(handler) else handler
+    installed = between_steps if callable(handler) else handler
     before = {number: signal.signal(number, installed) for number in free}
     try:
         yield

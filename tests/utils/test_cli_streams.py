@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,17 @@ def test_a_signal_while_a_pool_takes_a_job_comes_after_that(monkeypatch):
     with Pool(1) as pool, handled(leave), pytest.raises(KeyboardInterrupt):
         pool.submit(int)
     assert len(taken) == 1
+
+
+@pytest.mark.usefixtures("in_terminal")
+def test_a_signal_while_a_result_is_taken_comes_after_that(monkeypatch):
+    taken, take = [], Future.result
+
+    def interrupted(future: Future) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        taken.append(take(future))
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with Pool(1) as pool, handled(leave), pytest.raises(KeyboardInterrupt):
+        pool.result(pool.submit(int))
+    assert taken == [0]

@@ -115,10 +115,10 @@ def read_ahead(
             while waiting and (
                 len(waiting) > ahead or size + sum(of for _, of in waiting) > most_bytes
             ):
-                yield waiting.popleft()[0].result()
+                yield pool.result(waiting.popleft()[0])
             waiting.append((pool.submit(function, item), size))
         while waiting:
-            yield waiting.popleft()[0].result()
+            yield pool.result(waiting.popleft()[0])
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -137,7 +137,7 @@ class WriteBehind:
     def submit(self, job: Callable[[], None], size: int) -> None:
         """Queue a job that holds ``size`` bytes, waiting if full; raises an earlier job's error."""
         while self.waiting and (self._is_full(size) or self.waiting[0][0].done()):
-            self.waiting.popleft()[0].result()
+            self.pool.result(self.waiting.popleft()[0])
         self.waiting.append((self.pool.submit(job), size))
 
     def _is_full(self, size: int) -> bool:
@@ -150,6 +150,6 @@ class WriteBehind:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             while self.waiting and kind is None:
-                self.waiting.popleft()[0].result()
+                self.pool.result(self.waiting.popleft()[0])
         finally:
             self.pool.shutdown()
