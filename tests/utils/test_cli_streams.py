@@ -176,29 +176,16 @@ def test_signals_that_repeat_do_not_disturb_how_the_scorer_and_the_page_clear_up
 
 
 @pytest.mark.usefixtures("in_terminal")
-def test_a_signal_while_a_pool_takes_a_job_comes_after_that(monkeypatch):
-    # in the middle it left a lock taken that the threads wait for at their end
-    taken, take = [], Pool._adjust_thread_count
+@pytest.mark.parametrize(("owner", "step"), [(Pool, "_adjust_thread_count"), (Future, "result")])
+def test_a_signal_within_a_step_of_a_pool_comes_after_it(monkeypatch, owner, step):
+    # in the middle it left a lock taken that the threads wait for
+    taken, take = [], getattr(owner, step)
 
-    def interrupted(pool: Pool) -> None:
+    def interrupted(found: object) -> None:
         signal.raise_signal(signal.SIGTERM)
-        taken.append(take(pool))
+        taken.append(take(found))
 
-    monkeypatch.setattr(Pool, "_adjust_thread_count", interrupted)
-    with Pool(1) as pool, handled(leave), pytest.raises(KeyboardInterrupt):
-        pool.submit(int)
-    assert len(taken) == 1
-
-
-@pytest.mark.usefixtures("in_terminal")
-def test_a_signal_while_a_result_is_taken_comes_after_that(monkeypatch):
-    taken, take = [], Future.result
-
-    def interrupted(future: Future) -> None:
-        signal.raise_signal(signal.SIGTERM)
-        taken.append(take(future))
-
-    monkeypatch.setattr(Future, "result", interrupted)
+    monkeypatch.setattr(owner, step, interrupted)
     with Pool(1) as pool, handled(leave), pytest.raises(KeyboardInterrupt):
         pool.result(pool.submit(int))
-    assert taken == [0]
+    assert len(taken) == 1
