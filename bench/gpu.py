@@ -1,10 +1,12 @@
 """Tests and benchmarks on a GPU: one command, ten minutes, no network.
 
     python -m bench.gpu [--minutes 8] [--out runs/gpu] [--device cpu]
+    python -m bench.gpu --report-run --tokens FILE [--epochs 200]
 
-Runs the tests marked `cuda`, then the benchmarks of training, repairing, the tokenizer and the
-scorer, as far as time allows, and writes gpu.json and gpu.md. It needs no images. `--device cpu`
-checks the same programs in their short form; its figures say nothing about a GPU.
+The first runs the tests marked `cuda`, then the benchmarks of training, repairing, the tokenizer
+and the scorer, as far as time allows, and writes gpu.json and gpu.md. It needs no images.
+`--device cpu` checks the same programs in their short form; its figures say nothing about a GPU.
+The second trains the report's transformer on tokens that `--write-tokens` has made.
 Last line: one JSON object, {"device", "tests", "train", "repair", "tokenizer", "scorer"}.
 """
 
@@ -24,11 +26,12 @@ from typing import Any
 import torch
 
 from bench.common import ROOT, machine
+from bench.report_run import EPOCHS, report_run, write_tokens
 from utils.cli import first_line
 from utils.io.tables import markdown_table
 
 PARTS = {  # benchmark, minutes on an H100, roughly
-    "train": ("bench.train", 2.5),
+    "train": ("bench.train", 4.5),
     "repair": ("bench.inpaint", 1.5),
     "tokenizer": ("bench.tokenizer", 1.5),
     "scorer": ("bench.fid", 3.0),
@@ -41,25 +44,42 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8, help="start no part after this time")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="output folder")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--report-run", action="store_true", help="train the report's transformer")
+    parser.add_argument("--tokens", type=Path, help="tokens for --report-run, a file .npz")
+    parser.add_argument("--write-tokens", type=Path, metavar="DATA", help="make them from DATA")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of --report-run")
     args = parser.parse_args()
+    if (args.report_run or args.write_tokens) and not args.tokens:
+        parser.error("--report-run and --write-tokens need --tokens FILE")
+    if args.write_tokens:
+        write_tokens(args.write_tokens, args.tokens)
+        return
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA GPU here; --device cpu tries the programs without one")
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    if args.report_run:
+        report_run(args.tokens, args.out, args.epochs, args.device)
+    else:
+        examine(args.device, args.minutes, args.out)
+
+
+def examine(device: str, minutes: float, out: Path) -> None:
+    """Run all parts, write both files, print the result."""
+    out.mkdir(parents=True, exist_ok=True)
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     total = TEST_MINUTES + sum(minutes for _, minutes in PARTS.values())
     print(f"On {name}: the tests marked cuda, then", flush=True)
     print(*(f"  {key}: python -m {module}" for key, (module, _) in PARTS.items()), sep="\n")
-    print(f"About {total:g} minutes on an H100; nothing begins after {args.minutes:g}.", flush=True)
-    end = time.monotonic() + 60 * args.minutes
-    result: dict[str, Any] = {"device": name, "tests": tested(args.device)}
+    print(f"About {total:g} minutes on an H100; nothing begins after {minutes:g}.", flush=True)
+    end = time.monotonic() + 60 * minutes
+    result: dict[str, Any] = {"device": name, "tests": tested(device)}
     for key, (module, _) in PARTS.items():
         is_time = time.monotonic() < end
-        result[key] = measured(module, args.device) if is_time else "time was up"
+        result[key] = measured(module, device) if is_time else "time was up"
         print(f"{key}: {result[key]}", flush=True)
     record = {"result": result, "driver": driver(), "machine": machine()}
-    (args.out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (args.out / "gpu.md").write_text(page(record), encoding="utf-8")
-    print(f"wrote {args.out / 'gpu.json'} and {args.out / 'gpu.md'}")
+    (out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (out / "gpu.md").write_text(page(record), encoding="utf-8")
+    print(f"wrote {out / 'gpu.json'} and {out / 'gpu.md'}")
     print(json.dumps(result))
 
 
