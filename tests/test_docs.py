@@ -41,6 +41,7 @@ THEIRS = (  # what a reader brings, or what a page shows
     "cat_face",
 )
 UNIX = {"cp", "diff", "mkdir"}  # programs besides Python that pages use, with real files
+OURS = ("utils.", "docs.", "config.", "bench.")  # modules that pages run
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -51,14 +52,21 @@ def blocks(name: str, language: str) -> list[str]:
 # Commands
 
 
+def inline_commands(text: str) -> list[str]:
+    """Commands within sentences, which may go on in the next line."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return [" ".join(found.split()) for found in re.findall(r"`(python [^`]+)`", prose)]
+
+
 def python_commands() -> dict[str, list[str]]:
     """Every command of all pages that starts a script or module of ours -> its words from there."""
     found = {}
-    for page in PAGES:
-        for line in tours.commands_of(page.read_text(encoding="utf-8")):
+    for page in (*PAGES, tables.CARD, ROOT / "faster-pytorch-fid" / "README.md"):
+        text = page.read_text(encoding="utf-8")
+        for line in tours.commands_of(text) + inline_commands(text):
             words = [*shlex.split(line, comments=True), ""]
             for before, word in pairwise(words):
-                is_module = before == "-m" and word.startswith(("utils.", "docs.", "config."))
+                is_module = before == "-m" and word.startswith(OURS)
                 if is_module or (before != "-m" and word.endswith(".py")):
                     found[line] = words[words.index(word) : -1]
     return found
@@ -91,11 +99,12 @@ def only_parse(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # runpy, of an imported module
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_page_s_command_is_one_that_its_script_understands(command, only_parse, monkeypatch):
     script, *arguments = COMMANDS[command]
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    if not arguments and script.startswith("docs."):
+    if not arguments and script.startswith(("docs.", "config.")):
         assert (ROOT / f"{script.replace('.', '/')}.py").is_file()
         return  # takes no arguments, and would draw or write at once
     run = runpy.run_path if script.endswith(".py") else runpy.run_module
