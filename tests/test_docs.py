@@ -310,21 +310,21 @@ def test_the_code_on_extending_runs_as_it_stands(monkeypatch):
 
 
 def test_the_rule_spelled_out_on_decoding_is_a_config(tmp_path):
-    text, _ = blocks("decoding.md", "yaml")
+    (text,) = blocks("decoding.md", "yaml")
     (tmp_path / "rule.yml").write_text(text)
     rule = load_config(tmp_path / "rule.yml").decoding.rule
     assert str(rule) == "t/(T-1), floor(gN), log p, 1-q, sample"
 
 
-def test_the_grid_on_decoding_is_one_that_sweep_reads(tmp_path):
-    _, text = blocks("decoding.md", "yaml")
+def test_the_grid_on_studies_is_one_that_sweep_reads(tmp_path):
+    (text,) = blocks("studies.md", "yaml")
     (tmp_path / "grid.yml").write_text(text)
     study = read_grid(Config(), tmp_path / "grid.yml")
     assert (len(study.rows), len({setting.column for setting in study.settings})) == (2, 3)
 
 
-def test_the_studies_on_decoding_exist():
-    first, second = [shlex.split(line) for line in blocks("decoding.md", "sh")[0].splitlines()]
+def test_the_studies_of_the_commands_exist():
+    first, second = [shlex.split(line) for line in blocks("studies.md", "sh")[0].splitlines()]
     assert first[:2] == second[:2] == ["python", "sweep.py"]
     assert first[2 : first.index("--config")] == list(STUDIES)
     assert second[2] == "grid"
