@@ -69,7 +69,7 @@ results: demo
 # Reproduces docs/results/search: make search-results SEARCH_DATA=folder [SEARCH_FLAGS=...]
 search-results: $(ENV)/.maskgit
 	$(PYTHON) training_transformer.py --config config/cats64.yml --lr-search 10 --lr-search-only \
-	  --tokenizer models/pretrained/cats64/vqgan.safetensors \
+	  --tokenizer $(WEIGHTS)/vqgan.safetensors \
 	  --data $(SEARCH_DATA) --run $(SEARCH_RUN) $(SEARCH_FLAGS)
 	mkdir -p docs/results/search
 	cd $(SEARCH_RUN)/search && cp search.md search.json learning_rate.png history.png \

@@ -60,7 +60,7 @@ def parser_of(documentation: str | None, *, has_presets: bool = False) -> argpar
 
 
 def add_quick(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="short check; appends nothing")
+    parser.add_argument("--quick", action="store_true", help="appends nothing; shorter if possible")
 
 
 def preset(name: str, overrides: Sequence[Override] = ()) -> Config:

@@ -2,9 +2,9 @@
 
     python -m bench.inpaint [--presets lab cats64] [--quick]
 
-`plain` is the report's decoding as in spec section 6: one image at a time, fp32, logits of every
-token at every step, a picture of every step. `ours` is `inpaint_set`, from files to files, with and
-without those pictures. Both use the same seeded random weights, since speed does not depend on
+`plain` is the decoding of the report: one image at a time, fp32, logits of every token at every
+step, a picture of every step. `ours` is `inpaint_set`, from files to files, with and without those
+pictures. Both use the same seeded random weights, since speed does not depend on
 their values, and the same crops of photographs with lab-like holes. Every figure comes from its own
 process, after a warm-up; the sides take turns. The growth of cost with the batch, the iterations
 and the number of images is measured on a CPU, at cats64 size.

@@ -36,6 +36,7 @@ from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
 from utils.data.datasets import InpaintingSet, load_images
 from utils.data.holes import HOLE_KINDS, draw_hole
 from utils.inpainting.inpainter import Inpainter
+from utils.inpainting.pretrained import or_pretrained
 from utils.io.files import content_hash
 from utils.scoring import DEFAULT, HELD_OUT, FeatureDistance, hole_psnr
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--unet", type=Path, help="weights of bench.unet, for its side")
     add_quick(parser)
     args = parser.parse_args()
-    config = load_config(args.config, as_overrides(args, OPTIONS))
+    config = or_pretrained(load_config(args.config, as_overrides(args, OPTIONS)))
     if GIVEN in args.holes and (args.split == "val" or len(args.holes) > 1):
         parser.error("--holes given are the test images' own; name them alone, without --split val")
     unet = load_unet(args.unet) if args.unet else None
@@ -138,7 +139,7 @@ def _over(each: list[Figures], how) -> Figures:
 def _figures(sides: Sides, cell: Cell, device: torch.device) -> Figures:
     """All figures of all sides, each against the same true images."""
     truth, targets = cell.truth, torch.from_numpy(cell.truth)
-    distance, referee = (FeatureDistance(targets, device, how) for how in (DEFAULT, HELD_OUT))
+    distance, held_out = (FeatureDistance(targets, device, how) for how in (DEFAULT, HELD_OUT))
     perceptual, result = EfficientNetDistance().to(device), {}
     for name, images in sides.items():
         batches = (
@@ -149,7 +150,7 @@ def _figures(sides: Sides, cell: Cell, device: torch.device) -> Figures:
         decibels = [hole_psnr(*of) for of in zip(images, truth, cell.holes, strict=True)]
         result[name] = {
             "frechet": round(distance(torch.from_numpy(images)), 2),
-            "frechet_referee": round(referee(torch.from_numpy(images)), 2),
+            "frechet_referee": round(held_out(torch.from_numpy(images)), 2),
             "perceptual": round(sum(each) / len(images), 4),
             "hole_mae": round(float(np.abs(images.astype(float) - truth)[cell.holes].mean()), 2),
             "hole_psnr": round(float(np.mean([d for d in decibels if d is not None])), 2),

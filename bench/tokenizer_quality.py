@@ -28,6 +28,7 @@ from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
 from utils.data.datasets import InpaintingSet, load_images, normalise
 from utils.data.fill import fill_hole
 from utils.device import pick_device, pick_dtype
+from utils.inpainting.pretrained import or_pretrained
 from utils.io.files import content_hash
 from utils.scoring import HELD_OUT, FeatureDistance
 from utils.training.validate_tokenizer import TokenizerValidation
@@ -82,7 +83,7 @@ def main() -> None:
     add_config_arguments(parser, CONFIG_OPTIONS)
     add_quick(parser)
     args = parser.parse_args()
-    config = load_config(args.config, as_overrides(args, CONFIG_OPTIONS))
+    config = or_pretrained(load_config(args.config, as_overrides(args, CONFIG_OPTIONS)))
     device = pick_device(config.device)
     vqgan = load_tokenizer(config.tokenizer_weights, config.tokenizer).to(device)
     images = load_images(config.data.root / "val", config.data.image_size)
@@ -90,8 +91,8 @@ def main() -> None:
     images = images[: config.tokenizer.training.validation_images]
     validation = TokenizerValidation(images, config, device, dtype)
     figures = {name: round(value, 4) for name, value in validation(vqgan).items()}
-    referee = FeatureDistance(validation.images, device, HELD_OUT)
-    figures["frechet_referee"] = round(referee(validation.outputs), 4)
+    held_out = FeatureDistance(validation.images, device, HELD_OUT)
+    figures["frechet_referee"] = round(held_out(validation.outputs), 4)
     holed = InpaintingSet(config.data.root)
     kept = kept_tokens(vqgan, holed, config.data, config.decoding.hole_fill, device)
     figures["kept_tokens"] = {distance: round(share, 4) for distance, share in kept.items()}

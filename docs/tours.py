@@ -1,7 +1,7 @@
 """Run every command of the README's tours in a fresh clone: ``python -m docs.tours``.
 
-Each must exit with code 0; times are written to docs/results/tours.json. Setting up Python and the
-web demo, which runs until stopped, are left out.
+Each must exit with code 0; times are written to docs/results/tours.json. The web demo, which runs
+until stopped, is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.common import ROOT, machine
 
-LEFT_OUT = ("python -m venv", "pip install")
+LEFT_OUT = "pip install"  # and the web demo after it
 
 
 def commands() -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench import repair
+from bench import repair, tokenizer_quality
+from bench.common import RELEASED, ROOT
 from bench.repair import SHARES
 from bench.sides import Rounded, side
 from bench.unet import UNet, load_unet, repaired, shown_to
@@ -98,3 +100,28 @@ def test_figures_over_seeds_are_their_mean_and_spread():
     each = [{"ours": {"hole_mae": 1.0}}, {"ours": {"hole_mae": 3.0}}]
     assert repair._over(each, np.mean) == {"ours": {"hole_mae": 2.0}}
     assert repair._over(each, np.std) == {"ours": {"hole_mae": 1.0}}
+
+
+class Stopped(Exception):
+    """The benchmark got this far, with these weights."""
+
+
+@pytest.mark.parametrize(
+    ("bench", "next_step", "weights_of"),
+    [
+        (repair, "_measure", lambda _args, config, _unet: config.tokenizer_weights),
+        (tokenizer_quality, "load_tokenizer", lambda path, _config: path),
+    ],
+)
+def test_while_a_run_has_no_weights_the_released_ones_are_measured(
+    bench, next_step, weights_of, tmp_path, monkeypatch
+):
+    def stop(*given):
+        raise Stopped(weights_of(*given))
+
+    monkeypatch.setattr(bench, next_step, stop)
+    command = ["bench", "--config", str(ROOT / "config" / "cats64.yml"), "--set", f"run={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(Stopped) as stopped:
+        bench.main()
+    assert stopped.value.args[0].resolve() == RELEASED / "vqgan.safetensors"

@@ -41,6 +41,7 @@ THEIRS = (  # what a reader brings, or what a page shows
     "cat_face",
 )
 UNIX = {"cp", "diff", "mkdir"}  # programs besides Python that pages use, with real files
+OURS = ("utils.", "docs.", "config.", "bench.")  # modules that pages run
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -51,14 +52,21 @@ def blocks(name: str, language: str) -> list[str]:
 # Commands
 
 
+def inline_commands(text: str) -> list[str]:
+    """Commands within sentences, which may go on in the next line."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return [" ".join(found.split()) for found in re.findall(r"`(python [^`]+)`", prose)]
+
+
 def python_commands() -> dict[str, list[str]]:
     """Every command of all pages that starts a script or module of ours -> its words from there."""
     found = {}
-    for page in PAGES:
-        for line in tours.commands_of(page.read_text(encoding="utf-8")):
+    for page in (*PAGES, tables.CARD, ROOT / "faster-pytorch-fid" / "README.md"):
+        text = page.read_text(encoding="utf-8")
+        for line in tours.commands_of(text) + inline_commands(text):
             words = [*shlex.split(line, comments=True), ""]
             for before, word in pairwise(words):
-                is_module = before == "-m" and word.startswith(("utils.", "docs.", "config."))
+                is_module = before == "-m" and word.startswith(OURS)
                 if is_module or (before != "-m" and word.endswith(".py")):
                     found[line] = words[words.index(word) : -1]
     return found
@@ -91,11 +99,12 @@ def only_parse(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # runpy, of an imported module
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_page_s_command_is_one_that_its_script_understands(command, only_parse, monkeypatch):
     script, *arguments = COMMANDS[command]
     monkeypatch.setattr(sys, "argv", [script, *arguments])
-    if not arguments and script.startswith("docs."):
+    if not arguments and script.startswith(("docs.", "config.")):
         assert (ROOT / f"{script.replace('.', '/')}.py").is_file()
         return  # takes no arguments, and would draw or write at once
     run = runpy.run_path if script.endswith(".py") else runpy.run_module
@@ -301,21 +310,21 @@ def test_the_code_on_extending_runs_as_it_stands(monkeypatch):
 
 
 def test_the_rule_spelled_out_on_decoding_is_a_config(tmp_path):
-    text, _ = blocks("decoding.md", "yaml")
+    (text,) = blocks("decoding.md", "yaml")
     (tmp_path / "rule.yml").write_text(text)
     rule = load_config(tmp_path / "rule.yml").decoding.rule
     assert str(rule) == "t/(T-1), floor(gN), log p, 1-q, sample"
 
 
-def test_the_grid_on_decoding_is_one_that_sweep_reads(tmp_path):
-    _, text = blocks("decoding.md", "yaml")
+def test_the_grid_on_studies_is_one_that_sweep_reads(tmp_path):
+    (text,) = blocks("studies.md", "yaml")
     (tmp_path / "grid.yml").write_text(text)
     study = read_grid(Config(), tmp_path / "grid.yml")
     assert (len(study.rows), len({setting.column for setting in study.settings})) == (2, 3)
 
 
-def test_the_studies_on_decoding_exist():
-    first, second = [shlex.split(line) for line in blocks("decoding.md", "sh")[0].splitlines()]
+def test_the_studies_of_the_commands_exist():
+    first, second = [shlex.split(line) for line in blocks("studies.md", "sh")[0].splitlines()]
     assert first[:2] == second[:2] == ["python", "sweep.py"]
     assert first[2 : first.index("--config")] == list(STUDIES)
     assert second[2] == "grid"

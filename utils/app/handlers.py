@@ -88,20 +88,20 @@ class Handlers:
         began = time.perf_counter()
         shared = {"run": secrets.token_hex(8), "samples": records[-1].sample}
 
-        def news_of(*some: Record) -> Player:
-            return {**shared, "records": [record.news() for record in some]}
+        def news_of(*some: Record, notice: str = "Decoding ...") -> tuple[Player, str]:
+            return {**shared, "records": [one.news() for one in some]}, info_html(notice)
 
         for record in records:
-            yield news_of(record), info_html("Decoding ...")
+            yield news_of(record)
             sent_at = time.perf_counter()
             for step in repair(inpainter, record.config, record.image, record.hole):
                 record.add(step)
                 if time.perf_counter() - sent_at >= SEND_SECONDS:  # a browser needs time to draw
-                    yield news_of(record), info_html("Decoding ...")
+                    yield news_of(record)
                     sent_at = time.perf_counter()
-            yield news_of(record), info_html("Decoding ...")
+            yield news_of(record)
         seconds = time.perf_counter() - began
-        yield news_of(*records), info_html(f"Repaired in {seconds:.1f} s. Step through it below.")
+        yield news_of(*records, notice=f"Repaired in {seconds:.1f} s. Step through it below.")
 
     def _overrides(self, values: Sequence[Any]) -> list[Override]:
         return [one.read(value) for one, value in zip(self.settings, values, strict=True)]

@@ -182,8 +182,8 @@ element.addEventListener("click", event => {
 sizer.addEventListener("input", draw);
 
 function offer() {
-  const shelf = element.querySelector(".samples");
-  shelf.replaceChildren(...(props.samples ?? []).map((sample, at) => {
+  const list = element.querySelector(".samples");
+  list.replaceChildren(...(props.samples ?? []).map((sample, at) => {
     const button = document.createElement("button"), image = new Image();
     button.type = "button";
     button.dataset.sample = at;

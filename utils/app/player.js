@@ -3,9 +3,10 @@
 const stepper = element.querySelector(".stepper"), slider = stepper.querySelector("input");
 const said = stepper.querySelector("output"), choices = element.querySelector(".choices");
 const place = element.querySelector(".records");
-const SVG = "http://www.w3.org/2000/svg", PLAY_MS = 500;
+const HTML = "http://www.w3.org/1999/xhtml", SVG = "http://www.w3.org/2000/svg";
+const PLAY_MS = 500;
 const TOKEN_COLOURS = {k: "#f5f5f4", f: "#38bdf8", h: "#1c1917"};
-const UNASKED = "#b8b5b2";  // a known token has no confidence
+const NO_CONFIDENCE = "#b8b5b2";  // of known tokens
 const NAMES = {image: "Picture", tokens: "Token mask", confidence: "Confidence"};
 // viridis, from 0 to 1
 const HEAT = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141],
@@ -13,18 +14,14 @@ const HEAT = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 14
 let run = null, records = [], samples = 1, isDue = false;
 let sample = 1, following = true, timer = null, cards = [];
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
+function makeIn(namespace, tag, attributes = {}, ...children) {
+  const node = document.createElementNS(namespace, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
 }
 
-function makeSvg(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
+const make = (...parts) => makeIn(HTML, ...parts), makeSvg = (...parts) => makeIn(SVG, ...parts);
 
 function heat(percent) {
   const at = Math.min(percent / 100, 0.9999) * (HEAT.length - 1), low = Math.floor(at);
@@ -66,9 +63,7 @@ const toX = progress => BOX.left + progress * BOX.width;
 const toY = share => BOX.top + (1 - share) * BOX.height;
 
 function text(x, y, words, anchor = "middle") {
-  const node = makeSvg("text", {x, y, "text-anchor": anchor});
-  node.textContent = words;
-  return node;
+  return makeSvg("text", {x, y, "text-anchor": anchor}, words);
 }
 
 function chart(record) {
@@ -109,7 +104,7 @@ function card(record) {
       panel("image", image),
       panel("tokens", mask, legend([TOKEN_COLOURS.k, "known"], [TOKEN_COLOURS.f, "filled"],
         [TOKEN_COLOURS.h, "hidden"])),
-      panel("confidence", warm, legend([UNASKED, "known"]), scale()), drawing),
+      panel("confidence", warm, legend([NO_CONFIDENCE, "known"]), scale()), drawing),
     make("div", {class: "files"}));
   return {node, image, mask, warm, svg: drawing.querySelector("svg"), name: record.name, sample: record.sample};
 }
@@ -135,8 +130,8 @@ function showStep(card, record, at) {
   const step = record.steps[Math.min(at, record.steps.length - 1)];
   card.image.src = step.image;
   paintCells(card.mask, [...step.tokens].map(mark => TOKEN_COLOURS[mark]));
-  paintCells(card.warm, step.confidence ? step.confidence.map(p => p < 0 ? UNASKED : heat(p))
-    : [...step.tokens].map(() => UNASKED));
+  paintCells(card.warm, step.confidence ? step.confidence.map(p => p < 0 ? NO_CONFIDENCE : heat(p))
+    : [...step.tokens].map(() => NO_CONFIDENCE));
   markChart(card.svg, record, Math.min(at, record.steps.length - 1));
   showFiles(card.node.querySelector(".files"), record);
 }

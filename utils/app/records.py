@@ -91,7 +91,7 @@ class Record:
     steps: list[DecodedStep] = field(default_factory=list)
     _shown_steps: list[dict[str, Any]] = field(default_factory=list)
     _files: dict[str, str] | None = None
-    _told: int = 0
+    _sent: int = 0
 
     @property
     def masked(self) -> np.ndarray:
@@ -104,7 +104,7 @@ class Record:
         self.steps.append(step)
         self._shown_steps.append(self._shown(step.image, step.hidden, percent.tolist()))
         if len(self.steps) == self.config.decoding.steps:
-            self._files = self._taken_away()
+            self._files = self._downloads()
 
     def news(self) -> dict[str, Any]:
         """An update for the page: the newest steps, at the end all of them.
@@ -113,8 +113,8 @@ class Record:
         """
         decoding = self.config.decoding
         steps = [self._shown(self.masked, True, None), *self._shown_steps]
-        first = 0 if self._files else max(0, self._told - OVERLAP)
-        self._told = len(steps)
+        first = 0 if self._files else max(0, self._sent - OVERLAP)
+        self._sent = len(steps)
         return {
             "name": self.name,
             "sample": self.sample,
@@ -160,8 +160,8 @@ class Record:
     ) -> dict[str, Any]:
         """One step: the picture, a mark for each token, confidences in percent, -1 where known."""
         grid = math.isqrt(self.config.transformer.num_tokens)
-        asked = token_mask_from_holes(torch.from_numpy(self.hole[None]), grid)[0].numpy()
-        marks = np.where(asked, np.where(hidden, HIDDEN_MARK, FILLED_MARK), KNOWN_MARK)
+        in_hole = token_mask_from_holes(torch.from_numpy(self.hole[None]), grid)[0].numpy()
+        marks = np.where(in_hole, np.where(hidden, HIDDEN_MARK, FILLED_MARK), KNOWN_MARK)
         return {
             "image": embed(image),
             "tokens": "".join(marks),
@@ -169,9 +169,9 @@ class Record:
             "hidden": int((marks == HIDDEN_MARK).sum()),
         }
 
-    def _taken_away(self) -> dict[str, str]:
+    def _downloads(self) -> dict[str, str]:
         """Result, animation and an archive of everything as data URIs, and the command."""
-        files, command = self._written(), self.command()
+        files, command = self._output_files(), self.command()
         mask = np.where(self.hole, HOLE, KNOWN).astype(np.uint8)
         own = {"input.png": encode_png(self.masked), "hole.png": encode_png(mask)}
         own["command.txt"] = f"{command}\n".encode()
@@ -190,7 +190,7 @@ class Record:
             "command": command,
         }
 
-    def _written(self) -> dict[str, bytes]:
+    def _output_files(self) -> dict[str, bytes]:
         """The files that inpainting.py writes for this picture and hole, by path."""
         settings = settings_digest(settings_of(self.config, self.dtype))
         stamp = settings + input_digest(self.masked, self.hole)
