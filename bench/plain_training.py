@@ -33,7 +33,7 @@ class Work:
 
 
 class PlainAttention(nn.Module):
-    """Spec section 3: one product for q, k, v; scores, softmax, dropout, values, projection."""
+    """The report: one product for q, k, v; scores, softmax, dropout, values, projection."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

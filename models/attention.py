@@ -1,4 +1,4 @@
-"""Multi-head self-attention, written out (Vaswani et al. 2017, eq. 1; spec section 3).
+"""Multi-head self-attention, written out (Vaswani et al. 2017, eq. 1).
 
 Shapes: B batch, N tokens, D width, H heads, d = D / H.
 """

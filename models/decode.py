@@ -1,4 +1,4 @@
-"""Iterative masked decoding: the loop (spec section 6).
+"""Iterative masked decoding: the loop (MaskGIT section 3.2).
 
 Every decision is a pure function of its inputs. Each image keeps its own count of hidden tokens.
 A rule says which token a position gets, with what confidence, and how many stay hidden

@@ -1,4 +1,4 @@
-"""Stage-1 losses: perceptual distance, patch discriminator, adaptive weight (spec eq. 2).
+"""Stage-1 losses: perceptual distance, patch discriminator, adaptive weight (the report's eq. 2).
 
 Images here are in 0..1. Shapes: B batch, H x W pixels.
 """

@@ -62,7 +62,7 @@ def gamma(mask_schedule: str, r: float | Tensor) -> Tensor:
     """Share of tokens that stays hidden at progress r in [0, 1]; gamma(0) = 1, gamma(1) = 0.
 
     Returns a tensor of r's shape, float64 for a plain number. Raises `UserError` for an unknown
-    name. (MaskGIT section 3.2; spec section 4)
+    name. (MaskGIT section 3.2)
     """
     if mask_schedule not in MASK_SCHEDULES:
         raise one_of("mask schedule", mask_schedule, MASK_SCHEDULES)

@@ -54,7 +54,7 @@ class Step:
 
     @property
     def hidden_at_start(self) -> Tensor:
-        """Number of tokens hidden at the start, U in the spec, (B,)."""
+        """Number of tokens hidden at the start, U in the report, (B,)."""
         return self.token_mask.sum(1)
 
     def confidence_noise(self) -> Tensor:

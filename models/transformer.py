@@ -1,4 +1,4 @@
-"""The bidirectional transformer over tokens (spec section 3).
+"""The bidirectional transformer over tokens (MaskGIT section 3.1).
 
 Attribute names match the keys of the lab's checkpoints, so that they load with
 `load_state_dict(..., strict=True)`.

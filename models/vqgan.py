@@ -1,4 +1,4 @@
-"""The VQGAN that turns images into tokens and back (Esser et al. 2021; spec section 2).
+"""The VQGAN that turns images into tokens and back (Esser et al. 2021).
 
 `TokenizerConfig` describes the lab's network as well as the small ones. Attribute names match the
 keys of the lab's checkpoints, so that they load with `load_state_dict(..., strict=True)`.
@@ -197,7 +197,7 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def encode_to_z(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images -> quantised latents (B, C, h, w) and flat token ids (B, N) (spec section 2)."""
+        """Images -> quantised latents (B, C, h, w) and flat token ids (B, N)."""
         token_ids = self.encode(images)
         return self._grid(self.codebook.lookup(token_ids)), token_ids
 

@@ -119,7 +119,7 @@ class Codebook(nn.Module):
 
 
 class LabVQGAN(nn.Module):
-    """The tokenizer: spec section 2. Widths are those of the levels, from the image on."""
+    """The report's tokenizer. Widths are those of the levels, from the image on."""
 
     def __init__(self, encoder: list[int], decoder: list[int], latent: int, size: int) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class EncoderBlock(nn.Module):
 
 
 class LabTransformer(nn.Module):
-    """The transformer without its dropout: spec section 3."""
+    """The report's transformer without its dropout."""
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ def encoder_layer(state: dict[str, Tensor], index: int, config: TransformerConfi
 def reference_logits(
     state: dict[str, Tensor], token_ids: Tensor, config: TransformerConfig
 ) -> Tensor:
-    """Spec section 3 with PyTorch's layers, (B, N) -> (B, N, K + 1)."""
+    """The report's transformer with PyTorch's layers, (B, N) -> (B, N, K + 1)."""
 
     def norm(x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-12)

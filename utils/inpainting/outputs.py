@@ -1,4 +1,4 @@
-"""The files that inpainting leaves for each image, and their exact names (spec section 6).
+"""The files that inpainting leaves for each image, and their exact names in the report.
 
 <output>/test_results/image_{i:03d}.png      the repaired image
 <output>/mask_scheduling/final_test_{i}.png  the token mask after every step

@@ -1,4 +1,4 @@
-"""Optuna search for the learning rate and other numeric training settings (spec section 5).
+"""Optuna search for the learning rate and other numeric training settings.
 
 docs/search.md explains usage and results.
 """

@@ -100,7 +100,7 @@ def _ends_at(total_iter: int, sweet_spot: int) -> Changes:
     return {"total_iter": total_iter, "sweet_spot": sweet_spot}
 
 
-STUDIES: dict[str, tuple[str, Axes]] = {  # title and axes, with the numbers of spec section 8
+STUDIES: dict[str, tuple[str, Axes]] = {  # title and axes, with the report's numbers
     "iterations": (
         "Total iterations at sweet spot 8",
         {"rule": RULES, "total iterations": {str(n): _ends_at(n, 8) for n in (5, 8, 10, 15, 20)}},

@@ -1,4 +1,4 @@
-"""Stage 1: train the VQGAN (Esser et al. 2021, section 3.1; spec eq. 2)."""
+"""Stage 1: train the VQGAN (Esser et al. 2021, section 3.1; the report's eq. 2)."""
 
 from __future__ import annotations
 

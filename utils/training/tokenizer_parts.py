@@ -1,4 +1,4 @@
-"""Codebook updates, discriminator and loss of stage 1 (spec eq. 2).
+"""Codebook updates, discriminator and loss of stage 1 (the report's eq. 2).
 
 Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w latents of a batch.
 """

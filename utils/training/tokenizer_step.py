@@ -1,4 +1,4 @@
-"""The training step of stage 1 and its state (Esser et al. 2021, section 3.1; spec eq. 2).
+"""The training step of stage 1 and its state (Esser et al. 2021, section 3.1; the report's eq. 2).
 
 Shapes: B batch, H x W pixels, h x w token grid, C latent channels, M = B h w latents of a batch.
 """
