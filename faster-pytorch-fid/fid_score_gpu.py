@@ -26,7 +26,6 @@ from fid.features import BACKENDS
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
 from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
 from fid.names import MANIFEST
-from fid.notes import notes
 from fid.pixels import Size
 from fid.process import Ranks, handled, leave
 from fid.scoring import save_predicted_statistics, score
@@ -186,7 +185,7 @@ def main(args: argparse.Namespace, ranks: Ranks) -> int:
         return 0
     try:
         print(*certificate.table(outcome), sep="\n")  # first: a full disk does not cost the score
-        for text in notes(outcome):
+        for text in certificate.notes(outcome):
             note(text)
     finally:  # nor does a reader that is gone cost the certificate
         if args.json:
