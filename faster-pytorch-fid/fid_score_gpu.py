@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_args(words)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"error: {message} (see --help)\n")
+        self.exit(MISTAKE, f"error: {ScoreError(message)} (see --help)\n")
 
 
 def metric_names(text: str) -> tuple[str, ...]:

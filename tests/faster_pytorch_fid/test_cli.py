@@ -566,6 +566,7 @@ MISTAKES = [
     (nothing, ("--features", "vgg"), "invalid choice: 'vgg'"),
     (nothing, ("--verify", "{lab}/none.json"), "none.json: No such file"),
     (nothing, ("--save-stats", "a.npz", "--json", "b.json"), "not allowed with argument"),
+    (nothing, ("--two\nlines",), "unrecognized arguments: --two lines"),
     (nothing, ("--keep-features",), "--keep-features: needs --save-stats"),
     (nothing, (*GT, "--save-stats"), "--gt-path: --save-stats reads the predicted images alone"),
 ]
