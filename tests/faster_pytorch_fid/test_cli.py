@@ -139,6 +139,14 @@ def test_paths_are_found_as_users_write_them(lab, command, monkeypatch):
     assert command("--verify=~/score.json", network=False)[0] == 0
 
 
+@pytest.mark.parametrize("path", ["caf\u00e9\0/truth", "\ud800/truth"])
+def test_a_path_that_no_system_can_have_is_one_line(lab, command, path):
+    state(lab, ground_truth=path)
+    code, _, error = command("--predicted-path", lab / "test_results")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.endswith("/truth: no such file or folder\n")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [(("--gt-path", ""), "--gt-path"), (("--json=",), "--json"), (("",), "after --predicted-path")],
