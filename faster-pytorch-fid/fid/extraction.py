@@ -216,11 +216,6 @@ class Scorer:
         )
         return part.to(torch.device("cpu")) if self.ranks.world_size > 1 else part
 
-    def provenance_of(self, source: Source) -> dict[str, str]:
-        """What a file of statistics says of its features and, if known, of its images' size."""
-        size = size_of(source)
-        return self.backend.provenance | ({"size": size} if size else {})
-
     def _load(self, path: Path) -> FeatureStatistics:
         return load_statistics(path, self.backend.dims, self.backend.provenance)
 

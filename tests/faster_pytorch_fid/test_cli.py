@@ -995,6 +995,16 @@ def test_statistics_replace_no_images(lab, command):
     assert archive.read_bytes() == before
 
 
+def test_statistics_are_made_of_images_and_replace_no_others(lab, command):
+    ours, theirs = (lab / f"{name}.npz" for name in ("truth", "masks"))
+    for path in (ours, theirs):
+        assert command("--save-stats", path.with_suffix(""), path)[0] == 0
+    before = theirs.read_bytes()
+    code, _, error = command(theirs, "--save-stats", ours)
+    line = f"error: {ours}: --save-stats reads images, this file has statistics\n"
+    assert (code, error, theirs.read_bytes()) == (2, line, before)
+
+
 def test_statistics_of_the_current_folder_go_where_pytorch_fid_puts_them(lab, command, monkeypatch):
     monkeypatch.chdir(lab / "truth")
     code, said, error = command("--save-stats", ".", lab / "out.npz")
