@@ -22,7 +22,7 @@ from fid.extraction import size_of
 from fid.features import BACKENDS, FID_HASH_PREFIX
 from fid.files import ScoreError, read_json, relative, replacing, sha256_of_file, user_path
 from fid.images import ImageSet
-from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Source
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, PATHS, Settings, Source
 from fid.metrics import KERNEL_SUBSET_SIZE
 from fid.pixels import FILTERS, Size
 from fid.scoring import Outcome, kind_of
@@ -34,7 +34,6 @@ MAX_FLOAT = sys.float_info.max  # no score is nan or infinite
 SOURCES = ("predicted", "reference", "masks", "train")
 COMPARED = ("score_name", "weights_sha256", "dims", "resize", "route", "kernel_subset_size")
 LATER_SETTINGS = {"recursive": False, "train_path": None, "resize": None}  # added later
-PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")
 
 
 def _is_size(value: Any) -> bool:
@@ -60,6 +59,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {  # in a certificate, and which va
     "batch_size": _whole(1),
     "recursive": _is(bool),
     **dict.fromkeys(PATHS, _is(str | None)),
+    "predicted_path": _is(str),
     "resize": lambda value: value is None or _is_size(value),
 }
 

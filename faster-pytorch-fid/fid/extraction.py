@@ -172,6 +172,8 @@ class Scorer:
 
     def _build(self) -> None:
         settings = self.settings
+        if (name := settings.features) not in BACKENDS:
+            raise ScoreError(f"--features: invalid choice: {name!r} (choose from {[*BACKENDS]})")
         options = BackendOptions(settings.dims, settings.weights, settings.weights_dir)
         self.backend = BACKENDS[settings.features](options)
 

@@ -18,6 +18,7 @@ METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
 OF_PAIRS = {"ids", "hole", "paired"}  # metrics that compare each image with its own ground truth
 OF_MASKS = {"hole", "paired"}  # metrics of the hole
+PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")  # in `Settings`
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
 Source = ImageSet | Path  # images, or an .npz of statistics

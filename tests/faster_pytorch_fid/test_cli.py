@@ -11,7 +11,9 @@ import unicodedata
 import warnings
 import zipfile
 
+import fid.certificate
 import fid.extraction
+import fid.scoring
 import fid_score_gpu
 import numpy as np
 import pytest
@@ -342,7 +344,7 @@ def test_a_certificate_is_written_although_the_tables_reader_is_gone(lab, comman
     def gone(_outcome: object) -> list[str]:
         raise BrokenPipeError
 
-    monkeypatch.setattr(fid_score_gpu.certificate, "table", gone)
+    monkeypatch.setattr(fid.certificate, "table", gone)
     code, *_ = command("--predicted-path", lab / "test_results", "--json", lab / "c.json")
     assert code == fid_score_gpu.READER_GONE
     assert json.loads((lab / "c.json").read_text())["scores"]
@@ -496,7 +498,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
     lab, command, monkeypatch, flag, target, why
 ):
     for work in ("score", "save_predicted_statistics"):
-        monkeypatch.setattr(fid_score_gpu, work, lambda *_: pytest.fail("the work was done"))
+        monkeypatch.setattr(fid.scoring, work, lambda *_: pytest.fail("the work was done"))
     (lab / "folder.npz").mkdir()
     before = sorted(lab.rglob("*"))
     code, said, error = command("--predicted-path", lab / "test_results", flag, lab / target)
@@ -745,7 +747,7 @@ def test_memory_that_runs_out_is_one_line(lab, command, monkeypatch, error):
     def fail(*_arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(fid_score_gpu, "score", fail)
+    monkeypatch.setattr(fid.scoring, "score", fail)
     code, _, said = command("--predicted-path", lab / "test_results")
     assert (code, said) == (2, "error: out of memory; lower --batch-size or --num-workers\n")
 
