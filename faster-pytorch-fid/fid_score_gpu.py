@@ -21,15 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fid import INTERRUPTED, MISTAKE, READER_GONE, certificate
-from fid.features import BACKENDS
+from fid import INTERRUPTED, MISTAKE, READER_GONE
 from fid.files import ScoreError, check_place, note, of_the_machine, user_path
-from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, PATHS, Settings
 from fid.names import MANIFEST
-from fid.notes import notes
 from fid.pixels import Size
 from fid.process import Ranks, handled, leave
-from fid.scoring import save_predicted_statistics, score
 
 DISAGREES = 1
 
@@ -45,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_args(words)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(MISTAKE, f"error: {message} (see --help)\n")
+        self.exit(MISTAKE, f"error: {ScoreError(message)} (see --help)\n")
 
 
 def metric_names(text: str) -> tuple[str, ...]:
@@ -80,7 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_scores(add: Callable[..., argparse.Action]) -> None:
-    add("--features", choices=BACKENDS, help="feature network")
+    text = "feature network: inception (default), efficientnet-lite0 or another of README.md"
+    add("--features", metavar="NAME", help=text)
     add("--dims", type=int, help="feature size; inception: 64, 192, 768 or 2048 (default)")
     text = "FID weight file; default: cached or downloaded"
     add("--weights", metavar="FILE", type=user_path, help=text)
@@ -128,6 +126,8 @@ def sort_paths(args: argparse.Namespace) -> None:
     given = ([str(args.save_stats)] if args.save_stats else []) + args.paths  # False: flag alone
     words = iter(given if args.save_stats is None else sorted(given, key=_is_npz))
     args.predicted_path = args.predicted_path or next(words, None)
+    if args.predicted_path is None:
+        raise ScoreError("--predicted-path is missing")
     if args.save_stats is None:
         args.gt_path = args.gt_path or next(words, None)
     else:
@@ -156,8 +156,6 @@ def default_cache_dir() -> Path | None:
 
 def settings_from(args: argparse.Namespace) -> Settings:
     """Arguments as settings."""
-    if args.predicted_path is None:
-        raise ScoreError("--predicted-path is missing")
     args.cache_dir = None if args.no_cache else args.cache_dir or default_cache_dir()
     found = {f.name: getattr(args, f.name) for f in dataclasses.fields(Settings)}
     return Settings(**{name: value for name, value in found.items() if value is not None})
@@ -166,27 +164,29 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def main(args: argparse.Namespace, ranks: Ranks) -> int:
     """Do what the arguments ask; the exit code."""
     refuse_unread(args)
+    if not args.verify:
+        sort_paths(args)
+    from fid import certificate, scoring  # imported here: PyTorch takes seconds
+
     if args.verify:
         stated = certificate.read(args.verify)
         take_stated(args, stated["settings"])
-    else:
-        sort_paths(args)
     settings = settings_from(args)
     if place := args.json or args.save_stats:
         ranks.on_first(lambda: check_place(place))
     if args.json and (args.json.suffix.lower() != ".json" or args.json.name == MANIFEST):
         raise ScoreError(f"{args.json}: --json writes a file that ends in .json, no {MANIFEST}")
     if args.save_stats:
-        save_predicted_statistics(settings, ranks, args.save_stats, args.keep_features)
+        scoring.save_predicted_statistics(settings, ranks, args.save_stats, args.keep_features)
         if ranks.rank == 0:
             print(f"wrote {args.save_stats}, statistics of {args.predicted_path}")
         return 0
-    outcome = score(settings, ranks)
+    outcome = scoring.score(settings, ranks)
     if ranks.rank > 0:
         return 0
     try:
         print(*certificate.table(outcome), sep="\n")  # first: a full disk does not cost the score
-        for text in notes(outcome):
+        for text in certificate.notes(outcome):
             note(text)
     finally:  # nor does a reader that is gone cost the certificate
         if args.json:
@@ -211,7 +211,7 @@ def take_stated(args: argparse.Namespace, stated: dict[str, Any]) -> None:
         raise ScoreError(f"{args.paths[0]}: {reason}")
     given = {name: value for name in stated if (value := getattr(args, name)) is not None}
     for name, value in given.items():
-        if name not in (*certificate.PATHS, "batch_size") and value != stated[name]:
+        if name not in (*PATHS, "batch_size") and value != stated[name]:
             flag = name.replace("_", "-")
             raise ScoreError(f"--{flag}: --verify uses the certificate's; leave the flag out")
     vars(args).update(stated | given, no_cache=True)

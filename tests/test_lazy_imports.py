@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 OPTIONAL = {"optuna", "sqlalchemy", "matplotlib", "tensorboard", "pandas", "gradio", "torchvision"}
 HEAVY = {"torch", "scipy", "sklearn", "skimage", *OPTIONAL}
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+SCRIPTS += ["faster-pytorch-fid/fid_score_gpu.py"]
 HELP = """
 import runpy, sys
 sys.argv = [sys.argv[1], "--help"]

@@ -1,4 +1,4 @@
-"""Report a score: its table, and its certificate, a JSON file that can be verified.
+"""Report a score: its table, notes, and certificate, a JSON file that can be verified.
 
 Paths in a certificate are relative to its folder, so images and certificate can move together.
 """
@@ -18,13 +18,15 @@ import PIL
 import scipy
 import torch
 
-from fid.features import BACKENDS
+from fid.extraction import size_of
+from fid.features import BACKENDS, FID_HASH_PREFIX
 from fid.files import ScoreError, read_json, relative, replacing, sha256_of_file, user_path
 from fid.images import ImageSet
-from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, Settings, Source
-from fid.notes import notes
+from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, PATHS, Settings, Source
+from fid.metrics import KERNEL_SUBSET_SIZE
 from fid.pixels import FILTERS, Size
 from fid.scoring import Outcome, kind_of
+from fid.statistics import holds
 
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # in addition to the metric's absolute tolerance
@@ -32,7 +34,6 @@ MAX_FLOAT = sys.float_info.max  # no score is nan or infinite
 SOURCES = ("predicted", "reference", "masks", "train")
 COMPARED = ("score_name", "weights_sha256", "dims", "resize", "route", "kernel_subset_size")
 LATER_SETTINGS = {"recursive": False, "train_path": None, "resize": None}  # added later
-PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")
 
 
 def _is_size(value: Any) -> bool:
@@ -58,6 +59,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {  # in a certificate, and which va
     "batch_size": _whole(1),
     "recursive": _is(bool),
     **dict.fromkeys(PATHS, _is(str | None)),
+    "predicted_path": _is(str),
     "resize": lambda value: value is None or _is_size(value),
 }
 
@@ -77,10 +79,68 @@ def table(outcome: Outcome) -> list[str]:
     return lines
 
 
+def notes(outcome: Outcome) -> list[str]:
+    """What to know before these scores are compared with others."""
+    found, backend, scores = [], outcome.backend, outcome.scores
+    key, dims, sha256 = backend.key, backend.dims, backend.weights_sha256
+    known = [count for count in outcome.counts if count is not None]
+    if known and min(known) < dims:
+        found.append(
+            f"{min(known)} images are fewer than the {dims} feature dimensions: the distance is "
+            "biased upward, compare it only with scores of as many images"
+        )
+    if key("u_ids") in scores and sum(known) < 2 * dims:  # Cover 1965
+        found.append(
+            f"a hyperplane separates nearly any {sum(known)} images in {dims} features, so P-IDS "
+            "and U-IDS are low for any images"
+        )
+    if key("u_ids") in scores and key("p_ids") not in scores:
+        found.append("P-IDS is left out: the images do not pair with the ground truth")
+    if scores.get(key("kid") + "_mean", 0) < 0:
+        found.append(
+            "the kernel distance may be negative near 0: it is unbiased for independent sets, and "
+            "repairs that resemble their own ground truth lower it"
+        )
+    if outcome.route == "legacy" and f"{key('fid')}_low" in scores:
+        found.append("the interval is that of the distance without --legacy")
+    if outcome.subset_size not in (None, KERNEL_SUBSET_SIZE):
+        found.append(f"the kernel distance is of subsets of {outcome.subset_size} images")
+    sides = outcome.inputs.predicted, outcome.inputs.reference
+    files = [side for side in sides if isinstance(side, Path)]
+    text = f"does not say how its features were made; taken for {backend.name}, resized as here"
+    found += [f"{file} {text}" for file in files if not holds(file, "backend")]  # pytorch-fid's
+    if files and key("p_ids") in scores:
+        found.append(f"P-IDS takes the rows of {files[0]} for those of the other side, in order")
+    found += _unequal(outcome)
+    if backend.name == "inception" and not sha256.startswith(FID_HASH_PREFIX):
+        found.append(
+            f"not the public FID weights (sha256 begins {sha256[:8]}, theirs {FID_HASH_PREFIX})"
+            ": compare only with scores of the same weights"
+        )
+    return found
+
+
+def _unequal(outcome: Outcome) -> list[str]:
+    """Notes about a number or size that differs between images and ground truth."""
+    found, (count1, count2), reference = [], outcome.counts, outcome.inputs.reference
+    if None not in outcome.counts and count1 != count2:
+        how, more = "are compared with", ""
+        if isinstance(reference, ImageSet) and len(reference) == count1:  # it repeats some
+            how = "share"
+            more = ", which count once in KID, precision, recall, density and coverage"
+        found.append(f"{count1} images {how} {count2} of ground truth{more}")
+    size1, size2 = size_of(outcome.inputs.predicted), size_of(reference)
+    if None not in (size1, size2) and size1 != size2:
+        found.append(
+            f"the images have {size1} pixels, the ground truth {size2}: the distance is of that "
+            "too (see --resize)"
+        )
+    return found
+
+
 def build(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
     """Everything that the score depends on; `folder` is where the certificate will be written."""
-    backend, counts = outcome.backend, (*outcome.counts, None, None)
-    sources = [getattr(outcome.inputs, name) for name in SOURCES]
+    backend, counts = outcome.backend, dict(zip(SOURCES, outcome.counts, strict=False))
     stated = {name: getattr(settings, name) for name in SETTINGS}
     if not outcome.inputs.paired and isinstance(reference := outcome.inputs.reference, ImageSet):
         stated["gt_path"] = str(reference.path)  # perhaps a test_gt.csv that was found
@@ -93,8 +153,8 @@ def build(settings: Settings, outcome: Outcome, folder: Path) -> dict[str, Any]:
         "route": outcome.route,
         "kernel_subset_size": outcome.subset_size,
         **{
-            name: _described(source, count, folder)
-            for name, source, count in zip(SOURCES, sources, counts, strict=True)
+            name: _described(getattr(outcome.inputs, name), counts.get(name), folder)
+            for name in SOURCES
         },
         "weights_sha256": backend.weights_sha256,
         "dims": backend.dims,
@@ -126,35 +186,28 @@ def read(path: Path) -> dict[str, Any]:
     certificate = read_json(path)
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
         raise ScoreError(f"{path}: not a score certificate of format {FORMAT}")
-    missing = {"scores", "predicted", "reference", "weights_sha256", "settings"}
-    missing -= certificate.keys()
+    missing = {"scores", "predicted", "reference", "weights_sha256"} - certificate.keys()
     settings = certificate.get("settings")
     settings = LATER_SETTINGS | (settings if isinstance(settings, dict) else {})
     if missing := missing | (SETTINGS.keys() - settings.keys()):
         raise ScoreError(f"{path}: {min(missing)!r} is missing")
-    scores, parts = certificate["scores"], [certificate.get(name) for name in SOURCES]
+    scores = certificate["scores"]
     fits = {
         "scores": isinstance(scores, dict)
         and "".join(scores).isprintable()
         and all(type(s) in (int, float) and abs(s) <= MAX_FLOAT for s in scores.values()),
-        **{name: isinstance(p, dict | None) for name, p in zip(SOURCES, parts, strict=True)},
+        **{name: isinstance(certificate.get(name), dict | None) for name in SOURCES},
         **{name: can_be(settings[name]) for name, can_be in SETTINGS.items()},
     }
     if name := next((name for name, is_fit in fits.items() if not is_fit), None):
         raise ScoreError(f"{path}: {name!r} has a value that no certificate can have")
-    folder = _folder_of(path, [settings[name] for name in PATHS if settings[name]])
+    places, folder = [settings[name] for name in PATHS if settings[name]], path.parent
+    if path.is_symlink() and not all((folder / place).exists() for place in places):
+        folder = path.resolve().parent  # perhaps they start where the link leads
     given = {name: settings[name] and user_path(f"{folder / settings[name]}") for name in PATHS}
     given["metrics"] = tuple(settings["metrics"])
     given["resize"] = settings["resize"] and Size(*settings["resize"])
     return certificate | {"settings": {name: settings[name] for name in SETTINGS} | given}
-
-
-def _folder_of(path: Path, places: list[str]) -> Path:
-    """The folder that a certificate's paths start from; of a link whose own leads nowhere, the
-    target's.
-    """
-    leads = all((path.parent / place).exists() for place in places)
-    return path.parent if leads or not path.is_symlink() else path.resolve().parent
 
 
 def differences(stated: dict[str, Any], found: dict[str, Any]) -> list[str]:

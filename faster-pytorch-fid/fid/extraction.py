@@ -172,6 +172,8 @@ class Scorer:
 
     def _build(self) -> None:
         settings = self.settings
+        if (name := settings.features) not in BACKENDS:
+            raise ScoreError(f"--features: invalid choice: {name!r} (choose from {[*BACKENDS]})")
         options = BackendOptions(settings.dims, settings.weights, settings.weights_dir)
         self.backend = BACKENDS[settings.features](options)
 
@@ -215,11 +217,6 @@ class Scorer:
             self.backend, images, indices, self.device, size, workers, keep_features
         )
         return part.to(torch.device("cpu")) if self.ranks.world_size > 1 else part
-
-    def provenance_of(self, source: Source) -> dict[str, str]:
-        """What a file of statistics says of its features and, if known, of its images' size."""
-        size = size_of(source)
-        return self.backend.provenance | ({"size": size} if size else {})
 
     def _load(self, path: Path) -> FeatureStatistics:
         return load_statistics(path, self.backend.dims, self.backend.provenance)

@@ -212,7 +212,7 @@ def user_path(text: str) -> str:
     if path.isascii() or os.path.exists(path) or not name:
         return path
     folder = user_path(folder)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # ValueError: no path is like this
         for found in os.listdir(folder or os.curdir):
             if composed(found) == composed(name):
                 return os.path.join(folder, found)

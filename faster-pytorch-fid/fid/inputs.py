@@ -18,6 +18,7 @@ METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
 MAX_BOOTSTRAP_SAMPLES = 100_000  # hours, not days
 OF_PAIRS = {"ids", "hole", "paired"}  # metrics that compare each image with its own ground truth
 OF_MASKS = {"hole", "paired"}  # metrics of the hole
+PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")  # in `Settings`
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
 Source = ImageSet | Path  # images, or an .npz of statistics
@@ -104,7 +105,7 @@ def open_predicted(settings: Settings) -> tuple[Source, dict[str, Any] | None]:
     manifest = read_manifest(folder)
     if manifest is None:
         return open_source(folder, settings), None
-    predicted = open_source(folder, settings, column_of(folder, manifest, "image") or None)
+    predicted = open_source(folder, settings, column_of(folder, manifest, "image"))
     others = len(open_images(folder, None, settings.recursive)) - len(predicted)
     if others > 0:
         note(f"{others} images are not in {MANIFEST} and left out")
@@ -141,9 +142,7 @@ def open_source(
     path: Path, settings: Settings, selection: Sequence[str | int] | None = None
 ) -> Source:
     """Images of a folder, zip or csv at the requested size; for an .npz, its path."""
-    if path.suffix.lower() == ".npz" and not path.is_dir():
-        if not path.is_file():
-            raise ScoreError(f"{path}: no such file or folder")
+    if path.suffix.lower() == ".npz" and path.is_file():
         return path
     images = open_images(path, selection, settings.recursive)
     if size := settings.resize:
@@ -192,13 +191,8 @@ def belonging(
     """
     if isinstance(images, Path) or isinstance(others, Path):
         return others
-    for wanted in (names, images.names):
-        if wanted and _has(others, wanted):
-            if (count := len(set(wanted))) < len(others):
-                text = f"{count} of the {len(others)} images have a partner"
-                note(f"{others.path}: {text}; the others are not used")
-            return others.select(wanted)
-    if not (images.has_names and others.has_names):
+    wanted = next((each for each in (names, images.names) if each and _has(others, each)), None)
+    if wanted is None and not (images.has_names and others.has_names):
         rows: Sequence[int] = range(min(len(images), len(others)))
         if (surplus := len(others) - len(images)) > 0:
             how = "they have the first rows, in order"
@@ -206,13 +200,14 @@ def belonging(
                 rows, how = rows_by_name(images.names, len(others))
             note(f"{others.path}: {surplus} rows more than images are left out; {how}")
         return others.named(others.names[row] for row in rows)
-    spare = len(others) > len(images)
-    found = partners(images.names, others.names, spare)
-    if found is not None:
-        if spare:
-            text = f"{len(images)} of the {len(others)} images have a partner"
+    if wanted is None:
+        places = partners(images.names, others.names, spare=len(others) > len(images))
+        wanted = places and [others.names[place] for place in places]
+    if wanted is not None:
+        if (count := len(set(wanted))) < len(others):
+            text = f"{count} of the {len(others)} images have a partner"
             note(f"{others.path}: {text}; the others are not used")
-        return others.named(others.names[place] for place in found)
+        return others.select(wanted)
     if len(images) != len(others):
         return others
     alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}

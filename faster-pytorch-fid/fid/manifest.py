@@ -45,10 +45,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def column_of(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
     """The value of a key in every entry of the manifest."""
-    for number, entry in enumerate(manifest["images"]):
-        if entry.get(key) is None:
-            raise ScoreError(f"{folder}/{MANIFEST}: images[{number}] has no {key!r}")
-    return [entry[key] for entry in manifest["images"]]
+    names = stated_names(manifest, key)
+    if None in names:
+        raise ScoreError(f"{folder}/{MANIFEST}: images[{names.index(None)}] has no {key!r}")
+    return names
 
 
 def stated_names(manifest: dict[str, Any] | None, key: str) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fid.extraction import Scorer
+from fid.extraction import Scorer, size_of
 from fid.features import Backend
 from fid.files import ScoreError, note
 from fid.images import ImageSet
@@ -165,9 +165,12 @@ def save_predicted_statistics(
 ) -> None:
     """Write the statistics of the predicted images to an npz that pytorch-fid reads too."""
     predicted, _ = ranks.on_first(lambda: open_predicted(settings))
+    if isinstance(predicted, Path):  # its own provenance would be replaced by this network's
+        raise ScoreError(f"{predicted}: --save-stats reads images, this file has statistics")
     scorer = Scorer(settings, ranks)
     statistics = scorer.statistics(predicted, keep_features)
-    ranks.on_first(lambda: save_statistics(path, statistics, scorer.provenance_of(predicted)))
+    own = scorer.backend.provenance
+    ranks.on_first(lambda: save_statistics(path, statistics, own | {"size": size_of(predicted)}))
 
 
 class Interval(NamedTuple):

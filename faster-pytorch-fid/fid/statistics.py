@@ -150,11 +150,9 @@ def save_statistics(
     features = statistics.features()
     if features is not None:
         arrays["features"] = features
-    count = {} if statistics.count is None else {"n": statistics.count}
+    found = {name: array.cpu().numpy() for name, array in arrays.items()}
     with replacing(path) as file:
-        np.savez(
-            file, **{name: t.cpu().numpy() for name, t in arrays.items()}, **count, **provenance
-        )
+        np.savez(file, **found, n=statistics.count, **provenance)
 
 
 def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> FeatureStatistics:

@@ -11,7 +11,9 @@ import unicodedata
 import warnings
 import zipfile
 
+import fid.certificate
 import fid.extraction
+import fid.scoring
 import fid_score_gpu
 import numpy as np
 import pytest
@@ -137,6 +139,14 @@ def test_paths_are_found_as_users_write_them(lab, command, monkeypatch):
     assert command("--predicted-path=~/test_results", f"--gt-path=~/{composed}/") == expected
     (lab / apart).rename(lab / composed)  # as an archive may unpack it elsewhere
     assert command("--verify=~/score.json", network=False)[0] == 0
+
+
+@pytest.mark.parametrize("path", ["caf\u00e9\0/truth", "\ud800/truth"])
+def test_a_path_that_no_system_can_have_is_one_line(lab, command, path):
+    state(lab, ground_truth=path)
+    code, _, error = command("--predicted-path", lab / "test_results")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.endswith("/truth: no such file or folder\n")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +344,7 @@ def test_a_certificate_is_written_although_the_tables_reader_is_gone(lab, comman
     def gone(_outcome: object) -> list[str]:
         raise BrokenPipeError
 
-    monkeypatch.setattr(fid_score_gpu.certificate, "table", gone)
+    monkeypatch.setattr(fid.certificate, "table", gone)
     code, *_ = command("--predicted-path", lab / "test_results", "--json", lab / "c.json")
     assert code == fid_score_gpu.READER_GONE
     assert json.loads((lab / "c.json").read_text())["scores"]
@@ -488,7 +498,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
     lab, command, monkeypatch, flag, target, why
 ):
     for work in ("score", "save_predicted_statistics"):
-        monkeypatch.setattr(fid_score_gpu, work, lambda *_: pytest.fail("the work was done"))
+        monkeypatch.setattr(fid.scoring, work, lambda *_: pytest.fail("the work was done"))
     (lab / "folder.npz").mkdir()
     before = sorted(lab.rglob("*"))
     code, said, error = command("--predicted-path", lab / "test_results", flag, lab / target)
@@ -566,6 +576,7 @@ MISTAKES = [
     (nothing, ("--features", "vgg"), "invalid choice: 'vgg'"),
     (nothing, ("--verify", "{lab}/none.json"), "none.json: No such file"),
     (nothing, ("--save-stats", "a.npz", "--json", "b.json"), "not allowed with argument"),
+    (nothing, ("--two\nlines",), "unrecognized arguments: --two lines"),
     (nothing, ("--keep-features",), "--keep-features: needs --save-stats"),
     (nothing, (*GT, "--save-stats"), "--gt-path: --save-stats reads the predicted images alone"),
 ]
@@ -736,7 +747,7 @@ def test_memory_that_runs_out_is_one_line(lab, command, monkeypatch, error):
     def fail(*_arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(fid_score_gpu, "score", fail)
+    monkeypatch.setattr(fid.scoring, "score", fail)
     code, _, said = command("--predicted-path", lab / "test_results")
     assert (code, said) == (2, "error: out of memory; lower --batch-size or --num-workers\n")
 
@@ -984,6 +995,16 @@ def test_statistics_replace_no_images(lab, command):
     code, _, error = command("--predicted-path", folder, "--save-stats", archive)
     assert (code, error) == (2, f"error: {archive}: --save-stats writes a file that ends in .npz\n")
     assert archive.read_bytes() == before
+
+
+def test_statistics_are_made_of_images_and_replace_no_others(lab, command):
+    ours, theirs = (lab / f"{name}.npz" for name in ("truth", "masks"))
+    for path in (ours, theirs):
+        assert command("--save-stats", path.with_suffix(""), path)[0] == 0
+    before = theirs.read_bytes()
+    code, _, error = command(theirs, "--save-stats", ours)
+    line = f"error: {ours}: --save-stats reads images, this file has statistics\n"
+    assert (code, error, theirs.read_bytes()) == (2, line, before)
 
 
 def test_statistics_of_the_current_folder_go_where_pytorch_fid_puts_them(lab, command, monkeypatch):
