@@ -25,8 +25,8 @@ from fid import (
 from fid import whole as whole  # for the scripts
 
 from config.errors import StopRequested, UserError, printable
-from config.lab_form import schedule_name as schedule_name  # for the scripts
 from config.loading import Override
+from config.section import schedule_name as schedule_name  # for the scripts
 from config.section import user_path
 from utils.io.files import of_project
 from utils.io.messages import line_about
