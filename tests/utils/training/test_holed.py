@@ -9,8 +9,8 @@ import torch
 from config.errors import UserError
 from models.masking import token_mask_from_holes
 from utils.data import holes as hole_module
-from utils.data.augment import MIRRORED, Views
-from utils.data.datasets import load_images, normalise
+from utils.data.augment import MIRRORED, Views, load_images
+from utils.data.datasets import normalise
 from utils.data.fill import fill_hole
 from utils.data.holes import TRAINING_SHARE, begin_filling, draw_holes
 from utils.training.holed import HoledImages, validation_views

@@ -19,8 +19,7 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.device import Compute
 from utils.io import messages
-from utils.io.files import read_rows
-from utils.io.lock import alone_in
+from utils.io.files import alone_in, read_rows
 from utils.training import state as place
 from utils.training import transformer as stage_2
 from utils.training import transformer_step as transformer_trainer
