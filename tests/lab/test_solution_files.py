@@ -60,7 +60,7 @@ def test_the_best_transformer_is_graded_with_the_tokenizer_of_a_whole_checkpoint
     found, _ = taken(folder)
     assert found == {"transformer": "best_val.pth", "tokenizer": "checkpoint_epoch_150.pth"}
     choice = {kind: folder / name for kind, name in found.items()}
-    _, lines = import_lab(sorted(choice.values()), tmp_path / "ours", Config(), choice=choice)
+    _, lines, *_ = import_lab(sorted(choice.values()), tmp_path / "ours", Config(), choice=choice)
     assert f"  its transformer is left out, as that of {folder / 'best_val.pth'} is taken" in lines
     written = load_file(tmp_path / "ours/transformer.safetensors")
     torch.testing.assert_close(written["bias"], best["bias"], rtol=0, atol=0)
