@@ -100,7 +100,8 @@ class Grader:
         recorded = _recorded(place / RECORD)
         try:
             solution = Solution.of(path)
-            fingerprint = f"{content_hash(solution.files)} {self._task}"
+            names = [solution.name_of(file) for file in solution.files]  # they tell which is best
+            fingerprint = f"{content_hash(solution.files)} {names} {self._task}"
             if recorded and recorded.fingerprint == fingerprint and not recorded.error:
                 return recorded
             found = self._repaired(solution, place, notes)
