@@ -67,6 +67,11 @@ class DataConfig(Section):
         return getattr(self, split) or self.root / split
 
     @property
+    def normalisation(self) -> str:
+        """What weights files state about the pixels that they were trained on."""
+        return f"data.mean {list(self.mean)} and data.std {list(self.std)}"
+
+    @property
     def token_cache(self) -> Path:
         """Folder of cached tokens: next to the folder of training images."""
         return self.folder("train").parent / "token_cache"

@@ -527,6 +527,8 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(config, change
     train_transformer(changed(config, {"training.epochs": 4}), resume=False)
     assert [epoch for name, epoch in kept if name == "best.safetensors"] == [1, 2]
     assert read_header(folder(config) / "best.safetensors")["epoch"] == "2"
+    pixels = read_header(folder(config) / "best.safetensors")["pixels"]
+    assert pixels == config.data.normalisation
     assert read_header(folder(config) / "transformer.safetensors")["epoch"] == "4"
     best = [
         (row["best_epoch"], row["best_val_loss"]) for row in read_rows(folder(config) / "log.jsonl")
