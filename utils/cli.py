@@ -115,7 +115,7 @@ def run_folder(text: str) -> str:
 def weights_or_run(text: str) -> str:
     """The value of --transformer: a weights file, or, as in the lab, a checkpoint of a run."""
     trained = Path(run_folder(text), "transformer", "transformer.safetensors")
-    return str(trained if trained.is_file() and not Path(text).is_file() else text)
+    return str(trained if trained.is_file() and not user_path(text).is_file() else text)
 
 
 class _Ignored(argparse.Action):
