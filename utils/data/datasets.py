@@ -190,7 +190,8 @@ class InpaintingSet:
             return None
         truth = self.truth.pixels(index)
         image = np.asarray(load_rgb(self.images[index])) if image is None else image
-        check_same_size(self.images[index], image, self.truth.location, truth)
+        place = self.truth.files[index] if self.truth.files else self.truth.location
+        check_same_size(self.images[index], image, place, truth)
         return truth
 
 

@@ -536,7 +536,8 @@ def test_a_comparison_is_made_again_with_another_truth(repair, job):
 def test_a_truth_of_another_size_is_refused_though_all_is_repaired(repair, job):
     output = repair()
     put(job / "test" / "image_003.png", np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(UserError, match=r"8 x 8 pixels, but .*image_003.png has 16 x 16"):
+    told = r"test/image_003.png: 8 x 8 pixels, but .*image_003.png has 16 x 16"
+    with pytest.raises(UserError, match=told):
         repair(output=output)
 
 
