@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +115,16 @@ def test_eight_processes_share_a_batch_of_stage_1(monkeypatch):
     images, none = np.zeros((16, 8, 8, 3), np.uint8), np.zeros((16, 8, 8), bool)
     begin_filling(images, none, np.arange(16), ("box", "mean", 0), in_processes=True)()
     assert len(tasks) == 8
+
+
+def test_an_idle_process_that_died_is_told_with_the_next_batch(monkeypatch):
+    def broken(*_parts: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(hole_module, "_pool", lambda: SimpleNamespace(map=broken))
+    images, none = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), bool)
+    with pytest.raises(UserError, match="a process that fills holes died"):
+        begin_filling(images, none, np.arange(2), ("box", "mean", 0), in_processes=True)
 
 
 def test_processes_of_torchrun_share_the_cores(monkeypatch):
