@@ -107,3 +107,16 @@ def test_what_no_solution_computes_is_refused(weights, tmp_path, changed, sectio
     save_weights(path, kind(description).state_dict(), description, {})
     with pytest.raises(UserError, match=rf"{section}.{key} is {value}: no lab solution computes"):
         export_lab(config, tmp_path / "theirs", VARIANTS["report"], whole=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ("--variant fused --like a.pt", "--like: not allowed with argument --variant"),
+        ("--attention standard", "--attention says how the matrices of --like FILE lie"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(call, flags, reason):
+    left = call(f"python -m utils.weights.export_lab --out a {flags}")
+    assert left.code == 2
+    assert reason in left.err
