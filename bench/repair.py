@@ -33,7 +33,8 @@ from config.loading import load_config
 from config.schema import Config
 from models.losses import EfficientNetDistance
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
-from utils.data.datasets import InpaintingSet, load_images
+from utils.data.augment import load_images
+from utils.data.datasets import InpaintingSet
 from utils.data.holes import HOLE_KINDS, draw_hole
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.pretrained import or_pretrained

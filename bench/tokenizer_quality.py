@@ -25,7 +25,8 @@ from config.schema import DataConfig
 from models.masking import token_mask_from_holes
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
-from utils.data.datasets import InpaintingSet, load_images, normalise
+from utils.data.augment import load_images
+from utils.data.datasets import InpaintingSet, normalise
 from utils.data.fill import fill_hole
 from utils.device import pick_device, pick_dtype
 from utils.inpainting.pretrained import or_pretrained

@@ -26,7 +26,8 @@ from config.loading import load_config
 from config.schema import Config
 from models.conditioning import known_pixels
 from utils.cli import ArgumentParser, add_config_arguments, as_overrides, run
-from utils.data.datasets import load_images, normalise, to_uint8
+from utils.data.augment import load_images
+from utils.data.datasets import normalise, to_uint8
 from utils.data.fill import fill_hole
 from utils.data.holes import draw_holes
 from utils.rng import generator_for

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from config.errors import UserError
-from config.section import dotted
+from config.section import dotted, schedule_name
 
 REPORT = Path(__file__).with_name("MaskGit.yml")  # defaults for everything the lab's form lacks
 KEYS = {  # key below model_param in the lab's form: our keys
@@ -51,8 +51,3 @@ def from_lab_form(values: dict[str, Any], path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: model_param.gamma_type is null; name a schedule, such as cosine")
     out["decoding"]["mask_schedule"] = schedule_name(str(schedule))
     return out
-
-
-def schedule_name(text: str) -> str:
-    """The mask schedule that the lab means: a name in any case, or 0 for cosine."""
-    return "cosine" if text == "0" else text.lower()

@@ -9,10 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from config.errors import closest, nearest, shorten
-from config.removed import REMOVED, REMOVED_VALUES
 from config.schema import Config
-from config.search import SEARCHED
-from config.section import NOTHING, Key
+from config.section import NOTHING, REMOVED, REMOVED_VALUES, Key
+from config.transformer import SEARCHED
 
 EXAMPLE_RANGE = "training.weight_decay: {low: 0.0, high: 0.1}"
 PLAIN_MESSAGES = {  # instead of pydantic's, which use Python terms

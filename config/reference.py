@@ -1,11 +1,13 @@
-"""Generate docs/configuration.md from the schema: ``python -m config.reference``."""
+"""Values as a config states them, and docs/configuration.md: ``python -m config.reference``."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from config.loading import yaml_word
+import yaml
+
 from config.schema import Config
 
 REFERENCE_PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -17,6 +19,23 @@ the command line: `--set decoding.total_iter=8`. Unknown keys and wrong values a
 the file and the line; values that do not fit together are errors that name the keys. The defaults
 are the run of [the report](from-the-lab.md), except for `precision` and `training.mirror`.
 """
+
+
+def yaml_word(value: object) -> str:
+    """A value as written in a config, on one line; 2^63, beyond int64, as a power of two."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, list):
+        return f"[{', '.join(map(yaml_word, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {yaml_word(below)}' for key, below in value.items())}}}"
+    return "2^63" if value == 1 << 63 else str(value)
+
+
+def yaml_text(text: str) -> str:
+    """Text that --set reads back unchanged, quoted if necessary: 'lr #1'."""
+    dumped = yaml.safe_dump(text, allow_unicode=True, width=math.inf)
+    return dumped.removesuffix("\n").removesuffix("\n...")
 
 
 def reference() -> str:

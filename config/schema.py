@@ -1,7 +1,8 @@
 """A run's config: every setting, typed, ranged and documented; the source of the YAML format.
 
-Each section's settings stand in the module of its name, data and scoring here. `config/loading.py`
-reads files into these classes; `config/schema.json` is generated from them.
+The settings of stage 1 stand in tokenizer.py, those of stage 2 in transformer.py, those of repairs
+in decoding.py. `config/loading.py` reads files into these classes; config/schema.json is generated
+from them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from config.decoding import DecodingConfig
-from config.search import SearchConfig
 from config.section import NoBool, PositiveInt, Section, Share
 from config.tokenizer import TokenizerConfig, TokenizerSection, TokenizerTraining
-from config.transformer import MaskingConfig, TrainingConfig, TransformerConfig, TransformerSection
+from config.transformer import (
+    MaskingConfig,
+    SearchConfig,
+    TrainingConfig,
+    TransformerConfig,
+    TransformerSection,
+)
 
 __all__ = [
     "Config",
@@ -59,6 +65,11 @@ class DataConfig(Section):
     def folder(self, split: Literal["train", "val"]) -> Path:
         """The folder of a split's images."""
         return getattr(self, split) or self.root / split
+
+    @property
+    def normalisation(self) -> str:
+        """What weights files state about the pixels that they were trained on."""
+        return f"data.mean {list(self.mean)} and data.std {list(self.std)}"
 
     @property
     def token_cache(self) -> Path:

@@ -1,4 +1,4 @@
-"""Base class and value types of all config sections."""
+"""Base class and value types of all config sections, and the settings that were removed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,6 @@ from pydantic import (
 )
 
 from config.errors import UserError
-from config.removed import without_removed
 
 
 def _no_truth_value(value: object) -> object:
@@ -48,6 +47,53 @@ MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine", "sqrt", "
 LearningRateSchedule = Literal["constant", "cosine"]
 
 
+class Removed(NamedTuple):
+    """A removed setting."""
+
+    off: Any
+    """The value without effect, which earlier versions wrote into every config."""
+    advice: str
+    """What to do if it had another value."""
+
+
+REMOVED = {
+    "tokenizer.normalize_codes": Removed(
+        False, "codes of unit length used fewer codes; train such a tokenizer again"
+    ),
+    "tokenizer.training.perceptual": Removed(
+        "efficientnet-lite0", "it is always efficientnet-lite0; leave the key out"
+    ),
+    "tokenizer.training.augment": Removed(
+        0.0, "augmented views did not improve stage 1 (docs/tokenizer.md); leave the key out"
+    ),
+    "tokenizer.training.adversarial_rate": Removed(
+        1.0, "the discriminator learns at the rate of the other networks; leave the key out"
+    ),
+    "training.lr_step_epochs": Removed(50, "use training.lr_schedule: cosine instead"),
+    "training.lr_step_factor": Removed(0.1, "use training.lr_schedule: cosine instead"),
+    "data.hole_views": Removed(
+        0, "holes are drawn for each image and epoch, with transformer.conditioning pixels"
+    ),
+    "transformer.relative_bias": Removed(
+        False, "use transformer.conv_kernel: 3 instead, and train such weights again"
+    ),
+    "masking.shape": Removed("random", "tokens are hidden one by one; leave the key out"),
+    "masking.min_ratio": Removed(0.0, "leave the key out"),
+    "decoding.dilate": Removed(
+        0, "what a hole spoils around it is the tokenizer's to mend (docs/tokenizer.md)"
+    ),
+    "decoding.top_k": Removed(None, "lower decoding.temperature instead"),
+    "decoding.top_p": Removed(1.0, "lower decoding.temperature instead"),
+    "search.subset": Removed(1.0, "shorten the trials with search.steps instead"),
+    "search.rungs": Removed(4, "trials are always compared at four points; leave the key out"),
+    "search.cost": Removed(0.3, "Optuna's median pruner saves time instead; leave the key out"),
+}
+
+REMOVED_VALUES = {  # removed values of settings that still exist
+    ("training.lr_schedule", "step"): "use cosine, which falls to a hundredth by itself",
+}
+
+
 def user_path(text: str | Path) -> Path:
     """Resolve a path as a user writes it: expands ~, which no shell does after = or :, and finds
     accented names in either Unicode normalisation form.
@@ -68,6 +114,11 @@ def user_path(text: str | Path) -> Path:
     return folder / path.name
 
 
+def schedule_name(text: str) -> str:
+    """The mask schedule that the lab means: a name in any case, or 0 for cosine."""
+    return "cosine" if text == "0" else text.lower()
+
+
 class Section(BaseModel):
     """A group of settings: unknown keys are errors, values are immutable after loading."""
 
@@ -80,9 +131,12 @@ class Section(BaseModel):
     def _may_be_empty_or_old(cls, values: object) -> object:
         """A section whose keys are all commented out reads as null and keeps its defaults. Removed
         settings in configs of earlier versions are accepted if they are switched off."""
-        if isinstance(values, dict):
-            return without_removed(values, cls.__name__)
-        return {} if values is None else values
+        if not isinstance(values, dict):
+            return {} if values is None else values
+        own = cls.__name__.removesuffix("Config").removesuffix("Section")  # TokenizerTraining
+        places = ((key.rpartition("."), removed.off) for key, removed in REMOVED.items())
+        off = {name: off for (at, _, name), off in places if at.title().replace(".", "") == own}
+        return {key: v for key, v in values.items() if key not in off or v != off[key]}
 
     @field_validator("*")
     @classmethod

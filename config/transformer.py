@@ -1,4 +1,4 @@
-"""Settings of stage 2: the transformer, what is hidden from it, and how it is trained."""
+"""Settings of stage 2: the transformer, what is hidden from it, how it is trained and searched."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from config.errors import nearest
 from config.section import (
     Depth,
+    Finite,
     LearningRateSchedule,
     MaskSchedule,
+    NoBool,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -21,6 +24,7 @@ from config.section import (
     Section,
     Share,
     Width,
+    reason_against,
 )
 
 
@@ -59,16 +63,16 @@ class TransformerConfig(Section):
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> TransformerConfig:
         if self.dim % self.num_heads:
+            divisors = ", ".join(str(n) for n in range(1, self.dim + 1) if self.dim % n == 0)
             raise ValueError(
                 f"dim {self.dim} is not divisible by num_heads {self.num_heads}; "
-                f"allowed num_heads: {_divisors(self.dim)}"
+                f"allowed num_heads: {divisors}"
             )
         return self
 
     @model_validator(mode="after")
     def _grid_is_square(self) -> TransformerConfig:
-        square = math.isqrt(self.num_tokens) ** 2 == self.num_tokens
-        if self.conv_kernel and not square:
+        if self.conv_kernel and math.isqrt(self.num_tokens) ** 2 != self.num_tokens:
             raise ValueError(
                 f"num_tokens {self.num_tokens} is no square; conv_kernel needs a square token grid"
             )
@@ -148,5 +152,99 @@ class TrainingConfig(Section):
         return self.batch_size * self.accumulate
 
 
-def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+SEARCHED = {"transformer": TransformerConfig, "masking": MaskingConfig, "training": TrainingConfig}
+NOT_SEARCHED = {  # fixed by the tokenizer, or part of a trial's budget or objective
+    *("transformer.num_tokens", "transformer.codebook_size", "transformer.prior_dim"),
+    *("training.epochs", "training.max_minutes", "training.learning_rate"),
+    *("training.validation_images", "training.validate_every", "training.checkpoint_every"),
+    "training.pictures_every",
+}
+NUMBERS = {"integer", "number"}  # types in a JSON schema
+
+
+class SearchRange(Section):
+    """The range of one setting that a search varies."""
+
+    low: Annotated[float, Finite, NoBool]
+    """Lower end."""
+    high: Annotated[float, Finite, NoBool]
+    """Upper end."""
+    log: bool = False
+    """Draw evenly on a logarithmic scale."""
+    int: bool = False
+    """Whole numbers only; settings that count something are drawn whole in any case."""
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> SearchRange:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs a low above 0, found {self.low}")
+        if self.int and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"int needs whole ends, found {self.low} and {self.high}")
+        return self
+
+
+class SearchConfig(Section):
+    """Optuna's search for the learning rate (training_transformer.py --lr-search, docs/search.md).
+
+    Ten trials, minimised, one parameter learning_rate (the report).
+    """
+
+    trials: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 10
+    """Trials of the study; --lr-search N."""
+    low: Rate = 1e-5
+    """Lower end of the log-uniform range of learning rates."""
+    high: Rate = 1e-2
+    """Upper end of the range."""
+    space: dict[str, SearchRange] = {}
+    """Numeric settings to vary as well, e.g. training.weight_decay: {low: 0.0, high: 0.1}."""
+    epochs: PositiveInt = 1
+    """Epochs each trial trains; its learning-rate schedule ends there too."""
+    steps: PositiveInt | None = None
+    """Optimiser steps each trial trains at most, instead of epochs."""
+    seeds: Annotated[int, Field(ge=0, le=1_000, strict=True)] = 2
+    """Other seeds that the best trial is repeated with, to tell merit from chance."""
+
+    @field_validator("space")
+    @classmethod
+    def _space_names_numbers(cls, space: dict[str, SearchRange]) -> dict[str, SearchRange]:
+        for key, ends in space.items():
+            whole = is_whole(key)
+            section, name = key.split(".")
+            for end in ("low", "high"):
+                value = getattr(ends, end)
+                if whole and not value.is_integer():
+                    raise ValueError(f"{key} counts something; its {end} {value} is not whole")
+                value = int(value) if whole else value
+                if reason := reason_against(SEARCHED[section], name, value):
+                    raise ValueError(f"{key}: {end} {value}: {reason}")
+        return space
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> SearchConfig:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
+def is_whole(key: str) -> bool:
+    """Whether a key of search.space is an integer setting, e.g. training.warmup_steps.
+
+    Raises `ValueError` for a key that is no numeric setting, or that no search may vary.
+    """
+    kinds = {
+        f"{section}.{name}": NUMBERS & {s.get("type") for s in (schema, *schema.get("anyOf", ()))}
+        for section, model in SEARCHED.items()
+        for name, schema in model.model_json_schema()["properties"].items()
+    }
+    known = [name for name, kind in kinds.items() if kind and name not in NOT_SEARCHED]
+    if key == "training.learning_rate":
+        raise ValueError(f"{key} is always searched, from search.low to search.high")
+    if key in kinds and not kinds[key]:
+        raise ValueError(f"{key} is no number; allowed are {', '.join(known)}")
+    if key in NOT_SEARCHED:
+        raise ValueError(f"{key} must stay the same in all trials; allowed are {', '.join(known)}")
+    if key not in kinds:
+        raise ValueError(f"{key} is unknown{nearest(key, known)}; allowed are {', '.join(known)}")
+    return "integer" in kinds[key]

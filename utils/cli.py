@@ -25,8 +25,8 @@ from fid import (
 from fid import whole as whole  # for the scripts
 
 from config.errors import StopRequested, UserError, printable
-from config.lab_form import schedule_name as schedule_name  # for the scripts
 from config.loading import Override
+from config.section import schedule_name as schedule_name  # for the scripts
 from config.section import user_path
 from utils.io.files import of_project
 from utils.io.messages import line_about
@@ -115,7 +115,7 @@ def run_folder(text: str) -> str:
 def weights_or_run(text: str) -> str:
     """The value of --transformer: a weights file, or, as in the lab, a checkpoint of a run."""
     trained = Path(run_folder(text), "transformer", "transformer.safetensors")
-    return str(trained if trained.is_file() and not Path(text).is_file() else text)
+    return str(trained if trained.is_file() and not user_path(text).is_file() else text)
 
 
 class _Ignored(argparse.Action):

@@ -12,11 +12,10 @@ import yaml
 from fid import files
 
 from config.errors import UserError, printable, shorten
-from config.loading import load_config, save_config, yaml_word
-from config.removed import REMOVED
+from config.loading import MAX_CONFIG_BYTES, load_config, save_config
+from config.reference import yaml_word
 from config.schema import Config
-from config.section import user_path
-from config.yaml_file import MAX_CONFIG_BYTES
+from config.section import REMOVED, user_path
 
 PRESETS = sorted((Path(__file__).parents[2] / "config").glob("*.yml"))
 Write = Callable[[str], Path]

@@ -24,9 +24,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from config import errors
 from config.errors import UserError
+from utils.data.datasets import TruthTable
 from utils.data.pairs import list_images, pair
 from utils.data.sources import open_source
-from utils.data.truth import TruthTable
 from utils.io.images import load_mask, load_rgb
 
 

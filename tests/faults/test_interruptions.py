@@ -39,7 +39,7 @@ SAME = "the same"  # what a rerun leaves
 OWN_TOKENIZER = "--run disk --tokenizer run/tokenizer/vqgan.safetensors"
 STAGE_2 = f"{TRANSFORMER} {OWN_TOKENIZER} --set training.epochs=3"
 SCORED = SCORE.replace("--no-cache", "--cache-dir disk/cache")
-PICTURE = "utils.data.datasets:load_rgb"
+PICTURE = "utils.data.augment:load_rgb"
 JOB_PICTURE = "utils.data.datasets:load_rgb"
 
 

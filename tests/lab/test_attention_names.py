@@ -101,7 +101,7 @@ def fused(state: dict, names: tuple[str, str], rows: str = "qkv") -> dict:
 def logits_of(state: object, base: Config, tmp_path, **settle) -> tuple[Tensor, Tensor]:
     """Token ids, and the imported network's logits."""
     torch.save(state, tmp_path / "lab.pt")
-    config, _ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, **settle)
+    config, *_ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, **settle)
     assert config.precision == "fp32"
     network = load_transformer(config.transformer_weights, config.transformer)
     ids = torch.randint(17, (5, 16), generator=torch.Generator().manual_seed(0))

@@ -43,7 +43,8 @@ def renamed(lab: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
 def imported(state: dict, base, tmp_path, attention: str | None = None) -> tuple[nn.Module, str]:
     """The imported network, and what was said."""
     torch.save(state, tmp_path / "lab.pt")
-    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, attention=attention)
+    path = tmp_path / "lab.pt"
+    config, lines, *_ = import_lab([path], tmp_path / "ours", base, attention=attention)
     return load_transformer(config.transformer_weights, config.transformer), "\n".join(lines)
 
 

@@ -213,7 +213,7 @@ def test_a_flag_of_the_wild_sets_its_key(call, monkeypatch, tmp_path, script, fl
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_checkpoint_that_training_was_given_is_what_repairs(tiny, call):
+def test_the_checkpoint_that_training_was_given_is_what_repairs(tiny, call, monkeypatch):
     flags = f"--tokenizer {tiny.tokenizer_weights} --epochs 1 --checkpoint-path ckpts/last.pt"
     assert call(f"{TRAIN} {flags}").code == 0
     from inpainting import build_parser
@@ -224,6 +224,9 @@ def test_the_checkpoint_that_training_was_given_is_what_repairs(tiny, call):
             assert found == "ckpts/transformer/transformer.safetensors"
     Path("ckpts/last.pt").write_bytes(b"one of theirs")
     assert build_parser().parse_args([flag, "ckpts/last.pt"]).transformer == "ckpts/last.pt"
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    found = build_parser().parse_args([flag, "~/ckpts/last.pt"]).transformer
+    assert found == "~/ckpts/last.pt"
 
 
 LAB_FORM = """

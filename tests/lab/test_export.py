@@ -30,7 +30,7 @@ def exported(config: Config, folder, variant: str) -> tuple[dict, dict]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_was_imported_is_exported_bit_by_bit(solution, save, tmp_path, assert_same, variant):
     lab = solution(variant)
-    config, _ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
+    config, *_ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
     vqgan, transformer = exported(config, tmp_path / "theirs", variant)
     assert_same(vqgan, dict(lab.vqgan.state_dict()))
     assert_same(transformer, dict(lab.transformer.state_dict()))
@@ -47,7 +47,7 @@ def test_a_solution_of_another_variant_computes_the_same_logits(
         solution(source),
         type(solution(source).transformer)(64, 16, 2, 96, 256, 40, target),
     )
-    config, _ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
+    config, *_ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
     other.load_state_dict(exported(config, tmp_path / "theirs", target)[1], strict=True)
     indices = torch.randint(41, (4, 256), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_a_solution_of_another_variant_computes_the_same_logits(
 
 def test_biases_are_not_lost_on_the_way_to_the_reports_variant(solution, save, tmp_path):
     state = solution("fused").state_dict()
-    config, _ = import_lab([save(state, "whole.pt")], tmp_path / "ours", Config())
+    config, *_ = import_lab([save(state, "whole.pt")], tmp_path / "ours", Config())
     with pytest.raises(UserError, match=r"this variant's attention has no such biases"):
         exported(config, tmp_path / "theirs", "report")
     assert not (tmp_path / "theirs").exists()
@@ -66,7 +66,7 @@ def test_biases_are_not_lost_on_the_way_to_the_reports_variant(solution, save, t
 
 def test_a_whole_file_is_a_whole_model(solution, save, tmp_path, assert_same):
     lab = solution("separate")
-    config, _ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
+    config, *_ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
     export_lab(config, tmp_path, VARIANTS["separate"], whole=True)
     whole = torch.load(tmp_path / "maskgit.pt", weights_only=True)
     expected = {k: v for k, v in lab.state_dict().items() if k != "mask_token_tensor"}
@@ -107,3 +107,16 @@ def test_what_no_solution_computes_is_refused(weights, tmp_path, changed, sectio
     save_weights(path, kind(description).state_dict(), description, {})
     with pytest.raises(UserError, match=rf"{section}.{key} is {value}: no lab solution computes"):
         export_lab(config, tmp_path / "theirs", VARIANTS["report"], whole=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ("--variant fused --like a.pt", "--like: not allowed with argument --variant"),
+        ("--attention standard", "--attention says how the matrices of --like FILE lie"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(call, flags, reason):
+    left = call(f"python -m utils.weights.export_lab --out a {flags}")
+    assert left.code == 2
+    assert reason in left.err

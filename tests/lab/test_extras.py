@@ -32,7 +32,7 @@ def base(config, changed):
 def imported(state: object, base, tmp_path, **settle: str | None) -> tuple[Tensor, Tensor, str]:
     """Token ids, the imported network's logits, and what was said."""
     torch.save(state, tmp_path / "lab.pt")
-    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, **settle)
+    config, lines, *_ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, **settle)
     ids = torch.randint(CODES + 1, (5, TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = load_transformer(config.transformer_weights, config.transformer)(ids)

@@ -192,6 +192,22 @@ def test_a_damaged_epoch_does_not_matter_next_to_a_better_one(desk, call):
     assert (row["error"], row["weights"]) == ("", "best.pt")
 
 
+def test_graded_again_where_names_make_another_epoch_the_best(desk, call):
+    for path in Path("solutions").iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.name != "first.pt" and path.unlink()
+    many = Path("solutions/many")
+    many.mkdir()
+    shutil.copy("solutions/first.pt", many / "a_best.pt")
+    Path("solutions/first.pt").rename(many / "b.pt")
+    command = "python grade.py solutions --config tiny.yml --data cat_face --output out"
+    assert call(command).code == 0
+    assert ranked()["many"]["weights"] == "a_best.pt"
+    (many / "a_best.pt").rename(many / "a.pt")
+    (many / "b.pt").rename(many / "b_best.pt")
+    assert call(command).code == 0
+    assert ranked()["many"]["weights"] == "b_best.pt"
+
+
 def test_odd_solutions_get_their_line_and_the_results_among_them_are_none(desk, call):
     for path in Path("solutions").iterdir():
         shutil.rmtree(path) if path.name == "second" else path.name != "truth" and path.unlink()

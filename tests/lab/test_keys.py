@@ -67,7 +67,7 @@ def importing(save, tmp_path):
 
     def run(state: object, base: Config | None = None) -> tuple[Config, str]:
         path = save(state, "lab.pt")
-        config, lines = import_lab([path], tmp_path / "ours", base or Config())
+        config, lines, *_ = import_lab([path], tmp_path / "ours", base or Config())
         return config, "\n".join(lines)
 
     return run
@@ -250,7 +250,7 @@ def test_a_damaged_reduced_tokenizer_is_told_key_by_key(solution, importing):
 def test_two_files_of_one_kind_are_refused_unless_they_are_equal(solution, save, tmp_path):
     state = dict(solution("report").vqgan.state_dict())
     paths = [save(state, "a.pt"), save(solution("report").state_dict(), "whole.pt")]
-    _, lines = import_lab(paths, tmp_path / "ours", Config())
+    _, lines, *_ = import_lab(paths, tmp_path / "ours", Config())
     assert f"  its tokenizer is that of {paths[0]}" in lines
     save(state | {"quant_conv.bias": state["quant_conv.bias"] + 1}, "a.pt")
     said = refusal(import_lab, paths, tmp_path / "ours", Config())

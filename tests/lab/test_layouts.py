@@ -287,7 +287,8 @@ def base(config, changed):
 
 def imported(state: object, base, tmp_path, attention: str | None):
     torch.save(state, tmp_path / "lab.pt")
-    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, attention=attention)
+    path = tmp_path / "lab.pt"
+    config, lines, *_ = import_lab([path], tmp_path / "ours", base, attention=attention)
     return config, "\n".join(lines)
 
 
@@ -532,14 +533,14 @@ def test_safetensors_of_a_solution_are_converted_but_not_taken_directly(
 ):
     state, path = lab_state(make), tmp_path / "lab.safetensors"
     save_file(state, path)
-    config, _ = import_lab([path], tmp_path / "ours", base)
+    config, *_ = import_lab([path], tmp_path / "ours", base)
     assert_same(dict(load_file(config.transformer_weights)), state)
     with pytest.raises(UserError, match=r"converted first: python -m utils.weights.import_lab .*l"):
         load_transformer(path, base.transformer)
     path.rename(tmp_path / "lab.pt")  # the content tells, not the suffix
-    config, _ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base)
+    config, *_ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base)
     torch.save(state, path)
-    config, _ = import_lab([path], tmp_path / "ours", base)
+    config, *_ = import_lab([path], tmp_path / "ours", base)
     assert_same(dict(load_file(config.transformer_weights)), state)
     path.write_bytes((tmp_path / "lab.pt").read_bytes()[:100])
     with pytest.raises(UserError, match="damaged or no weights file"):

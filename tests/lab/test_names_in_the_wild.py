@@ -85,7 +85,7 @@ def renamed(lab: LabTransformer, naming: dict[str, str]) -> dict[str, Tensor]:
 
 def check_same(lab, base, state, tmp_path, roles=None) -> None:
     torch.save(state, tmp_path / "lab.pt")
-    config, _ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, roles=roles)
+    config, *_ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, roles=roles)
     ours = load_transformer(config.transformer_weights, config.transformer)
     ids = torch.randint(17, (5, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

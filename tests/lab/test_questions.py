@@ -105,7 +105,7 @@ def built(attention: type[nn.Module], *arguments: object) -> LabTransformer:
 def imported(lab: LabTransformer, base, tmp_path, **settle) -> tuple[nn.Module, str]:
     """The imported network, and what was said."""
     torch.save(lab.state_dict(), tmp_path / "lab.pt")
-    config, lines = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, **settle)
+    config, lines, *_ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base, **settle)
     return load_transformer(config.transformer_weights, config.transformer), "\n".join(lines)
 
 
@@ -212,7 +212,7 @@ def test_a_stored_root_of_the_width_is_left_out_where_it_is_what_is_computed(bas
     state |= {f"blocks.{i}.Attention.scale": torch.tensor(WIDTH**0.5) for i in (0, 1)}
     torch.save(state, tmp_path / "lab.pt")
     path, out = tmp_path / "lab.pt", tmp_path / "ours"
-    config, lines = import_lab([path], out, base, attention="root-of-width")
+    config, lines, *_ = import_lab([path], out, base, attention="root-of-width")
     check_same(load_transformer(config.transformer_weights, config.transformer), lab)
     assert "left out, the factor of the scores, as here: blocks.0" in "\n".join(lines)
 
@@ -275,7 +275,7 @@ def test_fused_names_of_a_source_that_computes_something_else_are_asked_about(
     path, out = tmp_path / "lab.pt", tmp_path / "ours"
     with pytest.raises(UserError, match="which no .* --attention merged-heads, which is refused"):
         import_lab([path], out, base)
-    config, _ = import_lab([path], out, base, attention="standard")
+    config, *_ = import_lab([path], out, base, attention="standard")
     check_same(load_transformer(config.transformer_weights, config.transformer), lab)
 
 
@@ -291,7 +291,7 @@ def test_a_source_of_one_head_is_asked_about_its_heads(base, changed, tmp_path):
         import_lab([path], out, base)
     one = changed(base, {"transformer.num_heads": 1})
     assert import_lab([path], out, one)[0].transformer.num_heads == 1
-    config, _ = import_lab([path], out, base, attention="standard")
+    config, *_ = import_lab([path], out, base, attention="standard")
     check_same(load_transformer(config.transformer_weights, config.transformer), lab)
 
 
@@ -376,7 +376,7 @@ def test_an_output_that_unifies_heads_is_no_list_of_heads(base, tmp_path):
         key.replace("proj.", "unifyheads.0."): value for key, value in lab.state_dict().items()
     }
     torch.save(state, tmp_path / "lab.pt")
-    config, _ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base)
+    config, *_ = import_lab([tmp_path / "lab.pt"], tmp_path / "ours", base)
     assert config.transformer.num_heads == HEADS
     check_same(load_transformer(config.transformer_weights, config.transformer), lab)
 

@@ -49,7 +49,7 @@ def test_a_reduced_solution_computes_the_same_for_many_images(solution, save, tm
         save(lab.vqgan.state_dict(), "VQGAN.pt"),
         save(lab.transformer.state_dict(), "transformer.pt"),
     ]
-    config, _ = import_lab(files, tmp_path / "ours", Config())
+    config, *_ = import_lab(files, tmp_path / "ours", Config())
     images = torch.randn(24, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     check_same(lab, config, images)
 
@@ -58,5 +58,5 @@ def test_a_reduced_solution_computes_the_same_for_many_images(solution, save, tm
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_full_size_solution_computes_the_same(solution, save, tmp_path: Path, variant):
     lab = solution(variant, full=True)
-    config, _ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
+    config, *_ = import_lab([save(lab.state_dict(), "whole.pt")], tmp_path / "ours", Config())
     check_same(lab, config, torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tarfile
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_the_best_transformer_is_graded_with_the_tokenizer_of_a_whole_checkpoint
     found, _ = taken(folder)
     assert found == {"transformer": "best_val.pth", "tokenizer": "checkpoint_epoch_150.pth"}
     choice = {kind: folder / name for kind, name in found.items()}
-    _, lines = import_lab(sorted(choice.values()), tmp_path / "ours", Config(), choice=choice)
+    _, lines, *_ = import_lab(sorted(choice.values()), tmp_path / "ours", Config(), choice=choice)
     assert f"  its transformer is left out, as that of {folder / 'best_val.pth'} is taken" in lines
     written = load_file(tmp_path / "ours/transformer.safetensors")
     torch.testing.assert_close(written["bias"], best["bias"], rtol=0, atol=0)
@@ -109,6 +110,20 @@ def test_tensors_of_something_else_are_left_out_with_a_note(lab, handed_in):
     assert [note.partition(" unexpected keys: ")[0] for note in notes] == [
         f"left out: {folder / name}: 2" for name in ("z.pth", "vit.pth", "a.pt")
     ]
+
+
+def test_a_torchscript_program_next_to_a_transformer_is_left_out_with_a_note(lab, handed_in):
+    folder = handed_in({"transformer.pt": lab.transformer.state_dict()})
+    with zipfile.ZipFile(folder / "scripted.pt", "w") as archive:
+        for name in ("version", "data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"scripted/{name}", b"3\n")
+    found, notes = taken(folder)
+    assert found == {"transformer": "transformer.pt"}
+    reason = f"{folder / 'scripted.pt'}: is a TorchScript program, which is not opened"
+    assert [note.partition("; ")[0] for note in notes] == [f"left out: {reason}"]
+    (folder / "transformer.pt").unlink()
+    with pytest.raises(UserError, match=reason):
+        taken(folder)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError, one_of
-from config.loading import Override, load_config, yaml_text
+from config.loading import Override, load_config
+from config.reference import yaml_text
 from config.schema import Config
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.pretrained import or_pretrained

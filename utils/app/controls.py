@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 from pydantic import BaseModel
 
-from config.loading import Override, yaml_word
+from config.loading import Override
+from config.reference import yaml_word
 from config.schema import Config, DecodingConfig
 from utils.inpainting.outputs import OUTPUT_ONLY
 

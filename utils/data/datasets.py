@@ -1,4 +1,4 @@
-"""Images for inpainting, read on demand, and for training, in memory, and as networks take them.
+"""Images to repair, their masks and ground truth, read on demand, and as networks take them.
 
 A hole mask is True where a pixel is hidden. Letters: B batch, H height, W width.
 """
@@ -6,39 +6,99 @@ A hole mask is True where a pixel is hidden. Letters: B batch, H height, W width
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
+from fid.names import rows_by_name
 from fid.pixels import profile_of
 from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import UserError, printable
-from config.schema import DataConfig
 from utils.data.pairs import (
     check_same_size,
     image_files,
     images_and_masks,
-    list_images,
     pair,
     prepared_parts,
     warn_if_inverted,
 )
-from utils.data.truth import open_truth
-from utils.io.files import read_ahead
-from utils.io.images import KNOWN, MASK_THRESHOLD, load_mask, load_rgb, tell_of_profile
+from utils.io.images import KNOWN, MASK_THRESHOLD, load_mask, load_rgb
+from utils.io.messages import as_user_error, note
 
 Channels = Sequence[float]  # red, green, blue, in 0..1
 
 ALPHA = Path("alpha")  # stands for the images' own transparency
 SUSPICIOUS_SHARE = 0.7  # hidden share above which a mask may be inverted
-LOADING_THREADS, LOADED_AHEAD = 4, 64
+
+
+class TruthFiles:
+    """Ground truth as one image file for each masked image."""
+
+    def __init__(self, source: Path, images: list[Path]) -> None:
+        files = image_files(source, "a folder, an image or a .csv")
+        self.location = files[0].parent
+        self.files = pair(images, files, "ground truths")
+
+    def name(self, index: int) -> str:
+        """File name of an image's truth, within the location."""
+        return self.files[index].name
+
+    def bytes_on_disk(self) -> int:
+        """Total size of the files, by which the scorer recognises them."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Read the ground truth of an image, uint8 (H, W, 3)."""
+        return np.asarray(load_rgb(self.files[index]))
+
+
+class TruthTable:
+    """The lab's `test_gt.csv`: one row of H*W*3 values 0..255 per image."""
+
+    files: Sequence[Path] = ()  # it has no pictures
+
+    def __init__(
+        self,
+        path: Path,
+        images: Sequence[Path],
+        masks: Sequence[Path] = (),
+        all_masks: Sequence[Path] = (),
+    ) -> None:
+        """masks: the images' own, out of all there are, which tell which rows have no image."""
+        from fid.images import CsvImages  # imported here: few jobs have a table
+
+        self.location = path
+        with as_user_error():
+            self.rows = CsvImages(path)
+        count, surplus = len(images), len(self.rows) - len(images)
+        if surplus < 0:
+            raise UserError(f"{path}: {len(self.rows)} rows for {count} images")
+        self.row_of: Sequence[int] = range(count)
+        if surplus:
+            places = {mask: place for place, mask in enumerate(all_masks)}
+            if len(places) == len(self.rows):
+                self.row_of, how = [places[mask] for mask in masks], "each has its mask's row"
+            else:
+                self.row_of, how = rows_by_name([path.name for path in images], len(self.rows))
+            note(f"{path}: {surplus} rows more than images are left out; {how}")
+
+    def name(self, index: int) -> int:
+        """The row of an image, counted from 0 after the header."""
+        return self.row_of[index]
+
+    def bytes_on_disk(self) -> int:
+        """Size of the table."""
+        return self.rows.bytes_on_disk()
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Read the row of an image, which is square, uint8 (H, W, 3)."""
+        with as_user_error():
+            return self.rows.decoded(self.row_of[index])
 
 
 @dataclass(frozen=True)
@@ -86,7 +146,11 @@ class InpaintingSet:
         if not self.from_alpha:
             self.masks = pair(self.images, found, "masks", by_order=pair_by_order, spare=True)
         self.mask_threshold = mask_threshold or (KNOWN if self.from_alpha else MASK_THRESHOLD)
-        self.truth = open_truth(ground_truth, self.images, self.masks, found)
+        self.truth: TruthFiles | TruthTable | None = None
+        if ground_truth and ground_truth.suffix.lower() == ".csv":
+            self.truth = TruthTable(ground_truth, self.images, self.masks, found)
+        elif ground_truth:
+            self.truth = TruthFiles(ground_truth, self.images)
         self.invert_masks = invert_masks
         self.warned = False
 
@@ -126,7 +190,8 @@ class InpaintingSet:
             return None
         truth = self.truth.pixels(index)
         image = np.asarray(load_rgb(self.images[index])) if image is None else image
-        check_same_size(self.images[index], image, self.truth.location, truth)
+        place = self.truth.files[index] if self.truth.files else self.truth.location
+        check_same_size(self.images[index], image, place, truth)
         return truth
 
 
@@ -149,35 +214,6 @@ def to_uint8(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     mean, std = _columns(images, mean, std)
     values = (images.float() * std + mean) * 255
     return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def load_images(folder: Path, image_size: int) -> Tensor:
-    """All images of a folder in natural order, (n, 3, H, W) uint8; 12 kB per image at 64 x 64.
-
-    Raises `UserError` if their sides are not of ``image_size`` pixels.
-    """
-    paths = list_images(folder)
-    images = torch.empty(len(paths), 3, image_size, image_size, dtype=torch.uint8)
-
-    def load(i: int) -> None:
-        image = load_rgb(paths[i])
-        if image.size != (image_size, image_size):
-            found = f"{image.width} x {image.height} pixels, not {image_size} x {image_size}"
-            place = shlex.quote(str(folder))
-            resize = f"prepare_data.py images {place} --image-size {image_size} --out DIR"
-            raise UserError(f"{paths[i]}: {found}; resize the set with: {resize}")
-        tell_of_profile(profile_of(image), str(paths[i]))
-        images[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-    done = read_ahead(load, range(len(paths)), LOADING_THREADS, LOADED_AHEAD)
-    for _ in tqdm(done, folder.name, len(paths), unit="image"):
-        pass
-    return images
-
-
-def split_images(data: DataConfig, split: Literal["train", "val"]) -> Tensor:
-    """Images of a split, (n, 3, H, W) uint8."""
-    return load_images(data.folder(split), data.image_size)
 
 
 def _columns(images: Tensor, mean: Channels, std: Channels) -> tuple[Tensor, Tensor]:

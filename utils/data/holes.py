@@ -15,9 +15,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache
 from itertools import repeat
 
@@ -154,16 +155,24 @@ def begin_filling(
         return lambda: filled(images, holes, image_ids, how)
     starts = range(0, len(images), IMAGES_A_TASK)
     parts = ([a[i : i + IMAGES_A_TASK] for i in starts] for a in (images, holes, image_ids))
-    found = _pool().map(filled, *parts, repeat(how))
+    with _told_of_deaths():
+        found = _pool().map(filled, *parts, repeat(how))
 
+    @_told_of_deaths()
     def result() -> Filled:
-        try:
-            filled_images, made = zip(*found, strict=True)
-        except BrokenProcessPool:
-            raise UserError("a process that fills holes died; is there enough memory?") from None
+        filled_images, made = zip(*found, strict=True)
         return np.concatenate(filled_images), np.concatenate(made)
 
     return result
+
+
+@contextmanager
+def _told_of_deaths() -> Iterator[None]:
+    """Turn the death of a worker process, maybe one that was idle, into a `UserError`."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise UserError("a process that fills holes died; is there enough memory?") from None
 
 
 @cache

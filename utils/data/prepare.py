@@ -27,7 +27,7 @@ from tqdm import tqdm
 from config.errors import UserError
 from utils.data.holes import DEFAULT_SHARE, check_holes, draw_hole
 from utils.data.photos import Photos
-from utils.data.sources import SPLIT_NAMES, Counts, ImageFiles, Splits
+from utils.data.sources import SPLIT_NAMES, Counts, ImageFiles, Splits, too_few
 from utils.io.files import read_ahead
 from utils.io.images import HOLE, HOLE_COLOUR, KNOWN, encode_png
 from utils.io.messages import check_limit, raise_if_machine
@@ -86,6 +86,9 @@ def prepare(
     settings.check()
     out = Path(os.path.realpath(out))
     _check_out(out, source.path)
+    if isinstance(source, ImageFiles) and sum(settings.split) > len(source.files):
+        number = len(source.files)  # before any is read
+        raise too_few(source.label, f"{number} files", settings.counts, number)
     origin = {
         "recipe": RECIPE,
         "kind": source.kind,

@@ -26,15 +26,13 @@ from config.errors import MachineError, UserError
 from utils.data.pairs import tell_left_out
 from utils.io.files import read_ahead
 from utils.io.images import load_rgb, tell_of_profile
-from utils.io.messages import check_limit, raise_if_machine
+from utils.io.messages import check_limit, note_once, raise_if_machine
 
 Counts = dict[str, int]  # images by split
 Splits = dict[str, list[np.ndarray]]
 SPLIT_NAMES = ("train", "val", "test")
 DECODED_AHEAD = 64  # decoded images waiting to be used
-OF_THE_FILE = (  # errors that concern one file only
-    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP),
-)
+OF_THE_FILE = errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP  # errors of one file only
 
 
 class ImageFiles:
@@ -93,8 +91,8 @@ class ImageFiles:
         dealt = deal(copies, counts)
         if dealt is None:
             found = ", ".join(f"{number} {what}" for what, number in self.report.items())
-            few = f"{self.label}: too few usable images ({found}; copies of an image share a split)"
-            raise too_few(few, counts, len(images))
+            found += "; copies of an image share a split"
+            raise too_few(self.label, found, counts, len(images))
         return {split: [images[digest] for digest in dealt[split]] for split in SPLIT_NAMES}
 
     def _decoded(self, names: list[str], image_size: int, workers: int) -> Iterator[np.ndarray]:
@@ -104,6 +102,9 @@ class ImageFiles:
             try:
                 image = load_rgb(io.BytesIO(self.read(name)), name)
                 tell_of_profile(profile_of(image), name)
+                if min(image.size) < image_size:
+                    found = f"{name} has {image.width} x {image.height} pixels"
+                    note_once("enlarged", f"{found}; it is enlarged to {image_size} x {image_size}")
                 return square_crop(image, image_size)
             except MachineError:
                 raise
@@ -138,12 +139,13 @@ def deal(copies: Counts, counts: Counts) -> dict[str, list[str]] | None:
     return dealt if all(len(dealt[split]) == counts[split] for split in SPLIT_NAMES) else None
 
 
-def too_few(found: str, counts: Counts, number: int) -> UserError:
+def too_few(label: str, found: str, counts: Counts, number: int) -> UserError:
     """The error for a split larger than the number of images; suggests one that fits."""
     wanted = " + ".join(str(counts[split]) for split in SPLIT_NAMES)
     tenth = max(2, number // 10)  # a score needs two
     advice = f"; try --split {number - 2 * tenth} {tenth} {tenth}" if number >= 6 else ""
-    return UserError(f"{found}, but --split asks for {wanted} = {sum(counts.values())}{advice}")
+    few = f"{label}: too few usable images ({found})"
+    return UserError(f"{few}, but --split asks for {wanted} = {sum(counts.values())}{advice}")
 
 
 def square_crop(image: Image.Image, size: int) -> np.ndarray:

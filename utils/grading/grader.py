@@ -37,7 +37,6 @@ from utils.weights.lab_naming import Settled
 
 READERS = 4  # threads that read images for a GPU
 DIGITS = 4  # of a score, as the scorer prints it
-DETAILS = ("  keys: ", "  renamed: ", "  read from the shapes: ")  # lines of an import, no notes
 NO_SOLUTIONS = {".md", ".txt", ".db", ".ini"}  # as README.md, Thumbs.db and desktop.ini
 CERTIFICATE, RECORD = "certificate.json", "grade.json"
 
@@ -101,7 +100,8 @@ class Grader:
         recorded = _recorded(place / RECORD)
         try:
             solution = Solution.of(path)
-            fingerprint = f"{content_hash(solution.files)} {self._task}"
+            names = [solution.name_of(file) for file in solution.files]  # they tell which is best
+            fingerprint = f"{content_hash(solution.files)} {names} {self._task}"
             if recorded and recorded.fingerprint == fingerprint and not recorded.error:
                 return recorded
             found = self._repaired(solution, place, notes)
@@ -152,21 +152,20 @@ class Grader:
         notes: list[str],
     ) -> dict[str, str]:
         """Repair with networks in our form and others; returns fields of `Grade`."""
-        networks, lines = ours | foreign, []
+        attention = ""
         for kind, path in ours.items():  # imported before
             section = getattr(config, kind).model_copy(update={"weights": path})
             config = config.model_copy(update={kind: section})
         if foreign:
             files = sorted(set(foreign.values()))
-            config, lines = import_lab(files, place / "imported", config, choice=networks)
-            inner = (line for line in lines if line.startswith(" "))
-            notes += [line.strip() for line in inner if not line.startswith(DETAILS)]
+            found = import_lab(files, place / "imported", config, choice=ours | foreign)
+            config, attention = found.config, found.attention
+            notes += found.notes
         if config.tokenizer.weights is None:
             raise UserError("brings no tokenizer; give one to all with --tokenizer")
         inpaint_set(config, self.dataset, place)
-        variant = [line.split("attention variant ")[1] for line in lines if "attention var" in line]
         return {
-            "attention": variant[0].rpartition(", ")[0] if variant else "",
+            "attention": attention,
             "rule": f"{config.decoding.rule} {config.decoding.mask_schedule}",
             "results": str(place / RESULTS),
         }

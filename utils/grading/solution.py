@@ -13,10 +13,9 @@ from typing import Any
 from fid.names import is_hidden, is_picture, natural_key, trailing_number
 
 from config.errors import MachineError, UserError
-from config.loading import LAB_FORM, Override, load_config
+from config.loading import LAB_FORM, Override, load_config, read_yaml
 from config.schema import Config
 from config.section import Section
-from config.yaml_file import read_yaml
 from utils.data.pairs import IMAGES, MASKS, TRUTH
 from utils.inpainting.outputs import RESULTS
 from utils.weights.description import TRANSFORMER, WEIGHTS_FILES, described

@@ -26,9 +26,8 @@ from utils.device import is_main, rank, world_size
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.manifest import Manifest
 from utils.inpainting.outputs import Outputs, Repair, input_digest, settings_of
-from utils.io.files import WriteBehind, read_ahead
+from utils.io.files import WriteBehind, alone_in, read_ahead
 from utils.io.images import opened
-from utils.io.lock import alone_in
 
 THREADS = 2  # that read, and that write
 HELD_BYTES = 1 << 28  # of images read ahead, and of those waiting to be written

@@ -13,7 +13,7 @@ from config.section import user_path
 from utils.device import is_main
 from utils.io.files import ROOT
 from utils.io.messages import message_of, note, note_once
-from utils.weights.description import WEIGHTS_FILES
+from utils.weights.description import WEIGHTS_FILES, read_header
 
 if TYPE_CHECKING:
     import torch  # takes seconds
@@ -91,6 +91,10 @@ def as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerC
         if others and is_main():
             note(f"{getattr(config, f'{name}_weights')}: overrules the config: {'; '.join(others)}")
         sections[name] = section.model_copy(update=found)
+    weights, ours = config.transformer_weights, config.data.normalisation
+    pixels = read_header(weights).get("pixels", ours)
+    if pixels != ours and is_main():
+        note(f"{weights}: was trained with {pixels}; the config says {ours}")
     loaded, fill = config.model_copy(update=sections), config.decoding.hole_fill
     if loaded.transformer.conditioning == "pixels" and fill in FLAT_FILLS and is_main():
         note(

@@ -1,4 +1,4 @@
-"""Files: atomic writes, hashes, logs; reading ahead and writing behind in threads."""
+"""Files: atomic writes, hashes, logs, a folder's lock; reading ahead and writing behind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -15,13 +16,17 @@ from typing import TypeVar
 
 from fid.files import KEPT, naming, sync
 from fid.process import Pool
+from filelock import FileLock, Timeout
 
 from config.errors import UserError
+from utils.io.messages import note
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ROOT = Path(__file__).resolve().parents[2]  # of the project
+LOCK = ".lock"
+NO_LOCKS = "no locks here; run one process at a time"
 
 
 def of_project(path: str | Path) -> Path:
@@ -64,6 +69,49 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be made: {error.strerror}") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: no permission to write here")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes; the kernel releases the lock when this one dies.
+
+    If the file system cannot lock, prints a note and continues. Raises `UserError` immediately if
+    another process holds the lock or the lock file cannot be opened. Under torchrun only rank 0
+    locks.
+    """
+    make_folder(folder)
+    with _locked(folder / LOCK) as is_locked:
+        if not is_locked:
+            # A file server's error may mean either; it locks a new file if it can lock at all.
+            new = folder / f"{LOCK}-{secrets.token_hex(4)}"
+            with _locked(new) as can_lock:
+                pass
+            new.unlink(missing_ok=True)
+            if can_lock:
+                advice = "wait for it, or name another"
+                raise UserError(f"{folder}: another process is at work in this folder; {advice}")
+            note(f"{folder}: {NO_LOCKS}")
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Try to lock a file within the block; False if another process has, or no process can."""
+    lock = FileLock(path)
+    try:
+        with warnings.catch_warnings(record=True) as said:  # filelock's, where flock is missing
+            warnings.simplefilter("always")
+            lock.acquire(blocking=False)
+        if said:
+            note(f"{path.parent}: {NO_LOCKS}")
+    except (OSError, NotImplementedError) as error:
+        if not isinstance(error, Timeout) and getattr(error, "filename", None) is not None:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None  # not opened
+    try:
+        yield lock.is_locked
+    finally:
+        with suppress(OSError):  # the kernel unlocks at exit anyway
+            lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

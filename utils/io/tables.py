@@ -10,8 +10,9 @@ import io
 import re
 from collections.abc import Sequence
 
-LATEX_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"–": "--", "±": r"$\pm$"}
-LATEX_SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"–": "--", "±": r"$\pm$"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX_SPECIAL = str.maketrans(LATEX)
 BOLD = re.compile(r"\*\*(.*)\*\*")
 
 TableRow = Sequence[str]
@@ -35,7 +36,7 @@ def latex_table(heading: TableRow, rows: Sequence[TableRow], caption: str) -> st
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escaped(caption)}}}",
+            rf"\caption{{{caption.translate(LATEX_SPECIAL)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}",
             r"\hline",
             lines[0],
@@ -51,11 +52,8 @@ def latex_table(heading: TableRow, rows: Sequence[TableRow], caption: str) -> st
 
 def _latex_cell(cell: str) -> str:
     bold = BOLD.fullmatch(cell)
-    return rf"\textbf{{{_escaped(bold[1])}}}" if bold else _escaped(cell)
-
-
-def _escaped(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    text = (bold[1] if bold else cell).translate(LATEX_SPECIAL)
+    return rf"\textbf{{{text}}}" if bold else text
 
 
 def csv_table(rows: Sequence[dict[str, object]]) -> str:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from config.errors import DivergedError, SettingsError, StopRequested, UserError
 from config.loading import flat, with_settings
 from config.schema import Config, SearchConfig, TrainingConfig
-from config.search import is_whole
+from config.transformer import is_whole
 from utils.rng import generator_for
 from utils.search.seeds import take_seed
 from utils.training.token_batches import Tokens

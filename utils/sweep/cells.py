@@ -31,8 +31,7 @@ from utils.data.datasets import InpaintingSet
 from utils.device import Compute, is_main, rank, world_size
 from utils.distributed import joined, total
 from utils.inpainting.outputs import settings_digest, settings_of
-from utils.io.files import atomic, read_rows, write_text
-from utils.io.lock import alone_in
+from utils.io.files import alone_in, atomic, read_rows, write_text
 from utils.io.messages import raise_if_machine
 from utils.sweep.decode import CellDecoder, CellRow, Inputs, read_inputs
 from utils.sweep.plan import Cell, Study, walks

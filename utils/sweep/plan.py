@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import UserError, nearest, one_of, shorten
-from config.loading import yaml_word
+from config.loading import read_yaml
+from config.reference import yaml_word
 from config.schema import Config, DecodingConfig
 from config.section import reason_against, user_path
-from config.yaml_file import read_yaml
 from utils.inpainting.outputs import OUTPUT_ONLY, settings_digest
 
 AFTER_DECODING = ("sweet_spot", "composite", "feather_width")  # leave the steps unchanged

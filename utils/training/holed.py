@@ -24,8 +24,8 @@ from models.maskgit import MaskGIT
 from models.masking import token_mask_from_holes
 from models.parallel import parallel_map
 from models.vqgan import VQGAN, full_fp32
-from utils.data.augment import PLAIN_VIEWS, Views
-from utils.data.datasets import normalise, split_images
+from utils.data.augment import PLAIN_VIEWS, Views, split_images
+from utils.data.datasets import normalise
 from utils.data.holes import begin_filling
 from utils.device import Compute, autocast, cast_weights, moved
 from utils.io.files import content_hash

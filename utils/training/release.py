@@ -18,7 +18,8 @@ from models.conditioning import known_pixels
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, run
-from utils.data.datasets import normalise, split_images, to_uint8
+from utils.data.augment import split_images
+from utils.data.datasets import normalise, to_uint8
 from utils.data.holes import draw_holes
 from utils.device import pick_device
 from utils.io.files import content_hash

@@ -23,9 +23,8 @@ from config.loading import save_config
 from models.parallel import one_thread
 from utils import distributed
 from utils.device import environment, is_main
-from utils.io.files import atomic, make_folder, read_rows, remove_unfinished, write_text
+from utils.io.files import alone_in, atomic, make_folder, read_rows, remove_unfinished, write_text
 from utils.io.images import save_png
-from utils.io.lock import alone_in
 from utils.io.messages import is_out_of_memory
 from utils.training.state import BEST, LOG, STATE, Opening, clear_run, open_state, save_state
 from utils.training.throughput import Peak, Speed

@@ -26,8 +26,8 @@ from config.schema import DataConfig, TokenizerConfig
 from models.parallel import one_thread, parallel_map, workers
 from models.vqgan import VQGAN, full_fp32
 from utils.data import augment
-from utils.data.augment import PLAIN_VIEWS, Views
-from utils.data.datasets import normalise, split_images
+from utils.data.augment import PLAIN_VIEWS, Views, split_images
+from utils.data.datasets import normalise
 from utils.data.pairs import list_images
 from utils.io.files import atomic, content_hash
 from utils.io.messages import note

@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from config.errors import UserError
 from config.schema import Config, TokenizerConfig
 from models.vqgan import VQGAN
-from utils.data.datasets import split_images
+from utils.data.augment import split_images
 from utils.device import Compute, is_main
 from utils.io.messages import note
 from utils.training.run import run_alone, train

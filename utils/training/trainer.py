@@ -111,7 +111,8 @@ class Trainer(ABC):
 
     def notes(self) -> dict[str, str]:
         """Metadata of a weights file besides the network's description."""
-        return {"epoch": str(self.position.epoch), "seed": str(self.config.seed)}
+        place = {"epoch": str(self.position.epoch), "seed": str(self.config.seed)}
+        return place | {"pixels": self.config.data.normalisation}
 
     @property
     def finished(self) -> bool:

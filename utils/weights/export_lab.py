@@ -18,7 +18,7 @@ from utils.io.files import atomic
 from utils.weights.description import TOKENIZER, TRANSFORMER, read_header
 from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import PREFIXES, to_lab
-from utils.weights.lab_layouts import LAYOUTS, Weights
+from utils.weights.lab_layouts import LAYOUTS
 from utils.weights.lab_naming import VARIANTS, Naming, Settled
 from utils.weights.store import load_tokenizer, load_transformer, write_tensors
 
@@ -56,7 +56,8 @@ def export_lab(config: Config, out: Path, naming: Naming, whole: bool) -> list[s
     else:
         written = {out / NAMES[kind]: part for kind, part in parts.items()}
     for path, weights in written.items():
-        _save(path, weights)
+        with atomic(path) as temporary:
+            write_tensors(temporary, {key: value.contiguous() for key, value in weights.items()})
     lines = [f"{path}: {len(weights)} keys" for path, weights in written.items()]
     return lines + [line for kind, net in networks.items() for line in _needs(kind, net.config)]
 
@@ -80,11 +81,6 @@ def _needs(kind: str, description: TokenizerConfig | TransformerConfig) -> list[
     return [f"the solution's {kind} must be built with: {text}"] if other else []
 
 
-def _save(path: Path, weights: Weights) -> None:
-    with atomic(path) as temporary:
-        write_tensors(temporary, {key: value.contiguous() for key, value in weights.items()})
-
-
 def _naming(
     config: Config, variant: str | None, like: Path | None, layout: str | None = None
 ) -> Naming:
@@ -102,15 +98,18 @@ def main() -> None:
     parser = ArgumentParser(description=first_line(__doc__))
     add_config_arguments(parser, OPTIONS)
     parser.add_argument("--out", "--output", type=Path, required=True, help="folder to write")
-    parser.add_argument(
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument(
         "--variant",
         choices=VARIANTS,
         help="how attention's keys are called (default as in the file that was imported)",
     )
-    parser.add_argument("--like", type=Path, metavar="FILE", help="name them as this lab file does")
+    names.add_argument("--like", type=Path, metavar="FILE", help="name them as this lab file does")
     parser.add_argument("--attention", choices=LAYOUTS, help="how the matrices of --like lie")
     parser.add_argument("--whole", action="store_true", help="both networks in one file")
     args = parser.parse_args()
+    if args.attention and not args.like:
+        parser.error("--attention says how the matrices of --like FILE lie; give both")
     config = load_config(args.config, as_overrides(args, OPTIONS))
     naming = _naming(config, args.variant, args.like, args.attention)
     print("\n".join(export_lab(config, args.out, naming, args.whole)))

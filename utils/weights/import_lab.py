@@ -15,7 +15,7 @@ import shlex
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -23,11 +23,9 @@ from config.decoding import RULES
 from config.errors import UserError
 from config.loading import Override, load_config, save_config
 from config.schema import Config
-from models.transformer import BidirectionalTransformer
-from models.vqgan import VQGAN
 from utils.cli import ArgumentParser, add_config_arguments, first_line, run
 from utils.io.files import atomic, content_hash, write_text
-from utils.weights.description import TOKENIZER, TRANSFORMER, WEIGHTS_FILES
+from utils.weights.description import TOKENIZER, TRANSFORMER, WEIGHTS_FILES, without_values
 from utils.weights.lab_file import read_lab_file
 from utils.weights.lab_keys import LabFile, Part, one_of_each
 from utils.weights.lab_layouts import LAYOUTS
@@ -50,6 +48,18 @@ UNSUPPORTED = {  # blocks of public solutions; no file reveals it, though a name
 }
 
 
+class Imported(NamedTuple):
+    """Converted networks, and what to tell about them."""
+
+    config: Config
+    lines: list[str]
+    """All there is to print, the notes among them."""
+    notes: list[str]
+    """What was assumed or left out."""
+    attention: str
+    """What the layers of attention are called; empty without a transformer."""
+
+
 def import_lab(
     paths: list[Path],
     out: Path,
@@ -59,8 +69,8 @@ def import_lab(
     roles: Roles | None = None,
     attention: str | None = None,
     choice: Mapping[str, Path] | None = None,
-) -> tuple[Config, list[str]]:
-    """Convert the networks in some files; returns the config that runs them and lines to print.
+) -> Imported:
+    """Convert the networks in some files.
 
     ``base`` gives settings that the files do not contain; entry, roles and attention (one of
     LAYOUTS) resolve ambiguities. choice: the file to take each network from, maybe none of
@@ -71,13 +81,16 @@ def import_lab(
     files = [read_lab_file(path, settled) for path in paths]
     parts = one_of_each(files, choice)
     lines = [line for f in files for line in (f"{f.name}:", *(f"  {note}" for note in f.notes))]
+    notes = [note for file in files for note in file.notes]
     keys, problems = [], []
     descriptions: dict[str, Any] = {}
     for kind, (file, part) in parts.items():
         description = describe(part, getattr(base, kind), file.name)
         descriptions[kind] = description
         report = key_report(part, description)
-        lines += _summary(part, report, description, getattr(base, kind))
+        found = _assumed(part, description, getattr(base, kind))
+        lines += [*_summary(part, report, description), *(f"  {text}" for text in found)]
+        notes += found
         keys += [f"# {file.name}: {kind}", *report.lines()]
         if report.problems():
             problems.append(f"{file.name}: {kind}: {report.problems()}{cure(part, description)}")
@@ -89,21 +102,16 @@ def import_lab(
         if os.path.realpath(path) in written:
             raise UserError(f"{path}: would be replaced; name another --out")
     config = _config(base, out, descriptions)
-    for kind, (file, part) in parts.items():
-        _convert(file, part, descriptions[kind], out)
-    write_text(out / "keys.txt", "\n".join(keys) + "\n")
-    with atomic(out / "config.yml") as temporary:
-        save_config(config, temporary)
-    return config, lines
+    _write(out, config, parts, keys)
+    naming = parts[TRANSFORMER][1].naming.title if TRANSFORMER in parts else ""
+    return Imported(config, lines, notes, naming)
 
 
-def _summary(part: Part, report: KeyReport, description: Any, expected: Any) -> list[str]:
-    """Lines that summarise the import of one network; expected: its section of the base config."""
+def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
+    """Lines about the keys and shapes of one network."""
     variant = f", attention variant {part.naming.title}" if part.kind == TRANSFORMER else ""
     count = sum(value.numel() for value in part.weights.values())
     read = description.model_dump(exclude=set(NOT_READ[part.kind]))
-    taken = description.model_dump(include=set(NOT_READ[part.kind]))
-    attention = [f"  assumed: {assumed(part.naming)}; compare with the source"]
     return [
         f"{part.kind}{variant}, {count / 1e6:.2f} M values",
         f"  keys: {len(report.matched)} matched, {len(report.renamed)} renamed, "
@@ -111,9 +119,17 @@ def _summary(part: Part, report: KeyReport, description: Any, expected: Any) -> 
         f"{len(report.shapes)} of another shape",
         *(f"  renamed: {text}" for text in _patterns(report.renamed)),
         f"  read from the shapes: {_as_text(read)}",
-        f"  assumed, as in no shape: {_as_text(taken)}",
+    ]
+
+
+def _assumed(part: Part, description: Any, expected: Any) -> list[str]:
+    """Notes on what no shape tells; expected: the network's section of the base config."""
+    taken = description.model_dump(include=set(NOT_READ[part.kind]))
+    attention = [f"assumed: {assumed(part.naming)}; compare with the source"]
+    return [
+        f"assumed, as in no shape: {_as_text(taken)}",
         *(attention if part.kind == TRANSFORMER else []),
-        *(f"  {text}" for text in not_followed(description, expected)),
+        *not_followed(description, expected),
     ]
 
 
@@ -151,13 +167,20 @@ def _config(base: Config, out: Path, descriptions: dict[str, Any]) -> Config:
         raise UserError(f"the files do not fit together: {message}{rows}") from None
 
 
-def _convert(file: LabFile, part: Part, description: Any, out: Path) -> None:
-    """Load the weights strictly and write them in float32 with their source."""
-    network = (VQGAN if part.kind == TOKENIZER else BidirectionalTransformer)(description)
-    fill(network, part.weights, Path(file.name))
-    notes = {"source": Path(file.name).name, "source_sha256": content_hash([Path(file.name)])}
-    notes |= {"attention": part.naming.as_text()}
-    save_weights(out / WEIGHTS_FILES[part.kind], network.state_dict(), description, notes)
+def _write(
+    out: Path, config: Config, parts: dict[str, tuple[LabFile, Part]], keys: list[str]
+) -> None:
+    """Load the weights strictly; write them in float32 with their source, and how to use them."""
+    for kind, (file, part) in parts.items():
+        source = Path(file.name)
+        network = fill(without_values(getattr(config, kind)), part.weights, source)
+        notes = {"source": source.name, "source_sha256": content_hash([source])}
+        notes |= {"attention": part.naming.as_text()}
+        weights = network.state_dict()
+        save_weights(out / WEIGHTS_FILES[kind], weights, getattr(config, kind), notes)
+    write_text(out / "keys.txt", "\n".join(keys) + "\n")
+    with atomic(out / "config.yml") as temporary:
+        save_config(config, temporary)
 
 
 def role_map(text: str) -> Roles:
@@ -213,11 +236,11 @@ def main() -> None:
             "logits here. Let the solution repair the images itself, and score its results folder"
         )
     base = _base(args)
-    config, lines = import_lab(args.files, args.out, base, entry=args.entry, roles=args.map,
-                               attention=args.attention)  # fmt: skip
-    print("\n".join(lines))
+    imported = import_lab(args.files, args.out, base, entry=args.entry, roles=args.map,
+                          attention=args.attention)  # fmt: skip
+    print("\n".join(imported.lines))
     for kind in (TOKENIZER, TRANSFORMER):
-        if getattr(config, kind).weights is None:
+        if getattr(imported.config, kind).weights is None:
             print(f"no {kind} in these files: give one to inpainting.py with --{kind}")
     path = shlex.quote(str(args.out / "config.yml"))
     print(f"run it: python inpainting.py --config {path} --data DIR")

@@ -95,7 +95,10 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
 
 
 def _other_archive(path: Path) -> str | None:
-    """What an archive of another kind holds, and what to do with it; None for any other file."""
+    """What an archive of another kind holds, and what to do with it; None for any other file.
+
+    Raises `NotOpenedError` for a TorchScript program.
+    """
     names: list[str] = []
     with suppress(*BROKEN_FILE, zipfile.BadZipFile, tarfile.TarError):
         if tarfile.is_tarfile(path):  # first, as one of checkpoints ends as a zip file does
@@ -105,7 +108,7 @@ def _other_archive(path: Path) -> str | None:
             names = zipfile.ZipFile(path).namelist()
     names = [name for name in names if not is_hidden(name)]
     if any(name.endswith("/constants.pkl") for name in names):
-        return f"is a TorchScript program, which is not opened{SAVE_AGAIN}"
+        raise NotOpenedError(f"{path}: is a TorchScript program, which is not opened{SAVE_AGAIN}")
     if inner := [name for name in names if name.lower().endswith(WEIGHTS_SUFFIXES)]:
         return f"is an archive that contains {', '.join(inner)}; unpack it and name these files"
     return None

@@ -30,7 +30,6 @@ from utils.weights.lab_extras import (
     without_extras,
     without_unused,
 )
-from utils.weights.lab_heads import ask_heads
 from utils.weights.lab_layouts import KEY, Weights, renamed
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, to_naming
 from utils.weights.lab_networks import (
@@ -41,7 +40,7 @@ from utils.weights.lab_networks import (
     same_weights,
     titles,
 )
-from utils.weights.lab_questions import ask_activation
+from utils.weights.lab_questions import ask_activation, ask_heads
 
 PREFIXES = {"vqgan.": TOKENIZER, "transformer.": TRANSFORMER}  # in an exported whole model
 UNSETTLED = Settled()

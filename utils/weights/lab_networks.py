@@ -39,7 +39,7 @@ class UnknownKeysError(NothingFoundError):
 
 
 class NotOpenedError(NothingFoundError):
-    """A file of objects that are not opened, with no known network next to them."""
+    """A program, or objects that are not opened, with no known network next to them."""
 
 
 @dataclass(frozen=True)

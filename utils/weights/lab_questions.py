@@ -1,17 +1,21 @@
 """What no lab file tells about its blocks: questions to the user, and notes on what is assumed.
 
-Letters: B batch, N tokens, D width of the transformer, d = D / heads.
+Some public solutions compute something else. They are recognised by the names of attention's
+layers, but others may have the same names, so the user is asked. Nor does any shape tell the number
+of heads, which a file may state among its settings.
+Letters: B batch, N tokens, D width of the transformer, H heads, d = D / H.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 
 from config.errors import UserError
-from utils.weights.lab_layouts import ROOT_OF_WIDTH, Weights, is_bare, starred
+from config.schema import TransformerConfig
+from utils.weights.lab_layouts import LAYOUTS, ROOT_OF_WIDTH, Weights, is_bare, starred
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, layer_of
-from utils.weights.lab_sources import ask_source
 
 FITS = ([1, 3], [1, 1, 2], [1, 1, 1, 1])  # stacked (D, D) matrices in the layers of attention
 QUERY_SOFTMAX = re.compile(r"\bself_attention_heads\.\*")  # a list in dome272's MaskGIT
@@ -20,6 +24,40 @@ ENCODER_LAYER = ("linear1", "linear2")  # the MLP of nn.TransformerEncoderLayer
 NORMS = ("LN", "LayerNorm", "final_norm", "Token_Prediction.2")  # our keys begin so
 FIRST = re.compile(r"(?<!\d)0$")  # qs.0, the first layer of a list
 SHOWN = 4  # tensors in an error line
+HEADS = re.compile(r"(?:num_|n_?)(?:attn_|attention_)?heads?|heads")
+ASSUMED = TransformerConfig().num_heads  # the lab's, which nobody had to choose
+MAX_DEPTH = 5  # of nested settings
+BY_WIDTH = "divides scores by √D instead of √d", f"--attention {ROOT_OF_WIDTH}"
+BY_HEAD = "reshapes to (B, N, H, 3 d) before it splits", "--attention rows-by-head"
+MERGED = "--attention merged-heads"
+SOURCES = {  # layers of attention in a block -> what the source computes, the flag that says so
+    "Attention.LQ Attention.LK Attention.LV Attention.projection": BY_WIDTH,
+    "Attention.queries Attention.keys Attention.values Attention.fc_out": BY_WIDTH,
+    "Attention.linear_in Attention.linear_out": BY_HEAD,
+    "Attention.generate_qkv Attention.output_linear": BY_HEAD,
+    "Attention.attention.W_qkv Attention.linear_proj": BY_HEAD,
+    "Attention.qkv_layer Attention.out_proj": (
+        "merges heads (B, H, N, d) by reshape(B, N, D)",
+        MERGED,
+    ),
+    "Attention.mul_W_Q Attention.mul_W_K Attention.mul_W_V Attention.mul_W_O": (
+        "splits heads by view(B, H, N, d) and multiplies scores by √d",
+        MERGED,
+    ),
+    "Attention.to_qkv Attention.W_o.0": ("splits q, k and v by view(3, B, H, N, d)", MERGED),
+    "Attention.transfer_qkv Attention.projection": (
+        "merges heads (B, H, N, d) by permute(1, 2, 0, 3)",
+        MERGED,
+    ),
+    "Attention.wq Attention.wk Attention.wv Attention.linear_out": (
+        "takes no softmax",
+        "--attention no-softmax",
+    ),
+    "Attention.attention_list.*.q Attention.attention_list.*.k Attention.attention_list.*.v "
+    "Attention.out_layer": ("takes the softmax over the queries", "--attention query-softmax"),
+    "Attention.attention.W_q Attention.attention.W_k Attention.attention.W_v "
+    "Attention.linear_proj": ("has one head", "--set transformer.num_heads=1"),
+}
 
 
 def ask(block: str, matrices: dict[str, int], name: str, settled: Settled) -> None:
@@ -71,6 +109,25 @@ def _ask_list(block: str, matrices: dict[str, int], name: str, settled: Settled)
             )
 
 
+def ask_source(block: str, matrices: dict[str, int], name: str, settled: Settled) -> None:
+    """Raise `UserError` if a block's layers are called as in one of SOURCES.
+
+    matrices: key -> number of stacked matrices. --attention answers, and the number of heads.
+    """
+    layers = {layer_of(key) for key in matrices}
+    for names, (computes, flag) in SOURCES.items():
+        if layers != set(names.split()) or flag == f"--set transformer.num_heads={settled.heads}":
+            continue
+        option, _, choice = flag.partition(" ")
+        is_refused = option == "--attention" and choice not in LAYOUTS
+        refused = ", which is refused, as it gives other logits here," if is_refused else ""
+        raise UserError(
+            f"{name}: {', '.join(block + layer for layer in names.split())}: the public solution "
+            f"of these names {computes}, which no file tells; say with utils.weights.import_lab "
+            f"{flag}{refused} or, if this one does not, --attention standard"
+        )
+
+
 def ask_activation(layers: dict[str, str], name: str, settled: Settled) -> None:
     """Raise `UserError` for an MLP named as in a layer of PyTorch that uses ReLU by default.
 
@@ -94,6 +151,36 @@ def ask_norms(layers: list[str], name: str, settled: Settled) -> None:
             "tells; say with --attention of utils.weights.import_lab: standard for LayerNorm with "
             "bias=False, or rms-norm, which is refused, as it gives other logits here"
         )
+
+
+def ask_heads(content: object, naming: Naming, name: str, settled: Settled) -> list[str]:
+    """Notes on numbers of heads that a file states, unless one is the number used.
+
+    Raises `UserError` if the number used is only assumed. --attention answers.
+    """
+    heads = naming.heads or settled.heads
+    stated = dict(_stated(content, "", 0))
+    if not heads or not stated or heads in stated.values():
+        return []
+    shown = ", ".join(f"{key} {number}" for key, number in stated.items())
+    if heads != ASSUMED or naming.heads or settled.layout is not None:
+        return [f"the file says {shown}; taken are {heads} heads"]
+    raise UserError(
+        f"{name}: the file says {shown}, but transformer.num_heads is {heads}; say --set "
+        f"transformer.num_heads={next(iter(stated.values()))} or, if these are not its heads, "
+        "--attention standard of utils.weights.import_lab"
+    )
+
+
+def _stated(content: object, path: str, depth: int) -> Iterator[tuple[str, int]]:
+    """Key and value of every number of heads in dictionaries and attributes of objects."""
+    settings = getattr(content, "attributes", content)
+    if not isinstance(settings, dict) or depth > MAX_DEPTH:
+        return
+    for key, value in settings.items():
+        if isinstance(key, str) and HEADS.fullmatch(key) and type(value) is int and value > 0:
+            yield f"{path}{key}", value
+        yield from _stated(value, f"{path}{key}.", depth + 1)
 
 
 def no_attention(

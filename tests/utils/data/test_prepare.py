@@ -178,8 +178,24 @@ def test_too_few_files_are_an_error_with_counts(tmp_path):
     with pytest.raises(
         UserError, match=r"/in: too few usable .*3 distinct.*--split asks for 6 \+ 3 \+ 2 = 11$"
     ):
-        make(put(tmp_path / "in", range(3)), tmp_path / "out")
+        make(put(tmp_path / "in", [0, 1, 2, *[0] * 8]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_split_larger_than_the_files_is_told_before_any_is_read(tmp_path):
+    source = open_source(put(tmp_path / "in", range(10)))
+    source.read = None
+    told = r"\(10 files\), but --split asks for 6 \+ 3 \+ 2 = 11; try --split 6 2 2$"
+    with pytest.raises(UserError, match=told):
+        prepare(source, tmp_path / "out", SMALL)
+
+
+def test_the_first_picture_that_is_enlarged_is_noted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("utils.io.messages._told", set())
+    folder = put(tmp_path / "in", range(11))
+    (folder / "3.png").write_bytes(encode_png(picture(3, 12, 30)))
+    make(folder, tmp_path / "out")
+    assert "note: 3.png has 30 x 12 pixels; it is enlarged to 16 x 16\n" in capsys.readouterr().err
 
 
 def test_a_zip_whose_members_point_outside_is_refused_and_nothing_is_written(tmp_path):

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from config.errors import UserError
-from utils.data.datasets import load_images, normalise, to_uint8
+from utils.data.augment import load_images
+from utils.data.datasets import normalise, to_uint8
 from utils.io.images import encode_png
 
 MEAN, STD = (0.4868, 0.4341, 0.3844), (0.2620, 0.2527, 0.2543)

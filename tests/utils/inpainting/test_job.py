@@ -29,9 +29,8 @@ from utils.cli import run
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.inpainter import Inpainter
 from utils.inpainting.outputs import Outputs
-from utils.io.files import WriteBehind
+from utils.io.files import WriteBehind, alone_in
 from utils.io.images import encode_png, load_rgb
-from utils.io.lock import alone_in
 
 ROOT, COUNT, SIDE = Path(__file__).parents[3], 5, 16
 ANEW = "images are made again"
@@ -422,7 +421,7 @@ def test_an_image_is_decoded_once_for_its_repair_and_its_comparison(repair, job,
         utils.data.datasets, "load_rgb", lambda path: read.append(path) or plain(path)
     )
     repair()
-    assert sorted(read) == sorted((job / "masked_image").iterdir())
+    assert sorted(read) == sorted([*(job / "masked_image").iterdir(), *(job / "test").iterdir()])
 
 
 def test_large_pictures_after_an_icon_are_not_read_ahead_together(repair, job, monkeypatch):
@@ -537,7 +536,8 @@ def test_a_comparison_is_made_again_with_another_truth(repair, job):
 def test_a_truth_of_another_size_is_refused_though_all_is_repaired(repair, job):
     output = repair()
     put(job / "test" / "image_003.png", np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(UserError, match=r"8 x 8 pixels, but .*image_003.png has 16 x 16"):
+    told = r"test/image_003.png: 8 x 8 pixels, but .*image_003.png has 16 x 16"
+    with pytest.raises(UserError, match=told):
         repair(output=output)
 
 

@@ -27,6 +27,7 @@ from utils.inpainting.pretrained import (
     pretrained_folder,
 )
 from utils.io.files import ROOT
+from utils.weights.store import save_weights
 
 TOKENIZER, TRANSFORMER = "vqgan.safetensors", "transformer.safetensors"
 RELEASED = "models/pretrained/cats64"
@@ -75,6 +76,17 @@ def test_a_flat_fill_under_networks_that_see_known_pixels_gets_a_note(
     loaded = as_loaded(config, {"transformer": seeing})
     assert loaded.transformer.conditioning == conditioning
     assert ("decoding.hole_fill is grey; " in capsys.readouterr().err) == is_noted
+
+
+def test_pixels_that_the_weights_were_not_trained_on_get_a_note(
+    weights, changed, transformer, capsys
+):
+    notes = {"pixels": weights.data.normalisation}
+    save_weights(weights.transformer_weights, transformer.state_dict(), transformer.config, notes)
+    as_loaded(weights, {})
+    assert capsys.readouterr().err == ""
+    as_loaded(changed(weights, {"data.mean": [0.5, 0.5, 0.5]}), {})
+    assert "; the config says data.mean [0.5, 0.5, 0.5] and data.std [" in capsys.readouterr().err
 
 
 # A run without weights

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from config.errors import UserError
-from utils.io.lock import alone_in
+from utils.io.files import alone_in
 
 ROOT = Path(__file__).parents[3]
 HOLDER = """
 import pathlib, sys, time
-from utils.io.lock import alone_in
+from utils.io.files import alone_in
 with alone_in(pathlib.Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)

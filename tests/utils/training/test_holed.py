@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,8 @@ import torch
 from config.errors import UserError
 from models.masking import token_mask_from_holes
 from utils.data import holes as hole_module
-from utils.data.augment import MIRRORED, Views
-from utils.data.datasets import load_images, normalise
+from utils.data.augment import MIRRORED, Views, load_images
+from utils.data.datasets import normalise
 from utils.data.fill import fill_hole
 from utils.data.holes import TRAINING_SHARE, begin_filling, draw_holes
 from utils.training.holed import HoledImages, validation_views
@@ -112,6 +115,16 @@ def test_eight_processes_share_a_batch_of_stage_1(monkeypatch):
     images, none = np.zeros((16, 8, 8, 3), np.uint8), np.zeros((16, 8, 8), bool)
     begin_filling(images, none, np.arange(16), ("box", "mean", 0), in_processes=True)()
     assert len(tasks) == 8
+
+
+def test_an_idle_process_that_died_is_told_with_the_next_batch(monkeypatch):
+    def broken(*_parts: object) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(hole_module, "_pool", lambda: SimpleNamespace(map=broken))
+    images, none = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), bool)
+    with pytest.raises(UserError, match="a process that fills holes died"):
+        begin_filling(images, none, np.arange(2), ("box", "mean", 0), in_processes=True)
 
 
 def test_processes_of_torchrun_share_the_cores(monkeypatch):

@@ -15,8 +15,8 @@ from config.errors import UserError
 from config.schema import Config
 from models.vqgan import VQGAN
 from utils.data import augment
-from utils.data.augment import AS_IS, MIRRORED, Views
-from utils.data.datasets import load_images, normalise
+from utils.data.augment import AS_IS, MIRRORED, Views, load_images
+from utils.data.datasets import normalise
 from utils.io.images import encode_png, load_rgb
 from utils.training import token_cache
 from utils.training.token_cache import cached_tokens

@@ -13,7 +13,8 @@ from config.schema import Config
 from models.conditioning import known_pixels
 from models.maskgit import MaskGIT
 from models.vqgan import VQGAN
-from utils.data.datasets import InpaintingSet, load_images, normalise
+from utils.data.augment import load_images
+from utils.data.datasets import InpaintingSet, normalise
 from utils.data.fill import fill_hole
 from utils.device import Compute
 from utils.inpainting.inpainter import Inpainter

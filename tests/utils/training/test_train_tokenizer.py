@@ -13,7 +13,7 @@ from config.errors import StopRequested, UserError
 from config.schema import Config
 from models import parallel, quantizer
 from models.vqgan import VQGAN
-from utils.data.datasets import load_images
+from utils.data.augment import load_images
 from utils.device import Compute
 from utils.io.files import read_rows
 from utils.training import optim

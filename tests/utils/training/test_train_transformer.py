@@ -19,8 +19,7 @@ from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
 from utils.device import Compute
 from utils.io import messages
-from utils.io.files import read_rows
-from utils.io.lock import alone_in
+from utils.io.files import alone_in, read_rows
 from utils.training import state as place
 from utils.training import transformer as stage_2
 from utils.training import transformer_step as transformer_trainer
@@ -528,6 +527,8 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(config, change
     train_transformer(changed(config, {"training.epochs": 4}), resume=False)
     assert [epoch for name, epoch in kept if name == "best.safetensors"] == [1, 2]
     assert read_header(folder(config) / "best.safetensors")["epoch"] == "2"
+    pixels = read_header(folder(config) / "best.safetensors")["pixels"]
+    assert pixels == config.data.normalisation
     assert read_header(folder(config) / "transformer.safetensors")["epoch"] == "4"
     best = [
         (row["best_epoch"], row["best_val_loss"]) for row in read_rows(folder(config) / "log.jsonl")

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from utils.data.datasets import load_images, normalise, to_uint8
+from utils.data.augment import load_images
+from utils.data.datasets import normalise, to_uint8
 from utils.training import validate_tokenizer
 from utils.training.validate_tokenizer import TokenizerValidation, psnr, reconstruction_grid, ssim
 
