@@ -109,14 +109,15 @@ def main() -> None:
     searching = check_search(parser, args)
     resume = args.resume or bool(args.start_from_epoch)
     restart = args.restart or args.start_from_epoch == 0
-    from utils.training.state import STATE, require_no_run
-    from utils.training.transformer import as_in_start, train_transformer
+    from utils.training.state import Opening
+    from utils.training.transformer import as_in_start, check_opening, train_transformer
 
     if args.transformer:
         config = as_in_start(config, args.transformer)
     if searching:
-        if not (resume or restart or args.lr_search_only):
-            require_no_run(config.run / "transformer" / STATE)  # not only after hours of search
+        if not args.lr_search_only:  # now, not after hours of search
+            opening = Opening(resume, restart, args.allow_config_change, args.start_from_epoch)
+            check_opening(config, opening)
         from utils.search.search import search_learning_rate  # Optuna takes seconds to import
 
         config = with_settings(config, search_learning_rate(config, args.storage))

@@ -298,6 +298,25 @@ def test_an_existing_run_is_refused_before_the_search(call, config, monkeypatch)
     assert searched == [1]
 
 
+@pytest.mark.usefixtures("weights", "quick")
+def test_a_state_that_does_not_fit_is_refused_before_the_search(call, monkeypatch):
+    import utils.search.search
+
+    searched = []
+    search = lambda *_: searched.append(1) or {"training.learning_rate": 0.00123}  # noqa: E731
+    monkeypatch.setattr(utils.search.search, "search_learning_rate", search)
+    assert call("training_transformer.py", "--learning-rate", 0.00123)[0] == 0
+    for flags, told in [
+        (["--resume", "--epochs", 9], "was begun with other training.epochs"),
+        (["--start-from-epoch", 9], "asked for a checkpoint after epoch 9; it stands after"),
+    ]:
+        code, said = call("training_transformer.py", "--lr-search", *flags)
+        assert (code, searched) == (2, [])
+        assert told in said
+    assert call("training_transformer.py", "--lr-search", "--resume")[0] == 0
+    assert searched == [1]
+
+
 @pytest.mark.parametrize(
     ("given", "found"), [([], False), (["--resume"], True), (["--resume", "auto"], "auto")]
 )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from config.errors import UserError
+from config.loading import flat
 from config.schema import Config
 from models.transformer import BidirectionalTransformer, with_conditioning
 from utils import distributed
 from utils.device import Compute
 from utils.training.run import Callback, ignore, run_alone, train
-from utils.training.state import Opening, Resume
+from utils.training.state import STATE, Opening, Resume, open_state, settings_that_count
 from utils.training.token_batches import Tokens
 from utils.training.token_cache import cached_tokens
 from utils.training.transformer_step import TransformerTrainer
@@ -52,6 +54,18 @@ def train_transformer(
                 trainer.start_from(network_to_start_from(start, config))
 
         return train(trainer, folder, opening, begin, callback)
+
+
+def check_opening(config: Config, opening: Opening) -> None:
+    """Raise `UserError` if no training could continue or replace the run, whatever a search finds.
+
+    Compares the settings that the search leaves alone, without reading images.
+    """
+    own = settings_that_count(flat(config, "seed", "data", "transformer", "masking", "training"))
+    for key in ("training.learning_rate", *config.search.space):
+        own.pop(key, None)
+    auto = replace(opening, resume=opening.resume and "auto")  # prints nothing for a new run
+    open_state(config.run / "transformer" / STATE, own, auto)
 
 
 def network_to_start_from(path: Path, config: Config) -> BidirectionalTransformer:
