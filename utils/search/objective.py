@@ -141,7 +141,8 @@ class TrainingLoss:
 
         def objective(trial: Trial) -> float:
             seed = take_seed(trial, range(first, first + count))
-            return self._train(values, seed, f"seed_{seed}", PruningCallback(trial, looks=0))
+            name = f"repeat_{trial.number}_seed_{seed}"  # a suspended worker's is locked
+            return self._train(values, seed, name, PruningCallback(trial, looks=0))
 
         return objective
 

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from config.errors import UserError
 from config.schema import Config
-from utils.device import Compute, world_size
+from utils.device import Compute
 from utils.io.files import make_folder
 from utils.search.objective import RATE, TrainingLoss, Values, key_of, starting_values
 from utils.search.report import describe_search, save_search
@@ -48,8 +48,6 @@ def search_learning_rate(config: Config, storage: str | None = None) -> Values:
     share it and an interrupted search continues. Writes table, plots and numbers to <run>/search/.
     Raises `UserError` when no trial keeps its loss finite.
     """
-    if world_size() > 1:
-        raise UserError("--lr-search: found torchrun; start its workers as plain processes instead")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder = config.run / "search"
     make_folder(folder)

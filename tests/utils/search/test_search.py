@@ -279,6 +279,19 @@ def test_large_seeds_are_recorded_as_they_were_trained(config, training, changed
     assert [row["seed"] for row in numbers_of(config)["repeats"]] == trained
 
 
+def test_a_repeat_that_is_lost_is_done_again_in_another_folder(config, training, changed):
+    repeating = changed(config, {"search.seeds": 1})  # a suspended worker locks its folder
+    loss = TrainingLoss(repeating, search.load_tokens(repeating, "cpu"))
+    study, repeat = optuna.create_study(), loss.repeat_of({"learning_rate": 1e-3})
+    for _ in range(2):
+        trial = study.ask()
+        repeat(trial)
+        study.tell(trial, state=TrialState.FAIL)
+    first, again = training.configs
+    assert first.seed == again.seed == 1
+    assert first.run != again.run
+
+
 def test_more_seeds_are_trained_when_they_are_asked_for(config, training, changed):
     search_learning_rate(changed(config, {"search.seeds": 1}))
     search_learning_rate(changed(config, {"search.seeds": 3}))
@@ -325,12 +338,6 @@ def test_a_study_knows_how_the_holes_it_shows_were_filled(config, changed, shows
         for fill in ("grey", "mean")
     )
     assert (first.fingerprint != second.fingerprint) == shows_holes
-
-
-def test_a_search_under_torchrun_is_refused(config, training, become):
-    become(0, 2)
-    with pytest.raises(UserError, match="start its workers as plain processes"):
-        search_learning_rate(config)
 
 
 def test_values_that_do_not_go_together_are_a_pruned_trial(config, training, changed):
