@@ -56,7 +56,6 @@ class Sweep:
         }
         del self.fixed["decoding"], self.fixed["seed"]  # set by each cell
         self.own_path = output / f"cells-{rank()}.jsonl"
-        self.own_rows = _read_rows(self.own_path)
         self.rows: dict[str, CellRow] = {}
         self.read_all()
         self.decoder = CellDecoder(config, inputs, self.device)
@@ -108,6 +107,8 @@ class Sweep:
         todo = [(group, *self.missing(group)) for group in groups]
         todo = [task for task in todo if task[1] or task[2]]
         self._wait_for_all()  # all read before any writes
+        own = "".join(json.dumps(row) + "\n" for row in _read_rows(self.own_path))
+        write_text(self.own_path, own)  # without a line that a crash cut off
         mine = todo[rank() :: world_size()]
         steps = sum(max(cell.steps for cell in group) for group, *_ in mine)
         title = f"{sum(len(cells) for _, cells, _ in mine)} cells"
@@ -132,8 +133,8 @@ class Sweep:
             scored = self.decoder.score(cell, token_ids[cell.steps - 1])
             row = {"key": cell.key(self.fixed), **scored}
             self.rows[row["key"]] = row
-            self.own_rows.append(row)
-            write_text(self.own_path, "".join(json.dumps(row) + "\n" for row in self.own_rows))
+            with self.own_path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def _wait_for_all(self) -> None:
         total(torch.zeros(1, device=self.device)).item()  # NCCL alone would not block the host

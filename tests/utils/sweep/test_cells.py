@@ -188,6 +188,16 @@ def test_a_line_cut_off_by_a_crash_is_computed_again(run, tmp_path):
     assert run("schedules").computed == 0
 
 
+def test_a_finished_cell_is_added_without_writing_the_others_again(run, tmp_path, monkeypatch):
+    written, write = [], utils.sweep.cells.write_text
+    monkeypatch.setattr(
+        utils.sweep.cells, "write_text", lambda *of: written.append(of[0].name) or write(*of)
+    )
+    run("schedules")
+    assert written == ["cells-0.jsonl"], "at the start, perhaps without a line cut off"
+    assert len(read_rows(tmp_path / "sweep" / "cells-0.jsonl")) == 2 * 3 * SEEDS
+
+
 def test_other_weights_images_or_features_are_other_cells(run, weights, job):
     run("schedules", seeds=1)
     assert run("schedules", seeds=1, images=4).computed == 6
