@@ -11,10 +11,12 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from optuna import Trial, TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from pydantic import ValidationError
@@ -171,8 +173,9 @@ class TrainingLoss:
             shutil.rmtree(self.config.run / "search" / name, ignore_errors=True)  # begins again
             raise StopRequested(f"stopped in {name}; the same command continues") from None
         finally:
-            trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
-            trial.set_user_attr("share", callback.share)
+            with suppress(UpdateFinishedTrialError):  # by a worker that took it over
+                trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
+                trial.set_user_attr("share", callback.share)
 
     def _config_of(self, values: Values, seed: int, name: str) -> Config:
         """The config of a trial; raises `ValidationError` if its values conflict."""

@@ -109,19 +109,24 @@ def run_trials(study: Study, wanted: int, objective: TrialLoss) -> list[FrozenTr
 
 
 def _optimize(study: Study, objective: TrialLoss, limit: MaxTrialsCallback) -> None:
-    """Run trials until there are enough; an interrupted one is queued again.
+    """Run trials until there are enough; an interrupted one is queued again, by one worker only.
 
     A repeat too many, begun when several workers saw one missing, fails and so does not count: the
     trial that has its seed may still be lost.
     """
+
+    errors: list[BaseException] = []  # Optuna replaces that of a trial which was taken over
 
     def attempt(trial: Trial) -> float:
         try:
             return objective(trial)
         except (TrialPruned, SeedsTaken, UpdateFinishedTrialError):
             raise
-        except BaseException:
-            retry_callback()(study, study.trials[trial.number])
+        except BaseException as error:
+            errors.append(error)
+            found = study.trials[trial.number]
+            if not found.state.is_finished():
+                retry_callback()(study, found)
             raise
 
     try:
@@ -130,6 +135,8 @@ def _optimize(study: Study, objective: TrialLoss, limit: MaxTrialsCallback) -> N
     except ValueError as error:
         if "Cannot tell" not in str(error):
             raise
+        if errors:
+            raise errors[0] from None
         print("another worker took over a trial of this one, which seemed dead", flush=True)
 
 

@@ -292,6 +292,23 @@ def test_a_repeat_that_is_lost_is_done_again_in_another_folder(config, training,
     assert first.run != again.run
 
 
+def test_a_trial_that_is_stopped_after_another_worker_took_it_over_says_so(
+    config, training, changed, monkeypatch
+):
+    study = optuna.create_study()
+    trial = study.ask()
+
+    def stopped(*_: object, **__: object) -> None:
+        study.tell(trial, state=TrialState.FAIL)
+        raise StopRequested
+
+    monkeypatch.setattr(objective, "train_transformer", stopped)
+    repeating = changed(config, {"search.seeds": 1})
+    loss = TrainingLoss(repeating, search.load_tokens(repeating, "cpu"))
+    with pytest.raises(StopRequested, match="stopped in repeat_0"):
+        loss.repeat_of({"learning_rate": 1e-3})(trial)
+
+
 def test_more_seeds_are_trained_when_they_are_asked_for(config, training, changed):
     search_learning_rate(changed(config, {"search.seeds": 1}))
     search_learning_rate(changed(config, {"search.seeds": 3}))

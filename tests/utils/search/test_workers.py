@@ -144,6 +144,18 @@ def test_a_worker_that_seemed_dead_may_notice_it_while_it_reports(study, tmp_pat
     assert len(study.trials) == 3, "it is not queued a second time"
 
 
+def test_a_stop_of_a_worker_that_seemed_dead_is_not_lost(study, tmp_path):
+    def stopped(trial: optuna.Trial) -> float:
+        if trial.number:
+            return objective(trial)
+        study_in(tmp_path).tell(0, state=TrialState.FAIL)
+        raise StopRequested
+
+    with pytest.raises(StopRequested):
+        run_trials(study, 3, stopped)
+    assert len(study.trials) == 1, "nor is its trial queued a second time"
+
+
 def test_a_study_of_another_program_is_one_line(tmp_path):
     backend = open_storage(storage_url(None, tmp_path))
     optuna.create_study(study_name="s", storage=backend, direction="maximize")
