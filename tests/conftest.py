@@ -11,10 +11,11 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fid.features
 import numpy as np
 import pytest
 import torch
@@ -96,6 +97,24 @@ def _copy(command: list[str], variables: dict[str, str], place: list[Path]) -> N
     sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
+
+
+efficient_net = cache(fid.features.EfficientNetFeatures)  # read once
+
+
+@pytest.fixture(scope="session")
+def small_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where statistics of features are kept that no user may meet."""
+    return tmp_path_factory.mktemp("small_features")
+
+
+@pytest.fixture
+def low_resolution(monkeypatch: pytest.MonkeyPatch, small_features: Path) -> None:
+    """The scorer resizes images to a quarter of what its networks are made for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_features))
+    resized = fid.features.resized
+    monkeypatch.setattr(fid.features, "resized", lambda pixels, side: resized(pixels, side // 4))
+    monkeypatch.setattr(fid.features, "EfficientNetFeatures", efficient_net)
 
 
 @pytest.fixture
@@ -290,6 +309,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(stage, draw, lambda path, rows: None)
     monkeypatch.setattr(utils.training.throughput, "matmul_peak", lambda *_: 1e12)  # FLOP/s
+
+
+@pytest.fixture
+def no_sync() -> Iterator[None]:
+    """Databases in files do not wait for the disk."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def hurry(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", hurry)
+    yield
+    event.remove(Engine, "connect", hurry)
 
 
 class Stop(list):
