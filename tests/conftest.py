@@ -64,30 +64,39 @@ class Ended(NamedTuple):
     err: str
 
 
-@pytest.fixture
-def in_copies(tmp_path) -> Callable[..., list[Ended]]:
-    """Run a script in copies of this process, which has imported everything already."""
+@pytest.fixture(scope="session")
+def copies() -> Callable[..., list[Ended]]:
+    """Run a script in copies of this process, which has imported everything already:
+    copies(folder for what they print, script, argument, ...).
+    """
 
-    def run(*command: object, torchrun: bool = True, count: int = 2) -> list[Ended]:
+    def run(folder: Path, *command: object, torchrun: bool = True, count: int = 2) -> list[Ended]:
         with socket.create_server(("127.0.0.1", 0)) as found_free:
             shared = dict.fromkeys(["WORLD_SIZE", "LOCAL_WORLD_SIZE"], str(count))
             shared |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "none"}
             shared |= {"MASTER_PORT": str(found_free.getsockname()[1])}
-        places = [[tmp_path / f"out-{rank}", tmp_path / f"err-{rank}"] for rank in range(count)]
-        copies = []
+        places = [[folder / f"out-{rank}", folder / f"err-{rank}"] for rank in range(count)]
+        processes = []
         for rank, place in enumerate(places):
             variables = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if torchrun else {}
             arguments = (list(map(str, command)), variables, place)
-            copies.append(multiprocessing.get_context("fork").Process(target=_copy, args=arguments))
-            copies[-1].start()
-        for copy in copies:
-            copy.join()
+            process = multiprocessing.get_context("fork").Process(target=_copy, args=arguments)
+            process.start()
+            processes.append(process)
+        for process in processes:
+            process.join()
         return [
-            Ended(copy.exitcode, *(path.read_text() for path in place))
-            for copy, place in zip(copies, places, strict=True)
+            Ended(process.exitcode, *(path.read_text() for path in place))
+            for process, place in zip(processes, places, strict=True)
         ]
 
     return run
+
+
+@pytest.fixture
+def in_copies(copies, tmp_path) -> Callable[..., list[Ended]]:
+    """Run a script in copies of this process."""
+    return partial(copies, tmp_path)
 
 
 def _copy(command: list[str], variables: dict[str, str], place: list[Path]) -> None:
