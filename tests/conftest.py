@@ -220,18 +220,27 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 # Runs: pictures on disk, a config for them, and what is slow replaced by what is not
 
 
-@pytest.fixture
-def data_root(tmp_path: Path) -> Path:
-    """A prepared folder with 11 training and 6 validation images of 4 x 4 coloured patches."""
-    rng = np.random.default_rng(0)
+@cache
+def pictures() -> dict[str, bytes]:
+    """11 training and 6 validation images of 4 x 4 coloured patches."""
+    rng, found = np.random.default_rng(0), {}
     for split, count in (("train", 11), ("val", 6)):
-        folder = tmp_path / "data" / split
-        folder.mkdir(parents=True)
         for index in range(count):
             patches = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
             pixels = patches.repeat(4, axis=0).repeat(4, axis=1)
-            (folder / f"image_{index}.png").write_bytes(encode_png(pixels))
-    return tmp_path / "data"
+            found[f"{split}/image_{index}.png"] = encode_png(pixels)
+    return found
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A prepared folder with the pictures."""
+    folder = tmp_path / "data"
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+    for name, content in pictures().items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 @pytest.fixture
