@@ -11,10 +11,11 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fid.features
 import numpy as np
 import pytest
 import torch
@@ -63,30 +64,39 @@ class Ended(NamedTuple):
     err: str
 
 
-@pytest.fixture
-def in_copies(tmp_path) -> Callable[..., list[Ended]]:
-    """Run a script in copies of this process, which has imported everything already."""
+@pytest.fixture(scope="session")
+def copies() -> Callable[..., list[Ended]]:
+    """Run a script in copies of this process, which has imported everything already:
+    copies(folder for what they print, script, argument, ...).
+    """
 
-    def run(*command: object, torchrun: bool = True, count: int = 2) -> list[Ended]:
+    def run(folder: Path, *command: object, torchrun: bool = True, count: int = 2) -> list[Ended]:
         with socket.create_server(("127.0.0.1", 0)) as found_free:
             shared = dict.fromkeys(["WORLD_SIZE", "LOCAL_WORLD_SIZE"], str(count))
             shared |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "none"}
             shared |= {"MASTER_PORT": str(found_free.getsockname()[1])}
-        places = [[tmp_path / f"out-{rank}", tmp_path / f"err-{rank}"] for rank in range(count)]
-        copies = []
+        places = [[folder / f"out-{rank}", folder / f"err-{rank}"] for rank in range(count)]
+        processes = []
         for rank, place in enumerate(places):
             variables = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if torchrun else {}
             arguments = (list(map(str, command)), variables, place)
-            copies.append(multiprocessing.get_context("fork").Process(target=_copy, args=arguments))
-            copies[-1].start()
-        for copy in copies:
-            copy.join()
+            process = multiprocessing.get_context("fork").Process(target=_copy, args=arguments)
+            process.start()
+            processes.append(process)
+        for process in processes:
+            process.join()
         return [
-            Ended(copy.exitcode, *(path.read_text() for path in place))
-            for copy, place in zip(copies, places, strict=True)
+            Ended(process.exitcode, *(path.read_text() for path in place))
+            for process, place in zip(processes, places, strict=True)
         ]
 
     return run
+
+
+@pytest.fixture
+def in_copies(copies, tmp_path) -> Callable[..., list[Ended]]:
+    """Run a script in copies of this process."""
+    return partial(copies, tmp_path)
 
 
 def _copy(command: list[str], variables: dict[str, str], place: list[Path]) -> None:
@@ -96,6 +106,24 @@ def _copy(command: list[str], variables: dict[str, str], place: list[Path]) -> N
     sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
+
+
+efficient_net = cache(fid.features.EfficientNetFeatures)  # read once
+
+
+@pytest.fixture(scope="session")
+def small_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where statistics of features are kept that no user may meet."""
+    return tmp_path_factory.mktemp("small_features")
+
+
+@pytest.fixture
+def low_resolution(monkeypatch: pytest.MonkeyPatch, small_features: Path) -> None:
+    """The scorer resizes images to a quarter of what its networks are made for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_features))
+    resized = fid.features.resized
+    monkeypatch.setattr(fid.features, "resized", lambda pixels, side: resized(pixels, side // 4))
+    monkeypatch.setattr(fid.features, "EfficientNetFeatures", efficient_net)
 
 
 @pytest.fixture
@@ -192,18 +220,27 @@ def become(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 # Runs: pictures on disk, a config for them, and what is slow replaced by what is not
 
 
-@pytest.fixture
-def data_root(tmp_path: Path) -> Path:
-    """A prepared folder with 11 training and 6 validation images of 4 x 4 coloured patches."""
-    rng = np.random.default_rng(0)
+@cache
+def pictures() -> dict[str, bytes]:
+    """11 training and 6 validation images of 4 x 4 coloured patches."""
+    rng, found = np.random.default_rng(0), {}
     for split, count in (("train", 11), ("val", 6)):
-        folder = tmp_path / "data" / split
-        folder.mkdir(parents=True)
         for index in range(count):
             patches = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
             pixels = patches.repeat(4, axis=0).repeat(4, axis=1)
-            (folder / f"image_{index}.png").write_bytes(encode_png(pixels))
-    return tmp_path / "data"
+            found[f"{split}/image_{index}.png"] = encode_png(pixels)
+    return found
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A prepared folder with the pictures."""
+    folder = tmp_path / "data"
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+    for name, content in pictures().items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 @pytest.fixture
@@ -290,6 +327,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(stage, draw, lambda path, rows: None)
     monkeypatch.setattr(utils.training.throughput, "matmul_peak", lambda *_: 1e12)  # FLOP/s
+
+
+@pytest.fixture
+def no_sync() -> Iterator[None]:
+    """Databases in files do not wait for the disk."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def hurry(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", hurry)
+    yield
+    event.remove(Engine, "connect", hurry)
 
 
 class Stop(list):

@@ -63,7 +63,7 @@ def together(config: Config, workers: int, where: str, in_copies: Callable) -> N
     assert all(shares)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "no_sync")
 def test_two_workers_share_a_study(config, changed, tmp_path, in_copies):
     config = changed(config, {"search.trials": 6, "search.epochs": 3, "search.seeds": 2})
     save_config(config, config.run / "c.yml")

@@ -69,6 +69,7 @@ BROKEN: dict[str, tuple[bytes | Maker, str]] = {  # what is wrong: content, what
     "an archive": (packed({"a.png": encoded(pixels())}), "image"),
     "of 1 GiB": (sparse("huge", 1024 * MIB, encoded(pixels())[:60]), ""),
 }
+ALIKE = ("text", "random bytes", "an archive", "of 1,000 x 100,000 pixels")  # as one of the others
 READERS = {  # command, file to break, code
     INPAINT: ("job/masked_image/image_1.png", 2),
     TRANSFORMER: ("data/train/image_2.png", 2),
@@ -88,17 +89,19 @@ def _broken() -> list[Case]:
             if script == "prepare_data.py":
                 says = "too few usable images (11 files, 10 read, 10 distinct, 1 unreadable"
             name = f"{script}: a picture {what}"
-            cases.append(Case(name, command, says, put(file, content), code))
+            sibling = what in ALIKE
+            cases.append(Case(name, command, says, put(file, content), code, sibling=sibling))
     return cases
 
 
 def _first() -> list[Case]:
     """The first picture says how many are read ahead, so its header is read once more."""
     return [
-        Case(f"a first picture {what}", INPAINT, says, put("job/masked_image/image_0.png", content))
+        Case(f"a first picture {what}", INPAINT, says, put(IMAGE.replace("1", "0"), content),
+             sibling=what in ALIKE)
         for what, (content, says) in BROKEN.items()
         if not callable(content)
-    ]
+    ]  # fmt: skip
 
 
 def _results() -> list[Case]:
@@ -108,11 +111,12 @@ def _results() -> list[Case]:
     return [
         Case("a result of another program", INPAINT, f"{file}: was not made by this", theirs),
         *(
-            Case(f"a result {what}", INPAINT, "", put(file, content), REPAIRED, 3, replaced=file)
+            Case(f"a result {what}", INPAINT, "", put(file, content), REPAIRED, 3, replaced=file,
+                 sibling=what in ALIKE)
             for what, (content, _) in BROKEN.items()
             if not callable(content)
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _odd(name: str, content: bytes, says: str = "") -> Case:

@@ -29,17 +29,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fid.files
+import numpy as np
 import pytest
 import torch
 from torchvision.models import Inception3
 
 import utils.io.messages
 import utils.scoring
+import utils.search.report
 import utils.sweep.decode
+import utils.sweep.tables
 from config.loading import save_config
 from config.schema import Config
 from models.transformer import BidirectionalTransformer
 from models.vqgan import VQGAN
+from utils.io.images import save_png
 from utils.weights.store import codes_fingerprint, save_weights
 
 sys.path.append(str(Path(__file__).parent))
@@ -94,7 +98,8 @@ def stem(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     state = Inception3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     path = tmp_path_factory.mktemp("stem") / "stem.pth"
-    torch.save({k: v for k, v in state.items() if k.startswith(("Conv2d", "fc"))}, path)
+    stem = {k: v for k, v in state.items() if k.startswith("Conv2d")}
+    torch.save(stem | {"fc.weight": torch.zeros(()).expand(1008, 2048)}, path)  # which is not used
     return path
 
 
@@ -107,7 +112,7 @@ def workspace(tmp_path, monkeypatch, request, template) -> Path:
         build(template, request.getfixturevalue("config"), *networks)
         (template / "stem.pth").symlink_to(request.getfixturevalue("stem"))
     folder = tmp_path / "workspace"
-    shutil.copytree(template, folder, symlinks=True)
+    shutil.copytree(template, folder, symlinks=True, copy_function=shutil.copyfile)
     monkeypatch.chdir(folder)
     return folder
 
@@ -175,6 +180,11 @@ def open_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
 
 
+def save_blank(path: Path, _table: object) -> None:
+    """Write a picture where a plot belongs."""
+    save_png(path, np.zeros((1, 1, 3), np.uint8))
+
+
 def apart(words: list[str], flags: str) -> Said:
     """Run a script in a Python of its own that has such flags."""
     command = [sys.executable, *shlex.split(flags), str(ROOT / words[0]), *words[1:]]
@@ -183,7 +193,7 @@ def apart(words: list[str], flags: str) -> Said:
 
 
 @pytest.fixture
-def shell(monkeypatch, capsys) -> Callable[..., Said]:
+def shell(monkeypatch, capsys, low_resolution, no_sync) -> Callable[..., Said]:
     """Run a command line in this process and the current folder: shell("inpainting.py --help").
     With flags of Python it is one of its own: shell("inpainting.py --help", "-OO").
 
@@ -194,6 +204,8 @@ def shell(monkeypatch, capsys) -> Callable[..., Said]:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", "cache")
     monkeypatch.setattr(utils.sweep.decode, "FeatureDistance", MeanDifference)
+    monkeypatch.setattr(utils.sweep.tables, "save_plot", save_blank)
+    monkeypatch.setattr(utils.search.report, "save_plots", lambda *_: None)
 
     def run(command: str, flags: str = "") -> Said:
         words = shlex.split(command)

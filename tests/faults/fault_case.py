@@ -57,6 +57,8 @@ class Case:
     """More variables of the environment."""
     flags: str = ""
     """Flags of a Python of its own; without any, the command runs in this process."""
+    sibling: bool = False
+    """Ends where another case of its script ends, so that `make test` leaves it out."""
 
 
 def put(name: str, content: bytes | str) -> Maker:

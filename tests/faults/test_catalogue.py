@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
+from stat import S_ISREG
 
 import pytest
 from fault_case import CANARY, REFUSED, Case
@@ -21,7 +23,7 @@ from fault_table import (
 
 from utils.io.images import load_rgb
 
-LEFTOVERS = ("*.tmp", "*.part", "*.partial", "*.old")
+LEFTOVERS = (".tmp", ".part", ".partial", ".old")
 FLOOD = 600 * 1024  # kB by which one command may raise the memory of this process
 CASES = catalogue()
 
@@ -34,10 +36,10 @@ def outcomes() -> dict[str, Outcome]:
     return {}
 
 
-def fingerprints(folder: Path) -> dict[Path, str]:
-    """All files of a folder and their contents, links unresolved."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    small = [path for path in files if path.stat().st_size < 1 << 24]
+def fingerprints(paths: Iterable[Path]) -> dict[Path, str]:
+    """The contents of files, links unresolved."""
+    stats = ((path, path.lstat()) for path in paths)
+    small = [path for path, stat in stats if S_ISREG(stat.st_mode) and stat.st_size < 1 << 24]
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in small}
 
 
@@ -49,13 +51,13 @@ def warning(case: Case, err: str) -> str:
     return next((line for line in lines if case.says in line), "")
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case.name, marks=[pytest.mark.long] if case.flags else [])
-        for case in CASES
-    ],
-)
+def param(case: Case) -> object:
+    """A case, which is long where it starts a Python or has a sibling."""
+    is_long = case.flags or case.sibling
+    return pytest.param(case, id=case.name, marks=[pytest.mark.long] if is_long else [])
+
+
+@pytest.mark.parametrize("case", [*map(param, CASES)])
 def test_a_bad_input(case: Case, workspace: Path, shell, outcomes, monkeypatch):
     case.make(workspace)
     if case.command.startswith("app.py") and not case.code:  # the page opens
@@ -63,7 +65,7 @@ def test_a_bad_input(case: Case, workspace: Path, shell, outcomes, monkeypatch):
         pytest.importorskip("gradio", reason=reason)  # here: it would meet the case's variables
     for name, value in {"INPUT_LIMITS": case.limits, **case.environment}.items():
         monkeypatch.setenv(name, value)
-    before = fingerprints(workspace)
+    before = fingerprints(workspace.rglob("*"))
     before.pop(workspace / case.replaced, None)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = shell(case.command, case.flags)
@@ -78,12 +80,14 @@ def test_a_bad_input(case: Case, workspace: Path, shell, outcomes, monkeypatch):
         assert sum("error: " in text for text in said.err.splitlines()) == 1
         assert said.last.isprintable()
     assert case.says in line
-    after = fingerprints(workspace)
+    found = list(workspace.rglob("*"))
+    after = fingerprints(found)
     assert {path: after.get(path) for path in before} == before, "a good file changed"
-    assert not [p for pattern in LEFTOVERS for p in workspace.rglob(pattern)], "a part was left"
+    assert not [path for path in found if path.suffix in LEFTOVERS], "a part was left"
     assert not (workspace / CANARY).exists(), "a program in the input was run"
-    for path in (after.keys() - before.keys()) & set(workspace.rglob("*.png")):
-        load_rgb(path)  # whole
+    for path in after.keys() - before.keys():
+        if path.suffix == ".png":
+            load_rgb(path)  # whole
     assert len(list(workspace.glob("out/test_results/*.png"))) >= case.results
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
     assert grown < FLOOD, f"memory grew by {grown >> 10} MiB"

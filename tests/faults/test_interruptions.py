@@ -19,17 +19,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 from disturbed import Child, fill_up, mounted, read_only
 from fault_case import INPAINT, PREPARE, SCORE, SWEEP, TOKENIZER, TRANSFORMER
 from fault_table import TABLE, WRITE, Cells, cells_in, write_matrix
 
-import utils.search.report
+import utils.search.search
 import utils.search.storage
-import utils.sweep.tables
 from utils.io.files import read_rows
-from utils.io.images import load_rgb, save_png
+from utils.io.images import load_rgb
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -189,6 +187,9 @@ def is_killed(bench: Bench) -> str:
     code, _ = bench.waiting().dies().ends()
     assert code == -signal.SIGKILL
     bench.ends_well(bench.script.again)
+    if bench.script.saves:
+        (log,) = Path("disk").glob("*/log.jsonl")
+        assert [row["epoch"] for row in read_rows(log)] == [1, 2, 3]
     return f"killed; {SAME}"
 
 
@@ -400,6 +401,7 @@ FAULTS = {
     "the clock goes back": sees_the_clock_go_back,
     "half a file is left": finds_its_files_damaged,
 }
+SIGNALS = ("SIGTERM", "Ctrl-C", "SIGHUP", "SIGXCPU")
 
 
 @pytest.fixture(scope="module")
@@ -414,17 +416,12 @@ def undisturbed() -> dict[str, Path]:
     return {}
 
 
-def _save_blank(path: Path, _table: object) -> None:
-    save_png(path, np.zeros((1, 1, 3), np.uint8))
-
-
 @pytest.fixture
 def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch) -> Bench:
     """A fresh workspace for a script."""
-    monkeypatch.setattr(utils.search.report, "save_plots", lambda *_: None)
     monkeypatch.setattr(utils.search.storage, "HEARTBEAT", 1)
     monkeypatch.setattr(utils.search.storage, "GRACE", 3)
-    monkeypatch.setattr(utils.sweep.tables, "save_plot", _save_blank)
+    monkeypatch.setattr(utils.search.search, "POLL", 0.1)
     name = request.param
     if name not in undisturbed:
         folder = tmp_path_factory.mktemp("undisturbed") / "workspace"
@@ -436,15 +433,17 @@ def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch)
     return Bench(name, shell, undisturbed[name])
 
 
+def cell(number: int, name: str, fault: str) -> object:
+    """A script and a fault; of the signals, which all stop a script alike, one for each script."""
+    is_long = fault in SIGNALS and SIGNALS.index(fault) != number % len(SIGNALS)
+    return pytest.param(name, fault, marks=[pytest.mark.long] if is_long else [])
+
+
 @pytest.mark.parametrize(
-    "fault",
-    [
-        # they end a script as SIGTERM does
-        pytest.param(name, marks=[pytest.mark.long] if name in ("SIGHUP", "SIGXCPU") else [])
-        for name in FAULTS
-    ],
+    ("bench", "fault"),
+    [cell(number, name, fault) for number, name in enumerate(SCRIPTS) for fault in FAULTS],
+    indirect=["bench"],
 )
-@pytest.mark.parametrize("bench", SCRIPTS, indirect=True)
 def test_a_script_in_the_middle_of_its_work(bench, fault, cells):
     reason = bench.script.without.get(fault)
     cells[fault, bench.name] = f"cannot happen: {reason}" if reason else FAULTS[fault](bench)
@@ -454,10 +453,3 @@ def test_the_committed_matrix_names_exactly_the_cells(cells):
     if os.environ.get(WRITE):
         write_matrix(TABLE, list(FAULTS), list(SCRIPTS), cells)
     assert cells_in(TABLE) == (list(FAULTS), list(SCRIPTS))
-
-
-@pytest.mark.parametrize("bench", ["stage 2"], indirect=True)
-def test_a_log_is_complete_after_a_kill(bench):
-    bench.waiting().dies().ends()
-    bench.ends_well("--resume")
-    assert [row["epoch"] for row in read_rows(Path("disk/transformer/log.jsonl"))] == [1, 2, 3]

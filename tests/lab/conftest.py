@@ -72,7 +72,9 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Said]:
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, low_resolution: None
+) -> Callable[..., Said]:
     """Run a command line in this process and the present folder: call("python inpainting.py ...").
 
     `python -m module` and `python script.py` are understood. Returns exit code, stdout, stderr.

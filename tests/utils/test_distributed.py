@@ -30,6 +30,7 @@ from utils.training.transformer_step import TransformerTrainer
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +15,6 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from config.errors import DivergedError, StopRequested, UserError
 from config.schema import Config, SearchConfig
@@ -32,6 +29,7 @@ ROOT = Path(__file__).parents[3]
 BEST = 1e-3  # where the pretended training has its lowest loss
 TOO_HIGH = 3e-2  # from here on it diverges
 START, STEPS = 7.0, 32
+pytestmark = pytest.mark.usefixtures("no_sync")
 
 
 class Training:
@@ -89,16 +87,6 @@ def training(monkeypatch) -> Training:
 @pytest.fixture(autouse=True)
 def no_collection_after_each_trial(monkeypatch) -> None:
     monkeypatch.setattr("gc.collect", lambda: 0)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk() -> Iterator[None]:
-    def hurry(connection, _):
-        connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Engine, "connect", hurry)
-    yield
-    event.remove(Engine, "connect", hurry)
 
 
 def study_of(config: Config) -> optuna.Study:

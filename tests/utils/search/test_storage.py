@@ -16,7 +16,10 @@ from utils.search import storage
 from utils.search.search import open_study
 from utils.search.storage import open_storage, public_url, storage_errors, storage_url
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.usefixtures("no_sync"),
+]
 
 
 @pytest.mark.parametrize(

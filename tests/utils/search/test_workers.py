@@ -6,7 +6,6 @@ import gc
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -15,8 +14,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import NopPruner
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from config.errors import StopRequested, UserError
 from utils.search import search, storage
@@ -28,18 +25,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch) -> Iterator[None]:
+def quick(monkeypatch, no_sync) -> None:
     """No waiting for the disk, and signs of life every second."""
-
-    def hurry(connection, _):
-        connection.execute("PRAGMA synchronous=OFF")
-
     monkeypatch.setattr(search, "POLL", 0.05)
     monkeypatch.setattr(storage, "HEARTBEAT", 1)
     monkeypatch.setattr(storage, "GRACE", 1)
-    event.listen(Engine, "connect", hurry)
-    yield
-    event.remove(Engine, "connect", hurry)
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ def test_starting_anew_does_not_destroy_a_finished_run_silently(weights):
         train_transformer(weights, resume=False)
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("resume", [False, True, "auto"])
 def test_weights_whose_states_are_gone_are_not_replaced_silently(weights, resume):
     train_transformer(weights, resume=False)
@@ -154,6 +155,7 @@ def test_a_flag_takes_any_text_as_its_value(tmp_path, config):
         assert load_config(tmp_path / "c.yml", overrides).run == Path(text), text
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_warm_up_longer_than_the_run_is_refused_or_shortened(config, changed):
     config = changed(config, {"tokenizer.training.warmup_steps": 100})
     try:
