@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {  # what is wrong: command, what is sai
     "a negative split": (f"{PHOTOS} --split 2 -1 1", "--split: -1"),
     "a split of two numbers": (f"{PHOTOS} --split 2 1", "expected 3 arguments"),
     "a huge split": (f"{PHOTOS} --split 1000000000000 1 1", "bytes; allowed are 68,719,476,736"),
-    "more than there is": (PREPARE.replace("6 3 2", "9 9 9"), "11 distinct, 0 unreadable"),
+    "more than there is": (PREPARE.replace("6 3 2", "9 9 9"), "(11 files), but --split asks for"),
     "an image size of 0": (f"{PHOTOS} --image-size 0", "--image-size: 0; allowed are 16 to 1024"),
     "a huge image size": (f"{PHOTOS} --image-size 100000", "--image-size: 100000"),
     "no workers": (f"{PHOTOS} --workers 0", "'0' is not a whole number from 1 to 256"),
