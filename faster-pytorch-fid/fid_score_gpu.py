@@ -29,6 +29,7 @@ from fid.pixels import Size
 from fid.process import Ranks, handled, leave
 
 DISAGREES = 1
+SCORES = ("gt_path", "mask_path", "train_path", "metrics", "bootstrap_samples", "legacy", "seed")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,8 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line. Settings that are not given are None; `Settings` has their defaults."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("images").add_argument
-    text = "predicted and ground truth, as in pytorch-fid"
-    add("paths", nargs="*", type=user_path, metavar="PATH", help=text)
+    add("paths", nargs="*", type=user_path, metavar="PATH", help="predicted, then ground truth")
     text = "folder, .zip or .csv of images, or .npz of statistics"
     add("--predicted-path", type=user_path, help=text)
     truth = "the same for the ground truth; default: the predicted folder's manifest, test_gt.csv"
@@ -69,8 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "training images of the network: how close repairs are to them"
     add("--train-path", type=user_path, help=text)
     add("--recursive", action="store_true", default=None, help="read the folders' sub-folders too")
-    one = "bring all images to one size (bicubic): 64x64"
-    add("--resize", type=Size.read, metavar="WxH", help=one)
+    add("--resize", type=Size.read, metavar="WxH", help="one size for all images (bicubic): 64x64")
     _add_scores(parser.add_argument_group("scores").add_argument)
     _add_results(parser.add_argument_group("results"))
     return parser
@@ -109,11 +108,12 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
 
 def refuse_unread(args: argparse.Namespace) -> None:
     """Raise `ScoreError` for a flag that would be ignored."""
-    saves = args.save_stats is not None
-    unread = ("gt_path", "mask_path", "train_path", "metrics") if saves else ("keep_features",)
-    if flag := next((name.replace("_", "-") for name in unread if getattr(args, name)), None):
-        how = "--save-stats reads the predicted images alone" if saves else "needs --save-stats"
-        raise ScoreError(f"--{flag}: {how}")
+    unread, how = ("keep_features",), "needs --save-stats"
+    if args.save_stats is not None:
+        unread, how = SCORES, "--save-stats reads the predicted images alone and scores nothing"
+    for name in unread:
+        if not any(getattr(args, name) is absent for absent in (None, False)):  # 0 is a seed
+            raise ScoreError(f"--{name.replace('_', '-')}: {how}")
 
 
 def sort_paths(args: argparse.Namespace) -> None:

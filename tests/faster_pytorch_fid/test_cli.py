@@ -422,7 +422,7 @@ def test_full_rank_scores_equal_pytorch_fids_within_a_thousandth(
     expected = pytorch_fid.fid_score.calculate_fid_given_paths(
         [str(folder) for folder in folders], 33, "cpu", 64, num_workers=0
     )
-    code, output, error = command("--predicted-path", folders[0], "--gt-path", folders[1])
+    code, output, error = command("--no-cache", *folders)  # which may be of the other side
     assert code == 0, error
     assert distance(output) == pytest.approx(expected, abs=1e-3)
 
@@ -578,6 +578,7 @@ MISTAKES = [
     (nothing, ("--two\nlines",), "unrecognized arguments: --two lines"),
     (nothing, ("--keep-features",), "--keep-features: needs --save-stats"),
     (nothing, (*GT, "--save-stats"), "--gt-path: --save-stats reads the predicted images alone"),
+    (nothing, ("--seed", "0", "--save-stats"), "--seed: --save-stats reads the predicted images"),
 ]
 
 

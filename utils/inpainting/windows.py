@@ -3,7 +3,7 @@
 Windows of the model's size, S x S pixels, cover each hole and overlap by half. Those with the most
 known pixels are repaired first, and their results count as known for the next, so that neighbours
 agree. Only a window's core is kept, which has context on all sides. The borders of holes and the
-seams between windows are feathered (composite.py). No other pixel is written.
+seams between windows are feathered (utils/data/fill.py). No other pixel is written.
 
 In the middle of a thick hole, windows would see no known pixels. Such holes are repaired last, in a
 downscaled picture where they are not thick, and the result is enlarged.
