@@ -11,6 +11,9 @@ from config.section import Finite, MaskSchedule, NoBool, PositiveFloat, Positive
 RuleName = Literal[
     "listing", "maskgit", "lab", "lab_ceil", "lab_from_zero", "lab_remaining", "lab_sampled"
 ]
+OrderName = Literal["confidence", "random", "halton", "revise"]  # functions of models/orders.py
+HoleFillName = Literal["grey", "mean", "harmonic", "biharmonic"]  # of utils/data/fill.py
+CompositeName = Literal["none", "hard", "feather"]  # likewise
 
 
 class RuleConfig(Section):
@@ -74,15 +77,15 @@ class DecodingConfig(Section):
     """at: run sweet_spot iterations. after: one more, as some public solutions do."""
     choice_temperature: Annotated[float, Field(ge=0.0, le=1e6), NoBool] = 4.5
     """Scale of the Gumbel noise on confidences; the rule's noise multiplies it."""
-    order: Literal["confidence", "random", "halton", "revise"] = "confidence"
+    order: OrderName = "confidence"
     """Which tokens are revealed first; revise may change its own choices, never known ones."""
     token_choice: Literal["rule", "argmax", "sample"] = "rule"
     """The most probable token or a sample; rule: as the rule says."""
     temperature: Annotated[float, Field(ge=1e-6), Finite, NoBool] = 1.0
     """Divides the logits when sampling tokens; confidences are unaffected."""
-    hole_fill: Literal["grey", "mean", "harmonic", "biharmonic"] = "grey"
+    hole_fill: HoleFillName = "grey"
     """What fills holes before encoding: the lab's grey, the known mean, or a smooth fill."""
-    composite: Literal["none", "hard", "feather"] = "none"
+    composite: CompositeName = "none"
     """hard: paste known pixels back; feather: without a seam (always so in images repaired in
     windows)."""
     feather_width: PositiveFloat = 8.0

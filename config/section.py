@@ -43,7 +43,9 @@ PositiveFloat = Annotated[float, Field(gt=0.0), Finite, NoBool]
 NonNegativeFloat = Annotated[float, Field(ge=0.0), Finite, NoBool]
 NOTHING = ("none", "nil", "null")  # words for null, which YAML and Python read as text
 Key = tuple[str | int, ...]  # path of a value, e.g. ("training", "learning_rate")
-MaskSchedule = Literal["cosine", "linear", "square", "maskgit_cosine", "sqrt", "constant"]
+MaskSchedule = Literal[  # functions of models/masking.py
+    "cosine", "linear", "square", "maskgit_cosine", "sqrt", "constant"
+]
 LearningRateSchedule = Literal["constant", "cosine"]
 
 

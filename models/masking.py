@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from config.errors import one_of
 from config.schema import MaskingConfig
+from config.section import MaskSchedule
 from models.transformer import BidirectionalTransformer
 
 
@@ -48,13 +50,9 @@ def constant(r: Tensor) -> Tensor:
     return torch.where(r == 1, 0.0, torch.ones_like(r))
 
 
+# each name of the config with the function above that is called so
 MASK_SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
-    "cosine": cosine,
-    "linear": linear,
-    "square": square,
-    "maskgit_cosine": maskgit_cosine,
-    "sqrt": sqrt,
-    "constant": constant,
+    name: globals()[name] for name in get_args(MaskSchedule)
 }
 
 

@@ -2,7 +2,7 @@
 
 An order takes the confidence that every token had when it was chosen and returns a ranking (B, N)
 and the candidates (B, N) that may stay hidden; the lowest ranks do, as many as the rule says. A new
-order is one function here, one line in `ORDERS` and its name in `DecodingConfig.order`.
+order is one function here and its name in `OrderName` (config/decoding.py).
 
 Shapes: B batch, N tokens.
 """
@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from config.decoding import OrderName
 from models.step import Step
 
 # confidence (B, N) float64, noise temperature, hidden (B, N) -> ranking (B, N), candidates (B, N)
@@ -58,12 +60,8 @@ def revise(
     return confidence + temperature * step.confidence_noise(), step.token_mask
 
 
-ORDERS: dict[str, Order] = {
-    "confidence": confidence,
-    "random": random,
-    "halton": halton,
-    "revise": revise,
-}
+# each name of the config with the function above that is called so
+ORDERS: dict[str, Order] = {name: globals()[name] for name in get_args(OrderName)}
 
 
 def still_hidden(ranking: Tensor, candidates: Tensor, count: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 from scipy import sparse
@@ -16,6 +17,7 @@ from scipy.linalg import solveh_banded
 from scipy.ndimage import distance_transform_edt, zoom
 from scipy.sparse.linalg import cg
 
+from config.decoding import CompositeName, HoleFillName
 from utils.io.images import HOLE_COLOUR
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]  # float image, hole -> values (n, 3)
@@ -55,12 +57,8 @@ def biharmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return _solve(*_equations(_bilaplacian(*hole.shape)[np.flatnonzero(hole)], image, hole))
 
 
-HOLE_FILLS: dict[str, Fill] = {
-    "grey": grey,
-    "mean": mean,
-    "harmonic": harmonic,
-    "biharmonic": biharmonic,
-}
+# each name of the config with the function above that is called so
+HOLE_FILLS: dict[str, Fill] = {name: globals()[name] for name in get_args(HoleFillName)}
 
 
 def fill_hole(image: np.ndarray, hole: np.ndarray, fill: str) -> np.ndarray:
@@ -170,7 +168,7 @@ def _around(hole: np.ndarray) -> tuple[slice, slice]:
     return slice(first[0], rows[-1] + 2), slice(first[1], columns[-1] + 2)
 
 
-COMPOSITES: dict[str, Composite] = {"none": none, "hard": hard, "feather": feather}
+COMPOSITES: dict[str, Composite] = {name: globals()[name] for name in get_args(CompositeName)}
 
 
 def composite(
