@@ -11,9 +11,10 @@ from config.section import Finite, MaskSchedule, NoBool, PositiveFloat, Positive
 RuleName = Literal[
     "listing", "maskgit", "lab", "lab_ceil", "lab_from_zero", "lab_remaining", "lab_sampled"
 ]
-OrderName = Literal["confidence", "random", "halton", "revise"]  # functions of models/orders.py
-HoleFillName = Literal["grey", "mean", "harmonic", "biharmonic"]  # of utils/data/fill.py
-CompositeName = Literal["none", "hard", "feather"]  # likewise
+# functions of models/orders.py and utils/data/fill.py
+OrderName = Literal["confidence", "random", "halton", "revise"]
+HoleFillName = Literal["grey", "mean", "harmonic", "biharmonic"]
+CompositeName = Literal["none", "hard", "feather"]
 
 
 class RuleConfig(Section):

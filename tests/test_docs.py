@@ -299,14 +299,15 @@ def test_the_code_on_extending_runs_as_it_stands(monkeypatch):
     assert len(code) == 3
     assert all("assert" in block for block in code)
     names: dict = {}
+    registries = MASK_SCHEDULES, ORDERS, BACKENDS
+    before = [dict(registry) for registry in registries]
     try:
         for block in code:
             exec(compile(block, "docs/extending.md", "exec"), names)
     finally:
-        for table, name in (
-            (MASK_SCHEDULES, "cubic"), (ORDERS, "from_the_left"), (BACKENDS, "mean-colour"),
-        ):  # fmt: skip
-            table.pop(name)
+        for registry, content in zip(registries, before, strict=True):
+            registry.clear()
+            registry.update(content)
 
 
 def test_the_rule_spelled_out_on_decoding_is_a_config(tmp_path):

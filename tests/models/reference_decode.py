@@ -66,19 +66,19 @@ class State(NamedTuple):
     hidden: list[bool]
 
 
+CLOSED_FORMS = {
+    "linear": lambda r: 1 - r,
+    "cosine": lambda r: (1 + math.cos(math.pi * r)) / 2,
+    "square": lambda r: 1 - r**2,
+    "maskgit_cosine": lambda r: math.cos(math.pi * r / 2) if r < 1 else 0.0,
+    "sqrt": lambda r: 1 - math.sqrt(r),
+    "constant": lambda r: float(r < 1),
+}
+ORDERS = ("confidence", "random", "halton", "revise")  # of `tokens_to_hide`
+
+
 def gamma(schedule: str, r: float) -> float:
-    if schedule == "linear":
-        return 1 - r
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * r)) / 2
-    if schedule == "square":
-        return 1 - r**2
-    if schedule == "sqrt":
-        return 1 - math.sqrt(r)
-    if schedule == "constant":
-        return 1.0 if r < 1 else 0.0
-    assert schedule == "maskgit_cosine"
-    return math.cos(math.pi * r / 2) if r < 1 else 0.0
+    return CLOSED_FORMS[schedule](r)
 
 
 def mapped_progress(schedule: str, q: float) -> float:

@@ -20,6 +20,7 @@ from models.rules import HIDDEN_COUNTS, NOISES, TOKEN_CHOICES, TRUSTS, noise_tem
 from models.step import PROGRESS, Step
 
 from .reference_decode import NAMED_RULES, Noise, Rule, Settings, State, decode_image
+from .reference_decode import ORDERS as REFERENCE_ORDERS
 
 SCHEDULES = sorted(MASK_SCHEDULES)
 PAPERS = ("listing", "maskgit")  # the report's rule and the paper's
@@ -99,7 +100,7 @@ def random_settings(
 
 def order_at(*place: int) -> str:
     """Each order in turn, so that all meet every rule and every schedule or sweet spot."""
-    return [*ORDERS][sum(place) % len(ORDERS)]
+    return REFERENCE_ORDERS[sum(place) % len(REFERENCE_ORDERS)]
 
 
 def noise_of(

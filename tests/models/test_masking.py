@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import cos, log, pi, sqrt
+from math import log, pi, sqrt
 
 import pytest
 import torch
@@ -20,15 +20,9 @@ from models.masking import (
     token_mask_from_holes,
 )
 
+from .reference_decode import CLOSED_FORMS
+
 CODES = 16
-CLOSED_FORMS = {
-    "linear": lambda r: 1 - r,
-    "cosine": lambda r: (1 + cos(pi * r)) / 2,
-    "square": lambda r: 1 - r * r,
-    "maskgit_cosine": lambda r: cos(pi * r / 2),
-    "sqrt": lambda r: 1 - sqrt(r),
-    "constant": lambda r: float(r < 1),
-}
 
 
 def test_every_schedule_has_its_closed_form_here():
