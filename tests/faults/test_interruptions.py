@@ -402,6 +402,12 @@ FAULTS = {
     "half a file is left": finds_its_files_damaged,
 }
 SIGNALS = ("SIGTERM", "Ctrl-C", "SIGHUP", "SIGXCPU")
+COMMON = ("its reader leaves", "a read-only folder", "a picture vanishes", "the clock goes back")
+LONG = {  # slow scripts, and what happens to them as to the quick ones; left to make test-long
+    "stage 1": (*COMMON, "two runs in one folder"),
+    "search": (*COMMON, "a worker process dies"),
+    "sweep": COMMON,
+}
 
 
 @pytest.fixture(scope="module")
@@ -435,7 +441,8 @@ def bench(request, workspace, shell, undisturbed, tmp_path_factory, monkeypatch)
 
 def cell(number: int, name: str, fault: str) -> object:
     """A script and a fault; of the signals, which all stop a script alike, one for each script."""
-    is_long = fault in SIGNALS and SIGNALS.index(fault) != number % len(SIGNALS)
+    is_other_signal = fault in SIGNALS and SIGNALS.index(fault) != number % len(SIGNALS)
+    is_long = is_other_signal or fault in LONG.get(name, ())
     return pytest.param(name, fault, marks=[pytest.mark.long] if is_long else [])
 
 
