@@ -24,39 +24,36 @@ try:
 except SystemExit:
     pass
 """
-STATE_MODULES = "\nprint(*{name.partition('.')[0] for name in sys.modules})"
+MARK = "loaded:"
+STATE_MODULES = f"\nprint('{MARK}', *{{name.partition('.')[0] for name in sys.modules}})\n"
 
 
-def loaded(code: str, *arguments: str) -> set[str]:
-    """Packages that are loaded when the code has run."""
-    command = [sys.executable, "-c", code + STATE_MODULES, *arguments]
+def loaded_after(*parts: str, arguments: tuple[str, ...] = ()) -> list[set[str]]:
+    """Packages that are loaded after each part of the code."""
+    command = [sys.executable, "-c", "".join(part + STATE_MODULES for part in parts), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+    stated = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    return [set(line.split()) for line in stated]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_imports_nothing_heavy(script):
-    assert loaded(HELP, script) & HEAVY == set()
+    (found,) = loaded_after(HELP, arguments=(script,))
+    assert found & HEAVY == set()
 
 
-@pytest.mark.parametrize(
-    ("modules", "unused"),
-    [
-        ("utils.training.tokenizer, utils.training.transformer", OPTIONAL),
-        ("utils.inpainting.job", OPTIONAL | {"sklearn", "skimage"}),
-    ],
-)
-def test_work_imports_only_what_it_computes_with(modules, unused):
-    found = loaded(f"import sys, {modules}")
-    assert "torch" in found
-    assert found & unused == set()
-
-
-def test_reading_weights_does_not_import_the_compiler():
+def test_work_imports_only_what_it_computes_with():
     config = "from config.loading import load_config; config = load_config('config/cats64.yml')"
     shapes = "from utils.weights.description import network_shapes"
     read = "network_shapes(config.tokenizer); network_shapes(config.transformer)"
-    assert "sympy" not in loaded(f"import sys; {config}; {shapes}; {read}")
+    repair, train = "import utils.inpainting.job", "import utils.training.tokenizer"
+    reads, repairs, trains = loaded_after(
+        f"import sys; {config}; {shapes}; {read}", repair, f"{train}, utils.training.transformer"
+    )
+    assert "torch" in reads
+    assert "sympy" not in reads  # of the compiler
+    assert repairs & (OPTIONAL | {"sklearn", "skimage"}) == set()
+    assert trains & OPTIONAL == set()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])

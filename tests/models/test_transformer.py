@@ -267,7 +267,16 @@ def test_recomputation_keeps_less_for_the_way_back(transformer_config):
     assert kept[1] < kept[0] / 2
 
 
-@every_option
+mostly_long = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[] if name == "everything" else [pytest.mark.long])
+        for name, options in OPTIONS.items()
+    ],
+)
+
+
+@mostly_long
 def test_blocks_compile_into_one_graph_in_bf16(transformer_config, options):
     # aot_eager traces forward and backward as the real compiler does, and needs no C compiler
     model = built(transformer_config, **options, attention="fused", dropout=0.1).train()
@@ -277,7 +286,7 @@ def test_blocks_compile_into_one_graph_in_bf16(transformer_config, options):
     assert model.blocks[0].MLP[0].weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("prior_dim", [0, 4])
+@pytest.mark.parametrize("prior_dim", [pytest.param(0, marks=pytest.mark.long), 4])
 def test_logits_of_all_places_compile_into_one_graph(transformer_config, prior_dim):
     model = built(transformer_config, prior_dim=prior_dim)
     ids = random_ids(transformer_config)
