@@ -22,6 +22,7 @@ def test_ten_cells_of_code_stand_each_below_its_prose():
     assert len({cell["id"] for cell in CELLS}) == len(CELLS)
 
 
+@pytest.mark.usefixtures("low_resolution")
 def test_the_tour_runs_from_top_to_bottom_and_its_own_assertions_hold(monkeypatch):
     matplotlib.use("Agg")  # show() draws nothing
     monkeypatch.chdir(ROOT / "docs")  # where Jupyter runs it
