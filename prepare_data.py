@@ -15,8 +15,8 @@ import utils  # noqa: F401  first: makes failed imports one-line errors
 from utils.cli import ArgumentParser, first_line, run, whole
 from utils.data.holes import DEFAULT_SHARE, HOLE_KINDS
 from utils.data.photos import Photos
-from utils.data.prepare import Settings, prepare
-from utils.data.sources import open_source
+from utils.data.prepare import Preparation, prepare
+from utils.data.sources import open_pictures
 
 MAX_WORKERS = 256  # threads
 
@@ -59,14 +59,14 @@ def parser() -> ArgumentParser:
 
 def main() -> None:
     args = parser().parse_args()
-    settings = Settings(
+    settings = Preparation(
         split=tuple(args.split),
         image_size=args.image_size,
         seed=args.seed,
         holes=args.holes,
         hole_share=tuple(args.hole_share),
     )
-    source = Photos() if args.source_kind == "photos" else open_source(args.source)
+    source = Photos() if args.source_kind == "photos" else open_pictures(args.source)
     prepare(source, args.out, settings, workers=args.workers, force=args.force)
 
 

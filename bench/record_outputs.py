@@ -26,7 +26,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from bench.common import RELEASED, ROOT
-from utils.inpainting.manifest import differences
+from utils.inpainting.manifest import changed_settings
 
 WEIGHTS = [
     *("--tokenizer", RELEASED / "vqgan.safetensors"),
@@ -35,7 +35,7 @@ WEIGHTS = [
 SCORER = "faster-pytorch-fid/fid_score_gpu.py"
 SCRIPTS = [
     *("training_transformer.py", "training_vqgan.py", "inpainting.py", "sweep.py", "app.py"),
-    *("prepare_data.py", SCORER),
+    *("prepare_data.py", "grade.py", SCORER),
 ]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"}
 TWENTY_STEPS = [
@@ -147,7 +147,8 @@ def main() -> None:
     found = record()
     args.file.write_text(json.dumps(found, indent=1))
     if args.compare:
-        found = differences(json.loads(args.compare.read_text()), json.loads(args.file.read_text()))
+        before, now = (json.loads(path.read_text()) for path in (args.compare, args.file))
+        found = changed_settings(before, now)
         print("\n".join(found) or "equal")
         raise SystemExit(bool(found))
 

@@ -9,6 +9,7 @@ only utils and scripts may use it.
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ ROOMS = (  # of utils/; each imports only rooms of lines above its own
     {"report"},
 )
 
+SAME = {  # in every script, or in the scorer as in utils/, from which it must not import
+    *("main", "build_parser", "run"),
+    *("note", "limit", "check_limit", "user_path", "resized"),
+}
 Modules = dict[str, tuple[str, Path]]  # dotted name -> place, file
 
 
@@ -124,7 +129,18 @@ def test_no_modules_import_in_a_circle():
     assert circle(ROOT) == []
 
 
-def test_one_place_makes_the_scorer_importable():
+def test_no_two_modules_call_different_things_alike():
+    places = defaultdict(list)
+    for name, (_, file) in modules_of(ROOT).items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                places[node.name].append(name)
+    assert {
+        name: found for name, found in places.items() if len(found) > 1 and name not in SAME
+    } == {}
+
+
+def test_besides_scripts_one_place_makes_the_scorer_importable():
     touching = {
         name
         for name, (place, file) in modules_of(ROOT).items()

@@ -24,7 +24,7 @@ from utils.io.files import read_rows
 from utils.io.images import load_rgb, save_png, tell_of_profile
 from utils.io.pictures import comparison
 from utils.pages import about_run, embed, embed_file, save_page
-from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, notes
+from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, search_notes
 
 REPORT_TEMPLATE = "report.html"
 SCHEDULES = ("cosine", "linear", "square")  # in the report's order
@@ -143,7 +143,7 @@ def _search(folder: Path) -> dict | None:
     plots = [(name, embed_file(folder / name)) for name in SEARCH_PLOTS if (folder / name).exists()]
     with _meant_for(folder / SEARCH_JSON):
         heading, *rows = cells(result)
-        return {"heading": heading, "rows": rows, "notes": notes(result), "plots": plots}
+        return {"heading": heading, "rows": rows, "notes": search_notes(result), "plots": plots}
 
 
 def _read_manifest(folder: Path) -> dict:

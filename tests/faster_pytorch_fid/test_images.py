@@ -26,7 +26,7 @@ from config import errors
 from config.errors import UserError
 from utils.data.datasets import TruthTable
 from utils.data.pairs import list_images, pair
-from utils.data.sources import open_source
+from utils.data.sources import open_pictures
 from utils.io.images import load_mask, load_rgb
 
 
@@ -199,8 +199,8 @@ def test_hidden_files_and_folders_are_no_pictures_wherever_they_lie(tmp_path, pi
         (tmp_path / "folder" / name).write_bytes(content)
     assert folder_names(tmp_path / "folder", recursive=True) == names[:2]
     assert open_images(write_zip(tmp_path / "a.zip", members)).names == names[:2]
-    assert open_source(tmp_path / "folder").files == open_source(tmp_path / "a.zip").files
-    assert open_source(tmp_path / "folder").files == names[:2]
+    assert open_pictures(tmp_path / "folder").files == open_pictures(tmp_path / "a.zip").files
+    assert open_pictures(tmp_path / "folder").files == names[:2]
 
 
 def test_numbers_in_names_may_be_longer_than_python_reads():
@@ -569,7 +569,7 @@ def test_names_in_a_zip_are_those_of_the_machine_that_packed_it(tmp_path):
     images = open_images(path)
     assert images.names == ["caf\u00e9.png", "out/sub/b.png"]
     np.testing.assert_array_equal(images.pixels(1), 255 - RGB)
-    source = open_source(path)
+    source = open_pictures(path)
     assert source.files == images.names
     assert source.read("caf\u00e9.png") == encoded(RGB)
 

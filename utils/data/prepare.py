@@ -44,7 +44,7 @@ SKIPPED_SHOWN = 5  # skipped files printed; all are in dataset.json
 
 
 @dataclass(frozen=True)
-class Settings:
+class Preparation:
     """The settings that determine a data set's content, together with its source."""
 
     split: tuple[int, int, int]  # images in train, val and test
@@ -73,7 +73,7 @@ class Settings:
 def prepare(
     source: Photos | ImageFiles,
     out: Path,
-    settings: Settings,
+    settings: Preparation,
     *,
     workers: int = 4,
     force: bool = False,
@@ -115,7 +115,7 @@ def prepare(
 
 
 def _write_images(
-    folder: Path, splits: Splits, settings: Settings, workers: int
+    folder: Path, splits: Splits, settings: Preparation, workers: int
 ) -> dict[str, object]:
     """Write all images; return the content hash and the channel statistics over train."""
     files: list[tuple[str, np.ndarray]] = []
@@ -233,7 +233,7 @@ def _published(out: Path) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _print_summary(out: Path, source: Photos | ImageFiles, settings: Settings) -> None:
+def _print_summary(out: Path, source: Photos | ImageFiles, settings: Preparation) -> None:
     counts = ", ".join(f"{number} {split}" for split, number in settings.counts.items())
     found = ", ".join(f"{number} {what}" for what, number in source.report.items())
     print(f"{out}: {counts} images from {source.label} ({found})")

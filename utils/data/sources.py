@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from fid.files import BROKEN_ZIP, composed
-from fid.names import is_file, is_picture, names_below, natural_key
-from fid.names import open_zip as open_archive
+from fid.names import is_file, is_picture, names_below, natural_key, open_zip
 from fid.pixels import profile_of
 from PIL import Image
 from tqdm import tqdm
@@ -159,14 +158,14 @@ def square_crop(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def open_source(path: Path) -> ImageFiles:
+def open_pictures(path: Path) -> ImageFiles:
     """Open a folder of any depth or a zip file. Raises UserError if it contains no image."""
     if not path.exists():
         raise UserError(f"{path}: no such folder or zip file")
     if path.is_dir():
         names, read = open_folder(path)
     elif path.is_file() and _is_zip(path):  # reading a pipe would hang
-        names, read = open_zip(path)
+        names, read = open_picture_zip(path)
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file")
     tell_left_out(path, names)
@@ -202,10 +201,10 @@ def open_folder(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     return [name for name in names_below(path) if is_file(path / name)], read
 
 
-def open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+def open_picture_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """Names of a zip's files, and a function that reads one in memory, never extracting it."""
     try:
-        archive = open_archive(path)
+        archive = open_zip(path)
     except BROKEN_ZIP as error:
         raise_if_machine(error, path)
         raise UserError(f"{path}: cannot be read as a zip file: {error}") from error

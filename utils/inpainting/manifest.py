@@ -179,7 +179,7 @@ class Manifest:
         """Print why images of an earlier run are repaired again, if they are."""
         folder = self.path.parent
         if self.before:
-            changes = differences(self.before["settings"], self.settings)
+            changes = changed_settings(self.before["settings"], self.settings)
         else:  # a run cut short left no manifest, but stamps
             stamps = (read_stamp(path) for path in folder.glob("image_*.png"))
             others = [stamp for stamp in stamps if stamp and not stamp.startswith(self.digest)]
@@ -189,13 +189,13 @@ class Manifest:
             note(f"{folder} was made with other settings ({changed}): its images are made again")
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
+def changed_settings(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
     """Each setting that changed, as ``key before, now value``; keys are dotted."""
     found = []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{where}{key}.")
+            found += changed_settings(old, new, f"{where}{key}.")
         elif old != new:
             found.append(
                 f"other {where}{key}" if "sha256" in key else f"{where}{key} {old}, now {new}"

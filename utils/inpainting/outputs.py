@@ -62,7 +62,7 @@ def settings_of(config: Config, dtype: torch.dtype) -> dict[str, Any]:
         "decoding": config.decoding.model_dump(mode="json", exclude=OUTPUT_ONLY),
         "masking": {"mask_schedule": config.masking.mask_schedule},
         "data": config.data.model_dump(mode="json", include={"image_size", "mean", "std"}),
-        "arithmetic": str(dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         **_untold(config),
     }
 

@@ -136,7 +136,7 @@ def cells(result: SearchResult) -> list[list[str]]:
     ]
 
 
-def notes(result: SearchResult) -> list[str]:
+def search_notes(result: SearchResult) -> list[str]:
     """Sentences below the table: repeats, whether the winner stands out, time taken."""
     lines, spread = [], result["noise"]
     if result["repeats"]:
@@ -159,7 +159,8 @@ def notes(result: SearchResult) -> list[str]:
 def save_search(folder: Path, result: SearchResult, study: Study) -> None:
     """Write numbers, table and plots, and print the table."""
     heading, *rows = cells(result)
-    text = markdown_table(heading, rows, aligned=True) + "\n\n" + "\n".join(notes(result)) + "\n"
+    table, notes = markdown_table(heading, rows, aligned=True), "\n".join(search_notes(result))
+    text = f"{table}\n\n{notes}\n"
     print(text, end="", flush=True)
     write_text(folder / SEARCH_TABLE, text)
     save_plots(folder, study)

@@ -33,7 +33,7 @@ from utils.distributed import joined, total
 from utils.inpainting.outputs import settings_digest, settings_of
 from utils.io.files import alone_in, atomic, read_rows, write_text
 from utils.io.messages import raise_if_machine
-from utils.sweep.decode import CellDecoder, CellRow, Inputs, read_inputs
+from utils.sweep.decode import CellDecoder, CellRow, JobInputs, read_job_inputs
 from utils.sweep.plan import Cell, Study, walks
 
 ROW = {"key", "score", "score_name", "hole_psnr", "images"}  # keys of a stored cell
@@ -42,7 +42,7 @@ ROW = {"key", "score", "score_name", "hole_psnr", "images"}  # keys of a stored 
 class Sweep:
     """Computes the cells of studies and stores their results."""
 
-    def __init__(self, config: Config, inputs: Inputs, output: Path, seeds: int) -> None:
+    def __init__(self, config: Config, inputs: JobInputs, output: Path, seeds: int) -> None:
         self.config, self.inputs, self.output = config, inputs, output
         self.seeds = range(config.seed, config.seed + seeds)
         compute = Compute.of(config)
@@ -146,7 +146,7 @@ def open_sweep(
 ) -> Iterator[Sweep]:
     """Open a sweep together with torchrun's other processes and lock its folder."""
     with alone_in(output) if is_main() else nullcontext(), joined(Compute.of(config).device):
-        yield Sweep(config, read_inputs(dataset, images, config.data.image_size), output, seeds)
+        yield Sweep(config, read_job_inputs(dataset, images, config.data.image_size), output, seeds)
 
 
 def _read_rows(path: Path) -> list[CellRow]:

@@ -34,7 +34,7 @@ CellRow = dict[str, Any]  # the result of a finished cell
 
 
 @dataclass(frozen=True)
-class Inputs:
+class JobInputs:
     """The images of a sweep, all of the model's size."""
 
     indices: list[int]  # positions in the dataset, which key the noise
@@ -51,7 +51,7 @@ class Inputs:
         return digest.hexdigest()
 
 
-def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
+def read_job_inputs(dataset: InpaintingSet, count: int | None, side: int) -> JobInputs:
     """Read `count` images spread evenly over a dataset, or all, with their ground truth."""
     if len(dataset) < 2:
         raise UserError(f"{dataset.images[0].parent}: one image; a score needs 2 or more")
@@ -73,7 +73,7 @@ def read_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Inputs:
             f"{dataset.images[0].parent.parent}: has no ground truth to score against; name a "
             "prepared folder with test/ or test_gt.csv"
         )
-    return Inputs(
+    return JobInputs(
         chosen,
         np.stack([item.image for item in items]),
         np.stack([item.hole for item in items]),
@@ -93,7 +93,7 @@ class Batch:
 class CellDecoder:
     """Decodes and scores the images of a sweep; networks and statistics load when first needed."""
 
-    def __init__(self, config: Config, inputs: Inputs, device: torch.device) -> None:
+    def __init__(self, config: Config, inputs: JobInputs, device: torch.device) -> None:
         self.config, self.inputs, self.device = config, inputs, device
         self.started: dict[str, list[Batch]] = {}  # by hole fill
         self.kept_bytes = 0  # of cached first-step logits, all batches together

@@ -93,7 +93,7 @@ def walks(cells: Iterable[Cell]) -> list[list[Cell]]:
 # The report's studies
 
 Axes = dict[str, dict[str, Changes]]  # axis -> label -> changed keys
-RULES: dict[str, Changes] = {rule: {"rule": rule} for rule in ("listing", "maskgit")}
+_RULES: dict[str, Changes] = {rule: {"rule": rule} for rule in ("listing", "maskgit")}
 
 
 def _ends_at(total_iter: int, sweet_spot: int) -> Changes:
@@ -103,16 +103,16 @@ def _ends_at(total_iter: int, sweet_spot: int) -> Changes:
 STUDIES: dict[str, tuple[str, Axes]] = {  # title and axes, with the report's numbers
     "iterations": (
         "Total iterations at sweet spot 8",
-        {"rule": RULES, "total iterations": {str(n): _ends_at(n, 8) for n in (5, 8, 10, 15, 20)}},
+        {"rule": _RULES, "total iterations": {str(n): _ends_at(n, 8) for n in (5, 8, 10, 15, 20)}},
     ),
     "sweet-spot": (
         "Sweet spots of 10 iterations",
-        {"rule": RULES, "sweet spot": {str(n): _ends_at(10, n) for n in (1, 4, 8, 10)}},
+        {"rule": _RULES, "sweet spot": {str(n): _ends_at(10, n) for n in (1, 4, 8, 10)}},
     ),
     "schedules": (
         "Schedules, 10 of 10 iterations",
         {
-            "rule": RULES,
+            "rule": _RULES,
             "schedule": {
                 name: {"mask_schedule": name, **_ends_at(10, 10)}
                 for name in ("cosine", "linear", "square")

@@ -42,7 +42,7 @@ def train_tokenizer(
 
         def begin() -> None:
             if start is not None:
-                trainer.start_from(network_to_start_from(start, config))
+                trainer.start_from(tokenizer_to_start_from(start, config))
             elif config.tokenizer.training.decoder_only:
                 raise UserError(
                     "tokenizer.training.decoder_only trains the decoder of given weights; name "
@@ -82,7 +82,7 @@ def _without_early_conditioning(config: Config) -> Config:
     return config.model_copy(update={"tokenizer": plain})
 
 
-def network_to_start_from(path: Path, config: Config) -> VQGAN:
+def tokenizer_to_start_from(path: Path, config: Config) -> VQGAN:
     """Weights for the network that the config describes, from a file of it or of a smaller one.
 
     The smaller one may lack the decoder's conditioning, which starts without effect, or have

@@ -51,7 +51,7 @@ def train_transformer(
 
         def begin() -> None:
             if start is not None:
-                trainer.start_from(network_to_start_from(start, config))
+                trainer.start_from(transformer_to_start_from(start, config))
 
         return train(trainer, folder, opening, begin, callback)
 
@@ -68,7 +68,7 @@ def check_opening(config: Config, opening: Opening) -> None:
     open_state(config.run / "transformer" / STATE, own, auto)
 
 
-def network_to_start_from(path: Path, config: Config) -> BidirectionalTransformer:
+def transformer_to_start_from(path: Path, config: Config) -> BidirectionalTransformer:
     """The network of a file; it gets the conditioning of the config if it has none."""
     network, wanted = load_transformer(path, config.transformer), config.transformer
     if wanted.conditioning == "pixels" and network.config.conditioning == "none":
@@ -78,7 +78,7 @@ def network_to_start_from(path: Path, config: Config) -> BidirectionalTransforme
 
 def as_in_start(config: Config, path: Path) -> Config:
     """The config with the architecture of the network that a run starts from."""
-    network = network_to_start_from(path, config)
+    network = transformer_to_start_from(path, config)
     like = network.config.model_dump(exclude={"dropout", "attention"})
     section = config.transformer.model_copy(update=like)
     return config.model_copy(update={"transformer": section})

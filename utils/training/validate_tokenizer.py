@@ -62,8 +62,8 @@ class TokenizerValidation:
             in_holes["hole_mae"] = error[holes].mean().item()
         return {
             **in_holes,
-            "psnr": psnr(self.images, self.outputs),
-            "ssim": ssim(self.images, self.outputs),
+            "psnr": mean_psnr(self.images, self.outputs),
+            "ssim": mean_ssim(self.images, self.outputs),
             "frechet_efficientnet": self.distance(self.outputs),
             "codes_used": (counts > 0).double().mean().item(),
             "perplexity": perplexity(counts.double()).item(),
@@ -128,13 +128,16 @@ def reconstruction_grid(images: Tensor, outputs: Tensor) -> Tensor:
     return torch.from_numpy(tile(rows, len(rows), PER_ROW))
 
 
-def psnr(images: Tensor, outputs: Tensor) -> float:
+def mean_psnr(images: Tensor, outputs: Tensor) -> float:
     """Mean over images of the peak signal-to-noise ratio in dB, (n, H, W, 3) uint8 each."""
     error = (images.float() - outputs.float()).square().mean((1, 2, 3)).clamp(min=1e-6)
     return (10 * (255**2 / error).log10()).mean().item()
 
 
-def ssim(images: Tensor, outputs: Tensor) -> float:
-    """Mean structural similarity (Wang et al. 2004), (n, H, W, 3) uint8 each."""
+def mean_ssim(images: Tensor, outputs: Tensor) -> float:
+    """Mean structural similarity (Wang et al. 2004), (n, H, W, 3) uint8 each.
+
+    In scikit-image's uniform windows of 7 x 7 pixels; the scorer's are Gaussian, 11 x 11.
+    """
     pairs = zip(images.numpy(), outputs.numpy(), strict=True)
     return float(np.mean([structural_similarity(a, b, channel_axis=2) for a, b in pairs]))

@@ -34,7 +34,7 @@ from utils.weights.lab_layouts import KEY, Weights, renamed
 from utils.weights.lab_naming import UNUSED, VARIANTS, Naming, Settled, to_naming
 from utils.weights.lab_networks import (
     FIRST_WORDS,
-    Network,
+    LabNetwork,
     choose,
     find_networks,
     same_weights,
@@ -138,7 +138,7 @@ def to_lab(kind: str, weights: Weights, naming: Naming) -> Weights:
     return dict(weights) if kind == TOKENIZER else to_naming(weights, naming)
 
 
-def _convert(network: Network, name: str, notes: list[str], settled: Settled) -> Part:
+def _convert(network: LabNetwork, name: str, notes: list[str], settled: Settled) -> Part:
     """Rename and concatenate the keys of blocks, and leave out what is no parameter."""
     refuse_parts(network.weights, name)
     if network.prefix:

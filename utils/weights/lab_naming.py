@@ -33,7 +33,7 @@ UNUSED = "unused"  # as a role: the forward pass does not use the layer
 
 ROLE_WORDS = {"q": "q|que|qry|quer(y|ie)", "k": "k|key", "v": "v|val|value", "o": "o|out|output"}
 AROUND = "w|b|fc|to|lin|linear|proj|projection|layer|dense|weight|bias|matrix|embed"
-ORDERS = {3: re.compile("qkv|qvk|kqv|kvq|vqk|vkq"), 2: re.compile("qk|kq|qv|vq|kv|vk")}
+QKV_ORDERS = {3: re.compile("qkv|qvk|kqv|kvq|vqk|vkq"), 2: re.compile("qk|kq|qv|vq|kv|vk")}
 LAYER = re.compile(r"(?P<layer>.+?)[._](?P<last>weight|bias)")
 
 
@@ -200,14 +200,14 @@ def order_of(layer: str, count: int) -> str:
 
 
 def _named_order(layer: str, count: int) -> str:
-    if count not in ORDERS:
+    if count not in QKV_ORDERS:
         return ""
     parts = layer.lower().split(".")
     for start in reversed(range(len(parts))):
         text = "".join(parts[start:]).replace("_", "")
         for word, letter in (("quer(y|ies)", "q"), ("keys?", "k"), ("val(ue)?s?", "v")):
             text = re.sub(word, letter, text)
-        if match := ORDERS[count].search(text):
+        if match := QKV_ORDERS[count].search(text):
             return match[0]
     return ""
 

@@ -43,7 +43,7 @@ class NotOpenedError(NothingFoundError):
 
 
 @dataclass(frozen=True)
-class Network:
+class LabNetwork:
     """Tensors of one network, under the file's names."""
 
     entry: str
@@ -58,7 +58,9 @@ class Network:
         return self.entry or self.kind
 
 
-def find_networks(content: object, name: str, settled: Settled, notes: list[str]) -> list[Network]:
+def find_networks(
+    content: object, name: str, settled: Settled, notes: list[str]
+) -> list[LabNetwork]:
     """The networks in the content of a file called ``name``; raises `UserError` if there is none.
 
     Adds notes on everything else.
@@ -74,8 +76,8 @@ def find_networks(content: object, name: str, settled: Settled, notes: list[str]
 
 
 def choose(
-    networks: list[Network], entry: str | None, name: str, notes: list[str]
-) -> Network | None:
+    networks: list[LabNetwork], entry: str | None, name: str, notes: list[str]
+) -> LabNetwork | None:
     """The one network of a kind to use, or None; raises `UserError` if ambiguous."""
     if len(networks) > 1 and entry is not None:
         networks = [n for n in networks if entry in (n.title, *n.title.split("."))]
@@ -99,7 +101,7 @@ def same_weights(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def titles(networks: list[Network]) -> str:
+def titles(networks: list[LabNetwork]) -> str:
     """What --entry calls some networks."""
     return ", ".join(network.title for network in networks)
 
@@ -132,7 +134,7 @@ def _dictionaries(
 
 def _networks(
     weights: Weights, path: str, name: str, notes: list[str], settled: Settled
-) -> Iterator[Network]:
+) -> Iterator[LabNetwork]:
     """Strip prefixes until the keys are those of one network, or of several side by side."""
     groups: dict[str, Weights] = {"": weights}
     while groups:
@@ -159,7 +161,7 @@ def _networks(
                 notes.append(f"left out, not in an entry: {', '.join(names)}")
 
 
-def _on_level(keys: Weights, entry: str, prefix: str) -> list[Network]:
+def _on_level(keys: Weights, entry: str, prefix: str) -> list[LabNetwork]:
     """The networks whose parts are the first words of the keys, at most one of each kind.
 
     Whatever is neither another network below these keys nor a loss belongs to the larger one.
@@ -177,10 +179,10 @@ def _on_level(keys: Weights, entry: str, prefix: str) -> list[Network]:
     }
     for other in (other for other, count in counts.items() if other != kind and count > 1):
         own = {key: value for key, value in keys.items() if key.split(".")[0] in FIRST_WORDS[other]}
-        networks.append(Network(entry, other, own, prefix))
+        networks.append(LabNetwork(entry, other, own, prefix))
         others |= FIRST_WORDS[other]
     rest = {key: value for key, value in keys.items() if key.split(".")[0] not in others}
-    return [*networks, Network(entry, kind, rest, prefix)]
+    return [*networks, LabNetwork(entry, kind, rest, prefix)]
 
 
 def _by_first_word(keys: Weights) -> dict[str, Weights]:

@@ -25,13 +25,13 @@ from utils.data import photos
 from utils.data import prepare as preparing
 from utils.data.pairs import list_images
 from utils.data.photos import BANDS, PHOTOS, Photos, draw_box, photo_path
-from utils.data.prepare import Settings, channel_statistics, prepare
-from utils.data.sources import deal, open_source
+from utils.data.prepare import Preparation, channel_statistics, prepare
+from utils.data.sources import deal, open_pictures
 from utils.io.images import encode_png, load_mask, load_rgb
 
 ROOT = Path(__file__).parents[3]
 PARTS = ("train", "val", "test", "masked_image", "mask64")
-SMALL = Settings((6, 3, 2), image_size=16)
+SMALL = Preparation((6, 3, 2), image_size=16)
 
 
 def picture(seed: int, height: int = 16, width: int = 16) -> np.ndarray:
@@ -53,8 +53,8 @@ def pack(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def make(source: Path, out: Path, settings: Settings = SMALL, **options: bool) -> dict:
-    prepare(open_source(source), out, settings, workers=2, **options)
+def make(source: Path, out: Path, settings: Preparation = SMALL, **options: bool) -> dict:
+    prepare(open_pictures(source), out, settings, workers=2, **options)
     return json.loads((out / "dataset.json").read_text())
 
 
@@ -111,7 +111,7 @@ def test_the_seed_decides_everything_and_a_zip_equals_its_folder(tmp_path):
     archive = pack(tmp_path / "in.zip", {p.name: p.read_bytes() for p in folder.iterdir()})
     first = make(folder, tmp_path / "a")
     assert make(archive, tmp_path / "b")["content_sha256"] == first["content_sha256"]
-    other = make(folder, tmp_path / "c", Settings((6, 3, 2), image_size=16, seed=1))
+    other = make(folder, tmp_path / "c", Preparation((6, 3, 2), image_size=16, seed=1))
     assert other["content_sha256"] != first["content_sha256"]
     for part in PARTS:
         assert pixels(tmp_path / "a" / part) == pixels(tmp_path / "b" / part)
@@ -125,7 +125,7 @@ def test_images_are_found_at_any_depth_and_cut_to_the_centred_square(tmp_path):
     put(tmp_path / "in/.hidden", range(20, 30))
     (tmp_path / "in/deep/er/wide.png").write_bytes(encode_png(wide))
     put(tmp_path / "in/deep", range(2))
-    make(tmp_path / "in", tmp_path / "out", Settings((1, 1, 1), image_size=16))
+    make(tmp_path / "in", tmp_path / "out", Preparation((1, 1, 1), image_size=16))
     square = bytes([200]) * (16 * 16 * 3)
     assert square in [p for s in ("train", "val", "test") for p in pixels(tmp_path / "out" / s)]
 
@@ -150,7 +150,7 @@ def test_with_enough_images_each_is_used_once(tmp_path):
 
 def test_copies_never_cross_splits_and_only_fill_up_train(tmp_path):
     # 7 distinct images, 4 of them twice: 11 files
-    make(put(tmp_path / "in", [*range(7), *range(4)]), tmp_path / "out", Settings((8, 1, 2), 16))
+    make(put(tmp_path / "in", [*range(7), *range(4)]), tmp_path / "out", Preparation((8, 1, 2), 16))
     train, val, test = (pixels(tmp_path / "out" / split) for split in ("train", "val", "test"))
     assert len(set(val + test)) == 3
     assert not set(train) & set(val + test)
@@ -183,7 +183,7 @@ def test_too_few_files_are_an_error_with_counts(tmp_path):
 
 
 def test_a_split_larger_than_the_files_is_told_before_any_is_read(tmp_path):
-    source = open_source(put(tmp_path / "in", range(10)))
+    source = open_pictures(put(tmp_path / "in", range(10)))
     source.read = None
     told = r"\(10 files\), but --split asks for 6 \+ 3 \+ 2 = 11; try --split 6 2 2$"
     with pytest.raises(UserError, match=told):
@@ -234,7 +234,7 @@ def test_an_encrypted_zip_is_refused(tmp_path):
     content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the central directory
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"in\.zip: is encrypted"):
-        open_source(path)
+        open_pictures(path)
 
 
 def test_only_the_pictures_of_a_zip_are_read(tmp_path):
@@ -258,10 +258,10 @@ def test_a_damaged_zip_member_and_oversized_files_are_skipped(tmp_path, monkeypa
     path = pack(tmp_path / "in.zip", members)
     path.write_bytes(path.read_bytes().replace(b"x" * 50, b"y" * 50))  # checksum now wrong
     monkeypatch.setenv("INPUT_LIMITS", f"file_bytes=5000,pixels={40 * 39}")
-    found = make(path, tmp_path / "out", Settings((6, 3, 2), image_size=16, seed=3))
+    found = make(path, tmp_path / "out", Preparation((6, 3, 2), image_size=16, seed=3))
     told = dict(line.split(": ", 1) for line in found["skipped"])
     assert set(told) <= {"damaged.png", "large.png", "huge.png"}
-    source = open_source(path)
+    source = open_pictures(path)
     reasons = {"damaged.png": "cannot be unpacked", "large.png": "6,000 bytes; allowed are 5,000"}
     for name, reason in reasons.items():
         with pytest.raises(UserError, match=reason):
@@ -283,14 +283,14 @@ def test_a_source_without_images_says_so(tmp_path, name, reason):
     pack(tmp_path / "empty.zip", {"readme.txt": b"nothing"})
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(UserError) as caught:
-        open_source(tmp_path / name)
+        open_pictures(tmp_path / name)
     assert str(caught.value) == f"{tmp_path / name}: {reason}"
 
 
 def test_the_same_data_set_is_reused_and_a_different_one_needs_force(tmp_path, capsys):
     folder, out = put(tmp_path / "in", range(12)), tmp_path / "out"
     make(folder, out)
-    before, other = everything(out), Settings((6, 3, 2), image_size=16, seed=1)
+    before, other = everything(out), Preparation((6, 3, 2), image_size=16, seed=1)
     make(folder, out)
     assert "already contains this data set; reused" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"contains a different data set; .* --force"):
@@ -331,7 +331,7 @@ def test_force_never_deletes_a_file_that_is_not_of_the_data_set(tmp_path, name):
     for own in ("token_cache/a.npy", "val/.DS_Store"):
         (out / own).parent.mkdir(exist_ok=True)
         (out / own).write_bytes(b"")
-    make(folder, out, Settings((6, 3, 2), image_size=16, seed=1), force=True)
+    make(folder, out, Preparation((6, 3, 2), image_size=16, seed=1), force=True)
     (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text("dear diary")
     before = everything(out)
@@ -365,7 +365,7 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path, monkeypatch, faul
 
     monkeypatch.setattr(preparing, "encode_png", fail_late)
     with pytest.raises((KeyboardInterrupt, UserError)) as caught:
-        make(folder, out, Settings((6, 3, 2), image_size=16, seed=5), force=True)
+        make(folder, out, Preparation((6, 3, 2), image_size=16, seed=5), force=True)
     if isinstance(caught.value, UserError):
         assert str(caught.value) == f"{out}: cannot be written (No space left on device)"
     left = {path.name for path in tmp_path.iterdir()}
@@ -415,7 +415,7 @@ def test_folders_of_another_process_with_the_same_number_are_left_alone(tmp_path
     theirs = tmp_path / f".out.{os.getpid()}.{kind}"
     theirs.mkdir()
     (theirs / "dataset.json").write_text("theirs")
-    make(folder, out, Settings((6, 3, 2), image_size=16, seed=1), force=True)
+    make(folder, out, Preparation((6, 3, 2), image_size=16, seed=1), force=True)
     assert (theirs / "dataset.json").read_text() == "theirs"
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out", theirs.name}
 
@@ -423,11 +423,11 @@ def test_folders_of_another_process_with_the_same_number_are_left_alone(tmp_path
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (Settings((6, 0, 2)), "--split: 0; each part needs at least 1 image"),
-        (Settings((6, 3, 2), image_size=4), "--image-size: 4; allowed are 16 to 1024"),
-        (Settings((6, 3, 2), seed=-1), "--seed: -1; allowed are 0 and more"),
-        (Settings((6, 3, 2), hole_share=(0.4, 0.2)), "hole share: 0.4 to 0.2; allowed are"),
-        (Settings((6, 3, 2), holes="boxes"), "holes: 'boxes' is unknown"),
+        (Preparation((6, 0, 2)), "--split: 0; each part needs at least 1 image"),
+        (Preparation((6, 3, 2), image_size=4), "--image-size: 4; allowed are 16 to 1024"),
+        (Preparation((6, 3, 2), seed=-1), "--seed: -1; allowed are 0 and more"),
+        (Preparation((6, 3, 2), hole_share=(0.4, 0.2)), "hole share: 0.4 to 0.2; allowed are"),
+        (Preparation((6, 3, 2), holes="boxes"), "holes: 'boxes' is unknown"),
     ],
 )
 def test_a_setting_out_of_range_is_one_line(tmp_path, settings, line):
@@ -458,7 +458,7 @@ def test_the_bands_of_a_photograph_are_disjoint_and_crops_stay_within():
 
 
 def test_photo_crops_are_all_different_and_come_from_the_seed(tmp_path):
-    settings = Settings((60, 20, 20))
+    settings = Preparation((60, 20, 20))
     for name in ("a", "b"):
         prepare(Photos(), tmp_path / name, settings)
     assert everything(tmp_path / "a") == everything(tmp_path / "b")
@@ -476,10 +476,10 @@ def test_every_photograph_is_in_the_package_in_colour():
 
 def test_photos_too_small_for_the_image_size_and_missing_ones_say_so(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--image-size: 128; photos allow at most 90"):
-        prepare(Photos(), tmp_path / "out", Settings((1, 1, 1), image_size=128))
+        prepare(Photos(), tmp_path / "out", Preparation((1, 1, 1), image_size=128))
     monkeypatch.setattr(photos, "PHOTOS", {"nothing.png": ""})
     with pytest.raises(UserError, match=r"nothing\.png: not in the installed scikit-image"):
-        prepare(Photos(), tmp_path / "out", Settings((1, 1, 1)))
+        prepare(Photos(), tmp_path / "out", Preparation((1, 1, 1)))
     assert not (tmp_path / "out").exists()
 
 
@@ -533,12 +533,12 @@ def test_memory_or_a_disk_that_fails_ends_the_work_instead_of_skipping_files(
 
     monkeypatch.setattr(Image.Image, "load", fail)
     with pytest.raises(MachineError, match="stays as it is"):
-        prepare(open_source(folder), tmp_path / "out", SMALL)
+        prepare(open_pictures(folder), tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_fails_while_files_are_hashed_is_no_other_data_set(tmp_path, monkeypatch):
-    source = open_source(put(tmp_path / "pictures", range(3)))
+    source = open_pictures(put(tmp_path / "pictures", range(3)))
 
     def fail(_path: Path) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -552,7 +552,7 @@ def test_a_disk_that_fails_within_a_zip_ends_the_work_too(tmp_path, monkeypatch)
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         for path in put(tmp_path / "pictures", range(11)).iterdir():
             archive.write(path, path.name)
-    source = open_source(tmp_path / "pictures.zip")
+    source = open_pictures(tmp_path / "pictures.zip")
 
     def fail(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -567,7 +567,7 @@ def test_names_that_write_an_accent_otherwise_are_the_same_source(tmp_path):
     for form in ("NFC", "NFD"):
         folder = put(tmp_path / form, range(2))
         (folder / "0.png").rename(folder / unicodedata.normalize(form, "\u00e9.png"))
-        prints.append(open_source(folder).fingerprint())
+        prints.append(open_pictures(folder).fingerprint())
     assert prints[0] == prints[1]
 
 
@@ -575,7 +575,7 @@ def test_names_that_write_an_accent_otherwise_are_the_same_source(tmp_path):
 def test_a_link_to_nothing_or_itself_is_counted_as_unreadable(tmp_path, target):
     folder = put(tmp_path / "pictures", range(13))
     (folder / "x.png").symlink_to(target)
-    prepare(open_source(folder), tmp_path / "out", SMALL, workers=1)
+    prepare(open_pictures(folder), tmp_path / "out", SMALL, workers=1)
     description = json.loads((tmp_path / "out/dataset.json").read_text())
     assert description["files"]["files"] == 14
     assert description["skipped"][0].startswith("x.png: cannot be read")
@@ -583,14 +583,14 @@ def test_a_link_to_nothing_or_itself_is_counted_as_unreadable(tmp_path, target):
 
 def test_a_data_set_may_have_a_name_as_long_as_the_system_allows(tmp_path):
     out = tmp_path / ("d" * 255)
-    prepare(open_source(put(tmp_path / "pictures", range(11))), out, SMALL, workers=1)
+    prepare(open_pictures(put(tmp_path / "pictures", range(11))), out, SMALL, workers=1)
     assert (out / "dataset.json").is_file()
 
 
 def test_a_link_to_a_folder_is_left_out_with_a_note(tmp_path, capsys):
     folder = put(tmp_path / "pictures", range(2))
     (folder / "more").symlink_to(put(tmp_path / "more", range(2)))
-    assert open_source(folder).files == ["0.png", "1.png"]
+    assert open_pictures(folder).files == ["0.png", "1.png"]
     said = capsys.readouterr().err
     assert said == f"note: {folder}: more is a link to a folder, which is left out\n"
 
@@ -601,7 +601,7 @@ def test_a_profile_that_a_set_cannot_keep_is_told_once(tmp_path, capsys, monkeyp
     for number in (4, 7):
         profile = b"." * 16 + b"RGB " + b"." * 200
         Image.fromarray(picture(number)).save(folder / f"{number}.png", icc_profile=profile)
-    prepare(open_source(folder), tmp_path / "out", SMALL, workers=1)
+    prepare(open_pictures(folder), tmp_path / "out", SMALL, workers=1)
     assert capsys.readouterr().err.count("has a colour profile; it is left out") == 1
 
 
@@ -626,4 +626,4 @@ def test_a_description_that_cannot_be_read_is_no_other_data_set(tmp_path, monkey
 def test_a_zip_that_a_failing_disk_hides_is_not_called_something_else(tmp_path):
     (tmp_path / "a.zip").symlink_to("/proc/self/mem")  # whose first bytes cannot be read
     with pytest.raises(MachineError, match=r"a.zip: cannot be read: Input/output error; it stays"):
-        open_source(tmp_path / "a.zip")
+        open_pictures(tmp_path / "a.zip")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from config.errors import MachineError
-from utils.inpainting.manifest import differences
+from utils.inpainting.manifest import changed_settings
 from utils.inpainting.outputs import (
     input_digest,
     read_stamp,
@@ -108,7 +108,7 @@ def test_the_input_is_known_pixels_and_the_hole_and_nothing_in_it():
 def test_settings_that_change_pixels_change_the_digest(weights, changed, key, value):
     before, now = (settings_of(c, torch.float32) for c in (weights, changed(weights, {key: value})))
     assert settings_digest(before) != settings_digest(now)
-    assert differences(before, now)[0].startswith(key)
+    assert changed_settings(before, now)[0].startswith(key)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_what_no_shape_tells_changes_the_digest_of_weights_that_are_not_ours(
             for c in (config, changed(config, {f"{part}.{key}": value}))
         )
         assert (settings_digest(before) != settings_digest(now)) == is_told
-        assert bool(differences(before, now)) == is_told
+        assert bool(changed_settings(before, now)) == is_told
 
 
 def test_differences_name_dotted_keys_and_both_values():
@@ -152,8 +152,8 @@ def test_differences_name_dotted_keys_and_both_values():
     }
     now = {"seed": 0, "decoding": {"rule": "maskgit", "sweet_spot": None}, "tokenizer_sha256": "b"}
     told = ["decoding.rule listing, now maskgit", "other tokenizer_sha256"]
-    assert differences(before, now) == told
-    assert differences(now, now) == []
+    assert changed_settings(before, now) == told
+    assert changed_settings(now, now) == []
 
 
 def test_a_result_that_a_failing_disk_hides_is_not_taken_for_missing(tmp_path, monkeypatch):

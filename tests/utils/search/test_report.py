@@ -12,7 +12,7 @@ import pytest
 
 from utils import report
 from utils.pages import TEMPLATES
-from utils.search.report import cells, noise, notes, save_plots, save_search, standing
+from utils.search.report import cells, noise, save_plots, save_search, search_notes, standing
 
 
 def row(trial, rate, loss, **more):
@@ -108,7 +108,7 @@ def test_the_table_has_the_best_first_and_the_pruned_last(result):
 
 
 def test_the_notes_name_every_seed_and_the_time(result):
-    text = " ".join(notes(result))
+    text = " ".join(search_notes(result))
     assert "6.4100 (seed 1), 6.3900 (seed 2); mean of all 3 6.4000" in text
     assert text.endswith("4 trials took 18 s, the repeats after them 16 s.")
 
@@ -159,7 +159,7 @@ def test_the_committed_study_can_be_read():
     written = (folder / "search.md").read_text()
     for row in cells(result)[1:]:
         assert f"| {row[0]:<5} | {row[1]:<13} |" in written
-    assert all(note in written for note in notes(result)[:2])
+    assert all(note in written for note in search_notes(result)[:2])
 
 
 def test_everything_lies_in_the_folder(result, study, tmp_path, capsys):

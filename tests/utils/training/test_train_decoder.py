@@ -26,7 +26,7 @@ from utils.rng import generator_for
 from utils.training.holed import ITERATIONS, HoledBatches
 from utils.training.release import release_tokenizer
 from utils.training.state import load_state
-from utils.training.tokenizer import network_to_start_from, train_tokenizer
+from utils.training.tokenizer import tokenizer_to_start_from, train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer
 from utils.weights.store import load_tokenizer, load_transformer, save_weights
 
@@ -199,7 +199,7 @@ def test_such_a_run_resumes_only_with_what_it_was_begun_with(
 
 
 def test_a_fresh_start_decodes_as_the_weights_it_came_from(seeing, weights, tokenizer):
-    network = network_to_start_from(weights.tokenizer_weights, seeing)
+    network = tokenizer_to_start_from(weights.tokenizer_weights, seeing)
     token_ids, known = torch.randint(16, (2, 16)), torch.randn(2, 4, 16, 16)
     assert torch.equal(network.eval().decode(token_ids, known), tokenizer.decode(token_ids))
 
@@ -211,7 +211,7 @@ def test_a_fresh_start_decodes_as_the_weights_it_came_from(seeing, weights, toke
 def repairing(seeing, weights, changed) -> Config:
     """The weights with a decoder on which known pixels have a large effect."""
     torch.manual_seed(0)
-    network = network_to_start_from(weights.tokenizer_weights, seeing)
+    network = tokenizer_to_start_from(weights.tokenizer_weights, seeing)
     for scale in network.decoder.known.values():
         torch.nn.init.normal_(scale.last.weight, std=0.3)
     save_weights(seeing.tokenizer_weights, network.state_dict(), network.config, {})
@@ -310,7 +310,7 @@ def test_a_released_decoder_still_sees_known_pixels(repairing, tmp_path):
 def test_conditioned_weights_do_not_start_a_run_without_it(repairing, changed):
     config = changed(repairing, {"tokenizer.decoder_conditioning": "none"})
     with pytest.raises(UserError, match="says none, or trains more than the decoder"):
-        network_to_start_from(repairing.tokenizer_weights, config)
+        tokenizer_to_start_from(repairing.tokenizer_weights, config)
 
 
 def test_a_transformer_samples_given_tokens_only(seeing, changed):

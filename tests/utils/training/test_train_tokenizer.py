@@ -19,7 +19,7 @@ from utils.io.files import read_rows
 from utils.training import optim
 from utils.training.state import load_state, previous
 from utils.training.throughput import tokenizer_flops
-from utils.training.tokenizer import network_to_start_from, train_tokenizer
+from utils.training.tokenizer import tokenizer_to_start_from, train_tokenizer
 from utils.training.tokenizer_step import TokenizerTrainer
 from utils.weights.description import read_header
 from utils.weights.store import load_tokenizer, save_weights
@@ -253,7 +253,7 @@ def test_a_start_with_wider_kernels_says_what_the_narrower_ones_did(
     before = VQGAN(narrow.tokenizer)
     path = tmp_path / "narrow.safetensors"
     save_weights(path, before.state_dict(), narrow.tokenizer, {})
-    after = network_to_start_from(path, config)
+    after = tokenizer_to_start_from(path, config)
     assert after.config.encoder_kernels == [3, 3]
     torch.testing.assert_close(after.latents(images), before.latents(images))
     torch.testing.assert_close(

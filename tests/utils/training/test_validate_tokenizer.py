@@ -10,7 +10,12 @@ import torch
 from utils.data.augment import load_images
 from utils.data.datasets import normalise, to_uint8
 from utils.training import validate_tokenizer
-from utils.training.validate_tokenizer import TokenizerValidation, psnr, reconstruction_grid, ssim
+from utils.training.validate_tokenizer import (
+    TokenizerValidation,
+    mean_psnr,
+    mean_ssim,
+    reconstruction_grid,
+)
 
 CPU = torch.device("cpu")
 
@@ -26,13 +31,13 @@ def test_psnr_is_the_mean_over_images_in_decibels():
     outputs[0] = 51  # a fifth of 255: 20 log10(5)
     outputs[1, 0, 0] = 255  # a quarter of the pixels: 10 log10(4)
     expected = (20 * math.log10(5) + 10 * math.log10(4)) / 2
-    assert psnr(images, outputs) == pytest.approx(expected)
+    assert mean_psnr(images, outputs) == pytest.approx(expected)
 
 
 def test_ssim_of_equal_images_is_1_and_of_others_less():
     images = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
-    assert ssim(images, images) == pytest.approx(1)
-    assert ssim(images, images.flip(1)) < 0.5
+    assert mean_ssim(images, images) == pytest.approx(1)
+    assert mean_ssim(images, images.flip(1)) < 0.5
 
 
 @pytest.mark.usefixtures("quick")
