@@ -163,7 +163,9 @@ def read_yaml(path: Path, kind: str) -> tuple[Any, dict[Key, int]]:
     """
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: cannot be read as text (is no file)")  # a pipe would hang
+            raise UserError(
+                f"{path}: cannot be read as text (not a regular file)"
+            )  # a pipe would hang
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a {kind}")
         text = path.read_text(encoding="utf-8")
@@ -234,7 +236,7 @@ def _note_lines(path: Path, node: yaml.Node, key: Key, lines: dict[Key, int]) ->
     for name, child in node.value:
         below, line = (*key, name.value), name.start_mark.line + 1
         if name.tag != STRING_TAG:
-            raise UserError(f"{path}:{line}: key {name.value} is no plain word")
+            raise UserError(f"{path}:{line}: key {name.value} must be a plain word")
         if below in lines:
             dotted = ".".join(map(str, below))
             raise UserError(

@@ -82,7 +82,7 @@ REMOVED = {
     "masking.shape": Removed("random", "tokens are hidden one by one; leave the key out"),
     "masking.min_ratio": Removed(0.0, "leave the key out"),
     "decoding.dilate": Removed(
-        0, "what a hole spoils around it is the tokenizer's to mend (docs/tokenizer.md)"
+        0, "the tokenizer's decoder repairs pixels around holes (docs/tokenizer.md)"
     ),
     "decoding.top_k": Removed(None, "lower decoding.temperature instead"),
     "decoding.top_p": Removed(1.0, "lower decoding.temperature instead"),

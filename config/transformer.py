@@ -204,7 +204,7 @@ class SearchConfig(Section):
     steps: PositiveInt | None = None
     """Optimiser steps each trial trains at most, instead of epochs."""
     seeds: Annotated[int, Field(ge=0, le=1_000, strict=True)] = 2
-    """Other seeds that the best trial is repeated with, to tell merit from chance."""
+    """Other seeds that the best trial is repeated with, to measure the spread over seeds."""
 
     @field_validator("space")
     @classmethod

@@ -38,7 +38,7 @@ class GridConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (B, D, h, w)
-        return x + self.conv(pixels).flatten(2).transpose(1, 2)
+        return x + self.conv(pixels).flatten(2).transpose(1, 2)  # (B, N, D)
 
 
 class Block(nn.Module):
@@ -133,7 +133,8 @@ class BidirectionalTransformer(nn.Module):
         if self.config.prior_dim:
             neighbours = self.prior.neighbours(token_ids, self.mask_token_id)  # (B, N, C + 1)
             if known is not None:
-                neighbours = neighbours + self.known_mean(known)  # a partly known token's own code
+                # a partly known token's own code
+                neighbours = neighbours + self.known_mean(known)  # (B, N, C + 1)
         x, bias = self.body(token_ids, neighbours, known), self.bias  # (B, N, D), (N, K + 1)
         if token_mask is None:
             return self.head(x, bias, neighbours)  # (B, N, K + 1)
@@ -147,10 +148,10 @@ class BidirectionalTransformer(nn.Module):
         """Features before the head, (B, N), (B, N, C + 1) and (B, N, F) -> (B, N, D)."""
         x = self.tok_emb(token_ids) + self.pos_emb  # (B, N, D)
         if neighbours is not None:
-            x = x + self.prior.to_width(neighbours)
+            x = x + self.prior.to_width(neighbours)  # (B, N, D)
         if known is not None:
-            x = x + self.known(known)
-        x = self.drop(self.LN(x))
+            x = x + self.known(known)  # (B, N, D)
+        x = self.drop(self.LN(x))  # (B, N, D)
         recompute = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)

@@ -8,4 +8,4 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "faster-pytorch-fid"))  # before others
 
-import fid  # noqa: F401  heeds variables and Ctrl-C before any library is imported
+import fid  # noqa: F401  reads variables and handles Ctrl-C before any library is imported

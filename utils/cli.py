@@ -221,7 +221,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def _outcome(main: Callable[[], None]) -> tuple[int, str]:
-    """The exit code of a main function, and the line to end with; faults of ours are raised."""
+    """The exit code of a main function, and the line to end with; internal errors are raised."""
     try:
         with ended_by_signals():
             main()

@@ -32,7 +32,7 @@ def subplots(
     """A figure and its axes, without pyplot, which would need a display and keep every figure.
 
     ``figsize`` is (width, height) in inches. Imports matplotlib on demand, most of a second. The
-    user's matplotlibrc is not heeded: with text.usetex figures would need LaTeX.
+    user's matplotlibrc is ignored: with text.usetex figures would need LaTeX.
     """
     import matplotlib
     from matplotlib.figure import Figure

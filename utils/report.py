@@ -21,7 +21,7 @@ from utils.cli import ArgumentParser, add_config_arguments, run
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.outputs import MANIFEST, MASKS, RESULTS, STEPS
 from utils.io.files import read_rows
-from utils.io.images import load_rgb, save_png, tell_of_profile
+from utils.io.images import load_rgb, note_profile, save_png
 from utils.io.pictures import comparison
 from utils.pages import about_run, embed, embed_file, save_page
 from utils.search.report import SEARCH_JSON, SEARCH_PLOTS, cells, search_notes
@@ -110,7 +110,7 @@ def _comparison(results: Path, dataset: InpaintingSet, chosen: np.ndarray) -> di
     """The rows masked, inpainted and truth, one enlarged image each."""
     items = [dataset[index] for index in chosen]
     for item in items:
-        tell_of_profile(item.profile, item.name)
+        note_profile(item.profile, item.name)
     paths = [results / RESULTS / f"image_{index:03d}.png" for index in chosen]
     return comparison(
         [item.image for item in items],

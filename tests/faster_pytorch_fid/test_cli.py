@@ -965,7 +965,7 @@ def test_copies_of_the_training_set_are_sought_among_images_alone(lab, command):
         "masks.npz": ("--train-path", lab / "masks.npz"),
     }.items():
         code, _, error = command(*results, *paths)
-        line = f"error: --train-path: needs images, {lab / name} holds statistics only\n"
+        line = f"error: --train-path: needs images, {lab / name} contains statistics only\n"
         assert (code, error) == (2, line)
     assert command(*results, "--train-path", lab / "truth.npz")[0] == 0
 

@@ -234,7 +234,7 @@ def test_subfolders_are_read_when_asked_and_hinted_at_when_they_hold_all(tmp_pat
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(encoded(RGB))
     assert open_images(tmp_path, recursive=True).names == ["2/b.png", "10/a.png"]
-    with pytest.raises(ScoreError, match=r"no images, but .*10 holds some; .*--recursive"):
+    with pytest.raises(ScoreError, match=r"no images, but .*10 contains some; .*--recursive"):
         open_images(tmp_path)
 
 
@@ -326,7 +326,7 @@ def test_a_folder_of_results_is_advised_before_another(tmp_path, pixels):
     for name in ("masks", "test_results"):
         write_folder(tmp_path / name, pixels)
     (tmp_path / "test_results" / "manifest.json").touch()
-    with pytest.raises(ScoreError, match="but .*/test_results holds some; name it$"):
+    with pytest.raises(ScoreError, match="but .*/test_results contains some; name it$"):
         folder_names(tmp_path)
 
 
@@ -382,11 +382,11 @@ def test_rows_of_a_csv_may_begin_with_spaces(tmp_path):
 
 
 UNREADABLE_TABLES = {  # the first row: what is said of it
-    "0,1,2,label": "its last column, 'label', holds no pixels; remove it",
-    "p0,p1,p2,class2": "its last column, 'class2', holds no pixels; remove it",
+    "0,1,2,label": "its last column, 'label', contains no pixels; remove it",
+    "p0,p1,p2,class2": "its last column, 'class2', contains no pixels; remove it",
     ",".join(f"{c}{i}" for i in range(4) for c in "rgb") + ",label": "its last column, 'label'",
     ",".join(f"{i}_0_{c}" for i in range(4) for c in "RGB") + ",id": "its last column, 'id'",
-    "p0,p1,p2,": "its last column, '', holds no pixels; remove it",
+    "p0,p1,p2,": "its last column, '', contains no pixels; remove it",
     "0;1;2": "in its first row; separate values by commas, not by semicolons",
     "0\t1\t2": "in its first row; separate values by commas, not by tabs",
     "0 1 2": "in its first row; separate values by commas, not by spaces",
@@ -540,7 +540,7 @@ def test_a_folder_that_cannot_be_gone_into_is_left_out_with_a_note(tmp_path, mon
     monkeypatch.setattr(os, "scandir", closed)
     assert folder_names(tmp_path, recursive=True) == ["mine/a.png"]
     said = capsys.readouterr().err
-    assert said == f"note: {tmp_path}/theirs: Permission denied; what it holds is left out\n"
+    assert said == f"note: {tmp_path}/theirs: Permission denied; its content is left out\n"
 
 
 SYSTEMS = ["@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "$RECYCLE.BIN/$IABC.png", "lost+found/b.png"]

@@ -87,7 +87,7 @@ OURS = [  # file, what is wrong, change, what is said
     (WEIGHTS, "of zeros", sparse(WEIGHTS, MIB), "damaged or no safetensors file"),
     (VQGAN, "of text", put(VQGAN, "weights\n"), "damaged or no safetensors file"),
     (WEIGHTS, "with a header of 2^60 bytes", put(WEIGHTS, b"\0" * 7 + b"\x10" + b"{}"), "damaged"),
-    (WEIGHTS, "without a description", put(WEIGHTS, safetensors(b"{}")), "holds no description"),
+    (WEIGHTS, "without a description", put(WEIGHTS, safetensors(b"{}")), "contains no description"),
     (WEIGHTS, "with not a number", _rewritten(WEIGHTS, _not_a_number), "not finite"),
     (VQGAN, "with not a number", _rewritten(VQGAN, _not_a_number), "not finite"),
     (WEIGHTS, "of other shapes", _rewritten(WEIGHTS, _other_shapes), "does not fit the network"),
@@ -96,7 +96,7 @@ OURS = [  # file, what is wrong, change, what is said
     (WEIGHTS, "whose description is larger than it", _rewritten(WEIGHTS, _larger), "fit"),
     (WEIGHTS, "described in wrong types", _rewritten(WEIGHTS, _wrong_type), "no description of"),
     (VQGAN, "of another tokenizer", _rewritten(VQGAN, _other_codes), "tokens of another tokenizer"),
-    (WEIGHTS, "of the other network", copied(VQGAN, WEIGHTS), "holds a tokenizer, but no"),
+    (WEIGHTS, "of the other network", copied(VQGAN, WEIGHTS), "contains a tokenizer, but no"),
     (VQGAN, "described by a list", _rewritten(VQGAN, _nothing, [1]), "no description of"),
     (WEIGHTS, "described by a number", _rewritten(WEIGHTS, _nothing, 7), "no description of"),
     (WEIGHTS, "not there", removed(WEIGHTS), "train first, or give --transformer FILE; repairs"),
@@ -106,8 +106,8 @@ OURS = [  # file, what is wrong, change, what is said
 KIND = {WEIGHTS: "transformer", VQGAN: "tokenizer"}
 
 FOREIGN: dict[str, tuple[bytes | Maker, str]] = {  # content of bad.pt, what is said
-    "with a program (zip)": (hostile_zip(), "holds more than tensors and is not opened"),
-    "with a program (pickle)": (hostile_pickle(), "holds more than tensors and is not opened"),
+    "with a program (zip)": (hostile_zip(), "contains more than tensors and is not opened"),
+    "with a program (pickle)": (hostile_pickle(), "contains more than tensors and is not opened"),
     "truncated": (saved({"pos_emb": torch.zeros(99)})[:400], "damaged or no weights file"),
     "of zero bytes": (b"", "damaged or no weights file"),
     "of text": (b"version https://git-lfs.github.com/spec/v1\n", "damaged or no weights file"),
@@ -131,8 +131,8 @@ STATES = {  # content of state.pt, what is said
     "with a program": (hostile_zip(), "no earlier checkpoint is left; use --restart"),
     "truncated": (saved({"position": 1})[:300], "no earlier checkpoint is left; use --restart"),
     "of zero bytes": (b"", "no earlier checkpoint is left; use --restart"),
-    "of something else": (saved({"a": 1}), "state.pt: is no training state of ours"),
-    "that holds a list": (saved([1]), "state.pt: is no training state of ours"),
+    "of something else": (saved({"a": 1}), "state.pt: is not a training state of this program"),
+    "that holds a list": (saved([1]), "state.pt: is not a training state of this program"),
 }
 
 

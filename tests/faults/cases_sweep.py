@@ -69,7 +69,7 @@ GRIDS: dict[str, tuple[str | bytes | Maker, str]] = {  # content of bad.yml, wha
 DAMAGED = [  # what is wrong, change, what is said
     ("truncated weights", cut(WEIGHTS, 0.5), f"{WEIGHTS}: damaged"),
     ("a truncated tokenizer", cut(VQGAN, 0.5), f"{VQGAN}: damaged"),
-    ("weights without a description", put(WEIGHTS, safetensors(b"{}")), "holds no description"),
+    ("weights without a description", put(WEIGHTS, safetensors(b"{}")), "contains no description"),
     ("weights that are not there", removed(WEIGHTS), f"{WEIGHTS}: no such weights file"),
     ("a truth of another number", removed("job/test/image_1.png"), "2 ground truths"),
     ("a broken truth", cut("job/test/image_1.png", 0.5), "image_1.png"),

@@ -133,7 +133,7 @@ RELEASES: dict[str, tuple[str, str, Maker]] = {
     "below a file": (f"{NETWORK} --out tiny.yml/a", "tiny.yml/a", NOTHING),
     "of a truncated tokenizer": (TOKENIZER, f"{VQGAN}: damaged", cut(VQGAN, 0.5)),
     "of a truncated transformer": (NETWORK, f"{WEIGHTS}: damaged", cut(WEIGHTS, 0.5)),
-    "of the other network": (NETWORK, "holds a tokenizer, but no", copied(VQGAN, WEIGHTS)),
+    "of the other network": (NETWORK, "contains a tokenizer, but no", copied(VQGAN, WEIGHTS)),
     "without validation images": (TOKENIZER, "data/val: no such folder",
                                   lambda folder: shutil.rmtree(folder / "data/val")),
     "with a broken validation image": (NETWORK, "image_1.png", cut("data/val/image_1.png", 0.5)),
@@ -160,7 +160,7 @@ CASES = [
     *(Case(f"a release {what}", command, says, make)
       for what, (command, says, make) in RELEASES.items()),
     Case("an import of two files with a program", IMPORT.replace("bad.pt", "bad.pt bad.pt"),
-         "holds more than tensors",
+         "contains more than tensors",
          put("bad.pt", hostile_pickle())),
     Case("an import with a broken config", f"{IMPORT} --config bad.yml", "bad.yml:2: not valid",
          both(put("bad.pt", saved({})), put("bad.yml", "run: [\n"))),

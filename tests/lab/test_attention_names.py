@@ -274,7 +274,7 @@ def test_of_several_networks_entry_chooses_one(lab, base, tmp_path):
     other = fill_randomly(LabTransformer(WIDTH, HEADS, 2, 64, 16, 16, "separate"), 6)
     both = {"model": other.state_dict(), "ema": lab.state_dict()}
     with pytest.raises(
-        UserError, match="holds 2 transformers: model, ema; choose one with --entry"
+        UserError, match="contains 2 transformers: model, ema; choose one with --entry"
     ):
         logits_of(both, base, tmp_path)
     check_same(both, lab, base, tmp_path, entry="ema")

@@ -65,7 +65,7 @@ def test_norms_and_mlps_of_usual_names_import_and_are_written_again(
     check_same(network, lab)
     assert (
         f"{names[0]}, {names[1]}: taken as norms after attention and after the MLP (post-norm), "
-        "and LN as that of the embeddings; no file tells, and such names often mean pre-norm"
+        "and LN as that of the embeddings; no file specifies it, and such names often mean pre-norm"
     ) in said
     assert f"{names[2]}, {names[3]}: taken as the MLP, with GELU" in said
     assert f"renamed: blocks.i.{names[0]}.weight -> blocks.i.LayerNorm1.weight (2 times)" in said
@@ -117,9 +117,9 @@ def test_pytorchs_encoder_layers_are_asked_about_their_activation(base, tmp_path
         imported(state, base, tmp_path)
     assert str(error.value) == (
         f"{tmp_path}/lab.pt: linear1, linear2: nn.TransformerEncoderLayer, which names its MLP so, "
-        "uses ReLU unless its activation is given, which no file tells; say with --attention of "
-        "utils.weights.import_lab: standard for GELU, or relu, which is refused, as it gives other "
-        "logits here"
+        "uses ReLU unless its activation is given, which no file specifies; say with --attention "
+        "of utils.weights.import_lab: standard for GELU, or relu, which is refused, as it gives "
+        "other logits here"
     )
     network, said = imported(state, base, tmp_path, attention="standard")
     check_same(network, lab)

@@ -91,7 +91,7 @@ def test_training_starts_from_the_named_epoch_or_not_at_all(tiny, call, stop_aft
     stop_after(4)  # in the second epoch, of 3 steps
     assert call(f"{TRAIN} --start-from-epoch 0").code == 130
     wrong = call(f"{TRAIN} --start-from-epoch 2")
-    assert (wrong.code, "it stands after epoch 1" in wrong.err) == (2, True)
+    assert (wrong.code, "it is from epoch 1" in wrong.err) == (2, True)
     stop_after(10**6)
     assert call(f"{TRAIN} --start-from-epoch 1").code == 0
     assert len((tiny.run / "transformer" / "log.jsonl").read_text().splitlines()) == 2

@@ -256,7 +256,7 @@ def test_losses_beside_the_parts_of_a_network_are_left_out_by_an_entry(lab, solu
 def test_an_average_beside_the_parts_of_a_transformer_is_chosen_by_an_entry(lab, assert_same):
     own = dict(lab.state_dict())
     state = {**own, **{f"ema.{key}": value + 1 for key, value in own.items()}}
-    with pytest.raises(UserError, match="holds 2 transformers: transformer, ema; choose one"):
+    with pytest.raises(UserError, match="contains 2 transformers: transformer, ema; choose one"):
         read_keys(state, "a.pt")
     for entry, added in (("transformer", 0), ("ema", 1)):
         found = read_keys(state, "a.pt", Settled(entry)).part("transformer").weights

@@ -307,7 +307,7 @@ def test_notes_of_an_import_are_told_and_kept(desk, call):
     assert [left.code for left in said] == [0, 0], said[0].err
     (row,) = ranked().values()
     assert "taken out of 'module'; left out, no part of a network: lr" in row["notes"]
-    assert "assumed, as in no shape: num_heads 4, " in row["notes"]
+    assert "assumed, not determined by shapes: num_heads 4, " in row["notes"]
     assert "keys: " not in row["notes"]
     kept = json.loads(Path("out/first.pt/grade.json").read_text())["notes"]
     assert row["notes"] == "; ".join(kept)

@@ -223,7 +223,10 @@ LOST, QUERY = "blocks.0.MLP.2.bias", "blocks.0.Attention.query.bias"
             lambda s: s | {"blocks.0.Attention.qkv.bias": torch.zeros(192)},
             "missing: blocks.0.Attention.qkv.weight",
         ),
-        (lambda s: s | {"LN.bias": s["LN.bias"] * float("nan")}, "LN.bias holds values that are"),
+        (
+            lambda s: s | {"LN.bias": s["LN.bias"] * float("nan")},
+            "LN.bias contains values that are",
+        ),
         (
             lambda s: {f"transformer.{k}": v for k, v in s.items()} | {"x": s["bias"]},
             "1 unexpected keys: x; known are a lab's networks",
@@ -295,7 +298,7 @@ def test_a_file_taken_directly_must_have_the_configs_width(solution, save):
 def test_the_other_network_in_a_file_is_not_taken_for_the_wanted_one(solution, save):
     path = save(solution("report").vqgan.state_dict(), "VQGAN.pt")
     said = refusal(load_transformer, path, TransformerConfig())
-    assert said == f"{path}: holds a tokenizer, but no transformer"
+    assert said == f"{path}: contains a tokenizer, but no transformer"
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])

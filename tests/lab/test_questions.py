@@ -163,8 +163,8 @@ def test_heads_named_as_where_the_softmax_runs_over_queries_are_asked_about(base
         imported(lab, base, tmp_path)
     assert str(error.value) == (
         f"{tmp_path}/lab.pt: blocks.0.Attention.self_attention_heads.*.q: the public solution that "
-        "names its heads so takes the softmax over the queries (dim=1), which no file tells; say "
-        "with --attention of utils.weights.import_lab: standard for a softmax over the keys "
+        "names its heads so takes the softmax over the queries (dim=1), which no file specifies; "
+        "say with --attention of utils.weights.import_lab: standard for a softmax over the keys "
         "(dim=-1), or query-softmax, which is refused, as it gives other logits here"
     )
     check_same(imported(lab, base, tmp_path, attention="standard")[0], lab)
@@ -194,7 +194,7 @@ def test_scores_divided_by_the_root_of_the_width_are_the_same_function(base, tmp
         imported(lab, base, tmp_path)
     assert str(error.value) == (
         f"{tmp_path}/lab.pt: {layers}: the public solution of these names divides scores by √D "
-        "instead of √d, which no file tells; say with utils.weights.import_lab --attention "
+        "instead of √d, which no file specifies; say with utils.weights.import_lab --attention "
         "root-of-width or, if this one does not, --attention standard"
     )
     network, said = imported(lab, base, tmp_path, attention="root-of-width")
@@ -351,9 +351,9 @@ def test_three_layers_in_a_list_may_be_three_fused_heads(name):
         read_keys(state, "a.pt", Settled(heads=3))
     assert str(error.value) == (
         f"a.pt: {start}.0, {start}.1, {start}.2 are q, k and v, or three heads with the rows of q, "
-        f"k and v in each, which no file tells; say --map {start}.0=q,{start}.1=k,{start}.2=v of "
-        "utils.weights.import_lab, or save the heads concatenated, as one layer, for --attention "
-        "rows-by-head"
+        f"k and v in each, which no file specifies; say --map {start}.0=q,{start}.1=k,{start}.2=v "
+        "of utils.weights.import_lab, or save the heads concatenated, as one layer, for "
+        "--attention rows-by-head"
     )
     roles = {f"Attention.{name}.{number}": role for number, role in enumerate("qkv")}
     for settled in (Settled(heads=3, roles=roles), Settled(heads=4)):

@@ -58,7 +58,7 @@ def test_a_program_among_the_weights_does_not_run(tiny, call, command, write):
     left = call(command)
     assert not mark.exists()
     assert left.code == 2
-    assert left.err.splitlines()[-1].startswith("error: bad.pt: holds more than tensors")
+    assert left.err.splitlines()[-1].startswith("error: bad.pt: contains more than tensors")
     assert "mkdir" in left.err
 
 
@@ -70,7 +70,7 @@ def test_a_program_in_a_training_state_does_not_run(tiny, call, weights, stage):
     left = call(f"python {script} --config tiny.yml --resume")
     assert not mark.exists()
     assert left.code == 2
-    assert "state.pt: holds more than tensors and is not opened" in left.err
+    assert "state.pt: contains more than tensors and is not opened" in left.err
 
 
 @pytest.mark.parametrize("content", [argparse.Namespace(), {"model": argparse.Namespace()}])
@@ -78,7 +78,7 @@ def test_a_program_in_a_training_state_does_not_run(tiny, call, weights, stage):
 def test_an_object_in_place_of_weights_is_refused_with_the_cure(tiny, call, content, zipped):
     torch.save(content, "bad.pt", _use_new_zipfile_serialization=zipped)
     said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
-    assert "holds more than tensors and is not opened (it asks for argparse.Namespace)" in said
+    assert "contains more than tensors and is not opened (it asks for argparse.Namespace)" in said
     assert "save it again: torch.save(model.state_dict()" in said
 
 
@@ -88,7 +88,7 @@ def test_a_function_of_python_or_the_system_is_refused_next_to_weights(tiny, cal
     state = pickle.dumps({"pos_emb": 1}, 2)[:-1]
     Path("bad.pt").write_bytes(state + f"c{module}\n{name}\n.".encode())
     said = call("python -m utils.weights.import_lab bad.pt --config tiny.yml --out ours").err
-    assert f"holds more than tensors and is not opened (it asks for {function}" in said or (
+    assert f"contains more than tensors and is not opened (it asks for {function}" in said or (
         f"is not opened (it asks for {name})" in said
     )
 

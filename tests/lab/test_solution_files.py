@@ -165,16 +165,16 @@ def test_a_folder_called_best_comes_before_one_of_an_epoch(lab, handed_in, other
 
 def test_losses_and_arguments_are_left_out_with_a_note_unless_there_is_nothing_else(lab, handed_in):
     folder = handed_in({"losses.pt": Namespace(lr=0.1), "VQGAN.pt": lab.vqgan.state_dict()})
-    with pytest.raises(UserError, match=r"losses\.pt: holds more than tensors"):
+    with pytest.raises(UserError, match=r"losses\.pt: contains more than tensors"):
         taken(folder)
     (folder / "image_0.png").touch()
     found, notes = taken(folder)
     assert "transformer" not in found
-    assert "losses.pt: holds more than tensors" in notes[0]
+    assert "losses.pt: contains more than tensors" in notes[0]
     handed_in({"a.pt": lab.transformer.state_dict()})
     found, notes = taken(folder)
     assert found == {"tokenizer": "VQGAN.pt", "transformer": "a.pt"}
-    assert "losses.pt: holds more than tensors" in notes[0]
+    assert "losses.pt: contains more than tensors" in notes[0]
 
 
 def test_a_tar_archive_names_its_checkpoints_and_a_plain_pickle_what_it_asks_for(handed_in):
@@ -195,7 +195,7 @@ def test_equal_networks_in_one_file_count_as_one(lab, handed_in):
     folder = handed_in({"a.pt": {"model": weights, "best": weights}})
     assert taken(folder) == ({"transformer": "a.pt"}, [])
     handed_in({"a.pt": {"model": weights, "best": weights | {"bias": weights["bias"] + 1}}})
-    with pytest.raises(UserError, match="holds 2 transformers"):
+    with pytest.raises(UserError, match="contains 2 transformers"):
         taken(folder)
 
 

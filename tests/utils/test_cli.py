@@ -307,8 +307,8 @@ def test_a_state_that_does_not_fit_is_refused_before_the_search(call, monkeypatc
     monkeypatch.setattr(utils.search.search, "search_learning_rate", search)
     assert call("training_transformer.py", "--learning-rate", 0.00123)[0] == 0
     for flags, told in [
-        (["--resume", "--epochs", 9], "was begun with other training.epochs"),
-        (["--start-from-epoch", 9], "asked for a checkpoint after epoch 9; it stands after"),
+        (["--resume", "--epochs", 9], "was started with other training.epochs"),
+        (["--start-from-epoch", 9], "asked for a checkpoint after epoch 9; it is from"),
     ]:
         code, said = call("training_transformer.py", "--lr-search", *flags)
         assert (code, searched) == (2, [])

@@ -74,7 +74,7 @@ def test_curves_leave_no_figure_open(tmp_path):
     assert pyplot.get_fignums() == []
 
 
-def test_curves_do_not_heed_the_user_s_matplotlibrc(tmp_path):
+def test_curves_ignore_the_user_s_matplotlibrc(tmp_path):
     import matplotlib
 
     with matplotlib.rc_context({"text.usetex": True, "savefig.format": "pdf"}):

@@ -26,7 +26,7 @@ from config.errors import UserError
 from config.schema import DataConfig
 from utils.data.pairs import list_images
 from utils.io.files import read_ahead
-from utils.io.images import load_rgb, tell_of_profile
+from utils.io.images import load_rgb, note_profile
 
 LOADING_THREADS, LOADED_AHEAD = 4, 64
 AS_IS, MIRRORED = 0, 1  # views that every image has
@@ -58,7 +58,7 @@ def load_images(folder: Path, image_size: int) -> Tensor:
             place = shlex.quote(str(folder))
             resize = f"prepare_data.py images {place} --image-size {image_size} --out DIR"
             raise UserError(f"{paths[i]}: {found}; resize the set with: {resize}")
-        tell_of_profile(profile_of(image), str(paths[i]))
+        note_profile(profile_of(image), str(paths[i]))
         images[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     done = read_ahead(load, range(len(paths)), LOADING_THREADS, LOADED_AHEAD)

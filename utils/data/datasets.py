@@ -174,10 +174,10 @@ class InpaintingSet:
         """Warn about the first mask that hides most of its image, as it may be inverted."""
         if hole.mean() > SUSPICIOUS_SHARE and not self.warned:
             self.warned = True
-            mend = "leave out --invert-masks" if self.invert_masks else "give --invert-masks"
+            advice = "leave out --invert-masks" if self.invert_masks else "give --invert-masks"
             text = (
                 f"warning: {path}: {hole.mean():.0%} of the image would be repaired; if white "
-                f"{'is known' if self.invert_masks else 'marks the holes'} in your masks, {mend}"
+                f"{'is known' if self.invert_masks else 'marks the holes'} in your masks, {advice}"
             )
             tqdm.write(printable(text), file=sys.stderr)
 

@@ -46,21 +46,21 @@ def list_images(folder: Path) -> list[Path]:
         files = [path for path in folder.iterdir() if is_file(path)]
     except PermissionError:
         raise UserError(f"{folder}: no permission to read this folder") from None
-    tell_left_out(folder, [path.name for path in files])
+    note_skipped(folder, [path.name for path in files])
     paths = [path for path in files if is_picture(path.name)]
     inner = inner_folder(folder)
     if paths and inner:
-        note_once(str(inner), f"{folder}: {inner} holds images too, which are left out")
+        note_once(str(inner), f"{folder}: {inner} contains images too, which are left out")
     if not paths:
         advice = f"looked for {', '.join(sorted(EXTENSIONS))}"
         if inner:
             folders = f"prepare_data.py images {shlex.quote(str(folder))} --out DIR"
-            advice = f"{inner} holds some; name it, or make one folder of all with: {folders}"
+            advice = f"{inner} contains some; name it, or make one folder of all with: {folders}"
         raise UserError(f"{folder}: contains no image; {advice}")
     return sorted(paths, key=lambda path: natural_key(path.name))
 
 
-def tell_left_out(place: Path, names: Iterable[str]) -> None:
+def note_skipped(place: Path, names: Iterable[str]) -> None:
     """Note skipped images in unsupported formats, once per place."""
     if text := left_out(names):
         note_once(str(place), f"{place}: {text}")
@@ -161,7 +161,7 @@ def images_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
     files = list_images(folder)
     masks = [path for path in files if is_mask(path.name)]
     if len(masks) in (0, len(files)):
-        raise UserError(f"{folder}: holds images and masks; name masks so, e.g. photo_mask.png")
+        raise UserError(f"{folder}: contains images and masks; name masks so, e.g. photo_mask.png")
     return [path for path in files if path not in masks], masks
 
 

@@ -22,9 +22,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from config.errors import MachineError, UserError
-from utils.data.pairs import tell_left_out
+from utils.data.pairs import note_skipped
 from utils.io.files import read_ahead
-from utils.io.images import load_rgb, tell_of_profile
+from utils.io.images import load_rgb, note_profile
 from utils.io.messages import check_limit, note_once, raise_if_machine
 
 Counts = dict[str, int]  # images by split
@@ -100,7 +100,7 @@ class ImageFiles:
         def decode(name: str) -> np.ndarray | str:
             try:
                 image = load_rgb(io.BytesIO(self.read(name)), name)
-                tell_of_profile(profile_of(image), name)
+                note_profile(profile_of(image), name)
                 if min(image.size) < image_size:
                     found = f"{name} has {image.width} x {image.height} pixels"
                     note_once("enlarged", f"{found}; it is enlarged to {image_size} x {image_size}")
@@ -168,7 +168,7 @@ def open_pictures(path: Path) -> ImageFiles:
         names, read = open_picture_zip(path)
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file")
-    tell_left_out(path, names)
+    note_skipped(path, names)
     images = [name for name in names if is_picture(name)]
     if not images:
         raise UserError(f"{path}: contains no image")

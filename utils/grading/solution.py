@@ -98,7 +98,7 @@ class Solution:
     def results(self, count: int) -> Path:
         """The folder of repaired images: test_results, else one of ``count`` images, else any.
 
-        Folders that are named as those of the lab's data hold no results. Raises `UserError` if
+        Folders that are named as those of the lab's data contain no results. Raises `UserError` if
         there is none, or several of a kind.
         """
         found = Counter(path.parent for path in self.files if is_picture(path.name))

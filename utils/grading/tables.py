@@ -14,7 +14,7 @@ from utils.data.datasets import InpaintingSet
 from utils.data.pairs import list_images
 from utils.grading.grader import Grade
 from utils.io.files import write_text
-from utils.io.images import load_rgb, tell_of_profile
+from utils.io.images import load_rgb, note_profile
 from utils.io.pictures import comparison_strip
 from utils.io.tables import csv_table, markdown_table
 from utils.pages import embed, save_page
@@ -55,7 +55,7 @@ def _pictures(found: Grade, dataset: InpaintingSet) -> list[str]:
     for index in sorted({int(i) for i in np.linspace(0, len(dataset) - 1, PICTURES_SHOWN)}):
         item, place = dataset[index], results[places[index]]
         repaired = load_rgb(place)
-        tell_of_profile(profile_of(repaired), str(place))
+        note_profile(profile_of(repaired), str(place))
         shown = comparison_strip(item.image, np.asarray(repaired), dataset.ground_truth(index))
         strips.append(embed(shown))
     return strips

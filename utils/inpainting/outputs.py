@@ -63,12 +63,12 @@ def settings_of(config: Config, dtype: torch.dtype) -> dict[str, Any]:
         "masking": {"mask_schedule": config.masking.mask_schedule},
         "data": config.data.model_dump(mode="json", include={"image_size", "mean", "std"}),
         "dtype": str(dtype).removeprefix("torch."),
-        **_untold(config),
+        **_not_in_weights(config),
     }
 
 
-def _untold(config: Config) -> dict[str, dict[str, Any]]:
-    """What changes pixels and is in no shape: our files tell it, for others only the config."""
+def _not_in_weights(config: Config) -> dict[str, dict[str, Any]]:
+    """Settings that change pixels; our weights state them, other files leave them to the config."""
     found: dict[str, dict[str, Any]] = {}
     if config.tokenizer_weights.suffix != ".safetensors":
         found["tokenizer"] = {"norm": config.tokenizer.norm}

@@ -48,7 +48,7 @@ def pretrained_folder(name: str | Path) -> Path:
         raise
     except Exception as error:  # httpx has its own, and others for proxies that it cannot use
         reason = message_of(error)
-        raise UserError(f"{name}: no such folder, nor to be had from the Hub ({reason})") from None
+        raise UserError(f"{name}: no such folder, and not found on the Hub ({reason})") from None
 
 
 def pretrained_config(
@@ -89,7 +89,7 @@ def as_loaded(config: Config, networks: dict[str, TokenizerConfig | TransformerC
         differ = [k for k in said if said[k] != found[k] and k not in OF_TRAINING]
         others = [f"{name}.{k} {found[k]}, not {said[k]}" for k in differ]
         if others and is_main():
-            note(f"{getattr(config, f'{name}_weights')}: overrules the config: {'; '.join(others)}")
+            note(f"{getattr(config, f'{name}_weights')}: overrides the config: {'; '.join(others)}")
         sections[name] = section.model_copy(update=found)
     weights, ours = config.transformer_weights, config.data.normalisation
     pixels = read_header(weights).get("pixels", ours)

@@ -64,7 +64,7 @@ def load_rgb(source: Path | BinaryIO, name: str | None = None) -> Image.Image:
     return to_rgb(read_image(source, name), name)
 
 
-def tell_of_profile(profile: bytes | None, name: str) -> None:
+def note_profile(profile: bytes | None, name: str) -> None:
     """Note the first image whose RGB profile is lost because the output has none."""
     if not describes_srgb(profile):
         _tell("profile", name)
@@ -193,7 +193,7 @@ def load_mask(
     if not image.has_transparency_data:
         raise UserError(f"{path}: has no alpha channel, which --masks alpha takes holes from")
     alpha = np.asarray(image.convert("RGBA"))[..., 3]
-    _tell_of_soft(alpha, str(path), threshold)
+    _note_soft_mask(alpha, str(path), threshold)
     return alpha < threshold
 
 
@@ -204,11 +204,11 @@ def _hole_of(image: Image.Image, name: str, threshold: int = MASK_THRESHOLD) -> 
     if values.max(initial=0) == 1:
         note_once("mask 0/1", f"{name}: a mask of 0 and 1; they are read as 0 and 255")
     else:
-        _tell_of_soft(values, name, threshold)
+        _note_soft_mask(values, name, threshold)
     return hole
 
 
-def _tell_of_soft(values: np.ndarray, name: str, threshold: int) -> None:
+def _note_soft_mask(values: np.ndarray, name: str, threshold: int) -> None:
     if not ((values == KNOWN) | (values == HOLE)).all():
         text = f"values other than 0 and 255 in masks, split at {threshold}"
         note_once("mask values", f"{name}: {text} (--mask-threshold)")

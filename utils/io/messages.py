@@ -25,7 +25,7 @@ NAMED = re.compile(r"^[\w.]*Error: |\berror: ")  # in the output of Python or a 
 NO_THREADS = "can't start new thread"
 NO_TEMPORARY = "No usable temporary directory"
 NO_TEXT = "surrogates not allowed"  # a file name that is not UTF-8
-OUT_OF_REACH = {  # errors of the user's files and disks; any other is a bug of ours
+OUT_OF_REACH = {  # errors of the user's files and disks; any other is an internal error
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY),
@@ -108,7 +108,7 @@ def raise_if_machine(error: BaseException, place: Path | str) -> None:
 
 
 def line_about(error: BaseException) -> str | None:
-    """One-line message for an error of the machine, files or disks; None for a bug of ours."""
+    """One-line message for an error of the machine, files or disks; None for an internal error."""
     if is_out_of_memory(error):
         return "out of memory; lower batch sizes, or sizes of the network"
     if isinstance(error, UnicodeEncodeError) and error.reason == NO_TEXT:
@@ -135,12 +135,12 @@ def _reason(error: Exception) -> str:
 def refusal(error: pickle.UnpicklingError) -> str:
     """Why a pickle is refused, with the name of the global it asks for if known."""
     if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"holds more than tensors and is not opened (it asks for {wanted[1]})"
+        return f"contains more than tensors and is not opened (it asks for {wanted[1]})"
     if re.search(r"Unsupported operand 1(4\d|5[01])\b", str(error)):
         return "is a pickle of a newer protocol and is not opened"
     if re.search(r"Unsupported operand|invalid load key", str(error)):
         return "damaged or no weights file"
-    return "holds more than tensors and is not opened"
+    return "contains more than tensors and is not opened"
 
 
 def message_of(error: BaseException) -> str:

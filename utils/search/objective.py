@@ -170,7 +170,7 @@ class TrainingLoss:
             print(f"{name}: {_reason(error)}", flush=True)
             raise TrialPruned from error
         except StopRequested:
-            shutil.rmtree(self.config.run / "search" / name, ignore_errors=True)  # begins again
+            shutil.rmtree(self.config.run / "search" / name, ignore_errors=True)  # restarts
             raise StopRequested(f"stopped in {name}; the same command continues") from None
         finally:
             with suppress(UpdateFinishedTrialError):  # by a worker that took it over

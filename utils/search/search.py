@@ -111,8 +111,8 @@ def run_trials(study: Study, wanted: int, objective: TrialLoss) -> list[FrozenTr
 def _optimize(study: Study, objective: TrialLoss, limit: MaxTrialsCallback) -> None:
     """Run trials until there are enough; an interrupted one is queued again, by one worker only.
 
-    A repeat too many, begun when several workers saw one missing, fails and so does not count: the
-    trial that has its seed may still be lost.
+    A repeat too many, started when several workers saw one missing, fails and so does not count:
+    the trial that has its seed may still be lost.
     """
 
     errors: list[BaseException] = []  # Optuna replaces that of a trial which was taken over

@@ -24,7 +24,7 @@ from models.maskgit import Start
 from utils.data.datasets import InpaintingSet
 from utils.inpainting.inpainter import BATCH_SIZES, Inpainter
 from utils.inpainting.outputs import input_digest
-from utils.io.images import tell_of_profile
+from utils.io.images import note_profile
 from utils.scoring import FeatureDistance, hole_psnr
 from utils.sweep.plan import Cell
 
@@ -66,7 +66,7 @@ def read_job_inputs(dataset: InpaintingSet, count: int | None, side: int) -> Job
             raise UserError(
                 f"{item.name}: {width} x {height} pixels; a sweep needs {side} x {side}"
             )
-        tell_of_profile(item.profile, item.name)
+        note_profile(item.profile, item.name)
     truths = [dataset.ground_truth(item.index, item.image) for item in items]
     if truths[0] is None:
         raise UserError(

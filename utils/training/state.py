@@ -150,11 +150,11 @@ def load_state(path: Path) -> State | None:
                 raise RuntimeError(f"checksum of {bad}")
             state = torch.load(candidate, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            print(f"{candidate}: {refusal(error)}; passed over", file=sys.stderr)
+            print(f"{candidate}: {refusal(error)}; skipped", file=sys.stderr)
         except BROKEN_STATE as error:
             raise_if_machine(error, candidate)
             older = ", the one before it is taken" if candidate == path else ""
-            print(f"{candidate}: damaged checkpoint, passed over{older}", file=sys.stderr)
+            print(f"{candidate}: damaged checkpoint, skipped{older}", file=sys.stderr)
         else:
             if candidate != path and path.exists() and is_main():
                 path.replace(path.with_stem(f"{path.stem}.damaged"))
@@ -197,15 +197,15 @@ def open_state(path: Path, settings: dict[str, Any], opening: Opening) -> State 
         return None
     is_ours = isinstance(state, dict) and isinstance(state.get("settings"), dict)
     if not is_ours or not isinstance(state.get("position"), dict):
-        raise UserError(f"{path}: is no training state of ours")
+        raise UserError(f"{path}: is not a training state of this program")
     found = state["settings"]
     changed = sorted(key for key in settings.keys() & found.keys() if settings[key] != found[key])
     if changed and not opening.allow_config_change:
         first = changed[0]
         raise UserError(
-            f"{path}: the run was begun with other {', '.join(changed)} ({first} was "
+            f"{path}: the run was started with other {', '.join(changed)} ({first} was "
             f"{found[first]}, is {settings[first]}); its config is {path.with_name('config.yml')}; "
-            "--allow-config-change goes on all the same"
+            "--allow-config-change resumes anyway"
         )
     _require_epoch(path, state["position"].get("epoch"), opening)
     return state
@@ -228,7 +228,7 @@ def _left_weights(folder: Path) -> Path | None:
 
 def _require_epoch(path: Path, done: int | None, opening: Opening) -> None:
     if opening.from_epoch not in (None, done):
-        found = "there is none" if done is None else f"it stands after epoch {done}"
+        found = "there is none" if done is None else f"it is from epoch {done}"
         raise UserError(f"{path}: asked for a checkpoint after epoch {opening.from_epoch}; {found}")
 
 

@@ -123,11 +123,11 @@ def _summary(part: Part, report: KeyReport, description: Any) -> list[str]:
 
 
 def _assumed(part: Part, description: Any, expected: Any) -> list[str]:
-    """Notes on what no shape tells; expected: the network's section of the base config."""
+    """Notes on what shapes do not determine; expected: the network's section of the base config."""
     taken = description.model_dump(include=set(NOT_READ[part.kind]))
     attention = [f"assumed: {assumed(part.naming)}; compare with the source"]
     return [
-        f"assumed, as in no shape: {_as_text(taken)}",
+        f"assumed, not determined by shapes: {_as_text(taken)}",
         *(attention if part.kind == TRANSFORMER else []),
         *not_followed(description, expected),
     ]
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument(
         "--attention",
         choices=(*LAYOUTS, *UNSUPPORTED),
-        help="how the solution's matrices lie or what its blocks compute, which no file tells",
+        help="layout of the solution's matrices, or what its blocks compute; no file specifies it",
     )
     parser.add_argument(
         "--rule", choices=RULES, help="how it decodes; by the lab's rules cosine is maskgit_cosine"

@@ -87,7 +87,7 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
     except NothingFoundError as error:
         if not left_out or isinstance(error, UnknownKeysError):
             raise
-        asks = f"holds more than tensors and is not opened (it asks for {left_out[0]})"
+        asks = f"contains more than tensors and is not opened (it asks for {left_out[0]})"
         raise NotOpenedError(f"{path}: {asks}{SAVE_AGAIN}") from None
     if left_out:
         found.notes.append(f"not opened: objects of {', '.join(left_out)}")
@@ -95,7 +95,7 @@ def read_lab_file(path: Path, settled: Settled = UNSETTLED) -> LabFile:
 
 
 def _other_archive(path: Path) -> str | None:
-    """What an archive of another kind holds, and what to do with it; None for any other file.
+    """What an archive of another kind contains, and what to do with it; None for any other file.
 
     Raises `NotOpenedError` for a TorchScript program.
     """

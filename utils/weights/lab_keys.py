@@ -84,7 +84,7 @@ class LabFile:
     def part(self, kind: str) -> Part:
         """The tokenizer or the transformer; `UserError` if the file has only the other one."""
         if kind not in self.parts:
-            raise UserError(f"{self.name}: holds a {', '.join(self.parts)}, but no {kind}")
+            raise UserError(f"{self.name}: contains a {', '.join(self.parts)}, but no {kind}")
         return self.parts[kind]
 
 
@@ -201,7 +201,8 @@ def _notes_on(layers: dict[str, str], has_final_norm: bool) -> list[str]:
     if norms and not has_final_norm:
         notes.append(
             f"{', '.join(norms)}: taken as norms after attention and after the MLP (post-norm), "
-            "and LN as that of the embeddings; no file tells, and such names often mean pre-norm"
+            "and LN as that of the embeddings; no file specifies it, and such names often mean "
+            "pre-norm"
         )
     if linear:
         notes.append(f"{', '.join(linear)}: taken as the MLP, with GELU")

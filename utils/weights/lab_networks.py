@@ -88,7 +88,7 @@ def choose(
         networks = networks[:1]
     if len(networks) > 1:
         raise UserError(
-            f"{name}: holds {len(networks)} {networks[0].kind}s: {titles(networks)}; "
+            f"{name}: contains {len(networks)} {networks[0].kind}s: {titles(networks)}; "
             "choose one with --entry of utils.weights.import_lab"
         )
     if networks and entry:

@@ -1,7 +1,7 @@
-"""What no lab file tells about its blocks: questions to the user, and notes on what is assumed.
+"""What lab files do not specify about their blocks: questions, and notes on what is assumed.
 
 Some public solutions compute something else. They are recognised by the names of attention's
-layers, but others may have the same names, so the user is asked. Nor does any shape tell the number
+layers, but others may have the same names, so the user is asked. Nor do shapes determine the number
 of heads, which a file may state among its settings.
 Letters: B batch, N tokens, D width of the transformer, H heads, d = D / H.
 """
@@ -77,8 +77,8 @@ def ask(block: str, matrices: dict[str, int], name: str, settled: Settled) -> No
         if QUERY_SOFTMAX.search(key):
             raise UserError(
                 f"{name}: {block}{layer}: the public solution that names its heads so takes the "
-                "softmax over the queries (dim=1), which no file tells; say with --attention of "
-                "utils.weights.import_lab: standard for a softmax over the keys (dim=-1), or "
+                "softmax over the queries (dim=1), which no file specifies; say with --attention "
+                "of utils.weights.import_lab: standard for a softmax over the keys (dim=-1), or "
                 "query-softmax, which is refused, as it gives other logits here"
             )
         is_named = layer.rpartition(".")[2].lower() == DIMENSIONS_FIRST
@@ -103,7 +103,7 @@ def _ask_list(block: str, matrices: dict[str, int], name: str, settled: Settled)
             roles = ",".join(f"{block}{layer}={r}" for layer, r in zip(layers, "qkv", strict=True))
             raise UserError(
                 f"{name}: {', '.join(block + layer for layer in layers)} are q, k and v, or three "
-                "heads with the rows of q, k and v in each, which no file tells; say --map "
+                "heads with the rows of q, k and v in each, which no file specifies; say --map "
                 f"{roles} of utils.weights.import_lab, or save the heads concatenated, as one "
                 "layer, for --attention rows-by-head"
             )
@@ -123,8 +123,8 @@ def ask_source(block: str, matrices: dict[str, int], name: str, settled: Settled
         refused = ", which is refused, as it gives other logits here," if is_refused else ""
         raise UserError(
             f"{name}: {', '.join(block + layer for layer in names.split())}: the public solution "
-            f"of these names {computes}, which no file tells; say with utils.weights.import_lab "
-            f"{flag}{refused} or, if this one does not, --attention standard"
+            f"of these names {computes}, which no file specifies; say with "
+            f"utils.weights.import_lab {flag}{refused} or, if this one does not, --attention standard"
         )
 
 
@@ -136,7 +136,7 @@ def ask_activation(layers: dict[str, str], name: str, settled: Settled) -> None:
     if settled.layout is None and set(ENCODER_LAYER) <= layers.keys():
         raise UserError(
             f"{name}: {', '.join(ENCODER_LAYER)}: nn.TransformerEncoderLayer, which names its MLP "
-            "so, uses ReLU unless its activation is given, which no file tells; say with "
+            "so, uses ReLU unless its activation is given, which no file specifies; say with "
             "--attention of utils.weights.import_lab: standard for GELU, or relu, which is "
             "refused, as it gives other logits here"
         )
@@ -148,8 +148,8 @@ def ask_norms(layers: list[str], name: str, settled: Settled) -> None:
     if norms and settled.layout is None:
         raise UserError(
             f"{name}: {', '.join(norms)}: norms without biases may be RMSNorm, which no file "
-            "tells; say with --attention of utils.weights.import_lab: standard for LayerNorm with "
-            "bias=False, or rms-norm, which is refused, as it gives other logits here"
+            "specifies; say with --attention of utils.weights.import_lab: standard for LayerNorm "
+            "with bias=False, or rms-norm, which is refused, as it gives other logits here"
         )
 
 

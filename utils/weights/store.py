@@ -136,7 +136,7 @@ def _read(path: Path, expected: Description) -> tuple[dict[str, Tensor], Descrip
                 f"python -m utils.weights.import_lab {shlex.quote(str(path))} --out runs/lab"
             )
         )
-        raise UserError(f"{path}: holds {held}") from None
+        raise UserError(f"{path}: contains {held}") from None
 
 
 def _built(description: Section, weights: dict[str, Tensor], path: Path) -> Any:
@@ -148,7 +148,7 @@ def _built(description: Section, weights: dict[str, Tensor], path: Path) -> Any:
 def fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> Any:
     """Load weights strictly, convert to float32 and switch to eval mode; ``path`` for errors."""
     if bad := _not_finite(weights):
-        raise UserError(f"{path}: {bad} holds values that are not finite")
+        raise UserError(f"{path}: {bad} contains values that are not finite")
     network.load_state_dict(weights)
     return network.float().eval()
 

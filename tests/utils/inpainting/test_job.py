@@ -223,9 +223,9 @@ def test_the_manifest_states_the_networks_that_ran_and_a_note_what_the_config_sa
     assert (networks["transformer"]["num_layers"], networks["tokenizer"]["norm"]) == (2, "group")
     notes = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
     assert notes == [
-        f"note: {weights.tokenizer_weights}: overrules the config: tokenizer.norm group, "
+        f"note: {weights.tokenizer_weights}: overrides the config: tokenizer.norm group, "
         "not position",
-        f"note: {weights.transformer_weights}: overrules the config: transformer.num_layers 2, "
+        f"note: {weights.transformer_weights}: overrides the config: transformer.num_layers 2, "
         "not 7",
     ]
     assert files(output) == files(repair())

@@ -207,7 +207,7 @@ def test_images_of_folders_below_are_left_out_with_a_note(tmp_path, capsys):
         (tmp_path / name).touch()
     assert [path.name for path in list_images(tmp_path)] == ["1.png"]
     (said,) = capsys.readouterr().err.splitlines()
-    assert said == f"note: {tmp_path}: {tmp_path}/more holds images too, which are left out"
+    assert said == f"note: {tmp_path}: {tmp_path}/more contains images too, which are left out"
 
 
 def test_a_folder_that_gives_no_image_says_why(tmp_path):
@@ -216,7 +216,9 @@ def test_a_folder_that_gives_no_image_says_why(tmp_path):
         list_images(tmp_path)
     (tmp_path / "my cats/tabby").mkdir(parents=True)
     (tmp_path / "my cats/tabby/1.png").touch()
-    advice = rf"my cats/tabby holds some; .* prepare_data\.py images '{tmp_path}/my cats' --out DIR"
+    advice = (
+        rf"my cats/tabby contains some; .* prepare_data\.py images '{tmp_path}/my cats' --out DIR"
+    )
     with pytest.raises(UserError, match=advice):
         list_images(tmp_path / "my cats")
     with pytest.raises(UserError, match="no such folder"):

@@ -108,7 +108,7 @@ def test_a_state_of_something_else_is_one_line(weights, content):
     path = weights.run / "transformer" / "state.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
-    with pytest.raises(UserError, match="is no training state of ours"):
+    with pytest.raises(UserError, match="is not a training state of this program"):
         train_transformer(weights, resume=True)
 
 

@@ -57,7 +57,7 @@ def test_a_good_state_stays_where_memory_or_the_disk_fails(
 def test_only_a_state_that_was_read_and_is_broken_is_set_aside(saved, capsys):
     saved.write_bytes(saved.read_bytes()[:-30])
     assert load_state(saved)["step"] == 1
-    assert "damaged checkpoint, passed over" in capsys.readouterr().err
+    assert "damaged checkpoint, skipped" in capsys.readouterr().err
     assert names(saved) == ["state.damaged.pt", "state.previous.pt"]
 
 

@@ -194,7 +194,7 @@ def test_such_a_run_resumes_only_with_what_it_was_begun_with(
         change(weights)
     else:
         seeing = changed(seeing, change)
-    with pytest.raises(UserError, match=f"begun with other .*{said}"):
+    with pytest.raises(UserError, match=f"started with other .*{said}"):
         train_tokenizer(seeing, resume=True)
 
 

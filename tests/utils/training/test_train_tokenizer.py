@@ -102,7 +102,7 @@ def test_a_broken_checkpoint_costs_one_interval_and_nothing_else(config, capsys,
     state.write_bytes(state.read_bytes()[:1000])
     assert load_state(previous(state))["position"]["epoch"] == 1
     train_tokenizer(config, resume=True)
-    assert f"{state}: damaged checkpoint, passed over" in capsys.readouterr().err
+    assert f"{state}: damaged checkpoint, skipped" in capsys.readouterr().err
     assert_same(load_state(state), before)
     assert log_of(config) == rows
 

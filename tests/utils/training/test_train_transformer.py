@@ -114,7 +114,7 @@ def test_a_broken_checkpoint_costs_one_interval_and_nothing_else(
     state.write_bytes(state.read_bytes()[:1000])
     assert load_state(previous(state))["position"]["epoch"] == 2
     train_transformer(config, resume=True)
-    assert f"{state}: damaged checkpoint, passed over" in capsys.readouterr().err
+    assert f"{state}: damaged checkpoint, skipped" in capsys.readouterr().err
     assert_same(load_state(state), load_state(folder(whole) / "state.pt"))
     assert log_of(config) == log_of(whole)
 
@@ -804,7 +804,7 @@ def test_another_fill_of_holes_is_another_run(config, changed):
     config = changed(config, {"transformer.conditioning": "pixels", "masking.hole_share": 0.5})
     train_transformer(config, resume=False)
     other = changed(config, {"decoding.hole_fill": "mean"})
-    with pytest.raises(UserError, match=r"was begun with other decoding.hole_fill"):
+    with pytest.raises(UserError, match=r"was started with other decoding.hole_fill"):
         train_transformer(other, resume=True)
 
 

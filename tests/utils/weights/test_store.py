@@ -145,7 +145,7 @@ def test_a_file_without_a_description_is_refused(path, tokenizer):
 
 def test_the_weights_of_the_other_network_are_refused(saved, transformer_config):
     found = message(load_transformer, saved, transformer_config)
-    assert found == f"{saved}: holds a tokenizer, but no transformer"
+    assert found == f"{saved}: contains a tokenizer, but no transformer"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_weights_that_are_not_finite_are_refused(path, tokenizer, value):
         save_weights, path, weights, tokenizer.config, {}
     )
     save_file(weights, path, {HEADER: json.dumps({"config": tokenizer.config.model_dump()})})
-    assert "quant_conv.bias holds values that are not finite" in message(
+    assert "quant_conv.bias contains values that are not finite" in message(
         load_tokenizer, path, tokenizer.config
     )
 
@@ -194,7 +194,7 @@ class Hostile:
 def test_a_program_in_a_weights_file_does_not_run(tmp_path, tokenizer_config, save):
     path, mark = tmp_path / "weights.pt", tmp_path / "mark"
     save({"quant_conv.bias": Hostile(mark)}, path)
-    assert "holds more than tensors" in message(load_tokenizer, path, tokenizer_config)
+    assert "contains more than tensors" in message(load_tokenizer, path, tokenizer_config)
     assert not mark.exists()
 
 
@@ -237,7 +237,7 @@ def test_a_truncated_state_falls_back_to_the_previous_one_and_says_so(tmp_path, 
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     assert load_state(path)["step"] == 1
-    said = f"{path}: damaged checkpoint, passed over, the one before it is taken\n"
+    said = f"{path}: damaged checkpoint, skipped, the one before it is taken\n"
     assert capsys.readouterr().err == said
 
 
@@ -285,7 +285,7 @@ def test_two_broken_states_are_one_line(tmp_path, capsys):
     for file in (path, previous(path)):
         file.write_bytes(b"nonsense")
     assert message(load_state, path).startswith(f"{path}: damaged, and no earlier checkpoint")
-    assert capsys.readouterr().err.count("passed over") == 2
+    assert capsys.readouterr().err.count("skipped") == 2
 
 
 def test_a_broken_state_without_a_later_one_is_one_line_and_nothing_begins(tmp_path):
