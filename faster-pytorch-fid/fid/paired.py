@@ -32,10 +32,7 @@ def psnr(error: np.ndarray) -> float:
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004): 11 x 11 Gaussian window, sigma 1.5, channel mean.
-
-    Raises `ScoreError` for images smaller than the window.
-    """
+    """Structural similarity (Wang et al. 2004), 11 x 11 Gaussian of sigma 1.5, channel mean."""
     check_window(first)
     x, y = first.astype(np.float64), second.astype(np.float64)
 
@@ -65,7 +62,6 @@ def paired_metrics(
     """Means over the pairs: psnr (dB), ssim and, with masks, hole_mae (0..255) and hole_psnr (dB).
 
     Pairs without a hole are excluded from the hole errors; if no pair has one, both are omitted.
-    Raises `ScoreError` for a pair (or mask) of different sizes and for invalid values in a mask.
     """
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "hole_mae": [], "hole_psnr": []}
     for index in range(len(predicted)):
@@ -107,19 +103,15 @@ def _check_size(
     images: ImageSet, index: int, image: np.ndarray, others: ImageSet, other: np.ndarray
 ) -> None:
     """Raise `ScoreError` if the images `index` of two sets differ in size, (H, W, ...)."""
-    (height1, width1), (height2, width2) = image.shape[:2], other.shape[:2]
-    if (height1, width1) != (height2, width2):
-        raise ScoreError(
-            f"{images.label(index)} is {width1} x {height1}, "
-            f"{others.label(index)} {width2} x {height2}"
-        )
+    if image.shape[:2] != other.shape[:2]:
+        size1, size2 = (f"{side.shape[1]} x {side.shape[0]}" for side in (image, other))
+        raise ScoreError(f"{images.label(index)} is {size1}, {others.label(index)} {size2}")
 
 
 class HoleCrops(ImageSet):
-    """Crops around the largest hole of each image that has one, resized to the image's size."""
+    """Crops around the largest hole of the images `numbers`, resized to the image's size."""
 
     def __init__(self, images: ImageSet, masks: ImageSet, numbers: list[int]) -> None:
-        """numbers: indices of the images that have a hole (`with_hole`)."""
         super().__init__(images.path, [images.names[number] for number in numbers])
         self.images, self.masks, self.numbers = images, masks, numbers
 
@@ -144,12 +136,10 @@ def hole_box(hole: np.ndarray) -> tuple[slice, slice]:
     numbers, count = label(hole, np.ones((3, 3)))
     largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
     box = find_objects(numbers, largest)[largest - 1]
-    return tuple(_enlarged(side, length) for side, length in zip(box, hole.shape, strict=True))
-
-
-def _enlarged(side: slice, length: int) -> slice:
-    """Extend to at least half of ``length``, with the same centre where the border allows it."""
-    wanted = max(side.stop - side.start, round(SMALLEST_CROP * length))
-    start = (side.start + side.stop - wanted) // 2
-    start = min(max(start, 0), length - wanted)
-    return slice(start, start + wanted)
+    enlarged = []
+    for side, length in zip(box, hole.shape, strict=True):
+        wanted = max(side.stop - side.start, round(SMALLEST_CROP * length))
+        start = (side.start + side.stop - wanted) // 2  # the same centre, but within the border
+        start = min(max(start, 0), length - wanted)
+        enlarged.append(slice(start, start + wanted))
+    return tuple(enlarged)

@@ -20,13 +20,16 @@ from fid.inputs import METRICS, Inputs, Settings, open_predicted, resolve_inputs
 from fid.metrics import (
     NOT_FINITE,
     Route,
+    check_counts,
     default_subset_size,
+    density_coverage,
     discriminative_scores,
     frechet_distance,
     kernel_distance,
     linear_svm,
+    nearness,
+    precision_recall,
 )
-from fid.neighbours import check_counts, density_coverage, nearness, precision_recall
 from fid.paired import check_window, paired_metrics
 from fid.process import Ranks
 from fid.statistics import FeatureStatistics, holds, save_statistics
