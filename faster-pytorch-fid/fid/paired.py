@@ -1,4 +1,4 @@
-"""Metrics of images against their own ground truth: errors, and crops around holes.
+"""Images and their own ground truth: which belong together, errors, and crops around holes.
 
 Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 """
@@ -6,12 +6,16 @@ Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects, gaussian_filter, label
 
-from fid.files import ScoreError
+from fid.files import ScoreError, composed, note
 from fid.images import ImageSet
+from fid.names import natural_key, partners, rows_by_name, stem
 from fid.pixels import Size, decode_image, holes, mask_values, resized
 
 IDENTICAL_PSNR = 100.0  # dB, instead of infinity for equal images, so that means stay finite
@@ -143,3 +147,49 @@ def hole_box(hole: np.ndarray) -> tuple[slice, slice]:
         start = min(max(start, 0), length - wanted)
         enlarged.append(slice(start, start + wanted))
     return tuple(enlarged)
+
+
+def belonging(
+    images: ImageSet | Path, others: ImageSet | Path, names: Sequence[Any] = ()
+) -> ImageSet | Path:
+    """The partner in `others` of each image, matched by name (names.py).
+
+    names: what the manifest calls the partners, used if all are there, else the images' own names.
+    Rows of a csv else match by the images' numbers or by position (`rows_by_name`). Unmatched ones
+    are dropped with a note. Sets of different length and files of statistics are returned
+    unchanged.
+    """
+    if isinstance(images, Path) or isinstance(others, Path):
+        return others
+    wanted = next((each for each in (names, images.names) if each and _has(others, each)), None)
+    if wanted is None and not (images.has_names and others.has_names):
+        rows: Sequence[int] = range(min(len(images), len(others)))
+        if (surplus := len(others) - len(images)) > 0:
+            how = "they have the first rows, in order"
+            if images.has_names:
+                rows, how = rows_by_name(images.names, len(others))
+            note(f"{others.path}: {surplus} rows more than images are left out; {how}")
+        return others.named(others.names[row] for row in rows)
+    if wanted is None:
+        places = partners(images.names, others.names, spare=len(others) > len(images))
+        wanted = places and [others.names[place] for place in places]
+    if wanted is not None:
+        if (count := len(set(wanted))) < len(others):
+            text = f"{count} of the {len(others)} images have a partner"
+            note(f"{others.path}: {text}; the others are not used")
+        return others.select(wanted)
+    if len(images) != len(others):
+        return others
+    alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
+    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
+    raise ScoreError(
+        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
+        f"without a partner: {shown}"
+    )
+
+
+def _has(images: ImageSet, names: Sequence[Any]) -> bool:
+    """Whether names from a manifest are those of images, or numbers, as a csv has them."""
+    if not images.has_names:
+        return all(type(name) is int for name in names)  # True is an int too
+    return {composed(str(name)) for name in names}.issubset(map(composed, images.names))
