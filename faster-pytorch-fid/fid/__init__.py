@@ -1,7 +1,8 @@
 """Score generated or repaired images.
 
 `inputs` opens both image sets, `extraction` turns `images` into `statistics` of `features`,
-`scoring` computes the numbers of `metrics` and `paired`, `certificate` records them.
+`scoring` computes the numbers of `metrics` and `paired`, `certificate` records them. What a user
+can mend raises `files.ScoreError` everywhere.
 
 This file is the start of every script, before the libraries are imported, which takes seconds and
 may fail: hooks that end it in one line on Ctrl-C and failed imports, variables that libraries

@@ -49,7 +49,6 @@ BROKEN_ZIP = (  # what zipfile raises on broken or foreign bytes
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
 MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
-Errors = tuple[type[Exception], ...]
 PLACES = {  # subject of an error without a file name
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), "output"),
     errno.ENOENT: "the current folder",
@@ -226,11 +225,11 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(what: Path | str, reason: str = "", kinds: Errors = (OSError,)) -> Iterator[None]:
-    """Within the block, errors of these kinds become a `ScoreError` of what is read."""
+def reading(what: Path | str, reason: str = "", *kinds: type[Exception]) -> Iterator[None]:
+    """Within the block, `OSError` and these kinds become a `ScoreError` of what is read."""
     try:
         yield
-    except kinds as error:
+    except (OSError, *kinds) as error:
         raise ScoreError(of_the_machine(error, what) or f"{what}: {reason} ({error})") from None
 
 
@@ -245,7 +244,7 @@ def sha256_of_file(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """The contents of a JSON file."""
-    with reading(path, "not readable JSON", (OSError, ValueError, RecursionError)):
+    with reading(path, "not readable JSON", ValueError, RecursionError):
         if path.exists() and not path.is_file():
             raise ScoreError(f"{path}: is not a file")
         return json.loads(path.read_text(encoding="utf-8"))

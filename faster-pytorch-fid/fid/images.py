@@ -118,7 +118,7 @@ class ZipImages(ImageSet):
     @cached_property
     def archive(self) -> zipfile.ZipFile:
         """The open zip; `ZipFile` has its own lock, so threads can share it."""
-        with reading(self.path, "not a readable zip", BROKEN_ZIP):
+        with reading(self.path, "not a readable zip", *BROKEN_ZIP):
             return open_zip(self.path)
 
     def __getstate__(self) -> dict[str, object]:
@@ -127,7 +127,7 @@ class ZipImages(ImageSet):
     def stored_bytes(self, index: int) -> bytes:
         name = self.label(index)
         with (
-            reading(name, "cannot be unpacked", BROKEN_ZIP),
+            reading(name, "cannot be unpacked", *BROKEN_ZIP),
             self.archive.open(self.names[index]) as member,
         ):
             return read_limited(member.read, "file_bytes", f"{name}: unpacked")

@@ -11,8 +11,7 @@ tr (S1 S2)^1/2 sums the square roots of the eigenvalues of S1 S2, which are real
     problem, exact for singular covariances, without eps.
   * eigen (otherwise): S1 S2 has the eigenvalues of the symmetric A S2 A^T for any A^T A = S1. A is
     F1 if n1 <= d, else S1^1/2 in the eigenbasis of S1, without its null space.
-  * legacy: `scipy.linalg.sqrtm` of S1 S2 or, if that is not finite, of (S1 + eps I)(S2 + eps I),
-    as in pytorch-fid and the TensorFlow original, to reproduce published scores.
+  * legacy: `scipy.linalg.sqrtm` of S1 S2, with eps on the diagonals if need be, as pytorch-fid.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from fid.statistics import FeatureStatistics
 
 NOT_FINITE = "a score is not finite: the features or statistics are too large"
 LEGACY_EPS = 1e-6
-IMAGINARY_TOLERANCE = 1e-3
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 NEIGHBOURS = 3  # of precision and recall
@@ -72,12 +70,12 @@ def symmetric_factor(covariance: Tensor) -> Tensor:
 
 
 def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float:
-    """tr (S1 S2)^1/2 as pytorch-fid computes it, with any SciPy version."""
+    """tr (S1 S2)^1/2 as in pytorch-fid; raises `ScoreError` for imaginary parts and overflow."""
 
     def sqrtm(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         product = _finite(torch.from_numpy(first.dot(second))).numpy()
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # newer versions have no `disp` argument instead
+            warnings.simplefilter("ignore")  # newer SciPy has no `disp` argument
             return np.asarray(scipy.linalg.sqrtm(product))
 
     root = sqrtm(covariance1, covariance2)
@@ -86,13 +84,11 @@ def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float
         root = sqrtm(covariance1 + offset, covariance2 + offset)
     if np.iscomplexobj(root):
         imaginary = np.diagonal(root).imag
-        if not np.allclose(imaginary, 0, atol=IMAGINARY_TOLERANCE):
-            raise ScoreError(
-                f"--legacy: the matrix root has imaginary parts up to {np.abs(imaginary).max():.3g}"
-                ", where pytorch-fid fails too; score without --legacy"
-            )
-        root = root.real
-    return float(np.trace(root))
+        if not np.allclose(imaginary, 0, atol=1e-3):
+            found = f"the matrix root has imaginary parts up to {np.abs(imaginary).max():.3g}"
+            text = "where pytorch-fid fails too; score without --legacy"
+            raise ScoreError(f"--legacy: {found}, {text}")
+    return float(np.trace(root.real))
 
 
 def frechet_distance(
@@ -111,12 +107,11 @@ def frechet_distance(
         traces = covariance1.trace() + covariance2.trace()
         if legacy:
             root = trace_sqrt_legacy(covariance1.cpu().numpy(), covariance2.cpu().numpy())
+            route = "legacy"
         else:
             smaller = symmetric_factor(covariance1) if factor1 is None else factor1
-            root = trace_sqrt_eigen(smaller, covariance2)
-        route = "legacy" if legacy else "eigen"
-    distance = float(shift.dot(shift) + traces - 2 * root)
-    # Rounding can give a tiny negative value; legacy keeps pytorch-fid's exact result.
+            root, route = trace_sqrt_eigen(smaller, covariance2), "eigen"
+    distance = float(shift.dot(shift) + traces - 2 * root)  # rounding may make it negative
     return (distance if legacy else max(distance, 0.0)), route
 
 
@@ -127,28 +122,28 @@ def default_subset_size(count1: int, count2: int) -> int:
 
 
 def kernel_distance(
-    features1: Tensor, features2: Tensor, subset_size: int, seed: int
+    first: Tensor, second: Tensor, subset_size: int, seed: int
 ) -> tuple[float, float]:
     """KID (Binkowski et al. 2018): unbiased squared MMD with the kernel (x.y / d + 1)^3.
 
-    Its mean and deviation over subsets, which are those of torch-fidelity for the same seed.
+    Mean and deviation over subsets, which are torch-fidelity's for the same seed.
     """
     rng = np.random.RandomState(seed)
     estimates = []
     for _ in range(KERNEL_SUBSETS):
-        pick1 = rng.choice(len(features1), subset_size, replace=False)
-        pick2 = rng.choice(len(features2), subset_size, replace=False)
-        estimates.append(float(squared_mmd(features1[pick1], features2[pick2])))
+        pick1 = rng.choice(len(first), subset_size, replace=False)
+        pick2 = rng.choice(len(second), subset_size, replace=False)
+        estimates.append(float(squared_mmd(first[pick1], second[pick2])))
     return float(np.mean(estimates)), float(np.std(estimates))
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased estimate of MMD^2, (m, d), (m, d) -> scalar (Gretton et al. 2012, lemma 6)."""
-    m = len(x)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / a.shape[1] + 1) ** 3
 
+    m = len(x)
     within = sum(k.sum() - k.trace() for k in (kernel(x, x), kernel(y, y)))
     return within / (m * (m - 1)) - 2 * kernel(x, y).mean()
 
@@ -252,5 +247,4 @@ def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> tuple[float
         torch.cat([rows.amin(dim=1) for rows in _distances(points, train)])
         for points in (predicted, reference)
     )
-    means = (found.double().mean() for found in (fake, real, fake < real))
-    return tuple(map(float, means))
+    return tuple(float(found.double().mean()) for found in (fake, real, fake < real))
