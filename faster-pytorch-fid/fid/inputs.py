@@ -1,10 +1,7 @@
 """What a score depends on: its settings, and the images, masks and manifest that they name.
 
-The manifest is what inpainting leaves next to its results, `<predicted-path>/manifest.json`:
-{"ground_truth": folder or csv (absolute or relative to the manifest), "ground_truth_bytes": size of
-its files, "masks": folder or null, "mask_threshold": values below are a hole, "inverted_masks":
-whether the others are it instead, "images": [{"image": name, "ground_truth": name (csv: row number
-from 0), "mask": name}, ...]}. Only "images" is required.
+The manifest, which inpainting leaves next to its results, is described in ../README.md; only its
+"images" are required.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import find_objects, gaussian_filter, label
 
 from fid.files import ScoreError, composed, note
 from fid.images import ImageSet
@@ -27,6 +26,52 @@ KNOWN, HOLE = 255, 0  # mask values
 SMALLEST_CROP = 0.5  # of the image's height and width, so at least a quarter of its area
 
 
+def belonging(
+    images: ImageSet | Path, others: ImageSet | Path, names: Sequence[Any] = ()
+) -> ImageSet | Path:
+    """The partner in `others` of each image, matched by name (names.py).
+
+    names: what the manifest calls the partners, used if all are there, else the images' own names.
+    Rows of a csv else match by the images' numbers or by position (`rows_by_name`). Unmatched ones
+    are dropped with a note. Sets of different length and files of statistics are returned
+    unchanged.
+    """
+    if isinstance(images, Path) or isinstance(others, Path):
+        return others
+    wanted = next((each for each in (names, images.names) if each and _has(others, each)), None)
+    if wanted is None and not (images.has_names and others.has_names):
+        rows: Sequence[int] = range(min(len(images), len(others)))
+        if (surplus := len(others) - len(images)) > 0:
+            how = "they have the first rows, in order"
+            if images.has_names:
+                rows, how = rows_by_name(images.names, len(others))
+            note(f"{others.path}: {surplus} rows more than images are left out; {how}")
+        return others.named(others.names[row] for row in rows)
+    if wanted is None:
+        places = partners(images.names, others.names, spare=len(others) > len(images))
+        wanted = places and [others.names[place] for place in places]
+    if wanted is not None:
+        if (count := len(set(wanted))) < len(others):
+            text = f"{count} of the {len(others)} images have a partner"
+            note(f"{others.path}: {text}; the others are not used")
+        return others.select(wanted)
+    if len(images) != len(others):
+        return others
+    alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
+    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
+    raise ScoreError(
+        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
+        f"without a partner: {shown}"
+    )
+
+
+def _has(images: ImageSet, names: Sequence[Any]) -> bool:
+    """Whether names from a manifest are those of images, or numbers, as a csv has them."""
+    if not images.has_names:
+        return all(type(name) is int for name in names)  # True is an int too
+    return {composed(str(name)) for name in names}.issubset(map(composed, images.names))
+
+
 def psnr(error: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of errors on the 0..255 scale; at most 100."""
     mean_square = float(np.square(error, dtype=np.float64).mean())
@@ -37,6 +82,8 @@ def psnr(error: np.ndarray) -> float:
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004), 11 x 11 Gaussian of sigma 1.5, channel mean."""
+    from scipy.ndimage import gaussian_filter  # imported here: --help does without SciPy
+
     check_window(first)
     x, y = first.astype(np.float64), second.astype(np.float64)
 
@@ -137,6 +184,8 @@ def with_hole(masks: ImageSet) -> list[int]:
 
 def hole_box(hole: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns around the largest connected hole (H, W), each at least half the image."""
+    from scipy.ndimage import find_objects, label  # imported here: --help does without SciPy
+
     numbers, count = label(hole, np.ones((3, 3)))
     largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
     box = find_objects(numbers, largest)[largest - 1]
@@ -147,49 +196,3 @@ def hole_box(hole: np.ndarray) -> tuple[slice, slice]:
         start = min(max(start, 0), length - wanted)
         enlarged.append(slice(start, start + wanted))
     return tuple(enlarged)
-
-
-def belonging(
-    images: ImageSet | Path, others: ImageSet | Path, names: Sequence[Any] = ()
-) -> ImageSet | Path:
-    """The partner in `others` of each image, matched by name (names.py).
-
-    names: what the manifest calls the partners, used if all are there, else the images' own names.
-    Rows of a csv else match by the images' numbers or by position (`rows_by_name`). Unmatched ones
-    are dropped with a note. Sets of different length and files of statistics are returned
-    unchanged.
-    """
-    if isinstance(images, Path) or isinstance(others, Path):
-        return others
-    wanted = next((each for each in (names, images.names) if each and _has(others, each)), None)
-    if wanted is None and not (images.has_names and others.has_names):
-        rows: Sequence[int] = range(min(len(images), len(others)))
-        if (surplus := len(others) - len(images)) > 0:
-            how = "they have the first rows, in order"
-            if images.has_names:
-                rows, how = rows_by_name(images.names, len(others))
-            note(f"{others.path}: {surplus} rows more than images are left out; {how}")
-        return others.named(others.names[row] for row in rows)
-    if wanted is None:
-        places = partners(images.names, others.names, spare=len(others) > len(images))
-        wanted = places and [others.names[place] for place in places]
-    if wanted is not None:
-        if (count := len(set(wanted))) < len(others):
-            text = f"{count} of the {len(others)} images have a partner"
-            note(f"{others.path}: {text}; the others are not used")
-        return others.select(wanted)
-    if len(images) != len(others):
-        return others
-    alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
-    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
-    raise ScoreError(
-        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
-        f"without a partner: {shown}"
-    )
-
-
-def _has(images: ImageSet, names: Sequence[Any]) -> bool:
-    """Whether names from a manifest are those of images, or numbers, as a csv has them."""
-    if not images.has_names:
-        return all(type(name) is int for name in names)  # True is an int too
-    return {composed(str(name)) for name in names}.issubset(map(composed, images.names))
