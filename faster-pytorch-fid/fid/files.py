@@ -134,7 +134,7 @@ def _limits(text: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` once it is written and synced."""
+    """Open a temporary file that replaces `path` once written and synced; else `path` is kept."""
     partial = path.with_name(f"{path.name[:KEPT]}.{os.getpid()}.part")
     try:
         with _writing(path):

@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fid.files import ScoreError, check_limit, note, read_json, user_path
 from fid.images import CsvImages, FolderImages, ImageSet, ZipImages
 from fid.names import MANIFEST, folder_names
@@ -80,7 +78,10 @@ class Inputs:
         """
         if isinstance(self.reference, Path):
             return None
-        return sorted(np.unique(self.reference.names, return_index=True)[1].tolist())
+        first: dict[str, int] = {}
+        for number, name in enumerate(self.reference.names):
+            first.setdefault(name, number)
+        return list(first.values())
 
 
 def resolve_inputs(settings: Settings) -> Inputs:
