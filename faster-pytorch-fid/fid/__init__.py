@@ -1,7 +1,8 @@
 """Score generated or repaired images.
 
 `inputs` opens both image sets, `extraction` turns `images` into `statistics` of `features`,
-`scoring` computes the numbers of `metrics` and `paired`, `certificate` records them.
+`scoring` computes the numbers of `metrics` and `paired`, `certificate` records them. What a user
+can mend raises `files.ScoreError` everywhere.
 
 This file is the start of every script, before the libraries are imported, which takes seconds and
 may fail: hooks that end it in one line on Ctrl-C and failed imports, variables that libraries
@@ -164,12 +165,18 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
 def usable_streams() -> Iterator[None]:
     """Make stdin, stdout and stderr usable within the block.
 
-    Closed ones are opened on /dev/null, so that no file gets their descriptors. Characters that the
-    locale cannot encode are escaped. Failed writes to stderr are dropped: a note must not stop the
-    program.
+    Closed ones are opened on /dev/null, so that no file gets their descriptors; the others block.
+    Characters that the locale cannot encode are escaped. Failed writes to stderr are dropped: a
+    note must not stop the program.
     """
     for number in range(3):
-        _open_and_wait(number)
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
+            os.set_inheritable(number, True)
+        with contextlib.suppress(OSError, AttributeError):  # not available on Windows
+            os.set_blocking(number, True)
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in before)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -182,17 +189,6 @@ def usable_streams() -> Iterator[None]:
         _flush_or_drop(sys.stdout)
         _flush_or_drop(sys.stderr)
         sys.stdout, sys.stderr = before
-
-
-def _open_and_wait(number: int) -> None:
-    """Open a closed standard stream on /dev/null; make writes to it blocking."""
-    try:
-        os.fstat(number)
-    except OSError:
-        os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
-        os.set_inheritable(number, True)
-    with contextlib.suppress(OSError, AttributeError):  # not available on Windows
-        os.set_blocking(number, True)
 
 
 def _flush_or_drop(stream: TextIO) -> None:

@@ -47,10 +47,7 @@ def size_of(source: Source) -> str | None:
 
 
 def choose_device(asked: str, ranks: Ranks) -> torch.device:
-    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`; each torchrun process gets its own GPU.
-
-    Raises `ScoreError` for an unknown name or a missing GPU.
-    """
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`; each torchrun process gets its own GPU."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "cpu" or (asked == "auto" and gpus == 0):
         return torch.device("cpu")
@@ -98,10 +95,7 @@ def in_threads(
 
 
 def read_images(images: ImageSet, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Decode images of shape (H, W, 3) to (B, 3, H, W) uint8 in channels-last memory format.
-
-    Raises `ScoreError` for the first image that cannot be read or has another size.
-    """
+    """Decode images of one shape (H, W, 3) to (B, 3, H, W) uint8, channels last in memory."""
     found = []
     for index in indices:
         pixels = images.pixels(index)
@@ -181,7 +175,16 @@ class Scorer:
         """Statistics of all images (every rank reads its shard), or those of an npz."""
         if isinstance(source, Path):
             return self._load(source).to(self.device)
-        total, *parts = self.ranks.together(lambda: self._part(source, keep_features))
+        settings, indices = self.settings, self.ranks.shard(len(source))
+        size, workers = settings.batch_size, settings.workers
+
+        def own_part() -> FeatureStatistics:
+            part = extract_statistics(
+                self.backend, source, indices, self.device, size, workers, keep_features
+            )
+            return part.to(torch.device("cpu")) if self.ranks.world_size > 1 else part
+
+        total, *parts = self.ranks.together(own_part)
         for part in parts:
             total.merge(part)
         return total.to(self.device)
@@ -208,15 +211,6 @@ class Scorer:
         crops = (HoleCrops(images, inputs.masks, numbers) for images in both)
         sides = (self.statistics(c, keep_features=False) for c in crops)
         return frechet_distance(*sides, legacy=self.settings.legacy)[0]
-
-    def _part(self, images: ImageSet, keep_features: bool) -> FeatureStatistics:
-        """Statistics of this rank's images."""
-        settings, indices = self.settings, self.ranks.shard(len(images))
-        size, workers = settings.batch_size, settings.workers
-        part = extract_statistics(
-            self.backend, images, indices, self.device, size, workers, keep_features
-        )
-        return part.to(torch.device("cpu")) if self.ranks.world_size > 1 else part
 
     def _load(self, path: Path) -> FeatureStatistics:
         return load_statistics(path, self.backend.dims, self.backend.provenance)

@@ -91,7 +91,7 @@ def of_the_machine(error: BaseException, path: Path | str = "input or output") -
 
 
 def limit(name: str) -> float:
-    """The current limit, `math.inf` if lifted. Raises `ScoreError` for an invalid INPUT_LIMITS."""
+    """The current limit, `math.inf` if lifted."""
     return _limits(os.environ.get(SWITCH, ""))[name]
 
 
@@ -106,7 +106,7 @@ def check_limit(name: str, found: float, what: str) -> None:
 
 
 def read_limited(read: Callable[[int], bytes], name: str, what: str) -> bytes:
-    """What `read` returns for the size of the limit; raises `ScoreError` if there is more."""
+    """What `read` returns; raises `ScoreError` if that is more than the limit."""
     allowed = limit(name)
     data = read(-1 if allowed >= sys.maxsize else int(allowed) + 1)
     check_limit(name, len(data), what)
@@ -134,14 +134,10 @@ def _limits(text: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `path` once it is written and synced.
-
-    Raises `ScoreError` if `path` cannot be written; an existing file is then kept.
-    """
+    """Open a temporary file that replaces `path` once written and synced; else `path` is kept."""
     partial = path.with_name(f"{path.name[:KEPT]}.{os.getpid()}.part")
     try:
-        with _as_mistake(path):
-            os.makedirs(os.path.realpath(path.parent), exist_ok=True)
+        with _writing(path):
             with open(partial, "wb") as file:
                 yield file
                 file.flush()
@@ -163,17 +159,18 @@ def sync(file: BinaryIO) -> None:
 
 def check_place(path: Path) -> None:
     """Raise what `replacing` would, before a long computation; creates only the folder."""
-    with _as_mistake(path):
-        os.makedirs(os.path.realpath(path.parent), exist_ok=True)
+    with _writing(path):
         tempfile.TemporaryFile(dir=path.parent).close()
 
 
 @contextlib.contextmanager
-def _as_mistake(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
+    """Create the folder of a file to write; errors within the block become a `ScoreError`."""
     try:
         if path.exists() and not path.is_file():  # a device would be replaced like a file
             is_folder = path.is_dir()
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR) if is_folder else "is no file")
+        os.makedirs(os.path.realpath(path.parent), exist_ok=True)
         yield
     except OSError as error:
         raise ScoreError(f"{path}: cannot be written ({error.strerror})") from None
@@ -202,8 +199,6 @@ def composed(name: str) -> str:
 def user_path(text: str) -> str:
     """Resolve a path as a user writes it: expands ~, which no shell does after =, and finds
     accented names in either Unicode normalisation form, like the suite.
-
-    Raises `ScoreError` for ~ if the user has no home folder, as in some containers.
     """
     path = os.path.expanduser(text)
     if path.split(os.sep)[0] == "~":
@@ -229,6 +224,15 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def reading(what: Path | str, reason: str = "", *kinds: type[Exception]) -> Iterator[None]:
+    """Within the block, `OSError` and these kinds become a `ScoreError` of what is read."""
+    try:
+        yield
+    except (OSError, *kinds) as error:
+        raise ScoreError(of_the_machine(error, what) or f"{what}: {reason} ({error})") from None
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's bytes in hex."""
     digest = hashlib.sha256()
@@ -239,12 +243,8 @@ def sha256_of_file(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file. Raises `ScoreError` if it cannot be read."""
-    try:
+    """The contents of a JSON file."""
+    with reading(path, "not readable JSON", ValueError, RecursionError):
         if path.exists() and not path.is_file():
             raise ScoreError(f"{path}: is not a file")
         return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ScoreError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ScoreError(f"{path}: not readable JSON ({error})") from None

@@ -27,8 +27,8 @@ from fid.files import (
     check_limit,
     composed,
     note,
-    of_the_machine,
     read_limited,
+    reading,
 )
 from fid.names import open_zip, zip_names
 from fid.pixels import Size, decode_image, resized
@@ -118,23 +118,19 @@ class ZipImages(ImageSet):
     @cached_property
     def archive(self) -> zipfile.ZipFile:
         """The open zip; `ZipFile` has its own lock, so threads can share it."""
-        try:
+        with reading(self.path, "not a readable zip", *BROKEN_ZIP):
             return open_zip(self.path)
-        except BROKEN_ZIP as error:
-            found = of_the_machine(error, self.path) or f"{self.path}: not a readable zip ({error})"
-            raise ScoreError(found) from None
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "archive"}
 
     def stored_bytes(self, index: int) -> bytes:
         name = self.label(index)
-        try:
-            with self.archive.open(self.names[index]) as member:
-                return read_limited(member.read, "file_bytes", f"{name}: unpacked")
-        except BROKEN_ZIP as error:
-            found = of_the_machine(error, name) or f"{name}: cannot be unpacked ({error})"
-            raise ScoreError(found) from None
+        with (
+            reading(name, "cannot be unpacked", *BROKEN_ZIP),
+            self.archive.open(self.names[index]) as member,
+        ):
+            return read_limited(member.read, "file_bytes", f"{name}: unpacked")
 
 
 class CsvImages(ImageSet):
@@ -145,7 +141,7 @@ class CsvImages(ImageSet):
     def __init__(self, path: Path) -> None:
         """Find the rows in one pass; the header's column count gives the images' side."""
         self.spans: list[tuple[int, int]] = []  # first byte and length of each line
-        try:
+        with reading(path):
             check_limit("table_bytes", path.stat().st_size, str(path))
             if not path.is_file():  # reading a pipe would hang
                 raise ScoreError(f"{path}: is not a file")
@@ -156,8 +152,6 @@ class CsvImages(ImageSet):
                     if line.strip():
                         self.spans.append((start, len(line)))
                     start += len(line)
-        except OSError as error:
-            raise ScoreError(f"{path}: {error.strerror}") from None
         super().__init__(path, map(str, range(len(self.spans))))
         self.side, self.skip = _columns_of(header, path)
         if self.skip:
@@ -170,12 +164,9 @@ class CsvImages(ImageSet):
 
     def stored_bytes(self, index: int) -> bytes:
         start, length = self.spans[int(self.names[index])]
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(start)
-                return file.read(length).strip()
-        except OSError as error:
-            raise ScoreError(f"{self.path}: {error.strerror}") from None
+        with reading(self.path), open(self.path, "rb") as file:
+            file.seek(start)
+            return file.read(length).strip()
 
     def decoded(self, index: int) -> np.ndarray:
         found, label = _fields(self.stored_bytes(index))[self.skip :], self.label(index)

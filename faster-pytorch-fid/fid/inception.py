@@ -156,9 +156,8 @@ class InceptionE(nn.Module):
 class FIDInception(nn.Sequential):
     """Pooled features of the FID InceptionV3, (B, 3, 299, 299) in -1..1 -> (B, dims).
 
-    Args:
-        dims: 64 and 192 (first and second max pool), 768 (before the auxiliary classifier) or
-            2048 (pool_3, the FID's), each averaged over its pixels.
+    dims: 64 and 192 (first and second max pool), 768 (before the auxiliary classifier) or 2048
+    (pool_3, the FID's), each averaged over its pixels.
     """
 
     def __init__(self, dims: int) -> None:
@@ -197,11 +196,7 @@ def _layers() -> dict[str, nn.Module]:
 
 
 def build_inception(dims: int, weights: Mapping[str, Tensor], origin: str) -> FIDInception:
-    """Build the network from a weight file's tensors, folded; `origin` names the file in errors.
-
-    Raises:
-        ScoreError: a layer is missing or has the wrong shape.
-    """
+    """Build the network from a weight file's tensors, folded; `origin` names the file in errors."""
     _expect(weights, "fc.weight", (LOGITS, 2048), origin)
     with torch.device("meta"):  # every tensor is replaced, so none is initialised
         network = FIDInception(dims)

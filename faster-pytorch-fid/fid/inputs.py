@@ -1,4 +1,8 @@
-"""What a score depends on: its settings, and the images, masks and manifest that they name."""
+"""What a score depends on: its settings, and the images, masks and manifest that they name.
+
+The manifest, which inpainting leaves next to its results, is described in ../README.md; only its
+"images" are required.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fid.files import ScoreError, check_limit, composed, note
+from fid.files import ScoreError, check_limit, note, read_json, user_path
 from fid.images import CsvImages, FolderImages, ImageSet, ZipImages
-from fid.manifest import column_of, note_other_truth, path_in, read_manifest, stated_names
-from fid.names import MANIFEST, folder_names, natural_key, partners, rows_by_name, stem
+from fid.names import MANIFEST, folder_names
+from fid.paired import belonging
 from fid.pixels import Size
 
 METRICS = ("fid", "kid", "prc", "density", "ids", "hole", "paired", "bootstrap")
@@ -22,6 +26,11 @@ PATHS = ("train_path", "predicted_path", "gt_path", "mask_path", "weights")  # i
 TRUTH_CSV = "test_gt.csv"
 SCORER = Path(__file__).resolve().parents[1]
 Source = ImageSet | Path  # images, or an .npz of statistics
+MANIFEST_KEYS = {  # optional keys: what they must be
+    **dict.fromkeys(("ground_truth", "masks"), (str, "a path")),
+    **dict.fromkeys(("ground_truth_bytes", "mask_threshold"), (int, "a whole number")),
+    "inverted_masks": (bool, "true, false"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,7 @@ class Inputs:
 
 
 def resolve_inputs(settings: Settings) -> Inputs:
-    """Open the inputs named in the settings or the manifest, else the lab's test_gt.csv.
-
-    Raises `ScoreError` for a path or manifest entry that is invalid.
-    """
+    """Open the inputs named in the settings or the manifest, else the lab's test_gt.csv."""
     folder = Path(settings.predicted_path)
     predicted, manifest = open_predicted(settings)
     masks = open_masks(settings, predicted, manifest or {})
@@ -87,8 +93,8 @@ def resolve_inputs(settings: Settings) -> Inputs:
     if is_stated:
         if not manifest.get("ground_truth"):
             raise ScoreError(f"{folder}/{MANIFEST}: names no ground truth; give --gt-path")
-        names = column_of(folder, manifest, "ground_truth")
-        reference = open_source(path_in(folder, manifest["ground_truth"]), settings, names)
+        place = Path(user_path(f"{folder / manifest['ground_truth']}"))
+        reference = open_source(place, settings, column_of(folder, manifest, "ground_truth"))
         note_other_truth(reference, manifest)
     else:
         reference = open_source(Path(settings.gt_path or _lab_truth(folder)), settings)
@@ -120,7 +126,7 @@ def open_masks(settings: Settings, predicted: Source, manifest: dict[str, Any]) 
     folder, given = Path(settings.predicted_path), settings.mask_path
     if given is None and not (manifest.get("masks") and OF_MASKS.intersection(settings.metrics)):
         return None
-    place = path_in(folder, manifest["masks"]) if given is None else Path(given)
+    place = Path(user_path(f"{folder / manifest['masks']}")) if given is None else Path(given)
     if given is None and not place.exists():  # perhaps another machine's manifest
         note(f"{folder}/{MANIFEST}: its masks are not here; give --mask-path if needed")
         return None
@@ -158,8 +164,7 @@ def open_images(
     """Open a folder, a zip or a csv.
 
     selection: which images, in which order, as file names or (csv) row numbers from 0; None: all,
-    in natural order. Raises `ScoreError` if the path does not exist, has fewer than two images, or
-    lacks a selected image.
+    in natural order.
     """
     if not path.exists():
         raise ScoreError(f"{path}: no such file or folder")
@@ -179,52 +184,6 @@ def open_images(
     return images
 
 
-def belonging(
-    images: ImageSet | Path, others: ImageSet | Path, names: Sequence[Any] = ()
-) -> ImageSet | Path:
-    """The partner in `others` of each image, matched by name (names.py).
-
-    names: what the manifest calls the partners, used if all are there, else the images' own names.
-    Rows of a csv else match by the images' numbers or by position (`rows_by_name`). Unmatched ones
-    are dropped with a note. Sets of different length and files of statistics are returned
-    unchanged.
-    """
-    if isinstance(images, Path) or isinstance(others, Path):
-        return others
-    wanted = next((each for each in (names, images.names) if each and _has(others, each)), None)
-    if wanted is None and not (images.has_names and others.has_names):
-        rows: Sequence[int] = range(min(len(images), len(others)))
-        if (surplus := len(others) - len(images)) > 0:
-            how = "they have the first rows, in order"
-            if images.has_names:
-                rows, how = rows_by_name(images.names, len(others))
-            note(f"{others.path}: {surplus} rows more than images are left out; {how}")
-        return others.named(others.names[row] for row in rows)
-    if wanted is None:
-        places = partners(images.names, others.names, spare=len(others) > len(images))
-        wanted = places and [others.names[place] for place in places]
-    if wanted is not None:
-        if (count := len(set(wanted))) < len(others):
-            text = f"{count} of the {len(others)} images have a partner"
-            note(f"{others.path}: {text}; the others are not used")
-        return others.select(wanted)
-    if len(images) != len(others):
-        return others
-    alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
-    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
-    raise ScoreError(
-        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
-        f"without a partner: {shown}"
-    )
-
-
-def _has(images: ImageSet, names: Sequence[Any]) -> bool:
-    """Whether names from a manifest are those of images, or numbers, as a csv has them."""
-    if not images.has_names:
-        return all(type(name) is int for name in names)  # True is an int too
-    return {composed(str(name)) for name in names}.issubset(map(composed, images.names))
-
-
 def _lab_truth(predicted: Path) -> Path:
     """Find test_gt.csv in one of the folders where the lab keeps it."""
     places = [Path(), predicted, predicted.parent, SCORER, Path("cat_face"), Path("../cat_face")]
@@ -235,4 +194,48 @@ def _lab_truth(predicted: Path) -> Path:
     raise ScoreError(
         f"{predicted}: has no {MANIFEST} that names the ground truth; give --gt-path "
         f"(no {TRUTH_CSV} was found either)"
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, or None if it has none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    entries = manifest.get("images") if isinstance(manifest, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ScoreError(f"{path}: expected an object with a list of objects under 'images'")
+    if not entries:
+        raise ScoreError(f"{path}: lists no images")
+    for key, (kind, what) in MANIFEST_KEYS.items():
+        if not isinstance(manifest.get(key), kind | None):
+            raise ScoreError(f"{path}: {key!r} must be {what} or null")
+    threshold = manifest.get("mask_threshold")
+    if threshold is not None and not 1 <= threshold <= 255:
+        raise ScoreError(f"{path}: 'mask_threshold' is {threshold}; allowed are 1 to 255")
+    return manifest
+
+
+def column_of(folder: Path, manifest: dict[str, Any], key: str) -> list[Any]:
+    """The value of a key in every entry of the manifest."""
+    names = stated_names(manifest, key)
+    if None in names:
+        raise ScoreError(f"{folder}/{MANIFEST}: images[{names.index(None)}] has no {key!r}")
+    return names
+
+
+def stated_names(manifest: dict[str, Any] | None, key: str) -> list[Any]:
+    """The value of a key in every entry of the manifest, None where an entry has none."""
+    return [entry.get(key) for entry in manifest["images"]] if manifest else []
+
+
+def note_other_truth(truth: ImageSet | Path, manifest: dict[str, Any]) -> None:
+    """Note if the ground truth is not what inpainting saw, e.g. after results were moved."""
+    stated = manifest.get("ground_truth_bytes")
+    if stated is None or isinstance(truth, Path) or truth.bytes_on_disk() == stated:
+        return
+    note(
+        f"{truth.path}: other files than those that the repairs hid ({stated:,} bytes); were they "
+        "moved? else give --gt-path"
     )

@@ -1,4 +1,4 @@
-"""Metrics of two sets of features: the Frechet distance and others.
+"""Metrics of two sets of features: Frechet and kernel distance, a classifier, neighbours.
 
 n images, d feature size; features are (n, d) float64 on any device. The Frechet distance between
 Gaussian fits of the features is computed in one of three ways:
@@ -11,8 +11,7 @@ tr (S1 S2)^1/2 sums the square roots of the eigenvalues of S1 S2, which are real
     problem, exact for singular covariances, without eps.
   * eigen (otherwise): S1 S2 has the eigenvalues of the symmetric A S2 A^T for any A^T A = S1. A is
     F1 if n1 <= d, else S1^1/2 in the eigenbasis of S1, without its null space.
-  * legacy: `scipy.linalg.sqrtm` of S1 S2 or, if that is not finite, of (S1 + eps I)(S2 + eps I),
-    as in pytorch-fid and the TensorFlow original, to reproduce published scores.
+  * legacy: `scipy.linalg.sqrtm` of S1 S2, with eps on the diagonals if need be, as pytorch-fid.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -32,9 +32,12 @@ from fid.statistics import FeatureStatistics
 
 NOT_FINITE = "a score is not finite: the features or statistics are too large"
 LEGACY_EPS = 1e-6
-IMAGINARY_TOLERANCE = 1e-3
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
+NEIGHBOURS = 3  # of precision and recall
+COVERAGE_NEIGHBOURS = 5  # as Naeem et al. advise
+SAME = 1e-6  # of the longest feature vector: nearer ones are equal
+DISTANCES = 1 << 24  # at once: 128 MB, and a few times that while they are computed
 
 Route = Literal["nuclear", "eigen", "legacy"]
 
@@ -67,40 +70,31 @@ def symmetric_factor(covariance: Tensor) -> Tensor:
 
 
 def trace_sqrt_legacy(covariance1: np.ndarray, covariance2: np.ndarray) -> float:
-    """tr (S1 S2)^1/2 as pytorch-fid computes it, with any SciPy version.
+    """tr (S1 S2)^1/2 as in pytorch-fid; raises `ScoreError` for imaginary parts and overflow."""
 
-    Raises `ScoreError` if the root has an imaginary part, as pytorch-fid does, or overflows.
-    """
-    root = _sqrtm(covariance1, covariance2)
+    def sqrtm(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        product = _finite(torch.from_numpy(first.dot(second))).numpy()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # newer SciPy has no `disp` argument
+            return np.asarray(scipy.linalg.sqrtm(product))
+
+    root = sqrtm(covariance1, covariance2)
     if not np.isfinite(root).all():
         offset = np.eye(len(covariance1)) * LEGACY_EPS
-        root = _sqrtm(covariance1 + offset, covariance2 + offset)
+        root = sqrtm(covariance1 + offset, covariance2 + offset)
     if np.iscomplexobj(root):
         imaginary = np.diagonal(root).imag
-        if not np.allclose(imaginary, 0, atol=IMAGINARY_TOLERANCE):
-            raise ScoreError(
-                f"--legacy: the matrix root has imaginary parts up to {np.abs(imaginary).max():.3g}"
-                ", where pytorch-fid fails too; score without --legacy"
-            )
-        root = root.real
-    return float(np.trace(root))
-
-
-def _sqrtm(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """SciPy's root of a product without warnings; newer versions have no `disp` argument."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        product = _finite(torch.from_numpy(first.dot(second)))
-        return np.asarray(scipy.linalg.sqrtm(product.numpy()))
+        if not np.allclose(imaginary, 0, atol=1e-3):
+            found = f"the matrix root has imaginary parts up to {np.abs(imaginary).max():.3g}"
+            text = "where pytorch-fid fails too; score without --legacy"
+            raise ScoreError(f"--legacy: {found}, {text}")
+    return float(np.trace(root.real))
 
 
 def frechet_distance(
     first: FeatureStatistics, second: FeatureStatistics, legacy: bool = False
 ) -> tuple[float, Route]:
-    """Frechet distance of two sets of features, and the method used.
-
-    Raises `ScoreError` for features so large that products overflow; and see `trace_sqrt_legacy`.
-    """
+    """Frechet distance of two sets of features, and the method used."""
     shift = first.mean() - second.mean()
     factor1, factor2 = first.factor(), second.factor()
     if not legacy and factor1 is not None and factor2 is not None:
@@ -113,12 +107,11 @@ def frechet_distance(
         traces = covariance1.trace() + covariance2.trace()
         if legacy:
             root = trace_sqrt_legacy(covariance1.cpu().numpy(), covariance2.cpu().numpy())
+            route = "legacy"
         else:
             smaller = symmetric_factor(covariance1) if factor1 is None else factor1
-            root = trace_sqrt_eigen(smaller, covariance2)
-        route = "legacy" if legacy else "eigen"
-    distance = float(shift.dot(shift) + traces - 2 * root)
-    # Rounding can give a tiny negative value; legacy keeps pytorch-fid's exact result.
+            root, route = trace_sqrt_eigen(smaller, covariance2), "eigen"
+    distance = float(shift.dot(shift) + traces - 2 * root)  # rounding may make it negative
     return (distance if legacy else max(distance, 0.0)), route
 
 
@@ -129,28 +122,28 @@ def default_subset_size(count1: int, count2: int) -> int:
 
 
 def kernel_distance(
-    features1: Tensor, features2: Tensor, subset_size: int, seed: int
+    first: Tensor, second: Tensor, subset_size: int, seed: int
 ) -> tuple[float, float]:
     """KID (Binkowski et al. 2018): unbiased squared MMD with the kernel (x.y / d + 1)^3.
 
-    Its mean and deviation over subsets, which are those of torch-fidelity for the same seed.
+    Mean and deviation over subsets, which are torch-fidelity's for the same seed.
     """
     rng = np.random.RandomState(seed)
     estimates = []
     for _ in range(KERNEL_SUBSETS):
-        pick1 = rng.choice(len(features1), subset_size, replace=False)
-        pick2 = rng.choice(len(features2), subset_size, replace=False)
-        estimates.append(float(squared_mmd(features1[pick1], features2[pick2])))
+        pick1 = rng.choice(len(first), subset_size, replace=False)
+        pick2 = rng.choice(len(second), subset_size, replace=False)
+        estimates.append(float(squared_mmd(first[pick1], second[pick2])))
     return float(np.mean(estimates)), float(np.std(estimates))
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     """Unbiased estimate of MMD^2, (m, d), (m, d) -> scalar (Gretton et al. 2012, lemma 6)."""
-    m = len(x)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / a.shape[1] + 1) ** 3
 
+    m = len(x)
     within = sum(k.sum() - k.trace() for k in (kernel(x, x), kernel(y, y)))
     return within / (m * (m - 1)) - 2 * kernel(x, y).mean()
 
@@ -182,3 +175,76 @@ def linear_svm() -> type:
         text = "--metrics ids: scikit-learn is missing (pip install scikit-learn)"
         raise ScoreError(text) from None
     return LinearSVC
+
+
+def check_counts(metrics: tuple[str, ...], predicted: int, reference: int) -> None:
+    """Raise `ScoreError` if sets of so many images are too small for kid, prc or density."""
+    if "kid" in metrics and min(predicted, reference) < 2:
+        raise ScoreError("--metrics kid: needs at least two images in each set")
+    if "prc" in metrics and min(predicted, reference) <= NEIGHBOURS:
+        raise ScoreError(f"--metrics prc: needs more than {NEIGHBOURS} images in each set")
+    if "density" in metrics and reference <= (k := COVERAGE_NEIGHBOURS):
+        raise ScoreError(f"--metrics density: needs more than {k} images of ground truth")
+
+
+def precision_recall(predicted: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019), k = 3.
+
+    Precision: share of predicted features inside some reference feature's ball, whose radius is the
+    distance to its third neighbour; recall: the same with the roles exchanged.
+    """
+    check_counts(("prc",), len(predicted), len(reference))
+    return _covered(predicted, reference), _covered(reference, predicted)
+
+
+def _covered(points: Tensor, centres: Tensor) -> float:
+    """Share of points inside at least one centre's ball, (n, d), (m, d)."""
+    radii = _radii(centres, NEIGHBOURS)
+    inside = [(rows <= radii).any(dim=1) for rows in _distances(points, centres)]
+    return float(torch.cat(inside).double().mean())
+
+
+def _radii(points: Tensor, k: int) -> Tensor:
+    """Distance of each point to its k-th nearest one after itself, (n, d) -> (n,)."""
+    return torch.cat([rows.kthvalue(k + 1).values for rows in _distances(points, points)])
+
+
+def _distances(points: Tensor, others: Tensor) -> Iterator[Tensor]:
+    """Distances of a few points at a time to all others, (n, d), (m, d) -> (rows, m) float32.
+
+    Those within the rounding of products are 0, and the last bits, in which two computations of the
+    same distance differ, are cut: otherwise rounding would decide which of equal ones is nearer.
+    """
+    same = SAME * others.norm(dim=1).max()
+    for chunk in points.split(max(1, DISTANCES // len(others))):
+        distances = torch.cdist(chunk, others)
+        yield distances.masked_fill_(distances < same, 0).float()
+
+
+def density_coverage(predicted: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, equations 3 and 4), k = 5.
+
+    Density: mean number of reference balls around a predicted feature, over k; coverage: share of
+    reference balls with a predicted feature inside.
+    """
+    check_counts(("density",), len(predicted), len(reference))
+    radii = _radii(reference, COVERAGE_NEIGHBOURS)
+    inside, reached = 0, torch.zeros(len(reference), dtype=torch.bool, device=reference.device)
+    for rows in _distances(predicted, reference):
+        balls = rows < radii
+        inside += int(balls.sum())
+        reached |= balls.any(dim=0)
+    return inside / (COVERAGE_NEIGHBOURS * len(predicted)), float(reached.double().mean())
+
+
+def nearness(predicted: Tensor, reference: Tensor, train: Tensor) -> tuple[float, float, float]:
+    """Whether predictions memorise the training set: (n, d), (n, d) in pairs, (m, d).
+
+    Mean distances of predictions and of truths to the nearest training feature, and the share of
+    pairs, 0 to 1, whose prediction is nearer to it than its truth.
+    """
+    fake, real = (
+        torch.cat([rows.amin(dim=1) for rows in _distances(points, train)])
+        for points in (predicted, reference)
+    )
+    return tuple(float(found.double().mean()) for found in (fake, real, fake < real))

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from fid.files import ScoreError, check_limit, composed, note
+from fid.files import ScoreError, check_limit, composed, note, reading
 
 EXTENSIONS = frozenset(  # read by every build of Pillow
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -141,10 +141,8 @@ def _ends_in(extensions: frozenset[str], name: str) -> bool:
 
 def folder_names(path: Path, recursive: bool = False) -> list[str]:
     """Names of a folder's images in natural order; recursive: with its subfolders."""
-    try:
+    with reading(path):
         names = names_below(path) if recursive else os.listdir(path)
-    except OSError as error:
-        raise ScoreError(f"{path}: {error.strerror}") from None
     found = [name for name in names if is_picture(name) and is_file(path / name)]
     _note_left_out(path, names)
     if not recursive and (inner := inner_folder(path)):
@@ -163,7 +161,8 @@ def names_below(path: Path) -> list[str]:
     Unreadable folders and links to folders, which could form a cycle, are skipped with a note.
     """
     names, links = [], []
-    for place, folders, files in os.walk(path, onerror=_note_closed):
+    closed = "{0.filename}: {0.strerror}; what it holds is left out"
+    for place, folders, files in os.walk(path, onerror=lambda e: note(closed.format(e))):
         folders[:] = [name for name in folders if not is_hidden(name)]
         links += [Path(place, name) for name in folders if Path(place, name).is_symlink()]
         names += [Path(place, name).relative_to(path).as_posix() for name in files]
@@ -203,7 +202,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Names of the image members; raises `ScoreError` for names that point outside the archive."""
+    """Names of the image members in natural order; those may not point outside the archive."""
     check_limit("members", len(members), str(path))
     check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
     names = [m.filename for m in members if not m.is_dir() and is_picture(m.filename)]
@@ -226,7 +225,3 @@ def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
 def _note_left_out(place: Path, names: Iterable[str]) -> None:
     if text := left_out(names):
         note(f"{place}: {text}", once=f"left out of {place}")
-
-
-def _note_closed(error: OSError) -> None:
-    note(f"{error.filename}: {error.strerror}; what it holds is left out")

@@ -1,4 +1,4 @@
-"""Metrics of images against their own ground truth: errors, and crops around holes.
+"""Images and their own ground truth: which belong together, errors, and crops around holes.
 
 Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 """
@@ -6,12 +6,15 @@ Pixels are (H, W, 3) uint8; a mask is (H, W) uint8, 255 known, 0 hole.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.ndimage import find_objects, gaussian_filter, label
 
-from fid.files import ScoreError
+from fid.files import ScoreError, composed, note
 from fid.images import ImageSet
+from fid.names import natural_key, partners, rows_by_name, stem
 from fid.pixels import Size, decode_image, holes, mask_values, resized
 
 IDENTICAL_PSNR = 100.0  # dB, instead of infinity for equal images, so that means stay finite
@@ -23,6 +26,52 @@ KNOWN, HOLE = 255, 0  # mask values
 SMALLEST_CROP = 0.5  # of the image's height and width, so at least a quarter of its area
 
 
+def belonging(
+    images: ImageSet | Path, others: ImageSet | Path, names: Sequence[Any] = ()
+) -> ImageSet | Path:
+    """The partner in `others` of each image, matched by name (names.py).
+
+    names: what the manifest calls the partners, used if all are there, else the images' own names.
+    Rows of a csv else match by the images' numbers or by position (`rows_by_name`). Unmatched ones
+    are dropped with a note. Sets of different length and files of statistics are returned
+    unchanged.
+    """
+    if isinstance(images, Path) or isinstance(others, Path):
+        return others
+    wanted = next((each for each in (names, images.names) if each and _has(others, each)), None)
+    if wanted is None and not (images.has_names and others.has_names):
+        rows: Sequence[int] = range(min(len(images), len(others)))
+        if (surplus := len(others) - len(images)) > 0:
+            how = "they have the first rows, in order"
+            if images.has_names:
+                rows, how = rows_by_name(images.names, len(others))
+            note(f"{others.path}: {surplus} rows more than images are left out; {how}")
+        return others.named(others.names[row] for row in rows)
+    if wanted is None:
+        places = partners(images.names, others.names, spare=len(others) > len(images))
+        wanted = places and [others.names[place] for place in places]
+    if wanted is not None:
+        if (count := len(set(wanted))) < len(others):
+            text = f"{count} of the {len(others)} images have a partner"
+            note(f"{others.path}: {text}; the others are not used")
+        return others.select(wanted)
+    if len(images) != len(others):
+        return others
+    alone = {stem(name) for name in images.names} ^ {stem(name) for name in others.names}
+    shown = ", ".join(sorted(alone, key=natural_key)[:3]) or "names that occur twice"
+    raise ScoreError(
+        f"{images.path} and {others.path} do not pair by the number at the end or by name; "
+        f"without a partner: {shown}"
+    )
+
+
+def _has(images: ImageSet, names: Sequence[Any]) -> bool:
+    """Whether names from a manifest are those of images, or numbers, as a csv has them."""
+    if not images.has_names:
+        return all(type(name) is int for name in names)  # True is an int too
+    return {composed(str(name)) for name in names}.issubset(map(composed, images.names))
+
+
 def psnr(error: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of errors on the 0..255 scale; at most 100."""
     mean_square = float(np.square(error, dtype=np.float64).mean())
@@ -32,10 +81,9 @@ def psnr(error: np.ndarray) -> float:
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004): 11 x 11 Gaussian window, sigma 1.5, channel mean.
+    """Structural similarity (Wang et al. 2004), 11 x 11 Gaussian of sigma 1.5, channel mean."""
+    from scipy.ndimage import gaussian_filter  # imported here: --help does without SciPy
 
-    Raises `ScoreError` for images smaller than the window.
-    """
     check_window(first)
     x, y = first.astype(np.float64), second.astype(np.float64)
 
@@ -65,7 +113,6 @@ def paired_metrics(
     """Means over the pairs: psnr (dB), ssim and, with masks, hole_mae (0..255) and hole_psnr (dB).
 
     Pairs without a hole are excluded from the hole errors; if no pair has one, both are omitted.
-    Raises `ScoreError` for a pair (or mask) of different sizes and for invalid values in a mask.
     """
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "hole_mae": [], "hole_psnr": []}
     for index in range(len(predicted)):
@@ -107,19 +154,15 @@ def _check_size(
     images: ImageSet, index: int, image: np.ndarray, others: ImageSet, other: np.ndarray
 ) -> None:
     """Raise `ScoreError` if the images `index` of two sets differ in size, (H, W, ...)."""
-    (height1, width1), (height2, width2) = image.shape[:2], other.shape[:2]
-    if (height1, width1) != (height2, width2):
-        raise ScoreError(
-            f"{images.label(index)} is {width1} x {height1}, "
-            f"{others.label(index)} {width2} x {height2}"
-        )
+    if image.shape[:2] != other.shape[:2]:
+        size1, size2 = (f"{side.shape[1]} x {side.shape[0]}" for side in (image, other))
+        raise ScoreError(f"{images.label(index)} is {size1}, {others.label(index)} {size2}")
 
 
 class HoleCrops(ImageSet):
-    """Crops around the largest hole of each image that has one, resized to the image's size."""
+    """Crops around the largest hole of the images `numbers`, resized to the image's size."""
 
     def __init__(self, images: ImageSet, masks: ImageSet, numbers: list[int]) -> None:
-        """numbers: indices of the images that have a hole (`with_hole`)."""
         super().__init__(images.path, [images.names[number] for number in numbers])
         self.images, self.masks, self.numbers = images, masks, numbers
 
@@ -141,15 +184,15 @@ def with_hole(masks: ImageSet) -> list[int]:
 
 def hole_box(hole: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns around the largest connected hole (H, W), each at least half the image."""
+    from scipy.ndimage import find_objects, label  # imported here: --help does without SciPy
+
     numbers, count = label(hole, np.ones((3, 3)))
     largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
     box = find_objects(numbers, largest)[largest - 1]
-    return tuple(_enlarged(side, length) for side, length in zip(box, hole.shape, strict=True))
-
-
-def _enlarged(side: slice, length: int) -> slice:
-    """Extend to at least half of ``length``, with the same centre where the border allows it."""
-    wanted = max(side.stop - side.start, round(SMALLEST_CROP * length))
-    start = (side.start + side.stop - wanted) // 2
-    start = min(max(start, 0), length - wanted)
-    return slice(start, start + wanted)
+    enlarged = []
+    for side, length in zip(box, hole.shape, strict=True):
+        wanted = max(side.stop - side.start, round(SMALLEST_CROP * length))
+        start = (side.start + side.stop - wanted) // 2  # the same centre, but within the border
+        start = min(max(start, 0), length - wanted)
+        enlarged.append(slice(start, start + wanted))
+    return tuple(enlarged)

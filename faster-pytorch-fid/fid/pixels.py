@@ -129,7 +129,7 @@ def as_rgb(
     """Convert any mode to 8-bit RGB; 16 bits as value / 257, transparency over white.
 
     tell: called with what is lost, "depth", "dark" (16 bits without a value above 255), "alpha" or
-    "cmyk". Raises `ScoreError` for unsupported pixel types.
+    "cmyk".
     """
     advice = "save it with 8 or 16 bits a channel"
     if image.mode == "F":
@@ -154,7 +154,7 @@ def as_rgb(
 
 
 def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """Pixels of an image, (H, W, 3) uint8. Raises `ScoreError` for unsupported pixel types."""
+    """Pixels of an image, (H, W, 3) uint8."""
     return np.asarray(as_rgb(image, name))
 
 
@@ -164,7 +164,6 @@ def decode_image(
     """Decode an image, upright according to its EXIF, to RGB pixels or what ``values`` returns.
 
     Takes an animation's first frame, reduces 16 bits to 8, and composites transparency over white.
-    Raises `ScoreError` for a file that is not an image, broken or too large, or for float pixels.
     """
     Image.MAX_IMAGE_PIXELS = None  # check_limit below applies our own before decoding
     try:
@@ -187,12 +186,15 @@ def decode_image(
 
 
 def mask_values(image: Image.Image, name: str) -> np.ndarray:
-    """Values of a mask, (H, W) in 0..255; a mask of only 0 and 1 is returned unscaled.
-
-    Raises `ScoreError` for colour, transparency, or values outside the allowed ranges.
-    """
+    """Values of a mask, (H, W) in 0..255; a mask of only 0 and 1 is returned unscaled."""
     if image.mode.startswith(("F", "I")):  # floating point, 16 or 32 bits
-        return _scaled(np.asarray(image).astype(np.float64), name)
+        values = np.asarray(image).astype(np.float64)
+        low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+        if not 0 <= low <= high <= LARGEST[-1]:  # also rejects NaN
+            found = f"a mask with values from {low:g} to {high:g}"
+            raise ScoreError(f"{name}: {found}; allowed are 0 (hole) to 1, 255 or 65535 (known)")
+        is_binary = ((values == 0) | (values == 1)).all()
+        return values if is_binary else values / min(v for v in LARGEST if high <= v) * 255
     if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
         raise ScoreError(
             f"{name}: a mask must not be transparent; save it as a grey PNG, or repair with "
@@ -213,16 +215,6 @@ def holes(values: np.ndarray, threshold: int, name: str) -> np.ndarray:
     if low < high and 1 < high < min(threshold, MASK_THRESHOLD):
         raise ScoreError(f"{name}: values {low:g} to {high:g}, all below {threshold}; known is 255")
     return values == 0 if high == 1 else values < threshold
-
-
-def _scaled(values: np.ndarray, name: str) -> np.ndarray:
-    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-    if not 0 <= low <= high <= LARGEST[-1]:  # also rejects NaN
-        found = f"a mask with values from {low:g} to {high:g}"
-        raise ScoreError(f"{name}: {found}; allowed are 0 (hole) to 1, 255 or 65535 (known)")
-    if ((values == 0) | (values == 1)).all():
-        return values
-    return values / min(top for top in LARGEST if high <= top) * 255
 
 
 class Size(NamedTuple):

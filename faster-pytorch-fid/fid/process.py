@@ -116,10 +116,7 @@ class Ranks(NamedTuple):
 
     @classmethod
     def start(cls) -> Ranks:
-        """Join torchrun's processes over Gloo, on CPUs and GPUs alike; one rank without torchrun.
-
-        Raises `ScoreError` for invalid torchrun variables or if the processes cannot connect.
-        """
+        """Join torchrun's processes over Gloo, on CPUs and GPUs alike; without it, one rank."""
         ranks = own_ranks()
         if ranks.world_size > 1:
             meet("gloo", PATIENCE)
@@ -152,7 +149,16 @@ class Ranks(NamedTuple):
             if self.world_size == 1 or (line := of_the_machine(error)) is None:
                 raise  # the others find that this process is gone
             outcome = ScoreError(line)
-        outcomes = self._gathered(outcome)
+        outcomes = [outcome] * self.world_size
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            try:
+                dist.all_gather_object(outcomes, outcome)
+            except RuntimeError as error:
+                if not any(text in str(error) for text in GONE):
+                    raise
+                raise ScoreError(DIED) from error
         for found in outcomes:
             if isinstance(found, ScoreError):
                 raise found
@@ -162,26 +168,11 @@ class Ranks(NamedTuple):
         """Do `work` on rank 0 only; every rank gets its result or its error."""
         return self.together(lambda: work() if self.rank == 0 else None)[0]
 
-    def _gathered(self, own: Any) -> list[Any]:
-        """The `own` of every rank, in rank order."""
-        found = [own] * self.world_size
-        if self.world_size > 1:
-            import torch.distributed as dist
-
-            try:
-                dist.all_gather_object(found, own)
-            except RuntimeError as error:
-                if not any(text in str(error) for text in GONE):
-                    raise
-                raise ScoreError(DIED) from error
-        return found
-
 
 def own_ranks() -> Ranks:
     """This process's ranks under torchrun; a single process if its variables are incomplete.
 
-    Leftover variables of an outer job are ignored with a note. Raises `ScoreError` for invalid
-    values.
+    Leftover variables of an outer job are ignored with a note.
     """
     found = {name: os.environ.get(name) for name in (*COUNTS, *MEETING)}
     for name, smallest in COUNTS.items():
@@ -209,7 +200,6 @@ def meet(backend: str, patience: timedelta) -> None:
     """Connect torchrun's processes; ``patience`` is the timeout of all later exchanges.
 
     While it waits, every signal ends the process at once, since PyTorch does not return to Python.
-    Raises `ScoreError` if they cannot connect.
     """
     import torch.distributed as dist  # imported here: a single process does not need it
 

@@ -20,13 +20,16 @@ from fid.inputs import METRICS, Inputs, Settings, open_predicted, resolve_inputs
 from fid.metrics import (
     NOT_FINITE,
     Route,
+    check_counts,
     default_subset_size,
+    density_coverage,
     discriminative_scores,
     frechet_distance,
     kernel_distance,
     linear_svm,
+    nearness,
+    precision_recall,
 )
-from fid.neighbours import check_counts, density_coverage, nearness, precision_recall
 from fid.paired import check_window, paired_metrics
 from fid.process import Ranks
 from fid.statistics import FeatureStatistics, holds, save_statistics
@@ -51,10 +54,7 @@ class Outcome:
 
 
 def score(settings: Settings, ranks: Ranks) -> Outcome:
-    """Compute the requested metrics; every rank gets the outcome.
-
-    Raises `ScoreError` for any mistake in the settings or the files.
-    """
+    """Compute the requested metrics; every rank gets the outcome."""
     inputs = ranks.on_first(lambda: resolve_inputs(settings))
     metrics = ranks.on_first(lambda: _checked_metrics(settings, inputs))
     scorer = Scorer(settings, ranks)
@@ -77,7 +77,7 @@ def score(settings: Settings, ranks: Ranks) -> Outcome:
 
 
 def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
-    """The metrics to compute; refuses early those that the inputs do not allow."""
+    """The metrics to compute; refuses those that the inputs do not allow before the features."""
     metrics, predicted, reference = settings.metrics, inputs.predicted, inputs.reference
     if inputs.masks is None and set(metrics) == set(METRICS):
         note("hole is left out: it needs masks (--mask-path)")
@@ -102,19 +102,13 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
                     f"pairs are needed: {predicted.path} has {len(predicted)} images, the "
                     f"{name} {others.path} has {len(others)}"
                 )
-    _check_computable(metrics, inputs)
-    return metrics
-
-
-def _check_computable(metrics: tuple[str, ...], inputs: Inputs) -> None:
-    """Raise now what computing the metrics would raise after all features are there."""
-    truths, predicted = inputs.truths, inputs.predicted
     if "ids" in metrics:
         linear_svm()
     if "paired" in metrics:
         check_window(predicted.pixels(0))
-    if truths is not None and isinstance(predicted, ImageSet):
-        check_counts(metrics, len(predicted), len(truths))
+    if inputs.truths is not None and isinstance(predicted, ImageSet):
+        check_counts(metrics, len(predicted), len(inputs.truths))
+    return metrics
 
 
 def _further_scores(

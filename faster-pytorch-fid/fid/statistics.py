@@ -24,11 +24,9 @@ Moments = tuple[int, Tensor, Tensor]  # n, mean (d,), scatter (d, d): sum of cen
 
 
 class FeatureStatistics:
-    """Mean and covariance of feature rows, updated in a stream.
+    """Mean and covariance of rows of `dims` features, updated in a stream.
 
-    Args:
-        dims: feature size d.
-        keep_features: keep every row, for metrics other than FID.
+    keep_features: keep every row, for metrics other than FID.
     """
 
     def __init__(self, dims: int, keep_features: bool = False) -> None:
@@ -50,8 +48,7 @@ class FeatureStatistics:
         """Statistics that are already reduced to mean (d,) and covariance (d, d)."""
         statistics = cls(len(mean))
         statistics.count = count
-        # An unknown n cannot be merged with; 2 makes scatter equal covariance.
-        n = count or 2
+        n = count or 2  # an unknown n is never merged with; 2 makes scatter equal covariance
         statistics._moments = (n, mean.double(), covariance.double() * (n - 1))
         return statistics
 
@@ -142,13 +139,9 @@ def _merged(first: Moments | None, second: Moments) -> Moments:
 def save_statistics(
     path: Path, statistics: FeatureStatistics, provenance: Mapping[str, str]
 ) -> None:
-    """Write `mu` and `sigma` as pytorch-fid does, with n, provenance and (n <= d) the features.
-
-    pytorch-fid reads such a file and ignores what it does not know. A broken write leaves no file.
-    """
+    """Write what pytorch-fid reads, `mu` and `sigma`, with n, provenance and features if kept."""
     arrays = {"mu": statistics.mean(), "sigma": statistics.covariance()}
-    features = statistics.features()
-    if features is not None:
+    if (features := statistics.features()) is not None:
         arrays["features"] = features
     found = {name: array.cpu().numpy() for name, array in arrays.items()}
     with replacing(path) as file:
@@ -158,8 +151,7 @@ def save_statistics(
 def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> FeatureStatistics:
     """Read statistics that pytorch-fid or this scorer wrote.
 
-    The file must have the feature size in use and, where it states its provenance, that one. Raises
-    `ScoreError` for another one, and for what is no npz or has no finite `mu` and `sigma`.
+    The file must have the feature size in use and, where it states its provenance, that one.
     """
     arrays = _read_arrays(path, {*MOMENTS, "n", "features", *provenance})
     mean, covariance = arrays["mu"], arrays["sigma"]
@@ -172,11 +164,10 @@ def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> Fea
     for key, wanted in provenance.items():
         if key in arrays and str(arrays[key]) != str(wanted):
             raise ScoreError(f"{path}: made with {key} {arrays[key]}, but {wanted} is in use")
-    if "features" in arrays:
-        features = arrays["features"]
+    if (features := arrays.get("features")) is not None:
         if features.ndim != 2 or features.shape[1] != dims or len(features) < 2:
-            found = f"features are {features.shape}, not (n, {dims}) with n from 2"
-            raise ScoreError(f"{path}: {found}")
+            shape = features.shape
+            raise ScoreError(f"{path}: features are {shape}, not (n, {dims}) with n from 2")
         (rows,) = _checked_numbers(path, "features", features)
         trace = moments[1].trace()
         size = (moments[0].square().sum() + trace).sqrt()  # root mean square of the features
@@ -200,11 +191,7 @@ def holds(path: Path, key: str) -> bool:
 
 
 def _read_arrays(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays of an npz with these keys; others are not read.
-
-    Raises `ScoreError` for one that is a program, for more bytes than the limit, and for a file
-    without moments.
-    """
+    """The arrays of an npz with these keys, `MOMENTS` at least; others are not read."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [(m.filename.removesuffix(".npy"), m.file_size) for m in archive.infolist()]

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 import torch
 from fid.inputs import METRICS
-from fid.metrics import kernel_distance
-from fid.neighbours import density_coverage, precision_recall
+from fid.metrics import density_coverage, kernel_distance, precision_recall
 from fid.scoring import kind_of
 from fid_test_images import SIDE, draw_images, write_csv, write_folder
 from PIL import Image

@@ -14,9 +14,9 @@ import pytest
 from fid import files
 from fid.files import ScoreError, note
 from fid.images import FolderImages
-from fid.inputs import belonging, open_images
-from fid.manifest import read_manifest
+from fid.inputs import open_images, read_manifest
 from fid.names import folder_names, is_picture, natural_key
+from fid.paired import belonging
 from fid.pixels import decode_image, mask_values
 from fid_test_images import draw_images, write_csv, write_folder
 from PIL import Image, features

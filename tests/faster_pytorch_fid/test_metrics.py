@@ -8,12 +8,14 @@ from fid.files import ScoreError
 from fid.inputs import open_images
 from fid.metrics import (
     default_subset_size,
+    density_coverage,
     discriminative_scores,
     frechet_distance,
     kernel_distance,
+    nearness,
+    precision_recall,
     squared_mmd,
 )
-from fid.neighbours import density_coverage, nearness, precision_recall
 from fid.paired import paired_metrics, psnr, read_hole, ssim
 from fid.scoring import bootstrap_interval, kind_of
 from fid.statistics import FeatureStatistics
@@ -75,7 +77,7 @@ def test_memory_is_bounded_by_the_number_of_distances_and_changes_no_score(monke
         return *precision_recall(*sets), *density_coverage(*sets), *nearness(*sets, normal(30, 3))
 
     whole, sizes, cdist = scores(), [], torch.cdist
-    monkeypatch.setattr("fid.neighbours.DISTANCES", 200)
+    monkeypatch.setattr("fid.metrics.DISTANCES", 200)
     monkeypatch.setattr(torch, "cdist", lambda *sets: sizes.append(cdist(*sets)) or sizes[-1])
     assert scores() == whole
     assert 70 < max(rows.numel() for rows in sizes) <= 200
