@@ -121,8 +121,10 @@ def small_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def low_resolution(monkeypatch: pytest.MonkeyPatch, small_features: Path) -> None:
     """The scorer resizes images to a quarter of what its networks are made for."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(small_features))
-    resized = fid.features.resized
-    monkeypatch.setattr(fid.features, "resized", lambda pixels, side: resized(pixels, side // 4))
+    resized = fid.features.resized_by_torch
+    monkeypatch.setattr(
+        fid.features, "resized_by_torch", lambda pixels, side: resized(pixels, side // 4)
+    )
     monkeypatch.setattr(fid.features, "EfficientNetFeatures", efficient_net)
 
 

@@ -37,7 +37,7 @@ ROOMS = (  # of utils/; each imports only rooms of lines above its own
 
 SAME = {  # in every script, or in the scorer as in utils/, from which it must not import
     *("main", "build_parser", "run"),
-    *("note", "limit", "check_limit", "user_path", "resized"),
+    *("note", "limit", "check_limit", "user_path"),
 }
 Modules = dict[str, tuple[str, Path]]  # dotted name -> place, file
 

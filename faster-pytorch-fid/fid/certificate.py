@@ -26,7 +26,7 @@ from fid.inputs import MAX_BOOTSTRAP_SAMPLES, METRICS, PATHS, Settings, Source
 from fid.metrics import KERNEL_SUBSET_SIZE
 from fid.pixels import FILTERS, Size
 from fid.scoring import Outcome, kind_of
-from fid.statistics import holds
+from fid.statistics import has_array
 
 FORMAT = 1
 RELATIVE_TOLERANCE = 1e-4  # in addition to the metric's absolute tolerance
@@ -108,7 +108,7 @@ def notes(outcome: Outcome) -> list[str]:
     sides = outcome.inputs.predicted, outcome.inputs.reference
     files = [side for side in sides if isinstance(side, Path)]
     text = f"does not say how its features were made; taken for {backend.name}, resized as here"
-    found += [f"{file} {text}" for file in files if not holds(file, "backend")]  # pytorch-fid's
+    found += [f"{file} {text}" for file in files if not has_array(file, "backend")]  # pytorch-fid's
     if files and key("p_ids") in scores:
         found.append(f"P-IDS takes the rows of {files[0]} for those of the other side, in order")
     found += _unequal(outcome)

@@ -131,7 +131,7 @@ def _is_plain(value: object) -> bool:
     return is_dense and not (value.is_nested or value.is_meta or value.is_quantized)
 
 
-def resized(pixels: Tensor, side: int) -> Tensor:
+def resized_by_torch(pixels: Tensor, side: int) -> Tensor:
     """Bilinear, align_corners=False, no antialias, on 0..1 values: as pytorch-fid resizes."""
     return F.interpolate(pixels.float() / 255, size=(side, side), mode="bilinear")
 
@@ -163,7 +163,7 @@ def inception(options: BackendOptions) -> Backend:
         distance="FID" if dims == 2048 else f"Inception-{dims} Frechet distance",
         dims=dims,
         network=build_inception(dims, weights, str(path)),
-        prepare=lambda pixels: resized(pixels, 299) * 2 - 1,
+        prepare=lambda pixels: resized_by_torch(pixels, 299) * 2 - 1,
         resize="299 x 299 bilinear, align_corners=False, no antialias",
         weights_sha256=sha256,
     )
@@ -202,7 +202,7 @@ def efficientnet(number: int, side: int, options: BackendOptions) -> Backend:
         distance=f"EfficientNet-Lite{number} Frechet distance",
         dims=1280,
         network=network.eval().requires_grad_(False),
-        prepare=lambda pixels: (resized(pixels, side) * 255 - 127) / 128,
+        prepare=lambda pixels: (resized_by_torch(pixels, side) * 255 - 127) / 128,
         resize=f"{side} x {side} bilinear, align_corners=False, no antialias",
         weights_sha256=sha256_of_file(path),
     )

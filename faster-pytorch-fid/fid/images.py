@@ -220,7 +220,7 @@ def _columns_of(header: bytes, path: Path) -> tuple[int, int]:
         raise ScoreError(f"{path}: {found}, in its first row{advice}")
     kinds = [re.sub(r"\d+", "0", name) for name in names]
     if skip and kinds.count(kinds[0]) > 1 == kinds.count(kinds[-1]):  # r0, g0, b0, r1, ..., label
-        raise ScoreError(f"{path}: its last column, {names[-1]!r}, holds no pixels; remove it")
+        raise ScoreError(f"{path}: its last column, {names[-1]!r}, contains no pixels; remove it")
     return side, skip
 
 

@@ -150,8 +150,8 @@ def folder_names(path: Path, recursive: bool = False) -> list[str]:
             advice = "name it or use --recursive"
             if results := min(path.glob(f"*/{MANIFEST}"), default=None):  # of the whole run
                 inner, advice = results.parent, "name it"
-            raise ScoreError(f"{path}: no images, but {inner} holds some; {advice}")
-        note(f"{path}: {inner} holds images too, left out without --recursive", once=str(inner))
+            raise ScoreError(f"{path}: no images, but {inner} contains some; {advice}")
+        note(f"{path}: {inner} contains images too, left out without --recursive", once=str(inner))
     return sorted(found, key=natural_key)
 
 
@@ -161,7 +161,7 @@ def names_below(path: Path) -> list[str]:
     Unreadable folders and links to folders, which could form a cycle, are skipped with a note.
     """
     names, links = [], []
-    closed = "{0.filename}: {0.strerror}; what it holds is left out"
+    closed = "{0.filename}: {0.strerror}; its content is left out"
     for place, folders, files in os.walk(path, onerror=lambda e: note(closed.format(e))):
         folders[:] = [name for name in folders if not is_hidden(name)]
         links += [Path(place, name) for name in folders if Path(place, name).is_symlink()]

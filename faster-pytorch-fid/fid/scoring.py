@@ -32,7 +32,7 @@ from fid.metrics import (
 )
 from fid.paired import check_window, paired_metrics
 from fid.process import Ranks
-from fid.statistics import FeatureStatistics, holds, save_statistics
+from fid.statistics import FeatureStatistics, has_array, save_statistics
 
 NEED_FEATURES = {"kid", "prc", "density", "ids", "bootstrap"}
 NEED_PAIRS = {"paired", "hole", "train"}  # of images; the last is asked for by --train-path
@@ -89,10 +89,10 @@ def _checked_metrics(settings: Settings, inputs: Inputs) -> tuple[str, ...]:
         (inputs.train, set(), {"train"}),
     ):
         if isinstance(source, Path):
-            lacking = need_images if holds(source, "features") else need_images | need_features
+            lacking = need_images if has_array(source, "features") else need_images | need_features
             if name := next((name for name in metrics if name in lacking), None):
                 flag = "--train-path" if name == "train" else f"--metrics {name}"
-                raise ScoreError(f"{flag}: needs images, {source} holds statistics only")
+                raise ScoreError(f"{flag}: needs images, {source} contains statistics only")
     if "hole" in metrics and inputs.masks is None:
         raise ScoreError("--metrics hole: needs masks; give --mask-path")
     if NEED_PAIRS.intersection(metrics):

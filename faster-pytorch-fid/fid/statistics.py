@@ -181,7 +181,7 @@ def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> Fea
     return FeatureStatistics.from_moments(*moments, int(n) if "n" in arrays else None)
 
 
-def holds(path: Path, key: str) -> bool:
+def has_array(path: Path, key: str) -> bool:
     """Whether a file of statistics has that array, such as the features of every image."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -211,7 +211,7 @@ def _read_arrays(path: Path, keys: Collection[str]) -> dict[str, np.ndarray]:
         raise ScoreError(f"{path}: not a readable npz ({error})") from None
     if missing := [key for key in MOMENTS if key not in arrays]:
         found = ", ".join(key for key, _ in members) or "nothing"
-        raise ScoreError(f"{path}: no {missing[0]!r} in it (it holds {found})")
+        raise ScoreError(f"{path}: no {missing[0]!r} in it (it contains {found})")
     return arrays
 
 
@@ -222,5 +222,5 @@ def _checked_numbers(path: Path, names: str, *arrays: np.ndarray) -> list[Tensor
     with np.errstate(over="ignore"):  # of wider floats
         found = [array.astype(np.float64, copy=False) for array in arrays]
     if not all(np.isfinite(array).all() for array in found):
-        raise ScoreError(f"{path}: {names} holds values that are not finite")
+        raise ScoreError(f"{path}: {names} contains values that are not finite")
     return list(map(torch.from_numpy, found))

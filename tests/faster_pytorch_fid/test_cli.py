@@ -610,7 +610,7 @@ def test_metrics_that_statistics_cannot_give_are_refused_before_the_work(lab, co
             metric,
         )
         assert code == 2
-        assert f"--metrics {metric}: needs images, {lab / 't.npz'} holds statistics" in error
+        assert f"--metrics {metric}: needs images, {lab / 't.npz'} contains statistics" in error
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import pytorch_fid.inception
 import torch
-from fid.features import BACKENDS, BackendOptions, inception, resized
+from fid.features import BACKENDS, BackendOptions, inception, resized_by_torch
 from fid.files import ScoreError
 from fid.inception import LAST_LAYER, build_inception
 from fid_test_images import draw_images
@@ -35,7 +35,7 @@ def their_features(inception_state, pixels) -> dict[int, torch.Tensor]:
 def test_features_equal_those_of_pytorch_fid(dims, inception_state, pixels, their_features):
     network = build_inception(dims, inception_state, "test")
     with torch.inference_mode():
-        ours = network(resized(pixels, 299) * 2 - 1)
+        ours = network(resized_by_torch(pixels, 299) * 2 - 1)
     theirs = their_features[dims]
     assert ours.shape == (2, dims)
     assert theirs.std() > 0.05  # the random network tells images apart at all

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fid.files import ScoreError
-from fid.statistics import FeatureStatistics, holds, load_statistics, save_statistics
+from fid.statistics import FeatureStatistics, has_array, load_statistics, save_statistics
 
 
 def gather(features: torch.Tensor, batch: int, keep: bool = False) -> FeatureStatistics:
@@ -125,8 +125,8 @@ def test_features_that_have_the_files_moments_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"mu": np.zeros(3)}, "no 'sigma' in it .it holds mu."),
-        ({"mean": np.zeros(3)}, "no 'mu' in it .it holds mean."),
+        ({"mu": np.zeros(3)}, "no 'sigma' in it .it contains mu."),
+        ({"mean": np.zeros(3)}, "no 'mu' in it .it contains mean."),
         ({"mu": np.zeros(4), "sigma": np.eye(4)}, "features in use have 3 dims"),
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "not finite"),
         ({"mu": np.zeros(3), "sigma": np.eye(3), "backend": np.array("y")}, "made with backend y"),
@@ -162,7 +162,7 @@ def test_an_npz_that_needs_another_zip_reader_is_refused(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 6] = 99  # the version that reading it takes
     path.write_bytes(data)
-    assert holds(path, "features")  # so that reading it says what is wrong
+    assert has_array(path, "features")  # so that reading it says what is wrong
     with pytest.raises(ScoreError, match="not a readable npz .*version 9.9"):
         load_statistics(path, 3, {})
 

@@ -228,7 +228,7 @@ ARRAYS: dict[str, tuple[bytes, str]] = {  # content of bad.npz, what is said
     "of zero bytes": (b"", "not a readable npz"),
     "of text": (b"statistics\n", "not a readable npz"),
     "that is truncated": (npz(mu=ZEROS, sigma=EYE)[:300], "not a readable npz"),
-    "without sigma": (npz(mu=ZEROS), "no 'sigma' in it (it holds mu)"),
+    "without sigma": (npz(mu=ZEROS), "no 'sigma' in it (it contains mu)"),
     "of other dims": (npz(mu=ZEROS[:9], sigma=EYE[:9, :9]), "have 64 dims"),
     "with not a number": (npz(mu=ZEROS + np.nan, sigma=EYE), "not finite"),
     "of text in arrays": (npz(mu=ZEROS.astype(str), sigma=EYE), "not of real numbers"),

@@ -225,7 +225,7 @@ LOST, QUERY = "blocks.0.MLP.2.bias", "blocks.0.Attention.query.bias"
         ),
         (
             lambda s: s | {"LN.bias": s["LN.bias"] * float("nan")},
-            "LN.bias contains values that are",
+            "LN.bias contains values",
         ),
         (
             lambda s: {f"transformer.{k}": v for k, v in s.items()} | {"x": s["bias"]},

@@ -123,8 +123,9 @@ def ask_source(block: str, matrices: dict[str, int], name: str, settled: Settled
         refused = ", which is refused, as it gives other logits here," if is_refused else ""
         raise UserError(
             f"{name}: {', '.join(block + layer for layer in names.split())}: the public solution "
-            f"of these names {computes}, which no file specifies; say with "
-            f"utils.weights.import_lab {flag}{refused} or, if this one does not, --attention standard"
+            f"of these names {computes}, which no file specifies; "
+            f"say with utils.weights.import_lab {flag}{refused} or, if this one does not, "
+            "--attention standard"
         )
 
 
