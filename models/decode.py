@@ -17,8 +17,7 @@ from torch import Tensor
 
 from config.schema import DecodingConfig
 from models.orders import ORDERS, still_hidden
-from models.rules import TOKEN_CHOICES, hidden_count, noise_temperature, trust
-from models.step import Step
+from models.rules import TOKEN_CHOICES, Step, hidden_count, noise_temperature, trust
 
 # masked token ids (B, N), mask (B, N) and, where it is given, known (B, N, F) -> (M, K)
 LogitsOf = Callable[..., Tensor]

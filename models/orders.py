@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from config.decoding import OrderName
-from models.step import Step
+from models.rules import Step
 
 # confidence (B, N) float64, noise temperature, hidden (B, N) -> ranking (B, N), candidates (B, N)
 Order = Callable[[Tensor, float, Tensor, Step], tuple[Tensor, Tensor]]

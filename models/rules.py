@@ -1,6 +1,6 @@
-"""Decode rules: five choices about a step, each from a table of options (docs/decoding.md).
+"""A step of iterative decoding, and decode rules: five choices about a step (docs/decoding.md).
 
-A rule is a `RuleConfig`, one option from each table. `PROGRESS` is in models/step.py.
+A rule is a `RuleConfig`, one option from each table.
 
 Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch.
 """
@@ -8,14 +8,66 @@ Shapes: B batch, N tokens, K codebook size, M hidden tokens of the whole batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from config.schema import DecodingConfig
 from models.masking import gamma
-from models.step import Step
+from models.noise import CONFIDENCE_STREAM, ORDER_STREAM, TOKEN_STREAM, gumbel, uniform
 
 ROUNDING = 1e-11  # keeps 0.30000000000000004 * 10 from counting as more than 3
+
+PROGRESS: dict[str, Callable[[int, int], float]] = {  # step t, iterations T -> q
+    "(t+1)/T": lambda t, total: (t + 1) / total,
+    "t/T": lambda t, total: t / total,
+    "t/(T-1)": lambda t, total: t / (total - 1) if total > 1 else 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step t of a batch of images, and its noise."""
+
+    index: int  # t, from 0
+    settings: DecodingConfig
+    model_schedule: str  # the gamma that the model was configured with
+    token_mask: Tensor  # (B, N), hidden at the start
+    seed: int
+    image_ids: Tensor  # (B,) int64
+    sample_ids: Tensor  # (B,) int64, which repair of its image each row is
+
+    @property
+    def progress(self) -> float:
+        """Progress q, in [0, 1]."""
+        return PROGRESS[self.settings.choices.progress](self.index, self.settings.total_iter)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is the last of the T steps, which a sweet spot may cut off."""
+        return self.index + 1 == self.settings.total_iter
+
+    @property
+    def hidden_at_start(self) -> Tensor:
+        """Number of tokens hidden at the start, U in the report, (B,)."""
+        return self.token_mask.sum(1)
+
+    def confidence_noise(self) -> Tensor:
+        """Gumbel noise on confidences, (B, N) float64."""
+        return gumbel(*self._key(CONFIDENCE_STREAM), self.sample_ids)
+
+    def token_noise(self) -> Tensor:
+        """Uniform numbers for sampling tokens, (B, N) float64 in (0, 1)."""
+        return uniform(*self._key(TOKEN_STREAM), self.sample_ids)
+
+    def order_noise(self) -> Tensor:
+        """Uniform numbers for a random order, the same at every step, (B, N) float64."""
+        seed, image_ids, _, stream, count = self._key(ORDER_STREAM)
+        return uniform(seed, image_ids, 0, stream, count, self.sample_ids)
+
+    def _key(self, stream: int) -> tuple[int, Tensor, int, int, int]:
+        return self.seed, self.image_ids, self.index, stream, self.token_mask.shape[1]
 
 
 def g(step: Step) -> Tensor:

@@ -16,8 +16,15 @@ from config.schema import DecodingConfig
 from models.decode import cached_logits, decode
 from models.masking import MASK_SCHEDULES
 from models.orders import ORDERS
-from models.rules import HIDDEN_COUNTS, NOISES, TOKEN_CHOICES, TRUSTS, noise_temperature
-from models.step import PROGRESS, Step
+from models.rules import (
+    HIDDEN_COUNTS,
+    NOISES,
+    PROGRESS,
+    TOKEN_CHOICES,
+    TRUSTS,
+    Step,
+    noise_temperature,
+)
 
 from .reference_decode import NAMED_RULES, Noise, Rule, Settings, State, decode_image
 from .reference_decode import ORDERS as REFERENCE_ORDERS

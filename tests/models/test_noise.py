@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from models.step import _mix, gumbel, uniform
+from models.noise import _mix, gumbel, uniform
 
 EULER_GAMMA = 0.5772156649015329
 

@@ -7,7 +7,7 @@ import torch
 
 from config.schema import DecodingConfig
 from models.orders import ORDERS, halton_places, still_hidden
-from models.step import Step
+from models.rules import Step
 
 
 def step_of(mask: torch.Tensor, index: int = 0, seed: int = 0) -> Step:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from config.schema import DecodingConfig
-from models.rules import TOKEN_CHOICES
-from models.step import Step
+from models.rules import TOKEN_CHOICES, Step
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3])
 

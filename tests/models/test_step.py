@@ -6,14 +6,8 @@ import pytest
 import torch
 
 from config.schema import DecodingConfig
-from models.step import (
-    CONFIDENCE_STREAM,
-    ORDER_STREAM,
-    TOKEN_STREAM,
-    Step,
-    gumbel,
-    uniform,
-)
+from models.noise import CONFIDENCE_STREAM, ORDER_STREAM, TOKEN_STREAM, gumbel, uniform
+from models.rules import Step
 
 SEED, INDEX, TOKENS = 7, 3, 9
 IMAGE_IDS, SAMPLE_IDS = torch.tensor([5, 8, 8]), torch.tensor([0, 0, 2])

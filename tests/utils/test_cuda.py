@@ -26,7 +26,7 @@ from config.errors import StopRequested
 from config.loading import load_config, save_config
 from config.schema import Config
 from models.conditioning import known_pixels
-from models.step import gumbel
+from models.noise import gumbel
 from utils.app.records import repair as repair_in_steps
 from utils.data.datasets import InpaintingSet, to_uint8
 from utils.device import Compute

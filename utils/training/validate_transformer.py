@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config.schema import Config
+from models.noise import uniform
 from models.parallel import parallel_map
-from models.step import uniform
 from models.transformer import BidirectionalTransformer
 from utils.data.augment import AS_IS
 from utils.data.pairs import list_images

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.step import uniform
+from models.noise import uniform
 from utils.data.pairs import list_images
 from utils.io.images import load_rgb
 from utils.training import validate_transformer
