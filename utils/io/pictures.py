@@ -91,7 +91,10 @@ def encode_animation(
 
 
 def tile(images: Sequence[np.ndarray] | np.ndarray, places: int, per_row: int) -> np.ndarray:
-    """Images in a grid with black gaps and black empty places, (height, width, 3) uint8."""
+    """Images in a grid with black gaps and black empty places, (height, width, 3) uint8.
+
+    torchvision's make_grid would make every repair start three seconds later.
+    """
     height, width, _ = images[0].shape
     rows, columns = -(-places // per_row), min(places, per_row)
     cells = np.zeros((rows * columns, height + GAP, width + GAP, 3), np.uint8)
