@@ -28,6 +28,7 @@ import utils.training.throughput
 import utils.training.tokenizer_step
 import utils.training.transformer_step
 import utils.training.validate_tokenizer
+import utils.weights.store
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.maskgit import MaskGIT
 from models.transformer import BidirectionalTransformer
@@ -36,6 +37,17 @@ from utils.io.images import encode_png
 from utils.weights.store import save_weights
 
 torch.set_num_threads(1)
+
+network_shapes, shapes = utils.weights.store.network_shapes, {}
+
+
+def shapes_once(description: TokenizerConfig | TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network, which take as long as building it twice, once for each."""
+    key = f"{type(description)} {description!r}"
+    return shapes.get(key) or shapes.setdefault(key, network_shapes(description))
+
+
+utils.weights.store.network_shapes = shapes_once
 
 LONGEST = (  # files that take a minute and more on two cores, few tests each
     "test_interruptions.py",
@@ -329,15 +341,23 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils.training.throughput, "matmul_peak", lambda *_: 1e12)  # FLOP/s
 
 
+@cache
+def read_once(load: Callable) -> Callable:
+    """What loads a file, for the whole session."""
+    return cache(load)
+
+
 @pytest.fixture
-def no_sync() -> Iterator[None]:
-    """Databases in files do not wait for the disk."""
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Databases in files do not wait for the disk, and what tells their version is read once."""
+    from alembic.script import base
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
     def hurry(connection: Any, _: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
+    monkeypatch.setattr(base.util, "load_python_file", read_once(base.util.load_python_file))
     event.listen(Engine, "connect", hurry)
     yield
     event.remove(Engine, "connect", hurry)

@@ -654,13 +654,13 @@ def test_the_bar_shows_loss_rate_speed_and_share_of_the_peak(config, capsys):
 
 
 class Clock:
-    """Stands in for the module time; every look at it takes a second."""
+    """Stands in for the module time; every look at it takes five seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def monotonic(self) -> float:
-        self.now += 1.0
+        self.now += 5.0
         return self.now
 
 
