@@ -38,16 +38,25 @@ from utils.weights.store import save_weights
 
 torch.set_num_threads(1)
 
-network_shapes, shapes = utils.weights.store.network_shapes, {}
+
+def once(function: Callable) -> Callable:
+    """The function, called once for all arguments that read alike."""
+    found: dict[str, Any] = {}
+
+    def call(*arguments: Any) -> Any:
+        key = repr(arguments)
+        if key not in found:
+            found[key] = function(*arguments)
+        return found[key]
+
+    return call
 
 
-def shapes_once(description: TokenizerConfig | TransformerConfig) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network, which take as long as building it twice, once for each."""
-    key = f"{type(description)} {description!r}"
-    return shapes.get(key) or shapes.setdefault(key, network_shapes(description))
-
-
-utils.weights.store.network_shapes = shapes_once
+for module, name in (  # asked of the same few networks again and again
+    (utils.weights.store, "network_shapes"),
+    (utils.training.tokenizer_step, "tokenizer_flops"),
+):
+    setattr(module, name, once(getattr(module, name)))
 
 LONGEST = (  # files that take a minute and more on two cores, few tests each
     "test_interruptions.py",
@@ -341,14 +350,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils.training.throughput, "matmul_peak", lambda *_: 1e12)  # FLOP/s
 
 
-@cache
-def read_once(load: Callable) -> Callable:
-    """What loads a file, for the whole session."""
-    return cache(load)
+@pytest.fixture(scope="session")
+def read_once() -> Callable:
+    """What loads a file as a module, but each file once."""
+    from alembic.util import load_python_file
+
+    return once(load_python_file)
 
 
 @pytest.fixture
-def no_sync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_sync(monkeypatch: pytest.MonkeyPatch, read_once: Callable) -> Iterator[None]:
     """Databases in files do not wait for the disk, and what tells their version is read once."""
     from alembic.script import base
     from sqlalchemy import event
@@ -357,7 +368,7 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def hurry(connection: Any, _: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
-    monkeypatch.setattr(base.util, "load_python_file", read_once(base.util.load_python_file))
+    monkeypatch.setattr(base.util, "load_python_file", read_once)
     event.listen(Engine, "connect", hurry)
     yield
     event.remove(Engine, "connect", hurry)
