@@ -28,6 +28,7 @@ import utils.training.throughput
 import utils.training.tokenizer_step
 import utils.training.transformer_step
 import utils.training.validate_tokenizer
+import utils.weights.store
 from config.schema import Config, TokenizerConfig, TransformerConfig
 from models.maskgit import MaskGIT
 from models.transformer import BidirectionalTransformer
@@ -36,6 +37,26 @@ from utils.io.images import encode_png
 from utils.weights.store import save_weights
 
 torch.set_num_threads(1)
+
+
+def once(function: Callable) -> Callable:
+    """The function, called once for all arguments that read alike."""
+    found: dict[str, Any] = {}
+
+    def call(*arguments: Any) -> Any:
+        key = repr(arguments)
+        if key not in found:
+            found[key] = function(*arguments)
+        return found[key]
+
+    return call
+
+
+for module, name in (  # asked of the same few networks again and again
+    (utils.weights.store, "network_shapes"),
+    (utils.training.tokenizer_step, "tokenizer_flops"),
+):
+    setattr(module, name, once(getattr(module, name)))
 
 LONGEST = (  # files that take a minute and more on two cores, few tests each
     "test_interruptions.py",
@@ -331,15 +352,25 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils.training.throughput, "matmul_peak", lambda *_: 1e12)  # FLOP/s
 
 
+@pytest.fixture(scope="session")
+def read_once() -> Callable:
+    """What loads a file as a module, but each file once."""
+    from alembic.util import load_python_file
+
+    return once(load_python_file)
+
+
 @pytest.fixture
-def no_sync() -> Iterator[None]:
-    """Databases in files do not wait for the disk."""
+def no_sync(monkeypatch: pytest.MonkeyPatch, read_once: Callable) -> Iterator[None]:
+    """Databases in files do not wait for the disk, and what tells their version is read once."""
+    from alembic.script import base
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
     def hurry(connection: Any, _: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
 
+    monkeypatch.setattr(base.util, "load_python_file", read_once)
     event.listen(Engine, "connect", hurry)
     yield
     event.remove(Engine, "connect", hurry)

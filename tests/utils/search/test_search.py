@@ -67,7 +67,7 @@ class Training:
 
 @pytest.fixture
 def config(config, changed) -> Config:
-    settings = {"search.trials": 6, "search.low": 1e-5, "search.high": 1e-1}
+    settings = {"search.trials": 4, "search.low": 1e-5, "search.high": 1e-1}
     return changed(config, settings | {"search.seeds": 0, "training.learning_rate": 2e-3})
 
 
@@ -101,8 +101,8 @@ def numbers_of(config: Config) -> dict:
 
 def test_each_trial_trains_for_its_budget_in_a_folder_of_its_own(config, training, changed):
     search_learning_rate(changed(config, {"search.epochs": 3, "training.max_minutes": 1.0}))
-    trials = training.configs[:6]
-    assert [c.run for c in trials] == [config.run / "search" / f"trial_{i}" for i in range(6)]
+    trials = training.configs
+    assert [c.run for c in trials] == [config.run / "search" / f"trial_{i}" for i in range(4)]
     assert {c.training.epochs for c in trials} == {3}
     assert {c.training.max_minutes for c in trials} == {None}
     assert {c.training.pictures_every for c in trials} == {0}
@@ -110,22 +110,21 @@ def test_each_trial_trains_for_its_budget_in_a_folder_of_its_own(config, trainin
     assert all(1e-5 <= rate <= 1e-1 for rate in training.rates)
 
 
-def test_the_configs_own_rate_comes_first_then_the_reports(config, training):
+def test_the_configs_own_rate_comes_first_then_the_reports_both_to_their_end(config, training):
     search_learning_rate(config)
     assert training.rates[:2] == [2e-3, REPORT_RATE]
+    assert [trial.state for trial in study_of(config).trials[:2]] == [TrialState.COMPLETE] * 2
 
 
-def test_the_answer_has_the_lowest_loss_and_is_printed(config, training, capsys):
+def test_the_answer_has_the_lowest_loss_on_a_logarithmic_scale_and_is_printed(
+    config, training, capsys
+):
     found = search_learning_rate(config)["training.learning_rate"]
     assert abs(math.log10(found / BEST)) <= math.log10(2) + 1e-9, "2e-3 was tried to its end"
     assert capsys.readouterr().out.endswith(f"Best learning rate found by Optuna: {found}\n")
-    assert study_of(config).best_params == {"learning_rate": found}
     assert numbers_of(config)["best"]["params"] == {"learning_rate": found}
-
-
-def test_the_study_minimises_one_parameter_on_a_logarithmic_scale(config, training):
-    search_learning_rate(config)
     study = study_of(config)
+    assert study.best_params == {"learning_rate": found}
     assert study.direction == optuna.study.StudyDirection.MINIMIZE
     assert study.trials[0].distributions == {
         "learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-1, log=True)
@@ -143,21 +142,20 @@ def test_a_seed_gives_the_same_trials_and_another_seed_others(config, training, 
     assert first[2:] != other[2:]
 
 
-@pytest.mark.parametrize("at", [1, 3, 6])
-def test_a_search_cut_short_tries_the_same_values_when_it_is_continued(
-    config, training, changed, at
-):
-    search_learning_rate(changed(config, {"run": config.run / "whole"}))
-    whole = training.rates
-    training.configs, training.stop_at = [], at
-    with pytest.raises(StopRequested):
-        search_learning_rate(config)
-    training.stop_at = math.inf
+def test_a_search_cut_short_tries_the_same_values_when_it_is_continued(config, training, changed):
     search_learning_rate(config)
-    assert training.rates[:at] == whole[:at]
-    assert sorted(training.rates[at:]) == sorted(whole[at - 1 :]), "with the one cut short"
-    done = study_of(config).get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
-    assert len(done) == 6
+    whole = training.rates
+    for at in (1, 3, 4):
+        config = changed(config, {"run": config.run / str(at)})
+        training.configs, training.stop_at = [], at
+        with pytest.raises(StopRequested):
+            search_learning_rate(config)
+        training.stop_at = math.inf
+        search_learning_rate(config)
+        assert training.rates[:at] == whole[:at]
+        assert sorted(training.rates[at:]) == sorted(whole[at - 1 :]), "with the one cut short"
+        done = study_of(config).get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+        assert len(done) == 4
 
 
 def test_a_finished_search_only_repeats_its_answer(config, training):
@@ -171,24 +169,23 @@ def test_more_trials_go_on_where_the_fewer_ended(config, training, changed):
     search_learning_rate(config)
     first = set(training.rates)
     training.configs.clear()
-    search_learning_rate(changed(config, {"search.trials": 8}))
+    search_learning_rate(changed(config, {"search.trials": 6}))
     assert len([rate for rate in training.rates if rate not in first]) == 2
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"transformer.num_layers": 1},
-        {"search.epochs": 2},
-        {"search.high": 0.05},
-        {"precision": "bf16"},
-    ],
-)
-def test_other_settings_begin_another_study(config, training, changed, change):
-    search_learning_rate(config)
-    trained = len(training.configs)
-    search_learning_rate(changed(config, change))
-    assert len(training.configs) == 2 * trained
+def test_other_settings_begin_another_study(config, training, changed):
+    config = changed(config, {"search.trials": 2})
+    for count, change in enumerate(
+        (
+            {},
+            {"transformer.num_layers": 1},
+            {"search.epochs": 2},
+            {"search.high": 0.05},
+            {"precision": "bf16"},
+        )
+    ):
+        search_learning_rate(changed(config, change))
+        assert len(training.configs) == 2 * (1 + count), change
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -228,11 +225,6 @@ def test_a_loss_above_its_start_is_pruned_with_its_reason(config, training, monk
     assert first.user_attrs["share"] == 1 / 16, "at the first look already"
 
 
-def test_the_configs_and_the_reports_rate_are_trained_to_their_end(config, training):
-    search_learning_rate(config)
-    assert [trial.state for trial in study_of(config).trials[:2]] == [TrialState.COMPLETE] * 2
-
-
 def test_later_trials_are_pruned_behind_the_median_at_their_first_look(config, training, changed):
     # losses at the first look, of steps 2 of 32: 7 - (3 - |decades from 1e-3|) / 16, of which the
     # median of 2e-3 (0.301 decades) and 1.49e-4 (0.826) is that of 0.563 decades
@@ -252,7 +244,7 @@ def test_later_trials_are_pruned_behind_the_median_at_their_first_look(config, t
 def test_the_best_is_repeated_with_other_seeds(config, training, changed):
     search_learning_rate(changed(config, {"search.seeds": 2, "seed": 5}))
     best = numbers_of(config)["best"]["params"]["learning_rate"]
-    assert [c.seed for c in training.configs[:6]] == [5] * 6
+    assert [c.seed for c in training.configs[:4]] == [5] * 4
     assert [c.seed for c in training.configs[-2:]] == [6, 7]
     assert training.rates[-2:] == [best, best]
     noise = numbers_of(config)["noise"]
@@ -320,9 +312,9 @@ def test_a_wider_search_varies_whole_and_broken_numbers(config, training, change
         "training.warmup_steps": {"low": 0, "high": 9},
         "masking.label_smoothing": {"low": 0.0, "high": 0.2},
     }
-    found = search_learning_rate(changed(config, {"search.space": space}))
+    found = search_learning_rate(changed(config, {"search.space": space, "search.trials": 6}))
     assert found.keys() == {"training.learning_rate", *space}
-    trials = training.configs[:6]
+    trials = training.configs
     assert len({c.training.weight_decay for c in trials}) > 3
     assert len({c.masking.label_smoothing for c in trials}) > 3
     assert all(c.training.warmup_steps in range(10) for c in trials)
@@ -347,7 +339,7 @@ def test_a_study_knows_how_the_holes_it_shows_were_filled(config, changed, shows
 
 def test_values_that_do_not_go_together_are_a_pruned_trial(config, training, changed):
     space = {"transformer.dim": {"low": 15, "high": 17}}  # of 4 heads only 16 is a multiple
-    search_learning_rate(changed(config, {"search.space": space}))
+    search_learning_rate(changed(config, {"search.space": space, "search.trials": 6}))
     reasons = [trial.user_attrs.get("reason", "") for trial in study_of(config).trials]
     assert any("is not divisible by num_heads 4" in reason for reason in reasons)
     assert {c.transformer.dim for c in training.configs} == {16}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-import time
+import sqlite3
 import warnings
 import weakref
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -16,20 +17,20 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from config.errors import StopRequested, UserError
-from utils.search import search, storage
+from utils.search import search
 from utils.search.search import open_study, run_trials
 from utils.search.seeds import SeedsTaken, take_seed
 from utils.search.storage import MAX_RETRIES, open_storage, storage_url
 
+COLLECT = gc.collect
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, no_sync) -> None:
-    """No waiting for the disk, and signs of life every second."""
+    """No waiting for the disk, and no garbage collection after each trial."""
     monkeypatch.setattr(search, "POLL", 0.05)
-    monkeypatch.setattr(storage, "HEARTBEAT", 1)
-    monkeypatch.setattr(storage, "GRACE", 1)
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 @pytest.fixture
@@ -47,11 +48,13 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def died(study: optuna.Study) -> FrozenTrial:
-    """A trial whose worker was killed while it trained."""
+    """A trial whose worker was killed while it trained, long ago."""
     trial = study.ask()
     objective(trial)
     study._storage.record_heartbeat(trial._trial_id)
-    time.sleep(2.5)
+    with closing(sqlite3.connect(study._storage._backend.engine.url.database)) as database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'")
+        database.commit()
     return study.trials[trial.number]
 
 
@@ -185,7 +188,9 @@ def test_a_repeat_too_many_does_not_stand_for_the_seed_of_a_lost_one(study, tmp_
     assert [trial.value for trial in run_trials(study, 1, repeat)] == [5]
 
 
-def test_a_pruned_trial_leaves_nothing_in_memory(study):
+def test_a_pruned_trial_leaves_nothing_in_memory(study, monkeypatch):
+    monkeypatch.setattr(gc, "collect", COLLECT)
+
     class Networks:
         pass
 

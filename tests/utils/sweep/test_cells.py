@@ -86,6 +86,30 @@ def test_no_thread_waits_for_another_while_a_cpu_decodes_and_scores(run, monkeyp
     assert set(threads) == {1}
 
 
+def written(sweep: Sweep, study: Study, tmp_path: Path) -> Path:
+    folder, table = tmp_path / "sweep" / study.name, table_of(sweep, study)
+    save_table(folder, table)
+    save_study_page(folder, sweep, table)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the sweep of `report` is kept."""
+    return tmp_path_factory.mktemp("kept") / "sweep"
+
+
+@pytest.fixture
+def report(run, tmp_path, kept) -> Path:
+    """The folder of a finished schedules study, computed for the first test only."""
+    if not kept.exists():
+        sweep = run("schedules")
+        written(sweep, plan(sweep.config, ["schedules"])[0], tmp_path)
+        (tmp_path / "sweep").rename(kept)
+    shutil.copytree(kept, tmp_path / "sweep")
+    return tmp_path / "sweep" / "schedules"
+
+
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images that went through the transformer, call by call."""
@@ -158,6 +182,7 @@ def test_another_study_computes_only_what_the_first_has_not(run):
     assert run("schedules", seeds=SEEDS + 1).computed == 2 * (2 * SEEDS + 3)  # cosine is there
 
 
+@pytest.mark.usefixtures("report")
 def test_an_interrupted_sweep_goes_on_to_the_same_results(run, tmp_path, monkeypatch):
     whole = {key: row["score"] for key, row in run("schedules").rows.items()}
     for path in (tmp_path / "sweep").rglob("*.*"):
@@ -180,8 +205,8 @@ def test_an_interrupted_sweep_goes_on_to_the_same_results(run, tmp_path, monkeyp
     assert {key: row["score"] for key, row in sweep.rows.items()} == whole
 
 
+@pytest.mark.usefixtures("report")
 def test_a_line_cut_off_by_a_crash_is_computed_again(run, tmp_path):
-    run("schedules")
     path = tmp_path / "sweep" / "cells-0.jsonl"
     path.write_text(path.read_text()[:-9])
     assert run("schedules").computed == 1
@@ -208,6 +233,7 @@ def test_other_weights_images_or_features_are_other_cells(run, weights, job):
     assert run("schedules", seeds=1).computed == 6
 
 
+@pytest.mark.usefixtures("report")
 def test_two_processes_share_the_cells_and_make_the_same_results(run, tmp_path, monkeypatch):
     whole = {key: row["score"] for key, row in run("schedules").rows.items()}
     (tmp_path / "sweep" / "cells-0.jsonl").unlink()
@@ -246,20 +272,6 @@ def test_a_trace_ends_with_the_tokens_that_were_scored(run):
 
 
 # What it leaves
-
-
-@pytest.fixture
-def report(run, tmp_path) -> Path:
-    """The folder of a finished schedules study."""
-    sweep = run("schedules")
-    return written(sweep, plan(sweep.config, ["schedules"])[0], tmp_path)
-
-
-def written(sweep: Sweep, study: Study, tmp_path: Path) -> Path:
-    folder, table = tmp_path / "sweep" / study.name, table_of(sweep, study)
-    save_table(folder, table)
-    save_study_page(folder, sweep, table)
-    return folder
 
 
 def test_the_csv_has_a_line_for_each_setting_and_seed(report):
@@ -311,12 +323,14 @@ def test_the_replay_holds_every_setting_and_image_with_its_hidden_counts(report)
         assert (len(counts), counts[-1]) == (10, 0)
 
 
-def test_the_page_of_a_second_run_decodes_nothing(run, report, tmp_path, monkeypatch):
-    page = (report / "report.html").read_bytes()
-    monkeypatch.setattr(utils.sweep.decode, "Inpainter", None)
-    sweep = run("schedules")
-    written(sweep, plan(sweep.config, ["schedules"])[0], tmp_path)
-    assert (report / "report.html").read_bytes() == page
+def test_the_page_of_a_second_run_decodes_nothing(run, tmp_path, monkeypatch):
+    pages = []
+    for _ in range(2):
+        sweep = run("schedules", seeds=1)
+        folder = written(sweep, plan(sweep.config, ["schedules"])[0], tmp_path)
+        pages.append((folder / "report.html").read_bytes())
+        monkeypatch.setattr(utils.sweep.decode, "Inpainter", None)
+    assert pages[0] == pages[1]
 
 
 def test_the_command_writes_everything_and_says_where(weights, job, tmp_path, monkeypatch, capsys):

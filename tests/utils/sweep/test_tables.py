@@ -20,7 +20,7 @@ def differs(first: Summary, second: Summary, group: list[Summary]) -> bool:
 def test_a_difference_is_real_where_tukeys_test_of_scipy_says_so():
     rng = np.random.default_rng(0)
     verdicts = set()
-    for _ in range(60):
+    for _ in range(20):
         values = rng.normal(rng.uniform(0, 3, (3, 1)), 1, (3, 4))
         group = summaries(*map(tuple, values))
         expected = tukey_hsd(*values).pvalue[0, 1] < 0.05

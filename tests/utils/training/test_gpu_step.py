@@ -26,7 +26,7 @@ from utils import device as devices
 from utils.data import holes
 from utils.data.augment import Views
 from utils.device import Compute
-from utils.training import token_batches
+from utils.training import optim, token_batches
 from utils.training import transformer_step as transformer_trainer
 from utils.training.holed import HoledImages
 from utils.training.optim import EMA
@@ -132,6 +132,7 @@ def start(config: Config, changed: Callable) -> Callable[..., TransformerTrainer
     def begin(values: dict[str, Any]) -> TransformerTrainer:
         plain = {"precision": "bf16", "training.batch_size": 3, "training.max_grad_norm": 1.0}
         plain |= {"training.ema_half_life": 20.0, "transformer.dropout": 0.1}
+        plain |= {"transformer.num_layers": 1}
         tokens = np.random.default_rng(0).integers(0, CODES, (IMAGES, 2, 16)).astype(np.uint16)
         made = changed(config, plain | values)
         return TransformerTrainer(
@@ -278,6 +279,7 @@ def test_no_step_of_stage_1_makes_the_host_wait(gpu, config, changed, monkeypatc
 
     monkeypatch.setattr(Tensor, "backward", backward)
     monkeypatch.setattr(torch.autograd, "grad", grad)
+    monkeypatch.setattr(optim, "PARTS", 2)  # of a batch, however many threads there are
     values = {f"tokenizer.training.{key}": value for key, value in values.items()}
     config = changed(config, {"precision": "bf16", **values})
     pictures = torch.zeros(IMAGES, 3, 16, 16, dtype=torch.uint8)
