@@ -146,11 +146,11 @@ def test_news_tell_the_newest_steps_with_some_before(handlers, painted):
     config = handlers.checkpoints.checkpoint("tiny").config([("decoding.total_iter", 40)])
     image, hole = read_painted(painted, SIDE)
     record = Record("A", 1, handlers.checkpoints.checkpoint("tiny"), config, "fp32", image, hole)
-    assert (record.news()["first"], len(record.news()["steps"])) == (0, 1)
+    assert (record.page_update()["first"], len(record.page_update()["steps"])) == (0, 1)
     record._shown_steps += [{"hidden": 1}] * 30
-    assert record.news()["first"] == 0
+    assert record.page_update()["first"] == 0
     record._shown_steps += [{"hidden": 1}] * 2
-    news = record.news()
+    news = record.page_update()
     assert news["first"] == 31 - OVERLAP
     assert len(news["steps"]) == 33 - news["first"]
 

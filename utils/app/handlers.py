@@ -89,7 +89,7 @@ class Handlers:
         shared = {"run": secrets.token_hex(8), "samples": records[-1].sample}
 
         def news_of(*some: Record, notice: str = "Decoding ...") -> tuple[Player, str]:
-            return {**shared, "records": [one.news() for one in some]}, info_html(notice)
+            return {**shared, "records": [one.page_update() for one in some]}, info_html(notice)
 
         for record in records:
             yield news_of(record)

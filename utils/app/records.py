@@ -106,7 +106,7 @@ class Record:
         if len(self.steps) == self.config.decoding.steps:
             self._files = self._downloads()
 
-    def news(self) -> dict[str, Any]:
+    def page_update(self) -> dict[str, Any]:
         """An update for the page: the newest steps, at the end all of them.
 
         A browser may skip an update when the next one has arrived, so each repeats earlier steps.

@@ -102,7 +102,7 @@ class CellDecoder:
     def inpainter(self) -> Inpainter:
         return Inpainter(self.config)
 
-    def under(self, cell: Cell) -> Inpainter:
+    def inpainter_for(self, cell: Cell) -> Inpainter:
         """The networks with a cell's settings and seed."""
         values = {"decoding": cell.decoding, "seed": cell.seed}
         return self.inpainter.with_config(self.inpainter.config.model_copy(update=values))
@@ -116,11 +116,11 @@ class CellDecoder:
         """Filled, encoded and masked images, cached by hole fill."""
         key, inputs = cell.decoding.hole_fill, self.inputs
         if key not in self.started:
-            under, size = self.under(cell), BATCH_SIZES[self.device.type]
-            filled = under.fill_all(inputs.images, inputs.holes)
+            inpainter, size = self.inpainter_for(cell), BATCH_SIZES[self.device.type]
+            filled = inpainter.fill_all(inputs.images, inputs.holes)
             parts = [slice(first, first + size) for first in range(0, len(filled), size)]
             self.started[key] = [
-                Batch(under.start(filled[part], inputs.holes[part]), inputs.indices[part])
+                Batch(inpainter.start(filled[part], inputs.holes[part]), inputs.indices[part])
                 for part in parts
             ]
         return self.started[key]
@@ -135,10 +135,10 @@ class CellDecoder:
     def decode(self, cell: Cell, steps: int, bar: tqdm) -> tuple[Tensor, Tensor]:
         """Token ids and masks of all images after each of `steps` steps, (T, n, N) each."""
         settings = cell.decoding.model_copy(update={"sweet_spot": steps})
-        under, traces = self.under(replace(cell, decoding=settings)), []
+        inpainter, traces = self.inpainter_for(replace(cell, decoding=settings)), []
         for batch in self.batches(cell):
             logits_of, trace = self._logits_of(batch), []
-            for step in under.finish(batch.start, batch.image_ids, logits_of=logits_of):
+            for step in inpainter.finish(batch.start, batch.image_ids, logits_of=logits_of):
                 trace.append((step.token_ids, step.hidden))
                 bar.update(len(step.token_ids))
             traces.append([torch.stack(part) for part in zip(*trace, strict=True)])
@@ -163,9 +163,9 @@ class CellDecoder:
 
     def score(self, cell: Cell, token_ids: Tensor) -> CellRow:
         """Score of a cell's images, and PSNR of each in its hole, from their tokens (n, N)."""
-        inputs, under = self.inputs, self.under(cell)
-        decoded = under.decoded(token_ids, self.known(cell))
-        images = np.stack(list(map(under.join, decoded, inputs.images, inputs.holes)))
+        inputs, inpainter = self.inputs, self.inpainter_for(cell)
+        decoded = inpainter.decoded(token_ids, self.known(cell))
+        images = np.stack(list(map(inpainter.join, decoded, inputs.images, inputs.holes)))
         errors = map(hole_psnr, images, inputs.truths, inputs.holes)
         return {
             "score": self.distance(torch.from_numpy(images)),

@@ -74,7 +74,7 @@ class Pictures:
         shown = shown if shown is None else shown[place, None]
         images = decoder.inpainter.decoded_steps(steps, shown)[:, 0]
         known = self.inputs.images[place], self.inputs.holes[place]
-        return [decoder.under(cell).join(image, *known) for image in images]
+        return [decoder.inpainter_for(cell).join(image, *known) for image in images]
 
 
 def save_study_page(folder: Path, sweep: Sweep, table: Table) -> Path:

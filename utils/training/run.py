@@ -152,12 +152,12 @@ class Run:
         trainer, place = self.trainer, self.trainer.position
         if trainer.is_due(trainer.settings.validate_every):
             numbers |= trainer.validate()
-            judged = numbers[trainer.judged_by]
+            judged = numbers[trainer.best_metric]
             trainer.require_finite([judged])
             if judged < place.best_loss:
                 place.best_loss, place.best_epoch = judged, place.epoch
                 trainer.save_weights(self.folder / BEST)
-            numbers[f"best_{trainer.judged_by}"] = place.best_loss
+            numbers[f"best_{trainer.best_metric}"] = place.best_loss
             numbers["best_epoch"] = place.best_epoch
         log.epoch(place.epoch, numbers)
 
@@ -173,7 +173,7 @@ class Run:
         trainer, place = self.trainer, self.trainer.position
         print(f"last weights: {self.folder / trainer.weights_file}, epoch {place.epoch}")
         if place.best_epoch:
-            figure = f"{trainer.judged_by.replace('_', ' ')} {place.best_loss:.4f}"
+            figure = f"{trainer.best_metric.replace('_', ' ')} {place.best_loss:.4f}"
             print(f"best weights: {self.folder / BEST}, epoch {place.best_epoch}, {figure}")
 
 

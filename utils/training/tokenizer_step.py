@@ -43,7 +43,7 @@ class TokenizerTrainer(Trainer):
     """VQGAN, discriminator, optimisers, averaged weights and the training step of stage 1."""
 
     section, weights_file = "tokenizer.training", "vqgan.safetensors"
-    judged_by = "frechet_efficientnet"
+    best_metric = "frechet_efficientnet"
 
     def __init__(self, config: Config, images: Tensor, val: Tensor, compute: Compute) -> None:
         """images, val: (n, 3, H, W) uint8."""

@@ -42,7 +42,7 @@ class Trainer(ABC):
     section: str  # of the config with its settings
     weights_file: str
     description: TokenizerConfig | TransformerConfig  # of the network that is trained
-    judged_by: str  # the metric of `validate` that selects the best weights; lower is better
+    best_metric: str  # the metric of `validate` that selects the best weights; lower is better
     flops_per_image: float  # of a training step
     shares_batches = False  # whether CPU threads split each batch
     averaged: EMA

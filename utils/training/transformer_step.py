@@ -57,7 +57,7 @@ class Objective(nn.Module):
 class TransformerTrainer(Trainer):
     """Transformer, optimiser, averaged weights and the training step of stage 2."""
 
-    section, weights_file, judged_by = "training", "transformer.safetensors", "val_loss"
+    section, weights_file, best_metric = "training", "transformer.safetensors", "val_loss"
 
     def __init__(self, config: Config, tokens: Tokens, compute: Compute) -> None:
         settings, images = config.training, len(tokens.train)
