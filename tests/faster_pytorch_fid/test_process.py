@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from fid import process
@@ -85,37 +88,43 @@ def test_a_rank_beyond_the_size_is_named(among):
         among(**{**WHOLE, "RANK": "3"})
 
 
-ALONE = """
-import sys, datetime, signal; sys.path.insert(0, sys.argv[1])
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where nohup runs the tests
-from fid import process
-from fid.files import ScoreError
-process.MEETING_TIME = datetime.timedelta(seconds=float(sys.argv[2]))
-try: process.meet("gloo", datetime.timedelta(hours=2))
-except ScoreError as error: print(error, file=sys.stderr)
-"""
+def meets(said: int) -> None:
+    """Wait for the others in a copy of this process that writes its notes into a pipe."""
+    sys.stderr = os.fdopen(said, "w", buffering=1)
+    try:
+        process.meet("gloo", timedelta(hours=2))
+    except ScoreError as error:
+        print(error, file=sys.stderr)
 
 
 @pytest.fixture
-def alone() -> Callable[[float], subprocess.Popen]:
+def alone(monkeypatch, in_terminal) -> Callable[[float], tuple[ForkProcess, TextIO]]:
     """A process with the variables of a job of two whose other process never comes."""
 
-    def started(seconds: float) -> subprocess.Popen:
+    def started(seconds: float) -> tuple[ForkProcess, TextIO]:
         with socket.create_server(("127.0.0.1", 0)) as found_free:
             port = str(found_free.getsockname()[1])
         left = {**WHOLE, "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        left = {**os.environ, **left, "MASTER_PORT": port}
-        left.pop(ELASTIC, None)
-        command = [sys.executable, "-c", ALONE, str(Path(process.__file__).parents[1])]
-        return subprocess.Popen(
-            [*command, str(seconds)], env=left, text=True, stderr=subprocess.PIPE
-        )
+        for name, value in {**left, "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv(ELASTIC, raising=False)
+        monkeypatch.setattr("fid.files._noted", set())
+        monkeypatch.setattr(process, "MEETING_TIME", timedelta(seconds=seconds))
+        reading, writing = os.pipe()
+        waiting = get_context("fork").Process(target=meets, args=[writing])
+        waiting.start()
+        os.close(writing)
+        return waiting, os.fdopen(reading)
 
     return started
 
 
 def test_a_process_whose_others_never_come_says_so_and_ends(alone):
-    said = alone(1).communicate(timeout=60)[1].splitlines()
+    waiting, notes = alone(1)
+    with notes:
+        said = notes.read().splitlines()
+    waiting.join(timeout=60)
+    assert waiting.exitcode == 0
     assert said[0].startswith("note: process 1 of 2 waits at 127.0.0.1:")
     assert said[0].endswith(" for the others; if there are none, unset WORLD_SIZE")
     assert said[-1].startswith("the processes of torchrun do not meet at MASTER_ADDR, MASTER_PORT")
@@ -123,11 +132,13 @@ def test_a_process_whose_others_never_come_says_so_and_ends(alone):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_a_process_that_waits_for_the_others(alone, number):
-    waiting = alone(60)
-    assert waiting.stderr.readline().startswith("note: process 1 of 2 waits")
-    time.sleep(0.5)
-    waiting.send_signal(number)
-    assert waiting.wait(timeout=30) == -number
+    waiting, notes = alone(60)
+    with notes:
+        assert notes.readline().startswith("note: process 1 of 2 waits")
+        time.sleep(0.5)
+        os.kill(waiting.pid, number)
+        waiting.join(timeout=30)
+    assert waiting.exitcode == -number
 
 
 SECOND_FAILS = """
