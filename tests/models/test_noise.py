@@ -50,18 +50,21 @@ def test_numbers_follow_the_uniform_distribution():
     assert len(np.unique(u)) == u.size
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        torch.stack([uniform(s, torch.tensor([3]), 2, 1, 1)[0, 0] for s in range(2000)]),
-        uniform(5, torch.arange(2000), 2, 1, 1)[:, 0],
-        torch.stack([uniform(5, torch.tensor([3]), t, 1, 1)[0, 0] for t in range(2000)]),
-        uniform(5, torch.tensor([3]), 2, 1, 2000)[0],
-    ],
-    ids=["seeds", "images", "steps", "positions"],
-)
-def test_numbers_are_uniform_and_unrelated_along_every_axis(line):
-    line = line.numpy()
+LINES = {
+    "seeds": lambda: torch.stack(
+        [uniform(s, torch.tensor([3]), 2, 1, 1)[0, 0] for s in range(2000)]
+    ),
+    "images": lambda: uniform(5, torch.arange(2000), 2, 1, 1)[:, 0],
+    "steps": lambda: torch.stack(
+        [uniform(5, torch.tensor([3]), t, 1, 1)[0, 0] for t in range(2000)]
+    ),
+    "positions": lambda: uniform(5, torch.tensor([3]), 2, 1, 2000)[0],
+}
+
+
+@pytest.mark.parametrize("numbers", LINES.values(), ids=LINES)
+def test_numbers_are_uniform_and_unrelated_along_every_axis(numbers):
+    line = numbers().numpy()
     assert stats.kstest(line, "uniform").pvalue > 1e-3
     for lag in (1, 2, 16):
         correlation = np.corrcoef(line[:-lag], line[lag:])[0, 1]
