@@ -1,8 +1,7 @@
 # make setup  create the environment
 # make demo   set up, fine-tune, inpaint, score, report
 # make test   set up, run the tests
-# Uses the active conda environment, or else .venv. Without --no-compile, pip would compile
-# 10,000 files for a minute, most of which are never imported.
+# Uses the active conda environment, or else .venv.
 
 ifneq ($(filter-out base,$(CONDA_DEFAULT_ENV)),)
 ENV := $(CONDA_PREFIX)
@@ -93,7 +92,7 @@ test-app: $(ENV)/.maskgit-app  # uses an installed Chromium, or downloads one
 	$(PYTHON) -m pytest -rs tests/app
 
 faults: $(ENV)/.maskgit-dev  # writes docs/faults.md, how bad inputs are handled
-	$(PYTHON) -m pip install --quiet --no-compile ".[app]"
+	$(PYTHON) -m pip install --quiet ".[app]"
 	FAULTS_TABLE=1 $(PYTHON) -m pytest tests/faults
 
 coverage: $(ENV)/.maskgit-dev  # including scripts run as subprocesses; fails below 90 % of branches
@@ -122,15 +121,15 @@ $(ENV)/bin/python:
 	$(FOUND_PYTHON) -m venv $(ENV)
 
 $(ENV)/.maskgit: pyproject.toml | $(ENV)/bin/python
-	$(PYTHON) -m pip install --quiet --no-compile .
+	$(PYTHON) -m pip install --quiet .
 	@touch $@
 
 $(ENV)/.maskgit-dev: pyproject.toml | $(ENV)/bin/python
-	$(PYTHON) -m pip install --quiet --no-compile ".[dev]"
+	$(PYTHON) -m pip install --quiet ".[dev]"
 	@touch $@ $(ENV)/.maskgit
 
 $(ENV)/.maskgit-app: $(ENV)/.maskgit-dev
-	$(PYTHON) -m pip install --quiet --no-compile ".[app,test-app]"
+	$(PYTHON) -m pip install --quiet ".[app,test-app]"
 	@command -v chromium google-chrome chrome >/dev/null || $(PYTHON) -m playwright install chromium || true
 	@touch $@
 

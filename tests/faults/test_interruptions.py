@@ -405,7 +405,7 @@ SIGNALS = ("SIGTERM", "Ctrl-C", "SIGHUP", "SIGXCPU")
 COMMON = ("its reader leaves", "a read-only folder", "a picture vanishes", "the clock goes back")
 LONG = {  # slow scripts, and what happens to them as to the quick ones; left to make test-long
     "stage 1": (*COMMON, "two runs in one folder"),
-    "search": (*COMMON, "a worker process dies"),
+    "search": (*COMMON, "a worker process dies", "SIGHUP"),
     "sweep": COMMON,
 }
 
