@@ -47,8 +47,8 @@ def test_tokens_and_logits_do_not_depend_on_the_batch_to_the_bit(
     wide_maskgit, inpaint, rule, dtype
 ):
     images, holes = images_and_holes(21)
-    settings, ids = DecodingConfig(rule=rule, choice_temperature=0.0), torch.arange(21)
-    logits, decoded = {}, {}
+    settings = DecodingConfig(rule=rule, total_iter=4, choice_temperature=0.0)
+    logits, decoded, ids = {}, {}, torch.arange(21)
     for size in (1, 7, 21):
         batches = zip(images.split(size), holes.split(size), ids.split(size), strict=True)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):

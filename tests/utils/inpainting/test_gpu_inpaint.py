@@ -22,7 +22,7 @@ from config.decoding import RULES
 from models.orders import ORDERS
 from utils import device
 from utils.data.datasets import InpaintingSet
-from utils.inpainting.inpainter import Inpainter
+from utils.inpainting.inpainter import Inpainter, Trace
 
 GPU = torch.device("cuda", 0)
 PAIRS = [*zip(RULES, cycle(ORDERS), strict=False), *(("maskgit", order) for order in ORDERS)]
@@ -109,20 +109,27 @@ def test_what_mixes_devices_is_caught(gpu):
         on_gpu + torch.ones(3)
 
 
-@pytest.mark.parametrize(("rule", "order"), EACH)
-def test_a_gpu_decodes_what_a_cpu_decodes(weights, job, changed, request, rule, order):
-    config = changed(weights, {"decoding.rule": rule, "decoding.order": order})
+def test_a_gpu_decodes_what_a_cpu_decodes(weights, job, changed, request):
+    configs = [
+        changed(weights, {"decoding.rule": rule, "decoding.order": order}) for rule, order in EACH
+    ]
     items = list(InpaintingSet(job))
     images, holes = (np.stack([getattr(i, part) for i in items]) for part in ("image", "hole"))
     numbers = [item.index for item in items]
-    on_cpu = Inpainter(config)
-    expected = on_cpu.decode(images, holes, numbers, samples=2)
-    pixels = on_cpu.decoded_steps(expected.token_ids, expected.known)
+
+    def repaired(inpainter: Inpainter) -> Iterator[tuple[Trace, np.ndarray]]:
+        """Steps and pictures of every rule and order."""
+        for config in configs:
+            own = inpainter.with_config(config)
+            trace = own.decode(images, holes, numbers, samples=2)
+            yield trace, own.decoded_steps(trace.token_ids, trace.known)
+
+    on_cpu = list(repaired(Inpainter(weights)))
     request.getfixturevalue("gpu")
-    on_gpu = Inpainter(config)
-    found = on_gpu.decode(images, holes, numbers, samples=2)
-    assert {tensor.device for tensor in [*found.token_ids, *found.hidden]} == {GPU}
-    for ours, theirs in ((found.token_ids, expected.token_ids), (found.hidden, expected.hidden)):
-        assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, theirs, strict=True))
-    shown = on_gpu.decoded_steps(found.token_ids, found.known)
-    assert np.abs(shown.astype(int) - pixels).max() <= 1
+    on_gpu = repaired(Inpainter(weights))
+    for pair, (expected, pixels), (found, shown) in zip(EACH, on_cpu, on_gpu, strict=True):
+        assert {tensor.device for tensor in [*found.token_ids, *found.hidden]} == {GPU}, pair
+        for part in ("token_ids", "hidden"):
+            ours, theirs = getattr(found, part), getattr(expected, part)
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, theirs, strict=True)), pair
+        assert np.abs(shown.astype(int) - pixels).max() <= 1, pair
