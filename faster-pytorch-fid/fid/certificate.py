@@ -179,7 +179,10 @@ def write(path: Path, certificate: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a certificate; returns paths in its settings relative to the current folder."""
+    """Read a certificate; returns paths in its settings relative to the current folder.
+
+    Raises `ScoreError` for contents that the scorer cannot have written.
+    """
     certificate = read_json(path)
     if not isinstance(certificate, dict) or certificate.get("format") != FORMAT:
         raise ScoreError(f"{path}: not a score certificate of format {FORMAT}")

@@ -47,7 +47,10 @@ def size_of(source: Source) -> str | None:
 
 
 def choose_device(asked: str, ranks: Ranks) -> torch.device:
-    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`; each torchrun process gets its own GPU."""
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`; each torchrun process gets its own GPU.
+
+    Raises `ScoreError` for an unknown name or a missing GPU.
+    """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "cpu" or (asked == "auto" and gpus == 0):
         return torch.device("cpu")
@@ -95,7 +98,10 @@ def in_threads(
 
 
 def read_images(images: ImageSet, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Decode images of one shape (H, W, 3) to (B, 3, H, W) uint8, channels last in memory."""
+    """Decode images of one shape (H, W, 3) to (B, 3, H, W) uint8, channels last in memory.
+
+    Raises `ScoreError` for the first image that cannot be read or has another size.
+    """
     found = []
     for index in indices:
         pixels = images.pixels(index)

@@ -75,7 +75,10 @@ class Backend:
 
 
 def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_URL) -> Path:
-    """The weight file: the given one, the one in the folder, or a fresh download into it."""
+    """The weight file: the given one, the one in the folder, or a fresh download into it.
+
+    Raises `ScoreError` for a missing file, a failed download, or another hash than in its name.
+    """
     if given is not None:
         path = Path(given)
         if not path.is_file():
@@ -99,7 +102,10 @@ def find_weights(given: str | None, folder: Path | None, url: str = FID_WEIGHTS_
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Tensors by name and the file's SHA-256; only tensors are unpickled, never code."""
+    """Tensors by name and the file's SHA-256; only tensors are unpickled, never code.
+
+    Raises `ScoreError` for the public file's name with another hash, and what torch cannot read.
+    """
     sha256 = sha256_of_file(path)
     is_public = path.name.endswith(f"-{FID_HASH_PREFIX}.pth")  # other digits may be a date
     if is_public and not sha256.startswith(FID_HASH_PREFIX):

@@ -196,7 +196,10 @@ def _layers() -> dict[str, nn.Module]:
 
 
 def build_inception(dims: int, weights: Mapping[str, Tensor], origin: str) -> FIDInception:
-    """Build the network from a weight file's tensors, folded; `origin` names the file in errors."""
+    """Build the network from a weight file's tensors, folded; `origin` names the file in errors.
+
+    Raises `ScoreError` if a layer is missing or has the wrong shape.
+    """
     _expect(weights, "fc.weight", (LOGITS, 2048), origin)
     with torch.device("meta"):  # every tensor is replaced, so none is initialised
         network = FIDInception(dims)

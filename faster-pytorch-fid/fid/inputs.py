@@ -85,7 +85,10 @@ class Inputs:
 
 
 def resolve_inputs(settings: Settings) -> Inputs:
-    """Open the inputs named in the settings or the manifest, else the lab's test_gt.csv."""
+    """Open the inputs named in the settings or the manifest, else the lab's test_gt.csv.
+
+    Raises `ScoreError` for a path or manifest entry that is invalid.
+    """
     folder = Path(settings.predicted_path)
     predicted, manifest = open_predicted(settings)
     masks = open_masks(settings, predicted, manifest or {})
@@ -164,7 +167,8 @@ def open_images(
     """Open a folder, a zip or a csv.
 
     selection: which images, in which order, as file names or (csv) row numbers from 0; None: all,
-    in natural order.
+    in natural order. Raises `ScoreError` if the path does not exist, has fewer than two images, or
+    lacks a selected image.
     """
     if not path.exists():
         raise ScoreError(f"{path}: no such file or folder")

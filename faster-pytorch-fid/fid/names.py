@@ -202,7 +202,10 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def zip_names(path: Path, members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Names of the image members in natural order; those may not point outside the archive."""
+    """Names of the image members in natural order.
+
+    Raises `ScoreError` for names that point outside the archive.
+    """
     check_limit("members", len(members), str(path))
     check_limit("archive_bytes", sum(member.file_size for member in members), str(path))
     names = [m.filename for m in members if not m.is_dir() and is_picture(m.filename)]

@@ -81,7 +81,10 @@ def psnr(error: np.ndarray) -> float:
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004), 11 x 11 Gaussian of sigma 1.5, channel mean."""
+    """Structural similarity (Wang et al. 2004), 11 x 11 Gaussian of sigma 1.5, channel mean.
+
+    Raises `ScoreError` for images smaller than the window.
+    """
     from scipy.ndimage import gaussian_filter  # imported here: --help does without SciPy
 
     check_window(first)
@@ -113,6 +116,7 @@ def paired_metrics(
     """Means over the pairs: psnr (dB), ssim and, with masks, hole_mae (0..255) and hole_psnr (dB).
 
     Pairs without a hole are excluded from the hole errors; if no pair has one, both are omitted.
+    Raises `ScoreError` for a pair (or mask) of different sizes and for invalid values in a mask.
     """
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "hole_mae": [], "hole_psnr": []}
     for index in range(len(predicted)):

@@ -129,7 +129,7 @@ def as_rgb(
     """Convert any mode to 8-bit RGB; 16 bits as value / 257, transparency over white.
 
     tell: called with what is lost, "depth", "dark" (16 bits without a value above 255), "alpha" or
-    "cmyk".
+    "cmyk". Raises `ScoreError` for unsupported pixel types.
     """
     advice = "save it with 8 or 16 bits a channel"
     if image.mode == "F":
@@ -154,7 +154,7 @@ def as_rgb(
 
 
 def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """Pixels of an image, (H, W, 3) uint8."""
+    """Pixels of an image, (H, W, 3) uint8. Raises `ScoreError` for unsupported pixel types."""
     return np.asarray(as_rgb(image, name))
 
 
@@ -164,6 +164,7 @@ def decode_image(
     """Decode an image, upright according to its EXIF, to RGB pixels or what ``values`` returns.
 
     Takes an animation's first frame, reduces 16 bits to 8, and composites transparency over white.
+    Raises `ScoreError` for a file that is not an image, broken or too large, or for float pixels.
     """
     Image.MAX_IMAGE_PIXELS = None  # check_limit below applies our own before decoding
     try:
@@ -186,7 +187,10 @@ def decode_image(
 
 
 def mask_values(image: Image.Image, name: str) -> np.ndarray:
-    """Values of a mask, (H, W) in 0..255; a mask of only 0 and 1 is returned unscaled."""
+    """Values of a mask, (H, W) in 0..255; a mask of only 0 and 1 is returned unscaled.
+
+    Raises `ScoreError` for colour, transparency, or values outside the allowed ranges.
+    """
     if image.mode.startswith(("F", "I")):  # floating point, 16 or 32 bits
         values = np.asarray(image).astype(np.float64)
         low, high = values.min(initial=np.inf), values.max(initial=-np.inf)

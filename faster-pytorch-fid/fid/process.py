@@ -116,7 +116,10 @@ class Ranks(NamedTuple):
 
     @classmethod
     def start(cls) -> Ranks:
-        """Join torchrun's processes over Gloo, on CPUs and GPUs alike; without it, one rank."""
+        """Join torchrun's processes over Gloo, on CPUs and GPUs alike; one rank without torchrun.
+
+        Raises `ScoreError` for invalid torchrun variables or if the processes cannot connect.
+        """
         ranks = own_ranks()
         if ranks.world_size > 1:
             meet("gloo", PATIENCE)
@@ -172,7 +175,8 @@ class Ranks(NamedTuple):
 def own_ranks() -> Ranks:
     """This process's ranks under torchrun; a single process if its variables are incomplete.
 
-    Leftover variables of an outer job are ignored with a note.
+    Leftover variables of an outer job are ignored with a note. Raises `ScoreError` for invalid
+    values.
     """
     found = {name: os.environ.get(name) for name in (*COUNTS, *MEETING)}
     for name, smallest in COUNTS.items():
@@ -200,6 +204,7 @@ def meet(backend: str, patience: timedelta) -> None:
     """Connect torchrun's processes; ``patience`` is the timeout of all later exchanges.
 
     While it waits, every signal ends the process at once, since PyTorch does not return to Python.
+    Raises `ScoreError` if they cannot connect.
     """
     import torch.distributed as dist  # imported here: a single process does not need it
 

@@ -54,7 +54,10 @@ class Outcome:
 
 
 def score(settings: Settings, ranks: Ranks) -> Outcome:
-    """Compute the requested metrics; every rank gets the outcome."""
+    """Compute the requested metrics; every rank gets the outcome.
+
+    Raises `ScoreError` for any mistake in the settings or the files.
+    """
     inputs = ranks.on_first(lambda: resolve_inputs(settings))
     metrics = ranks.on_first(lambda: _checked_metrics(settings, inputs))
     scorer = Scorer(settings, ranks)

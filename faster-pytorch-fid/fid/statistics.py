@@ -151,7 +151,8 @@ def save_statistics(
 def load_statistics(path: Path, dims: int, provenance: Mapping[str, str]) -> FeatureStatistics:
     """Read statistics that pytorch-fid or this scorer wrote.
 
-    The file must have the feature size in use and, where it states its provenance, that one.
+    The file must have the feature size in use and, where it states its provenance, that one. Raises
+    `ScoreError` for another one, and for what is no npz or has no finite `mu` and `sigma`.
     """
     arrays = _read_arrays(path, {*MOMENTS, "n", "features", *provenance})
     mean, covariance = arrays["mu"], arrays["sigma"]
